@@ -1,9 +1,11 @@
-# `make demo` shows in a minute what fairweather does; `make test`, `make check` and `make docs` keep it right.
 PYTHON ?= python3
 VENV ?= .venv
 BIN := $(VENV)/bin
 
-.PHONY: demo quickstart test test-avx2 dist lowest nightly check docs format bench coverage clean
+.PHONY: help demo quickstart test test-avx2 dist lowest nightly check docs format bench coverage clean
+
+help: ## This list.
+	@sed -nE 's/^([a-z0-9-]+):.*## (.*)/  \1\t\2/p' $(firstword $(MAKEFILE_LIST)) | expand -t 14
 
 # Pictures that corruptions need, and second opinions; what these packages pin is not installed.
 REFERENCES := imagecorruptions==1.1.2 medmnistc==0.1.0 netcal==1.4.0 torchattacks==3.5.1
@@ -16,11 +18,10 @@ $(VENV)/.installed-%: pyproject.toml
 	test '$*' != dev || $(BIN)/python -m pip install --quiet --no-deps $(REFERENCES)
 	touch $@
 
-demo: $(VENV)/.installed-demo
+demo: $(VENV)/.installed-demo ## Show in a minute what fairweather does: a digit classifier in fog.
 	$(BIN)/fairweather demo
 
-# A study of three recipes, trained with three seeds each: minutes.
-quickstart: $(VENV)/.installed-demo
+quickstart: $(VENV)/.installed-demo ## Run the quickstart study: three recipes, three seeds each; minutes.
 	$(BIN)/fairweather run quickstart
 
 # Small tensors need one thread, and a module is compiled once for the processes that tests start.
@@ -31,19 +32,19 @@ QUICKLY := OMP_NUM_THREADS=1 PYTHONDONTWRITEBYTECODE=
 BY_DAY := --numprocesses=auto --dist=loadscope --no-loadscope-reorder --max-worker-restart=0 \
 	-o faulthandler_timeout=360
 
-test: $(VENV)/.installed-dev
+test: $(VENV)/.installed-dev ## Run all tests of a day, in parallel (minutes).
 	$(QUICKLY) $(BIN)/python -m pytest $(BY_DAY)
 
 # Tests that compute with networks, with the kernels of processors without AVX-512: sums in another
 # order, so that no test may rest on the last digits of one machine.
-test-avx2: $(VENV)/.installed-dev
+test-avx2: $(VENV)/.installed-dev ## Run the tests that use networks with the kernels of older processors.
 	$(QUICKLY) ATEN_CPU_CAPABILITY=default ONEDNN_MAX_CPU_ISA=AVX2 $(BIN)/python -m pytest $(BY_DAY) \
 		$$(grep -lE 'torch|golden|TINY_|fw\.(run|evaluate)\(' $$(find tests -name 'test_*.py'))
 
 # What `make test` leaves out since it takes an hour: the whole attack (docs/reliability.md), a study in
 # every order, and the audit of what is installed, which asks PyPI; then examples that no day has tried,
 # and tests of networks on other kernels.
-nightly: $(VENV)/.installed-dev
+nightly: $(VENV)/.installed-dev ## Run what `make test` leaves out, on new random examples (hours).
 	$(QUICKLY) $(BIN)/python -m pytest --numprocesses=auto --timeout=3600 --hypothesis-profile=new_examples -m nightly
 	$(QUICKLY) $(BIN)/python -m pytest --numprocesses=auto --hypothesis-profile=new_examples -m "hypothesis and not nightly"
 	$(MAKE) test-avx2
@@ -56,12 +57,13 @@ DIST := build/dist-tools/bin
 $(DIST)/twine:
 	$(PYTHON) -m venv build/dist-tools
 	$(DIST)/python -m pip install --quiet --disable-pip-version-check twine uv
-dist: $(DIST)/twine
+dist: $(DIST)/twine ## Build the wheel, and try it as users do with old and new versions (hours).
 	REFERENCES='$(REFERENCES)' $(DIST)/python .ci/dist.py $(ON)
-lowest:
+
+lowest: ## Try the wheel with the oldest allowed versions.
 	$(MAKE) dist ON=3.11:lowest
 
-check: $(VENV)/.installed-dev
+check: $(VENV)/.installed-dev ## Check format, style, types, security and the allowed imports.
 	$(BIN)/ruff format --check .
 	$(BIN)/ruff check .
 	# Files are read and written in UTF-8 under every locale.
@@ -71,17 +73,17 @@ check: $(VENV)/.installed-dev
 	$(BIN)/python -m pytest --quiet tests/test_architecture.py tests/test_words.py
 
 # The site, from an empty folder so that nothing old remains; a warning is an error. It runs the notebooks.
-docs: $(VENV)/.installed-docs
+docs: $(VENV)/.installed-docs ## Build the manual into build/docs; a warning is an error.
 	rm -rf build/docs build/doctrees
 	OMP_NUM_THREADS=1 $(BIN)/python -m sphinx --quiet --fail-on-warning --nitpicky -c docs -b html -d build/doctrees . build/docs
 	@echo 'open build/docs/index.html'
 
-format: $(VENV)/.installed-dev
+format: $(VENV)/.installed-dev ## Format the code, and correct what ruff can.
 	$(BIN)/ruff format .
 	$(BIN)/ruff check --fix .
 
 # Speed as ratios, on an otherwise idle machine: minutes. What is printed stands in benchmarks/notes.
-bench: $(VENV)/.installed-dev
+bench: $(VENV)/.installed-dev ## Measure speed on an idle machine (minutes).
 	$(BIN)/python benchmarks/speed.py
 	$(BIN)/python benchmarks/augmentation.py
 	OMP_NUM_THREADS=1 $(BIN)/python benchmarks/sharing.py
@@ -91,7 +93,7 @@ bench: $(VENV)/.installed-dev
 	OMP_NUM_THREADS=1 $(BIN)/python benchmarks/large.py
 
 # How often the 95 % intervals contain the truth: about an hour. What is printed stands in benchmarks/notes.
-coverage: $(VENV)/.installed-dev
+coverage: $(VENV)/.installed-dev ## Measure how often the 95 % intervals hold the truth (an hour).
 	$(BIN)/python benchmarks/coverage.py
 	$(BIN)/python benchmarks/every_metric.py
 	$(BIN)/python docs/site/coverage_chart.py
@@ -104,5 +106,5 @@ coverage: $(VENV)/.installed-dev
 	$(BIN)/python benchmarks/areas.py
 	$(BIN)/python benchmarks/two_sample.py
 
-clean:
+clean: ## Remove the environment, build results and caches.
 	rm -rf $(VENV) build dist .pytest_cache .mypy_cache .ruff_cache .hypothesis

@@ -20,7 +20,14 @@ import numpy as np
 from coverage import print_table  # the script beside this one
 
 from fairweather.inference.prediction import make_predictions
-from fairweather.metrics import Fitted, Grouping, Resamples, evaluate_resamples, softmax, to_score
+from fairweather.metrics import (
+    FittedThresholds,
+    Grouping,
+    Resamples,
+    evaluate_resamples,
+    softmax,
+    to_score,
+)
 from fairweather.metrics.conformal import METHODS
 from fairweather.variants.prediction_sets import Conformal
 
@@ -61,7 +68,7 @@ def judged(variant, validation, new, grouping=None):
 
 def interval(found, fitted, seed):
     shared = Resamples.draw(found.labels, 200, seed)
-    thresholds = Fitted(0.5, 0.5, fitted.draws)
+    thresholds = FittedThresholds(0.5, 0.5, fitted.draws)
     scores = evaluate_resamples(found, shared, thresholds, {"conformal_coverage"})
     return to_score(scores["conformal_coverage"], (0.0, 1.0))
 

@@ -18,7 +18,14 @@ from pathlib import Path
 import numpy as np
 
 from fairweather import metrics
-from fairweather.metrics import METRICS, Fitted, Resamples, evaluate_resamples, fit_on, to_score
+from fairweather.metrics import (
+    METRICS,
+    FittedThresholds,
+    Resamples,
+    evaluate_resamples,
+    fit_on,
+    to_score,
+)
 from fairweather.types.measurement import Predictions, Score
 
 STORED = Path(__file__).parents[1] / "tests" / "predictions"
@@ -50,14 +57,16 @@ def take(predictions: Predictions, rows: np.ndarray) -> Predictions:
     return dataclasses.replace(predictions, **columns)
 
 
-def fitted_on(predictions: Predictions) -> Fitted:
+def fitted_on(predictions: Predictions) -> FittedThresholds:
     """Thresholds, from every fourth image: they are given, and only the images vary."""
     return fit_on(take(predictions, np.arange(0, len(predictions), 4)))
 
 
 def true_values(predictions: Predictions, n: int) -> dict[str, float]:
     """What each metric of n images is an estimate of."""
-    once = Resamples.of(predictions.labels, np.ones((1, len(predictions)), dtype=np.uint8))
+    once = Resamples.from_weights(
+        predictions.labels, np.ones((1, len(predictions)), dtype=np.uint8)
+    )
     found = evaluate_resamples(predictions, once, fitted_on(predictions))
     values = {metric.name: found[metric.name].value for metric in ROWS}
     # So many bins as n images make; the population would make more.

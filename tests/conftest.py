@@ -20,8 +20,7 @@ from fairweather.devices import count_cores
 from fairweather.runs import provenance
 from fairweather.runs.folder import RunFolder
 from fairweather.types.measurement import Images
-
-from .forking import modules_forked
+from tests.helpers.forking import modules_forked
 
 
 @pytest.hookimpl(optionalhook=True)

@@ -28,9 +28,8 @@ from fairweather.judge.rules import read_rules
 from fairweather.judge.verdicts import format_verdicts, judge
 from fairweather.models.opening import open_model
 from fairweather.runs.folder import open_finished_run
-
-from .conftest import TINY_RESNET, write_pictures
-from .quick_steps import quick_steps
+from tests.conftest import TINY_RESNET, write_pictures
+from tests.helpers.quick_steps import quick_steps
 
 STUDY = """
 name: small

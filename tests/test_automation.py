@@ -14,8 +14,7 @@ import yaml
 import fairweather
 from fairweather.errors import InputError
 from fairweather.judge import pytest_plugin
-
-from .run_folders import run_record, write_run
+from tests.helpers.run_folders import run_record, write_run
 
 ROOT = Path(__file__).parents[1]
 ACTION = yaml.safe_load((ROOT / "action.yml").read_text())

@@ -19,8 +19,7 @@ from fairweather.steps.worker import Worker, count_bytes
 from fairweather.training.loop_parts import seeded
 from fairweather.training.ranks import ALONE
 from fairweather.training.selfsupervised.pretraining import NeighbourProbe, knn_accuracy
-
-from .memory_habits import Plain
+from tests.helpers.memory_habits import Plain
 
 CPU = torch.device("cpu")
 NEWER = hasattr(torch.backends, "fp32_precision")  # torch 2.9 and later
@@ -206,7 +205,7 @@ def test_models_that_were_opened_elsewhere_count_and_leave_the_device(limit, tmp
     if limit == "memory":
         worker.room = 5 * count_bytes(models["a"])  # for two, each with an adapted copy
     networks, folder = [OpenedNetwork(digest=name) for name in "abcd"], RunFolder(tmp_path)
-    assert worker.how_many_fit(networks, folder) == 2
+    assert worker.count_fitting(networks, folder) == 2
     for name, expected in (("a", ""), ("b", ""), ("a", ""), ("c", "b"), ("d", "ab")):
         assert worker.network(OpenedNetwork(digest=name), folder) is models[name]
         assert "".join(each for each in "abcd" if models[each].left) == expected

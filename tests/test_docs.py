@@ -35,10 +35,9 @@ from fairweather.types.measurement import Predictions
 from fairweather.variants.variant import VARIANTS, variant_class
 from tests import test_artefacts, test_fuzzed_files, test_hostile_names
 from tests.cli import test_bad_commands
+from tests.helpers.run_folders import outcomes, run_record, write_run
+from tests.test_words import TEXTS
 from tests.workers import test_signals
-
-from .run_folders import outcomes, run_record, write_run
-from .test_words import TEXTS
 
 ROOT = Path(__file__).parents[1]
 DOCS = ROOT / "docs"
@@ -265,7 +264,7 @@ def test_the_metric_of_the_manual_is_one():
     labels = np.zeros(4, dtype=int)
     cell = outcomes(correct, labels, confidence)
     assert isinstance(cell, Predictions)
-    sample = metrics.Resamples.of(labels, weights).prepare(cell)
+    sample = metrics.Resamples.from_weights(labels, weights).prepare(cell)
     assert names["row"].evaluate(
         metrics.Sample(sample, sample.order, weights)
     ).tolist() == pytest.approx(repeated)

@@ -12,8 +12,7 @@ from fairweather.cli import app as cli
 from fairweather.errors import InputError
 from fairweather.processes import submit, wait_for_result
 from fairweather.report.vega import begin_work
-
-from .started import GONE, started
+from tests.helpers.started import GONE, started
 
 INTERRUPTED_WHILE_LOADING = """
 import sys

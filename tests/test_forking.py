@@ -7,7 +7,7 @@ import sys
 
 import pytest
 
-from .forking import Program
+from tests.helpers.forking import Program
 
 WAYS = (Program, subprocess.Popen)
 PIPES = {"stdin": subprocess.PIPE, "stdout": subprocess.PIPE, "stderr": subprocess.PIPE}
@@ -91,7 +91,7 @@ def test_a_program_is_waited_for_and_ended(begin):
 
 @pytest.mark.nightly
 def test_a_program_that_is_left_does_not_hold_up_the_end():
-    code = "import subprocess, sys; from tests.forking import Program; "
+    code = "import subprocess, sys; from tests.helpers.forking import Program; "
     code += "left = [sys.executable, '-c', 'import time; time.sleep(600)']; "
     code += "process = Program(left, stdin=subprocess.PIPE); print(process.pid)"
     paths = {"PYTHONPATH": os.pathsep.join(path for path in sys.path if path)}
@@ -103,7 +103,7 @@ def test_a_program_that_is_left_does_not_hold_up_the_end():
 
 
 def test_a_program_that_was_forked_forks_and_has_the_package_imported():
-    code = "import subprocess, sys; from tests.forking import Program; "
+    code = "import subprocess, sys; from tests.helpers.forking import Program; "
     code += "inner = [sys.executable, '-c', 'import sys; print(\"torch\" in sys.modules)']; "
     code += "print(Program(inner, stdout=subprocess.PIPE, text=True).communicate()[0], end='')"
     with Program([sys.executable, "-c", code], stdout=subprocess.PIPE, text=True) as process:

@@ -6,7 +6,7 @@ import fairweather as fw
 from fairweather import metrics
 from fairweather.errors import RENAMED, InputError
 from fairweather.requests.study.schema import check_study
-from tests.commands import fairweather
+from tests.helpers.commands import fairweather
 
 STUDY = {
     "name": "clinic",

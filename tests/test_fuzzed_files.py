@@ -38,9 +38,8 @@ from fairweather.runs.scores import scores_to_csv
 from fairweather.share.export import MANIFEST, ExportedData, ExportInputs, open_export
 from fairweather.types.options import GroupColumns
 from fairweather.types.record import RECORD, SCORES, step_file
-
-from .conftest import TINY_RESNET
-from .run_folders import finish
+from tests.conftest import TINY_RESNET
+from tests.helpers.run_folders import finish
 
 CORPUS = Path(__file__).parent / "corpus"
 # What may stand where something else stood.

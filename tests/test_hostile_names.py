@@ -28,8 +28,7 @@ from fairweather.requests.evaluation_options import check_options
 from fairweather.requests.study.schema import check_study
 from fairweather.types.options import GroupColumns
 from fairweather.types.record import PAGE, ModelRecord
-
-from .run_folders import outcomes, run_record, sweep_record, write_run
+from tests.helpers.run_folders import outcomes, run_record, sweep_record, write_run
 
 # Each breaks something: a terminal, a file, a table, a formula, a template, or the renderer.
 SHOWN = (

@@ -15,15 +15,14 @@ from fairweather.judge.rules import read_rules
 from fairweather.judge.verdicts import judge
 from fairweather.runs.folder import RunFolder
 from fairweather.types.record import predictions_file, step_file
+from tests.helpers.commands import fairweather
+from tests.helpers.forking import Program
+from tests.helpers.run_folders import copy_run
+from tests.helpers.started import started
 from tests.judge.test_compare_runs import BLUR, CELLS, FOG, make_model, make_run, predictions, right
 from tests.judge.test_comparison import BRIGHTNESS, PATHMNIST, published_numbers
 from tests.judge.test_comparison import make_run as make_published_run
 from tests.judge.test_rules import SNOW, write_run
-
-from .commands import fairweather
-from .forking import Program
-from .run_folders import copy_run
-from .started import started
 
 pytestmark = pytest.mark.usefixtures("undrawn")
 

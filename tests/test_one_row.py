@@ -18,11 +18,10 @@ from fairweather.judge.verdicts import judge
 from fairweather.metrics import METRICS, Accepts, Metric
 from fairweather.metrics.label_shift import prior_metrics
 from fairweather.metrics.rows import find_row
-from fairweather.models.opening import SOURCES
+from fairweather.models.opening import MODEL_SOURCES
 from fairweather.models.sources import OpenedModel, SourceKind
 from fairweather.shifts.table import SHIFTS, ShiftKind
-
-from .conftest import COLOURS, figures_left_out
+from tests.conftest import COLOURS, figures_left_out
 
 SITE = Path(__file__).parents[1] / "docs" / "site"
 NAME, LABEL = "mean_square_confidence", "Mean square of the confidence"
@@ -176,7 +175,7 @@ COLOUR = SourceKind(
 
 @pytest.fixture
 def one_more_source(monkeypatch):
-    monkeypatch.setitem(SOURCES, "colour", COLOUR)
+    monkeypatch.setitem(MODEL_SOURCES, "colour", COLOUR)
 
 
 @pytest.mark.usefixtures("one_more_source", "undrawn")

@@ -39,12 +39,11 @@ from fairweather.training.selfsupervised.pretraining import NeighbourProbe, pret
 from fairweather.training.selfsupervised.pretraining_recipe import PUBLISHED
 from fairweather.training.supervised import fit
 from fairweather.variants.batchnorm import BatchNorm
+from tests.conftest import keep_lines
+from tests.helpers.memory_habits import Plain
+from tests.helpers.pretended_device import pretended
 from tests.inference.test_memory_habits import same
 from tests.training.test_selfsupervised import small_encoder, tiny
-
-from .conftest import keep_lines
-from .memory_habits import Plain
-from .pretended_device import pretended
 
 CPU = torch.device("cpu")
 

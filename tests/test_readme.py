@@ -13,8 +13,7 @@ import pytest
 from results import pages
 
 from fairweather.cli.app import SUMMARY
-
-from .conftest import write_pictures
+from tests.conftest import write_pictures
 
 ROOT = pathlib.Path(__file__).parents[1]
 README = (ROOT / "README.md").read_text()

@@ -12,9 +12,8 @@ import pytest
 
 import fairweather
 from fairweather.processes import safe_path
+from tests.conftest import TINY_RESNET, write_pictures
 from tests.requests.test_evaluate import write_model
-
-from .conftest import TINY_RESNET, write_pictures
 
 SOURCES = sorted(Path(fairweather.__file__).parent.rglob("*.py"))
 NAMES = {each for each in sys.stdlib_module_names if not each.startswith("_")}

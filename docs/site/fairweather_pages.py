@@ -5,11 +5,14 @@ Directives, and two checks: every public object has an entry, and a search finds
 
 from __future__ import annotations
 
+import ast
 import dataclasses
 import importlib
 import inspect
+import itertools
 import re
 import tempfile
+import textwrap
 from collections.abc import Iterable, Iterator
 from pathlib import Path
 
@@ -188,7 +191,12 @@ class Objects(SphinxDirective):
             full = f"{self.arguments[0]}.{name}"
             found = getattr(module, name)
             if inspect.isclass(found):
-                lines += [f".. autoclass:: {full}", "   :members:", "   :exclude-members: __new__"]
+                listed = ", ".join(["__new__", *read_fields(found)])  # fields: in the docstring
+                lines += [
+                    f".. autoclass:: {full}",
+                    "   :members:",
+                    f"   :exclude-members: {listed}",
+                ]
             elif callable(found):
                 lines.append(f".. autofunction:: {full}")
             else:
@@ -211,7 +219,8 @@ class Keys(Sections):
 
     def _class(self, of: type) -> nodes.section:
         made = self.section(of.__name__, f"keys-{of.__name__}", code=True)
-        text = "\n".join(as_lists(inspect.cleandoc(of.__doc__ or "").splitlines()))
+        lines = inspect.cleandoc(of.__doc__ or "").splitlines()
+        text = "\n".join(as_lists(lines if _helps(of) else add_fields(of, lines)))
         made += self.parse_text_to_nodes(f"`````{{eval-rst}}\n{text}\n`````")
         made += table(["key", "type", "default", *(["meaning"] if _helps(of) else [])], _keys(of))
         return made
@@ -338,11 +347,48 @@ def as_lists(docstring: Iterable[str]) -> list[str]:
     return lines
 
 
+JOINT = re.compile(r"(`\w+`(?:, `\w+`)+): (.*)", re.DOTALL)
+
+
+def read_fields(of: type) -> dict[str, str]:
+    """The text below each field of a class, by the field's name.
+
+    >>> list(read_fields(fairweather.types.record.CellRecord))
+    ['id', 'level', 'constants']
+    """
+    [definition] = ast.parse(textwrap.dedent(inspect.getsource(of))).body
+    assert isinstance(definition, ast.ClassDef)
+    texts: dict[str, str] = {}
+    for field, below in itertools.pairwise(definition.body):
+        match field, below:
+            case (
+                ast.AnnAssign(target=ast.Name(id=name)),
+                ast.Expr(value=ast.Constant(value=str(text))),
+            ):
+                texts[name] = inspect.cleandoc(text)
+    return texts
+
+
+def add_fields(of: type, lines: list[str]) -> list[str]:
+    """Add the texts below the fields of a class to its docstring, before its examples."""
+    entries = []
+    for name, text in read_fields(of).items():
+        joint = JOINT.fullmatch(text)  # of this field and of those before it
+        names, said = (joint[1].replace("`", ""), joint[2]) if joint else (name, text)
+        first, *others = said.splitlines()
+        entries += [f"    {names}: {first}", *(f"        {line}" for line in others)]
+    if not entries:
+        return lines
+    at = next((at for at, line in enumerate(lines) if line.startswith(">>>")), len(lines))
+    return [*lines[:at], "", "Attributes:", *entries, "", *lines[at:]]
+
+
 def rewrite_docstring(
     app: Sphinx, what: str, name: str, of: object, options: object, lines: list[str]
 ) -> None:
     """Let autodoc see the sections as lists; a table of rows gets no docstring of `dict`."""
-    lines[:] = ["Rows by name."] if isinstance(of, dict) else as_lists(lines)
+    whole = add_fields(of, lines) if inspect.isclass(of) else lines
+    lines[:] = ["Rows by name."] if isinstance(of, dict) else as_lists(whole)
 
 
 def skip_alias(

@@ -1,4 +1,4 @@
-"""Choose the device and the numbers to compute in; no other module asks what hardware there is."""
+"""Choose the device and the precision; no other module asks what hardware there is."""
 
 from __future__ import annotations
 
@@ -51,10 +51,10 @@ def count_cores() -> int:
 
 
 def choose_workers(device: torch.device, asked: int | None, jobs: int = 1) -> int:
-    """Choose how many processes shift batches ahead of each job: as asked, or what fits the device.
+    """Choose how many processes shift batches ahead of each job: as asked, or as fits the device.
 
-    On a CPU, processes beside the network only take its cores: 0. Beside a GPU, the jobs share all
-    cores but one each, and each has at most 8.
+    On a CPU it is 0, since such processes would take cores from the network. Beside a GPU, the jobs
+    share all cores but one each, and each has at most 8.
 
     >>> choose_workers(torch.device("cpu"), None), choose_workers(torch.device("cpu"), 2)
     (0, 2)
@@ -65,7 +65,7 @@ def choose_workers(device: torch.device, asked: int | None, jobs: int = 1) -> in
 
 
 def check_cores(count: int, threads: int, named: str = "jobs") -> None:
-    """Raise `InputError` if this machine has fewer cores than so many jobs of so many threads.
+    """Raise `InputError` if this machine has too few cores for these jobs and threads.
 
     >>> check_cores(1, 1)
     """
@@ -97,9 +97,9 @@ def memory_for_networks(device: torch.device) -> int:
 
 
 def has_room_for(device: torch.device, size: int) -> bool:
-    """Say whether so many bytes of images can stay on a GPU: they take a quarter of what is free.
+    """Say whether this many bytes can stay on a GPU: at most a quarter of its free memory.
 
-    On a CPU, images are where they are.
+    On a CPU, nothing needs to move.
 
     >>> has_room_for(torch.device("cpu"), 1)
     False
@@ -111,17 +111,14 @@ def has_room_for(device: torch.device, size: int) -> bool:
 
 
 class Arithmetic(NamedTuple):
-    """How predictions are computed; other arithmetic gives slightly other numbers.
-
-    Attributes:
-        precision: `fp32`; `tf32`, in which a GPU rounds the factors of products to 10 bits; or
-            `bf16`, autocast to 16 bits.
-        cudnn_benchmark: let cuDNN try several kernels and take the fastest; it may take another one
-            the next time.
-    """
+    """How predictions are computed; other arithmetic gives slightly other numbers."""
 
     precision: str = "fp32"
+    """`fp32`; `tf32`, in which a GPU rounds the factors of products to 10 bits; or `bf16`, autocast
+    to 16 bits."""
+
     cudnn_benchmark: bool = False
+    """Let cuDNN try several kernels and take the fastest, which may differ from run to run."""
 
     def check(self, device: torch.device) -> None:
         """Raise `InputError` for an unknown precision, or one that the device does not have."""
@@ -132,7 +129,7 @@ class Arithmetic(NamedTuple):
 
     @contextmanager
     def on(self, device: torch.device) -> Iterator[None]:
-        """Compute in this way inside the `with` block."""
+        """Compute in this precision inside the `with` block."""
         tf32 = self.precision == "tf32"
         bf16: AbstractContextManager[None] = nullcontext()
         if self.precision == "bf16":
@@ -150,7 +147,7 @@ def repeatable_kernels(
 ) -> Iterator[None]:
     """Compute in float32 inside the `with` block, with the same kernels on every run.
 
-    What the user has set for the whole process has no effect inside, and holds again afterwards.
+    The user's settings for the process have no effect inside the block, and are restored after it.
 
     Args:
         tf32: let a GPU round the factors of convolutions to 10 bits.
@@ -176,7 +173,7 @@ def repeatable_kernels(
 def _saved_precision() -> Iterator[None]:
     """Set aside how torch may round the factors of float32 products, until the block ends."""
     products = convolutions = None
-    with suppress(RuntimeError):  # torch does not tell where its newer settings say otherwise
+    with suppress(RuntimeError):  # torch refuses to tell if its newer settings differ
         products = torch.get_float32_matmul_precision()
     with suppress(RuntimeError):
         convolutions = torch.backends.cudnn.allow_tf32
@@ -198,7 +195,7 @@ def _saved_precision() -> Iterator[None]:
 def _precision_settings() -> list[tuple[Any, Callable[[str], None]]]:
     """The places of torch 2.9 and later that hold a precision, and what changes it.
 
-    One for several others comes before these.
+    General ones come before special ones.
     """
     if not hasattr(torch.backends, "fp32_precision"):
         return []
@@ -207,14 +204,14 @@ def _precision_settings() -> list[tuple[Any, Callable[[str], None]]]:
     parts = [every.cuda.matmul, cudnn.conv, cudnn.rnn, mkldnn.matmul, mkldnn.conv, mkldnn.rnn]
     return [
         (every, partial(setattr, every, "fp32_precision")),
-        # Its own attribute would change that of everything.
+        # Setting the attribute itself would change all of them.
         (mkldnn, lambda value: mkldnn.set_flags(_fp32_precision=value)),
         *((part, partial(setattr, part, "fp32_precision")) for part in (cudnn, *parts)),
     ]
 
 
-# How memory that ran out is told by torch's allocators (CUDA, MPS, CPU), cuBLAS, cuDNN 8 and 9, and
-# ONNX Runtime: all but the first raise plain RuntimeErrors, and only their text says it.
+# How torch's allocators (CUDA, MPS, CPU), cuBLAS, cuDNN 8 and 9, and ONNX Runtime report that
+# memory ran out. All but the first raise plain RuntimeErrors, so only their text tells.
 _OUT_OF_MEMORY_WORDS = (
     *("out of memory", "not enough memory", "can't allocate memory", "bad_alloc"),
     *("failed to allocate memory", "_status_alloc_failed", "_allocation_failed"),
@@ -234,7 +231,7 @@ def is_out_of_memory(error: BaseException) -> bool:
 
 
 def free_memory() -> None:
-    """Give back what torch keeps of a device's memory for later."""
+    """Return the device memory that torch keeps for later use."""
     if torch.cuda.is_available():
         torch.cuda.empty_cache()
     if torch.backends.mps.is_available():

@@ -1,4 +1,4 @@
-"""What can go wrong, and how it is said: one clear sentence with the closest name."""
+"""Errors that users can cause, each one clear sentence with the closest name."""
 
 from __future__ import annotations
 
@@ -17,16 +17,16 @@ from pathlib import Path
 # A longer list would bury the sentence: timm alone knows more than a thousand names.
 MAX_SHOWN = 12
 CLOSEST_SHOWN = 5
-MAX_NAMED = 5  # of things that a sentence counts
+MAX_NAMED = 5  # names in one sentence
 DISK_FULL = (errno.ENOSPC, errno.EDQUOT)
 # What numpy raises for an array, or an archive of arrays, that is damaged.
 UNREADABLE_ARRAYS = (
     *(ValueError, EOFError, OSError, MemoryError, OverflowError, zipfile.BadZipFile, zlib.error),
     RuntimeError,  # it has a password; NotImplementedError: it is compressed otherwise
-    SystemError,  # text of what is no letter
+    SystemError,  # text with bytes that are not letters
     *(SyntaxError, tokenize.TokenError),  # the header of an array
 )
-# What lists all the names of a kind where they are too many for a sentence.
+# The command that lists all names of a kind, where there are too many for a sentence.
 LISTED_BY: Mapping[str, str] = {
     "study": "fairweather list studies",
     "shift": "fairweather list shifts",
@@ -65,10 +65,10 @@ RENAMED: Mapping[str, str] = {
 }
 
 
-# What neither UTF-8 nor XML can hold, and what steers a terminal instead of being shown on it.
+# Characters that neither UTF-8 nor XML can hold, and those that control a terminal.
 _NOT_SHOWABLE = re.compile("[\x00-\x08\x0b\x0c\x0e-\x1f\x7f-\x9f\ud800-\udfff\ufffe\uffff]")
 
-# The same, and what ends a line or a cell of a list of files.
+# The same, and characters that end a line or a cell in a list of files.
 _IN_NO_FILE = re.compile(rf"{_NOT_SHOWABLE.pattern}|[\t\n\r\u2028\u2029]")
 
 _BREAKS = re.compile(r"[\r\n\v\f\x1c-\x1e\x85\u2028\u2029]\s*")
@@ -103,16 +103,16 @@ class CollapsedError(InputError):
 
 
 class NeedsMissingError(RuntimeError):
-    """Steps could not be done, since the jobs that were to do them were cancelled."""
+    """Steps were not done, because their jobs were cancelled."""
 
 
 class StoppedError(SystemExit):
-    """The system ends this process by a signal; any other `SystemExit` is of somebody's code."""
+    """A signal ends this process; any other `SystemExit` comes from somebody's code."""
 
 
 @contextmanager
 def no_exit() -> Iterator[None]:
-    """Turn `sys.exit` of a model's own code into an `InputError`; it may say that all is well."""
+    """Turn `sys.exit` in a model's own code into an `InputError`, even if its status is 0."""
     try:
         yield
     except StoppedError:
@@ -154,12 +154,12 @@ def unknown_name(kind: str, name: object, allowed: Iterable[str]) -> InputError:
     return InputError(f"unknown {kind} {name!r}{hint} {shown}{all_names}")
 
 
-def check_text(text: str, what: str) -> str:
+def check_text(text: str, subject: str) -> str:
     """Return a name or title if it can be stored and shown everywhere; else raise `InputError`.
 
     Args:
         text: what somebody wrote, or what a file holds.
-        what: says where it stands, for the message.
+        subject: says where it stands, for the message.
 
     >>> check_text("Möwe", "the title")
     'Möwe'
@@ -170,7 +170,7 @@ def check_text(text: str, what: str) -> str:
     """
     if match := _NOT_SHOWABLE.search(text):
         raise InputError(
-            f"{what} {_quote(text)} has the character U+{ord(match[0]):04X}, which cannot be "
+            f"{subject} {_quote(text)} has the character U+{ord(match[0]):04X}, which cannot be "
             "shown; control characters and invalid UTF-8 are not allowed in names"
         )
     return text
@@ -180,12 +180,12 @@ def _quote(text: str) -> str:
     return ascii(text if len(text) <= 100 else f"{text[:97]}...")
 
 
-def check_file_names(names: Collection[str], what: str) -> None:
+def check_file_names(names: Collection[str], subject: str) -> None:
     """Raise `InputError` unless names of files can be shown, each in one cell of a list of files.
 
     Args:
-        names: maybe millions, as paths from the folder of a data set on.
-        what: says where the files are, for the message.
+        names: paths relative to the folder of a data set; there may be millions.
+        subject: says where the files are, for the message.
 
     >>> check_file_names(["a/1.png", "a/2\\r=cmd.png"], "folder:data")
     Traceback (most recent call last):
@@ -196,39 +196,39 @@ def check_file_names(names: Collection[str], what: str) -> None:
         return
     name, match = next((name, match) for name in names if (match := _IN_NO_FILE.search(name)))
     raise InputError(
-        f"{what} has the file {_quote(name)} with the character U+{ord(match[0]):04X} in its "
+        f"{subject} has the file {_quote(name)} with the character U+{ord(match[0]):04X} in its "
         "name: rename it; control characters and invalid UTF-8 are not allowed in names"
     )
 
 
-def check_name(name: str, what: str) -> str:
-    """Return a name if it fits into a line of a table and beside a mark; else raise `InputError`.
+def check_name(name: str, subject: str) -> str:
+    """Return a name that fits into one line of a table; raise `InputError` for any other.
 
-    Names of classes, models, columns and their values, and titles, are such names.
+    Used for the names of classes, models and columns, for their values, and for titles.
 
     >>> check_name("two\\nlines", "the title")
     Traceback (most recent call last):
     fairweather.errors.InputError: the title 'two\\nlines' has several lines; a name has one
     """
-    check_text(name, what)
+    check_text(name, subject)
     if not name.strip():
-        raise InputError(f"{what} {name!r} is empty")
+        raise InputError(f"{subject} {name!r} is empty")
     if len(name) > MAX_NAME_LENGTH:
         raise InputError(
-            f"{what} {name[:40]!r}... has {len(name):,} letters; a name has at most "
+            f"{subject} {name[:40]!r}... has {len(name):,} letters; a name has at most "
             f"{MAX_NAME_LENGTH}"
         )
     if name.splitlines() != [name]:
-        raise InputError(f"{what} {name!r} has several lines; a name has one")
+        raise InputError(f"{subject} {name!r} has several lines; a name has one")
     return name
 
 
-def check_case_distinct(names: Iterable[str], what: str) -> None:
-    """Raise `InputError` for two names that are one file or folder where case does not count.
+def check_case_distinct(names: Iterable[str], kind: str) -> None:
+    """Raise `InputError` for two names that are one file where case does not count.
 
     Args:
-        names: those that become parts of paths.
-        what: they are, for the message.
+        names: names that become parts of paths.
+        kind: what they are, for the message.
 
     >>> check_case_distinct(["plain", "Plain"], "the models")
     Traceback (most recent call last):
@@ -241,13 +241,13 @@ def check_case_distinct(names: Iterable[str], what: str) -> None:
         first = first_of.setdefault(unicodedata.normalize("NFC", name).casefold(), name)
         if first != name:
             raise InputError(
-                f"{what} {first!r} and {name!r} differ only in upper and lower case, and would "
+                f"{kind} {first!r} and {name!r} differ only in upper and lower case, and would "
                 "share their files on macOS and Windows: rename one of them"
             )
 
 
 def first_line(error: Exception) -> str:
-    """The first line of what an error says, or its kind if it says nothing.
+    """The first line of an error's message, or its type if it has none.
 
     >>> first_line(ValueError("no such layer.\\nTraceback: ...")), first_line(KeyError())
     ('no such layer', 'KeyError')
@@ -278,9 +278,9 @@ def quote_names(names: Sequence[object]) -> str:
 def one_line(message: str) -> str:
     """Write a message as one line for a terminal, whatever names and other messages are in it.
 
-    Line breaks become blanks, and characters that cannot be shown become escapes. Of more than
-    `MAX_MESSAGE_LENGTH` characters the middle is left out: the way out stands at the end. Passwords
-    of addresses are left out too.
+    Line breaks become blanks, and characters that cannot be shown become escapes. A message of more
+    than `MAX_MESSAGE_LENGTH` characters loses its middle, because the advice is at the end.
+    Passwords of addresses are left out too.
 
     >>> print(one_line("cannot read a.png: no decoder:\\n  x86: \\x1b[2J"))
     cannot read a.png: no decoder: x86: \\x1b[2J
@@ -302,7 +302,7 @@ def _in_one_line(message: str) -> str:
 def hide_passwords(text: str) -> str:
     """Leave out the user, the password or the token of every address in a text.
 
-    More is left out where an address has a port and later an @: a password may have slashes in it.
+    Where an address has a port and later an @, more is left out: a password may contain slashes.
 
     >>> hide_passwords("there is no file https://me:se/cret@example.org/a.pt")
     'there is no file https://...@example.org/a.pt'
@@ -321,10 +321,10 @@ def _mask_secret(address: re.Match[str]) -> str:
 
 
 def describe_os_error(error: OSError) -> str:
-    """Say in words what the system refused, and for which file or folder.
+    """Say what the operating system refused, and for which file or folder.
 
-    A file that is written goes by another, hidden name until it is whole; the sentence names its
-    folder, which is what a person knows.
+    A file has a hidden name until it is complete, so the sentence names its folder, which a person
+    knows.
 
     >>> print(describe_os_error(PermissionError(13, "Permission denied", "runs/a/.0f.partial")))
     cannot write in the folder 'runs/a': permission denied
@@ -344,10 +344,9 @@ def describe_os_error(error: OSError) -> str:
 
 @contextmanager
 def add_file_name(path: Path) -> Iterator[None]:
-    """Add the file that is being written to an error of the system that names none.
+    """Add the name of the file being written to a system error that names none.
 
-    A full disk is noticed when something is written to an open file, of which the system knows no
-    name.
+    A full disk is noticed while writing to an open file, whose name the system does not report.
 
     >>> with add_file_name(Path("runs/a/.0f.partial")):
     ...     raise OSError(28, "No space left on device")
@@ -398,7 +397,7 @@ def missing_extra(package: str, extra: str, purpose: str) -> InputError:
 
 
 def missing_pictures(package: str, purpose: str) -> InputError:
-    """Build the error for pictures that come in a package whose code and pins nobody needs.
+    """Build the error for pictures in a package that is needed for nothing else.
 
     >>> print(missing_pictures("imagecorruptions", "the photographs of frost"))
     the photographs of frost come in the package imagecorruptions: pip install --no-deps

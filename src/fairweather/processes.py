@@ -1,4 +1,4 @@
-"""Processes of this package that do a part of the work of another one, and end with it."""
+"""Helper processes of this package, which end with the process that started them."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ from fairweather.errors import InputError
 
 @contextmanager
 def safe_path() -> Iterator[None]:
-    """Let the Pythons that a library starts meanwhile import nothing from the current folder.
+    """Keep Python processes that a library starts from importing files of the current folder.
 
     With `-m` and `-c` Python looks there first, and a foreign data set may hold a `pickle.py`.
     """
@@ -63,7 +63,7 @@ def start_module(
 
 
 def send_line(process: subprocess.Popen[str], line: str) -> None:
-    """Send a line to such a process; if it has ended, this is seen where its answer is read."""
+    """Send a line to such a process. If it has ended, reading its answer will show that."""
     assert process.stdin is not None
     with suppress(BrokenPipeError):
         process.stdin.write(line + "\n")
@@ -71,7 +71,8 @@ def send_line(process: subprocess.Popen[str], line: str) -> None:
 
 
 def read_first_line() -> str:
-    """In such a process: the first line of its input. When the input ends, the process ends."""
+    """In a helper process: read the first line of its input. When the input ends, the process
+    ends."""
     line = sys.stdin.readline()
 
     def end() -> None:
@@ -83,10 +84,11 @@ def read_first_line() -> str:
 
 
 def take_stdout() -> TextIO:
-    """In such a process: its output; whatever else is printed goes to standard error."""
-    own = os.fdopen(os.dup(1), "w", encoding="utf-8")
+    """In a helper process: take its output; everything else that is printed goes to standard
+    error."""
+    output = os.fdopen(os.dup(1), "w", encoding="utf-8")
     os.dup2(2, 1)
-    return own
+    return output
 
 
 def describe_exit(status: int) -> str:
@@ -98,7 +100,7 @@ def describe_exit(status: int) -> str:
     return f"signal {-status}" if status < 0 else f"status {status}"
 
 
-LOOK_INTERVAL = 1.0  # seconds between two looks at whether this process's parent is there
+LOOK_INTERVAL = 1.0  # seconds between two checks that the parent process exists
 
 P = ParamSpec("P")
 T = TypeVar("T")
@@ -111,16 +113,16 @@ def submit(
     *args: P.args,
     **kwargs: P.kwargs,
 ) -> Future[T]:
-    """Start work in one of at most so many other processes.
+    """Start work in one of several other processes.
 
-    The same processes serve the next work; idle ones end by themselves. Unlike processes of the
-    standard library, they do not import the user's script, which may lack the guard for that. Nor
-    do they, or the processes that loky starts beside them, import files of the current folder.
+    The same processes do the next work; idle ones end by themselves. Unlike those of the standard
+    library, they do not import the user's script, which may lack a main guard. Neither they nor
+    loky's own processes import files of the current folder.
 
     >>> submit(1, {}, divmod, 7, 2).result()
     (3, 1)
     """
-    # Processes that replace ended ones are started later, by a thread of loky: so in `env` too.
+    # A thread of loky later starts replacements for ended processes, so `env` has the setting too.
     env = {**environment, "PYTHONSAFEPATH": "1"}
     with safe_path():
         executor = get_reusable_executor(
@@ -129,31 +131,31 @@ def submit(
         try:
             future: Future[T] = executor.submit(work, *args, **kwargs)
         except BaseException:
-            # Interrupted while the others are started, the executor may not notice that this
-            # process ends, which would then wait for it without end.
+            # An executor that is interrupted during start-up may not notice that this process ends,
+            # and this process would wait for it forever.
             executor.shutdown(wait=False, kill_workers=True)
             raise
     return future
 
 
-def wait_for_result(future: Future[T], what: str, remedy: str) -> T:
+def wait_for_result(future: Future[T], action: str, remedy: str) -> T:
     """Wait for the result; raises `InputError` if the process was killed.
 
     Args:
         future: from `submit`.
-        what: what the process did, for the message.
-        remedy: what to do about it, likewise.
+        action: what the process did, for the message.
+        remedy: what to do about it, for the message.
     """
     try:
         return future.result()
     except BrokenProcessPool as error:
         raise InputError(
-            f"a process that {what} was killed, perhaps because memory ran out; {remedy}"
+            f"a process that {action} was killed, perhaps because memory ran out; {remedy}"
         ) from error
 
 
 def _end_with_parent(parent: int) -> None:
-    """End this process soon after the one that started it, however that one ended."""
+    """End this process soon after its parent, however the parent ended."""
 
     def watch() -> None:
         while os.getppid() == parent:

@@ -18,17 +18,16 @@ if TYPE_CHECKING:
 
 
 class FinishedStep(NamedTuple):
-    """A step of a run that has just been done.
-
-    Attributes:
-        label: what was done.
-        seconds: how long that took.
-        left: seconds that the remaining steps may take; None where that is not known.
-    """
+    """A step of a run that has just finished."""
 
     label: str
+    """What was done."""
+
     seconds: float
+    """How long that took."""
+
     left: float | None = None
+    """Seconds that the remaining steps may take; None where that is not known."""
 
 
 class Event(NamedTuple):
@@ -37,26 +36,31 @@ class Event(NamedTuple):
     Functions that take long have an argument `progress`. True, the default, shows bars on a
     terminal and in a notebook, and lines elsewhere; False shows nothing; a function is called with
     every event.
-
-    Attributes:
-        task: what is being done; events of the same task belong together.
-        done: how much of it is done: images, cells, epochs, or megabytes of a download.
-        total: how much there is to do; None where that is not known.
-        note: such as the accuracy so far.
-        line: text for a person, printed on its own line even where no progress is shown.
-        finished: the step that has just been done; `done` and `total` then count the run's steps.
-        part: share of the next unit that is done too, in [0, 1): of an epoch that takes minutes.
-        step: id of the step of the run that is done now, whether just now or before.
     """
 
     task: str
+    """What is being done; events of the same task belong together."""
+
     done: int
+    """How much of it is done: images, cells, epochs, or megabytes of a download."""
+
     total: int | None
+    """How much there is to do; None where that is not known."""
+
     note: str = ""
+    """Such as the accuracy so far."""
+
     line: str = ""
+    """Text for a person, printed on its own line even where no progress is shown."""
+
     finished: FinishedStep | None = None
+    """The step that has just been done; `done` and `total` then count the run's steps."""
+
     part: float = 0.0
+    """Share of the next unit that is done, in [0, 1), such as of a long epoch."""
+
     step: str = ""
+    """Id of the step of the run that is done now, whether just now or before."""
 
 
 Notify = Callable[[Event], None]
@@ -80,11 +84,11 @@ def silent(_: Event) -> None:
 
 # ---------------------------------------------------------------- showing
 
-# Characters of a terminal: from WIDE on there is room for a bar, from NARROW on for times.
+# Widths of a terminal in characters: WIDE has room for a bar, NARROW for times.
 WIDE, NARROW = 110, 66
-# Seconds between two plain lines about a step that takes long, where there is no terminal.
+# Seconds between two plain lines about a long step, where there is no terminal.
 BETWEEN_LINES = 60.0
-# Seconds that a call in Python takes before it shows bars, and between two of its pictures.
+# Seconds before a call in Python shows bars, and between two updates of them.
 SOON, BETWEEN_PICTURES = 0.5, 0.25
 
 P = ParamSpec("P")
@@ -111,15 +115,15 @@ def shows_progress(function: Callable[P, R]) -> Callable[P, R]:
 
 
 def to_notify(progress: Notify | bool | None) -> Notify:
-    """What `shows_progress` has given a function to call."""
+    """The callback that `shows_progress` gives to a function."""
     return progress if callable(progress) else silent
 
 
 @contextmanager
 def _show_when_slow() -> Iterator[Notify]:
-    """Show lines at once and the rest if it takes long; nothing is set up for quick calls."""
+    """Show lines at once, and bars if a call takes long; quick calls set nothing up."""
     began, notebook = time.monotonic(), _is_notebook()
-    # Looked up each time: bars put another stream in its place.
+    # Looked up each time, because bars replace the stream.
     say: Say = print if notebook else lambda line: print(line, file=sys.stderr)
     with ExitStack() as stack:
         shown: list[Notify] = []
@@ -137,7 +141,7 @@ def _show_when_slow() -> Iterator[Notify]:
 
 
 def _is_notebook() -> bool:
-    """Say whether this is a cell of a notebook; a program may import ipykernel without a kernel."""
+    """Say whether this runs in a notebook; importing ipykernel alone does not mean that."""
     shell = getattr(sys.modules.get("IPython"), "get_ipython", lambda: None)()
     return getattr(shell, "kernel", None) is not None
 
@@ -163,7 +167,7 @@ def display(say: Say, *, every_stage: bool) -> Iterator[Notify]:
 
 @contextmanager
 def _notebook_bars(say: Say) -> Iterator[Notify]:
-    """Show the same bars in the output of a notebook's cell, as text that is replaced."""
+    """Show the same bars in a notebook cell, as text that is updated."""
     from IPython.display import display as place
     from rich.console import Console
     from rich.progress import Progress
@@ -212,7 +216,7 @@ class _ProgressBars:
 
 
 def _progress_columns(width: int) -> list[ProgressColumn]:
-    """The columns of the progress display on a terminal of so many characters.
+    """The columns of the progress display on a terminal of this width.
 
     Numbers are never cut: 8 of 15 must not read 8/1. Names and notes are cut instead, and a narrow
     terminal has no bar and no times.
@@ -242,7 +246,7 @@ class _PlainLines:
         self.say, self.every_stage = say, every_stage
         self.stages: set[str] = set()
         self.printed = time.monotonic()
-        self.began: dict[str, tuple[float, float]] = {}  # by task: when, and what was done then
+        self.began: dict[str, tuple[float, float]] = {}  # by task: the time, and what was done then
 
     def __call__(self, event: Event) -> None:
         if event.line:
@@ -267,7 +271,7 @@ class _PlainLines:
 
 
 def working_line(event: Event, seconds: float, units: float) -> str:
-    """Describe a task that goes on in one plain line, from how long its last units took.
+    """Describe an unfinished task in one plain line, with an estimate from its last units.
 
     >>> from fairweather.progress import Event
     >>> working_line(Event("train Basic, seed 0", 2, 8, "validation accuracy 93.1%"), 460.0, 2.0)

@@ -27,8 +27,8 @@ from fairweather.attacks.problem import (
 from fairweather.attacks.square import draw_bumps, make_bump, move_bump, square_share
 from fairweather.attacks.table import ATTACKS, ensemble_name, make_attack, sweep
 from fairweather.errors import InputError
-from tests.attack_models import OneByOne, digits, held_out, linear, network, trained
-from tests.chance import FALSE_ALARM, deviations, distribution_p, fewest, means_p, pairs_p
+from tests.helpers.attack_models import OneByOne, digits, held_out, linear, network, trained
+from tests.helpers.chance import FALSE_ALARM, deviations, distribution_p, fewest, means_p, pairs_p
 
 SMALL = {  # budgets small enough for a test of every attack
     "fgsm": {},

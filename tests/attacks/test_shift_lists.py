@@ -7,7 +7,7 @@ from fairweather.attacks.shift_lists import expand_only_shifts, expand_shifts, e
 from fairweather.attacks.table import ATTACKS
 from fairweather.shifts.table import CLEAN, SHIFTS, SUITES
 from fairweather.types.measurement import Attack
-from tests.commands import fairweather
+from tests.helpers.commands import fairweather
 
 
 def ids(asked):

@@ -29,8 +29,15 @@ from PIL import Image
 
 from fairweather.cli import app as cli
 from fairweather.types.record import RECORD
-from tests.run_folders import change_record, copy_run, outcomes, run_record, sweep_record, write_run
-from tests.started import started
+from tests.helpers.run_folders import (
+    change_record,
+    copy_run,
+    outcomes,
+    run_record,
+    sweep_record,
+    write_run,
+)
+from tests.helpers.started import started
 
 MODELS = """
 import torch

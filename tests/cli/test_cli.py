@@ -26,11 +26,11 @@ from fairweather.errors import RENAMED, InputError, check_writable
 from fairweather.judge.rules import read_rules
 from fairweather.progress import Event, FinishedStep
 from fairweather.requests.study.schema import load_study
-from tests.commands import fairweather
 from tests.conftest import write_pictures
-from tests.forking import Program
-from tests.run_folders import copy_run, outcomes, run_record, sweep_record, write_run
-from tests.started import started
+from tests.helpers.commands import fairweather
+from tests.helpers.forking import Program
+from tests.helpers.run_folders import copy_run, outcomes, run_record, sweep_record, write_run
+from tests.helpers.started import started
 
 
 @pytest.mark.parametrize(

@@ -18,7 +18,7 @@ from safetensors.torch import save_file
 
 import fairweather as fw
 from fairweather.models.building import ModelSpec, render_model_json
-from tests.run_folders import outcomes, run_record, sweep_record, write_run
+from tests.helpers.run_folders import outcomes, run_record, sweep_record, write_run
 
 HERE = Path(__file__).parent
 CLASSES = ["a", "b", "c"]

@@ -28,8 +28,8 @@ from fairweather.errors import InputError
 from fairweather.processes import submit
 from fairweather.progress import Event
 from tests.conftest import keep_lines
-from tests.forking import Program
-from tests.started import started
+from tests.helpers.forking import Program
+from tests.helpers.started import started
 
 
 @pytest.fixture(autouse=True)
@@ -595,7 +595,7 @@ LARGER = """
     listing = Listing(np.arange(COUNT) % 2, read, ())
     part = Listing(np.arange(20) % 2, read, ())
     source = Source(("a", "b"), {"train": listing, "val": part, "test": part})
-    fairweather.data.loading.SOURCES["large"] = lambda request: source
+    fairweather.data.loading.DATA_SOURCES["large"] = lambda request: source
     model = nn.Sequential(nn.AdaptiveAvgPool2d(1), nn.Flatten(), nn.Linear(3, 2))
 
     def use(train, val):

@@ -131,7 +131,7 @@ def test_the_hash_keeps_under_brightness_and_contrast_but_not_under_another_scen
 def test_flat_images_are_no_near_copies():
     flat = [np.full((16, 16, 3), value, dtype=np.uint8) for value in range(40)]
     found = find_copies({"train": as_images(flat[:20]), "test": as_images(flat[20:])})
-    assert (found.same, found.alike, found.contrary) == ([], [], {})
+    assert (found.same, found.similar, found.contrary) == ([], [], {})
     found = find_copies({"train": as_images(flat[:20]), "test": as_images(flat[19:])})
     assert found.same[0].places.tolist() == [[19, 0]]  # but the same pixels are the same
 

@@ -31,7 +31,7 @@ from fairweather.runs.scores import read_grouping
 from fairweather.types.measurement import Dataset, Groups, Images, Score
 from fairweather.types.options import GroupColumns
 from tests.conftest import keep_lines
-from tests.run_folders import copy_run
+from tests.helpers.run_folders import copy_run
 
 pytestmark = pytest.mark.usefixtures("undrawn")
 

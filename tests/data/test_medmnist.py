@@ -14,7 +14,7 @@ import pytest
 
 from fairweather.data import named_sets as known
 from fairweather.data import npz as medmnist
-from fairweather.data.loading import SOURCES, load_data
+from fairweather.data.loading import DATA_SOURCES, load_data
 from fairweather.data.npz import (
     MEDMNIST,
     MEDMNIST_SETS,
@@ -24,7 +24,7 @@ from fairweather.data.npz import (
     list_medmnist,
     medmnist_file,
 )
-from fairweather.data.sources import Request
+from fairweather.data.sources import SourceRequest
 from fairweather.errors import InputError
 
 
@@ -79,13 +79,13 @@ def test_the_official_splits_and_class_names_with_facts_for_the_provenance(tmp_p
 )
 def test_grades_are_classes_in_an_order(tmp_path, name, classes, noted):
     write(tmp_path / f"{name}.npz", classes=classes)
-    notes = list_medmnist(name, Request(tmp_path, verify=False)).notes
+    notes = list_medmnist(name, SourceRequest(tmp_path, verify=False)).notes
     assert notes.get("ordered_classes") is noted
 
 
 def test_only_pathmnist_is_known_for_a_natural_shift(tmp_path):
     write(tmp_path / "bloodmnist.npz", classes=8)
-    notes = list_medmnist("bloodmnist", Request(tmp_path, verify=False)).notes
+    notes = list_medmnist("bloodmnist", SourceRequest(tmp_path, verify=False)).notes
     assert "natural_shift" not in notes
 
 
@@ -93,11 +93,11 @@ def test_only_pathmnist_is_known_for_a_natural_shift(tmp_path):
 def test_a_larger_resolution_has_its_own_file_and_checksum(tmp_path, resolution):
     write(tmp_path / "pathmnist.npz", seed=1)
     path = write(tmp_path / f"pathmnist_{resolution}.npz")
-    source = list_medmnist("pathmnist", Request(tmp_path, resolution, verify=False))
+    source = list_medmnist("pathmnist", SourceRequest(tmp_path, resolution, verify=False))
     assert (source.name, source.notes["file"]) == (f"pathmnist@{resolution}", str(path))
     published = MEDMNIST_SETS["pathmnist"].md5[resolution]
     with pytest.raises(InputError, match=f"{md5(path)} .*{published}"):
-        list_medmnist("pathmnist", Request(tmp_path, resolution))
+        list_medmnist("pathmnist", SourceRequest(tmp_path, resolution))
 
 
 def test_28_is_the_resolution_that_may_be_left_out(tmp_path):
@@ -116,8 +116,10 @@ def test_any_other_resolution_is_refused(tmp_path):
 def test_a_file_with_the_published_checksum_is_verified(tmp_path, monkeypatch):
     path = write(tmp_path / "pathmnist.npz")
     publish(monkeypatch, path)
-    assert list_medmnist("pathmnist", Request(tmp_path)).notes["verified"] is True
-    assert list_medmnist("pathmnist", Request(tmp_path, verify=False)).notes["verified"] is True
+    assert list_medmnist("pathmnist", SourceRequest(tmp_path)).notes["verified"] is True
+    assert (
+        list_medmnist("pathmnist", SourceRequest(tmp_path, verify=False)).notes["verified"] is True
+    )
 
 
 def test_whether_the_file_was_verified_is_told(tmp_path, monkeypatch):
@@ -140,7 +142,7 @@ def test_whether_the_file_was_verified_is_told(tmp_path, monkeypatch):
 def test_another_file_is_refused_unless_nothing_is_to_be_verified(tmp_path):
     path = write(tmp_path / "pathmnist.npz")
     with pytest.raises(InputError, match=r"a8b06965200029087d5bd730944a56c1.*verify: false"):
-        list_medmnist("pathmnist", Request(tmp_path))
+        list_medmnist("pathmnist", SourceRequest(tmp_path))
     assert path.exists()
 
 
@@ -150,9 +152,9 @@ def test_a_file_is_found_in_the_folder_then_at_home_then_in_the_cache(tmp_path, 
     root.mkdir()
     for place in (tmp_path / "cache/data/medmnist", tmp_path / "home/.medmnist", root):
         path = write(place / "pathmnist.npz")
-        source = list_medmnist("pathmnist", Request(root, verify=False))
+        source = list_medmnist("pathmnist", SourceRequest(root, verify=False))
         assert source.notes["file"] == str(path)
-    source = list_medmnist("pathmnist", Request(None, verify=False))
+    source = list_medmnist("pathmnist", SourceRequest(None, verify=False))
     assert source.notes["file"] == str(tmp_path / "home/.medmnist/pathmnist.npz")
 
 
@@ -186,7 +188,7 @@ def test_a_file_that_is_nowhere_is_downloaded_once(tmp_path, monkeypatch, server
     target = (root or tmp_path / "cache/data/medmnist") / "pathmnist.npz"
     expected = {"file": str(target), "md5": md5(served), "verified": True}
     for _ in range(2):
-        notes = list_medmnist("pathmnist", Request(root, verify=verify)).notes
+        notes = list_medmnist("pathmnist", SourceRequest(root, verify=verify)).notes
         assert {key: notes[key] for key in expected} == expected
         served.unlink(missing_ok=True)
 
@@ -195,7 +197,7 @@ def test_a_download_with_another_checksum_is_removed(tmp_path, monkeypatch, serv
     served = write(tmp_path / "served" / "pathmnist.npz")
     publish(monkeypatch, write(tmp_path / "other.npz", seed=1), f"{server}/{{file}}")
     with pytest.raises(InputError, match=md5(served)):
-        list_medmnist("pathmnist", Request())
+        list_medmnist("pathmnist", SourceRequest())
     assert not [path for path in (tmp_path / "cache").rglob("*.npz*") if path.name[0] != "."]
 
 
@@ -210,22 +212,24 @@ def test_offline_says_what_goes_where(tmp_path):
 def test_the_folder_must_be_a_folder_that_is_there(tmp_path):
     path = write(tmp_path / "pathmnist.npz")
     with pytest.raises(InputError, match=r"pathmnist.npz' is a file; root"):
-        list_medmnist("pathmnist", Request(path, verify=False))
+        list_medmnist("pathmnist", SourceRequest(path, verify=False))
     with pytest.raises(InputError, match="nowhere"):
-        list_medmnist("pathmnist", Request(tmp_path / "nowhere", verify=False))
+        list_medmnist("pathmnist", SourceRequest(tmp_path / "nowhere", verify=False))
 
 
 def test_a_folder_with_the_name_of_a_file_is_passed_over(tmp_path):
     (tmp_path / "root/pathmnist.npz").mkdir(parents=True)
     write(tmp_path / "home/.medmnist/pathmnist.npz")
-    source = list_medmnist("pathmnist", Request(tmp_path / "root", offline=True, verify=False))
+    source = list_medmnist(
+        "pathmnist", SourceRequest(tmp_path / "root", offline=True, verify=False)
+    )
     assert len(source.classes) == 9
 
 
 def test_a_label_beyond_the_published_classes_is_refused(tmp_path):
     write(tmp_path / "pathmnist.npz", classes=10)
     with pytest.raises(InputError, match=r"is 9; .*0 to 8"):
-        list_medmnist("pathmnist", Request(tmp_path, verify=False))
+        list_medmnist("pathmnist", SourceRequest(tmp_path, verify=False))
 
 
 @pytest.mark.parametrize("name", REFUSED_SETS)
@@ -279,8 +283,8 @@ def test_titles_say_how_much_of_what():
         == "107,180 patches of colorectal tissue, 9 classes, colour"
     )
     assert MEDMNIST_SETS["organamnist"].title == "58,830 axial CT slices, 11 organs, gray"
-    assert set(MEDMNIST) <= set(SOURCES)
-    assert SOURCES["retinamnist"].__doc__.startswith("MedMNIST: 1,600 images of the retina")
+    assert set(MEDMNIST) <= set(DATA_SOURCES)
+    assert DATA_SOURCES["retinamnist"].__doc__.startswith("MedMNIST: 1,600 images of the retina")
 
 
 @pytest.mark.parametrize("name", MEDMNIST_SETS)

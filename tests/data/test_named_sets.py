@@ -28,7 +28,7 @@ from fairweather.data.named_sets import (
     list_oxford_pets,
     read_cifar_batch,
 )
-from fairweather.data.sources import Request
+from fairweather.data.sources import SourceRequest
 from fairweather.errors import InputError
 
 LISTS = {
@@ -45,7 +45,7 @@ def nothing_on_this_machine(monkeypatch, tmp_path):
 
 
 def unverified(path):
-    return Request(path, verify=False)
+    return SourceRequest(path, verify=False)
 
 
 def noise(seed, *shape):
@@ -154,7 +154,7 @@ def test_what_fashion_mnist_holds_is_verified_however_it_is_compressed(tmp_path,
         assert md5(again / path.name) != md5(path)
     raw = write_fashion(tmp_path / "raw files", compress=False)
     for root in (again, raw):
-        source = list_fashion_mnist(Request(root))
+        source = list_fashion_mnist(SourceRequest(root))
         assert source.notes["verified"] is True
         assert source.notes["md5"] == fashion_mnist.FASHION_CONTENT_MD5
 
@@ -162,7 +162,7 @@ def test_what_fashion_mnist_holds_is_verified_however_it_is_compressed(tmp_path,
 def test_the_debian_package_comes_before_the_cache(tmp_path, monkeypatch):
     publish_fashion(monkeypatch, write_fashion(tmp_path / "debian", compress=True))
     monkeypatch.setattr(fashion_mnist, "DEBIAN_FOLDER", tmp_path / "debian")
-    source = list_fashion_mnist(Request(offline=True))
+    source = list_fashion_mnist(SourceRequest(offline=True))
     assert source.notes["origin"] == "the Debian package dataset-fashion-mnist"
     assert source.splits["test"].files == (tmp_path / "debian" / "t10k-images-idx3-ubyte.gz",)
 
@@ -210,13 +210,13 @@ def test_fashion_mnist_is_downloaded_once(tmp_path, monkeypatch):
     server = write_fashion(tmp_path / "server", compress=True)
     publish_fashion(monkeypatch, server)
     calls = serve(monkeypatch, server)
-    source = list_fashion_mnist(Request())
+    source = list_fashion_mnist(SourceRequest())
     assert calls == [
         (f"{fashion_mnist.FASHION_URL}{stem}.gz", checksum, False)
         for stem, checksum in fashion_mnist.FASHION_COMPRESSED_MD5.items()
     ]
     assert source.notes["origin"] == fashion_mnist.FASHION_URL
-    list_fashion_mnist(Request(offline=True))
+    list_fashion_mnist(SourceRequest(offline=True))
     assert len(calls) == 4
 
 
@@ -382,7 +382,7 @@ def test_a_malicious_pickle_is_refused_by_the_source_verified_or_not(tmp_path):
     folder, mark = write_cifar(tmp_path / "set"), tmp_path / "harmed"
     (folder / "data_batch_1").write_bytes(pickle.dumps(Harm(mark)))
     with pytest.raises(InputError, match="verify: false"):
-        list_cifar10(Request(folder))
+        list_cifar10(SourceRequest(folder))
     with pytest.raises(InputError, match="never executes code"):
         list_cifar10(unverified(folder))
     assert not mark.exists()
@@ -441,7 +441,7 @@ def test_cifar10_is_downloaded_and_unpacked_once(tmp_path, monkeypatch):
     pack(server / "cifar-10-python.tar.gz", folder)
     calls = serve(monkeypatch, server)
     for _ in range(2):
-        source = list_cifar10(Request())
+        source = list_cifar10(SourceRequest())
         assert stacked(source.splits["train"]).shape == (50, 32, 32, 3)
         assert calls == [(cifar10.CIFAR_URL, cifar10.CIFAR_MD5, False)]
     assert source.notes["origin"] == cifar10.CIFAR_URL
@@ -484,7 +484,7 @@ def write_pets(folder, count=5, breeds=BREEDS):
 def test_oxford_pets_equal_torchvision_in_either_layout(tmp_path, place):
     write_pets(tmp_path / "root" / "oxford-iiit-pet")
     root = (tmp_path / "root" / "oxford-iiit-pet") if place == "." else tmp_path / "root"
-    source = list_oxford_pets(Request(root))
+    source = list_oxford_pets(SourceRequest(root))
     assert source.classes == ("Abyssinian", "American Bulldog", "Maine Coon")
     for split, file in {"train": "trainval", "test": "test"}.items():
         theirs = torchvision_sets.OxfordIIITPet(tmp_path / "root", file)
@@ -534,7 +534,7 @@ def test_damaged_pets_are_named(tmp_path):
         load_data("oxford-iiit-pet", root=tmp_path, size=16)
     path.unlink()
     with pytest.raises(InputError) as error:
-        list_oxford_pets(Request(tmp_path))
+        list_oxford_pets(SourceRequest(tmp_path))
     assert "1 of the 15 images" in one_sentence(error)
     assert str(error.value).endswith("folder images: Maine_Coon_3.jpg")
 
@@ -571,7 +571,7 @@ def test_wrong_lines_are_one_sentence(tmp_path, line, message):
     assert path.read_text().startswith(LINE)
     path.write_bytes(path.read_bytes().replace(LINE.encode(), line.encode("latin1"), 1))
     with pytest.raises(InputError) as error:
-        list_oxford_pets(Request(tmp_path))
+        list_oxford_pets(SourceRequest(tmp_path))
     assert message in one_sentence(error)
 
 
@@ -580,10 +580,10 @@ def test_lists_must_agree_and_name_images(tmp_path):
     lines = path.read_text().splitlines()
     path.write_text("\n".join(line for line in lines if "Maine" not in line))
     with pytest.raises(InputError, match=r"trainval and test .*only in train"):
-        list_oxford_pets(Request(tmp_path))
+        list_oxford_pets(SourceRequest(tmp_path))
     path.write_text("\n\n")
     with pytest.raises(InputError, match=r"test\.txt' .*no images"):
-        list_oxford_pets(Request(tmp_path))
+        list_oxford_pets(SourceRequest(tmp_path))
 
 
 def serve_pets(tmp_path, monkeypatch):
@@ -596,14 +596,14 @@ def serve_pets(tmp_path, monkeypatch):
 
 def test_oxford_pets_are_downloaded_and_unpacked_once(tmp_path, monkeypatch):
     _, calls = serve_pets(tmp_path, monkeypatch)
-    source = list_oxford_pets(Request())
+    source = list_oxford_pets(SourceRequest())
     assert source.notes["origin"] == oxford_pets.PETS_URL
     assert all(path.is_file() for path in source.splits["train"].files)
     assert calls == [
         (f"{oxford_pets.PETS_URL}{part}.tar.gz", checksum, False)
         for part, checksum in oxford_pets.PETS_ARCHIVES.items()
     ]
-    list_oxford_pets(Request(offline=True, verify=False))
+    list_oxford_pets(SourceRequest(offline=True, verify=False))
     assert len(calls) == 2
 
 
@@ -613,14 +613,14 @@ def test_unpacking_is_taken_up_after_an_interruption(tmp_path, monkeypatch):
     good = (server / "images.tar.gz").read_bytes()
     (server / "images.tar.gz").write_bytes(good[: len(good) // 2])
     with pytest.raises(InputError) as error:
-        list_oxford_pets(Request(verify=False))
+        list_oxford_pets(SourceRequest(verify=False))
     assert "images.tar.gz' is damaged (" in one_sentence(error)
     assert not (folder / "images").exists()
     assert not (folder / ".images.part").exists()
     (folder / ".images.part" / "images").mkdir(parents=True)  # by a process that was killed
     (folder / ".images.part" / "images" / "left over.jpg").touch()
     (server / "images.tar.gz").write_bytes(good)
-    list_oxford_pets(Request())
+    list_oxford_pets(SourceRequest())
     assert len(list((folder / "images").iterdir())) == 30
 
 
@@ -654,9 +654,9 @@ def test_a_process_that_dies_while_unpacking_leaves_no_half_folder(tmp_path, mon
     with monkeypatch.context() as patch:
         patch.setattr(tarfile.TarFile, "extractall", interrupted)
         with pytest.raises(KeyboardInterrupt):
-            list_oxford_pets(Request())
+            list_oxford_pets(SourceRequest())
     assert not (folder / "annotations").exists()
-    list_oxford_pets(Request())
+    list_oxford_pets(SourceRequest())
 
 
 @pytest.mark.parametrize("name", ["../escaped.txt", "images/../../escaped.txt"])
@@ -738,17 +738,17 @@ NEEDED = {
 @pytest.mark.parametrize("name", LISTS)
 def test_a_root_without_the_files_says_what_is_there(tmp_path, name):
     with pytest.raises(InputError) as error:
-        LISTS[name](Request(tmp_path))
+        LISTS[name](SourceRequest(tmp_path))
     assert f"does not have {name}: " in one_sentence(error)
     assert str(error.value).endswith("; it is empty")
     for file in "abcdefg":
         (tmp_path / file).touch()
     with pytest.raises(InputError, match=r"a, b, c, d, e and 2 more$"):
-        LISTS[name](Request(tmp_path))
+        LISTS[name](SourceRequest(tmp_path))
     with pytest.raises(InputError, match="a' is a file; root "):
-        LISTS[name](Request(tmp_path / "a"))
+        LISTS[name](SourceRequest(tmp_path / "a"))
     with pytest.raises(InputError, match="nowhere"):
-        LISTS[name](Request(tmp_path / "nowhere"))
+        LISTS[name](SourceRequest(tmp_path / "nowhere"))
 
 
 @pytest.mark.parametrize("name", LISTS)
@@ -764,13 +764,13 @@ def test_a_missing_file_is_named(tmp_path, name):
 def test_a_missing_folder_of_pets_is_named(tmp_path):
     shutil.rmtree(write_pets(tmp_path) / "images")
     with pytest.raises(InputError, match=r"the folder images, .* annotations$"):
-        list_oxford_pets(Request(tmp_path))
+        list_oxford_pets(SourceRequest(tmp_path))
 
 
 @pytest.mark.parametrize("name", LISTS)
 def test_offline_without_data_is_one_sentence(tmp_path, name):
     with pytest.raises(InputError) as error:
-        LISTS[name](Request(offline=True))
+        LISTS[name](SourceRequest(offline=True))
     assert "http" in one_sentence(error)
     assert not (tmp_path / "cache" / "data" / name).exists()
 
@@ -779,7 +779,7 @@ def test_offline_without_data_is_one_sentence(tmp_path, name):
 def test_other_bytes_than_published_are_named_with_both_digests(tmp_path, name):
     write_set(name, tmp_path)
     with pytest.raises(InputError) as error:
-        LISTS[name](Request(tmp_path))
+        LISTS[name](SourceRequest(tmp_path))
     text = one_sentence(error)
     file = "data_batch_1" if name == "cifar10" else "train-images-idx3-ubyte"
     published = (
@@ -802,7 +802,7 @@ def test_without_verification_a_download_has_no_checksum(tmp_path, monkeypatch, 
     monkeypatch.setattr(known, "fetch", fetch)
     for verify in (True, False):
         with pytest.raises(InputError, match="enough"):
-            LISTS[name](Request(verify=verify))
+            LISTS[name](SourceRequest(verify=verify))
     assert len(asked[0]) == 32
     assert asked[1] is None
 

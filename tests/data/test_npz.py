@@ -14,7 +14,7 @@ from hypothesis import strategies as st
 from fairweather.data import npz as module
 from fairweather.data.loading import load_data
 from fairweather.data.npz import list_archive, list_npz
-from fairweather.data.sources import Request
+from fairweather.data.sources import SourceRequest
 from fairweather.errors import InputError
 
 
@@ -65,7 +65,7 @@ def refuse(path, *parts):
 @pytest.mark.parametrize("write", [np.savez, np.savez_compressed])
 def test_the_layout_of_medmnist_keeps_every_pixel_label_and_place(save, write):
     content = arrays()
-    source = list_npz(Request(save(content, write)))
+    source = list_npz(SourceRequest(save(content, write)))
     assert source.classes == ("0", "1", "2")
     assert list(source.splits) == ["train", "val", "test"]
     assert source.name is None
@@ -87,7 +87,7 @@ def test_it_loads_as_a_data_set(save):
 
 def test_one_set_is_split(save):
     content = {"images": noise(30, 8, 8), "labels": np.arange(30) % 2}
-    assert list(list_npz(Request(save(content))).splits) == ["all"]
+    assert list(list_npz(SourceRequest(save(content))).splits) == ["all"]
     dataset = load_data(f"npz:{save(content)}")
     for part in (dataset.train, dataset.val, dataset.test):
         expected = torch.from_numpy(content["images"][part.keys.numpy()])[:, None]
@@ -293,9 +293,9 @@ def test_a_damaged_place_of_the_contents_is_refused(save):
 def test_a_missing_file_and_a_folder_are_refused(tmp_path, save):
     save(arrays())
     with pytest.raises(InputError, match=r"'set\.npz'"):
-        list_npz(Request(tmp_path / "sett.npz"))
+        list_npz(SourceRequest(tmp_path / "sett.npz"))
     with pytest.raises(InputError, match="is a folder"):
-        list_npz(Request(tmp_path))
+        list_npz(SourceRequest(tmp_path))
 
 
 def test_a_header_that_promises_more_than_there_is_is_refused(tmp_path):

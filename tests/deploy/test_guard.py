@@ -26,7 +26,7 @@ from fairweather.deploy.graph import ARITHMETIC, OPERATIONS, Graph, GraphNetwork
 from fairweather.deploy.guard import Guard, GuardOutputs, Likeness
 from fairweather.deploy.loading import make_promise
 from fairweather.deploy.making import make_guard, save_guard, save_onnx
-from fairweather.deploy.promise import Fit, GuardRecord, Kept, Measured, Promise
+from fairweather.deploy.promise import Fit, GuardRecord, Promise, PromiseCheck, ShareInterval
 from fairweather.deploy.tracing import export_onnx, trace
 from fairweather.errors import InputError
 from fairweather.metrics import Grouping, per_image, set_columns, softmax
@@ -41,11 +41,11 @@ from fairweather.types.record import CLEAN, VAL, ModelRecord, predictions_file
 from fairweather.variants.calibration import LogitDivisor
 from fairweather.variants.prediction_sets import split_halves
 from fairweather.variants.scaling import fit_temperature
-from tests.chance import most
-from tests.commands import fairweather
 from tests.conftest import TINY_EFFICIENTNET, TINY_RESNET, write_pictures
+from tests.helpers.chance import most
+from tests.helpers.commands import fairweather
+from tests.helpers.run_folders import finish, outcomes, run_record, write_run
 from tests.requests.test_evaluate import write_model
-from tests.run_folders import finish, outcomes, run_record, write_run
 
 pytestmark = pytest.mark.usefixtures("undrawn")
 
@@ -752,7 +752,9 @@ def test_what_is_fitted_on_which_half(tmp_path):
     assert (fit.answered, fit.wrong) == (answered.sum(), (answered & ~judging.correct).sum())
     row = fitting.measure_images("x", CLEAN, judging, fit, None)
     low, high = clopper_pearson(fit.wrong / fit.answered, fit.answered)
-    assert row.risk == Measured(value=fit.wrong / fit.answered, low=float(low), high=float(high))
+    assert row.risk == ShareInterval(
+        value=fit.wrong / fit.answered, low=float(low), high=float(high)
+    )
     sets = set_columns(softmax(judging.logits), judging.labels, fit.quantile)
     assert row.covered.value == sets.covered.mean()
     assert row.set_size == sets.set_size.mean()
@@ -788,10 +790,10 @@ def test_a_model_that_another_run_trained_may_have_had_the_same_images(trained, 
 
 def test_levels_of_shifts_are_counted_and_those_without_an_answer_told():
     def level(name, answered, value, low):
-        risk = Measured(value=value, low=low, high=None if low is None else 1.0)
-        return Kept(
+        risk = ShareInterval(value=value, low=low, high=None if low is None else 1.0)
+        return PromiseCheck(
             images=name, kind="shift", n=9, answered=answered, risk=risk,
-            covered=Measured(value=1.0, low=0.5, high=1.0), set_size=None,
+            covered=ShareInterval(value=1.0, low=0.5, high=1.0), set_size=None,
         )  # fmt: skip
 
     few, many = level("few", 0.1, 0.9, 0.2), level("many", 0.9, 0.8, 0.7)
@@ -972,7 +974,7 @@ def test_intervals_of_what_is_kept_know_groups():
     nothing = fitting.measure_images(
         "x", CLEAN, predictions, fit.model_copy(update={"threshold": 1.0}), None
     )
-    assert nothing.risk == Measured(value=None, low=None, high=None)
+    assert nothing.risk == ShareInterval(value=None, low=None, high=None)
     assert str(nothing) == "nothing is answered"
 
 
@@ -1120,11 +1122,11 @@ def test_shares_are_read_in_both_forms():
 
 
 def test_kept_rows_are_read_again():
-    none = Measured(value=None, low=None, high=None)
-    row = Kept(
+    none = ShareInterval(value=None, low=None, high=None)
+    row = PromiseCheck(
         images="clean", kind="clean", n=1, answered=0.0, risk=none, covered=none, set_size=None
     )
-    assert Kept.model_validate_json(row.model_dump_json()) == row
+    assert PromiseCheck.model_validate_json(row.model_dump_json()) == row
 
 
 def test_an_export_needs_its_packages(monkeypatch):

@@ -52,7 +52,7 @@ def draws(corruption, severity):
 
 def frost_photos(scale=1.0):
     """The six photographs in 8-bit RGB from the package imagecorruptions; None without it."""
-    from tests.reference_corruptions import shrunk
+    from tests.helpers.reference_corruptions import shrunk
 
     spec = importlib.util.find_spec("imagecorruptions")
     if spec is None:

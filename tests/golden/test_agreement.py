@@ -6,9 +6,9 @@ import numpy as np
 import pytest
 
 from tests import golden
-from tests import reference_corruptions as slow
 from tests.golden.images import scene
 from tests.golden.measure import block_means, windows
+from tests.helpers import reference_corruptions as slow
 
 ROUNDING = 1  # of 255: another order of float operations can cross the cut to 8 bits
 FRACTION = 0.1  # of 255, on average over the pixels

@@ -23,7 +23,7 @@ from fairweather.models.wrappers import Ensemble
 from fairweather.shifts.table import CLEAN
 from fairweather.steps.predictions import has_changed_logits
 from fairweather.variants.batchnorm import BatchNorm
-from tests.memory_habits import HABITS, Plain, ReusesItsFeatures, ReusesItsOutput
+from tests.helpers.memory_habits import HABITS, Plain, ReusesItsFeatures, ReusesItsOutput
 
 ATTACKS = (
     "fgsm,epsilon=0.1",

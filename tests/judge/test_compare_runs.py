@@ -17,8 +17,8 @@ from fairweather.metrics.seeds import crossed_difference
 from fairweather.report.tables import TOO_FEW_NOTE
 from fairweather.runs.folder import RunFolder
 from fairweather.types.record import DataRecord, RunSettings
-from tests.reference import paired_ends
-from tests.run_folders import copy_run, outcomes, run_record, sweep_record, write_run
+from tests.helpers.reference import paired_ends
+from tests.helpers.run_folders import copy_run, outcomes, run_record, sweep_record, write_run
 
 pytestmark = pytest.mark.usefixtures("undrawn")
 

@@ -24,8 +24,8 @@ from fairweather.shifts.table import CLEAN, suite
 from fairweather.steps.sweeps import describe_shifts
 from fairweather.types.measurement import Cell, Score
 from fairweather.types.record import DataRecord, ModelRecord, RunSettings
-from tests.commands import fairweather
-from tests.run_folders import (
+from tests.helpers.commands import fairweather
+from tests.helpers.run_folders import (
     change_record,
     copy_run,
     outcomes,
@@ -306,7 +306,7 @@ def test_a_number_that_moved_is_outside_and_no_other(tmp_path):
 def test_an_interval_holds_its_ends(low, high, inside):
     number = PublishedNumber("basic", "clean", "none", "accuracy", 0.5, "table 1")
     pair = PublishedPair(number, "basic", 0.01, Score(0.55, low, high, 100))
-    assert pair.inside is inside
+    assert pair.is_inside is inside
     assert pair.difference == pytest.approx(0.05)
 
 

@@ -34,7 +34,7 @@ from fairweather.runs.folder import RunFolder, StoredGroups
 from fairweather.steps.run_model import open_run_model, open_validation_images
 from fairweather.types.record import CLEAN, VAL, predictions_file
 from tests.conftest import TINY_RESNET, write_pictures
-from tests.run_folders import outcomes
+from tests.helpers.run_folders import outcomes
 
 pytestmark = pytest.mark.usefixtures("undrawn")
 
@@ -153,11 +153,11 @@ def test_levels_that_change_nothing_are_the_clean_images(run, found):
     validation = of.validation()
     methods, seen = (
         fit_methods(validation, seeds=False),
-        UnlabelledPredictions.of(validation),
+        UnlabelledPredictions.from_predictions(validation),
     )
-    cells, _ = read_known_cells(of, methods, [], own=seen, tell=lambda _: None)
+    cells, _ = read_known_cells(of, methods, [], new_images=seen, tell=lambda _: None)
     assert len(cells) == 10
-    past = compute_past_errors(cells, Cloud.of(seen.rows), lambda _: None)
+    past = compute_past_errors(cells, Cloud.from_rows(seen.rows), lambda _: None)
     assert len(past.shifts) == 5
 
 
@@ -207,7 +207,7 @@ def test_validation_images_of_one_patient_are_compared_once(run, jpeg, found, mo
     monkeypatch.setattr(estimation, "features_differ_p", compare)
     other = fw.estimate(run, jpeg, device="cpu")
     assert compared == [len(chosen)]
-    rows = UnlabelledPredictions.of(validation).rows[chosen]
+    rows = UnlabelledPredictions.from_predictions(validation).rows[chosen]
     pictures = fw.load_data(jpeg, parts=("test",), test_fraction=1.0).test
     with torch.inference_mode():
         logits = model.networks[0](pictures.images.float() / 255).numpy()
@@ -380,7 +380,7 @@ def test_nothing_is_written_for_bad_input(run, tmp_path, monkeypatch, capsys):
 
 
 def known(shift, errors, digest):
-    cloud = Cloud.of(np.random.default_rng(len(digest)).random((5, 2)))
+    cloud = Cloud.from_rows(np.random.default_rng(len(digest)).random((5, 2)))
     numbers = np.array(errors, dtype=float)
     return KnownCell(shift, "1", shift, 0.5, 100, 0.5 + numbers, np.ones(2), cloud, digest)
 

@@ -19,9 +19,9 @@ from fairweather.runs.folder import RunFolder
 from fairweather.runs.scores import add_means, add_worst, scores_frame, seed_spread
 from fairweather.types.measurement import Predictions, Score
 from fairweather.types.record import ShiftLevel
-from tests import reference
-from tests.run_folders import copy_run, finish, run_record, sweep_record, write_scores
-from tests.run_folders import write_run as write_folder
+from tests.helpers import reference
+from tests.helpers.run_folders import copy_run, finish, run_record, sweep_record, write_scores
+from tests.helpers.run_folders import write_run as write_folder
 
 N, CLASSES, RESAMPLES = 120, 3, 150
 SNOW = "imagenet_c/snow"
@@ -60,7 +60,7 @@ def write_run(path, models=("basic", "basic+temperature"), seeds=(0,), validatio
             for (shift, level), (strength, cell) in strengths.items():
                 found = predictions(strength - 0.2 * len(model) / 5, seed)
                 stored[model, seed, cell] = found
-                shared = metrics.Resamples.of(found.labels, weights)
+                shared = metrics.Resamples.from_weights(found.labels, weights)
                 key = (model, str(seed), shift, level)
                 cells[key] = metrics.evaluate_metrics(found, weights)
                 cells[key] |= metrics.evaluate_resamples(found, shared, None, OF_CLASSES)

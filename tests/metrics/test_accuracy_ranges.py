@@ -21,7 +21,7 @@ from fairweather.metrics.two_sample import (
     is_nearest,
     nearness_difference,
 )
-from tests.chance import FALSE_ALARM, distribution_p, mean_p, most
+from tests.helpers.chance import FALSE_ALARM, distribution_p, mean_p, most
 
 
 def past(generator, shifts=5, levels=3, methods=4):
@@ -302,7 +302,7 @@ def test_agreement_is_counted():
         (lambda: difference_of_confidences([0.5], [0.5], [True, False]), r"correct \[2\]"),
         (lambda: difference_of_confidences([1.5], [0.5], [True]), "found 1.5"),
         (lambda: difference_of_confidences([], [0.5], [True]), "empty"),
-        (lambda: Cloud.of(np.zeros((1, 3))), r"at least 2, found \[1, 3\]"),
+        (lambda: Cloud.from_rows(np.zeros((1, 3))), r"at least 2, found \[1, 3\]"),
     ],
 )
 def test_bad_input_is_named(call, message):
@@ -323,16 +323,18 @@ def test_the_energy_distance_is_its_definition():
         return np.sum(apart) / (len(one) * (len(other) - same))
 
     slow = 2 * mean(first, second) - mean(first, first) - mean(second, second)
-    found = energy_distance(Cloud.of(first), Cloud.of(second))
+    found = energy_distance(Cloud.from_rows(first), Cloud.from_rows(second))
     assert found.value == pytest.approx(slow, abs=1e-9)
-    assert energy_distance(Cloud.of(second), Cloud.of(first)) == pytest.approx(found, abs=1e-9)
+    assert energy_distance(Cloud.from_rows(second), Cloud.from_rows(first)) == pytest.approx(
+        found, abs=1e-9
+    )
 
 
 def test_the_energy_distance_of_one_distribution_is_0_on_average():
     found = []
     for trial in range(200):
         rows = np.random.default_rng(trial).normal(size=(40, 2))
-        found.append(energy_distance(Cloud.of(rows[:25]), Cloud.of(rows[25:])).value)
+        found.append(energy_distance(Cloud.from_rows(rows[:25]), Cloud.from_rows(rows[25:])).value)
     assert mean_p(found, 0) > FALSE_ALARM
 
 
@@ -341,8 +343,8 @@ def test_the_error_of_how_much_nearer_is_its_standard_error():
     scaled = []
     for trial in range(300):
         generator = np.random.default_rng([trial, 3])
-        batch = Cloud.of(generator.normal(0, 1, (150, 2)))
-        either = [Cloud.of(generator.normal([side, 0], 1, (150, 2))) for side in (-1, 1)]
+        batch = Cloud.from_rows(generator.normal(0, 1, (150, 2)))
+        either = [Cloud.from_rows(generator.normal([side, 0], 1, (150, 2))) for side in (-1, 1)]
         ahead = nearness_difference(batch, *either)
         scaled.append(ahead.value / ahead.error)
     assert distribution_p(scaled, "norm") > FALSE_ALARM
@@ -350,7 +352,7 @@ def test_the_error_of_how_much_nearer_is_its_standard_error():
 
 def test_how_much_nearer_is_the_difference_of_both_distances():
     generator = np.random.default_rng(6)
-    batch, first, second = (Cloud.of(generator.normal(k, 1, (30 + k, 2))) for k in range(3))
+    batch, first, second = (Cloud.from_rows(generator.normal(k, 1, (30 + k, 2))) for k in range(3))
     slow = energy_distance(batch, second).value - energy_distance(batch, first).value
     assert nearness_difference(batch, first, second).value == pytest.approx(slow, abs=1e-9)
 
@@ -359,7 +361,7 @@ def test_what_is_as_near_as_others_is_not_called_nearest():
     trials, called = 200, 0
     for trial in range(trials):
         generator = np.random.default_rng([trial, 4])
-        sets = [Cloud.of(generator.normal(0, 1, (60, 1))) for _ in range(4)]
+        sets = [Cloud.from_rows(generator.normal(0, 1, (60, 1))) for _ in range(4)]
         values = [energy_distance(sets[0], each).value for each in sets[1:]]
         first = 1 + int(np.argmin(values))
         others = [each for place, each in enumerate(sets[1:], 1) if place != first]

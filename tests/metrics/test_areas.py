@@ -21,8 +21,8 @@ from fairweather.metrics.areas import (
 from fairweather.metrics.metric import class_metric_names
 from fairweather.runs.scores import add_means, add_worst
 from fairweather.types.measurement import Predictions
-from tests import reference
-from tests.chance import FALSE_ALARM, mean_p, most
+from tests.helpers import reference
+from tests.helpers.chance import FALSE_ALARM, mean_p, most
 
 # A column is stored with seven digits, of which sums of squares lose one.
 SEVEN_DIGITS = 1e-6

@@ -18,8 +18,8 @@ from fairweather.metrics.calibration import (
     debiased_calibration_error,
     rms_calibration_error,
 )
-from tests import reference
-from tests.chance import FALSE_ALARM, deviations, fewest, mean_p, most
+from tests.helpers import reference
+from tests.helpers.chance import FALSE_ALARM, deviations, fewest, mean_p, most
 
 BINNINGS = ["equal-width", "equal-mass"]
 CLASSES = 3

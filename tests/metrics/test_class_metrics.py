@@ -15,7 +15,7 @@ from fairweather.metrics.metric import CLASS_METRICS, class_metric_names, find_c
 from fairweather.runs.scores import add_means, estimate_cells, scores_frame
 from fairweather.steps.score_rows import estimate_with_classes
 from fairweather.types.measurement import Cell, Predictions, Shift
-from tests.chance import most
+from tests.helpers.chance import most
 
 NAMES = ("benign/a", "malignant", "none of these", "never called")
 POINT = 0.3
@@ -75,7 +75,7 @@ def theirs(name, predictions, weights):
 def test_every_number_and_replicate_is_that_of_scikit_learn():
     predictions = drawn()
     weights = metrics.bootstrap_weights(500, 4)
-    shared = metrics.Resamples.of(predictions.labels, weights)
+    shared = metrics.Resamples.from_weights(predictions.labels, weights)
     names = names_of(predictions)
     assert len(names) == 4 * 8 + 5
     found = metrics.evaluate_resamples(predictions, shared, None, names)
@@ -204,7 +204,9 @@ def test_a_run_without_logits_has_no_rows_of_classes():
 
 def test_one_pass_gives_what_two_would_in_the_order_of_the_cells():
     cells, read = cells_and_reader()
-    fitted = {cell: metrics.Fitted(0.4 + number / 50, 0.5) for number, cell in enumerate(cells)}
+    fitted = {
+        cell: metrics.FittedThresholds(0.4 + number / 50, 0.5) for number, cell in enumerate(cells)
+    }
     given = {"grouping": metrics.Grouping(np.arange(500) // 5)}
     expected = dict(estimate_cells(cells, read, 50, fitted=fitted.get, **given))
     told, points = [], {"malignant": POINT}

@@ -21,7 +21,7 @@ from fairweather.errors import InputError
 from fairweather.inference.prediction import Predictor, make_predictions, predict_batches
 from fairweather.judge.rules import read_rules
 from fairweather.judge.verdicts import judge
-from fairweather.metrics import Fitted, Resamples, evaluate_resamples, softmax, to_score
+from fairweather.metrics import FittedThresholds, Resamples, evaluate_resamples, softmax, to_score
 from fairweather.metrics.conformal import (
     FREE_RANKS,
     METHODS,
@@ -53,11 +53,11 @@ from fairweather.types.record import CLEAN, RunSettings, predictions_file, sets_
 from fairweather.variants.prediction_sets import Conformal, FittedSets, split_halves
 from fairweather.variants.scaling import fit_temperature
 from fairweather.variants.variant import read_variant, read_variants
-from tests import reference
-from tests.chance import FALSE_ALARM
 from tests.conftest import TINY_RESNET
+from tests.helpers import reference
+from tests.helpers.chance import FALSE_ALARM
+from tests.helpers.run_folders import finish, outcomes, run_record, sweep_record, write_run
 from tests.report.test_report import Sentences, crowded
-from tests.run_folders import finish, outcomes, run_record, sweep_record, write_run
 
 pytestmark = pytest.mark.usefixtures("undrawn")
 
@@ -442,7 +442,9 @@ def interval_of(covered, draws):
     columns = columns_of(logits, np.zeros(n, dtype=np.int64))
     sets = with_columns(columns, covered)
     shared = Resamples.draw(sets.labels, 200)
-    found = evaluate_resamples(sets, shared, Fitted(0.5, 0.5, draws), {"conformal_coverage"})
+    found = evaluate_resamples(
+        sets, shared, FittedThresholds(0.5, 0.5, draws), {"conformal_coverage"}
+    )
     return to_score(found["conformal_coverage"], (0.0, 1.0))
 
 
@@ -861,7 +863,7 @@ def test_a_promise_for_patients_is_judged_by_patients_that_count_alike(tmp_path,
     if weigh == "groups":
         by_hand = np.mean(np.bincount(grouping.numbers, covered) / grouping.sizes)
         assert clean.value == shifted.value == pytest.approx(by_hand)
-        [low], [high] = share_interval(covered, np.zeros(8200), 1, grouping, grouping.alike)
+        [low], [high] = share_interval(covered, np.zeros(8200), 1, grouping, grouping.equal_weights)
         # An end from 1,000 resamples has a standard error of 4 % of half of the interval.
         assert shifted.high - shifted.low == pytest.approx(high - low, rel=0.2)
         # Of clean images, Beta(46, 5) of other calibration images is added.

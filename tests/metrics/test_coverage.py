@@ -102,7 +102,7 @@ def binned():
         difficulty = generator.normal(size=n)
         weights = metrics.bootstrap_weights(n, 200, seed=trial)
         cells = [binned_cell(generator, n, gap, difficulty) for gap in (0.05, 0.0)]
-        shared = Resamples.of(cells[0].labels, weights)
+        shared = Resamples.from_weights(cells[0].labels, weights)
         found.append([metrics.evaluate_resamples(cell, shared, names=names) for cell in cells])
     return found
 

@@ -10,7 +10,7 @@ from hypothesis import strategies as st
 
 from fairweather.errors import InputError
 from fairweather.metrics import detection
-from tests.chance import FALSE_ALARM, deviations, mean_p
+from tests.helpers.chance import FALSE_ALARM, deviations, mean_p
 
 shares = st.one_of(st.integers(0, 10).map(lambda k: k / 10), st.floats(0, 1))
 sets = st.lists(shares, min_size=1, max_size=20)

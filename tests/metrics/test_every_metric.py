@@ -1,6 +1,5 @@
 """Every metric stands in the table of coverage, and means over rare classes have fair intervals."""
 
-import csv
 from pathlib import Path
 
 import numpy as np
@@ -9,15 +8,14 @@ from benchmarks import every_metric
 
 from fairweather import metrics
 from fairweather.metrics import METRICS, to_score
-from tests.chance import most
+from tests.helpers.chance import most
 
 NOTES = Path(every_metric.__file__).with_name("notes") / "every_metric.md"
 MEANS = [metric for metric in METRICS.values() if metric.interval == "classes"]
 
 
 def test_every_metric_has_its_rows_in_the_table_of_coverage():
-    with every_metric.STORED.open(newline="", encoding="utf-8") as file:
-        stored = list(csv.DictReader(file))
+    stored = every_metric.read_rows()
     settings = len(every_metric.SHARES) * len(every_metric.MODELS) * len(every_metric.TRIALS)
     page = NOTES.read_text(encoding="utf-8")
     for metric in METRICS.values():
@@ -27,6 +25,16 @@ def test_every_metric_has_its_rows_in_the_table_of_coverage():
             assert f"\n| `{metric.name}` |" in page, metric.name
     for line in every_metric.summary(stored):
         assert line in page
+
+
+def test_rows_of_one_metric_take_the_place_of_its_old_rows():
+    stored = every_metric.read_rows()
+    rows = [row for row in stored if row["metric"] == "macro_auc"]
+    assert every_metric.replace_rows(stored, rows) == stored
+    changed = [row | {"below": "0.5"} for row in rows]
+    replaced = every_metric.replace_rows(stored, changed)
+    assert [row for row in replaced if row["metric"] == "macro_auc"] == changed
+    assert [row for row in replaced if row not in changed] == [r for r in stored if r not in rows]
 
 
 def test_means_over_classes_have_one_kind_of_interval():
@@ -43,7 +51,9 @@ def test_means_over_rare_classes_miss_the_truth_in_at_most_five_percent_a_side(c
     trials, resamples = 80, 150
     predictions = every_metric.population(classes, model)
     names = [metric.name for metric in MEANS]
-    once = metrics.Resamples.of(predictions.labels, np.ones((1, len(predictions)), np.uint8))
+    once = metrics.Resamples.from_weights(
+        predictions.labels, np.ones((1, len(predictions)), np.uint8)
+    )
     truth = metrics.evaluate_resamples(predictions, once, None, names)
     missed = {name: np.zeros(2) for name in names}
     for trial in range(trials):

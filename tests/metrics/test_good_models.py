@@ -13,7 +13,7 @@ from benchmarks import good_models
 from fairweather.judge.rules import Rule
 from fairweather.judge.verdicts import Verdict
 from fairweather.metrics import METRICS, Estimate, bootstrap_weights, to_score
-from tests.chance import most
+from tests.helpers.chance import most
 
 pytestmark = pytest.mark.usefixtures("undrawn")
 

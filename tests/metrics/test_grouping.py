@@ -35,7 +35,7 @@ from fairweather.metrics.sample import Sample, bootstrap_weights, draw_counts
 from fairweather.metrics.seeds import crossed_difference, crossed_mean
 from fairweather.types.measurement import Predictions, Score
 from fairweather.types.record import ShiftLevel
-from tests.chance import fewest, most, share_p
+from tests.helpers.chance import fewest, most, share_p
 
 ROW = METRICS
 

@@ -12,7 +12,7 @@ from fairweather.errors import InputError
 from fairweather.metrics import (
     METRICS,
     Estimate,
-    Fitted,
+    FittedThresholds,
     intervals,
     mean_estimate,
     to_score,
@@ -21,13 +21,13 @@ from fairweather.metrics import (
 from fairweather.metrics.hidden_error import HiddenError
 from fairweather.runs.scores import add_means
 from fairweather.types.measurement import Predictions
-from tests.chance import FALSE_ALARM, counts_p, deviations, fewest, mean_p
+from tests.helpers.chance import FALSE_ALARM, counts_p, deviations, fewest, mean_p
 
 NAMES = [metric.name for metric in METRICS.values()]
 BOUNDS = {metric.name: metric.bounds for metric in METRICS.values()}
 # With few images, some bins of equal width are almost empty.
 SPARSE = ("maximum_calibration_error", "maximum_calibration_error/10-equal-width")
-FITTED = Fitted(threshold=0.6, atc_threshold=0.5)
+FITTED = FittedThresholds(threshold=0.6, atc_threshold=0.5)
 
 
 def simulated(n=300, classes=7, seed=0, logits=True, ordered=True):
@@ -533,9 +533,9 @@ def test_the_risk_of_three_answers_is_that_of_three_images():
     predictions = Predictions(
         np.arange(n), labels, *metrics.per_image(logits, labels), logits, ("a", "b")
     )
-    risk = metrics.score(predictions, 50, fitted=Fitted(threshold=0.9, atc_threshold=0.5))[
-        "risk_above_validation_threshold/0.05"
-    ]
+    risk = metrics.score(
+        predictions, 50, fitted=FittedThresholds(threshold=0.9, atc_threshold=0.5)
+    )["risk_above_validation_threshold/0.05"]
     one_of_all = 1 - 0.025 ** (1 / n)
     assert risk[:2] == (0, 0)
     assert risk.high == pytest.approx(math.hypot(1 - 0.025 ** (1 / 3), one_of_all))

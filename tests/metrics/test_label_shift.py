@@ -21,7 +21,7 @@ from fairweather.metrics.label_shift import (
 )
 from fairweather.metrics.selective import coverage_interval
 from fairweather.types.measurement import Predictions
-from tests.chance import FALSE_ALARM, deviations, mean_p, quantile_error
+from tests.helpers.chance import FALSE_ALARM, deviations, mean_p, quantile_error
 
 CLASSES = tuple(f"class {k}" for k in range(6))
 PRIORS = np.array([0.3, 0.05, 0.1, 0.25, 0.2, 0.1])

@@ -12,7 +12,7 @@ from torchmetrics.functional.classification import multiclass_calibration_error
 
 from fairweather import metrics
 from fairweather.errors import InputError
-from tests import reference
+from tests.helpers import reference
 
 BINNINGS = ["equal-width", "equal-mass"]
 ERRORS = ["expected_calibration_error", "maximum_calibration_error", "rms_calibration_error"]

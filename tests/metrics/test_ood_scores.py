@@ -44,8 +44,8 @@ from fairweather.types.measurement import Images
 from fairweather.types.record import predictions_file
 from fairweather.variants.calibration import LogitDivisor
 from fairweather.variants.variant import read_variants
-from tests import reference
-from tests.run_folders import outcomes
+from tests.helpers import reference
+from tests.helpers.run_folders import outcomes
 
 AUROC = "detection_auroc"
 FPR = "false_positive_rate_at_recall/0.95"
@@ -324,7 +324,7 @@ def planned(others=(), images=None, **model):
         data=facts,
         shifts=(CLEAN, fw.make_shift("brightness_factor", factor=0.5)),
         threads=1,
-        device="cpu",
+        device=torch.device("cpu"),
         others=elsewhere,
         variants=read_variants(["temperature", "batchnorm"]),
     )

@@ -20,7 +20,7 @@ from fairweather.metrics import (
 )
 from fairweather.metrics.metric import IntervalKind
 from fairweather.metrics.paired import holm, mcnemar_exact, paired_difference, seed_summary
-from tests.chance import FALSE_ALARM, fewest, most
+from tests.helpers.chance import FALSE_ALARM, fewest, most
 
 
 def columns(b, c, both=2, neither=1):

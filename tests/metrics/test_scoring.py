@@ -10,7 +10,7 @@ import torch
 
 from fairweather import metrics
 from fairweather.errors import InputError
-from fairweather.metrics import METRICS, Estimate, Fitted, intervals, to_score
+from fairweather.metrics import METRICS, Estimate, FittedThresholds, intervals, to_score
 from fairweather.metrics.columns import equal_width_places, merge_levels, order_by_confidence
 from fairweather.runs.scores import (
     add_means,
@@ -23,11 +23,11 @@ from fairweather.runs.scores import (
 )
 from fairweather.shifts.table import CLEAN, sweep
 from fairweather.types.measurement import Cell, Predictions
-from tests import reference
+from tests.helpers import reference
 
 NAMES = [metric.name for metric in METRICS.values() if metric.alias_of is None]
 BOUNDS = {metric.name: metric.bounds for metric in METRICS.values()}
-FITTED = Fitted(threshold=0.7, atc_threshold=0.6)
+FITTED = FittedThresholds(threshold=0.7, atc_threshold=0.6)
 
 
 def simulated(n, classes=10, seed=0, decimals=None):
@@ -383,7 +383,7 @@ def test_memory_does_not_grow_with_the_resamples(monkeypatch):
     weights = metrics.bootstrap_weights(5000, 400)
 
     def peak(rows):
-        shared = metrics.Resamples.of(predictions.labels, weights[:rows])
+        shared = metrics.Resamples.from_weights(predictions.labels, weights[:rows])
         metrics.evaluate_resamples(predictions, shared, FITTED)
         tracemalloc.start()
         metrics.evaluate_resamples(predictions, shared, FITTED)
@@ -446,7 +446,7 @@ def test_what_is_fitted_is_each_cells_own(cells):
     predictions = stored(cells)
 
     def fitted(cell):
-        return None if cell.seed == 0 else Fitted(0.9, 0.5)
+        return None if cell.seed == 0 else FittedThresholds(0.9, 0.5)
 
     table = dict(estimate_cells(cells, predictions.__getitem__, 10, fitted=fitted))
     assert "atc_accuracy" not in table["m", "0", "clean", "none"]
@@ -569,7 +569,7 @@ def test_a_metric_may_be_a_function_of_columns():
     """What a contributor writes first: a pure function on the sample's columns and weights."""
     predictions = simulated(200)
     weights = metrics.bootstrap_weights(200, 7)
-    shared = metrics.Resamples.of(predictions.labels, weights)
+    shared = metrics.Resamples.from_weights(predictions.labels, weights)
     prepared = shared.prepare(predictions)
     sample = metrics.Sample(prepared, prepared.order, shared.counts)
     found = metrics.negative_log_likelihood(sample.predictions.nll, sample.weights)

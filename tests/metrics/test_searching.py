@@ -12,7 +12,7 @@ from fairweather.metrics.grouping import Grouping, zou_donner_interval
 from fairweather.metrics.sample import Resamples
 from fairweather.metrics.selective import coverage_interval
 from fairweather.types.measurement import Predictions, Score
-from tests.chance import most
+from tests.helpers.chance import most
 
 NAME = "coverage_at_risk/0.05"
 

@@ -26,7 +26,7 @@ from fairweather.metrics.seeds import (
     stretch_near_bounds,
     widen_for_seeds,
 )
-from tests.chance import fewest, most
+from tests.helpers.chance import fewest, most
 
 pytestmark = pytest.mark.usefixtures("undrawn")
 

@@ -12,8 +12,8 @@ from hypothesis import strategies as st
 from fairweather.errors import InputError
 from fairweather.metrics import columns as ordered
 from fairweather.metrics import selective
-from tests import reference
-from tests.chance import most
+from tests.helpers import reference
+from tests.helpers.chance import most
 
 INF = math.inf
 

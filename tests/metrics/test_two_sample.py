@@ -15,7 +15,7 @@ from fairweather.metrics import (
     softmax,
     two_sample,
 )
-from tests.chance import FALSE_ALARM, deviations, distribution_p, most
+from tests.helpers.chance import FALSE_ALARM, deviations, distribution_p, most
 
 LEVEL = 0.05
 

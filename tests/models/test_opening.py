@@ -35,7 +35,7 @@ from fairweather.models.opening import check_model, load_model, open_model
 from fairweather.models.preprocessing import describe_preprocessing, find_normalisation
 from fairweather.types.options import ModelOptions, Preparation
 from tests.conftest import TINY_RESNET
-from tests.run_folders import finish, run_record, write_run
+from tests.helpers.run_folders import finish, run_record, write_run
 
 IMAGES = torch.rand(2, 3, 160, 160, generator=torch.Generator().manual_seed(0))
 MEAN, STD = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)  # of ImageNet

@@ -27,8 +27,8 @@ from fairweather.progress import silent
 from fairweather.requests.inputs import make_plan
 from fairweather.steps.plan import step_fingerprint
 from fairweather.types.record import predictions_file
-from tests.commands import fairweather
 from tests.conftest import COLOURS, keep_lines
+from tests.helpers.commands import fairweather
 
 pytestmark = pytest.mark.usefixtures("undrawn")
 

@@ -12,7 +12,7 @@ from safetensors.torch import save_file
 from torch import nn
 
 from fairweather.models.wrappers import Classifier
-from tests.attack_models import MEAN, STD, digits, network, network_file
+from tests.helpers.attack_models import MEAN, STD, digits, network, network_file
 
 EPOCHS, BATCH, RATE, NOISE = 20, 64, 0.01, 0.1
 

@@ -17,8 +17,9 @@ import pytest
 from fairweather.report.building import build_joint_report, build_report
 from fairweather.report.samples import ATTACKED, ATTACKED_COLUMNS, read_samples
 from fairweather.runs.folder import RunFolder
-from tests.browser import Opened, browser, missing, opened
 from tests.conftest import figures_left_out, pngs_left_out
+from tests.helpers.browser import Opened, browser, missing, opened
+from tests.helpers.run_folders import change_record, write_scores
 from tests.report.test_report import (
     HOSTILE,
     HOSTILE_CLASS,
@@ -27,7 +28,6 @@ from tests.report.test_report import (
     make_run,
     split_sentences,
 )
-from tests.run_folders import change_record, write_scores
 
 pytestmark = pytest.mark.skipif(bool(missing()), reason=missing())
 

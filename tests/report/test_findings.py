@@ -17,7 +17,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from fairweather.attacks.table import ATTACKS
-from fairweather.metrics import Fitted
+from fairweather.metrics import FittedThresholds
 from fairweather.metrics.seeds import crossed_difference
 from fairweather.report import sentences as words
 from fairweather.report.contents import Contents, Sweep, make_sweep
@@ -40,8 +40,8 @@ from fairweather.runs.scores import add_means, add_worst, estimate_cells, scores
 from fairweather.shifts.table import SHIFTS
 from fairweather.types.measurement import Cell, Score, Shift
 from fairweather.types.record import COLUMNS, StepRecord
-from tests.chance import deviations, most
-from tests.run_folders import outcomes, run_record, sweep_record, write_run
+from tests.helpers.chance import deviations, most
+from tests.helpers.run_folders import outcomes, run_record, sweep_record, write_run
 
 RMS, GAP = "rms_calibration_error", "confidence_gap"
 # What findings are about; a run has many more metrics.
@@ -683,7 +683,7 @@ def test_a_seed_that_answers_nothing_leaves_no_risk_to_tell(tmp_path):
     record = run_record({"a": "A"}, bootstrap=300)
     cells = {(cell.model, cell.seed, cell.shift.id): each for cell, each in stored.items()}
     run = write_run(tmp_path, record, predictions=cells)
-    fitted = Fitted(threshold=0.5, atc_threshold=0.5)
+    fitted = FittedThresholds(threshold=0.5, atc_threshold=0.5)
     scored = estimate_cells(list(stored), stored.get, 300, fitted=lambda cell: fitted)
     frame = scores_frame(add_worst(add_means(dict(scored).items(), []), []))
     found = Contents({"": record}, {"a": "A"}, (DARK,), frame, {"": run})

@@ -10,8 +10,8 @@ import fairweather as fw
 from fairweather.errors import InputError
 from fairweather.runs.claims import lock_run
 from fairweather.types.measurement import Scores, format_number
-from tests.commands import fairweather
-from tests.run_folders import run_record, sweep_record, write_run
+from tests.helpers.commands import fairweather
+from tests.helpers.run_folders import run_record, sweep_record, write_run
 
 SWEEPS = (
     sweep_record("fog", {1: "fog,severity=1", 2: "fog,severity=2"}),

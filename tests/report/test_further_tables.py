@@ -18,7 +18,7 @@ from fairweather.report.contents import Contents, make_sweep
 from fairweather.report.performance import COVERAGE, RISK
 from fairweather.report.summary import PRIOR_METRICS
 from fairweather.types.record import COLUMNS
-from tests.run_folders import run_record, sweep_record, write_run
+from tests.helpers.run_folders import run_record, sweep_record, write_run
 
 HOSTILE = "<script>a|b</script> 5% & \\c_d"
 RMS = "rms_calibration_error"

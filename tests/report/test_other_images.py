@@ -12,8 +12,8 @@ from fairweather.report.joint_runs import read_runs
 from fairweather.report.other_images import OTHER_DATA, describe_other_images
 from fairweather.report.sentences import PERCENT
 from fairweather.types.record import COLUMNS
+from tests.helpers.run_folders import run_record, write_run
 from tests.report.test_report import crowded
-from tests.run_folders import run_record, write_run
 
 AUROC, FPR = "detection_auroc", "false_positive_rate_at_recall/0.95"
 HOSTILE = "<b>mnist & 5</b>"

@@ -48,10 +48,10 @@ from fairweather.report.vega import bundle_javascript
 from fairweather.runs.folder import RunFolder
 from fairweather.shifts.imagenet_c.corruptions import CORRUPTIONS
 from fairweather.types.record import CORRELATION, HISTORY, WEIGHTS, ModelRecord
-from tests.chance import most
 from tests.conftest import figures_left_out, pngs_left_out
+from tests.helpers.chance import most
+from tests.helpers.run_folders import change_record, copy_run, finish
 from tests.report.test_report import MODELS, carried, make_run
-from tests.run_folders import change_record, copy_run, finish
 
 
 def make_columns(n=400, classes=7, seed=0) -> CellColumns:

@@ -83,7 +83,7 @@ from fairweather.types.record import (
     sweep_table,
 )
 from tests.conftest import pngs_left_out
-from tests.run_folders import (
+from tests.helpers.run_folders import (
     MACHINE,
     change_record,
     copy_run,

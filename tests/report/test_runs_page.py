@@ -12,8 +12,8 @@ from fairweather.cli.app import app
 from fairweather.errors import InputError
 from fairweather.report.runs_page import find_runs, read_run
 from fairweather.types.record import VERSION, DataRecord
-from tests.browser import browser, missing, opened
-from tests.run_folders import change_record, copy_run, run_record, sweep_record, write_run
+from tests.helpers.browser import browser, missing, opened
+from tests.helpers.run_folders import change_record, copy_run, run_record, sweep_record, write_run
 
 HOSTILE = "<img src=x onerror='window.hacked = 1'> & \"b\" </script>"
 FOG = sweep_record(

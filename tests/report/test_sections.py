@@ -9,7 +9,7 @@ import fairweather as fw
 from fairweather.report.building import SECTIONS, build_report
 from fairweather.report.section import Brief, Chart, PartView, ReportPart, Section
 from fairweather.report.tables import TableLayout, TextTable
-from tests.run_folders import run_record, write_run
+from tests.helpers.run_folders import run_record, write_run
 
 SCORE = ("a", "0", "clean", "none", "accuracy", 0.8, 0.7, 0.9, 100)
 

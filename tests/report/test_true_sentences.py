@@ -22,9 +22,9 @@ from fairweather.requests.execution import clean_accuracy_lines
 from fairweather.runs.scores import add_means, add_worst, estimate_cells, scores_frame
 from fairweather.types.measurement import Cell, Predictions, Shift
 from fairweather.types.record import COLUMNS, predictions_file
-from tests.chance import FALSE_ALARM
-from tests.reference import rms_calibration_error
-from tests.run_folders import run_record, write_run
+from tests.helpers.chance import FALSE_ALARM
+from tests.helpers.reference import rms_calibration_error
+from tests.helpers.run_folders import run_record, write_run
 
 FOG = Sweep("fog", "Fog", "severity", 0.0, "", {"1": "fog,s=1", "2": "fog,s=2"})
 TOLD = ("accuracy", "rms_calibration_error", "confidence_gap", "macro_auc")

@@ -43,7 +43,7 @@ from fairweather.steps.worker import Worker
 from fairweather.types.record import JOINED, SCORES, STUDY
 from fairweather.workers.schedule import Schedule, finish_locally
 from tests.conftest import TINY_RESNET, write_pictures
-from tests.run_folders import change_record, copy_run, finish
+from tests.helpers.run_folders import change_record, copy_run, finish
 
 pytestmark = pytest.mark.usefixtures("undrawn")
 

@@ -21,9 +21,9 @@ from fairweather.steps.plan import ImagesReference, SampleStep
 from fairweather.steps.scoring import attack_warnings
 from fairweather.training.augmentation import apply_train_shifts
 from fairweather.types.record import predictions_file
-from tests.attack_models import OneByOne
-from tests.chance import FALSE_ALARM, counts_p
 from tests.conftest import TINY_RESNET
+from tests.helpers.attack_models import OneByOne
+from tests.helpers.chance import FALSE_ALARM, counts_p
 
 pytestmark = pytest.mark.usefixtures("undrawn")
 

@@ -20,7 +20,7 @@ from fairweather.requests.study.run import data_sources
 from fairweather.requests.study.schema import load_study
 from fairweather.steps.plan import DATA
 from fairweather.types.record import CLEAN, TEST, VAL, predictions_file
-from tests.commands import fairweather
+from tests.helpers.commands import fairweather
 
 ROOT = Path(__file__).parents[2]
 DOCS = ROOT / "docs"

@@ -40,9 +40,9 @@ from fairweather.steps.worker import Worker
 from fairweather.types.measurement import Images
 from fairweather.types.record import JOINED, predictions_file
 from fairweather.workers.schedule import list_written
-from tests.commands import fairweather
 from tests.conftest import COLOURS, TINY_RESNET, keep_lines
-from tests.started import started
+from tests.helpers.commands import fairweather
+from tests.helpers.started import started
 
 pytestmark = pytest.mark.usefixtures("undrawn")
 

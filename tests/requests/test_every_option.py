@@ -25,8 +25,8 @@ from fairweather.types.measurement import Images
 from fairweather.types.options import Preparation
 from fairweather.workers import executors
 from fairweather.workers.options import Sharing
-from tests.commands import fairweather
 from tests.conftest import COLOURS, TINY_RESNET, write_pictures
+from tests.helpers.commands import fairweather
 
 CLASSES = sorted(COLOURS)
 SCORES, IMAGES, STEPS, WORKER, RECORD = "logits", "images", "steps", "worker", "record"

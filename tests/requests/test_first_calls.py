@@ -16,8 +16,8 @@ from fairweather.models.wrappers import Classifier
 from fairweather.progress import Event
 from fairweather.workers import executors
 from fairweather.workers.options import Sharing
-from tests.commands import fairweather
 from tests.conftest import COLOURS, keep_lines
+from tests.helpers.commands import fairweather
 
 pytestmark = pytest.mark.usefixtures("undrawn")
 MEAN, STD = (0.2, 0.5, 0.7), (0.1, 0.3, 0.2)

@@ -34,7 +34,7 @@ from fairweather.training.selfsupervised.pretraining_recipe import NAMED_VIEWS
 from fairweather.types.measurement import Images
 from fairweather.types.record import predictions_file
 from tests.conftest import TINY_RESNET, write_pictures
-from tests.run_folders import copy_run
+from tests.helpers.run_folders import copy_run
 
 pytestmark = pytest.mark.usefixtures("undrawn")
 

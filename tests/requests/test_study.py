@@ -29,10 +29,10 @@ from fairweather.steps.measurement import DataFacts
 from fairweather.steps.plan import DATA, LIBRARY_VERSIONS, VERSIONS, step_fingerprint
 from fairweather.steps.sweeps import describe_shifts
 from fairweather.types.options import Preparation
-from tests.commands import fairweather
 from tests.conftest import COLOURS, TINY_EFFICIENTNET, TINY_RESNET, picture, write_pictures
-from tests.forking import Program
-from tests.started import started
+from tests.helpers.commands import fairweather
+from tests.helpers.forking import Program
+from tests.helpers.started import started
 
 pytestmark = pytest.mark.usefixtures("undrawn")
 

@@ -19,7 +19,7 @@ from fairweather.runs.claims import (
     share_run,
 )
 from fairweather.runs.folder import RunFolder
-from tests.run_folders import run_record, write_run
+from tests.helpers.run_folders import run_record, write_run
 
 MARK = {"device": "cpu"}
 STEP = "predictions/basic/seed-0/test/gaussian_blur,sigma=1"

@@ -18,7 +18,7 @@ from fairweather.runs.cleaning import (
 from fairweather.runs.folder import RunFolder
 from fairweather.steps.plan import VERSIONS
 from fairweather.types.record import ModelRecord, RunSettings, predictions_file
-from tests.run_folders import finish, run_record, sweep_record
+from tests.helpers.run_folders import finish, run_record, sweep_record
 
 FOG = "imagenet_c/fog,severity=1"
 # Steps that belong to the run: id, kind, and the files that each wrote.

@@ -36,7 +36,7 @@ from fairweather.types.record import (
     sweep_table,
 )
 from fairweather.variants.scaling import FittedTemperature
-from tests.run_folders import (
+from tests.helpers.run_folders import (
     change_record,
     copy_run,
     finish,

@@ -26,8 +26,8 @@ from fairweather.runs.scores import add_means, estimate_cells, scores_frame, sco
 from fairweather.shifts.table import CLEAN, sweep
 from fairweather.types.measurement import Cell
 from fairweather.types.record import COLUMNS, RECORD, StepRecord, parse_record, step_file
-from tests.forking import Program
-from tests.started import started
+from tests.helpers.forking import Program
+from tests.helpers.started import started
 
 
 def predictions_of(images, seed=0, noise=1.0):

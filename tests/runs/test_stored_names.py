@@ -22,8 +22,8 @@ from fairweather.share.export import (
     open_export,
 )
 from fairweather.types.record import step_file
+from tests.helpers.run_folders import copy_run, finish, run_record
 from tests.report.test_report import make_run
-from tests.run_folders import copy_run, finish, run_record
 
 OUTSIDE = ["../victim.txt", "a/../../victim.txt", "/tmp/victim.txt", "..", ".", "", "a//b", "a/./b"]
 OUTSIDE += ["a\0b", "..\\victim.txt", "C:\\victim.txt", "C:victim.txt", "//host/share/victim.txt"]

@@ -18,7 +18,7 @@ from fairweather.runs.folder import RunFolder
 from fairweather.runs.scores import read_grouping
 from fairweather.steps import plan
 from fairweather.types.record import RECORD, parse_record
-from tests.run_folders import copy_run
+from tests.helpers.run_folders import copy_run
 from tests.version_2.patients import write_patients
 
 pytestmark = pytest.mark.usefixtures("undrawn")

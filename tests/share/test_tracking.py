@@ -45,9 +45,9 @@ from fairweather.types.record import (
     Provenance,
     RunSettings,
 )
-from tests.commands import fairweather
-from tests.run_folders import change_record, finish, run_record, sweep_record
-from tests.run_folders import write_run as write_folder
+from tests.helpers.commands import fairweather
+from tests.helpers.run_folders import change_record, finish, run_record, sweep_record
+from tests.helpers.run_folders import write_run as write_folder
 
 needs_mlflow = pytest.mark.skipif(
     importlib.util.find_spec("mlflow") is None,

@@ -127,8 +127,8 @@ def test_large_images_do_not_depend_on_the_batch_either(name):
 def test_only_random_corruptions_depend_on_seed_and_key(name):
     images = natural(1, 32, 32).expand(2, -1, -1, -1)
     first, second = corrupt(name, 5, images, seed=0), corrupt(name, 5, images, seed=1)
-    assert torch.equal(first, second) != CORRUPTIONS[name].random
-    assert torch.equal(first[0], first[1]) != CORRUPTIONS[name].random
+    assert torch.equal(first, second) != CORRUPTIONS[name].is_random
+    assert torch.equal(first[0], first[1]) != CORRUPTIONS[name].is_random
 
 
 @pytest.mark.parametrize("name", CORRUPTIONS)

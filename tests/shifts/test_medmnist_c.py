@@ -87,7 +87,7 @@ def corrupt(name, severity, images, keys=None, seed=0, **parameters):
 def on_pixels(name, severity, image, generator):
     """Corrupt `[H, W, 3]` with the function itself and a separate generator."""
     batch = np.ascontiguousarray(image.transpose(2, 0, 1))[None]
-    drawn = (iter([generator]),) if CORRUPTIONS[name].random else ()
+    drawn = (iter([generator]),) if CORRUPTIONS[name].is_random else ()
     parameters = published_constants(name, OF[name], severity)
     return CORRUPTIONS[name].function(batch, *drawn, **parameters)[0].transpose(1, 2, 0)
 
@@ -243,8 +243,8 @@ def test_large_images_do_not_depend_on_the_batch_either(name):
 def test_only_random_corruptions_depend_on_seed_and_key(name):
     images = natural(1, 28, 28).expand(2, -1, -1, -1)
     first, second = corrupt(name, 5, images, seed=0), corrupt(name, 5, images, seed=1)
-    assert torch.equal(first, second) != CORRUPTIONS[name].random
-    assert torch.equal(first[0], first[1]) != CORRUPTIONS[name].random
+    assert torch.equal(first, second) != CORRUPTIONS[name].is_random
+    assert torch.equal(first[0], first[1]) != CORRUPTIONS[name].is_random
 
 
 @pytest.mark.parametrize("name", CORRUPTIONS)

@@ -9,10 +9,11 @@ from scipy import stats
 from fairweather.shifts.imagenet_c import noise
 from fairweather.shifts.imagenet_c.blur import disk, motion_filter
 from fairweather.shifts.imagenet_c.corruptions import CORRUPTIONS, published_constants
-from tests import golden, reference_corruptions
-from tests.chance import FALSE_ALARM, deviations
+from tests import golden
 from tests.golden import measure
 from tests.golden.images import IMAGES, scene
+from tests.helpers import reference_corruptions
+from tests.helpers.chance import FALSE_ALARM, deviations
 
 NOISES = ["gaussian_noise", "shot_noise", "impulse_noise", "speckle_noise"]
 SETS = {"cifar10_c": 32, "tiny_imagenet_c": 64, "imagenet_c": 224}
@@ -35,7 +36,7 @@ def ours(name, image, severity, size, generator=None):
     """Corrupt one image, `[H, W, 3]`, with the constants of a size."""
     row = CORRUPTIONS[name]
     images = np.ascontiguousarray(image.transpose(2, 0, 1))[None]
-    drawn = (iter([generator]),) if row.random else ()
+    drawn = (iter([generator]),) if row.is_random else ()
     corrupted = row.function(images, *drawn, **published_constants(name, severity, size))
     return corrupted[0].transpose(1, 2, 0)
 
@@ -53,7 +54,7 @@ def assert_agrees(one, other):
     "name", ["defocus_blur", "zoom_blur", "gaussian_blur", "glass_blur", "motion_blur"]
 )
 def test_blurs_equal_the_benchmarks_outputs_at_224_pixels(name, image, severity):
-    if CORRUPTIONS[name].random and image != "scene":
+    if CORRUPTIONS[name].is_random and image != "scene":
         pytest.skip("the benchmark's random outputs are of one image")
     windows, blocks = golden.exact(name, severity, image)
     output = ours(name, IMAGES[image](224, 224), severity, 224, Published(severity))

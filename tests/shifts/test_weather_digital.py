@@ -14,9 +14,10 @@ from fairweather.errors import InputError
 from fairweather.shifts.imagenet_c import digital, weather
 from fairweather.shifts.imagenet_c.corruptions import CORRUPTIONS, published_constants
 from fairweather.shifts.table import make_shift
-from tests import golden, reference_corruptions
+from tests import golden
 from tests.golden.images import IMAGES
 from tests.golden.measure import windows
+from tests.helpers import reference_corruptions
 
 FIXED = ("brightness", "contrast", "saturate", "pixelate", "jpeg_compression")
 RANDOM = ("snow", "frost", "fog", "elastic_transform", "spatter")
@@ -62,7 +63,7 @@ def corrupt(name, image, parameters, seed=0):
     """Corrupt one image, `[H, W, 3]`, with replayed random numbers."""
     batch = np.ascontiguousarray(image.transpose(2, 0, 1))[None]
     row = CORRUPTIONS[name]
-    drawn = [iter([Replayed(seed, image.shape[:2])])] if row.random else []
+    drawn = [iter([Replayed(seed, image.shape[:2])])] if row.is_random else []
     return row.function(batch, *drawn, **parameters)[0].transpose(1, 2, 0)
 
 

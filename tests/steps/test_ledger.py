@@ -12,7 +12,8 @@ from fairweather.cli.app import app
 from fairweather.data import cache as decode
 from fairweather.requests.study.schema import load_study
 from fairweather.runs.folder import RunFolder
-from fairweather.steps.ledger import Ledger, Speeds, standings, sum_work
+from fairweather.steps.ledger import Ledger, standings
+from fairweather.steps.outlook import Speeds, sum_work
 from fairweather.steps.plan import FitStep, ImagesReference, OpenedNetwork, StepResult, link_steps
 from fairweather.types.record import StepRecord, step_file
 from fairweather.workers.schedule import list_written

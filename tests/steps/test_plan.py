@@ -22,8 +22,8 @@ from fairweather.steps.plan import Plan, StepResult
 from fairweather.types.record import RECORD, StepRecord, parse_step_record
 from fairweather.workers.schedule import list_written
 from tests.conftest import TINY_RESNET, figures_left_out
-from tests.forking import Program
-from tests.started import started
+from tests.helpers.forking import Program
+from tests.helpers.started import started
 
 STUDY = """
 name: everything

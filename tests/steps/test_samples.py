@@ -46,10 +46,10 @@ from fairweather.steps.samples import (
 )
 from fairweather.steps.sweeps import describe_shifts
 from fairweather.steps.worker import Worker
-from fairweather.types.measurement import Attack, Attacked, Dataset, Images
+from fairweather.types.measurement import Attack, AttackResult, Dataset, Images
 from fairweather.variants.scaling import Temperature
 from fairweather.workers.schedule import execute
-from tests.run_folders import copy_run, finish, outcomes
+from tests.helpers.run_folders import copy_run, finish, outcomes
 
 SHIFTS = (
     CLEAN,
@@ -60,7 +60,7 @@ SHIFTS = (
     make_shift("imagenet_c/gaussian_noise", severity=1),
     make_shift("brightness_factor", factor=2),
 )
-ATTACK = Attack("pgd", 0.1, {"epsilon": 0.1}, lambda *batch: Attacked(batch[1], {}))
+ATTACK = Attack("pgd", 0.1, {"epsilon": 0.1}, lambda *batch: AttackResult(batch[1], {}))
 CLASSES = ("cat", "dog", "emu", "fox", "gnu", "hen", "ibis", "jay")
 
 
@@ -308,7 +308,7 @@ def make(
         data=collect_facts(dataset, ("train", "test")),
         shifts=shifts,
         threads=1,
-        device="cpu",
+        device=torch.device("cpu"),
         shift_seed=7,
         variants=variants,
         mixup=mixup,

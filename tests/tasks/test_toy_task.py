@@ -150,8 +150,8 @@ class Bias(Calibration):
     """The mean probability of each finding is its share among the images where it is known."""
 
     kind: ClassVar = "toy_bias"
-    described: ClassVar = "a bias of each finding"
-    fitted: ClassVar = FittedBias
+    kind_title: ClassVar = "a bias of each finding"
+    fitted_type: ClassVar = FittedBias
     accepts: ClassVar = OF_IMAGE
 
     def fit(self, predictions, grouping):

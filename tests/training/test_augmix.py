@@ -19,7 +19,7 @@ from fairweather.training.policies import (
     mix_chains,
 )
 from fairweather.training.recipe import AugMix
-from tests.chance import FALSE_ALARM, deviations, distribution_p
+from tests.helpers.chance import FALSE_ALARM, deviations, distribution_p
 
 HEIGHT, WIDTH = 24, 33
 SIZE = (HEIGHT, WIDTH)

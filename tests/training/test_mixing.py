@@ -18,7 +18,7 @@ from fairweather.training.augmentation import (
     random_erase,
 )
 from fairweather.training.recipe import GaussianNoise, RandomErasing
-from tests.chance import FALSE_ALARM, counts_p, distribution_p, mean_p, share_p
+from tests.helpers.chance import FALSE_ALARM, counts_p, distribution_p, mean_p, share_p
 
 
 def slow_cut_mix(images, labels, classes, alpha, rng):

@@ -18,7 +18,7 @@ from fairweather.training.policies import (
     trivial_augment,
     wide_space,
 )
-from tests.chance import FALSE_ALARM, counts_p
+from tests.helpers.chance import FALSE_ALARM, counts_p
 
 THEIRS = {
     "identity": "Identity",

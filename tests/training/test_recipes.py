@@ -32,7 +32,7 @@ from fairweather.training.supervised import (
     select_epoch,
     supervised_loss,
 )
-from tests.chance import FALSE_ALARM, share_p
+from tests.helpers.chance import FALSE_ALARM, share_p
 from tests.training.test_training import same_state, small_network
 
 CPU = torch.device("cpu")

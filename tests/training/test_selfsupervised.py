@@ -32,7 +32,7 @@ from fairweather.training.selfsupervised.pretraining_recipe import (
     Views,
 )
 from fairweather.types.measurement import Images
-from tests.chance import FALSE_ALARM, deviations, most
+from tests.helpers.chance import FALSE_ALARM, deviations, most
 from tests.training.test_views import NOTHING
 
 CPU = torch.device("cpu")

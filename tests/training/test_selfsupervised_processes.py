@@ -14,8 +14,8 @@ from torch.nn.parallel import DistributedDataParallel
 
 from fairweather.training.selfsupervised.methods import METHODS, barlow_twins_loss
 from fairweather.training.selfsupervised.pretraining_recipe import Pretraining
-from tests.forking import Program, side_by_side
-from tests.started import started
+from tests.helpers.forking import Program, side_by_side
+from tests.helpers.started import started
 
 N, WIDTH = 16, 6
 

@@ -22,7 +22,7 @@ from fairweather.training.loop_parts import (
 )
 from fairweather.training.recipe import Recipe, Rotation
 from fairweather.training.supervised import fit, select_epoch
-from tests.chance import FALSE_ALARM, distribution_p, most, share_p
+from tests.helpers.chance import FALSE_ALARM, distribution_p, most, share_p
 
 FULL = Recipe(
     epochs=4,

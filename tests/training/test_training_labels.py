@@ -9,7 +9,7 @@ from hypothesis import strategies as st
 from fairweather.data.loading import load_data
 from fairweather.data.splits import add_label_noise, choose_imbalanced
 from fairweather.errors import InputError
-from tests.chance import FALSE_ALARM, counts_p, share_p
+from tests.helpers.chance import FALSE_ALARM, counts_p, share_p
 
 pytestmark = pytest.mark.usefixtures("undrawn")
 

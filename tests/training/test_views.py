@@ -20,7 +20,7 @@ from fairweather.training.selfsupervised.views import (
     make_view,
     solarize,
 )
-from tests.chance import FALSE_ALARM, counts_p, distribution_p, mean_p, share_p
+from tests.helpers.chance import FALSE_ALARM, counts_p, distribution_p, mean_p, share_p
 
 NOTHING = Views(
     crop_scale=(1.0, 1.0),

@@ -30,8 +30,8 @@ from fairweather.variants.batchnorm import BatchNorm
 from fairweather.variants.scaling import fit_temperature
 from fairweather.variants.variant import VARIANTS, Adapting, complete_variants, read_variant
 from tests.conftest import TINY_RESNET
-from tests.forking import Program
-from tests.same_bytes import same
+from tests.helpers.forking import Program
+from tests.helpers.same_bytes import same
 
 pytestmark = pytest.mark.usefixtures("undrawn")
 

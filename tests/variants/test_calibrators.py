@@ -27,8 +27,8 @@ from fairweather.variants.curves import (
     share_out,
 )
 from fairweather.variants.scaling import FittedVectorScaling, VectorScaling, fit_temperature
-from tests import reference
-from tests.chance import FALSE_ALARM, distribution_p
+from tests.helpers import reference
+from tests.helpers.chance import FALSE_ALARM, distribution_p
 
 fit_vector_scaling, fit_isotonic = VectorScaling().fit_logits, Isotonic().fit_logits
 

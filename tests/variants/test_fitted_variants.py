@@ -38,7 +38,7 @@ from fairweather.variants.variant import (
     variant_class,
 )
 from tests.conftest import TINY_RESNET
-from tests.same_bytes import same
+from tests.helpers.same_bytes import same
 
 pytestmark = pytest.mark.usefixtures("undrawn")
 
@@ -54,7 +54,7 @@ def fitted_like(name, predictions):
 
 
 def stored_of(name, content):
-    return FITS[name].fitted.model_validate(content)
+    return FITS[name].fitted_type.model_validate(content)
 
 
 RECIPE = {"epochs": 2, "batch_size": 16, "learning_rate": 0.01}
@@ -348,7 +348,7 @@ def test_beyond_100_classes_a_calibration_changes_what_the_network_predicts_agai
     for variant, fit in list(FITS.items())[:2]:
         for added, images in (("", (clean, labels)), ("-fit_on", both)):
             stored = read_json(run.path / fitted_file(name, 0, f"{variant}{added}"))
-            fitted = fit.fitted.model_validate(stored)
+            fitted = fit.fitted_type.model_validate(stored)
             expected = fit.fit_logits(*images)
             assert fitted.images == expected.images
             assert fitted.nll_after == pytest.approx(expected.nll_after, rel=1e-6)

@@ -20,8 +20,8 @@ from fairweather.variants.batchnorm import BatchNorm
 from fairweather.variants.calibration import LogitDivisor
 from fairweather.variants.scaling import fit_temperature
 from fairweather.variants.variant import VARIANTS, read_variant, variant_class
-from tests.chance import FALSE_ALARM, mean_p
 from tests.conftest import TINY_RESNET
+from tests.helpers.chance import FALSE_ALARM, mean_p
 
 pytestmark = pytest.mark.usefixtures("undrawn")
 

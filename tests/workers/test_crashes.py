@@ -28,7 +28,7 @@ import torch
 import fairweather as fw
 from fairweather.errors import InputError, describe_os_error
 from tests.conftest import TINY_RESNET, write_pictures
-from tests.quick_steps import quick_steps
+from tests.helpers.quick_steps import quick_steps
 
 STUDY = """
 name: small

@@ -32,10 +32,10 @@ from fairweather.workers.options import Sharing
 from fairweather.workers.schedule import Schedule, StepsOutcome
 from fairweather.workers.work import WorkerSettings
 from tests.conftest import TINY_RESNET
-from tests.forking import Program
-from tests.quick_steps import computed_once
-from tests.same_bytes import files, same
-from tests.started import GONE, started
+from tests.helpers.forking import Program
+from tests.helpers.quick_steps import computed_once
+from tests.helpers.same_bytes import files, same
+from tests.helpers.started import GONE, started
 
 pytestmark = pytest.mark.usefixtures("undrawn", "forking")
 
@@ -234,7 +234,7 @@ jobs.start_module = tell
 fw.run(sys.argv[1], out=sys.argv[2], device="cpu", jobs=2, progress=told)
 """
 FORKED_RUN = f"""
-from tests.forking import modules_forked
+from tests.helpers.forking import modules_forked
 forking = modules_forked()
 forking.__enter__()
 {RUN}

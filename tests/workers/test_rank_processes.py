@@ -35,8 +35,8 @@ from fairweather.training.selfsupervised.pretraining import NeighbourProbe, pret
 from fairweather.training.selfsupervised.pretraining_recipe import Pretraining
 from fairweather.training.supervised import fit
 from fairweather.types.measurement import Images
-from tests.forking import modules_forked, side_by_side
-from tests.same_bytes import same
+from tests.helpers.forking import modules_forked, side_by_side
+from tests.helpers.same_bytes import same
 
 pytestmark = pytest.mark.usefixtures("undrawn")
 

@@ -35,9 +35,9 @@ from fairweather.workers.sites import (
     list_input_files,
 )
 from tests.conftest import TINY_RESNET
-from tests.named_evaluation import named_evaluation
-from tests.same_bytes import same
-from tests.started import started
+from tests.helpers.named_evaluation import named_evaluation
+from tests.helpers.same_bytes import same
+from tests.helpers.started import started
 
 ray = pytest.importorskip("ray")
 from fairweather.workers import ray_cluster  # noqa: E402 - it needs Ray
@@ -151,7 +151,7 @@ def test_a_site_without_the_data_says_so_and_takes_them(
         step = planned.step("predictions/basic/seed-0/test/clean")
         lacking = do(there, step, alone.folder)
         assert isinstance(lacking, MissingData)
-        assert (lacking.data, "colours" in lacking.why) == (DATA, True)
+        assert (lacking.data, "colours" in lacking.reason) == (DATA, True)
         there.worker.take_data(DATA, sent.dataset())
         product = do(there, step, alone.folder)
         name = step.leaves[0]

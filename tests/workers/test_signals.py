@@ -16,9 +16,9 @@ from pathlib import Path
 import pytest
 
 from tests.conftest import TINY_RESNET
-from tests.forking import Program
-from tests.same_bytes import files, same
-from tests.started import GONE, started
+from tests.helpers.forking import Program
+from tests.helpers.same_bytes import files, same
+from tests.helpers.started import GONE, started
 
 pytestmark = pytest.mark.skipif(sys.platform != "linux", reason="looks into /proc")
 

@@ -24,12 +24,12 @@ from fairweather.workers import slurm_jobs as submitted
 from fairweather.workers.logs import Failure, JobFailedError, read_last_lines
 from fairweather.workers.options import parse_minutes
 from fairweather.workers.schedule import FollowedSchedule
-from tests import fake_slurm
 from tests.conftest import TINY_RESNET
-from tests.forking import Program
-from tests.named_evaluation import named_evaluation
-from tests.same_bytes import same
-from tests.started import started
+from tests.helpers import fake_slurm
+from tests.helpers.forking import Program
+from tests.helpers.named_evaluation import named_evaluation
+from tests.helpers.same_bytes import same
+from tests.helpers.started import started
 
 pytestmark = pytest.mark.usefixtures("undrawn")
 

@@ -18,13 +18,13 @@ from fairweather.runs.claims import share_run
 from fairweather.runs.folder import RunFolder
 from fairweather.steps import dispatch as steps
 from fairweather.workers.schedule import make_worker_mark
-from tests.commands import fairweather
 from tests.conftest import TINY_RESNET
-from tests.forking import Program
-from tests.named_evaluation import named_evaluation
-from tests.run_folders import run_record, write_run
-from tests.same_bytes import same
-from tests.started import started
+from tests.helpers.commands import fairweather
+from tests.helpers.forking import Program
+from tests.helpers.named_evaluation import named_evaluation
+from tests.helpers.run_folders import run_record, write_run
+from tests.helpers.same_bytes import same
+from tests.helpers.started import started
 
 pytestmark = pytest.mark.usefixtures("undrawn")
 

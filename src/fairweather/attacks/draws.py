@@ -1,7 +1,7 @@
 """Random numbers per image, for whole batches; they do not depend on batch, order or device.
 
-A Square attack needs a few numbers per image five thousand times, so one generator object per image
-would cost more time than the network. These are SplitMix64 sequences (Steele, Lea and Flood, "Fast
+A Square attack needs a few numbers per image five thousand times. One generator object per image
+would take longer than the network. These are SplitMix64 sequences (Steele, Lea and Flood, "Fast
 splittable pseudorandom number generators", 2014), computed for all images at once. They use
 integers, which overflow in the same way on every device.
 """

@@ -10,20 +10,20 @@ from torch import nn
 from fairweather.attacks.problem import AttackPlan, AttackRun, Problem, compute_logits
 from fairweather.devices import in_evaluation_mode, repeatable_kernels
 from fairweather.errors import InputError, NotFiniteError
-from fairweather.types.measurement import Attacked, Tell
+from fairweather.types.measurement import AttackResult, Tell
 
 # Pixels near 1 are multiples of 6e-8 in float32, so a perturbation may exceed epsilon by that much.
 ROUNDING_ERROR = 1e-6
 
 
-# What happens to the images of a problem: from the name of an attack, its runs, the problem, and
-# what is called after each run with the share of the runs that are done.
-AttackMode = Callable[[str, Sequence[AttackRun], Problem, Tell], Attacked]
+# Attacks the images of a problem, given the name of the attack, its runs, the problem, and a
+# callback for the share of finished runs.
+AttackMode = Callable[[str, Sequence[AttackRun], Problem, Tell], AttackResult]
 
 
 def attack_right_images(
     name: str, runs: Sequence[AttackRun], problem: Problem, tell: Tell
-) -> Attacked:
+) -> AttackResult:
     """Attack the images that the model gets right; each run attacks those that are still right.
 
     An image that the model already gets wrong is returned unchanged. For an image that no run
@@ -43,12 +43,12 @@ def attack_right_images(
         right = right[~wrong]
         if tell is not None:
             tell((number + 1) / len(runs))
-    return Attacked(points, broken)
+    return AttackResult(points, broken)
 
 
 def change_every_image(
     name: str, runs: Sequence[AttackRun], problem: Problem, tell: Tell
-) -> Attacked:
+) -> AttackResult:
     """Let the first run change every image, also those that the model already gets wrong.
 
     Adversarial training needs this: if wrong images were not changed, it would train on clean
@@ -56,9 +56,9 @@ def change_every_image(
     """
     clean = problem.logits.argmax(1) != problem.labels
     if not runs:
-        return Attacked(problem.images, {"clean": clean})
+        return AttackResult(problem.images, {"clean": clean})
     points, wrong = _find_points(name, runs[0], problem)
-    return Attacked(points, {"clean": clean, runs[0].name: wrong & ~clean})
+    return AttackResult(points, {"clean": clean, runs[0].name: wrong & ~clean})
 
 
 def run_attack(
@@ -71,7 +71,7 @@ def run_attack(
     stream: str,
     tell: Tell = None,
     change: AttackMode = attack_right_images,
-) -> Attacked:
+) -> AttackResult:
     """Run an attack on a batch.
 
     * The model is in evaluation mode during the attack. Afterwards every module is in its previous

@@ -45,9 +45,8 @@ def targeted_dlr(logits: torch.Tensor, labels: torch.Tensor, targets: torch.Tens
     """Return the targeted difference-of-logits-ratio loss, `[B]`.
 
     `-(z_y - z_t) / (z_1 - (z_3 + z_4) / 2)`, with the logits sorted in descending order. It does
-    not change if all logits are multiplied by a number or if a number is added to all (Croce and
-    Hein, "Reliable evaluation of adversarial robustness", 2020, equation 7). It needs at least 4
-    classes.
+    not change if all logits are scaled or shifted by a number (Croce and Hein, "Reliable evaluation
+    of adversarial robustness", 2020, equation 7). It needs at least 4 classes.
 
     >>> logits = torch.tensor([[5.0, 3.0, 1.0, 1.0]])
     >>> targeted_dlr(logits, torch.tensor([0]), torch.tensor([1]))
@@ -76,7 +75,7 @@ def likely_other_classes(logits: torch.Tensor, labels: torch.Tensor) -> torch.Te
 def compute_logits(model: nn.Module, images: torch.Tensor) -> torch.Tensor:
     """Return the model's float32 logits `[B, classes]`, without gradients.
 
-    The model gets a copy of the images, and its logits are copied: it may reuse either's memory.
+    The model gets a copy of the images, and its logits are copied: it may write into either.
     """
     logits = model(images.clone())
     if not isinstance(logits, torch.Tensor):
@@ -107,25 +106,27 @@ _FINE = 2**37  # rows of 3 x 4096 x 4096 numbers in [0, 1] still fit into 64 bit
 
 
 class Norm(NamedTuple):
-    """The functions of a norm that attacks need; perturbations are float32 `[B, 3, H, W]`.
-
-    Attributes:
-        length: the norm of each perturbation, `[B, 1, 1, 1]`.
-        steepest: the perturbation of length 1 with the largest product with a gradient.
-        fit: the nearest perturbation whose length is at most a radius.
-        noise: numbers `[B, count]` with a uniform direction on the sphere, from the states of
-            sequences and a count.
-        weight: how much each pixel moves on the shortest way to a hyperplane, from the absolute
-            values of its normal.
-        most: the largest distance of two images with this many numbers.
-    """
+    """The functions of a norm that attacks need; perturbations are float32 `[B, 3, H, W]`."""
 
     length: Callable[[torch.Tensor], torch.Tensor]
+    """The norm of each perturbation, `[B, 1, 1, 1]`."""
+
     steepest: Callable[[torch.Tensor], torch.Tensor]
+    """The perturbation of length 1 with the largest product with a gradient."""
+
     fit: Callable[[torch.Tensor, float], torch.Tensor]
+    """The nearest perturbation whose length is at most a radius."""
+
     noise: Callable[[torch.Tensor, int], torch.Tensor]
+    """Numbers `[B, count]` with a uniform direction on the sphere, from the states of sequences and
+    a count."""
+
     weight: Callable[[torch.Tensor], torch.Tensor]
+    """How much each pixel moves on the shortest way to a hyperplane, from the absolute values of
+    its normal."""
+
     most: Callable[[int], float]
+    """The largest distance of two images with this many numbers."""
 
 
 def _max_length(perturbation: torch.Tensor) -> torch.Tensor:
@@ -210,8 +211,8 @@ def project_on_hyperplane(
     missing = offsets - (w * flat).sum(1)
     towards = w.sign() * missing.sign()[:, None]
     room = torch.where(towards > 0, 1 - flat, flat)
-    # Without this, squares of small gradients would be zero: beside larger ones of pixels that
-    # cannot move, too.
+    # Without this, squares of small gradients would be zero, also beside the larger gradients of
+    # pixels that cannot move.
     free = torch.where(room > 0, w.abs(), 0.0)
     scale = free.amax(1, keepdim=True).clamp_min(_LEAST)
     size, short = free / scale, missing.abs()[:, None] / scale
@@ -241,7 +242,7 @@ def _running_sum(shares: torch.Tensor) -> torch.Tensor:
 
 # --- The plan of an attack
 
-# What is larger was not meant: no two images are further apart, and no attack ends.
+# Larger values are mistakes: no two images are further apart, and no attack would end.
 LARGEST_EPSILON, LARGEST_COUNT = 3 * MAX_SIDE, 1_000_000
 _WHOLE_NUMBER = Range(
     "a whole number >= 1",
@@ -280,26 +281,29 @@ class AttackSettings:
 
 @dataclass(frozen=True)
 class Problem:
-    """Images that a model gets right, and the budget of an attack on them.
-
-    Attributes:
-        model: in evaluation mode.
-        images: float32 `[B, 3, H, W]` in [0, 1].
-        labels, keys: int64 `[B]`.
-        logits: float32 `[B, classes]` on the unchanged images.
-        epsilon: the largest length of a perturbation, in units of [0, 1] pixels.
-        norm: the norm that measures length.
-        stream: the name of this run's random sequences.
-    """
+    """Images that a model gets right, and the budget of an attack on them."""
 
     model: nn.Module
+    """In evaluation mode."""
+
     images: torch.Tensor
+    """float32 `[B, 3, H, W]` in [0, 1]."""
+
     labels: torch.Tensor
     keys: torch.Tensor
+    """`labels`, `keys`: int64 `[B]`."""
+
     logits: torch.Tensor
+    """float32 `[B, classes]` on the unchanged images."""
+
     epsilon: float
+    """The largest length of a perturbation, in units of [0, 1] pixels."""
+
     norm: Norm
+    """The norm that measures length."""
+
     stream: str
+    """The name of this run's random sequences."""
 
     def take(self, index: torch.Tensor) -> Problem:
         """Keep some of the images."""
@@ -359,34 +363,32 @@ class Problem:
 
 
 class AttackRun(NamedTuple):
-    """One pass of one attack.
-
-    Attributes:
-        name: the attack that is reported for the images that this run breaks.
-        purpose: the name of this run's random sequences; no other run has the same.
-        attack: returns a point within the budget for each image, `[B, 3, H, W]`: one that the model
-            gets wrong, if it found one.
-    """
+    """One pass of one attack."""
 
     name: str
+    """The attack that is reported for the images that this run breaks."""
+
     purpose: str
+    """The name of this run's random sequences; no other run has the same."""
+
     attack: Callable[[Problem], torch.Tensor]
+    """Returns a point within the budget for each image, `[B, 3, H, W]`: one that the model gets
+    wrong, if it found one."""
 
 
 class AttackPlan(NamedTuple):
-    """Runs in order; each attacks only the images that no earlier one has broken.
-
-    Attributes:
-        epsilon, norm: the budget; `norm` is a name in NORMS.
-        runs: returns the runs for a number of classes.
-        least_classes, instead: as in `AttackKind`.
-    """
+    """Runs in order; each attacks only the images that no earlier one has broken."""
 
     epsilon: float
     norm: str
+    """`epsilon`, `norm`: the budget; `norm` is a name in NORMS."""
+
     runs: Callable[[int], Sequence[AttackRun]]
+    """Returns the runs for a number of classes."""
+
     least_classes: int = 2
     instead: str = ""
+    """`least_classes`, `instead`: as in `AttackKind`."""
 
     @property
     def ball(self) -> Norm:

@@ -77,7 +77,7 @@ def expand_fit_shifts(
     """The shifts of the validation images that thresholds and calibrations are fitted on.
 
     Args:
-        asked: `clean`, and shifts and suites as in a study; nothing if nothing is fitted so.
+        asked: `clean`, and shifts and suites as in a study; nothing if no variant needs them.
         tested: what the models are tested under.
 
     Raises:
@@ -108,7 +108,7 @@ def expand_fit_shifts(
 
 
 def expand_only_shifts(asked: ShiftLike | Iterable[ShiftLike]) -> list[Shift]:
-    """Return the shifts that are asked for, without duplicates, where no model is at hand.
+    """Return the requested shifts, without duplicates, for use without a model.
 
     Arguments as in `expand_shifts`.
 
@@ -127,7 +127,7 @@ def expand_only_shifts(asked: ShiftLike | Iterable[ShiftLike]) -> list[Shift]:
 
 
 def make_external_shift(name: str, level: float) -> Shift:
-    """Return the shift of images that were shifted elsewhere: it has a name and cannot be applied.
+    """Return a shift that was applied elsewhere: it has a name, but cannot be applied here.
 
     A name in the table of shifts, such as `imagenet_c/fog`, is that shift at that level. Any other
     name is a shift of its own, with the parameter `level`, where 0 would be the clean images.
@@ -149,9 +149,9 @@ def make_external_shift(name: str, level: float) -> Shift:
             f"begins with {', '.join(RESERVED_PREFIXES)}"
         )
     if name in (*ATTACKS, *SUITES):
-        what = "an attack" if name in ATTACKS else "a suite"
+        kind = "an attack" if name in ATTACKS else "a suite"
         raise InputError(
-            f"{name} is {what} of fairweather, and it is not known how these images were made: "
+            f"{name} is {kind} of fairweather, and it is not known how these images were made: "
             f"give the shift another name, such as my_{name}"
         )
     if not is_finite(level) or level == 0:
@@ -249,8 +249,8 @@ def _expand_words(words: list[str], text: str) -> list[Shift | Attack]:
     name, *pairs = words
     if name in SUITES or name == "clean":
         if pairs:
-            what = "the suite" if name in SUITES else "the shift"
-            raise InputError(f"{what} {name} takes no parameters, found {text!r}")
+            kind = "the suite" if name in SUITES else "the shift"
+            raise InputError(f"{kind} {name} takes no parameters, found {text!r}")
         return list(suite(name)) if name in SUITES else [CLEAN]
     parameters = _parse_parameters(pairs, text)
     if name in ATTACKS:

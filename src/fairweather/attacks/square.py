@@ -129,12 +129,12 @@ def move_bump(
     upright = numbers[:, 4, None, None, None] < 0.5
     colors = draws.signs(numbers[:, 5:]).reshape(count, channels, 1, 1)
     here = _window_index(numbers[:, 0:2], side, height, width)
-    there = _window_index(numbers[:, 2:4], side, height, width)
+    target = _window_index(numbers[:, 2:4], side, height, width)
 
     change = best - images
     energy = (change**2).sum((2, 3), keepdim=True)  # of each channel
     emptied = torch.zeros_like(change, dtype=torch.bool)
-    emptied[here], emptied[there] = True, True
+    emptied[here], emptied[target] = True, True
     freed = ((change * emptied) ** 2).sum((1, 2, 3), keepdim=True)
     unused = (epsilon**2 - energy.sum(1, keepdim=True)).clamp_min(0) / channels
 

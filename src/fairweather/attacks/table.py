@@ -35,7 +35,7 @@ from fairweather.attacks.problem import (
 from fairweather.attacks.square import square
 from fairweather.errors import InputError, unknown_name
 from fairweather.shifts.ranges import check_arguments
-from fairweather.shifts.table import Sweep
+from fairweather.shifts.table import SweepLevels
 from fairweather.types.kinds import TaskKind
 from fairweather.types.measurement import Attack, Parameter, Predictions, make_levels
 
@@ -43,18 +43,17 @@ WITHOUT_DLR = "auto_ensemble_without_dlr"
 
 
 class AttackPart(NamedTuple):
-    """An attack on its own, or as a part of an ensemble.
-
-    Attributes:
-        attack: returns a point for each image, from the problem, the settings, the targets (the
-            labels if it has none) and the number of the restart.
-        stream: what the names of its random sequences begin with.
-        targeted: whether it runs towards each of the most likely other classes in turn.
-    """
+    """An attack on its own, or as a part of an ensemble."""
 
     attack: Callable[[Problem, AttackSettings, torch.Tensor, int], torch.Tensor]
+    """Returns a point for each image, from the problem, the settings, the targets (the labels if it
+    has none) and the number of the restart."""
+
     stream: str
+    """What the names of its random sequences begin with."""
+
     targeted: bool = False
+    """Whether it runs towards each of the most likely other classes in turn."""
 
 
 PARTS: Mapping[str, AttackPart] = {
@@ -83,34 +82,41 @@ def _without_dlr_note(parameters: Mapping[str, Parameter]) -> str:
 
 @dataclass(frozen=True)
 class AttackKind:
-    """A row of the table of attacks.
-
-    Attributes:
-        title: text for table heads.
-        parts: the attacks that it consists of, names in `PARTS`; each attacks only the images that
-            no earlier one has broken.
-        options: its parameters beside epsilon and norm.
-        note: returns what a reader must know about these parameters, or "".
-        steps: how many steps it makes by default.
-        least_classes: models with fewer classes are refused.
-        instead: the attack that the error message then recommends.
-        accepts: the kind of predictions whose loss it raises.
-        level: the parameter that a sweep varies.
-        level_title: text for axes.
-        neutral: the level that changes nothing; clean images have this place on a figure's axis.
-    """
+    """A row of the table of attacks."""
 
     title: str
+    """Text for table heads."""
+
     parts: tuple[str, ...]
+    """The attacks that it consists of, names in `PARTS`; each attacks only the images that no
+    earlier one has broken."""
+
     options: tuple[str, ...]
+    """Its parameters beside epsilon and norm."""
+
     note: Callable[[Mapping[str, Parameter]], str] = _budget_note
+    """Returns what a reader must know about these parameters, or ""."""
+
     steps: int = STANDARD["steps"]
+    """How many steps it makes by default."""
+
     least_classes: int = 2
+    """Models with fewer classes are refused."""
+
     instead: str = ""
+    """The attack that the error message then recommends."""
+
     accepts: TaskKind = Predictions.kind
+    """The kind of predictions whose loss it raises."""
+
     level: ClassVar = "epsilon"
+    """The parameter that a sweep varies."""
+
     level_title: ClassVar = "budget ε (pixels in [0, 1])"
+    """Text for axes."""
+
     neutral: ClassVar = 0.0
+    """The level that changes nothing; clean images have this place on a figure's axis."""
 
     @property
     def parameter_names(self) -> tuple[str, ...]:
@@ -245,7 +251,7 @@ def _build_attack(change: AttackMode, name: str, parameters: Mapping[str, Parame
     return Attack(name, float(parameters[kind.level]), ordered, apply)
 
 
-def sweep(name: str, levels: Sweep) -> list[Attack]:
+def sweep(name: str, levels: SweepLevels) -> list[Attack]:
     """Make one attack at several levels, from a list of levels or a mapping of parameters.
 
     >>> [attack.id for attack in sweep("pgd", {"epsilon": [0.01, 0.02], "steps": 5})]

@@ -87,15 +87,15 @@ def _list_metrics() -> Entries:
 
 
 def _list_models() -> Entries:
-    from fairweather.models.opening import SOURCES
+    from fairweather.models.opening import MODEL_SOURCES
 
-    return [(source.form, source.title) for source in SOURCES.values()]
+    return [(source.form, source.title) for source in MODEL_SOURCES.values()]
 
 
 def _list_data() -> Entries:
-    from fairweather.data.loading import SOURCES
+    from fairweather.data.loading import DATA_SOURCES
 
-    return [(name, (load.__doc__ or "").partition("\n")[0]) for name, load in SOURCES.items()]
+    return [(name, (load.__doc__ or "").partition("\n")[0]) for name, load in DATA_SOURCES.items()]
 
 
 def _list_pretraining() -> Entries:

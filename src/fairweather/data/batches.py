@@ -16,16 +16,14 @@ from fairweather.types.measurement import Images, Index, Shift
 
 
 class BatchShifter(Protocol):
-    """What shifts batches elsewhere while others are predicted.
-
-    Attributes:
-        most: how many batches may be on their way.
-    """
+    """Shifts batches in other processes while earlier ones are predicted."""
 
     most: int
+    """How many batches may be in progress."""
 
     def start(self, batch: Images, shift: Shift, seed: int) -> Callable[[], Images]:
-        """Begin to shift a batch; the result waits for it and must be called in this order."""
+        """Begin to shift a batch; call the results in the same order, and each waits for its
+        batch."""
         ...
 
 
@@ -99,7 +97,7 @@ def _shift_ahead(
             first, result = waiting.popleft()
             yield first, result()
     finally:
-        for _, result in waiting:  # so that the makers are free for the next batches
+        for _, result in waiting:  # frees the makers for the next batches
             with suppress(Exception):
                 result()
 

@@ -53,8 +53,7 @@ from fairweather.types.measurement import BoolArray
 
 # The pixels come first, so that the memory map starts with them. Then come a JSON object (the
 # shape, which images could not be read, and the SHA-256 of the pixels), its length, and a mark. A
-# file without the mark at its very end is not used, nor is a file of another size than its record
-# implies, or with other pixels.
+# file is used only if it ends with the mark, and if its size and pixels fit its record.
 
 
 RECORD_END = struct.Struct("<Q8s")
@@ -66,20 +65,18 @@ NO_RESERVE = getattr(mmap, "MAP_NORESERVE", 0x4000 if sys.platform == "linux" el
 
 
 class PixelFile(NamedTuple):
-    """The content of a sealed file.
-
-    Attributes:
-        images: uint8 `[readable, 3, H, W]`, a memory map; writing to it changes memory alone.
-        unreadable: the place of each image that could not be read, and the reason.
-    """
+    """The content of a sealed file."""
 
     images: torch.Tensor
+    """uint8 `[readable, 3, H, W]`, a memory map; writing to it changes memory alone."""
+
     unreadable: dict[int, str]
+    """The place of each image that could not be read, and the reason."""
 
 
 @contextmanager
 def explain_cache_errors(folder: Path) -> Iterator[None]:
-    """Turn the system's errors with the cache folder into an `InputError` with a way out."""
+    """Turn system errors about the cache folder into an `InputError` with advice."""
     try:
         yield
     except OSError as error:
@@ -87,7 +84,7 @@ def explain_cache_errors(folder: Path) -> Iterator[None]:
 
 
 def reserve(file: BinaryIO, folder: Path, needed: int) -> None:
-    """Reserve `needed` bytes of disk for a file, so that a full disk is found before the work.
+    """Reserve `needed` bytes of disk for a file, so that a full disk is noticed before the work.
 
     Raises:
         InputError: there is not enough space; says how much is needed and how much there is.
@@ -100,7 +97,7 @@ def reserve(file: BinaryIO, folder: Path, needed: int) -> None:
             os.posix_fallocate(file.fileno(), 0, needed)
     except OSError as error:
         if error.errno in CANNOT_RESERVE:
-            return  # some network file systems cannot; writing reports a full disk too, but later
+            return  # some network file systems cannot; writing reports a full disk later
         if error.errno not in DISK_FULL:
             raise
         raise InputError(
@@ -112,7 +109,7 @@ def reserve(file: BinaryIO, folder: Path, needed: int) -> None:
 
 def seal(path: Path, shape: tuple[int, ...], unreadable: Mapping[int, str]) -> None:
     """Cut a file after its pixels, append the record, and wait until everything is on the disk."""
-    places = {str(place): why for place, why in unreadable.items()}
+    places = {str(place): reason for place, reason in unreadable.items()}
     record: dict[str, Any] = {"shape": list(shape), "unreadable": places}
     with path.open("r+b") as file:
         file.truncate(math.prod(shape))
@@ -128,8 +125,8 @@ def seal(path: Path, shape: tuple[int, ...], unreadable: Mapping[int, str]) -> N
 def open_sealed(path: Path, count: int) -> PixelFile | None:
     """Map the file at `path`, made of `count` images; None if it is missing, cut or damaged.
 
-    The map is private and reserves no memory: writing to it changes memory alone, and it may be
-    larger than memory, since the system drops unchanged pages and reads them again.
+    The map is private and reserves no memory. Writing to it changes memory alone. It may be larger
+    than memory, since the system drops unchanged pages and reads them again.
     """
     if not path.exists():
         return None
@@ -140,7 +137,7 @@ def open_sealed(path: Path, count: int) -> PixelFile | None:
         expected = record.pop("sha256")
         writable = mmap.PROT_READ | mmap.PROT_WRITE
         pixels = mmap.mmap(file.fileno(), 0, mmap.MAP_PRIVATE | NO_RESERVE, writable)
-    # Without this, a disk that changed one bit would change scores, and nobody would know.
+    # Without this, one flipped bit on a disk would change scores unnoticed.
     hasher = hashlib.sha256()
     with memoryview(pixels) as view:
         for chunk in range(0, math.prod(record["shape"]), HASHED_BYTES):
@@ -181,7 +178,7 @@ def _format_bytes(count: int) -> str:
 # ---------------------------------------------------------------- decoding
 
 IMAGES_PER_TASK = 16  # decoding one small image costs less than sending it to a process
-SECONDS_ALONE = 1.0  # before other processes help: they need half a second to start
+SECONDS_ALONE = 1.0  # before other processes help, which need half a second to start
 # A numerical library may start one thread per core when it is imported; decoding needs none.
 ENVIRONMENT = {"OMP_NUM_THREADS": "1", "OPENBLAS_NUM_THREADS": "1"}
 
@@ -189,15 +186,13 @@ NumberedImage = tuple[int, RawImage]
 
 
 class DecodingResult(NamedTuple):
-    """The result of decoding a number of items.
-
-    Attributes:
-        shape: `(readable, 3, H, W)` of the pixels in the file.
-        unreadable: the place of each item that is not in the file, and the reason.
-    """
+    """The result of decoding a number of items."""
 
     shape: tuple[int, ...]
+    """`(readable, 3, H, W)` of the pixels in the file."""
+
     unreadable: dict[int, str]
+    """The place of each item that is not in the file, and the reason."""
 
 
 def decode_images(
@@ -241,7 +236,7 @@ def decode_images(
 
 @contextmanager
 def _open_for_writing(path: Path) -> Iterator[BinaryIO]:
-    """Open a file for writing; closing it writes too, so that it may find the disk full."""
+    """Open a file for writing; closing it writes too, and so may find the disk full."""
     file = path.open("r+b")
     try:
         yield file
@@ -395,37 +390,37 @@ STRIDE = 256  # images between two reports of progress
 
 
 class CachedImages(NamedTuple):
-    """The images of a split.
-
-    Attributes:
-        images: uint8 `[readable, 3, H, W]`, memory-mapped; writing to it does not change the cache.
-        readable: bool `[N]`, which keys of the split these images have.
-        skipped: names of the other images, from the folder of the source on if they have files.
-        reason: why the first of these cannot be read.
-    """
+    """The images of a split."""
 
     images: torch.Tensor
+    """uint8 `[readable, 3, H, W]`, memory-mapped; writing to it does not change the cache."""
+
     readable: BoolArray
+    """Bool `[N]`, which keys of the split these images have."""
+
     skipped: list[str]
+    """Names of the other images, from the folder of the source on if they have files."""
+
     reason: str = ""
+    """Why the first of these cannot be read."""
 
 
 @dataclass(frozen=True)
 class Entry:
-    """The images of a split and how they are decoded, which determine their file in the cache.
-
-    Attributes:
-        part: a listing and keys into it.
-        name: of the split. Splits of one file share its content, and may share their keys.
-        content: digest of the listing's files (`content_digests`).
-        square, scale: see `decode_image`.
-    """
+    """The images of a split and how they are decoded, which determine their file in the cache."""
 
     part: Subset
+    """A listing and keys into it."""
+
     name: str
+    """Of the split. Splits of one file share its content, and may share their keys."""
+
     content: str
+    """Digest of the listing's files (`content_digests`)."""
+
     square: Square | None = None
     scale: Scale | None = None
+    """`square`, `scale`: see `decode_image`."""
 
     @property
     def path(self) -> Path:
@@ -514,7 +509,7 @@ def _digest_file(path: Path) -> bytes:
 
 def _describe_square(square: Square | None) -> int | list[object] | None:
     if square is None or square == Square(square.size, resize=square.size):
-        return square and square.size  # as keys were made before there were preparations
+        return square and square.size  # keeps the keys from before there were preparations
     return list(square)
 
 

@@ -12,7 +12,7 @@ import numpy.typing as npt
 
 from fairweather.data.image_folders import list_folder
 from fairweather.data.named_sets import CIFAR_CLASSES
-from fairweather.data.sources import UNSPLIT, Listing, RawImage, Request, Source, check_exists
+from fairweather.data.sources import UNSPLIT, Listing, RawImage, Source, SourceRequest, check_exists
 from fairweather.errors import InputError, join_names, unknown_name
 from fairweather.types.measurement import IntArray
 
@@ -45,7 +45,7 @@ class CorruptedPath(NamedTuple):
         return Source(classes, {"test": listing}, name, notes, side=side)
 
 
-def list_cifar10_c(request: Request) -> Source:
+def list_cifar10_c(request: SourceRequest) -> Source:
     """CIFAR-10-C as published: PATH is FOLDER/CORRUPTION/SEVERITY, such as CIFAR-10-C/fog/3.
 
     The folder has `fog.npy`, uint8 `[5 n, 32, 32, 3]`: the n test images at severity 1, then the
@@ -81,11 +81,11 @@ def list_cifar10_c(request: Request) -> Source:
     return place.source("cifar-10-c", CIFAR_CLASSES, listing, CIFAR_SIDE)
 
 
-def list_imagenet_c(request: Request) -> Source:
+def list_imagenet_c(request: SourceRequest) -> Source:
     """ImageNet-C as published: PATH is FOLDER/CORRUPTION/SEVERITY, such as ImageNet-C/fog/3.
 
     That folder has one folder of JPEGs per class, named by its WordNet number (`n01440764`). These
-    are the class names, sorted. A key is a place in the order of folders and files: if no file is
+    are the class names, sorted. A key is a place in the order of folders and files. If no file is
     missing, an image has the same key at every severity. There are only test images.
 
     Raises:

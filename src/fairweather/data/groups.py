@@ -41,13 +41,13 @@ MISSING = "missing"  # the slice of images whose row has no value
 def read_groups(splits: Listings, columns: GroupColumns, source: str) -> dict[str, Groups]:
     """Read what columns say of every image of some splits of a source, by the names of the splits.
 
-    They are columns of a table, or of the source itself. A row of a table is about the image that
-    its column `file` names (or `filename`, `path`, `image`, ...; see `FILE_COLUMNS`): by the path
-    from the folder of the source on, or only by the file's name, with or without its ending, if no
-    two images share it. Without such a column, it is about the image with the number in the column
-    `key`: its place in its split, from 0 on; the column `split` names the split if there are
-    several. Rows about other images are ignored. Rows with `natural/NAME` in the column `split` are
-    about a set of other images of the same classes, and about no other.
+    They are columns of a table, or of the source itself. The column `file` (or another of
+    `FILE_COLUMNS`) of a table names the image of each row by its path inside the folder of the
+    source. The file's name is enough if no two images share it, with or without its ending. Without
+    such a column, the column `key` has the place of the image in its split, from 0 on. The column
+    `split` names the split if there are several. Rows about other images are ignored. Rows with
+    `natural/NAME` in the column `split` are about a set of other images of the same classes, and
+    about no other.
 
     Raises:
         InputError: the source has no columns; the file is no table; a column is missing; an image
@@ -93,7 +93,9 @@ def read_groups(splits: Listings, columns: GroupColumns, source: str) -> dict[st
             f"{KEY}: the place of each image in its split, from 0 on"
         )
     plain = table[columns.columns]
-    return {split: _make_groups(plain.iloc[own], columns, place) for split, own in rows.items()}
+    return {
+        split: _make_groups(plain.iloc[places], columns, place) for split, places in rows.items()
+    }
 
 
 def natural_columns(groups: GroupColumns | None, names: Collection[str]) -> dict[str, GroupColumns]:
@@ -206,13 +208,13 @@ def _check_columns(columns: GroupColumns, place: str) -> None:
 
 
 def _rows_by_file(splits: Listings, column: pd.Series, place: str) -> dict[str, IntArray]:
-    """The row of each image: the one whose name is the longest end of the path of its file.
+    """Find the row of each image: the one whose name is the longest end of its file's path.
 
     If an image has none, names are compared without their endings.
     """
     written = [str(PurePosixPath(name.strip().replace("\\", "/"))) for name in column]
     paths = {split: _file_paths(listing) for split, listing in splits.items()}
-    every = [path for own in paths.values() for path in own]
+    every = [path for split_paths in paths.values() for path in split_paths]
     lost: list[str] = []
     for short in (str, _without_suffix):
         row_of = {short(name): row for row, name in enumerate(written)}
@@ -235,20 +237,20 @@ def _rows_by_file(splits: Listings, column: pd.Series, place: str) -> dict[str, 
         )
     _check_once({str(name) for name in shared}, map(short, written), place)
     return {
-        split: np.array([row_of[str(name_of[path])] for path in own], dtype=np.int64)
-        for split, own in paths.items()
+        split: np.array([row_of[str(name_of[path])] for path in split_paths], dtype=np.int64)
+        for split, split_paths in paths.items()
     }
 
 
 def _file_paths(listing: Listing) -> list[str]:
-    """The whole paths of the files of images, or as much of them as is known."""
+    """The paths of the files of images, as far as they are known."""
     if listing.file_per_image:
         return [Path(file).absolute().as_posix() for file in listing.files]
     return list(listing.names or ())
 
 
 def _longest_known_end(path: str, known: Collection[str]) -> str | None:
-    """The longest of the ends of a path that is known: all of it, without its first folder, ...
+    """Find the longest known end of a path: all of it, then without its first folder, ...
 
     >>> _longest_known_end("/data/clinic/test/a/1.png", {"a/1.png", "1.png"})
     'a/1.png'
@@ -260,7 +262,7 @@ def _longest_known_end(path: str, known: Collection[str]) -> str | None:
 
 def _without_suffix(name: str) -> str:
     path = PurePosixPath(name)
-    return str(path.with_suffix("") if path.name else path)  # an empty field names no file
+    return str(path.with_suffix("") if path.name else path)  # an empty field names none
 
 
 def _check_once(images: Collection[str], written: Iterable[str], place: str) -> None:
@@ -302,10 +304,10 @@ def _rows_by_key(splits: Listings, table: pd.DataFrame, place: str) -> dict[str,
         row_of = np.full(count, -1, dtype=np.int64)
         row_of[places] = rows
         if len(lost := np.flatnonzero(row_of < 0)):
-            which = "the set" if split == UNSPLIT else split
+            set_name = "the set" if split == UNSPLIT else split
             raise InputError(
-                f"{place} has no row for {len(lost)} of {count} images of {which}, such as the one "
-                f"with the {KEY} {lost[0]}"
+                f"{place} has no row for {len(lost)} of {count} images of {set_name}, such as the "
+                f"one with the {KEY} {lost[0]}"
             )
         result[split] = row_of
     return result
@@ -337,17 +339,16 @@ def _make_groups(table: pd.DataFrame, columns: GroupColumns, place: str) -> Grou
 
 
 class SourceGroups(NamedTuple):
-    """The groups of images that are not loaded, though a model may be trained or chosen on them.
-
-    Attributes:
-        columns: which columns say what belongs together.
-        others: the group names of training and validation images that are not needed, by split.
-        unknown: why these are not known, if they are not.
-    """
+    """The groups of images that are not loaded, though a model may be trained or chosen on them."""
 
     columns: GroupColumns
+    """Which columns say what belongs together."""
+
     others: Mapping[str, TextArray]
+    """The group names of training and validation images that are not needed, by split."""
+
     unknown: str
+    """Why these are not known, if they are not."""
 
     def compare(self, every: Mapping[str, Subset], parts: Mapping[str, Subset]) -> list[str]:
         """Say which splits share groups, those that are not loaded included.
@@ -375,12 +376,12 @@ class SourceGroups(NamedTuple):
                 "--allow-shared-groups of other commands)"
             )
         # A part that is not loaded may have been read all the same: others are split off it.
-        for other, theirs in {**self.others, **groups}.items():
-            for name, ours in loaded.items() if other not in parts else ():
-                shared += describe_shared_groups({other: theirs, name: ours}, column)
+        for part, theirs in {**self.others, **groups}.items():
+            for name, ours in loaded.items() if part not in parts else ():
+                shared += describe_shared_groups({part: theirs, name: ours}, column)
         return shared
 
-    def why_unknown(self, every: Mapping[str, Subset]) -> str:
+    def explain_unknown(self, every: Mapping[str, Subset]) -> str:
         """Say why groups were not compared with those of training images; "" if they were."""
         if self.columns.group is None or self.columns.natural is not None:
             return ""
@@ -417,7 +418,9 @@ def read_source_groups(
         groups, unknown = read_groups(splits, columns, specification), str(error)
     known = {name: listing._replace(groups=groups[name]) for name, listing in splits.items()}
     names_of_others = {
-        name: own for name in others if name in groups and (own := groups[name].names) is not None
+        name: texts
+        for name in others
+        if name in groups and (texts := groups[name].names) is not None
     }
     loaded = source._replace(splits={**source.splits, **known})
     return loaded, SourceGroups(columns, names_of_others, unknown)

@@ -15,8 +15,8 @@ from fairweather.data.sources import (
     SPLIT_NAMES,
     UNSPLIT,
     Listing,
-    Request,
     Source,
+    SourceRequest,
     check_exists,
     check_same_classes,
     list_files,
@@ -33,7 +33,7 @@ from fairweather.types.options import SPLITS
 UNLABELLED = "unlabelled"  # the one class of images without labels
 
 
-def list_folder(request: Request) -> Source:
+def list_folder(request: SourceRequest) -> Source:
     """Image files in split folders (`train/cat/1.jpg`) or in class folders alone (`cat/1.jpg`).
 
     Split folders are called train or training, val, valid or validation, test or testing, in upper
@@ -60,7 +60,7 @@ def list_folder(request: Request) -> Source:
     return Source(classes, splits, parts=names)
 
 
-def list_images(request: Request) -> Source:
+def list_images(request: SourceRequest) -> Source:
     """Image files without labels, in a folder and the folders in it: for `--ood`.
 
     Files are sorted by name. All images have the one class `unlabelled`, so that a model can be
@@ -83,8 +83,8 @@ def _split_folders(path: Path) -> dict[str, Path]:
     folders = _visible_folders(path)
     named = [folder for folder in folders if folder.name.lower() in SPLIT_NAMES]
     if len(named) < len(folders):
-        # A class may be called "train": beside class folders, only a folder that has folders itself
-        # is a split.
+        # A class may be called "train". Beside class folders, a folder is a split only if it
+        # contains folders.
         named = [folder for folder in named if _visible_folders(folder)]
     splits: dict[str, Path] = {}
     for folder in named:
@@ -151,7 +151,7 @@ def _visible_files(folder: Path) -> Iterator[Path]:
 
 # ---------------------------------------------------------------- csv:PATH
 
-# The names of columns that are understood, in any case.
+# The accepted names of columns, in any case.
 TABLE_COLUMNS: Mapping[str, tuple[str, ...]] = {
     "file": FILE_COLUMNS,
     "label": ("label", "class", "target", "diagnosis", "dx"),
@@ -164,13 +164,13 @@ CSV_FORM = re.compile(r"(?P<path>.*?\.[ct]sv)(?P<given>(,[^,=]+=[^,]*)*)", re.IG
 class LabelledFile(NamedTuple):
     """One line of the table: where it stands, and its file, label and split."""
 
-    where: str
+    place: str
     file: str
     label: str
     split: str
 
 
-def list_csv(request: Request) -> Source:
+def list_csv(request: SourceRequest) -> Source:
     """Image files named in a table with their labels: labels.csv[,label=COLUMN][,images=FOLDER].
 
     The table is CSV (with commas, semicolons or tabs) with a header. The columns of files, labels
@@ -184,12 +184,12 @@ def list_csv(request: Request) -> Source:
         InputError: a column is missing, there are several, or a row names a file that is missing,
             is named twice or lies outside the folder, has no label, or an unknown split.
     """
-    path, given = _parse_csv_path(request.path or Path())
+    path, named_columns = _parse_csv_path(request.path or Path())
     check_exists(path)
     if path.is_dir():
         raise InputError(f"{str(path)!r} is a folder; csv: needs a table, such as labels.csv")
-    rows = _read_rows(path, given)
-    folder = path.parent / Path(given.get(IMAGES_OPTION, "")).expanduser()
+    rows = _read_rows(path, named_columns)
+    folder = path.parent / Path(named_columns.get(IMAGES_OPTION, "")).expanduser()
     check_exists(folder)
     files = _find_files(folder, rows)
     classes = _sort_classes({row.label for row in rows})
@@ -220,27 +220,29 @@ def _parse_csv_path(path: Path) -> tuple[Path, dict[str, str]]:
     return Path(match["path"]), {name: value for name, _, value in pairs}
 
 
-def _read_rows(path: Path, given: Mapping[str, str]) -> list[LabelledFile]:
+def _read_rows(path: Path, named_columns: Mapping[str, str]) -> list[LabelledFile]:
     lines = read_csv_rows(path)
     header = lines[0][1] if lines else []
-    columns = {kind: _find_column(path, header, kind, given) for kind in TABLE_COLUMNS}
+    columns = {kind: _find_column(path, header, kind, named_columns) for kind in TABLE_COLUMNS}
     rows = []
     for number, cells in lines[1:]:
-        where = f"line {number} of {str(path)!r}"
+        position = f"line {number} of {str(path)!r}"
         if len(cells) != len(header):
-            raise InputError(f"{where} has {len(cells)} cells, and the header has {len(header)}")
-        rows.append(_parse_row(where, cells, columns))
+            raise InputError(f"{position} has {len(cells)} cells, and the header has {len(header)}")
+        rows.append(_parse_row(position, cells, columns))
     if not rows:
         raise InputError(f"{str(path)!r} has no rows")
     return rows
 
 
-def _find_column(path: Path, header: list[str], kind: str, given: Mapping[str, str]) -> int | None:
+def _find_column(
+    path: Path, header: list[str], kind: str, named_columns: Mapping[str, str]
+) -> int | None:
     """The place of a column; None if there is no column of splits."""
-    if kind in given:
-        if given[kind] not in header:
-            raise unknown_name(f"column of {str(path)!r}", given[kind], header)
-        return header.index(given[kind])
+    if kind in named_columns:
+        if named_columns[kind] not in header:
+            raise unknown_name(f"column of {str(path)!r}", named_columns[kind], header)
+        return header.index(named_columns[kind])
     fitting = [place for place, name in enumerate(header) if name.lower() in TABLE_COLUMNS[kind]]
     if len(fitting) == 1:
         return fitting[0]
@@ -254,16 +256,16 @@ def _find_column(path: Path, header: list[str], kind: str, given: Mapping[str, s
     )
 
 
-def _parse_row(where: str, cells: Sequence[str], columns: Mapping[str, int | None]) -> LabelledFile:
-    said = {kind: cells[place].strip() for kind, place in columns.items() if place is not None}
-    for kind, text in said.items():
+def _parse_row(place: str, cells: Sequence[str], columns: Mapping[str, int | None]) -> LabelledFile:
+    texts = {kind: cells[column].strip() for kind, column in columns.items() if column is not None}
+    for kind, text in texts.items():
         if not text:
-            raise InputError(f"{where} has no {kind}")
-    split = said.get("split")
+            raise InputError(f"{place} has no {kind}")
+    split = texts.get("split")
     if split is not None and split.lower() not in SPLIT_NAMES:
-        raise InputError(f"{where} has the split {split!r}; known are {', '.join(SPLIT_NAMES)}")
+        raise InputError(f"{place} has the split {split!r}; known are {', '.join(SPLIT_NAMES)}")
     known = UNSPLIT if split is None else SPLIT_NAMES[split.lower()]
-    return LabelledFile(where, said["file"], said["label"], known)
+    return LabelledFile(place, texts["file"], texts["label"], known)
 
 
 def _find_files(folder: Path, rows: Sequence[LabelledFile]) -> list[str]:
@@ -277,12 +279,12 @@ def _find_files(folder: Path, rows: Sequence[LabelledFile]) -> list[str]:
             by_stem.setdefault(entry.stem, []).append(entry.name)
         return by_stem
 
-    lines: dict[str, str] = {}  # by file: where it is named
+    lines: dict[str, str] = {}  # by file: the row that names it
     for row in rows:
         path = Path(row.file)
         if path.is_absolute() or ".." in path.parts:
             raise InputError(
-                f"{row.where} names {row.file!r}, and files must be named from a folder on: say "
+                f"{row.place} names {row.file!r}, and files must be named from a folder on: say "
                 "which folder with csv:PATH,images=FOLDER"
             )
         place = folder / path
@@ -291,11 +293,11 @@ def _find_files(folder: Path, rows: Sequence[LabelledFile]) -> list[str]:
             fitting = names_in(place.parent).get(path.name, [])
         if len(fitting) != 1:
             problem = f"several files ({', '.join(sorted(fitting))})" if fitting else "no file"
-            raise InputError(f"{row.where} names {row.file!r}: {problem} of {str(folder)!r}")
+            raise InputError(f"{row.place} names {row.file!r}: {problem} of {str(folder)!r}")
         file = (path.parent / fitting[0]).as_posix()
         if file in lines:
-            raise InputError(f"{row.where} names {file!r} again; it stands in {lines[file]}")
-        lines[file] = row.where
+            raise InputError(f"{row.place} names {file!r} again; it stands in {lines[file]}")
+        lines[file] = row.place
     return list(lines)
 
 

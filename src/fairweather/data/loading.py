@@ -31,7 +31,12 @@ from fairweather.data.npz import MEDMNIST, REFUSED_SETS, list_npz
 from fairweather.data.parquet import has_parquet_files, list_parquet
 from fairweather.data.pixel_scans import Copies, channel_statistics, find_copies, image_name
 from fairweather.data.pixels import Scale, Square
-from fairweather.data.sources import Request, Source, check_no_empty_class, explain_read_errors
+from fairweather.data.sources import (
+    Source,
+    SourceRequest,
+    check_no_empty_class,
+    explain_read_errors,
+)
 from fairweather.data.splits import (
     Subset,
     add_label_noise,
@@ -59,7 +64,7 @@ from fairweather.types.options import (
     takes,
 )
 
-SOURCES: dict[str, Callable[[Request], Source]] = {
+DATA_SOURCES: dict[str, Callable[[SourceRequest], Source]] = {
     "cifar-10-c:PATH": list_cifar10_c,
     "cifar10": list_cifar10,
     "csv:PATH": list_csv,
@@ -101,7 +106,7 @@ def load_data(
     evaluate a model on all images of a set.
 
     Args:
-        source: an entry of `SOURCES`, such as `mnist5k`, `folder:PATH` or `pathmnist@64`.
+        source: an entry of `DATA_SOURCES`, such as `mnist5k`, `folder:PATH` or `pathmnist@64`.
         size: resize the shorter side to this and crop the center, in pixels; at least 8. By default
             images stay as they are and must all have the same height and width. Images of a
             published corrupted set always stay as they are.
@@ -128,11 +133,11 @@ def load_data(
             checksums are recorded.
         groups: a table that says of each image which patient it shows, or to which subgroups it
             belongs. Images of one group then stay in one split. A set without splits is split by
-            groups. A set whose splits share groups is refused unless `groups.allow_shared`.
-        allow_duplicates: if False, images with the same pixels in two splits are an error that
-            names them. If True, or for a published set named in `SOURCES`, a line says so. A line
-            also warns of images in two splits that look the same, and of equal images with
-            different labels.
+            groups. One whose splits share groups is refused unless `groups.allow_shared`.
+        allow_duplicates: images with the same pixels in two splits are an error that names them. If
+            this is true, or the set is a published one named in `DATA_SOURCES`, a line says so
+            instead. A line also warns of images in two splits that look the same, and of equal
+            images with different labels.
         scale: which gray values become black and white, of images with one channel: `LOW..HIGH`,
             or `percentile:LOW..HIGH` of each image. Colour images are an error then. By default,
             16-bit images are scaled over all 16 bits, and DICOM files by their window.
@@ -213,13 +218,13 @@ def load(
 
 
 def check_no_copies(
-    own: Mapping[str, Images],
+    own_splits: Mapping[str, Images],
     others: Mapping[str, Images],
     *,
     allowed: bool,
     progress: Notify | None = None,
 ) -> None:
-    """Refuse images of other sets that have the same pixels as one of a data set's own.
+    """Refuse images of other sets that have the same pixels as an image of the data set.
 
     Args:
         own: the splits of the data set, those that are trained on first.
@@ -231,30 +236,32 @@ def check_no_copies(
     """
     if not others:
         return
-    splits = {**own, **others}
+    splits = {**own_splits, **others}
     pairs = find_copies(splits).same
-    same = [pair for pair in pairs if pair.first in own and pair.second in others]
+    same = [pair for pair in pairs if pair.first in own_splits and pair.second in others]
     _check_copies(Copies(same, [], {}), splits, allowed, to_notify(progress))
 
 
 class LoadPlan(NamedTuple):
-    """What is to be loaded, known before images are decoded.
-
-    Attributes:
-        source: the images, their classes and the facts that the source gives for the provenance.
-        name: the specification of the data set, and its size if images are resized.
-        square: how images become squares.
-        entries: the images of each split in the cache, decoded or not.
-        test_images: how many there are without a limit.
-        shared_groups: sentences about groups in several splits.
-    """
+    """What is to be loaded, known before images are decoded."""
 
     source: Source
+    """The images, their classes and the facts that the source gives for the provenance."""
+
     name: str
+    """The specification of the data set, and its size if images are resized."""
+
     square: Square | None
+    """How images become squares."""
+
     entries: dict[str, Entry]
+    """The images of each split in the cache, decoded or not."""
+
     test_images: int
+    """How many there are without a limit."""
+
     shared_groups: list[str]
+    """Sentences about groups in several splits."""
 
     @property
     def images(self) -> dict[str, int]:
@@ -295,7 +302,7 @@ def plan_loading(
     if source_groups is not None:
         shared = source_groups.compare(every, parts)
         lines = [f"warning        {line}" for line in shared]
-        if why := source_groups.why_unknown(every):
+        if why := source_groups.explain_unknown(every):
             lines.append(
                 f"note           {why}; so nothing says whether a model was trained on images of "
                 "the same groups"
@@ -327,11 +334,11 @@ def list_source(
     """List the images of a source, without decoding.
 
     Args:
-        source: an entry of `SOURCES`: a name, a MedMNIST name with its resolution after an `@`, or
-            a kind with a colon and a path, such as `folder:PATH`.
+        source: an entry of `DATA_SOURCES`: a name, a MedMNIST name with its resolution after an
+            `@`, or a kind with a colon and a path, such as `folder:PATH`.
         root: the folder that a relative path starts from; for a named set, the folder with its
             files.
-        offline, verify: see `Request`.
+        offline, verify: see `SourceRequest`.
         progress: called during a download, and with a line that says whether the files of a named
             set were verified.
 
@@ -342,7 +349,7 @@ def list_source(
     entry, at, resolution = (f"{name}:PATH", "", "") if colon else name.partition("@")
     if entry in REFUSED_SETS:
         raise InputError(f"{entry} cannot be used: {REFUSED_SETS[entry]}")
-    if entry not in SOURCES:
+    if entry not in DATA_SOURCES:
         raise _unknown_source(source, entry, root)
     if colon and not path:
         raise InputError(f"the data source {source!r} needs a path: {entry}")
@@ -356,9 +363,9 @@ def list_source(
             f"a root is where a relative path starts, and {source} has an absolute one: leave out "
             f"the root {str(root)!r}"
         )
-    request = Request(place, int(resolution) if at else None, offline, verify, progress)
+    request = SourceRequest(place, int(resolution) if at else None, offline, verify, progress)
     with explain_read_errors():
-        listed = SOURCES[entry](request)
+        listed = DATA_SOURCES[entry](request)
     for class_name in listed.classes:
         check_name(class_name, f"{source} has a class with a name that cannot be used:")
     for listing in listed.splits.values():
@@ -373,9 +380,9 @@ def list_source(
 
 
 def tested_share(source: str) -> float:
-    """The share of a set without splits that is tested: all of a PATH that somebody gives.
+    """The tested share of a set without splits: all of it, if it is given as a PATH.
 
-    A set by its name is divided as by `load_data`, so that it means the same images everywhere.
+    A named set is divided as by `load_data`, so that its name means the same images everywhere.
 
     >>> tested_share("folder:photos"), tested_share("mnist5k")
     (1.0, 0.2)
@@ -403,11 +410,11 @@ def _unknown_source(source: str, entry: str, root: str | Path | None) -> InputEr
         kind = "parquet" if has_parquet_files(place) else "folder"
     elif place.is_file():
         kind = place.suffix.lower().removeprefix(".")
-    elif f"{source}:PATH" in SOURCES:
+    elif f"{source}:PATH" in DATA_SOURCES:
         return InputError(f"the data source {source!r} needs a path: {source}:PATH")
     else:
-        return unknown_name("data source", entry, SOURCES)
-    if f"{kind}:PATH" in SOURCES:
+        return unknown_name("data source", entry, DATA_SOURCES)
+    if f"{kind}:PATH" in DATA_SOURCES:
         return InputError(
             f"unknown data source {source!r}: it is a path; did you mean {f'{kind}:{source}'!r}?"
         )
@@ -465,16 +472,16 @@ def _check_copies(
             f"{'; '.join(same)}; such images do not show how a model does on new ones: remove them "
             "from one of the two, or set allow_duplicates (--allow-duplicates)"
         )
-    alike = [pairs.line(splits, "look like") for pairs in copies.alike]
+    similar = [pairs.line(splits, "look like") for pairs in copies.similar]
     for name, places in copies.contrary.items():
         if name == "train" and wrong_labels:
             continue
         first, second = (image_name(splits[name], place) for place in places[0].tolist())
-        alike.append(
+        similar.append(
             f"{len(places):,} {name} images have the same pixels as an earlier one with another "
             f"label, such as {second} and {first}"
         )
-    for line in (*same, *alike):
+    for line in (*same, *similar):
         tell(Event("compare images", 0, None, line=f"warning        {line}"))
 
 

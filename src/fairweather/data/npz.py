@@ -1,4 +1,5 @@
-"""Images in NumPy archives: `npz:PATH`, and the sets of MedMNIST, which are published as such."""
+"""Images in NumPy archives: `npz:PATH`, and the sets of MedMNIST, which are published as
+archives."""
 
 from __future__ import annotations
 
@@ -21,8 +22,8 @@ from fairweather.data.sources import (
     UNSPLIT,
     Listing,
     RawImage,
-    Request,
     Source,
+    SourceRequest,
     check_exists,
     count_classes,
     require_path,
@@ -60,7 +61,7 @@ class ArrayHeader(NamedTuple):
         return f"{self.key} in {str(self.path)!r}"
 
 
-def list_npz(request: Request) -> Source:
+def list_npz(request: SourceRequest) -> Source:
     """Arrays of one .npz file: `train_images`, `train_labels`, `val_images` and so on.
 
     The split names are those of `folder:`; `images` and `labels` are one set without splits. Images
@@ -290,26 +291,29 @@ MEDMNIST_URL = "https://zenodo.org/records/10519652/files/{file}?download=1"
 
 
 class MedMNISTSet(NamedTuple):
-    """The facts of one set.
-
-    Attributes:
-        shows: what its images show.
-        task: as MedMNIST calls it. Each image has one class in all of these; an ordinal regression
-            is treated as a classification, as its authors do.
-        channels: 1 for gray images, 3 for RGB.
-        images: how many each split has.
-        classes: names in label order.
-        md5: by resolution, of the published file.
-        classes_are: what the classes stand for.
-    """
+    """The facts of one set."""
 
     shows: str
+    """What its images show."""
+
     task: str
+    """As MedMNIST calls it. Each image has one class in all of these; an ordinal regression is
+    treated as a classification, as its authors do."""
+
     channels: int
+    """1 for gray images, 3 for RGB."""
+
     images: Mapping[str, int]
+    """How many each split has."""
+
     classes: tuple[str, ...]
+    """Names in label order."""
+
     md5: Mapping[int, str]
+    """By resolution, of the published file."""
+
     classes_are: str
+    """What the classes stand for."""
 
     @property
     def title(self) -> str:
@@ -336,12 +340,12 @@ MEDMNIST_SETS = pydantic.TypeAdapter(dict[str, MedMNISTSet]).validate_python(
 REFUSED_SETS: Mapping[str, str] = _MEDMNIST_FACTS["refused"]
 # Of these sets, MedMNIST's descriptions say only of pathmnist that the test images come from
 # elsewhere. Kather et al., who made the images, say (https://doi.org/10.5281/zenodo.1214456) that
-# CRC-VAL-HE-7K has other patients, and that it comes from the tissue bank of the NCT, from which a
-# part of NCT-CRC-HE-100K came as well.
+# CRC-VAL-HE-7K has other patients. It comes from the tissue bank of the NCT, as does a part of
+# NCT-CRC-HE-100K.
 NATURAL_SHIFT: Mapping[str, str] = _MEDMNIST_FACTS["natural_shift"]
 
 
-def list_medmnist(name: str, request: Request) -> Source:
+def list_medmnist(name: str, request: SourceRequest) -> Source:
     """The official splits of one set, from its published .npz file.
 
     The file is looked for in the request's folder, then in `~/.medmnist`, where the package
@@ -373,7 +377,7 @@ def list_medmnist(name: str, request: Request) -> Source:
     return listed._replace(name=f"{name}@{resolution}", notes=notes)
 
 
-def _obtain_medmnist(file: str, published: str, request: Request) -> tuple[Path, str]:
+def _obtain_medmnist(file: str, published: str, request: SourceRequest) -> tuple[Path, str]:
     """Find or download a file; its path and its MD5."""
     places = [Path("~/.medmnist").expanduser(), download_folder("medmnist")]
     target = places[-1]
@@ -393,8 +397,8 @@ def _obtain_medmnist(file: str, published: str, request: Request) -> tuple[Path,
     return path, digest
 
 
-def _make_lister(name: str) -> Callable[[Request], Source]:
-    def load(request: Request) -> Source:
+def _make_lister(name: str) -> Callable[[SourceRequest], Source]:
+    def load(request: SourceRequest) -> Source:
         return list_medmnist(name, request)
 
     load.__doc__ = f"MedMNIST: {MEDMNIST_SETS[name].title}; also @64, @128 and @224."

@@ -19,8 +19,8 @@ from fairweather.data.sources import (
     UNSPLIT,
     Listing,
     RawImage,
-    Request,
     Source,
+    SourceRequest,
     check_same_classes,
     count_classes,
     list_shards,
@@ -47,7 +47,7 @@ class ParquetTable(NamedTuple):
     classes: tuple[str, ...] | None
 
 
-def list_parquet(request: Request) -> Source:
+def list_parquet(request: SourceRequest) -> Source:
     """Images in the Hugging Face layout: one parquet file, or a folder with one file per split.
 
     In a folder, or in `data/` below it, a split is one file or several numbered shards
@@ -215,8 +215,8 @@ def _read_rows(path: Path, column: str, rows: IntArray) -> Iterator[RawImage]:
     start = 0
     for batch in read_parquet_batches(path, [column], ROWS_PER_BATCH):
         end = start + len(batch)
-        own = rows[np.searchsorted(rows, start) : np.searchsorted(rows, end)]
-        images = pc.struct_field(batch.column(0), "bytes").take(pa.array(own - start))
-        for row, content in zip(own, images.to_pylist(), strict=True):
+        batch_rows = rows[np.searchsorted(rows, start) : np.searchsorted(rows, end)]
+        images = pc.struct_field(batch.column(0), "bytes").take(pa.array(batch_rows - start))
+        for row, content in zip(batch_rows, images.to_pylist(), strict=True):
             yield RawImage(f"row {row} of {path}", content or b"")
         start = end

@@ -77,8 +77,8 @@ SAMPLES = 36  # rows and columns of a large image that are looked at, at least
 # hash with this threshold for photographs.
 MAX_DIFFERENT_BITS = 2
 BANDS = MAX_DIFFERENT_BITS + 1
-# Nearly flat images (black, or a blank slide) look alike without being copies. So an image is left
-# out if fewer of its bits are set, and so is a part of the hash that this many images share.
+# Nearly flat images (black, or a blank slide) look alike without being copies. So images with fewer
+# set bits are left out, and so are parts of the hash that this many images share.
 MIN_BITS_SET = 16
 MAX_ALIKE = 1000
 # The hash of simple images, such as digits, is not sharp enough: their gray values must agree too.
@@ -91,18 +91,16 @@ Places = IntArray
 
 
 class CopyPairs(NamedTuple):
-    """Images of one split with an image of another split that is the same or looks the same.
-
-    Attributes:
-        first, second: the names of the splits.
-        places: int64 `[K, 2]`, places in the two splits; each image of `second` at most once.
-    """
+    """Images of one split with an image of another split that is the same or looks the same."""
 
     first: str
     second: str
-    places: Places
+    """`first`, `second`: the names of the splits."""
 
-    def line(self, splits: Mapping[str, Images], what: str) -> str:
+    places: Places
+    """int64 `[K, 2]`, places in the two splits; each image of `second` at most once."""
+
+    def line(self, splits: Mapping[str, Images], relation: str) -> str:
         """Say how many images there are, and name the first pairs; `what` links the two splits."""
         ours, theirs = splits[self.first], splits[self.second]
         named = [
@@ -112,7 +110,7 @@ class CopyPairs(NamedTuple):
         more = len(self.places) - len(named)
         rest = f", and {more:,} more" if more else ""
         return (
-            f"{len(self.places):,} of {len(theirs):,} {self.second} images {what} a "
+            f"{len(self.places):,} of {len(theirs):,} {self.second} images {relation} a "
             f"{self.first} image: {', '.join(named)}{rest}"
         )
 
@@ -125,18 +123,17 @@ def image_name(images: Images, place: int) -> str:
 
 
 class Copies(NamedTuple):
-    """What `find_copies` found; only pairs of splits that share images are listed.
-
-    Attributes:
-        same: images with the same pixels.
-        alike: other images with nearly the same difference hash and gray values.
-        contrary: for each split, int64 `[K, 2]`, places of images with the same pixels and
-            different labels; each image at most once as the second.
-    """
+    """What `find_copies` found; only pairs of splits that share images are listed."""
 
     same: list[CopyPairs]
-    alike: list[CopyPairs]
+    """Images with the same pixels."""
+
+    similar: list[CopyPairs]
+    """Other images with nearly the same difference hash and gray values."""
+
     contrary: dict[str, Places]
+    """For each split, int64 `[K, 2]`, places of images with the same pixels and different labels;
+    each image at most once as the second."""
 
 
 def find_copies(splits: Mapping[str, Images]) -> Copies:
@@ -156,7 +153,7 @@ def find_copies(splits: Mapping[str, Images]) -> Copies:
     """
     hashes = {name: difference_hashes(images.images) for name, images in splits.items()}
     exact = _digest_repeated(splits, hashes)
-    same, alike = [], []
+    same, similar = [], []
     for first, second in combinations(splits, 2):
         equal = _first_places(exact[first], exact[second])
         if len(equal):
@@ -165,15 +162,15 @@ def find_copies(splits: Mapping[str, Images]) -> Copies:
         near = near[~np.isin(near[:, 1], equal[:, 1])]
         near = near[_correlated(splits[first], splits[second], near)]
         if len(near):
-            alike.append(CopyPairs(first, second, near))
+            similar.append(CopyPairs(first, second, near))
     contrary = {name: _conflicting_labels(exact[name], images) for name, images in splits.items()}
-    return Copies(same, alike, {name: places for name, places in contrary.items() if len(places)})
+    return Copies(same, similar, {name: places for name, places in contrary.items() if len(places)})
 
 
 def difference_hashes(images: torch.Tensor) -> Hashes:
     """Hash how brightness changes across each image: uint8 `[N, 16]`, 128 bits.
 
-    The difference hash (Krawetz 2013, "Kind of Like That"), along rows and along columns: an image
+    The difference hash (Krawetz 2013, "Kind of Like That"), along rows and along columns. An image
     is averaged to 9 x 9 gray cells, and a bit says whether a cell is darker than the next one.
     Resizing, compression and changes of brightness and contrast leave most bits as they are.
 

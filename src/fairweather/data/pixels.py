@@ -1,4 +1,4 @@
-"""One image to 8-bit pixels, without torch, so that processes that only decode start fast."""
+"""One image to 8-bit pixels, without torch, so that decoding processes start fast."""
 
 from __future__ import annotations
 
@@ -28,7 +28,8 @@ SCALE_FORM = re.compile(
 SCALE_FORMS = (
     "LOW..HIGH, such as 0..4095 or -1000..400, or percentile:LOW..HIGH, such as percentile:1..99"
 )
-# Of a 16-bit file: up to this value, its pixels have at most 14 bits, as cameras and scanners give.
+# Of a 16-bit file: up to this value, its pixels have at most 14 bits, like those of cameras and
+# scanners.
 MAX_14_BITS = 2**14 - 1
 
 
@@ -37,16 +38,15 @@ class UnreadableImageError(InputError):
 
 
 class Scale(NamedTuple):
-    """Which gray values become 0 and 255; those between are linear, those outside are cut off.
-
-    Attributes:
-        low, high: values as they are stored, of a DICOM file after its rescale slope and intercept.
-        percentile: low and high are percentiles of the values of each image by itself, in [0, 100].
-    """
+    """Which gray values become 0 and 255; those between are linear, those outside are cut off."""
 
     low: float
     high: float
+    """`low`, `high`: stored values; for a DICOM file, those after its rescale slope and intercept.
+    """
+
     percentile: bool = False
+    """Low and high are percentiles of the values of each image by itself, in [0, 100]."""
 
     @classmethod
     def parse(cls, text: str) -> Scale:
@@ -88,7 +88,7 @@ def scale_16_bits(values: npt.NDArray[np.int64]) -> npt.NDArray[np.uint8]:
     """Scale unsigned 16-bit gray values to 8 bits, over the whole 16-bit range.
 
     Raises `UnreadableImageError` for other values, such as signed ones, and for values of at most
-    14 bits: over the whole range these are nearly black, and no file says that it has fewer bits.
+    14 bits. Over the whole range these are nearly black, and no file says that it has fewer bits.
 
     >>> scale_16_bits(np.array([0, 25700, 65535])).tolist()
     [0, 100, 255]
@@ -132,8 +132,8 @@ def read_dicom(content: Path | bytes, scale: Scale | None) -> Image.Image:
     """Decode a DICOM image of one frame: gray (mode L) or RGB, 8 bits.
 
     The rescale slope and intercept (or the modality LUT) are applied. Then the values become 8 bits
-    by `scale`; without it, by the first window or VOI LUT of the file; without these, over all bits
-    that the file says are stored. MONOCHROME1 is inverted, so that large values are bright.
+    by `scale`. Without it, the first window or VOI LUT of the file decides, or else all bits that
+    the file says are stored. MONOCHROME1 is inverted, so that large values are bright.
 
     Raises:
         UnreadableImageError: it has several frames, the extra or a decoder is not installed, or
@@ -146,10 +146,10 @@ def read_dicom(content: Path | bytes, scale: Scale | None) -> Image.Image:
     from pydicom.pixels import apply_color_lut, apply_modality_lut, get_decoder, pixel_array
 
     encoded = content if isinstance(content, bytes) else content.read_bytes()
-    if DEFLATED_SYNTAX in encoded:  # reading it would inflate it, to whatever size
+    if DEFLATED_SYNTAX in encoded:  # reading it would inflate it to any size
         raise UnreadableImageError("it is a deflated DICOM file: store it without compression")
     with warnings.catch_warnings():
-        warnings.simplefilter("ignore")  # of values that are not as the standard says
+        warnings.simplefilter("ignore")  # about values that break the standard
         data: DicomFile = dcmread(io.BytesIO(encoded))
         syntax = data.file_meta.TransferSyntaxUID
         _check_dicom(data)
@@ -263,7 +263,7 @@ FILTERS = {
     "lanczos": Image.Resampling.LANCZOS,
 }
 # The formats that are decoded, whatever a file is called, and those that the user has registered
-# with Pillow. Pillow knows more, and for some of them it starts other programs.
+# with Pillow. Pillow knows more formats, and starts other programs for some of them.
 FORMATS = (
     *("AVIF", "BMP", "DIB", "GIF", "JPEG", "JPEG2000", "MPO", "PCX", "PNG", "PPM", "SGI", "TGA"),
     *("TIFF", "WEBP"),
@@ -273,35 +273,34 @@ Content = Path | bytes | Pixels | Image.Image
 
 
 class Square(NamedTuple):
-    """A `types.Preparation` without defaults, for processes that do not load torch.
-
-    Attributes:
-        size, resize: in pixels, `size <= resize`.
-        interpolation, fit: as in `types.Preparation`.
-    """
+    """A `types.Preparation` without defaults, for processes that do not load torch."""
 
     size: int
     resize: int
+    """`size`, `resize`: in pixels, `size <= resize`."""
+
     interpolation: str = "bilinear"
     fit: str = "crop"
+    """`interpolation`, `fit`: as in `types.Preparation`."""
 
 
 class Target(NamedTuple):
-    """The file for decoded images, and what shape they must have.
-
-    Attributes:
-        path: the file. Image number `i` starts at byte `i * bytes per image`.
-        shape: `(3, H, W)` of every image.
-        square: the argument of `decode_image`.
-        most_pixels: Pillow's `MAX_IMAGE_PIXELS` in the main process.
-        scale: the argument of `decode_image`.
-    """
+    """The file for decoded images, and what shape they must have."""
 
     path: Path
+    """The file. Image number `i` starts at byte `i * bytes per image`."""
+
     shape: tuple[int, ...]
+    """`(3, H, W)` of every image."""
+
     square: Square | None
+    """The argument of `decode_image`."""
+
     most_pixels: int | None
+    """Pillow's `MAX_IMAGE_PIXELS` in the main process."""
+
     scale: Scale | None = None
+    """The argument of `decode_image`."""
 
 
 def decode_image(content: Content, square: Square | None, scale: Scale | None = None) -> Pixels:
@@ -311,9 +310,9 @@ def decode_image(content: Content, square: Square | None, scale: Scale | None = 
       several pages is refused.
     * Every mode is converted to RGB. Transparency is dropped, as in torchvision's `ImageFolder`, so
       transparent pixels show their stored colour. Gray values become 8 bits by `scale`. Without it,
-      16-bit grayscale is scaled as `round(v / 257)`: over the whole 16-bit range and not over the
-      range of one image, so that brightness stays comparable between images. Values of at most 14
-      bits in 16, and floating-point values, are refused then, because their range is unknown.
+      16-bit grayscale is scaled as `round(v / 257)`. This uses the whole 16-bit range, not that of
+      one image, so that brightness stays comparable between images. Without `scale`, values of at
+      most 14 bits in 16 and floating-point values are refused, because their range is unknown.
       DICOM files have a range of their own (`read_dicom`).
     * The shorter side is resized to `square.resize` with Pillow's antialiased filter, and the
       aspect ratio is kept; with `squash`, both sides are resized to it. Then the center is cropped
@@ -467,7 +466,7 @@ def _to_rgb(image: Image.Image, scale: Scale | None, stored: str, most: int | No
             )
         gray = image if deep else image.convert("L")
         values = np.asarray(gray)
-        if most is not None:  # the values of the file again: Pillow rounded none to the same
+        if most is not None:  # back to the values of the file, which Pillow scaled without loss
             values = np.rint(values / (65535 if deep else 255) * most)
         return Image.fromarray(scale.apply(values)).convert("RGB")
     if image.mode == "F":

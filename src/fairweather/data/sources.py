@@ -17,12 +17,11 @@ from fairweather.errors import InputError, join_names
 from fairweather.progress import Notify
 from fairweather.tasks.task import Strata, find_task
 from fairweather.types.measurement import CLASSIFICATION, ByteArray, Groups, IntArray, TextArray
-from fairweather.types.options import SPLITS as SPLITS
 
-UNSPLIT = "all"  # the name of a set that is not split yet, in place of the names in `SPLITS`
+UNSPLIT = "all"  # the name of a set that is not split yet, in place of `options.SPLITS`
 # The columns of a table that say which image a row is about, in upper or lower case.
 FILE_COLUMNS = ("file", "filename", "file_name", "path", "filepath", "image", "image_id")
-# How folders and tables call splits, and what they are called here.
+# The names of splits in folders and tables, and ours.
 SPLIT_NAMES = {
     "train": "train",
     "training": "train",
@@ -34,65 +33,67 @@ SPLIT_NAMES = {
 }
 
 
-class Request(NamedTuple):
-    """The arguments of a source function.
-
-    Attributes:
-        path: what follows the colon (`folder:PATH`), or for a named set the folder with its files;
-            None if neither was given.
-        resolution: the number after an `@`, such as 64 in `pathmnist@64`; None without.
-        offline: missing files are not downloaded.
-        verify: files of a named set must have the published checksum.
-        progress: called during a download.
-    """
+class SourceRequest(NamedTuple):
+    """The arguments of a source function."""
 
     path: Path | None = None
+    """What follows the colon (`folder:PATH`), or for a named set the folder with its files; None if
+    neither was given."""
+
     resolution: int | None = None
+    """The number after an `@`, such as 64 in `pathmnist@64`; None without."""
+
     offline: bool = False
+    """Missing files are not downloaded."""
+
     verify: bool = True
+    """Files of a named set must have the published checksum."""
+
     progress: Notify | None = None
+    """Called during a download."""
 
 
 class RawImage(NamedTuple):
-    """One image that is not decoded yet.
-
-    Attributes:
-        name: for error messages.
-        content: the path of an encoded image, its encoded bytes, or its pixels: uint8 `[H, W]` or
-            `[H, W, 3]`. It is plain data, because it is sent to other processes.
-    """
+    """One image that is not decoded yet."""
 
     name: str
+    """For error messages."""
+
     content: Path | bytes | ByteArray
+    """The path of an encoded image, its encoded bytes, or its pixels: uint8 `[H, W]` or `[H, W,
+    3]`. It is plain data, because it is sent to other processes."""
 
 
 class Listing(NamedTuple):
-    """The labelled images of one split of a source; the key of an image is its place in it.
-
-    Attributes:
-        labels: int64 `[N]`, or `[N, L]` of a task with several labels an image.
-        read: yields the images with the given keys (int64, ascending), in this order.
-        files: the files with all images, in the order of the listing: one file per image, or a few
-            files with many images each. Their bytes determine all pixels.
-        stretch: which part of the files this is, such as `severity 3`, if other listings of the
-            same files have other images with the same keys; it goes into the digest.
-        file_per_image: whether `files` has one file per image, by key. Then a few images need only
-            a few files.
-        names: the path of each image's file from the folder of the source on, by key; None if
-            images have no files of their own.
-        table: reads columns that the source stores beside its images, by their names: texts, with
-            a row for each key. Raises `InputError` for an unknown column. None without columns.
-        groups: what a table says of each image, by key; None if there is none.
-    """
+    """The labelled images of one split of a source; the key of an image is its place in it."""
 
     labels: IntArray
+    """int64 `[N]`, or `[N, L]` of a task with several labels an image."""
+
     read: Callable[[IntArray], Iterable[RawImage]]
+    """Yields the images with the given keys (int64, ascending), in this order."""
+
     files: tuple[Path, ...]
+    """The files with all images, in the order of the listing: one file per image, or a few files
+    with many images each. Their bytes determine all pixels."""
+
     stretch: str = ""
+    """Which part of the files this is, such as `severity 3`, if other listings of the same files
+    have other images with the same keys; it goes into the digest."""
+
     file_per_image: bool = False
+    """Whether `files` has one file per image, by key. Then a few images need only a few files."""
+
     names: tuple[str, ...] | None = None
+    """The path of each image's file from the folder of the source on, by key; None if images have
+    no files of their own."""
+
     table: Callable[[list[str]], pd.DataFrame] | None = None
+    """Reads columns that the source stores beside its images, by their names: texts, with a row for
+    each key. Raises `InputError` for an unknown column. None without columns."""
+
     groups: Groups | None = None
+    """What a table says of each image, by key; None if there is none."""
 
     @property
     def group_names(self) -> TextArray | None:
@@ -147,36 +148,39 @@ def list_shards(
 
 
 class Source(NamedTuple):
-    """The result of a source function.
-
-    Attributes:
-        classes: class names in label order.
-        splits: either `{"all": ...}`, one set that is not split yet, or some of `train`, `val` and
-            `test`.
-        name: the full name of a named set, such as `pathmnist@28` for `pathmnist`.
-        notes: facts for the provenance, such as the checksum of a file. If test images are known to
-            come from elsewhere than training images, `natural_shift` says from where.
-        side: height and width of all images of a published set that is never resized, because its
-            images were corrupted at this size.
-        parts: what must be added to the specification to name one split as a set, by split: `val`
-            if `folder:PATH/val` names it.
-        task: what is told of each image; a name of `fairweather.tasks.task.TASKS`.
-    """
+    """The result of a source function."""
 
     classes: tuple[str, ...]
+    """Class names in label order."""
+
     splits: Mapping[str, Listing]
+    """Either `{"all": ...}`, one set that is not split yet, or some of `train`, `val` and `test`.
+    """
+
     name: str | None = None
+    """The full name of a named set, such as `pathmnist@28` for `pathmnist`."""
+
     notes: Mapping[str, object] = {}
+    """Facts for the provenance, such as the checksum of a file. If test images are known to come
+    from elsewhere than training images, `natural_shift` says from where."""
+
     side: int | None = None
+    """Height and width of all images of a published set that is never resized, because its images
+    were corrupted at this size."""
+
     parts: Mapping[str, str] = {}
+    """What must be added to the specification to name one split as a set, by split: `val` if
+    `folder:PATH/val` names it."""
+
     task: str = CLASSIFICATION
+    """What is told of each image; a name of `fairweather.tasks.task.TASKS`."""
 
     def strata(self, labels: IntArray) -> Strata:
         """Group images by their labels, as the task says."""
         return find_task(self.task).strata(labels, self.classes)
 
 
-def require_path(request: Request) -> Path:
+def require_path(request: SourceRequest) -> Path:
     """The path of a request; raises `InputError` if there is no such file or folder."""
     if request.path is None:
         raise InputError("this data source needs a path")
@@ -185,7 +189,7 @@ def require_path(request: Request) -> Path:
 
 
 def relative_names(root: Path, paths: Iterable[Path]) -> tuple[str, ...]:
-    """Name files by their paths inside a folder, so that nothing of the machine is told.
+    """Name files by their paths inside a folder, which reveal nothing about the machine.
 
     >>> relative_names(Path("/home/ann/pets"), [Path("/home/ann/pets/cat/1.jpg")])
     ('cat/1.jpg',)

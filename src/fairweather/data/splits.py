@@ -22,7 +22,7 @@ MAX_MOVES = 2_000
 
 
 class Purpose(IntEnum):
-    """The purpose of random numbers: each purpose has a random stream of its own."""
+    """A purpose of random numbers; each has its own random stream."""
 
     TEST = 0
     VALIDATION = 1
@@ -122,7 +122,7 @@ def choose_groups(
         ]
         if not lacking_at:
             return chosen[group_of]
-        # A random one of them, so that moves to and fro end.
+        # A random one of them, so that moves back and forth end.
         side, label = lacking_at[generator.integers(len(lacking_at))]
         others = order[(chosen[order] != side) & (counts[order, label] > 0)]
         remaining = counts[chosen != side].sum(axis=0) - counts[others]
@@ -152,8 +152,8 @@ def split_source(
     to another split. Of the split `all`, `test_fraction` of the images become `test`. Then, if
     there is no `val`, `validation_fraction` of the training images become `val` and keep their
     keys. The test images are chosen first, so they do not depend on `validation_fraction`. With a
-    fraction of 1 there is no `train`. If the source also has a `val`, its training images are not
-    used then. If the listing says which images belong together, these stay together.
+    fraction of 1 there is no `train`. If the source also has a `val`, its training images are then
+    not used. If the listing says which images belong together, these stay together.
 
     Raises:
         InputError: a class has none or too few images.
@@ -176,12 +176,12 @@ def check_has_test(source: Source, specification: str) -> None:
     """Raise `InputError` unless a source has test images, or is one set that can be split."""
     if source.splits.keys() & {UNSPLIT, "test"}:
         return
-    own = {split: f"{specification.rstrip('/')}/{name}" for split, name in source.parts.items()}
+    sources = {split: f"{specification.rstrip('/')}/{name}" for split, name in source.parts.items()}
     advice = "use one set without splits"
-    if "val" in own:
-        advice = f"use {own['val']} to evaluate on it"
-    elif "train" in own:
-        advice = f"use {own['train']} to have it split"
+    if "val" in sources:
+        advice = f"use {sources['val']} to evaluate on it"
+    elif "train" in sources:
+        advice = f"use {sources['train']} to have it split"
     raise InputError(
         f"there are images for {' and '.join(source.splits)} but none for test, and a model cannot "
         f"be tested on images that it was trained or chosen with: add test images, or {advice}"

@@ -1,9 +1,9 @@
-"""A network as a list of torch's own operations: plain data, which no code has to be trusted for.
+"""A network as a list of torch's own operations: plain data, so that no code must be trusted.
 
 `torch.export` traces a network to operations of torch (`aten`). Stored as JSON, they need neither
-the library that the network comes from nor its code, and a foreign file can only ask for operations
-in `OPERATIONS`: all compute tensors from tensors, and none reads or writes a file, draws random
-numbers or changes a tensor, so that the same images have the same answer again.
+the network's library nor its code. A file from elsewhere can only use operations in `OPERATIONS`.
+All of these compute tensors from tensors; none reads or writes a file, draws random numbers or
+changes a tensor. So the same images always have the same answer.
 """
 
 from __future__ import annotations
@@ -55,7 +55,7 @@ zeros_like.default
 OPERATIONS = frozenset(_OPERATION_NAMES.split())
 # Arguments that decide whether an operation draws or changes tensors, with the value that it needs.
 PURE: Mapping[str, object] = {"train": False, "training": False, "dropout_p": 0.0}
-LARGEST_SIZE = 2**62  # no size of a tensor is larger; Python's own numbers have no end
+LARGEST_SIZE = 2**62  # no size of a tensor is larger; Python's own numbers have no limit
 
 
 def _check_whole(value: object) -> int:
@@ -65,7 +65,7 @@ def _check_whole(value: object) -> int:
 
 
 def _on_sizes(calculate: Callable[[int, int], int]) -> Callable[[object, object], int]:
-    """Let a function take, and give, nothing but whole numbers up to `LARGEST_SIZE`.
+    """Make a function take and return only whole numbers up to `LARGEST_SIZE`.
 
     >>> _on_sizes(operator.mul)(3, 4)
     12
@@ -87,7 +87,7 @@ ARITHMETIC: Mapping[str, Callable[..., Any]] = {
     "mul": _on_sizes(operator.mul),
     "sub": _on_sizes(operator.sub),
 }
-# What arguments may be besides numbers, texts, lists and other values, by the key that says so.
+# Special arguments, besides numbers, texts, lists and other values, by the key that marks them.
 ARGUMENT_TYPES: Mapping[str, type] = {
     "dtype": torch.dtype,
     "layout": torch.layout,
@@ -110,37 +110,36 @@ class WeightName(NamedTuple):
 
 @dataclass(frozen=True)
 class Operation:
-    """One operation of a graph.
-
-    Attributes:
-        name: of its result.
-        kind: in `OPERATIONS` or `ARITHMETIC`.
-        arguments, options: positional and by name, with `ResultName` and `WeightName` for tensors.
-    """
+    """One operation of a graph."""
 
     name: str
+    """Of its result."""
+
     kind: str
+    """In `OPERATIONS` or `ARITHMETIC`."""
+
     arguments: tuple[Any, ...]
     options: Mapping[str, Any]
+    """`arguments`, `options`: positional and by name, with `ResultName` and `WeightName` for
+    tensors."""
 
     def names(self, kind: type[ResultName | WeightName]) -> set[str]:
-        """The names of the results, or of the stored tensors, that it takes."""
+        """The names of the results or stored tensors that it uses."""
         return _argument_names([*self.arguments, *self.options.values()], kind)
 
 
 @dataclass(frozen=True)
 class Graph:
-    """A network: operations in order, and the names of what it gives.
-
-    Attributes:
-        operations: each uses images, weights and results of earlier ones.
-        logits: the name of the result that is float `[B, classes]`.
-        features: of that which the last layer sees, float `[B, D]`; None if that is not linear.
-    """
+    """A network: operations in order, and the names of its outputs."""
 
     operations: tuple[Operation, ...]
+    """Each uses images, weights and results of earlier ones."""
+
     logits: str
+    """The name of the result that is float `[B, classes]`."""
+
     features: str | None
+    """The name of the input of the last layer, float `[B, D]`; None if that layer is not linear."""
 
     def as_json(self) -> dict[str, object]:
         """The graph for a JSON file."""
@@ -200,7 +199,7 @@ class Graph:
 
 
 class GraphNetwork:
-    """A graph with its weights on a device, which looks at images.
+    """A graph with its weights on a device.
 
     >>> double = Operation("logits", "add.Tensor", (ResultName("images"), WeightName("more")), {})
     >>> network = GraphNetwork(Graph((double,), "logits", None), {"more": torch.ones(2)})
@@ -257,17 +256,17 @@ def check_pure(operation: Operation, place: str) -> None:
     if operation.kind in ARITHMETIC:
         return
     names = [argument.name for argument in _find_aten(operation.kind)._schema.arguments]
-    given = {**dict(zip(names, operation.arguments, strict=False)), **operation.options}
+    arguments = {**dict(zip(names, operation.arguments, strict=False)), **operation.options}
     for name, type_ in ARGUMENT_TYPES.items():
         # torch takes whole numbers too, and looks up types beyond the end of its list.
-        if not isinstance(given.get(name), type_ | None):
+        if not isinstance(arguments.get(name), type_ | None):
             raise InputError(
-                f"{place} asks for {operation.kind} with an invalid {name}, {given[name]!r:.60}"
+                f"{place} asks for {operation.kind} with an invalid {name}, {arguments[name]!r:.60}"
             )
-    impure = any(repr(given.get(name, calm)) != repr(calm) for name, calm in PURE.items())
+    impure = any(repr(arguments.get(name, calm)) != repr(calm) for name, calm in PURE.items())
     # Instance norm with statistics of the images adds them to running ones, if it has these.
-    learns = given.get("use_input_stats", False) is not False
-    running = given.get("running_mean"), given.get("running_var")
+    learns = arguments.get("use_input_stats", False) is not False
+    running = arguments.get("running_mean"), arguments.get("running_var")
     if impure or (learns and running != (None, None)):
         raise InputError(
             f"{place} asks for {operation.kind} as in training, which draws random numbers or "
@@ -275,9 +274,9 @@ def check_pure(operation: Operation, place: str) -> None:
         )
 
 
-def _batch_norm(*given: Any) -> tuple[torch.Tensor]:  # noqa: ANN401 - tensors and numbers
+def _batch_norm(*arguments: Any) -> tuple[torch.Tensor]:  # noqa: ANN401 - tensors and numbers
     """Do the operation of this name, which itself reads beyond weights that are too short."""
-    *tensors, momentum, epsilon = given
+    *tensors, momentum, epsilon = arguments
     return (torch.ops.aten.batch_norm.default(*tensors, False, momentum, epsilon, False),)
 
 
@@ -285,14 +284,14 @@ def _attention(
     query: torch.Tensor,
     key: torch.Tensor,
     value: torch.Tensor,
-    *given: Any,  # noqa: ANN401 - a mask and numbers
+    *arguments: Any,  # noqa: ANN401 - a mask and numbers
     **named: Any,  # noqa: ANN401
 ) -> torch.Tensor:
     """Do the operation of this name, which itself reads beyond a key shorter than the value."""
     if key.shape[-2] != value.shape[-2]:
         raise ValueError(f"attention with {key.shape[-2]} keys and {value.shape[-2]} values")
     attend = torch.ops.aten.scaled_dot_product_attention.default
-    return attend(query, key, value, *given, **named)
+    return attend(query, key, value, *arguments, **named)
 
 
 # What is done in Python: with numbers, and where torch's own operation reads beyond its inputs.

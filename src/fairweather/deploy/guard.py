@@ -37,55 +37,53 @@ from fairweather.metrics.two_sample import (
 from fairweather.types.measurement import check_images
 from fairweather.types.record import FORMER_NAMES, with_new_names
 
-# The share of batches of images like the validation images that are warned of all the same.
+# The share of batches like the validation images that cause a false warning.
 FALSE_ALARMS = 0.05
 Batch: TypeAlias = "torch.Tensor | npt.NDArray[np.uint8] | Sequence[PIL.Image.Image]"
 
 
 class GuardOutputs(NamedTuple):
-    """A network's outputs for a batch of images.
-
-    Attributes:
-        logits: float32 `[B, classes]`.
-        features: float32 `[B, D]`, what its last layer sees; None if that is not linear.
-    """
+    """A network's outputs for a batch of images."""
 
     logits: npt.NDArray[np.float32]
+    """float32 `[B, classes]`."""
+
     features: npt.NDArray[np.float32] | None
+    """float32 `[B, D]`, the input of its last layer; None if that layer is not linear."""
 
 
 class Answers(NamedTuple):
-    """The answers of a guard to a batch of images.
-
-    Attributes:
-        classes: the name of the most probable class of each image.
-        confidence: float64 `[B]`, its probability after temperature scaling.
-        answered: bool `[B]`; where it is false, a person should decide.
-        sets: for each image the names of the classes that it may be, the most probable first, and
-            at least that one.
-        probabilities: float64 `[B, classes]`, in the order of `Guard.record.classes`.
-    """
+    """The answers of a guard to a batch of images."""
 
     classes: tuple[str, ...]
+    """The name of the most probable class of each image."""
+
     confidence: npt.NDArray[np.float64]
+    """float64 `[B]`, its probability after temperature scaling."""
+
     answered: npt.NDArray[np.bool_]
+    """Bool `[B]`; where it is false, a person should decide."""
+
     sets: tuple[tuple[str, ...], ...]
+    """For each image the names of the classes that it may be, at least one, the most probable
+    first."""
+
     probabilities: npt.NDArray[np.float64]
+    """float64 `[B, classes]`, in the order of `Guard.record.classes`."""
 
 
 class Likeness(NamedTuple):
-    """Whether images are like the validation images, as far as the model sees.
-
-    Attributes:
-        images: how many were compared.
-        p: chance of a difference at least this large if they were drawn like the validation images;
-            NaN if they are too few to be compared.
-        features: whether the features were compared too, and not only the probabilities.
-    """
+    """Whether images look like the validation images to the model."""
 
     images: int
+    """How many were compared."""
+
     p: float
+    """Probability of a difference at least this large if they were drawn like the validation
+    images; NaN if they are too few to compare."""
+
     features: bool
+    """Whether the features were compared too, and not only the probabilities."""
 
     @property
     def unlike(self) -> bool:
@@ -93,7 +91,7 @@ class Likeness(NamedTuple):
         return self.p < FALSE_ALARMS  # NaN is not
 
     def __str__(self) -> str:
-        what = "probabilities and features" if self.features else "probabilities"
+        compared = "probabilities and features" if self.features else "probabilities"
         if np.isnan(self.p):
             few = "1 image is" if self.images == 1 else f"{self.images} images are"
             return (
@@ -102,29 +100,30 @@ class Likeness(NamedTuple):
         shown = "p < 0.001" if self.p < 0.001 else f"p = {self.p:.2g}"
         if self.unlike:
             return (
-                f"these images differ from the validation images ({what}, {shown}): the error "
+                f"these images differ from the validation images ({compared}, {shown}): the error "
                 "limit need not hold for them"
             )
         few = ". Fewer than 100 images show only large differences" if self.images < 100 else ""
-        return f"no significant difference from the validation images ({what}, {shown}){few}"
+        return f"no significant difference from the validation images ({compared}, {shown}){few}"
 
 
 @dataclass(frozen=True)
 class Guard:
     """A classifier that answers where a risk is kept, and defers the other images to a person.
 
-    Call it with a batch: 8-bit images `[B, 3, H, W]` of the size `record.size`, as an array or a
-    tensor. Or give it a list of Pillow's images, which are prepared as the model's own were.
-
-    Attributes:
-        record: what is promised, what that rests on, and what was kept under each shift.
-        see: 8-bit images `[B, 3, H, W]` to what the network says of them.
-        reference: what it says of validation images; the features are of some of them.
+    Call it with a batch: an array or tensor of 8-bit images `[B, 3, H, W]` of the size
+    `record.size`, or a list of Pillow images. Pillow images are prepared like the model's own
+    images.
     """
 
     record: GuardRecord
+    """The promise, its basis, and what was kept of it under each shift."""
+
     see: Callable[[torch.Tensor], GuardOutputs]
+    """8-bit images `[B, 3, H, W]` to what the network says of them."""
+
     reference: GuardOutputs
+    """Its outputs for validation images; features only for some of them."""
 
     def __call__(self, batch: Batch) -> Answers:
         """Answer a batch of images, or defer them.
@@ -135,9 +134,9 @@ class Guard:
         return self.answers(self.see(self.prepared(batch)))
 
     def check(self, batch: Batch) -> Likeness:
-        """Say whether a batch of images is like the validation images; many images show more.
+        """Say whether a batch of images looks like the validation images; more images show more.
 
-        The images must be independent: of a video or of one patient, give one image.
+        The images must be independent: give one image of each video or patient.
 
         Raises:
             InputError: they are not images of the right size.
@@ -162,10 +161,10 @@ class Guard:
             )
         return batch
 
-    def answers(self, seen: GuardOutputs) -> Answers:
+    def answers(self, outputs: GuardOutputs) -> Answers:
         """Answer or defer images, given the network's outputs."""
         fit, names = self.record.fit, self.record.classes
-        probabilities = self._probabilities(seen)
+        probabilities = self._probabilities(outputs)
         order = np.argsort(-probabilities, axis=1, kind="stable")
         confidence = probabilities.max(axis=1)
         in_set = prediction_sets(probabilities, fit.quantile)
@@ -180,19 +179,19 @@ class Guard:
             probabilities,
         )
 
-    def likeness(self, seen: GuardOutputs) -> Likeness:
+    def likeness(self, outputs: GuardOutputs) -> Likeness:
         """Compare the network's outputs with its outputs for validation images."""
         known = self.reference
-        p_values = [outputs_differ_p(self._probabilities(known), self._probabilities(seen))]
-        both = known.features is not None and seen.features is not None
+        p_values = [outputs_differ_p(self._probabilities(known), self._probabilities(outputs))]
+        both = known.features is not None and outputs.features is not None
         if both:
-            p_values.append(features_differ_p(known.features, seen.features))  # type: ignore[arg-type]
-        return Likeness(len(seen.logits), differ_p(*p_values), both)
+            p_values.append(features_differ_p(known.features, outputs.features))  # type: ignore[arg-type]
+        return Likeness(len(outputs.logits), differ_p(*p_values), both)
 
-    def _probabilities(self, seen: GuardOutputs) -> npt.NDArray[np.float64]:
-        if not np.isfinite(seen.logits).all():
+    def _probabilities(self, outputs: GuardOutputs) -> npt.NDArray[np.float64]:
+        if not np.isfinite(outputs.logits).all():
             raise InputError("the model gives numbers for these images that are not finite")
-        return softmax(seen.logits / np.float32(self.record.fit.temperature))
+        return softmax(outputs.logits / np.float32(self.record.fit.temperature))
 
     def _decoded(self, images: list[PIL.Image.Image]) -> torch.Tensor:
         record = self.record
@@ -224,7 +223,7 @@ MOST_BYTES = 2**26  # of a JSON file; that of a network with 10,000 operations h
 
 
 def is_guard(path: Path) -> bool:
-    """Say whether a folder is that of a guard."""
+    """Say whether a folder holds a guard."""
     return (path / RECORD).is_file() and not (path / RECORD).is_symlink()
 
 
@@ -248,7 +247,7 @@ def encode_guard(
 
 
 def open_guard(folder: str | Path, *, device: str = "auto") -> Guard:
-    """Open a guard that was saved; nothing in its folder is executed, and no link is followed.
+    """Open a saved guard; nothing in its folder is executed, and no link is followed.
 
     Raises:
         InputError: there is no guard, or a file is missing, damaged, changed or wrong.
@@ -277,7 +276,7 @@ def open_guard(folder: str | Path, *, device: str = "auto") -> Guard:
     def see(images: torch.Tensor) -> GuardOutputs:
         try:
             logits, features = network(images.to(network.device).float() / 255)
-        except Exception as error:  # the graph may come from anybody, and ask for anything
+        except Exception as error:  # the graph may come from anybody and contain anything
             reason = str(error).strip().partition("\n")[0] or "its numbers are too large"
             raise InputError(f"the network of {path} cannot look at images: {reason}") from None
         return _check_outputs(logits, features, record, path / GRAPH)
@@ -312,8 +311,8 @@ def _parse_record(path: Path, content: bytes) -> GuardRecord:
         record = GuardRecord.model_validate(_with_new_names(_parse_json(path, content)))
     except pydantic.ValidationError as error:
         first = error.errors()[0]
-        where = ".".join(map(str, first["loc"]))
-        raise InputError(f"{path} is wrong at {where}: {first['msg']}") from None
+        field = ".".join(map(str, first["loc"]))
+        raise InputError(f"{path} is wrong at {field}: {first['msg']}") from None
     return record
 
 
@@ -338,15 +337,15 @@ def _check_outputs(
     logits: torch.Tensor | None, features: torch.Tensor | None, record: GuardRecord, path: Path
 ) -> GuardOutputs:
     """Convert logits and features to arrays; raises `InputError` for a wrong type or shape."""
-    for what, output in (("logits", logits), ("features", features)):
-        if output is None and what == "features":
+    for name, output in (("logits", logits), ("features", features)):
+        if output is None and name == "features":
             continue
         if (
             not isinstance(output, torch.Tensor)
             or output.ndim != 2
             or not output.is_floating_point()
         ):
-            raise InputError(f"{path} gives {what} that are not float [B, N]")
+            raise InputError(f"{path} gives {name} that are not float [B, N]")
     assert logits is not None, "this was an error above"
     if logits.shape[1] != len(record.classes):
         raise InputError(f"{path} gives {logits.shape[1]} logits for {len(record.classes)} classes")

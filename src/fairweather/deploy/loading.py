@@ -1,4 +1,4 @@
-"""Load a guard that was saved, or make one of a model of a finished run."""
+"""Load a saved guard, or make one from a model of a finished run."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from fairweather.deploy.promise import Promise
 from fairweather.errors import InputError
 from fairweather.metrics.grouping import check_weigh
 
-# What is promised if nothing else is said.
+# The promise by default.
 DEFAULT_CONFIDENCE, DEFAULT_COVERAGE = 0.95, 0.9
 
 
@@ -27,7 +27,7 @@ def load_guard(
     """Load a guard: a model that answers images, or defers them to a person.
 
     A saved guard (`fairweather guard RUN FOLDER --risk 5%`) loads without the code that trains and
-    measures, in less than a second beside the import of torch. Of a run, a guard is made here.
+    measures, in less than a second beside the import of torch. For a run, a new guard is made.
 
     Args:
         source: the folder of a saved guard, or `RUN[:MODEL[:SEED]]`.

@@ -17,9 +17,9 @@ from fairweather.deploy.promise import (
     Fit,
     GuardRecord,
     ImageKind,
-    Kept,
-    Measured,
     Promise,
+    PromiseCheck,
+    ShareInterval,
     ValidationChoice,
     format_percent,
 )
@@ -50,17 +50,16 @@ from fairweather.variants.scaling import fit_temperature
 
 
 class FittedPromise(NamedTuple):
-    """A fitted promise, and the validation predictions that chose its threshold, not scaled yet.
-
-    Attributes:
-        fit: the promise.
-        chosen_on: the predictions.
-        grouping: of these, if several images of one group are among them.
-    """
+    """A fitted promise, and the validation predictions that chose its threshold, not yet scaled."""
 
     fit: Fit
+    """The promise."""
+
     chosen_on: Predictions
+    """The predictions."""
+
     grouping: Grouping | None
+    """Of these, if several images of one group are among them."""
 
 
 def check_weighing(model: RunModel, weigh: str | None) -> None:
@@ -75,11 +74,11 @@ def check_weighing(model: RunModel, weigh: str | None) -> None:
 def fit_promise(model: RunModel, promise: Promise) -> FittedPromise:
     """Fit temperature, threshold and quantile on the validation images of a run.
 
-    Half of the images are for the temperature, and propose thresholds. The other half, of which the
-    first says nothing, chooses among these and gives the quantile. All images of a group are in
-    one half. If the promise weighs groups, one image of each chooses: then images are
+    Half of the images fit the temperature and propose thresholds. The other half, which is
+    independent of the first, chooses among these and gives the quantile. All images of a group
+    are in one half. If the promise weighs groups, one image of each chooses: then images are
     independent, as the bounds ask, and the promise is about an image of a new patient. If it weighs
-    images, all of them choose, and count as the independent images that they are worth.
+    images, all of them choose, and count as fewer, independent images (`effective_sample`).
 
     Raises:
         InputError: there are no validation images, too few, or no threshold that keeps the risk.
@@ -89,19 +88,19 @@ def fit_promise(model: RunModel, promise: Promise) -> FittedPromise:
     group = None if grouping is None or groups is None else groups.group
     parts = split_halves(every.keys, grouping)
     chosen = parts.thresholds
-    what, of_chosen = "validation images", None
+    units, of_chosen = "validation images", None
     if grouping is not None and len(chosen):
         of_chosen = grouping.select(chosen)
-        what = f"{group}s with validation images"
+        units = f"{group}s with validation images"
         if promise.weigh == "groups":
             chosen, of_chosen = chosen[one_of_each(of_chosen)], None
         else:
-            what += ", which count as so many of equal size,"
+            units += ", which count as so many of equal size,"
     worth = len(chosen) if of_chosen is None else int(of_chosen.effective)
-    _check_enough(worth, promise, what, model)
+    _check_enough(worth, promise, units, model)
     proposing, judging = every.take(parts.temperature), every.take(chosen)
     if not len(proposing):
-        raise InputError(f"{model.run.path} has too few {what} to divide them")
+        raise InputError(f"{model.run.path} has too few {units} to divide them")
     temperature = 1.0
     if proposing.logits is not None:
         temperature = fit_temperature(proposing.logits, proposing.labels).value
@@ -119,7 +118,7 @@ def fit_promise(model: RunModel, promise: Promise) -> FittedPromise:
         errors = np.count_nonzero(~scaled.correct)
         raise InputError(
             f"no threshold is shown to keep a risk of {format_percent(promise.risk)} by "
-            f"{threshold.images:,} {what}, of which {model.title} has "
+            f"{threshold.images:,} {units}, of which {model.title} has "
             f"{format_percent(errors / threshold.images)} wrong: allow more risk, or evaluate with "
             "more validation images"
         )
@@ -135,7 +134,7 @@ def fit_promise(model: RunModel, promise: Promise) -> FittedPromise:
 
 
 def _find_choice(model: RunModel) -> ValidationChoice:
-    """Say what the validation images had chosen before: the epoch, and in a sweep the recipe."""
+    """Say what the validation images had already chosen: the epoch, and in a sweep the recipe."""
     settings = model.record.models[model.name].settings
     if model.record.kind != "study":
         return "perhaps" if str(settings.get("source")).startswith("run:") else "unknown"
@@ -146,11 +145,11 @@ def _find_choice(model: RunModel) -> ValidationChoice:
     return "nothing" if last else "epoch"
 
 
-def _check_enough(n: int, promise: Promise, what: str, model: RunModel) -> None:
+def _check_enough(n: int, promise: Promise, units: str, model: RunModel) -> None:
     least = max(fewest_for_risk(promise.risk, promise.certainty), fewest_images(promise.coverage))
     if n < least:
         raise InputError(
-            f"half of the {what} of {model.run.path} are {n:,}, too few to promise a risk of "
+            f"half of the {units} of {model.run.path} are {n:,}, too few to promise a risk of "
             f"{format_percent(promise.risk)} with {format_percent(promise.certainty)} confidence "
             f"and sets of {format_percent(promise.coverage)}: that takes at least {least:,}, and "
             "more if any answer is wrong"
@@ -164,7 +163,7 @@ def apply_temperature(predictions: Predictions, temperature: float) -> Predictio
     return LogitDivisor(value=temperature).apply(predictions)
 
 
-def measure_run(model: RunModel, fitted: FittedPromise, weigh: Weigh) -> Iterator[Kept]:
+def measure_run(model: RunModel, fitted: FittedPromise, weigh: Weigh) -> Iterator[PromiseCheck]:
     """Measure how the promise holds on the images of the run, from its stored predictions.
 
     Args:
@@ -196,41 +195,41 @@ def measure_images(
     fit: Fit,
     grouping: Grouping | None,
     weigh: Weigh = "groups",
-) -> Kept:
+) -> PromiseCheck:
     """Measure how the promise holds on some images, with intervals over images or groups.
 
     Args:
-        images, kind: as in `Kept`.
+        images, kind: as in `PromiseCheck`.
         predictions: after temperature scaling.
         fit: threshold and quantile.
         grouping: which images belong together.
         weigh: what counts alike, as in the promise.
     """
-    alike = np.ones(len(predictions))
+    weights = np.ones(len(predictions))
     if grouping is not None and weigh == "groups":
-        alike = grouping.alike
+        weights = grouping.equal_weights
     answered = predictions.confidence >= fit.threshold
     if predictions.logits is None:
-        # A label whose score is too large is in a set only where that would be empty, and so is the
-        # most probable class. Of several that are equally probable, the first counts as that.
+        # The most probable class is always in its set, even if its score is too large. Of several
+        # equally probable classes, the first counts as that.
         size, covered = None, (_label_scores(predictions) <= fit.quantile) | predictions.correct
     else:
         sets = set_columns(softmax(predictions.logits), predictions.labels, fit.quantile)
-        size, covered = float((alike * sets.set_size).mean()), sets.covered
+        size, covered = float((weights * sets.set_size).mean()), sets.covered
     everywhere = np.ones(len(predictions), dtype=bool)
-    return Kept(
+    return PromiseCheck(
         images=images,
         kind=kind,
         n=len(predictions),
-        answered=min(float((alike * answered).mean()), 1.0),
-        risk=_measure_share(~predictions.correct, answered, grouping, alike),
-        covered=_measure_share(covered, everywhere, grouping, alike),
+        answered=min(float((weights * answered).mean()), 1.0),
+        risk=_measure_share(~predictions.correct, answered, grouping, weights),
+        covered=_measure_share(covered, everywhere, grouping, weights),
         set_size=size,
     )
 
 
 def _label_scores(predictions: Predictions) -> npt.NDArray[np.float64]:
-    """1 minus the probability of each label; the smaller, the sooner it enters the set."""
+    """1 minus the probability of each label; labels with smaller scores enter the set first."""
     return 1 - np.exp(-predictions.nll)
 
 
@@ -238,13 +237,13 @@ def _measure_share(
     hits: npt.NDArray[np.bool_],
     among: npt.NDArray[np.bool_],
     grouping: Grouping | None,
-    alike: npt.NDArray[np.float64],
-) -> Measured:
+    weights: npt.NDArray[np.float64],
+) -> ShareInterval:
     if not among.any():
-        return Measured(value=None, low=None, high=None)
-    [low], [high] = share_interval(hits, np.where(among, 0, -1), 1, grouping, alike)
-    value = float(np.average(hits[among], weights=alike[among]))
-    return Measured(value=value, low=float(low), high=float(high))
+        return ShareInterval(value=None, low=None, high=None)
+    [low], [high] = share_interval(hits, np.where(among, 0, -1), 1, grouping, weights)
+    value = float(np.average(hits[among], weights=weights[among]))
+    return ShareInterval(value=value, low=float(low), high=float(high))
 
 
 UNKNOWN = "unknown"
@@ -303,7 +302,7 @@ def make_guard(
     try:
         images = open_validation_images(model, root=root, offline=offline)
     except (InputError, OSError):
-        images = None  # then features are not compared; `Likeness` says so
+        images = None  # then features are not compared, as `Likeness` says
     return Guard(record, see, _reference(fitted.chosen_on, images, see, model))
 
 
@@ -320,8 +319,8 @@ def _reference(
 ) -> GuardOutputs:
     """The network's outputs for the validation images that chose the threshold.
 
-    Logits are those that the run stored; without them, and for features, the network looks at the
-    images again, at most `MOST_IMAGES` of them.
+    Logits come from the run if it stored them. Otherwise, and for features, the network predicts at
+    most `MOST_IMAGES` of the images again.
     """
     again = None
     if images is not None:
@@ -350,7 +349,7 @@ def save_guard(guard: Guard, model: RunModel, folder: Path, *, replace: bool = F
     check_new_folder(folder, replace=replace)
     traced = trace(model.networks, guard.record.size)
     files = encode_guard(guard.record, traced.graph, traced.weights, guard.reference)
-    for name, content in files.items():  # checksums last: without them nothing is opened
+    for name, content in files.items():  # checksums last: nothing opens without them
         write_atomically(folder / name, content)
 
 

@@ -20,9 +20,9 @@ OpenShare = Annotated[float, pydantic.Field(gt=0, lt=1)]
 ImageKind = Literal["clean", "shift", "attack"]
 Count = Annotated[int, pydantic.Field(ge=0)]
 Side = Annotated[int, pydantic.Field(ge=1, le=MAX_SIDE)]
-# What the validation images had chosen of the model before the promise was fitted on them, and the
+# What the validation images had already chosen before the promise was fitted on them, and the
 # caveat that follows. It is unknown for a model from elsewhere. A model that another run trained
-# was perhaps chosen on the same images.
+# may have been chosen on the same images.
 ValidationChoice = Literal["nothing", "epoch", "recipe", "recipe and epoch", "perhaps", "unknown"]
 CHOICE_TEXTS: Mapping[ValidationChoice, str] = {
     "nothing": "",
@@ -36,55 +36,61 @@ ClassName = Annotated[str, pydantic.AfterValidator(lambda text: check_name(text,
 
 
 class Promise(FrozenRecord):
-    """What is promised for images from the same distribution as the validation images.
-
-    Attributes:
-        risk: the largest error rate: the share of the answers that may be wrong.
-        certainty: the share of draws of validation images in which the risk is kept.
-        coverage: the smallest share of images whose prediction set contains the right class, on
-            average over draws of validation images.
-        weigh: what has equal weight where images belong together: `groups`, such as patients, or
-            `images`, so that a patient with many images has more weight.
-    """
+    """What is promised for images from the same distribution as the validation images."""
 
     risk: OpenShare
+    """The largest error rate: the share of the answers that may be wrong."""
+
     certainty: OpenShare
+    """The share of draws of validation images in which the risk is kept."""
+
     coverage: OpenShare
+    """The smallest share of images whose prediction set contains the right class, on average over
+    draws of validation images."""
+
     weigh: Weigh = "groups"
+    """What has equal weight where images belong together: `groups`, such as patients, or `images`,
+    so that a patient with many images has more weight."""
 
 
 class Fit(FrozenRecord):
-    """What was fitted on validation images.
-
-    Attributes:
-        temperature: logits are divided by it; 1 if the run stores no logits to fit it on.
-        others: the number of images on which the temperature was fitted and from which candidates
-            for the threshold came; none of them is among `images`.
-        threshold: the smallest confidence that is answered; below it, the guard abstains.
-        quantile: a class is in the prediction set if its probability is at least 1 minus this. If
-            no class is, the set is the most probable one.
-        images: the number of images on which threshold and quantile were chosen.
-        answered, wrong: how many of these are answered, and how many of the answers are wrong.
-        bound: the upper end of the one-sided interval of the risk. It is exact, except if groups
-            are known and the promise weighs images.
-        group: the column that says which images belong together, such as `patient`. Then one
-            image of each group counts, or all if the promise weighs images.
-        chose: what the validation images had chosen of the model before.
-    """
+    """What was fitted on validation images."""
 
     temperature: Annotated[float, pydantic.Field(gt=0, allow_inf_nan=False)]
+    """Logits are divided by it; 1 if the run stores no logits to fit it on."""
+
     others: Count
+    """The number of images on which the temperature was fitted and from which candidates for the
+    threshold came; none of them is among `images`."""
+
     threshold: Share
+    """The smallest confidence that is answered; below it, the guard abstains."""
+
     quantile: Share
+    """A class is in the prediction set if its probability is at least 1 minus this. If no class is,
+    the set is the most probable one."""
+
     images: Count
+    """The number of images on which threshold and quantile were chosen."""
+
     answered: Count
     wrong: Count
+    """`answered`, `wrong`: how many of these are answered, and how many of the answers are wrong.
+    """
+
     bound: Share
+    """The upper end of the one-sided interval of the risk. It is exact, except if groups are known
+    and the promise weighs images."""
+
     group: ShownText | None
+    """The column that says which images belong together, such as `patient`. Then one image of each
+    group counts, or all if the promise weighs images."""
+
     chose: ValidationChoice
+    """What the validation images had already chosen of the model."""
 
 
-class Measured(FrozenRecord):
+class ShareInterval(FrozenRecord):
     """A share with its 95 % interval; without images, all three values are missing (None)."""
 
     value: Share | None
@@ -92,28 +98,30 @@ class Measured(FrozenRecord):
     high: Share | None
 
 
-class Kept(FrozenRecord):
-    """What was kept of the promise on some images of the run.
-
-    Attributes:
-        images: which ones: `validation` (those that the threshold was chosen on), `clean` (test
-            images), the id of a shift or an attack, or `natural/NAME`.
-        kind: what was done to the images: `shift`, `attack`, or nothing (`clean`).
-        n: the number of images.
-        answered: the share of the images that is answered; all shares are weighed as in the
-            promise.
-        risk: the error rate: the share of the answers that is wrong.
-        covered: the share of the images whose prediction set contains the right class.
-        set_size: mean number of classes in a set; None if the run stores no logits.
-    """
+class PromiseCheck(FrozenRecord):
+    """How well the promise held on some images of the run."""
 
     images: ShownText
+    """Which ones: `validation` (those that the threshold was chosen on), `clean` (test images), the
+    id of a shift or an attack, or `natural/NAME`."""
+
     kind: ImageKind
+    """What was done to the images: `shift`, `attack`, or nothing (`clean`)."""
+
     n: Count
+    """The number of images."""
+
     answered: Share
-    risk: Measured
-    covered: Measured
+    """The share of the images that is answered; all shares are weighed as in the promise."""
+
+    risk: ShareInterval
+    """The error rate: the share of the answers that is wrong."""
+
+    covered: ShareInterval
+    """The share of the images whose prediction set contains the right class."""
+
     set_size: Annotated[float, pydantic.Field(ge=0, allow_inf_nan=False)] | None
+    """Mean number of classes in a set; None if the run stores no logits."""
 
     def __str__(self) -> str:
         value, low, high = self.risk.value, self.risk.low, self.risk.high
@@ -126,38 +134,46 @@ class Kept(FrozenRecord):
 
 
 class GuardRecord(FrozenRecord):
-    """The facts of a guard.
-
-    Attributes:
-        model, title: name and title of the model in its run.
-        run: name of the run.
-        seed: seed of the training, or `ensemble`.
-        architecture: the network as the run names it, for people.
-        classes: names in the order of the logits.
-        size: height and width of the images in pixels.
-        preparation: how images from elsewhere become squares of this size; None if unknown.
-        scale: which gray values become black and white; None if the run does not say.
-        promise, fit: what is promised, and what it rests on.
-        kept: what was kept on validation and test images, clean and shifted.
-        versions: of the packages that made it.
-        time: in UTC, ISO 8601.
-    """
+    """The facts of a guard."""
 
     version: Literal[2] = VERSION
     model: ShownText
     title: ShownText
+    """`model`, `title`: name and title of the model in its run."""
+
     run: ShownText
+    """Name of the run."""
+
     seed: int | ShownText
+    """Seed of the training, or `ensemble`."""
+
     architecture: ShownText
+    """The network as the run names it, for people."""
+
     classes: tuple[ClassName, ...]
+    """Names in the order of the logits."""
+
     size: tuple[Side, Side]
+    """Height and width of the images in pixels."""
+
     preparation: Preparation | None
+    """How images from elsewhere become squares of this size; None if unknown."""
+
     scale: ShownText | None
+    """Which gray values become black and white; None if the run does not say."""
+
     promise: Promise
     fit: Fit
-    kept: tuple[Kept, ...]
+    """`promise`, `fit`: the promise and its basis."""
+
+    kept: tuple[PromiseCheck, ...]
+    """What was kept on validation and test images, clean and shifted."""
+
     versions: dict[ShownText, ShownText]
+    """Of the packages that made it."""
+
     time: ShownText
+    """In UTC, ISO 8601."""
 
     @pydantic.field_validator("preparation")
     @classmethod
@@ -176,12 +192,12 @@ class GuardRecord(FrozenRecord):
         return preparation
 
     def lines(self) -> dict[str, str]:
-        """What is promised, what it rests on, and what test images kept of it, for people."""
+        """The promise, its basis, and what test images kept of it, for people."""
         promise, fit = self.promise, self.fit
         chosen_on, weighed = "validation images", ""
         if fit.group:
-            alike = fit.group if promise.weigh == "groups" else "image"
-            weighed = f", each {alike} counting equally"
+            counted = fit.group if promise.weigh == "groups" else "image"
+            weighed = f", each {counted} counting equally"
             chosen_on += f", one of each {fit.group}," if promise.weigh == "groups" else ""
         lines = {
             "promised": f"at most {_format_exact(promise.risk)} of the answers are wrong, with "
@@ -200,7 +216,7 @@ class GuardRecord(FrozenRecord):
             lines["shifted"] = self._under_shifts(shifted)
         return lines
 
-    def _under_shifts(self, levels: Sequence[Kept]) -> str:
+    def _under_shifts(self, levels: Sequence[PromiseCheck]) -> str:
         """Say where the risk is too high; the worst level is the one with the highest lower end."""
         risks = [
             (low, value, level)
@@ -219,7 +235,7 @@ class GuardRecord(FrozenRecord):
 
 
 def _format_exact(share: float) -> str:
-    """Write a share as it was asked for: 99.99 % is not 100 %."""
+    """Write a share exactly: 99.99 % is not 100 %."""
     return f"{100 * share:.10g} %"
 
 

@@ -45,13 +45,14 @@ class TracedNetwork(NamedTuple):
 
 
 def join_networks(networks: Sequence[nn.Module]) -> nn.Module:
-    """Give one network in evaluation mode for one or several."""
+    """Make one network, in evaluation mode, of one or several."""
     return (networks[0] if len(networks) == 1 else Ensemble(networks)).cpu().eval()
 
 
 @contextmanager
 def _restoring_attributes(network: nn.Module) -> Iterator[Attributes]:
-    """Restore the attributes of a network: tracing leaves tensors without values in some."""
+    """Restore the attributes of a network afterwards: tracing leaves tensors without values in
+    some."""
     before = [(module, dict(vars(module))) for module in network.modules()]
     try:
         yield before
@@ -65,7 +66,8 @@ def trace(networks: Sequence[nn.Module], size: tuple[int, int]) -> TracedNetwork
     """Trace networks to one graph for any number of images of a size; several are an ensemble.
 
     Raises:
-        InputError: their code cannot be traced, or does what is no operation of a graph.
+        InputError: their code cannot be traced, or does something that is not an operation of a
+            graph.
     """
     network = join_networks(networks)
     images = torch.rand(2, 3, *size, generator=torch.Generator().manual_seed(0))
@@ -78,7 +80,8 @@ def trace(networks: Sequence[nn.Module], size: tuple[int, int]) -> TracedNetwork
             program = torch.export.export(
                 network, (images,), dynamic_shapes=({0: batch},), strict=False
             )
-            # A step in place may change what others see: each becomes one that changes nothing.
+            # In-place operations may change what others see, so each becomes one that changes
+            # nothing.
             program = program.run_decompositions({})
     except Exception as error:  # each network fails in its own way
         raise _not_traceable(error) from error
@@ -102,7 +105,7 @@ def trace(networks: Sequence[nn.Module], size: tuple[int, int]) -> TracedNetwork
 
 
 def _forget_calls(before: Attributes) -> None:
-    """Remove tensors that modules kept from a call: the exporter takes them for constants."""
+    """Remove tensors that modules kept from a call, which the exporter would take for constants."""
     for module, attributes in before:
         now = vars(module)
         for name in [name for name, value in now.items() if isinstance(value, torch.Tensor)]:
@@ -126,7 +129,7 @@ def _collect_tensors(
         **signature.inputs_to_lifted_tensor_constants,
     }
     everything = {**program.state_dict, **program.constants}
-    tensors = {name: everything[of] for name, of in stored.items()}
+    tensors = {name: everything[source] for name, source in stored.items()}
     names: dict[str, ResultName | WeightName] = {name: WeightName(name) for name in tensors}
     names |= {name: ResultName(IMAGES) for name in signature.user_inputs}
     return tensors, names
@@ -166,7 +169,7 @@ def _find_features(last: Operation, node: Any) -> str | None:  # noqa: ANN401 - 
 
 
 class ServedNetwork(nn.Module):
-    """8-bit images to what a guard says of them, as one graph for ONNX."""
+    """8-bit images to the outputs of a guard, as one graph for ONNX."""
 
     def __init__(self, network: nn.Module, temperature: float) -> None:
         super().__init__()

@@ -1,1 +1,1 @@
-"""Files that are downloaded, cached, read and written, whatever is in them."""
+"""Files: downloading, caching, reading and writing them, whatever they contain."""

@@ -44,7 +44,7 @@ class _DroppedError(Exception):
 
 
 class _PartialMark(NamedTuple):
-    """The content of the small file beside a partial download: where its bytes came from."""
+    """The small file beside a partial download, which says where its bytes came from."""
 
     url: str
     validator: str  # the server's strong ETag or date of the file; empty if it sent neither
@@ -63,10 +63,10 @@ def fetch(
 
     Bytes are written to `NAME.part` beside it. This partial file is renamed to `path` once it is
     complete and its checksums are right. An interrupted download resumes at its end by a range
-    request; the server answers with the whole file if the file has changed (RFC 9110, 13.1.5:
-    If-Range). After a dropped connection the download is tried again, until several attempts in a
-    row bring no new byte; the partial file stays for the next call. If two processes want the same
-    file, the second one waits for the first and uses its file.
+    request. If the file has changed, the server sends all of it (RFC 9110, 13.1.5: If-Range). After
+    a dropped connection it tries again, until several attempts in a row bring no new byte. The
+    partial file stays for the next call. If two processes want the same file, the second one waits
+    for the first and uses its file.
 
     Args:
         url: https; or http, if there is a checksum or the server is this machine.
@@ -89,7 +89,7 @@ def fetch(
     from https://example.org/digits.npz there, or allow downloads
     """
     checksums = {"md5": md5, "sha256": sha256}
-    # A file that is there needs nobody to vouch for it any more.
+    # An existing file needs no checksum any more.
     _check_address(url, checked=any(checksums.values()) or path.is_file())
     try:
         return _fetch(url, path, checksums, offline, progress)
@@ -104,7 +104,7 @@ def split_address(url: str) -> SplitResult:
     try:
         address = urlsplit(url)
         host = address.hostname or ""
-        _ = address.port  # no number where a password has a slash, which then is no password
+        _ = address.port  # not a number if a password contains a slash
     except ValueError:
         # Not repeated: it may have a password in it.
         raise InputError("an address cannot be downloaded: it is not well formed") from None
@@ -117,7 +117,7 @@ def split_address(url: str) -> SplitResult:
 
 
 def _check_address(url: str, *, checked: bool) -> None:
-    """Raise `InputError` for an address that nobody vouches for, or that holds a password."""
+    """Raise `InputError` for an address that cannot be trusted, or that contains a password."""
     address = split_address(url)
     host = address.hostname or ""
     if address.scheme not in ("http", "https"):
@@ -139,7 +139,7 @@ def _is_this_machine(host: str) -> bool:
 
 
 class _Redirects(urllib.request.HTTPRedirectHandler):
-    """Follows redirects only to addresses that could have been given."""
+    """Follows redirects only to addresses that a caller could have given."""
 
     def __init__(self, checked: bool) -> None:
         self.checked = checked
@@ -199,7 +199,7 @@ def file_digest(path: Path, algorithm: str) -> str:
     >>> file_digest(Path(os.devnull), "md5")
     'd41d8cd98f00b204e9800998ecf8427e'
     """
-    # Some systems forbid MD5 for security; finding a damaged download is another use.
+    # Some systems forbid MD5 for security; here it only finds damaged downloads.
     new = functools.partial(hashlib.new, algorithm, usedforsecurity=False)
     with path.open("rb") as file:
         return hashlib.file_digest(file, new).hexdigest()

@@ -16,18 +16,18 @@ from fairweather.errors import InputError
 def cache_folder() -> Path:
     """`$FAIRWEATHER_CACHE`, or `fairweather` in the user's cache folder; it may not exist yet.
 
-    Everything below it may be deleted at any time: it is made or downloaded again when needed.
+    Everything in it may be deleted at any time, and is made or downloaded again when needed.
     """
     if chosen := os.environ.get("FAIRWEATHER_CACHE"):
         return Path(chosen).expanduser()
     return Path(os.environ.get("XDG_CACHE_HOME") or "~/.cache").expanduser() / "fairweather"
 
 
-def cannot_store(what: str, folder: Path, error: OSError) -> InputError:
+def cannot_store(content: str, folder: Path, error: OSError) -> InputError:
     """Build the error for files that cannot be stored in a folder, and say how to use another one.
 
     Args:
-        what: what was to be stored there.
+        content: what was to be stored there.
         folder: below the cache folder, or the folder that the user named for a data set.
         error: what the system said.
 
@@ -43,7 +43,7 @@ def cannot_store(what: str, folder: Path, error: OSError) -> InputError:
     if folder.is_relative_to(cache_folder()):
         another = "the environment variable FAIRWEATHER_CACHE"
     return InputError(
-        f"{what} cannot be stored in {str(folder)!r}: {error.strerror or error}; "
+        f"{content} cannot be stored in {str(folder)!r}: {error.strerror or error}; "
         f"{another} names another folder"
     )
 

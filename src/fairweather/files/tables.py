@@ -22,20 +22,20 @@ if TYPE_CHECKING:
 
 # ---------------------------------------------------------------- CSV
 
-# A spreadsheet takes a text that begins like this for a formula, and a formula can start programs.
+# A spreadsheet treats a text that begins like this as a formula, and formulas can start programs.
 FORMULA = ("=", "+", "-", "@", "\t", "\r")
 NUMBER = re.compile(r"[-+]?([0-9]+\.?[0-9]*|\.[0-9]+)([eE][-+]?[0-9]+)?")
 
-# Python quotes a text with a letter of the end of its lines, and not with a carriage return that is
-# none of them, though readers take it for the end of a row.
+# Python quotes a text that contains its line ending. It does not quote other carriage returns,
+# which readers take for the end of a row.
 _LINE_END = "\r\n"
 _QUOTED = re.compile(r'(?<![^,;\t ])"(?:[^"]|"")*"')  # a cell in quotes
 
 
 def escape_formula(value: object) -> object:
-    """Return a text as it is, with an apostrophe before what a spreadsheet takes for a formula.
+    """Put an apostrophe before a text that a spreadsheet would treat as a formula.
 
-    A number in a text, such as a level of -0.1, is no formula.
+    A text that is a number, such as a level of -0.1, is not a formula.
 
     >>> escape_formula("=1+1"), escape_formula("-a"), escape_formula("-0.1"), escape_formula(
     ...     "a=b"
@@ -89,7 +89,7 @@ def read_csv_rows(path: Path, delimiter: str | None = None) -> list[tuple[int, l
 
 
 def find_delimiter(lines: Iterable[str], otherwise: str = ",") -> str:
-    """Find which of comma, semicolon and tab the lines have most of, cells in quotes left out.
+    """Find the most frequent of comma, semicolon and tab in the lines, outside quoted cells.
 
     >>> find_delimiter(["a;b,c;d", "1;2;3"]), find_delimiter(["a b"], "space")
     (';', 'space')
@@ -103,7 +103,7 @@ def find_delimiter(lines: Iterable[str], otherwise: str = ",") -> str:
 
 
 class _LineFeedText(io.StringIO):
-    """Text to which rows are written one by one, and that ends each with a line feed alone."""
+    """A text buffer for rows, each of which ends with a line feed alone."""
 
     def write(self, row: str) -> int:
         return super().write(row.removesuffix(_LINE_END) + "\n")
@@ -139,8 +139,8 @@ def read_parquet_batches(path: Path, columns: Sequence[str], rows: int) -> Itera
 def _check_columns(file: pq.ParquetFile, columns: Sequence[str] | None, path: Path) -> list[str]:
     """The names of the columns that are asked for, or of all, if each is the name of one.
 
-    pyarrow takes a name for the beginning of a path: `label` brings all of a structure, and so does
-    a column `label.fine`, so that the names must be selected once more.
+    pyarrow treats a name as the beginning of a path: `label` selects a whole structure, and also a
+    column `label.fine`. So the names must be selected once more.
     """
     # Counted once: predictions may have a column for each of 20,000 classes.
     known = Counter(file.schema_arrow.names)

@@ -16,7 +16,7 @@ _NUMBER = r"[-+]?(?:\d+\.?\d*|\.\d+)"
 _FLOAT = re.compile(rf"^(?:[-+]?(?:\d+\.\d*|\.\d+)|{_NUMBER}[eE][-+]?\d+|[-+]?\.inf|\.nan)$")
 _TAGS = "tag:yaml.org,2002:"
 _FRACTION_TAG, _MERGE_TAG = "tag:fairweather,2026:fraction", f"{_TAGS}merge"
-# The scalars that plain text may be, by their tags, and with these their first letters.
+# What plain text may mean, by tag: a pattern, and the first letters that it may have.
 _SCALARS: Mapping[str, tuple[re.Pattern[str], list[str]]] = {
     f"{_TAGS}null": (re.compile(r"^(?:~|null|)$"), ["~", "n", ""]),
     f"{_TAGS}bool": (re.compile(r"^(?:true|false)$"), list("tf")),
@@ -25,11 +25,11 @@ _SCALARS: Mapping[str, tuple[re.Pattern[str], list[str]]] = {
     _FRACTION_TAG: (re.compile(rf"^{_NUMBER}/\d+$"), list("-+.0123456789")),
     _MERGE_TAG: (re.compile(r"^<<$"), ["<"]),
 }
-# What is data. A file can name any tag; another one is refused.
+# The allowed tags. A file can name any tag, so others are refused.
 _KNOWN = {None, *_SCALARS, *(f"{_TAGS}{kind}" for kind in ("str", "seq", "map"))}
 MAX_LETTERS = 200  # of the name of a text in a message
 MAX_VALUES = 1_000_000  # a few lines of anchors can stand for billions
-MAX_INTEGER = 2**63  # of whole numbers, which become those of 64 bits
+MAX_INTEGER = 2**63  # of whole numbers, which become 64-bit numbers
 
 
 class _Loader(yaml.SafeLoader):
@@ -39,26 +39,37 @@ class _Loader(yaml.SafeLoader):
     yaml_implicit_resolvers: dict[str, list[Any]] = {}  # noqa: RUF012 - PyYAML's own protocol
 
     yaml_constructors = {  # noqa: RUF012 - likewise
-        tag: each for tag, each in yaml.SafeLoader.yaml_constructors.items() if tag in _KNOWN
+        tag: make for tag, make in yaml.SafeLoader.yaml_constructors.items() if tag in _KNOWN
     }
 
     def __init__(self, stream: str) -> None:
         super().__init__(stream)
-        self._flat: set[int] = set()  # the mappings that have been here
+        self._flat: set[int] = set()  # ids of the mappings that are flattened
 
     def construct_document(self, node: yaml.Node) -> object:
-        """Construct all at once: PyYAML then refuses a value that contains itself."""
+        """Construct the whole document at once, so that PyYAML refuses a value that contains
+        itself."""
         _count_values(node, {})
         return self.construct_object(node, deep=True)
+
+    def construct_object(self, node: yaml.Node, deep: bool = False) -> object:
+        """Construct a value; one that does not fit its tag is an error at its place."""
+        try:
+            return super().construct_object(node, deep)
+        except InputError:
+            raise
+        except (KeyError, ValueError):
+            problem = f"the value does not fit its tag {node.tag.replace(_TAGS, '!!')}"
+            raise yaml.constructor.ConstructorError(None, None, problem, node.start_mark) from None
 
     def construct_scalar(self, node: yaml.ScalarNode | yaml.MappingNode) -> str:
         """Give the text of a scalar; raises `InputError` if it cannot be shown."""
         return check_text(super().construct_scalar(node), f"the text{_position(node.start_mark)}")
 
     def flatten_mapping(self, node: yaml.MappingNode) -> None:
-        """Bring in what a mapping merges; raises `InputError` if a key is written twice in it.
+        """Insert the mappings that `<<` merges; raises `InputError` if a key is written twice.
 
-        A mapping that others merge comes here several times.
+        It is called several times for a mapping that others merge.
         """
         if id(node) in self._flat:
             return
@@ -66,7 +77,8 @@ class _Loader(yaml.SafeLoader):
         self._check_written_once(node)
         merged: list[tuple[yaml.Node, yaml.Node]] = []
         for key, value in node.value:
-            # What comes later wins: of several merged mappings the first, then the keys themselves.
+            # Later keys win, so the order is reversed: of several mappings the first wins, and own
+            # keys over all.
             for mapping in reversed(_merged_mappings(value)) if key.tag == _MERGE_TAG else ():
                 self.flatten_mapping(mapping)
                 merged += mapping.value
@@ -78,7 +90,7 @@ class _Loader(yaml.SafeLoader):
             if key_node.tag == _MERGE_TAG:
                 continue
             key = self.construct_object(key_node, deep=True)
-            if isinstance(key, Hashable):  # another one is refused below
+            if isinstance(key, Hashable):  # others are refused below
                 if key in keys:
                     raise InputError(f"the key {key!r} is given twice{_position(node.start_mark)}")
                 keys.add(key)
@@ -108,12 +120,12 @@ class _Loader(yaml.SafeLoader):
 
 
 def _count_values(node: yaml.Node, counted: dict[int, int]) -> int:
-    """Count the values that a node stands for, each alias as all that it repeats."""
+    """Count the values that a node stands for; an alias counts as everything that it repeats."""
     if id(node) not in counted:
-        counted[id(node)] = 0  # one that contains itself is refused as it is constructed
+        counted[id(node)] = 0  # a value that contains itself is refused later
         inner = [] if isinstance(node, yaml.ScalarNode) else node.value
-        each = (one for pair in inner for one in (pair if isinstance(pair, tuple) else (pair,)))
-        counted[id(node)] = 1 + sum(_count_values(one, counted) for one in each)
+        children = (child for item in inner for child in (item if type(item) is tuple else [item]))
+        counted[id(node)] = 1 + sum(_count_values(child, counted) for child in children)
         if counted[id(node)] > MAX_VALUES:
             raise InputError(f"it has more than {MAX_VALUES:,} values{_position(node.start_mark)}")
     return counted[id(node)]
@@ -145,8 +157,8 @@ def parse_yaml(text: str, name: str = "the study") -> Any:  # noqa: ANN401 - any
         raise InputError(f"{name} is not YAML: {one_line(str(error))}") from None
     except RecursionError:
         raise InputError(f"{name} is nested too deeply") from None
-    except (KeyError, ValueError):
-        raise InputError(f"{name} is not YAML: a value does not fit its tag") from None
+    except (OverflowError, ValueError):  # from PyYAML's `chr`
+        raise InputError(f"{name} is not YAML: it names a character that does not exist") from None
 
 
 def read_yaml(path: Path) -> Any:  # noqa: ANN401 - any YAML value

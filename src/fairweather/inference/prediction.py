@@ -42,19 +42,19 @@ from fairweather.types.measurement import (
 from fairweather.variants.calibration import LogitDivisor
 from fairweather.variants.fitted import NOTHING_FITTED, FittedParameters
 
-SLOW_SECONDS = 1.0  # seconds; a prediction that takes longer tells how far it is
+SLOW_SECONDS = 1.0  # seconds; longer predictions show their progress
 T = TypeVar("T")
 WhenHalved = Callable[[int], None]
-FeatureGetter = Callable[[], npt.NDArray[np.float32] | None]  # gives those of the last batch
+FeatureGetter = Callable[[], npt.NDArray[np.float32] | None]  # returns those of the last batch
 
 # ---------------------------------------------------------------- networks while they predict
 
 
 @contextmanager
 def restore_modules(modules: Iterable[nn.Module]) -> Iterator[None]:
-    """Give modules their tensors, devices, memory formats and modes back in the end.
+    """Restore the tensors, devices, memory formats and modes of modules after the block.
 
-    Their own tensors are kept meanwhile, so that nothing is converted back.
+    The original tensors are kept during the block, so that nothing is converted back.
 
     >>> module = nn.Conv2d(3, 8, 3)
     >>> with restore_modules([module]):
@@ -71,8 +71,8 @@ def restore_modules(modules: Iterable[nn.Module]) -> Iterator[None]:
     try:
         yield
     finally:
-        for tensor, own in zip(tensors, data, strict=True):
-            tensor.data = own
+        for tensor, share in zip(tensors, data, strict=True):
+            tensor.data = share
         for module, name, buffer in buffers:
             module._buffers[name] = buffer
         for module, training in modes.items():
@@ -81,7 +81,7 @@ def restore_modules(modules: Iterable[nn.Module]) -> Iterator[None]:
 
 @contextmanager
 def evaluation_mode(model: nn.Module, device: torch.device) -> Iterator[None]:
-    """Bring a model to a device and into evaluation mode; `restore_modules` undoes both.
+    """Move a model to a device, in evaluation mode; `restore_modules` undoes both.
 
     Raises `InputError` inside if the model calls `sys.exit`.
     """
@@ -92,7 +92,7 @@ def evaluation_mode(model: nn.Module, device: torch.device) -> Iterator[None]:
 
 @contextmanager
 def watch_last_layer(model: nn.Module) -> Iterator[FeatureGetter]:
-    """Give a function that returns what the last layer with parameters saw in the last pass.
+    """Return a function that returns the input of the last layer with parameters in the last pass.
 
     It returns None if that layer is not linear or its input is not `[B, D]`.
     """
@@ -119,7 +119,7 @@ def watch_last_layer(model: nn.Module) -> Iterator[FeatureGetter]:
 
 
 class Batcher:
-    """Cuts images into parts that fit into memory: at most `size` images, halved when it runs out.
+    """Cuts images into parts that fit into memory: `size` images, halved when memory runs out.
 
     Args:
         size: images in a part as long as memory is sufficient.
@@ -130,7 +130,7 @@ class Batcher:
         self.size, self.when_halved = size, when_halved
 
     def parts(self, images: Images, compute: Callable[[Images], T]) -> Iterator[T]:
-        """Compute something of every part, in order.
+        """Apply a function to every part, in order.
 
         Raises `InputError` if a single image does not fit.
         """
@@ -158,7 +158,7 @@ class Batcher:
             self.when_halved(self.size)
 
 
-@torch.no_grad()  # not inference mode: what a model keeps of this must serve attacks too
+@torch.no_grad()  # not inference mode: attacks need the tensors that a model keeps
 def compute_logits(
     model: nn.Module,
     batch: Images,
@@ -170,10 +170,10 @@ def compute_logits(
 ) -> torch.Tensor:
     """Return the logits of one batch of 8-bit images, float32 `[B, classes]` on the CPU.
 
-    An attack changes the images after they became a float tensor, on the device. Images and logits
+    An attack changes the images as a float tensor on the device. Images and logits
     are copies: a model may change its input, and reuse the memory of its output.
     """
-    # Without waiting only from page-locked memory, which is that of the batches for CUDA devices.
+    # Only page-locked memory, which batches for CUDA devices have, is copied without waiting.
     images = batch.images.to(device, non_blocking=device.type == "cuda")
     inputs = images.to(memory_format=torch.channels_last).float().div_(255)
     if attack is not None:
@@ -216,38 +216,37 @@ def _start(images: Images, device: str | torch.device, arithmetic: Arithmetic) -
 
 
 class KnownFeatures(NamedTuple):
-    """What images are compared with to tell whether they are like known ones.
-
-    Attributes:
-        features: float32 `[M, D]` of known images; None if there are none to compare with.
-    """
+    """Known images that new images are compared with."""
 
     features: npt.NDArray[np.float32] | None = None
+    """float32 `[M, D]` of known images; None if there are none to compare with."""
 
 
 class Predictor(NamedTuple):
-    """A model that predicts, and what is done with its logits.
-
-    Attributes:
-        model: float images in [0, 1] to logits.
-        fitted: how its logits are changed.
-        known: if given, the scores of `OOD_SCORES` are computed too, from the changed logits.
-        adapts: whether it adapts to the images, so that it has an order and batches of its own.
-        keeps_logits: keep the logits of any number of classes.
-        task: what is stored of the changed logits.
-    """
+    """A model that predicts, and what is done with its logits."""
 
     model: nn.Module
+    """Float images in [0, 1] to logits."""
+
     fitted: FittedParameters = NOTHING_FITTED
+    """How its logits are changed."""
+
     known: KnownFeatures | None = None
+    """If given, the scores of `OOD_SCORES` are computed too, from the changed logits."""
+
     adapts: bool = False
+    """Whether it adapts to the images, so that it has an order and batches of its own."""
+
     keeps_logits: bool = False
+    """Keep the logits of any number of classes."""
+
     task: Task = CLASSIFICATION_TASK
+    """What is stored of the changed logits."""
 
     def make_columns(
         self, images: Images, outputs: np.ndarray, features: npt.NDArray[np.float32] | None
     ) -> AnyPredictions:
-        """What is stored of the logits that the model gives for images."""
+        """The predictions to store, from the model's logits for images."""
         logits = self.fitted.change(outputs)
         labels, keys = images.labels.numpy(), images.keys.numpy()
         columns = make_predictions(logits, labels, keys, images.classes, self.fitted, self.task)
@@ -325,7 +324,7 @@ def predict(
 def make_image_notifier(
     task: str, total: int, progress: Notify | bool | None
 ) -> Callable[[float], None]:
-    """Make what tells how many images of a task are done, also parts of them, if it takes long."""
+    """Make a callback that shows how many images of a task are done, if it takes long."""
     notify, began = to_notify(progress), time.monotonic()
 
     def tell(done: float) -> None:
@@ -349,9 +348,9 @@ def predict_batches(
     when_halved: WhenHalved | None = None,
     tell: Callable[[float], None] | None = None,
 ) -> list[AnyPredictions]:
-    """Predict with several models, each as `predict` does; every batch is shifted once for all.
+    """Predict with several models as `predict` does, but shift every batch only once for all.
 
-    Under attack, every model sees the images that were made for it.
+    Under attack, every model sees its own attacked images.
 
     Args:
         predictors: the models.
@@ -395,9 +394,9 @@ def predict_batches(
         for batch in shifted_batches(
             images, shift, seed, batches, makers=makers, pinned=pinned, keep=keep
         ):
-            for predictor, features, own in zip(predictors, getters, parts, strict=True):
-                own.extend(batcher.parts(batch, partial(predict_part, predictor, features)))
-    return [join_predictions(own) for own in parts]
+            for predictor, features, finished in zip(predictors, getters, parts, strict=True):
+                finished.extend(batcher.parts(batch, partial(predict_part, predictor, features)))
+    return [join_predictions(finished) for finished in parts]
 
 
 def make_predictions(
@@ -433,16 +432,14 @@ def join_predictions(parts: Sequence[P]) -> P:
 
 
 class NetworkOutputs(NamedTuple):
-    """What a network says about images.
-
-    Attributes:
-        logits: float32 `[N, classes]`.
-        features: float32 `[N, D]`, what its last layer sees; None if that is not a linear layer, as
-            in a network that ends with a convolution, or in an ONNX graph.
-    """
+    """What a network says about images."""
 
     logits: npt.NDArray[np.float32]
+    """float32 `[N, classes]`."""
+
     features: npt.NDArray[np.float32] | None
+    """float32 `[N, D]`, what its last layer sees; None if that is not a linear layer, as in a
+    network that ends with a convolution, or in an ONNX graph."""
 
 
 def compute_outputs(
@@ -481,8 +478,8 @@ def compute_outputs(
     with evaluation_mode(model, device), watch_last_layer(model) as last_features:
 
         def compute(part: Images) -> NetworkOutputs:
-            own = compute_logits(model, part, None, device, arithmetic, 0)
-            return NetworkOutputs(own.numpy(), last_features())
+            part_logits = compute_logits(model, part, None, device, arithmetic, 0)
+            return NetworkOutputs(part_logits.numpy(), last_features())
 
         count = 0
         for outputs in Batcher(batch_size, when_halved).parts(images, compute):
@@ -498,8 +495,8 @@ def compute_outputs(
 
 # ---------------------------------------------------------------- plain and adapted models together
 
-# Bytes. Plain and adapted models need different batches of the same shifted images, so these are
-# kept, if they are not larger than this; else they are made once for each of the two.
+# Bytes. Plain and adapted models need different batches of the same shifted images. These are kept
+# if they are not larger than this; otherwise they are made twice.
 MOST_KEPT_BYTES = 2**29
 
 
@@ -517,11 +514,11 @@ def predict_shared(
     when_halved: WhenHalved | None = None,
     tell: Callable[[float], None] | None = None,
 ) -> list[AnyPredictions]:
-    """Predict with several models, as one by one; models that adapt have batches of their own.
+    """Predict with several models as if one by one; models that adapt have their own batches.
 
-    These see the images in an order that is shuffled by a fixed seed, because a data set sorted by
-    class would give batches of one class, with other statistics than the data; and in batches of
-    nearly equal size.
+    These see the images in batches of nearly equal size, in an order shuffled by a fixed seed. A
+    data set sorted by class would otherwise give batches of one class, with other statistics than
+    the data.
 
     Args:
         predictors: the models.
@@ -549,10 +546,10 @@ def predict_shared(
     predictions: dict[bool, Iterator[AnyPredictions]] = {}
     if plain:
         batches = batch_slices(len(images), fitting or batch_size)
-        own = predict_some(
+        part = predict_some(
             plain, images, shift, batches=batches, keep=keep, when_halved=when_halved, tell=tell
         )
-        predictions[False] = iter(own)
+        predictions[False] = iter(part)
     if adapted:
         if len(images) < 2 or batch_size < 2:
             raise InputError("a model that adapts needs at least two images in a batch")
@@ -565,7 +562,7 @@ def predict_shared(
             batches=[torch.from_numpy(chunk) for chunk in chunks],
             when_halved=_refuse_smaller,
         )
-        predictions[True] = (own.take(np.argsort(order)) for own in shuffled)
+        predictions[True] = (part.take(np.argsort(order)) for part in shuffled)
     return [next(predictions[model.adapts]) for model in predictors]
 
 

@@ -1,9 +1,9 @@
-"""Processes that shift batches of images ahead, and the side of the process that starts them.
+"""Processes that shift batches of images ahead, and the code that starts and asks them.
 
-A shifter reads lines of JSON and answers each with a line. Pixels do not travel in them: they lie
-in memory that both processes have mapped, where the shifter replaces them by the shifted ones.
-Processes, since two threads shift only 1.4 times as fast as one: many small steps of NumPy hold
-Python's lock (benchmarks/notes/sharing.md). A shifter ends as soon as its input ends.
+A shifter reads lines of JSON and answers each with a line. Pixels stay in memory that both
+processes have mapped, where the shifter overwrites them. These are processes because two threads
+shift only 1.4 times as fast as one: many small steps of NumPy hold Python's
+lock (benchmarks/notes/sharing.md). A shifter ends as soon as its input ends.
 """
 
 from __future__ import annotations
@@ -29,25 +29,26 @@ from fairweather.processes import describe_exit, send_line, start_module, take_s
 from fairweather.types.measurement import Attack, Images, Shift
 from fairweather.types.record import FrozenRecord
 
-SLOTS = 2  # batches of each shifter: one that it shifts, and one that waits before or after it
+SLOTS = 2  # batches of each shifter: one in progress, and one that waits
 
 
 class ShiftOrder(FrozenRecord):
-    """A batch to be shifted.
-
-    Attributes:
-        offset: where its pixels are in the shared memory, in bytes.
-        shape: of the pixels, `[B, 3, H, W]`.
-        keys: key of each image.
-        shift: id of the shift.
-        seed: seed of random shifts.
-    """
+    """A batch to be shifted."""
 
     offset: int
+    """Where its pixels are in the shared memory, in bytes."""
+
     shape: tuple[int, int, int, int]
+    """Of the pixels, `[B, 3, H, W]`."""
+
     keys: tuple[int, ...]
+    """Key of each image."""
+
     shift: str
+    """Id of the shift."""
+
     seed: int
+    """Seed of random shifts."""
 
     @property
     def size(self) -> int:
@@ -56,7 +57,7 @@ class ShiftOrder(FrozenRecord):
 
 
 class ShiftAnswer(FrozenRecord):
-    """The answer to an order: an error, if there is one, and whether the input is at fault."""
+    """The answer to an order: an error or nothing, and whether the input is at fault."""
 
     error: str = ""
     is_input: bool = False
@@ -75,7 +76,7 @@ class Shifters:
         self._turns: Iterator[_ShifterProcess] = iter(())
 
     def start(self, batch: Images, shift: Shift, seed: int) -> Callable[[], Images]:
-        """Begin to shift a batch; results must be asked for in the order of the starts."""
+        """Begin to shift a batch; ask for results in the order in which batches began."""
         if not self._processes:
             self._processes = [_ShifterProcess() for _ in range(self.number)]
             self._turns = itertools.cycle(self._processes)
@@ -98,8 +99,8 @@ class Shifters:
 
 class _ShifterProcess:
     def __init__(self) -> None:
-        # Memory without a name in any folder: it is free again when both processes have ended. Not
-        # in /dev/shm, which has 64 MB in containers.
+        # Memory without a file name is freed when both processes have ended. /dev/shm has only 64
+        # MB in containers.
         if hasattr(os, "memfd_create"):
             self._file = os.memfd_create("fairweather-shifter")
         else:
@@ -113,7 +114,7 @@ class _ShifterProcess:
     def put(self, batch: Images, shift: str, seed: int) -> tuple[int, np.ndarray]:
         """Copy the pixels of a batch into the next slot and order the shift.
 
-        Returns how many orders there were, this one included, and the pixels in the slot.
+        Returns the number of orders so far, with this one, and the pixels in the slot.
         """
         pixels = batch.images.numpy()
         self._wait_until(self._ordered - SLOTS + 1)  # the slot may belong to an abandoned order
@@ -142,13 +143,13 @@ class _ShifterProcess:
         return self._memory
 
     def wait(self, number: int) -> None:
-        """Wait for the answer to an order, and pass over those to earlier ones."""
+        """Wait for the answer to an order, and skip the answers to earlier ones."""
         answer = self._wait_until(number)
         if answer.error:
             raise InputError(answer.error) if answer.is_input else RuntimeError(answer.error)
 
     def _wait_until(self, answered: int) -> ShiftAnswer:
-        """Read answers until this many have come; give the last one that was read."""
+        """Read answers until this many have come; return the last one."""
         answer = ShiftAnswer()
         assert self._process.stdout is not None
         while self._answered < answered:

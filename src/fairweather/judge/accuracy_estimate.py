@@ -8,98 +8,109 @@ import math
 from dataclasses import dataclass
 from typing import Any, NamedTuple
 
-from fairweather.metrics.accuracy_estimation import Held
+from fairweather.metrics.accuracy_estimation import RangeCheck
 from fairweather.report.tables import format_p_value
 from fairweather.types.measurement import Score
 
-ALARM_LEVEL = 0.05  # a p-value below this says that images are unlike
+ALARM_LEVEL = 0.05  # a smaller p-value means that images differ
 
 
 class MethodEstimate(NamedTuple):
-    """What one method says of the images, and how wrong it was before.
-
-    Attributes:
-        name, title: of the method.
-        value: its estimate of the accuracy; a difference of confidences may leave [0, 1].
-        mean_error: mean absolute error under the shifts of the run, each counted once; NaN without
-            shifts.
-        least_error, largest_error: the ends of its signed errors (estimate minus accuracy).
-    """
+    """The estimate of one method, and its past errors."""
 
     name: str
     title: str
+    """`name`, `title`: of the method."""
+
     value: float
+    """Its estimate of the accuracy; a difference of confidences may leave [0, 1]."""
+
     mean_error: float
+    """Mean absolute error under the shifts of the run, each counted once; NaN if the run has none.
+    """
+
     least_error: float
     largest_error: float
+    """`least_error`, `largest_error`: the ends of its signed errors (estimate minus accuracy)."""
 
 
 class NearestCell(NamedTuple):
-    """The known images that new ones look most like.
-
-    Attributes:
-        shift, level: as in scores.csv.
-        title: for people.
-        accuracy: of the model on the known images.
-    """
+    """The known images that new ones look most like."""
 
     shift: str
     level: str
+    """`shift`, `level`: as in scores.csv."""
+
     title: str
+    """For people."""
+
     accuracy: float
+    """Of the model on the known images."""
 
 
 @dataclass(frozen=True, kw_only=True)
 class AccuracyEstimate:
-    """How accurate a model may be on images without labels.
-
-    Attributes:
-        model, seed: as in scores.csv.
-        data: what the images were loaded from.
-        images: their number.
-        value: the estimated accuracy, in the range; None without an estimate.
-        low, high: the range; None without an estimate. It is an extrapolation from past errors and
-            covers the truth with no known probability. If the images differ from the validation
-            images, the range is one-sided, and `high` stays None.
-        reason: why no estimate is possible; empty if one is.
-        method: the name of the method that the estimate comes from; empty without an estimate.
-        shifts, cells: how many shifts, and levels of these, the range comes from.
-        held: how often such ranges held the accuracy under shifts that they were made without; None
-            without a range.
-        natural: how many known sets are other images (`natural/NAME`) and not changes of the run's
-            own test images.
-        unlike_p: p-value of the test whether the images differ from the validation images; NaN if
-            no test was made.
-        outputs_p, features_p: of its two parts, uncorrected; NaN for one that was not made.
-        like: what the images look most like; None if nothing is nearer than the validation images.
-        methods: what each method says.
-        truth: the true accuracy, if it was asked for.
-        notes: sentences that a reader should know.
-    """
+    """How accurate a model may be on images without labels."""
 
     model: str
     seed: int | str
+    """`model`, `seed`: as in scores.csv."""
+
     data: str
+    """What the images were loaded from."""
+
     images: int
+    """Their number."""
+
     value: float | None = None
+    """The estimated accuracy, in the range; None if it cannot be told."""
+
     low: float | None = None
     high: float | None = None
+    """`low`, `high`: the range; None without an estimate. It is an extrapolation from past errors
+    and covers the truth with no known probability. If the images differ from the validation images,
+    the range is one-sided, and `high` stays None."""
+
     reason: str = ""
+    """Why it cannot be told; empty if it can."""
+
     method: str = ""
+    """The name of the method that the estimate comes from; empty if it cannot be told."""
+
     shifts: int = 0
     cells: int = 0
-    held: Held | None = None
+    """`shifts`, `cells`: how many shifts, and levels of these, the range comes from."""
+
+    held: RangeCheck | None = None
+    """How often such ranges contained the accuracy under shifts that were not used to make them;
+    None without a range."""
+
     natural: int
+    """How many known sets are other images (`natural/NAME`) and not changes of the run's own test
+    images."""
+
     unlike_p: float
+    """P-value of the test whether the model sees the images as it sees validation images; NaN if it
+    cannot be told."""
+
     outputs_p: float
     features_p: float
+    """`outputs_p`, `features_p`: of its two parts, uncorrected; NaN for one that was not made."""
+
     like: NearestCell | None = None
+    """What the images look most like; None if nothing is nearer than the validation images."""
+
     methods: tuple[MethodEstimate, ...]
+    """The estimate of each method."""
+
     truth: Score | None = None
+    """The true accuracy, if it was asked for."""
+
     notes: tuple[str, ...] = ()
+    """Sentences that a reader should know."""
 
     def to_json(self) -> str:
-        """Write it as JSON; what is not known is null."""
+        """Write it as JSON; unknown values are null."""
         return json.dumps(_to_json(self), indent=1, allow_nan=False) + "\n"
 
     def __str__(self) -> str:
@@ -115,9 +126,9 @@ class AccuracyEstimate:
         return "\n".join([*lines, *self.notes, "", *self._table()])
 
     def _first(self) -> list[str]:
-        who = f"{self.model}, seed {self.seed}, {self.images:,} images of {self.data}"
+        subject = f"{self.model}, seed {self.seed}, {self.images:,} images of {self.data}"
         if self.value is None or self.low is None:
-            return [f"No useful estimate: {self.reason}.", f"({who})"]
+            return [f"No useful estimate: {self.reason}.", f"({subject})"]
         title = next(method.title for method in self.methods if method.name == self.method)
         behind = f"{self.shifts} tested shifts ({self.cells} levels)"
         if self.high is None:
@@ -128,7 +139,7 @@ class AccuracyEstimate:
             basis = f"The range is how wrong such estimates were under {behind}"
         return [
             f"Estimated accuracy: {_format_percent(self.value)}, {range_} (an extrapolation).",
-            f"({who}; by {title})",
+            f"({subject}; by {title})",
             f"{basis}. A new shift may be worse.",
             *self._evidence(),
         ]

@@ -47,20 +47,20 @@ from fairweather.types.record import (
 
 @dataclass(frozen=True)
 class ComparedRun:
-    """One of the two runs of a comparison, or some of its models.
-
-    Attributes:
-        name: the folder or FOLDER:MODEL, as the user wrote it.
-        run: the folder.
-        models: the ascending seeds of each compared model, in the order of the record. An ensemble
-            is a model of its own, `NAME+ensemble`, with the one seed `ensemble`.
-        every_model: the same for all models of the run.
-    """
+    """One of the two runs of a comparison, or some of its models."""
 
     name: str
+    """The folder or FOLDER:MODEL, as the user wrote it."""
+
     run: RunFolder
+    """The folder."""
+
     models: Mapping[str, tuple[int | str, ...]]
+    """The ascending seeds of each compared model, in the order of the record. An ensemble is a
+    model of its own, `NAME+ensemble`, with the one seed `ensemble`."""
+
     every_model: Mapping[str, tuple[int | str, ...]]
+    """The same for all models of the run."""
 
     @property
     def record(self) -> RunRecord:
@@ -68,7 +68,7 @@ class ComparedRun:
         return self.run.record
 
     def read(self, model: str, seed: int | str, shift: str) -> AnyPredictions:
-        """Read the predictions of a model under a shift, which is given by its id.
+        """Read the predictions of a model under the shift with this id.
 
         `natural/NAME` stands for other images of the same classes, which are clean too. Raises
         `InputError` if they are missing or not those that the run wrote.
@@ -85,7 +85,7 @@ class ComparedRun:
 
 
 class ModelPair(NamedTuple):
-    """A model of one side and a model of the other."""
+    """A model of each side, which are compared."""
 
     a: str
     b: str
@@ -116,25 +116,24 @@ class RunPair(NamedTuple):
         """
         ours, theirs = (run.record.data for run in self)
         if ours.digests.get(TEST) == theirs.digests.get(TEST):
-            return False  # the pixels are the same, whatever their descriptions say
+            return False  # the pixels are the same, even if their descriptions differ
         one_source = ours.source is not None and ours.source == theirs.source
         prepared = [(data.side, data.notes.get("preparation")) for data in (ours, theirs)]
         return one_source and ours.classes == theirs.classes and prepared[0] != prepared[1]
 
 
 class SharedShifts(NamedTuple):
-    """The shifts that both runs have.
-
-    Attributes:
-        sweeps: each shift and attack, at the levels that both have.
-        only_a, only_b: ids of the cells (shifted test images) that only one run has.
-        images: `clean` for the test images; `natural/NAME` for other images, which have no shifts.
-    """
+    """The shifts that both runs have."""
 
     sweeps: tuple[SweepRecord, ...] = ()
+    """Each shift and attack, at the levels that both have."""
+
     only_a: tuple[str, ...] = ()
     only_b: tuple[str, ...] = ()
+    """`only_a`, `only_b`: ids of the cells (shifted test images) that only one run has."""
+
     images: str = CLEAN
+    """`clean` for the test images; `natural/NAME` for other images, which have no shifts."""
 
     @property
     def conditions(self) -> dict[ShiftLevel, str]:
@@ -211,7 +210,8 @@ def pair_models(runs: RunPair) -> list[ModelPair]:
 
 
 def check_same_data(runs: RunPair) -> None:
-    """Raise `InputError` unless both runs have the same test images, perhaps preprocessed apart."""
+    """Raise `InputError` unless both runs have the same test images, whatever their
+    preprocessing."""
     a, b = runs
     digests = [run.record.data.digests.get(TEST) for run in runs]
     if digests[0] == digests[1] or runs.is_prepared_otherwise:
@@ -279,8 +279,9 @@ def _describe_data(data: DataRecord) -> str:
 class ResampledImages:
     """The test images of both runs, and how often each counts in each resample.
 
-    If a run knows which images belong together, whole groups are resampled. Of a task with units,
-    one of these is of whole images, and one of each unit, for the images where it is known.
+    If a run knows which images belong together, whole groups are resampled. For a task with units,
+    whole images have one set of resamples, and each unit has its own for the images where it is
+    known.
     """
 
     def __init__(
@@ -299,34 +300,34 @@ class ResampledImages:
         self.shared = draw_unit_resamples(unit, first, resamples, grouping)
 
     def check(self, predictions: AnyPredictions, name: str) -> None:
-        """Raise `InputError` unless these are predictions of the same images, in their order."""
-        for what, ours, theirs in (
+        """Raise `InputError` unless these predictions are of the same images in the same order."""
+        for kind, ours, theirs in (
             ("images", self.keys, predictions.keys),
             ("labels", self.labels, predictions.labels),
         ):
             if not np.array_equal(ours, theirs):
                 raise InputError(
-                    f"{name} has {len(theirs):,} {what}, {self.name} has {len(ours):,}, and they "
+                    f"{name} has {len(theirs):,} {kind}, {self.name} has {len(ours):,}, and they "
                     "are not the same: models can only be compared on the same images, in one order"
                 )
 
 
 class ModelEstimates(NamedTuple):
-    """A model's estimates, and which images it classifies correctly.
-
-    Attributes:
-        table: estimates by model, seed, shift and level.
-        correct: bool `[n, S]` by condition, in the order of `seeds`.
-        classes: a digest of the predicted classes of every seed and condition.
-        confidences: likewise, of the confidences and the losses.
-    """
+    """A model's estimates, and which images it classifies correctly."""
 
     model: str
     seeds: tuple[int | str, ...]
     table: Mapping[ScoreKey, Estimates]
+    """Estimates by model, seed, shift and level."""
+
     correct: Mapping[ShiftLevel, npt.NDArray[np.bool_]]
+    """Bool `[n, S]` by condition, in the order of `seeds`."""
+
     classes: str
+    """A digest of the predicted classes of every seed and condition."""
+
     confidences: str
+    """Likewise, of the confidences and the losses."""
 
     def shown(self, condition: ShiftLevel, metric: str) -> Estimate:
         """The estimate of the only seed, or of the mean over seeds."""

@@ -1,4 +1,4 @@
-"""Compare two runs on the same images: which of their differences are real, or may be."""
+"""Compare two runs on the same images: which differences are real."""
 
 from __future__ import annotations
 
@@ -75,25 +75,26 @@ LAYOUT = TableLayout(
 
 @dataclass(frozen=True)
 class Comparison:
-    """The comparison of a run with another run, or with published numbers.
-
-    Attributes:
-        main: a row for each number that is compared; below it, what the numbers are.
-        notes: what they do and do not show, at most a few sentences each.
-        scope: whether it is about recipes or only about trained networks; "" where a note says so.
-        robustness: effective robustness of A's models relative to B's; None if B has too few.
-        classes: the sensitivity of each class; None where logits are not stored.
-    """
+    """The comparison of a run with another run, or with published numbers."""
 
     main: TextTable
+    """A row for each number that is compared; below it, what the numbers are."""
+
     notes: Sequence[str]
+    """What they do and do not show, at most a few sentences each."""
+
     scope: str = ""
+    """Whether it is about recipes or only about trained networks; "" where a note says so."""
+
     robustness: TextTable | None = None
+    """Effective robustness of A's models relative to B's; None if B has too few."""
+
     classes: TextTable | None = None
+    """The sensitivity of each class; None where logits are not stored."""
 
     @property
     def name(self) -> str:
-        """Of its files, without the suffix."""
+        """The name of its files, without the suffix."""
         return self.main.name
 
     @property
@@ -262,8 +263,8 @@ def caption(rows: Sequence[ComparisonRow], runs: RunPair, images: ResampledImage
     of_test = [
         bool(row.crossed and row.crossed.errors) for row in rows if row.metric == images.decided
     ]
-    which = "accuracy" if all(of_test) else "accuracies that vary over seeds or groups"
-    by_t = f" For {which}, the interval is that of the t-test and uses no resamples."
+    metric = "accuracy" if all(of_test) else "accuracies that vary over seeds or groups"
+    by_t = f" For {metric}, the interval is that of the t-test and uses no resamples."
     by_t = by_t if any(of_test) else ""
     if several:
         by_t += f" {NORMAL_SEEDS}"
@@ -389,7 +390,7 @@ def _outlying_seeds(rows: Sequence[ComparisonRow], titles: Mapping[str, str]) ->
 
 def _count_differences(rows: Sequence[ComparisonRow], decided: str) -> Iterator[str]:
     """Count the cells that differ in accuracy, with a test and with only an interval."""
-    # Only pairs with the same predictions on all sets of images.
+    # Only pairs whose predictions are the same on all sets of images.
     classes = {row.pair.title for row in rows} - {r.pair.title for r in rows if not r.same_classes}
     titles = [title for title in dict.fromkeys(row.pair.title for row in rows) if title in classes]
     others = {row.pair.title for row in rows if not row.same_confidences}
@@ -416,7 +417,7 @@ def _count_directions(cells: Sequence[ComparisonRow]) -> str:
     b_better = sum(row.difference.value > 0 for row in differing)
     ties = sum(row.verdict == CANNOT_TELL for row in cells)
     pairs = len({row.pair for row in cells})
-    what = "images" if all(row.test for row in cells) else "seeds and images"
+    units = "images" if all(row.test for row in cells) else "seeds and images"
     several = f" of {pairs} pairs of models" if pairs > 1 else ""
     sentences = [
         f"{len(differing)} of {len(cells)} {'cell' if len(cells) == 1 else 'cells'}{several}: B is "
@@ -424,7 +425,7 @@ def _count_directions(cells: Sequence[ComparisonRow]) -> str:
     ]
     if ties:
         sentences.append(
-            f"{ties} {'is' if ties == 1 else 'are'} open: these {what} cannot tell which side is "
+            f"{ties} {'is' if ties == 1 else 'are'} open: these {units} cannot tell which side is "
             "better there."
         )
     return " ".join(sentences)

@@ -47,10 +47,10 @@ from fairweather.runs.scores import read_grouping
 from fairweather.types.measurement import Score
 from fairweather.types.record import CLEAN, IMAGE, MEAN, NO_LEVEL, ShiftLevel, base_model
 
-SIGNIFICANCE = 0.05  # of the tests, and what the 95 % intervals leave out
-# A difference is called real only if a test says so that is corrected for the number of tests. An
-# interval cannot be corrected like this: 1,000 resamples give no p-value below 0.002, which Holm's
-# correction over the dozens of rows of a usual table would always undo.
+SIGNIFICANCE = 0.05  # of the tests; 95 % intervals leave out as much
+# A difference is called real only if a test shows it after correction for the number of tests.
+# Intervals cannot be corrected: 1,000 resamples give no p-value below 0.002. With the dozens of
+# rows of a usual table, Holm's correction would always raise it above 0.05.
 REAL, CANNOT_TELL = "real", "cannot tell"
 EXCLUDES = "interval excludes 0 (uncorrected)"
 # The same network in another program differs by this much: its sums are rounded differently.
@@ -59,42 +59,48 @@ ROUNDING = 1e-5
 
 @dataclass(frozen=True)
 class ComparisonRow:
-    """One metric of two models under one shift, and whether they differ.
-
-    Attributes:
-        pair: the models.
-        shift, level, metric, unit: as in scores.csv.
-        a, b: the value of each side, over its seeds.
-        difference: b − a, with its 95 % interval; it also covers the seeds of a side with several.
-        crossed: only for accuracy, with several seeds or groups of images: b − a over images and
-            seeds, with its variances; the interval is then its interval, unless nothing varies.
-        test: McNemar's exact test, for the accuracy in one cell with one seed on each side; None if
-            images come in groups.
-        p: for the accuracy in one cell, from that test or from the t-test of `crossed`, after
-            Holm's correction over all tests of the comparison; else NaN.
-        far_out: of each side with a seed far from the others a sentence, else "".
-        same_classes: the models predict the same class for every image, in every cell and seed.
-        same_confidences: likewise, with the same confidence and loss.
-    """
+    """One metric of two models under one shift, and whether they differ."""
 
     pair: ModelPair
+    """The models."""
+
     shift: str
     level: str
     metric: str
     a: SeedSummary
     b: SeedSummary
+    """`a`, `b`: the value of each side, over its seeds."""
+
     difference: Score
+    """B − a, with its 95 % interval; it also covers the seeds of a side with several."""
+
     crossed: CrossedMean | None = None
+    """Only for accuracy, with several seeds or groups of images: b − a over images and seeds, with
+    its variances; the interval is then its interval, unless nothing varies."""
+
     test: McNemar | None = None
+    """McNemar's exact test, for the accuracy in one cell with one seed on each side; None if images
+    come in groups."""
+
     p: float = math.nan
+    """For the accuracy in one cell, from that test or from the t-test of `crossed`, after Holm's
+    correction over all tests of the comparison; else NaN."""
+
     far_out: tuple[str, ...] = ()
+    """Of each side with a seed far from the others a sentence, else ""."""
+
     same_classes: bool = False
+    """The models predict the same class for every image, in every cell and seed."""
+
     same_confidences: bool = False
+    """Likewise, with the same confidence and loss."""
+
     unit: str = IMAGE
+    """`shift`, `level`, `metric`, `unit`: as in scores.csv."""
 
     @property
     def is_tested(self) -> bool:
-        """Say whether it has a p-value: only a share of the images in one cell has."""
+        """Say whether it has a p-value, which only a share of the images in one cell has."""
         return self.is_cell and bool(self.test or self.crossed)
 
     @property
@@ -125,18 +131,17 @@ class ComparisonRow:
 
 
 class PairEstimates(NamedTuple):
-    """Two models whose estimates are compared.
-
-    Attributes:
-        pair: the models.
-        first, second: their estimates.
-        same: whether both are variants of the same trained networks, which are paired by seed.
-    """
+    """Two models whose estimates are compared."""
 
     pair: ModelPair
+    """The models."""
+
     first: ModelEstimates
     second: ModelEstimates
+    """`first`, `second`: their estimates."""
+
     same: bool
+    """Whether both are variants of the same trained networks, which are paired by seed."""
 
     def row(self, condition: ShiftLevel, metric: str) -> ComparisonRow:
         """Compare a metric of the two."""
@@ -217,7 +222,7 @@ def _cross_shares(
 
 
 def _set_interval(difference: Score, crossed: CrossedMean) -> Score:
-    """A difference of shares with the interval of its test, so that both say the same of 0.
+    """A difference of shares with the interval of its test, so that both agree about 0.
 
     If nothing varies, that interval has no width, and the difference keeps its own.
     """
@@ -303,8 +308,8 @@ def _class_rows(runs: RunPair, pair: ModelPair, images: ResampledImages) -> Iter
         of_class = images.labels == label
         if of_class.any() and all(side.has(UNSHIFTED, name) for side in sides):
             right = [side.correct[UNSHIFTED][of_class].astype(float) for side in sides]
-            own = None if grouping is None else grouping.select(np.flatnonzero(of_class))
-            yield estimates.tested(estimates.row(UNSHIFTED, name), right, own)
+            class_grouping = None if grouping is None else grouping.select(np.flatnonzero(of_class))
+            yield estimates.tested(estimates.row(UNSHIFTED, name), right, class_grouping)
 
 
 def _class_line(row: ComparisonRow) -> list[str]:
@@ -331,27 +336,27 @@ def _class_caption(count: int, differing: int, images: ResampledImages) -> str:
 
 
 AccuracyByCell = Mapping[ShiftLevel, Estimate]
-FEWEST_MODELS = 3  # reference models with different clean accuracies: a line fits any two
+FEWEST_MODELS = 3  # with different clean accuracies: a line through two fits exactly
 ROBUSTNESS_LAYOUT = TableLayout(
     ("Model", "Shift", "Clean", "Shifted", "Expected", "Effective robustness"), words=2
 )
 
 
 class RobustnessRow(NamedTuple):
-    """A model's accuracy under a shift, and the accuracy that its clean accuracy predicts.
-
-    Attributes:
-        model: of the first side.
-        shift: as in scores.csv; the accuracy is the mean over its levels.
-        clean, shifted: accuracies, the mean over seeds.
-        effective: shifted minus expected, with its interval, which covers seeds if A has several.
-    """
+    """A model's accuracy under a shift, and the accuracy that its clean accuracy predicts."""
 
     model: str
+    """Of the first side."""
+
     shift: str
+    """As in scores.csv; the accuracy is the mean over its levels."""
+
     clean: float
     shifted: float
+    """`clean`, `shifted`: accuracies, the mean over seeds."""
+
     effective: Score
+    """Shifted minus expected, with its interval, which covers seeds if A has several."""
 
     @property
     def expected(self) -> float:
@@ -423,8 +428,8 @@ def _robustness_rows(
         ]
 
     trained = [model for model in b.every_model if base_model(model) == model]
-    own = a.models if runs.is_one_run else {}
-    reference = [seed for model in trained if model not in own for seed in by_seed(b, model)[1]]
+    known = a.models if runs.is_one_run else {}
+    reference = [seed for model in trained if model not in known for seed in by_seed(b, model)[1]]
     clean = {accuracies[UNSHIFTED].value for accuracies in reference}
     if len(clean) < FEWEST_MODELS or not shared.means:
         return [], 0
@@ -446,16 +451,16 @@ def _robustness_rows(
 
 
 def _effective_robustness(
-    own: AccuracyByCell, reference: Sequence[AccuracyByCell], mean: ShiftLevel
+    accuracies: AccuracyByCell, reference: Sequence[AccuracyByCell], mean: ShiftLevel
 ) -> Estimate:
-    clean = own[UNSHIFTED]
+    clean = accuracies[UNSHIFTED]
 
-    def effective(of: Callable[[Estimate], Any]) -> Any:  # noqa: ANN401 - a number, or replicates
+    def effective(get: Callable[[Estimate], Any]) -> Any:  # noqa: ANN401 - a number, or replicates
         return effective_robustness(
-            of(clean),
-            of(own[mean]),
-            [of(model[UNSHIFTED]) for model in reference],
-            [of(model[mean]) for model in reference],
+            get(clean),
+            get(accuracies[mean]),
+            [get(model[UNSHIFTED]) for model in reference],
+            [get(model[mean]) for model in reference],
             images=clean.n,
         )
 

@@ -83,7 +83,7 @@ def estimate(
     """Estimate how accurate a model of a finished run is on images, without using their labels.
 
     The run needs validation images, and test images under at least three shifts. The errors of each
-    method there decide which method is used, and the range.
+    method there decide the method and the range.
 
     Args:
         run: `RUN[:MODEL[:SEED]]`, a run folder and which of its models.
@@ -99,16 +99,18 @@ def estimate(
         progress: show how far it is (`Event` says how).
 
     Raises:
-        InputError: there is no such run, model or seed, or images cannot be read, or labels are
-            asked for that there are not.
+        InputError: there is no such run, model or seed; images cannot be read; or labels are
+            requested and missing.
     """
     tell = to_notify(progress)
     model = open_run_model(str(run), offline=offline)
-    # With an absolute path of the images, a root is that of the run's own alone.
+    # If the images have an absolute path, the root is only for the run's own images.
     image_options = ImageOptions(**options)
     place = None if Path(data.partition(":")[2]).is_absolute() else image_options.root
-    own = replace(image_options, root=place, scale=image_options.scale or model.scale)
-    new = open_images(data, model.classes, model.preparation, own, offline=offline, progress=tell)
+    loading = replace(image_options, root=place, scale=image_options.scale or model.scale)
+    new = open_images(
+        data, model.classes, model.preparation, loading, offline=offline, progress=tell
+    )
     if with_labels and not new.labelled:
         raise InputError(f"{new.name} has no labels that are each a class of the run by name")
     notes: list[str] = []
@@ -117,7 +119,7 @@ def estimate(
     images, outputs = _predict_unlabelled(model, others, new.images, look, tell)
     validation = _read_validation(model)
     methods = fit_methods(validation, seeds=images.others is not None)
-    known, left_out = read_known_cells(model, methods, seeds, own=images, tell=tell)
+    known, left_out = read_known_cells(model, methods, seeds, new_images=images, tell=tell)
     notes += [OWN_TEST if shift == CLEAN else OWN_OTHER.format(shift) for shift in left_out]
     answers, features, around = np.nan, np.nan, None
     if validation is not None:
@@ -126,10 +128,10 @@ def estimate(
         # Of each patient one image.
         grouping = read_grouping(model.run, VAL)
         independent = np.arange(len(validation)) if grouping is None else one_of_each(grouping)
-        reference = UnlabelledPredictions.of(validation).rows[independent]
-        around = Cloud.of(reference) if len(reference) > 1 else None
+        reference = UnlabelledPredictions.from_predictions(validation).rows[independent]
+        around = Cloud.from_rows(reference) if len(reference) > 1 else None
         answers = outputs_differ_p(reference, images.rows)
-        # A root is that of the new images; the run's own may lie there too.
+        # The root is for the new images; the run's own may be there too.
         is_own = data == model.record.data.source
         roots = [place] if is_own else list(dict.fromkeys([None, image_options.root]))
         features = _compare_features(model, outputs, independent, roots, look, offline, notes, tell)
@@ -152,7 +154,7 @@ def estimate(
     reason = _reason_against(new, around, past)
     if around is None or past is None or len(images) < FEWEST_IMAGES:
         return replace(estimate, reason=reason)
-    batch = Cloud.of(images.rows)
+    batch = Cloud.from_rows(images.rows)
     distances = [energy_distance(batch, cloud) for cloud in (around, *(c.cloud for c in known))]
     like = _find_nearest_cell(batch, around, known, past, distances)
     estimate = replace(estimate, like=like, reason=reason)
@@ -210,10 +212,10 @@ def _with_range(
         )
     if bounds.is_too_wide:
         lowest = f"{100 * bounds.low:.0f}"
-        which = f"as low as {lowest} %"
+        span = f"as low as {lowest} %"
         if bounds.high is not None:
-            which = f"anywhere from {lowest} to {100 * bounds.high:.0f} %"
-        reason = f"the accuracy could be {which}, by what was seen under tested shifts"
+            span = f"anywhere from {lowest} to {100 * bounds.high:.0f} %"
+        reason = f"the accuracy could be {span}, by what was seen under tested shifts"
         return replace(estimate, reason=reason)
     held = past.held(
         np.stack([cell.estimates for cell in known]),
@@ -255,8 +257,8 @@ def _predict_unlabelled(
             tell(Event("look at the images", before + count, total))
 
         outputs.append(look(network, images, done=done))
-    own = [output.logits for output in outputs[: len(model.networks)]]
-    logits = own[0] if len(own) == 1 else mean_log_probability(own)
+    own_logits = [output.logits for output in outputs[: len(model.networks)]]
+    logits = own_logits[0] if len(own_logits) == 1 else mean_log_probability(own_logits)
     of_others = outputs if model.seed == ENSEMBLE else outputs[1:]
     classes = np.stack([o.logits.argmax(axis=1) for o in of_others]) if others else None
     stored = logits if logits.shape[1] <= MOST_STORED_CLASSES else None
@@ -324,7 +326,7 @@ def _find_nearest_cell(
 def _estimate_by_method(
     names: Sequence[str], estimates: FloatArray, past: PastErrors | None
 ) -> tuple[MethodEstimate, ...]:
-    """What each method says, and how wrong it was before."""
+    """The estimate of each method, and its past errors."""
     mean = least = largest = np.full(len(names), np.nan)
     if past is not None:
         mean, least, largest = (
@@ -339,8 +341,8 @@ def _estimate_by_method(
     )
 
 
-def _true_accuracy(seen: UnlabelledPredictions, new: NewImages) -> Score:
+def _true_accuracy(predictions: UnlabelledPredictions, new: NewImages) -> Score:
     """The true accuracy, with its exact interval."""
-    right = float((seen.predicted == new.images.labels.numpy()).mean())
-    low, high = clopper_pearson(right, len(seen))
-    return Score(right, float(low), float(high), len(seen))
+    right = float((predictions.predicted == new.images.labels.numpy()).mean())
+    low, high = clopper_pearson(right, len(predictions))
+    return Score(right, float(low), float(high), len(predictions))

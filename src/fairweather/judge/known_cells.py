@@ -1,4 +1,4 @@
-"""Methods that estimate accuracy without labels, and their errors in the cells that a run knows."""
+"""Methods that estimate accuracy without labels, and their errors in the cells of a run."""
 
 from __future__ import annotations
 
@@ -33,25 +33,25 @@ METHOD_TITLES: Mapping[str, str] = {
 
 @dataclass(frozen=True)
 class UnlabelledPredictions:
-    """A model's predictions for images without labels.
-
-    Attributes:
-        predicted: int `[n]`.
-        confidence: float `[n]`.
-        logits: float32 `[n, classes]`; None where they are not stored.
-        others: int `[k, n]`, what the other seeds of the model say; None if there is none.
-    """
+    """A model's predictions for images without labels."""
 
     predicted: npt.NDArray[np.int64]
+    """Int `[n]`."""
+
     confidence: npt.NDArray[np.float64]
+    """Float `[n]`."""
+
     logits: npt.NDArray[np.float32] | None
+    """float32 `[n, classes]`; None where they are not stored."""
+
     others: npt.NDArray[np.int64] | None = None
+    """Int `[k, n]`, the predictions of the model's other seeds; None without other seeds."""
 
     def __len__(self) -> int:
         return len(self.predicted)
 
     @staticmethod
-    def of(
+    def from_predictions(
         predictions: Predictions, others: npt.NDArray[np.int64] | None = None
     ) -> UnlabelledPredictions:
         """Take the columns of stored predictions."""
@@ -60,7 +60,7 @@ class UnlabelledPredictions:
 
     @property
     def rows(self) -> npt.NDArray[np.float64]:
-        """What two sets of images are compared by: probabilities, else the confidence, `[n, k]`."""
+        """The rows for comparing sets of images: probabilities, else the confidence, `[n, k]`."""
         return self.confidence[:, None] if self.logits is None else softmax(self.logits)
 
     def tempered_confidence(self, temperature: float) -> npt.NDArray[np.float64]:
@@ -97,7 +97,9 @@ def fit_methods(validation: Predictions | None, *, seeds: bool) -> dict[str, Met
         methods["difference_of_confidences"] = lambda images: images.confidence - gap
         if validation.logits is not None:
             temperature = fit_temperature(validation.logits, validation.labels).value
-            tempered = UnlabelledPredictions.of(validation).tempered_confidence(temperature)
+            tempered = UnlabelledPredictions.from_predictions(validation).tempered_confidence(
+                temperature
+            )
             tempered_threshold = atc_threshold(tempered, correct)
             methods["average_confidence+temperature"] = lambda images: images.tempered_confidence(
                 temperature
@@ -117,39 +119,43 @@ def apply_methods(
     return np.stack([method(images) for method in methods.values()], axis=1)
 
 
-# Two rows of logits this near are of one image: what another machine rounds otherwise.
+# Rows of logits this close are of one image: other machines round differently.
 SAME_IMAGE = 1e-3
-# Confidences above this do not tell images apart.
+# Confidences above this are too similar to identify images.
 CERTAIN = 1 - 1e-6
 
 
 @dataclass(frozen=True)
 class KnownCell:
-    """Images with labels: a shift at a level.
-
-    Attributes:
-        shift, level: as in scores.csv.
-        title: for people.
-        accuracy, images: of the model.
-        estimates: float64 `[methods]`, what each method says.
-        spreads: float64 `[methods]`; see `PastErrors`.
-        cloud: what the model says of them.
-        digest: of the confidences, by which two names of the same change are known.
-    """
+    """Images with labels: a shift at a level."""
 
     shift: str
     level: str
+    """`shift`, `level`: as in scores.csv."""
+
     title: str
+    """For people."""
+
     accuracy: float
     images: int
+    """`accuracy`, `images`: of the model."""
+
     estimates: FloatArray
+    """float64 `[methods]`, what each method says."""
+
     spreads: FloatArray
+    """float64 `[methods]`; see `PastErrors`."""
+
     cloud: Cloud
+    """What the model says of them."""
+
     digest: bytes
+    """Of the confidences; it shows that two names mean the same change."""
 
     @property
     def kind(self) -> str:
-        """What its shift does, the same in all families; other images are a kind of their own."""
+        """The operation of its shift, the same in all families; other images are a kind of their
+        own."""
         if self.shift.startswith(NATURAL):
             return self.shift
         return operation_name(self.shift)
@@ -160,20 +166,21 @@ def read_known_cells(
     methods: Mapping[str, Method],
     seeds: Sequence[int],
     *,
-    own: UnlabelledPredictions,
+    new_images: UnlabelledPredictions,
     tell: Notify,
 ) -> tuple[list[KnownCell], list[str]]:
     """Read the cells that a model was measured on, and name those with the new images.
 
-    Attacks are left out: they are made to deceive. So are levels that change nothing, such as a
-    factor of 1: two sweeps with such levels would otherwise share a cell, and count as one shift.
-    So are the clean cell and other images of the same classes, if the new ones are among them.
+    Attacks are left out, because they are made to deceive. Levels that change nothing, such as a
+    factor of 1, are left out too: two sweeps with such levels would share a cell and count as one
+    shift. The clean cell and other images of the same classes are left out if the new images are
+    among them.
 
     Args:
         model: the model.
         methods: fitted.
         seeds: the other seeds that are asked.
-        own: what the model says of the images that are asked about.
+        own: the model's predictions for the new images.
         tell: told of progress.
     """
     known: list[KnownCell] = []
@@ -190,14 +197,16 @@ def read_known_cells(
             clean = digest
         elif digest == clean:
             continue
-        if (shift == CLEAN or shift.startswith(NATURAL)) and is_among(own, predictions):
+        if (shift == CLEAN or shift.startswith(NATURAL)) and is_among(new_images, predictions):
             left_out.append(shift)
             continue
         of_seeds = [_read_predictions(model, seed, cell, part) for seed in seeds]
         others = [read.predicted for read in of_seeds if read is not None]
         if len(others) < len(seeds):
             continue
-        images = UnlabelledPredictions.of(predictions, np.stack(others) if others else None)
+        images = UnlabelledPredictions.from_predictions(
+            predictions, np.stack(others) if others else None
+        )
         estimates = apply_methods(methods, images)
         known.append(
             KnownCell(
@@ -208,7 +217,7 @@ def read_known_cells(
                 len(predictions),
                 estimates.mean(axis=0),
                 (estimates - predictions.correct[:, None]).std(axis=0),
-                Cloud.of(images.rows),
+                Cloud.from_rows(images.rows),
                 digest,
             )
         )
@@ -221,8 +230,8 @@ def compute_past_errors(
 ) -> PastErrors:
     """The errors of each method in each cell, and how far the cell is from validation images.
 
-    Shifts of one operation, such as the brightness of two families, count as one; so do those that
-    share a cell, under whatever names.
+    Shifts of one operation, such as brightness in two families, count as one. So do shifts that
+    share a cell.
 
     Args:
         known: cells.
@@ -260,11 +269,11 @@ def compute_past_errors(
 def is_among(own: UnlabelledPredictions, predictions: Predictions) -> bool:
     """Say whether more than half of the images are among those with these predictions.
 
-    Their logits tell them apart, or where these are not stored, their classes and confidences.
+    Images are identified by their logits or, if these are not stored, by class and confidence.
     """
     import scipy.spatial
 
-    stored = UnlabelledPredictions.of(predictions)
+    stored = UnlabelledPredictions.from_predictions(predictions)
     new, old = own.logits, stored.logits
     if new is None or old is None:
         new, old = _identifying_columns(own), _identifying_columns(stored)
@@ -274,14 +283,14 @@ def is_among(own: UnlabelledPredictions, predictions: Predictions) -> bool:
     return bool(np.isfinite(nearest).mean() > 0.5)
 
 
-def _identifying_columns(seen: UnlabelledPredictions) -> npt.NDArray[np.float32]:
-    """Tell images apart without logits, by class and log-odds of the confidence.
+def _identifying_columns(predictions: UnlabelledPredictions) -> npt.NDArray[np.float32]:
+    """Identify images without logits, by class and log-odds of the confidence.
 
-    Images of which the model is all but certain have no mark: their confidences are alike.
+    Images with nearly certain predictions are left out, because their confidences are too similar.
     """
-    unsure = (seen.confidence > 0) & (seen.confidence < CERTAIN)
-    odds = scipy.special.logit(seen.confidence[unsure])
-    return np.stack([odds, seen.predicted[unsure]], axis=1).astype(np.float32)
+    unsure = (predictions.confidence > 0) & (predictions.confidence < CERTAIN)
+    odds = scipy.special.logit(predictions.confidence[unsure])
+    return np.stack([odds, predictions.predicted[unsure]], axis=1).astype(np.float32)
 
 
 def _iter_cells(model: RunModel) -> Iterator[tuple[str, str, str, str, str]]:

@@ -36,43 +36,47 @@ from fairweather.types.record import CLEAN, MEAN, NO_LEVEL, SCORES, FrozenRecord
 
 
 class PublishedModel(FrozenRecord):
-    """A published model.
-
-    Attributes:
-        title: as published.
-        run: its run file, without the suffix, if there is one.
-        note: what a reader has to know about it; may be empty.
-        training: the published settings, with the keys of a study's model and its recipe.
-    """
+    """A published model."""
 
     title: str
+    """As published."""
+
     run: str | None = None
+    """Its run file, without the suffix, if there is one."""
+
     note: str = ""
+    """What a reader has to know about it; may be empty."""
+
     training: dict[str, JsonValue]
+    """The published settings, with the keys of a study's model and its recipe."""
 
 
 class PublishedFacts(FrozenRecord):
-    """What NAME.yaml says about a study.
-
-    Attributes:
-        title: of the study.
-        data: the data set's name, without resolution.
-        classes: how many classes it has.
-        size: height and width of the images; None if they were not published.
-        test_images: their number; None if it was not published.
-        note: what a reader has to know.
-        training: the settings of every model.
-        models: by their keys in this package's study.
-    """
+    """What NAME.yaml says about a study."""
 
     title: str
+    """Of the study."""
+
     data: str
+    """The data set's name, without resolution."""
+
     classes: int
+    """How many classes it has."""
+
     size: tuple[int, int] | None
+    """Height and width of the images; None if they were not published."""
+
     test_images: int | None
+    """Their number; None if it was not published."""
+
     note: str
+    """What a reader has to know."""
+
     training: dict[str, JsonValue]
+    """The settings of every model."""
+
     models: dict[str, PublishedModel]
+    """By their keys in this package's study."""
 
 
 class _ReferenceFacts(FrozenRecord):
@@ -95,20 +99,19 @@ class PublishedNumber(NamedTuple):
 
 
 class PublishedStudy(PublishedFacts):
-    """What was published about one data set.
-
-    Attributes:
-        name: of the study.
-        shifts: the title of each shift, clean first.
-        numbers: model, shift, level, cell, metric, value, decimals, source; several rows for a
-            number that is both in a run file and in a table.
-    """
+    """What was published about one data set."""
 
     model_config = ConfigDict(arbitrary_types_allowed=True)
 
     name: str
+    """Of the study."""
+
     shifts: dict[str, str]
+    """The title of each shift, clean first."""
+
     numbers: pd.DataFrame
+    """Model, shift, level, cell, metric, value, decimals, source; several rows for a number that is
+    both in a run file and in a table."""
 
     def cells(self, shift: str) -> dict[str, str]:
         """Give the id of each shifted test set of a shift by its level, ascending."""
@@ -168,9 +171,9 @@ def _build_study(
         key: model.model_copy(update={"training": {**facts.training, **model.training}})
         for key, model in facts.models.items()
     }
-    own = numbers[numbers["study"] == name].drop(columns="study")
+    study_numbers = numbers[numbers["study"] == name].drop(columns="study")
     described = {**dict(facts), "models": models}
-    return PublishedStudy(name=name, shifts=dict(shifts), numbers=own, **described)
+    return PublishedStudy(name=name, shifts=dict(shifts), numbers=study_numbers, **described)
 
 
 # ---------------------------------------------------------------- a run beside published numbers
@@ -242,7 +245,7 @@ def read_published_comparison(
     """Compare a run as `compare_with_published` does, and add the text of the table and notes."""
     studies = read_published(reference)
     folder = open_finished_run(Path(run))
-    folder.holds(SCORES)  # raises if they are not those that the run wrote
+    folder.holds(SCORES)  # raises if the run did not write them
     contents = read_contents(folder)
     study = match_study(contents, studies)
     matched = MatchedStudy(contents, study, match_models(contents, study, rows or {}))
@@ -253,19 +256,19 @@ def read_published_comparison(
 
 @dataclass(frozen=True)
 class PublishedPair:
-    """A published number and the number of the run.
-
-    Attributes:
-        published: the number, what was measured, and its source.
-        model: the run's name of the published model.
-        standard_error: binomial, for a published share of a known number of images; else NaN.
-        measured: None if the run did not measure it.
-    """
+    """A published number and the number of the run."""
 
     published: PublishedNumber
+    """The number, what was measured, and its source."""
+
     model: str
+    """The run's name of the published model."""
+
     standard_error: float
+    """Binomial, for a published share of a known number of images; else NaN."""
+
     measured: Score | None
+    """None if the run did not measure it."""
 
     @property
     def difference(self) -> float:
@@ -273,7 +276,7 @@ class PublishedPair:
         return self.measured.value - self.published.value if self.measured else math.nan
 
     @property
-    def inside(self) -> bool:
+    def is_inside(self) -> bool:
         """Say whether the published number is in the run's interval, ends included."""
         measured = self.measured
         return measured is not None and measured.low <= self.published.value <= measured.high
@@ -281,16 +284,14 @@ class PublishedPair:
 
 @dataclass(frozen=True)
 class MatchedStudy:
-    """A run beside a published study.
-
-    Attributes:
-        contents, study: the two.
-        names: the run's name of each published model that it has.
-    """
+    """A run beside a published study."""
 
     contents: Contents
     study: PublishedStudy
+    """`contents`, `study`: the two."""
+
     names: Mapping[str, str]
+    """The run's name of each published model that it has."""
 
     @cached_property
     def pairs(self) -> list[PublishedPair]:
@@ -388,7 +389,7 @@ def pairs_to_frame(pairs: Sequence[PublishedPair]) -> pd.DataFrame:
             *(pair.model, *pair.published[1:4], pair.published.model),
             *(pair.measured or UNMEASURED),
             *(pair.published.value, pair.standard_error, pair.published.source, pair.difference),
-            pair.inside if pair.measured else pd.NA,
+            pair.is_inside if pair.measured else pd.NA,
         )
         for pair in pairs
     ]
@@ -435,7 +436,7 @@ def _format_numbers(pair: PublishedPair) -> list[str]:
     published = f"{scale * pair.published.value:.{digits}f}"
     if pair.measured is None:
         return [NOT_MEASURED, published, ABSENT, ABSENT]
-    inside = "yes" if pair.inside else "no"
+    inside = "yes" if pair.is_inside else "no"
     difference = format_signed(pair.difference, percent)
     return [str(ScoreEntry(pair.measured, percent)), published, difference, inside]
 
@@ -460,9 +461,9 @@ def notes(matched: MatchedStudy) -> list[str]:
 def _count_inside(matched: MatchedStudy) -> str:
     measured, parts = matched.measured, []
     for metric in dict.fromkeys(pair.published.metric for pair in measured):
-        inside = [pair.inside for pair in measured if pair.published.metric == metric]
+        inside = [pair.is_inside for pair in measured if pair.published.metric == metric]
         parts.append(f"{sum(inside)} of {len(inside)} for {describe_metric(metric)}")
-    total, missing = sum(pair.inside for pair in measured), len(matched.pairs) - len(measured)
+    total, missing = sum(pair.is_inside for pair in measured), len(matched.pairs) - len(measured)
     return (
         f"{total} of the {len(measured)} published numbers that the run measured are in its 95 % "
         f"intervals: {', '.join(parts)}. {missing} were not measured."
@@ -492,7 +493,7 @@ def _uncertainty(matched: MatchedStudy) -> str:
 
 
 def _model_notes(matched: MatchedStudy) -> list[str]:
-    """Other names, what a reader has to know of a model, and how else the run trained it."""
+    """Other names, the notes on models, and how the run's training differed."""
     names, remarks, others, later = list[str](), list[str](), list[str](), list[str]()
     for key, name in matched.names.items():
         published, model = matched.study.models[key], matched.contents.models[name]

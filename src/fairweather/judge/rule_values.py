@@ -1,4 +1,4 @@
-"""Find the values for a rule: rows of scores.csv, and changes from clean images."""
+"""Find the values for a rule: rows of scores.csv, and differences from clean images."""
 
 from __future__ import annotations
 
@@ -13,7 +13,14 @@ import pandas as pd
 
 from fairweather.errors import InputError, unknown_name
 from fairweather.judge.rules import CLASS, SUBJECTS, WORST_SLICE, Rule, parse_level
-from fairweather.metrics import METRICS, Estimate, Fitted, Resamples, fit_on, paired_change
+from fairweather.metrics import (
+    METRICS,
+    Estimate,
+    FittedThresholds,
+    Resamples,
+    fit_on,
+    paired_change,
+)
 from fairweather.metrics.columns import Z95
 from fairweather.metrics.intervals import FEW_IMAGES, exact_interval
 from fairweather.metrics.metric import (
@@ -63,23 +70,24 @@ _CLEAN_CELL = ShiftLevel(CLEAN, NO_LEVEL)
 
 @dataclass(frozen=True)
 class RuleCase:
-    """A rule applied to one model under one condition.
-
-    Attributes:
-        run, rule, model: which run, rule and model.
-        condition: the shift and level.
-        rows: the scores of the model.
-        left_out: by variant, the cells of the rule that the variant does not have.
-        groups: the number of groups of the images of the rule, by the name of these images.
-    """
+    """A rule applied to one model under one condition."""
 
     run: RunFolder
     rule: Rule
     model: str
+    """`run`, `rule`, `model`: which run, rule and model."""
+
     condition: ShiftLevel
+    """The shift and level."""
+
     rows: ModelScores
+    """The scores of the model."""
+
     left_out: Mapping[str, Sequence[str]]
+    """By variant, the cells of the rule that the variant does not have."""
+
     groups: Mapping[str, int]
+    """The number of groups of the images of the rule, by the name of these images."""
 
     def __str__(self) -> str:
         return f"{self.rule.scored} of {self.model} for {self.cell}"
@@ -281,10 +289,11 @@ def _check_class(rule: Rule, rows: ModelScores) -> None:
     """Raise `InputError` for a class that the run lacks, or a metric that classes do not have."""
     named, of_class = rule.scored.removeprefix(f"{rule.metric}/"), rule.scored != rule.metric
     if not of_class and rule.metric in CLASS_METRICS and rule.metric not in METRICS:
-        of = f"{CLASS}NAME|{rule.slice}" if rule.slice else f"{CLASS}NAME"
+        subject = f"{CLASS}NAME|{rule.slice}" if rule.slice else f"{CLASS}NAME"
         raise InputError(
-            f"{rule.metric} is of a single class: name it, as in {rule.metric}[{rule.cell}|{of}], "
-            "or use a metric over all classes, such as balanced_accuracy or macro_f1"
+            f"{rule.metric} is of a single class: name it, as in "
+            f"{rule.metric}[{rule.cell}|{subject}], or use a metric over all classes, such as "
+            "balanced_accuracy or macro_f1"
         )
     if not of_class:
         return
@@ -317,8 +326,8 @@ def widen_to_exact(score: Score, condition: ShiftLevel) -> Score:
     Percentiles of resamples are a little too narrow: a rule whose limit is the true value would be
     passed by mistake in more than 2.5 % of cases. Scores of an earlier version may be narrower
     still. The number of images is computed from the width of the interval. In a single cell it is
-    at most n, and it is n if few images are right or few are wrong. Means over cells with so few
-    are left as they are.
+    at most n, and it is n if few images are right or few are wrong. Means over cells with few are
+    left as they are.
 
     >>> round(widen_to_exact(Score(0.9, 0.874, 0.926, 500), ShiftLevel("clean", "none")).low, 3)
     0.87
@@ -337,7 +346,8 @@ def widen_to_exact(score: Score, condition: ShiftLevel) -> Score:
 
 
 class FewErrors(NamedTuple):
-    """The errors behind a value, if they are too few: their number, that of images, and a text."""
+    """The errors behind a value, if they are too few: their number, the number of images, and a
+    text."""
 
     errors: float
     n: int
@@ -345,7 +355,7 @@ class FewErrors(NamedTuple):
 
 
 def find_few_errors(case: RuleCase) -> FewErrors | None:
-    """Say why a value has no interval: how many images carry it, which are too few.
+    """Say why a value has no interval: too few images determine it.
 
     These are the wrong images, or the rarer of right and wrong ones; see `Metric.carried_by`. For a
     change, a mean or the worst of several levels, the cell with the fewest is used. With several
@@ -365,9 +375,9 @@ def find_few_errors(case: RuleCase) -> FewErrors | None:
                 counts.append((wrong, "wrong", n))
                 if metric.carried_by == "rarer":
                     counts.append((n - wrong, "right", n))
-        least, which, n = min(counts, default=(math.inf, "", 0))
+        least, kind, n = min(counts, default=(math.inf, "", 0))
         if least < metric.fewest:
-            return FewErrors(least, n, f"{least:.3g} {which} of {n:,} images")
+            return FewErrors(least, n, f"{least:.3g} {kind} of {n:,} images")
     run, rule = case.run, case.rule
     try:
         contents, metrics = read_contents(run), {rule.scored}
@@ -475,7 +485,7 @@ def reestimate(
     clean_file = run.predictions(model, seeds[0], CLEAN)
     clean = _read_predictions(run, clean_file)
 
-    def read_cells() -> Iterator[tuple[ScoreKey, AnyPredictions, Fitted | None]]:
+    def read_cells() -> Iterator[tuple[ScoreKey, AnyPredictions, FittedThresholds | None]]:
         for seed in seeds:
             validation, fitted = run.predictions(model, seed, CLEAN, VAL), None
             if run.task.name == CLASSIFICATION and run.holds(validation):
@@ -499,7 +509,7 @@ def reestimate(
         )
         table = dict(_select_unit(units, slice_))
     else:
-        cells: Iterable[tuple[ScoreKey, AnyPredictions, Fitted | None]] = read_cells()
+        cells: Iterable[tuple[ScoreKey, AnyPredictions, FittedThresholds | None]] = read_cells()
         if slice_:
             places = _slice_places(run, slice_)
             strata, grouping = strata[places], grouping.select(places) if grouping else None
@@ -544,7 +554,7 @@ def _slice_places(run: RunFolder, slice_: str) -> npt.NDArray[np.int64]:
             "than clean: name one slice"
         )
     groups = run.groups()
-    assert groups is not None  # slices.csv was made with it
+    assert groups is not None  # slices.csv was made from them
     return np.flatnonzero(groups.slices[column] == value)
 
 
@@ -556,7 +566,7 @@ def compute_change(case: RuleCase, estimated: CellEstimates) -> Score:
     )
     if clean is None or shifted is None:
         raise InputError(
-            f"{rule.what} for {case.cell} cannot be computed for {case.model}: it is not a "
+            f"{rule.measured} for {case.cell} cannot be computed for {case.model}: it is not a "
             "metric of a single cell"
         )
     if rule.change == "drop":

@@ -18,8 +18,8 @@ OPERATORS: Mapping[str, Callable[[float, float], bool]] = {
     "<": operator.lt,
 }
 CHANGES = ("drop", "rise")
-# What may be said behind the bar of METRIC[CELL|OF]: a class, a slice, the worst slice, or a class
-# in a slice.
+# What may follow the bar of METRIC[CELL|OF]: a class, a slice, the worst slice, or a class in a
+# slice.
 CLASS, WORST_SLICE = "class=", "worst "
 SUBJECTS = (
     "class=NAME",
@@ -37,23 +37,13 @@ _LIMIT = re.compile(rf"({_NUMBER})\s*(%?)")
 # The name of a class may contain brackets; no text after the last bracket may.
 _RULE = re.compile(
     r"(?:(?P<model>[^\s:\[\]]+)\s*:\s*)?(?P<metric>[^\s:\[\]]+)\s*\[(?P<cell>[^\[\]|]+)"
-    r"(?:\|(?P<of>.+))?\]\s*(?P<change>[a-z]*)\s*(?P<operator>[<>=!≤≥]+)\s*(?P<number>.+)"
+    r"(?:\|(?P<subject>.+))?\]\s*(?P<change>[a-z]*)\s*(?P<operator>[<>=!≤≥]+)\s*(?P<number>.+)"
 )
 
 
 @dataclass(frozen=True)
 class Rule:
     """One rule. `str(rule)` can be read again by `read_rules`.
-
-    Attributes:
-        model: the model; None for every model of a run.
-        metric: the metric's name in scores.csv.
-        cell: the images: `clean`, a shift, `SHIFT=LEVEL`, `SHIFT@worst`, `all` or `*`.
-        change: `drop` is clean minus shifted, `rise` is shifted minus clean, "" is the value.
-        operator: one of `OPERATORS`.
-        number: the limit as it was written, possibly with a percent sign.
-        of: what the metric is of, such as `class=malignant`, `site=B`, `worst site` or
-            `class=malignant|site=B`; "" for all that the cell has.
 
     >>> print(Rule(None, "accuracy", "brightness_factor", "drop", "<=", "5%"))
     accuracy[brightness_factor] drop <= 5%
@@ -62,17 +52,31 @@ class Rule:
     """
 
     model: str | None
+    """The model; None for every model of a run."""
+
     metric: str
+    """The metric's name in scores.csv."""
+
     cell: str
+    """The images: `clean`, a shift, `SHIFT=LEVEL`, `SHIFT@worst`, `all` or `*`."""
+
     change: str
+    """`drop` is clean minus shifted, `rise` is shifted minus clean, "" is the value."""
+
     operator: str
+    """One of `OPERATORS`."""
+
     number: str
-    of: str = ""
+    """The limit as it was written, possibly with a percent sign."""
+
+    subject: str = ""
+    """What the metric is of, such as `class=malignant`, `site=B`, `worst site` or
+    `class=malignant|site=B`; "" for all that the cell has."""
 
     def __str__(self) -> str:
         model = f"{self.model}: " if self.model else ""
         change = f"{self.change} " if self.change else ""
-        cell = f"{self.cell}|{self.of}" if self.of else self.cell
+        cell = f"{self.cell}|{self.subject}" if self.subject else self.cell
         return f"{model}{self.metric}[{cell}] {change}{self.operator} {self.number}"
 
     @property
@@ -86,7 +90,7 @@ class Rule:
         return f"{self.metric}/{named}" if named else self.metric
 
     @property
-    def what(self) -> str:
+    def measured(self) -> str:
         """What is limited, in words."""
         return f"a {self.change} of {self.scored}" if self.change else self.scored
 
@@ -104,13 +108,13 @@ class Rule:
 
     @property
     def _class_and_slice(self) -> tuple[str, str]:
-        if not self.of.startswith(CLASS):
-            return "", self.of
-        whole = self.of.removeprefix(CLASS)
+        if not self.subject.startswith(CLASS):
+            return "", self.subject
+        whole = self.subject.removeprefix(CLASS)
         # Names of classes and values of slices may contain a bar too.
         bars = (at for at, sign in enumerate(whole) if sign == "|")
         pairs = ((whole[:at].strip(), whole[at + 1 :].strip()) for at in bars)
-        return next(((named, of) for named, of in pairs if named and _is_slice(of)), (whole, ""))
+        return next(((name, rest) for name, rest in pairs if name and _is_slice(rest)), (whole, ""))
 
     @property
     def limit(self) -> float:
@@ -197,8 +201,8 @@ def _parse_rule(text: str) -> Rule:
     if sign not in OPERATORS:
         raise _error_in_rule(text, unknown_name("operator", sign, OPERATORS))
     cell, number = match["cell"].strip(), match["number"].strip()
-    of = (match["of"] or "").strip()
-    rule = Rule(match["model"], match["metric"], cell, change, sign, number, of)
+    subject = (match["subject"] or "").strip()
+    rule = Rule(match["model"], match["metric"], cell, change, sign, number, subject)
     try:
         _check_subject(rule)
         _ = rule.limit
@@ -208,19 +212,19 @@ def _parse_rule(text: str) -> Rule:
 
 
 def _check_subject(rule: Rule) -> None:
-    """Refuse a text behind the bar that is not of a known kind, or has no name or value."""
-    if rule.of.startswith(CLASS):
-        is_known = bool(rule.of.removeprefix(CLASS).partition("|")[0].strip())
+    """Refuse a text behind the bar that is of no known kind, or has no name or value."""
+    if rule.subject.startswith(CLASS):
+        is_known = bool(rule.subject.removeprefix(CLASS).partition("|")[0].strip())
     else:
-        is_known = not rule.of or _is_slice(rule.of)
+        is_known = not rule.subject or _is_slice(rule.subject)
     if not is_known:
-        raise unknown_name("text behind | in a rule", rule.of, SUBJECTS)
+        raise unknown_name("text behind | in a rule", rule.subject, SUBJECTS)
     slice_, _, named = rule.slice.partition(f"|{CLASS}")
     if named:
         right = f"{rule.metric}[{rule.cell}|{CLASS}{named}|{slice_}]"
         raise InputError(f"the class comes before the slice, as in {right}")
     if rule.slice.startswith(CLASS):
-        raise InputError(f"a number is of one class, and {rule.of!r} names two")
+        raise InputError(f"a number is of one class, and {rule.subject!r} names two")
 
 
 def _is_slice(text: str) -> bool:

@@ -47,30 +47,32 @@ Basis = Literal["interval", "value"]
 
 @dataclass(frozen=True)
 class Verdict:
-    """The result of a rule for one model and one cell.
-
-    Attributes:
-        rule: the rule as it was read.
-        model, cell: the model and the cell that the rule was checked for.
-        value, low, high, n: the metric, or its drop or rise, with the 95 % interval and the number
-            of images.
-        on: what was compared with the limit: the worse end of the interval, or the value.
-        left_out: by variant, the cells of the rule that the variant does not have; the rule was not
-            checked there.
-        groups: where images belong together, how many groups the images of the rule come in,
-            by the name of the slice, or of the test set.
-    """
+    """The result of a rule for one model and one cell."""
 
     rule: Rule
+    """The rule as it was read."""
+
     model: str
     cell: str
+    """`model`, `cell`: the model and the cell that the rule was checked for."""
+
     value: float
     low: float
     high: float
     n: int
-    on: Basis
+    """`value`, `low`, `high`, `n`: the metric, or its drop or rise, with the 95 % interval and the
+    number of images."""
+
+    basis: Basis
+    """What was compared with the limit: the worse end of the interval, or the value."""
+
     left_out: Mapping[str, Sequence[str]] = field(default_factory=dict)
+    """By variant, the cells of the rule that the variant does not have; the rule was not checked
+    there."""
+
     groups: Mapping[str, int] = field(default_factory=dict)
+    """Where images belong together, how many groups the images of the rule come in, by the name of
+    the slice, or of the test set."""
 
     @property
     def name(self) -> str:
@@ -85,7 +87,7 @@ class Verdict:
     @property
     def judged(self) -> float:
         """The number that was compared with the limit: low for >= and >, high for <= and <."""
-        if self.on == "value":
+        if self.basis == "value":
             return self.value
         return self.low if self.rule.operator.startswith(">") else self.high
 
@@ -104,11 +106,11 @@ class Verdict:
 def judge(run: RunFolder, rules: Sequence[Rule], *, on: Basis = "interval") -> list[Verdict]:
     """Check every rule for its models and cells, in the order of the rules.
 
-    Values come from scores.csv. Drops and rises are computed from the stored predictions: clean and
-    shifted images are resampled jointly, with as many resamples as in the study, so the interval is
-    that of the difference. The ends of a share, such as an accuracy, are at least as far out as
-    those of Clopper and Pearson. A rule without a model applies to every model and every variant.
-    If a variant does not have a cell that another model has, the variant is left out there.
+    Values come from scores.csv. Drops and rises are computed from the stored predictions. Clean and
+    shifted images are resampled jointly, as often as in the study, so the interval is that of the
+    difference. The ends of a share, such as an accuracy, are at least as far out as those of
+    Clopper and Pearson. A rule without a model applies to every model and every variant. If a
+    variant does not have a cell that another model has, the variant is left out there.
 
     Args:
         run: a run with scores.csv; for a drop or a rise also with its record and predictions.
@@ -188,7 +190,8 @@ def _check_limit(rule: Rule) -> None:
     if not low <= rule.limit <= high:
         hint = "; a share may be written as 5%" if rule.limit > high else ""
         raise InputError(
-            f"{rule.what} is always in [{low:g}, {high:g}], but the limit is {rule.number}{hint}"
+            f"{rule.measured} is always in [{low:g}, {high:g}], but the limit is {rule.number}"
+            f"{hint}"
         )
 
 
@@ -231,7 +234,7 @@ def _refuse_few(case: RuleCase) -> None:
     metric = METRICS.get(rule.scored)
     if metric is None or not metric.fewest:
         return
-    begin = f"{rule.what} of {case.model} for {case.cell} cannot be judged on its interval"
+    begin = f"{rule.measured} of {case.model} for {case.cell} cannot be judged on its interval"
     end = "or judge the value with --on value"
     rarest = None if metric.column is None else read_rarest_class(case)
     if rarest is not None and rarest[1].pairs < rarest[1].fewest:
@@ -285,7 +288,7 @@ BASIS_TEXTS = {
 
 
 def format_verdicts(verdicts: Sequence[Verdict]) -> str:
-    """Write one line per verdict, failures first, and a sentence that sums up.
+    """Write one line per verdict, failures first, and a summary.
 
     Every rule in the table can be copied. `margin` is the distance of the judged number to the
     limit; it is negative on the wrong side.
@@ -299,10 +302,10 @@ def format_verdicts(verdicts: Sequence[Verdict]) -> str:
 def summarize_verdicts(verdicts: Sequence[Verdict]) -> str:
     """Write how many checks failed, which number was judged, and which variants were left out.
 
-    Where images belong together, it also says in how many groups.
+    Where images belong together, it also gives the number of groups.
     """
     failed = sum(not verdict.passed for verdict in verdicts)
-    judged = "; ".join(dict.fromkeys(BASIS_TEXTS[verdict.on] for verdict in verdicts))
+    judged = "; ".join(dict.fromkeys(BASIS_TEXTS[verdict.basis] for verdict in verdicts))
     rest = f"{_describe_left_out(verdicts)}{_describe_groups(verdicts)}"
     return f"{failed} of {len(verdicts)} checks failed, {judged}{rest}"
 
@@ -368,7 +371,8 @@ def _failure_message(verdict: Verdict) -> str:
     interval = TOO_FEW if verdict.too_few else f"{written(verdict.low)}, {written(verdict.high)}"
     return (
         f"{written(verdict.judged)} is not {verdict.rule.operator} {verdict.rule.number}: "
-        f"{written(verdict.value)} [{interval}], n = {verdict.n}, {BASIS_TEXTS[verdict.on]}"
+        f"{written(verdict.value)} [{interval}], n = {verdict.n}, "
+        f"{BASIS_TEXTS[verdict.basis]}"
     )
 
 

@@ -92,8 +92,8 @@ from fairweather.metrics.robustness import (
 from fairweather.metrics.sample import Resamples as Resamples
 from fairweather.metrics.sample import Sample as Sample
 from fairweather.metrics.sample import bootstrap_weights as bootstrap_weights
-from fairweather.metrics.selective import Fitted as Fitted
-from fairweather.metrics.selective import Guaranteed as Guaranteed
+from fairweather.metrics.selective import FittedThresholds as FittedThresholds
+from fairweather.metrics.selective import GuaranteedThreshold as GuaranteedThreshold
 from fairweather.metrics.selective import RiskCoverage as RiskCoverage
 from fairweather.metrics.selective import area_under_risk_coverage as area_under_risk_coverage
 from fairweather.metrics.selective import atc_accuracy as atc_accuracy

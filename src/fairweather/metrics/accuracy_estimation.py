@@ -1,9 +1,8 @@
-"""How accurate is a model on images without labels, and how wrong were such estimates before?
+"""Estimate the accuracy on images without labels, and its range from past errors.
 
-Each method gives a number for each image, whose mean is its estimate of the accuracy. On images
-with labels under shifts that are known, its errors are known too. What a method was off by under
-the shifts that are left out says how far it may be off under another one: an extrapolation, and no
-interval that covers the truth with a known probability.
+Each method gives a number for each image, whose mean is its estimate of the accuracy. On labelled
+images under known shifts, its errors are known. These errors show how wrong it may be under a new
+shift. This is an extrapolation: the range covers the truth with no known probability.
 """
 
 from __future__ import annotations
@@ -30,14 +29,14 @@ from fairweather.metrics.columns import (
 from fairweather.metrics.selective import average_confidence
 from fairweather.metrics.two_sample import EnergyDistance
 
-# Errors under fewer shifts say too little about another one.
+# Errors under fewer shifts say too little about a new shift.
 FEWEST_SHIFTS = 3
-# Past errors count where the shift moved the model's answers at most so many times as far as these
-# images do. What other factors would have held stands in docs/estimate.md.
+# Past errors count if their shift moved the model's answers at most this many times as far as the
+# new images do. docs/estimate.md compares other factors.
 DISTANCE_FACTOR = 2.0
-# A range wider than this says nothing.
+# A wider range says nothing.
 WIDEST_RANGE = 0.5
-# In the place of the number of a shift: the cell has images that no shift has changed.
+# Instead of the number of a shift: the cell has unshifted images.
 NO_SHIFT = -1
 
 
@@ -47,7 +46,7 @@ def difference_of_confidences(
     known_correct: ArrayLike,
     weights: Weights = None,
 ) -> Result:
-    """Estimate the accuracy without labels: that on known images, less what confidence has dropped.
+    """Estimate the accuracy without labels: that on known images, minus the drop in confidence.
 
     It may leave [0, 1].
 
@@ -67,11 +66,11 @@ def difference_of_confidences(
 
 
 def seed_agreement(predicted: ArrayLike, others: ArrayLike, weights: Weights = None) -> Result:
-    """Estimate the accuracy without labels: how often models with other seeds say the same.
+    """Estimate the accuracy without labels: how often models with other seeds agree.
 
     Args:
         predicted: int `[n]`, the predicted classes of a model.
-        others: int `[k, n]`, those of the same recipe, trained with other seeds.
+        others: int `[k, n]`, the predicted classes of models with the same recipe and other seeds.
         weights: how often each image counts, `[n]` or `[B, n]`; 2-D weights return `[B]`.
 
     Source: Jiang et al. 2022, Assessing Generalization via Disagreement.
@@ -83,56 +82,55 @@ def seed_agreement(predicted: ArrayLike, others: ArrayLike, weights: Weights = N
 
 
 def agreement_shares(predicted: ArrayLike, others: ArrayLike) -> FloatArray:
-    """The share of the other models that say the same of each image, `[n]`.
+    """The share of the other models that agree on each image, `[n]`.
 
     >>> agreement_shares([0, 1], [[0, 0], [0, 1]]).tolist()
     [1.0, 0.5]
     """
-    own, theirs = np.asarray(predicted), np.asarray(others)
-    if own.ndim != 1 or theirs.ndim != 2 or theirs.shape[1:] != own.shape or not len(theirs):
+    ours, theirs = np.asarray(predicted), np.asarray(others)
+    if ours.ndim != 1 or theirs.ndim != 2 or theirs.shape[1:] != ours.shape or not len(theirs):
         raise InputError(
             "agreement needs predicted classes [n] and those of at least one other model [k, n], "
-            f"found {list(own.shape)} and {list(theirs.shape)}"
+            f"found {list(ours.shape)} and {list(theirs.shape)}"
         )
-    return np.asarray((theirs == own).mean(axis=0))
+    return np.asarray((theirs == ours).mean(axis=0))
 
 
-class Held(NamedTuple):
-    """How often ranges held the truth under shifts that they were made without.
-
-    Attributes:
-        held: cells whose accuracy was in the range.
-        told: cells for which there was a range.
-        refused: cells without an estimate.
-    """
+class RangeCheck(NamedTuple):
+    """How often ranges contained the truth under shifts that were not used to make them."""
 
     held: int
+    """Cells whose accuracy was in the range."""
+
     told: int
+    """Cells for which there was a range."""
+
     refused: int
+    """Cells without a range."""
 
 
 class AccuracyRange(NamedTuple):
-    """What the accuracy may be, from an estimate and past errors.
-
-    Attributes:
-        method: the position of the method.
-        value: its estimate, in [0, 1] and in the range.
-        low, high: from the largest and the smallest past error; in [0, 1]. `high` is None where the
-            range is one-sided.
-        shifts, cells: how many shifts, and levels of these, the errors come from; clean images are
-            none.
-    """
+    """The range of the accuracy, from an estimate and past errors."""
 
     method: int
+    """The position of the method."""
+
     value: float
+    """Its estimate, in [0, 1] and in the range."""
+
     low: float
     high: float | None
+    """`low`, `high`: from the largest and the smallest past error; in [0, 1]. `high` is None where
+    the range is one-sided."""
+
     shifts: int
     cells: int
+    """`shifts`, `cells`: how many shifts, and levels of these, the errors come from; clean images
+    are none."""
 
     @property
     def is_too_wide(self) -> bool:
-        """Say whether it is too wide to say anything."""
+        """Say whether it is too wide to be useful."""
         return (self.value if self.high is None else self.high) - self.low > WIDEST_RANGE
 
     def holds(self, accuracy: float) -> bool:
@@ -142,27 +140,28 @@ class AccuracyRange(NamedTuple):
 
 @dataclass(frozen=True)
 class PastErrors:
-    """How wrong each method was on images with labels, in cells: levels of shifts.
-
-    Attributes:
-        shift: int64 `[cells]`, the number of each cell's shift; `UNCHANGED` for clean images, whose
-            errors count, but not as those of a shift.
-        errors: float64 `[cells, methods]`, estimate minus accuracy.
-        spreads: float64 `[cells, methods]`, the standard deviation, over images, of what each adds
-            to that error.
-        distance, distance_error: float64 `[cells]`, how far the model's answers are from those for
-            validation images, and the standard error of that.
-        between, between_error: float64 `[cells, cells]`, how far they are from those in each other
-            cell.
-    """
+    """How wrong each method was on images with labels, in cells: levels of shifts."""
 
     shift: IntArray
+    """int64 `[cells]`, the number of each cell's shift; `UNCHANGED` for clean images, whose errors
+    count, but not as those of a shift."""
+
     errors: FloatArray
+    """float64 `[cells, methods]`, estimate minus accuracy."""
+
     spreads: FloatArray
+    """float64 `[cells, methods]`, the standard deviation, over images, of what each adds to that
+    error."""
+
     distance: FloatArray
     distance_error: FloatArray
+    """`distance`, `distance_error`: float64 `[cells]`, how far the model's answers are from those
+    for validation images, and the standard error of that."""
+
     between: FloatArray
     between_error: FloatArray
+    """`between`, `between_error`: float64 `[cells, cells]`, how far they are from those in each
+    other cell."""
 
     @cached_property
     def shifts(self) -> IntArray:
@@ -196,9 +195,9 @@ class PastErrors:
         return int(self.mean_absolute().argmin())
 
     def left_out(self) -> PastErrors:
-        """The errors of one method, chosen for each shift by what it did under the others.
+        """The errors of the method chosen for each shift by its errors under the other shifts.
 
-        So the choice does not know the shift on which it is judged.
+        So the choice does not use the shift on which it is judged.
         """
         errors, spreads = np.empty((len(self.shift), 1)), np.empty((len(self.shift), 1))
         for shift in np.unique(self.shift):
@@ -210,8 +209,8 @@ class PastErrors:
     def as_far_as(self, distance: float) -> BoolArray:
         """The cells whose errors count for images at this distance, bool `[cells]`.
 
-        They are at most `DISTANCE_FACTOR` times as far, or if these are not of `FEWEST_SHIFTS`
-        shifts, the nearest cells that are.
+        They are at most `DISTANCE_FACTOR` times as far away. If these have fewer than
+        `FEWEST_SHIFTS` shifts, the nearest cells with that many count.
         """
         near = self.distance <= DISTANCE_FACTOR * distance
         for reach in np.sort(self.distance):
@@ -223,15 +222,15 @@ class PastErrors:
     def range(
         self, estimates: ArrayLike, images: int, distance: float, accuracy: FloatArray | None = None
     ) -> AccuracyRange:
-        """What the accuracy of images may be: each estimate minus a past error of its method.
+        """The range of the accuracy: the estimate minus each past error of its method.
 
-        The method is that with the smallest past errors. Each error is taken as large as it could
-        be by chance, 1.96 standard errors of so many images, and the range reaches from the largest
-        to the smallest of those that count (`as_far_as`). The estimate itself is always in it.
+        The method is the one with the smallest past errors. Each error is enlarged by 1.96 standard
+        errors for this number of images. The range spans all errors that count (`as_far_as`), and
+        always contains the estimate.
 
-        Images that are unlike the validation images differ from them in a way that may be none of
-        the known ones. Then nothing bounds the accuracy from above, and the range reaches down to
-        the lowest accuracy that the model had in a cell that counts, if that is lower.
+        Images that differ from the validation images may do so in an unknown way. Then only the
+        lower end has a meaning, and it reaches down to the model's lowest accuracy in a cell that
+        counts.
 
         Args:
             estimates: float `[methods]`, what each method says of the images.
@@ -261,10 +260,10 @@ class PastErrors:
         return AccuracyRange(method, value, low, high, len(near.shifts), cells)
 
     def is_unknown(self, known: Sequence[EnergyDistance]) -> bool:
-        """Say whether images are like nothing that is known, so that past errors say nothing.
+        """Say whether images are unlike all known ones, so that past errors mean nothing.
 
-        They are if the nearest known images are farther from them than half of the cells are from
-        the validation images, by more than chance explains.
+        They are if the nearest known images are significantly farther away than half of the cells
+        are from the validation images.
 
         Args:
             known: how far they are from validation images and from the images of each cell.
@@ -280,7 +279,7 @@ class PastErrors:
         known: Sequence[EnergyDistance],
         accuracy: FloatArray | None = None,
     ) -> AccuracyRange | None:
-        """What the accuracy of images may be; None if they are like nothing that is known.
+        """The range of the accuracy; None if the images are unlike all known ones.
 
         Args:
             estimates: float `[methods]`, what each method says of the images.
@@ -303,30 +302,30 @@ class PastErrors:
         images: IntArray,
         *,
         one_sided: bool = False,
-    ) -> Held:
-        """How often the range of a cell, made from the other shifts alone, held its accuracy.
+    ) -> RangeCheck:
+        """How often the range of a cell, made from the other shifts alone, contained its accuracy.
 
-        The cells of clean images are not asked about, since they are of no shift.
+        Cells of clean images do not count, because they have no shift.
 
         Args:
             estimates: float64 `[cells, methods]`.
             accuracy: float64 `[cells]`.
             images: int64 `[cells]`, the number of images of each cell.
-            one_sided: make the ranges as for images that are unlike the validation images.
+            one_sided: make the ranges as for images that differ from the validation images.
         """
         places = np.flatnonzero(self.shift != NO_SHIFT)
         held = []
         for place in places:
-            kept = self.shift != self.shift[place]
-            others = self.take(kept)
+            is_other = self.shift != self.shift[place]
+            others = self.take(is_other)
             if len(others.shifts) < FEWEST_SHIFTS:
                 continue
             distance = EnergyDistance(self.distance[place], self.distance_error[place])
-            between = self.between[place, kept], self.between_error[place, kept]
+            between = self.between[place, is_other], self.between_error[place, is_other]
             known = list(map(EnergyDistance, *between))
-            of_others = accuracy[kept] if one_sided else None
+            of_others = accuracy[is_other] if one_sided else None
             count = int(images[place])
             bounds = others.judge(estimates[place], count, distance, known, of_others)
             if bounds is not None and not bounds.is_too_wide:
                 held.append(bounds.holds(float(accuracy[place])))
-        return Held(sum(held), len(held), len(places) - len(held))
+        return RangeCheck(sum(held), len(held), len(places) - len(held))

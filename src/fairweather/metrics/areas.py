@@ -1,4 +1,4 @@
-"""Intervals of areas under curves, from what each image adds to the area.
+"""Intervals of areas under curves, from the contribution of each image.
 
 The column of an area has a number for each image, and its mean square is the variance of the area.
 For a mean of areas, or a difference on the same images, it is the mean or the difference of the
@@ -16,7 +16,7 @@ from numpy.typing import NDArray
 from fairweather.metrics.classification import placements
 from fairweather.metrics.columns import TAIL, BoolArray, Ends, FloatArray, IntArray, clopper_pearson
 
-# With fewer degrees of freedom, a few images decide: the interval reaches to that of a share too.
+# With fewer degrees of freedom, a few images decide, so the interval also covers that of a share.
 FEWEST_FREEDOM = 5
 
 
@@ -27,7 +27,7 @@ class AreaSpread(NamedTuple):
     freedom: float
 
     def reach(self, tests: int = 1) -> float:
-        """Half the width of a 95 % interval, by Student's t; of `tests` that hold together."""
+        """Half the width of a 95 % interval, by Student's t, for `tests` simultaneous intervals."""
         if not self.variance:
             return 0.0
         quantile = scipy.special.stdtrit(self.freedom, 1 - TAIL / tests)
@@ -37,12 +37,12 @@ class AreaSpread(NamedTuple):
 def auc_column(
     scores: FloatArray, positive: BoolArray, groups: IntArray | None = None
 ) -> FloatArray:
-    """What each image adds to the area under the ROC curve, float64 `[n]`.
+    """The contribution of each image to the area under the ROC curve, float64 `[n]`.
 
     The sum of squares is DeLong's variance, and that of a difference of two columns is the variance
-    of his paired test. Summed within groups, it is Obuchowski's; where a group has images of
-    both sides, the correction of its covariance for few groups is the geometric mean of those of
-    the two sides.
+    of his paired test. Summed within groups, it is Obuchowski's. If a group has images of both
+    sides, the covariance's correction for few groups is the geometric mean of the two sides'
+    corrections.
 
     Args:
         scores: float64 `[n]`, no NaN.
@@ -58,19 +58,20 @@ def auc_column(
     shares = placements(scores, positive)
     column = np.empty(len(scores))
     for side in (positive, ~positive):
-        own = shares[side]
+        part = shares[side]
         # Sorted, so that the order of the images cannot change the last digit.
-        column[side] = (own - np.sort(own).mean()) / len(own) * _small_sample_factor(groups, side)
+        factor = _small_sample_factor(groups, side)
+        column[side] = (part - np.sort(part).mean()) / len(part) * factor
     return column
 
 
 def precision_column(
     scores: FloatArray, positive: BoolArray, groups: IntArray | None = None
 ) -> FloatArray:
-    """What each image adds to the average precision, to first order: float64 `[n]`.
+    """The first-order contribution of each image to the average precision, float64 `[n]`.
 
     A positive adds the precision at its score, and raises the precision at all lower scores; a
-    negative lowers it there. How many images are positive varies too.
+    negative lowers it there. The number of positives varies too.
 
     Args:
         scores, positive, groups: as in `auc_column`.
@@ -97,10 +98,10 @@ def precision_column(
 
 
 def precision_bias(scores: FloatArray, positive: BoolArray) -> float:
-    """How much too high the average precision is on average, since positives count themselves.
+    """The upward bias of the average precision, which arises because positives count themselves.
 
-    Of the other images at or above the score of a positive, the share of positives has the true
-    precision as its mean. The bias is what is gained by adding the positive to them.
+    Among the other images at or above the score of a positive, the mean share of positives is the
+    true precision. Adding the positive itself gives the bias.
 
     >>> precision_bias(np.array([0.9, 0.6, 0.2]), np.array([True, False, True]))
     0.08333333333333333
@@ -116,7 +117,7 @@ def precision_bias(scores: FloatArray, positive: BoolArray) -> float:
 def _small_sample_factor(groups: IntArray | None, chosen: BoolArray) -> float:
     """The root of k / (k - 1) for the k images, or groups, among the chosen; 1 for a single one.
 
-    A single one says nothing of its variance, and its own deviation is 0.
+    A single image says nothing about its variance, and its own deviation is 0.
     """
     count = np.count_nonzero(chosen) if groups is None else len(np.unique(groups[chosen]))
     return float(np.sqrt(count / max(count - 1, 1)))
@@ -126,14 +127,14 @@ def unit_column(column: FloatArray, groups: IntArray | None) -> NDArray[np.float
     """Sum a column `[n]` within groups and scale it, so that its mean square is the variance.
 
     Returns:
-        float32 `[n]` or `[groups]`: runs hold the columns of many classes and cells at once.
+        float32 `[n]` or `[groups]`, because memory holds the columns of many classes and cells.
 
     >>> unit_column(np.array([0.25, 0.25, -0.5]), np.array([0, 0, 1])).round(3).tolist()
     [0.7070000171661377, -0.7070000171661377]
     """
     sums = column
     if groups is not None:
-        order = np.argsort(column)  # sums that do not depend on the order of the images
+        order = np.argsort(column)  # makes sums independent of the order of the images
         sums = np.bincount(groups[order], column[order]).astype(np.float64)
     return (sums * np.sqrt(len(sums))).astype(np.float32)
 
@@ -141,11 +142,11 @@ def unit_column(column: FloatArray, groups: IntArray | None) -> NDArray[np.float
 def scatter_column(
     column: NDArray[np.floating], places: IntArray, count: int
 ) -> NDArray[np.float32]:
-    """Make a column of some images, or groups, one of all of them with the same variance.
+    """Extend a column of some images or groups to all of them, with the same variance.
 
     Args:
         column: `[n]`, as from `unit_column`.
-        places: int `[n]`, where its numbers belong.
+        places: int `[n]`, the places of its numbers.
         count: how many images or groups there are.
 
     >>> scatter_column(np.array([1.0, -1.0]), np.array([3, 0]), 8).tolist()
@@ -157,9 +158,9 @@ def scatter_column(
 
 
 def disjoint_pairs(positive: BoolArray, groups: IntArray | None = None) -> int:
-    """Count how many pairs of a positive and another image can be made, each image used once.
+    """Count the disjoint pairs of a positive and another image: each image is used once.
 
-    Of groups, each is used once.
+    With groups, each group is used once.
 
     >>> positive = np.array([True, True, False, False, False])
     >>> disjoint_pairs(positive), disjoint_pairs(positive, np.array([0, 1, 1, 2, 2]))
@@ -172,11 +173,12 @@ def disjoint_pairs(positive: BoolArray, groups: IntArray | None = None) -> int:
 
 
 def column_spread(column: NDArray[np.floating]) -> AreaSpread:
-    """The variance of an area, and the degrees of freedom of a variance that few images carry.
+    """The variance of an area, and its degrees of freedom, which are few if few images matter.
 
-    The freedom is n / (kurtosis - 1), where the kurtosis is that of the n numbers: about n / 2 for
-    normal ones, and about k if k equal ones carry all variance. Satterthwaite's would be twice as
-    many; of few images, whose kurtosis is found too small, that is too many (benchmarks/areas.py).
+    The freedom is n / (kurtosis - 1), with the kurtosis of the n numbers. It is about n / 2 for
+    normal numbers, and about k if k equal ones have all the variance. Satterthwaite's formula gives
+    twice as many, which is too many for few images, whose kurtosis is underestimated
+    (benchmarks/areas.py).
 
     Args:
         column: `[n]`, of images or of groups, as from `unit_column`.
@@ -198,20 +200,19 @@ def area_interval(
 ) -> Ends:
     """The 95 % interval of an area, in [0, 1]: Student's t on the logit scale.
 
-    It reaches down from the value less its bias and up from the value, because a bias that is found
-    with few images may be too large.
+    It reaches down from the value minus its bias, and up from the value itself, because few images
+    may overestimate the bias.
 
-    If few images carry the variance, or none, as at a value of exactly 1, the interval reaches to
-    that of Clopper and Pearson of a share of as many images as there are disjoint pairs. At 1 it
-    misses in at most 2.5 %: all pairs of an area A are right with a probability of A to their
-    number.
+    If few images determine the variance, or none, as at exactly 1, the interval also covers Clopper
+    and Pearson's for the number of disjoint pairs. At 1 it misses in at most 2.5 %: with an area A,
+    all k pairs are right with probability A^k.
 
     Args:
         value: the area.
         column: `[n]`, of images or of groups, whose mean square is the variance.
         pairs: how many `disjoint_pairs` the area is a mean over.
         bias: how much too high the value is on average.
-        tests: how many intervals, of which this is one, hold together with 95 %.
+        tests: the number of simultaneous 95 % intervals, of which this is one.
 
     Source: Pepe 2003, The Statistical Evaluation of Medical Tests for Classification and
     Prediction, section 5.2, for the logit scale.
@@ -233,5 +234,5 @@ def area_interval(
 
 
 def _move_on_logit_scale(area: float, reach: float) -> float:
-    """Move an area on the logit scale, as far as `reach` is where it stands."""
+    """Move an area on the logit scale, by the distance that `reach` is at the area."""
     return float(scipy.special.expit(scipy.special.logit(area) + reach / (area * (1 - area))))

@@ -1,4 +1,8 @@
-"""Calibration errors over bins of confidence or of every probability, and the Brier score."""
+"""Calibration errors over bins of confidence or of every probability, and the Brier score.
+
+In the formulas, bin m holds n_m of the n images, with mean confidence conf_m and accuracy acc_m;
+acc is the accuracy on all images, and sums are over bins.
+"""
 
 from __future__ import annotations
 
@@ -38,7 +42,7 @@ Binning = Literal["equal-width", "equal-mass"]
 class BinSums(NamedTuple):
     """Sums over the images of each bin, float64 `[B, bins]`: count, confidence, correct answers.
 
-    The functions of columns below and the bootstrap of all metrics both use these formulas.
+    The functions below and the bootstrap of all metrics both use its formulas.
     """
 
     images: FloatArray
@@ -46,10 +50,10 @@ class BinSums(NamedTuple):
     correct: FloatArray
 
     @staticmethod
-    def between(below: FloatArray) -> BinSums:
+    def from_sums_below(below: FloatArray) -> BinSums:
         """Make bins from sums below their edges, `[3, B, bins + 1]`: count, wrong, confidence.
 
-        >>> BinSums.between(np.array([[[0.0, 2.0]], [[0.0, 1.0]], [[0.0, 1.5]]])).correct
+        >>> BinSums.from_sums_below(np.array([[[0.0, 2.0]], [[0.0, 1.0]], [[0.0, 1.5]]])).correct
         array([[1.]])
         """
         images, wrong, confidence = np.diff(below)
@@ -93,7 +97,7 @@ class BinSums(NamedTuple):
     @property
     def debiased_error(self) -> FloatArray:
         """`debiased_calibration_error` of these bins, `[B]`."""
-        # a (1 - a) / (m - 1) for m images with accuracy a.
+        # acc_m (1 - acc_m) / (n_m - 1)
         enough = self.images >= 2
         noise = np.divide(
             self.correct * (self.images - self.correct),
@@ -129,45 +133,46 @@ class BinSums(NamedTuple):
 
 
 class ReliabilityBins(NamedTuple):
-    """A reliability diagram, one entry per bin, float64 `[bins]`; an empty bin's means are NaN.
-
-    Attributes:
-        lower, upper: for equal-width bins, the edges of the bin (lower excluded, upper included).
-            For equal-mass bins, the smallest and the largest confidence in the bin.
-        images: the number of images in the bin.
-        confidence: their mean confidence.
-        accuracy: the share of them that is classified correctly.
-        accuracy_low, accuracy_high: the exact 95 % interval of `accuracy`.
-    """
+    """A reliability diagram, one entry per bin, float64 `[bins]`; an empty bin's means are NaN."""
 
     lower: FloatArray
     upper: FloatArray
+    """`lower`, `upper`: for equal-width bins, the edges of the bin (lower excluded, upper
+    included). For equal-mass bins, the smallest and the largest confidence in the bin."""
+
     images: FloatArray
+    """The number of images in the bin."""
+
     confidence: FloatArray
+    """Their mean confidence."""
+
     accuracy: FloatArray
+    """The share of them that is classified correctly."""
+
     accuracy_low: FloatArray
     accuracy_high: FloatArray
+    """`accuracy_low`, `accuracy_high`: the exact 95 % interval of `accuracy`."""
 
 
 class BrierDecomposition(NamedTuple):
-    """The parts of the Brier score of (confidence, correct); each a float, or float64 `[B]`.
-
-    Attributes:
-        reliability: mean squared gap between a bin's accuracy and confidence, in [0, 1]; the square
-            of `rms_calibration_error`. Lower is better.
-        resolution: mean squared distance of a bin's accuracy from the overall accuracy, in
-            [0, 0.25]. Higher is better: confidence separates right answers from wrong ones.
-        uncertainty: variance of `correct`, accuracy times (1 - accuracy), in [0, 0.25].
-        within_bin_variance: mean variance of confidence within the bins, in [0, 0.25].
-        within_bin_covariance: twice the mean covariance of confidence and `correct` within the
-            bins, in [-0.5, 0.5].
-    """
+    """The parts of the Brier score of (confidence, correct); each a float, or float64 `[B]`."""
 
     reliability: Result
+    """Mean squared gap between a bin's accuracy and confidence, in [0, 1]; the square of
+    `rms_calibration_error`. Lower is better."""
+
     resolution: Result
+    """Mean squared distance of a bin's accuracy from the overall accuracy, in [0, 0.25]. Higher is
+    better: confidence separates right answers from wrong ones."""
+
     uncertainty: Result
+    """Variance of `correct`, accuracy times (1 - accuracy), in [0, 0.25]."""
+
     within_bin_variance: Result
+    """Mean variance of confidence within the bins, in [0, 0.25]."""
+
     within_bin_covariance: Result
+    """Twice the mean covariance of confidence and `correct` within the bins, in [-0.5, 0.5]."""
 
     @property
     def remainder(self) -> Result:
@@ -182,6 +187,8 @@ class BrierDecomposition(NamedTuple):
 
 def confidence_gap(confidence: ArrayLike, correct: ArrayLike, weights: Weights = None) -> Result:
     """Mean confidence minus accuracy, in [-1, 1]: positive for an overconfident model.
+
+    `mean confidence - acc`
 
     Args:
         confidence: float `[n]` in [0, 1].
@@ -204,7 +211,9 @@ def expected_calibration_error(
     bins: int = 10,
     binning: Binning = "equal-width",
 ) -> Result:
-    """Mean over images of the absolute gap between their bin's accuracy and confidence, in [0, 1].
+    """Expected calibration error (ECE): the mean gap between confidence and accuracy, in [0, 1].
+
+    `Σ (n_m / n) |acc_m - conf_m|`
 
     Args:
         confidence: float `[n]` in [0, 1], the probability of the predicted class.
@@ -234,7 +243,9 @@ def maximum_calibration_error(
     bins: int = 10,
     binning: Binning = "equal-width",
 ) -> Result:
-    """Largest absolute gap between accuracy and mean confidence of a non-empty bin, in [0, 1].
+    """Maximum calibration error (MCE): the largest gap of a bin that has images, in [0, 1].
+
+    `max |acc_m - conf_m|`
 
     Arguments as in `expected_calibration_error`. A bin with one image counts as much as any other,
     so the value is very noisy. Source: Guo et al. 2017, equation 5.
@@ -254,7 +265,9 @@ def rms_calibration_error(
     bins: int = 10,
     binning: Binning = "equal-width",
 ) -> Result:
-    """Root of the mean over images of the squared gap of their bin, in [0, 1].
+    """Root mean square calibration error: large gaps count more than in the ECE, in [0, 1].
+
+    `√(Σ (n_m / n) (acc_m - conf_m)²)`
 
     Arguments as in `expected_calibration_error`; the value is never smaller than that error.
     Source: Hendrycks et al. 2019, Deep Anomaly Detection with Outlier Exposure, where each bin has
@@ -270,7 +283,9 @@ def rms_calibration_error(
 def adaptive_rms_calibration_error(
     confidence: ArrayLike, correct: ArrayLike, weights: Weights = None, *, per_bin: int = 100
 ) -> Result:
-    """Root of the mean over images of the squared gap of their bin of 100 images, in [0, 1].
+    """Root mean square calibration error over bins of equally many images, in [0, 1].
+
+    `√(Σ (n_m / n) (acc_m - conf_m)²)`
 
     The images in order of confidence are cut after every `per_bin`-th image. The remaining, most
     confident images join the last bin, which then has `per_bin` to `2 * per_bin - 1` images. Fewer
@@ -278,9 +293,9 @@ def adaptive_rms_calibration_error(
     order does not matter.
 
     The cuts are those of the code published with the source. The loop in that code leaves out the
-    last, most confident bin. Its values are too low (they are 0 for n below 200), and it fails
-    below 100 images. An open pull request, natural-adv-examples 16, fixes the loop. Here every bin
-    counts, so the value differs from those in the tables of these papers.
+    last, most confident bin. So its values are too low (0 for n below 200), and it fails below 100
+    images (natural-adv-examples pull request 16, open, fixes the loop). Here every bin counts, so
+    the value differs from those in the tables of these papers.
 
     Args:
         confidence: float `[n]` in [0, 1], the probability of the predicted class.
@@ -289,10 +304,10 @@ def adaptive_rms_calibration_error(
             `[B]`.
         per_bin: images per bin, at least 1.
 
-    The value is biased upwards: a calibrated model gets about `sqrt(mean of p(1 - p) / per_bin)`,
-    however many images there are, because the bins do not grow with n.
-    The number of bins depends on the number of images, so values at different n have different
-    biases. Do not average them with errors over a fixed number of bins.
+    The value is biased upwards: a calibrated model gets about `sqrt(mean of p(1 - p) / per_bin)`
+    for any number of images, because the bins do not grow with n. The number of bins depends on the
+    number of images, so values at different n have different biases. Do not average them with
+    errors over a fixed number of bins.
     Source: Hendrycks et al. 2019, Deep Anomaly Detection with Outlier Exposure, and `calib_err` in
     its repository.
 
@@ -305,7 +320,7 @@ def adaptive_rms_calibration_error(
     totals = rows.sum(axis=1)
     columns = (order.wrong, order.confidence)
     below = sums_below(order, rows, totals, columns, cuts=fixed_size_cuts(totals, per_bin))
-    return as_result(BinSums.between(below).rms_error, weights)
+    return as_result(BinSums.from_sums_below(below).rms_error, weights)
 
 
 def debiased_calibration_error(
@@ -318,17 +333,17 @@ def debiased_calibration_error(
 ) -> Result:
     """RMS calibration error minus its sampling noise, in [-0.5, 1]: near 0 if calibrated.
 
-    For each bin of `m` images with accuracy `a`, the sampling variance `a (1 - a) / (m - 1)` is
-    subtracted from the squared gap. The mean of the result over images is an unbiased estimate of
-    the true squared error of the bins, for any n. A bin with fewer than two images has no variance
-    estimate and counts as 0. Only the square is unbiased: the root of a noisy number is too low on
-    average. A gap of 0.05 everywhere gives 0.039 at n = 500, and 0.048 at 2,000.
+    `sign(s) √|s|` of `s = Σ (n_m / n) [(acc_m - conf_m)² - acc_m (1 - acc_m) / (n_m - 1)]`
 
-    The value is the root of that mean, with the sign of the mean. A value below 0 means: the gaps
-    are smaller than the noise of calibrated predictions would make them. It is not clipped at 0,
-    unlike in the source's code. For a calibrated model, half of the values are negative, and
-    clipping would bring the bias back. Compare it with `rms_calibration_error` over the same bins,
-    not with the expected calibration error, which averages absolute gaps.
+    The second term is the sampling variance of a bin's accuracy; bins with fewer than two images
+    count as 0. For any n, `s` is an unbiased estimate of the true squared error of the bins. Its
+    root is not: it is too low on average (a gap of 0.05 everywhere gives 0.039 at n = 500, and
+    0.048 at 2,000).
+
+    A value below 0 means that the gaps are smaller than the noise of calibrated predictions would
+    make them. For a calibrated model, half of the values are negative. Clipping them at 0, as the
+    source's code does, would bring the bias back where it matters most. Compare the value with
+    `rms_calibration_error` over the same bins, not with the ECE, which averages absolute gaps.
 
     Args:
         confidence: float `[n]` in [0, 1], the probability of the predicted class.
@@ -361,9 +376,12 @@ def brier_decomposition(
 ) -> BrierDecomposition:
     """Split the Brier score of (confidence, correct) into parts that add up to it exactly.
 
+    `Σ (n_m / n) (acc_m - conf_m)² - Σ (n_m / n) (acc_m - acc)² + acc (1 - acc) + remainder`, which
+    are reliability, resolution, uncertainty and what varies within the bins.
+
     This score uses only the predicted class and is in [0, 1]; `brier_score` uses all classes.
     Compared with very many images, reliability is too high, resolution mostly too high, and
-    uncertainty too low. Each is off by about the noise of the bins.
+    uncertainty too low, each by about the noise of the bins.
 
     Args:
         confidence: float `[n]` in [0, 1], the probability of the predicted class.
@@ -388,7 +406,7 @@ def brier_decomposition(
     edges = _bin_edges(order, totals, bins, binning)
     columns = (order.wrong, sure, np.square(sure), sure * ~order.wrong)
     below = sums_below(order, rows, totals, columns, *edges)
-    sums = BinSums.between(below[:3])
+    sums = BinSums.from_sums_below(below[:3])
     squares, products = np.diff(below[3:])
     certainty = sums.mean(sums.confidence)
     variance = np.maximum(sums.mean(squares) - np.square(certainty), 0)
@@ -457,7 +475,7 @@ def _bin_sums(
     totals = rows.sum(axis=1)
     columns = (order.wrong, order.confidence)
     below = sums_below(order, rows, totals, columns, *_bin_edges(order, totals, bins, binning))
-    return BinSums.between(below)
+    return BinSums.from_sums_below(below)
 
 
 def _in_order(
@@ -490,26 +508,29 @@ SUM_TOLERANCE = 0.01
 
 
 class ClassBins(NamedTuple):
-    """The probabilities above the lowest bin of classes that are not the label.
-
-    Attributes:
-        images: int64 `[entries]`, the image of each entry; entries are sorted by class and bin.
-        probability: float64 `[entries]`, or float32 where that is precise enough.
-        starts: int64 `[non-empty bins]`, where the entries of each bin begin.
-        bins: int64 `[non-empty bins]`, the number of each bin: class * (bins - 1) + the bin's
-            number, counted from the bin above the lowest.
-    """
+    """The probabilities above the lowest bin of classes that are not the label."""
 
     images: IntArray
+    """int64 `[entries]`, the image of each entry; entries are sorted by class and bin."""
+
     probability: NDArray[np.floating]
+    """float64 `[entries]`, or float32 where that is precise enough."""
+
     starts: IntArray
+    """int64 `[non-empty bins]`, where the entries of each bin begin."""
+
     bins: IntArray
+    """int64 `[non-empty bins]`, the number of each bin: class * (bins - 1) + the bin's number,
+    counted from the bin above the lowest."""
 
 
 def classwise_calibration_error(
     probabilities: ArrayLike, labels: ArrayLike, weights: Weights = None, *, bins: int = 10
 ) -> Result:
     """Mean over classes of the expected calibration error of that class's probability, in [0, 1].
+
+    `1 / C Σ_c Σ_m (n_cm / n) |share_cm - p_cm|`, where bin m of class c holds n_cm images with mean
+    probability p_cm of the class, and share_cm of them are of the class.
 
     For each class, its probability is the confidence, and an image is right if this class is its
     label. All images count for each class, so with many classes nearly all are in the lowest bin
@@ -560,10 +581,10 @@ def excess_columns(
     ([[0.0, 0.25]], [[-0.25]])
     """
     is_label = np.arange(probabilities.shape[1]) == labels[:, None]
-    own = probabilities[is_label]
-    is_in = _bins_above_lowest(own, bins)[:, None] == np.arange(bins - 1)
+    label_probability = probabilities[is_label]
+    is_in = _bins_above_lowest(label_probability, bins)[:, None] == np.arange(bins - 1)
     lowest = np.where(probabilities <= 1 / bins, probabilities - is_label, 0)
-    return lowest, is_in * (own - 1)[:, None]
+    return lowest, is_in * (label_probability - 1)[:, None]
 
 
 def class_bins(probabilities: FloatArray, labels: LabelArray, bins: int) -> ClassBins:

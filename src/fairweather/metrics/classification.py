@@ -1,4 +1,8 @@
-"""Accuracy, scoring rules, ROC and precision-recall areas, counts of each class, and kappas."""
+"""Accuracy, scoring rules, ROC and precision-recall areas, counts of each class, and kappas.
+
+In the formulas, there are n images and C classes, y is the label of an image, and p_c is its
+probability of class c.
+"""
 
 from __future__ import annotations
 
@@ -55,6 +59,8 @@ def top5_accuracy(top5_correct: ArrayLike, weights: Weights = None) -> Result:
 def balanced_accuracy(correct: ArrayLike, labels: ArrayLike, weights: Weights = None) -> Result:
     """Mean of the accuracy of each class that has images, in [0, 1].
 
+    `1 / C Σ_c (correct images of c / images of c)`
+
     A resample without images of a class is averaged over its other classes.
 
     Args:
@@ -86,6 +92,8 @@ def mean_recall(right: FloatArray, images: FloatArray) -> FloatArray:
 def negative_log_likelihood(nll: ArrayLike, weights: Weights = None) -> Result:
     """Mean of minus the log of the label's probability, in nats, in [0, inf).
 
+    `1 / n Σ -ln p_y`
+
     Args:
         nll: float `[n]`, per image; see `per_image`.
         weights: how often each image counts, `[n]` or `[B, n]`; 2-D weights return `[B]`.
@@ -100,6 +108,8 @@ def negative_log_likelihood(nll: ArrayLike, weights: Weights = None) -> Result:
 
 def brier_score(brier: ArrayLike, weights: Weights = None) -> Result:
     """Mean squared distance of the probabilities to the one-hot label, in [0, 2].
+
+    `1 / n Σ Σ_c (p_c - [c = y])²`
 
     This is the form of Brier (1950), a sum over all classes; for two classes it is twice the common
     form.
@@ -116,6 +126,8 @@ def brier_score(brier: ArrayLike, weights: Weights = None) -> Result:
 
 def macro_auc(probabilities: ArrayLike, labels: ArrayLike, weights: Weights = None) -> Result:
     """Mean over classes of the one-vs-rest area under the ROC curve, in [0, 1]; ties count half.
+
+    `1 / C Σ_c P(p_c of an image of c > p_c of an image of another class)`
 
     Only classes with both positive and negative images count; without them the value is NaN.
 
@@ -192,7 +204,7 @@ def areas_by_class(
 
 
 def placements(scores: FloatArray, positive: BoolArray) -> FloatArray:
-    """For each image, the share of the other group that it is ranked correctly against, `[n]`.
+    """For each image, the share of the other side that it is ranked correctly against, `[n]`.
 
     Ties count half. The mean over the positive images is the area under the ROC curve, and so is
     the mean over the others.
@@ -246,16 +258,10 @@ def _rank_area(scores: FloatArray, positive: BoolArray, columns: FloatArray) -> 
 
 
 class ClassCounts(NamedTuple):
-    """How many images of each class there are, and how many are called so; one column per resample.
+    """The number of images of each class, and of calls of the class; one column per resample.
 
     Every number is NaN where it would divide by 0. Examples are the sensitivity of a class without
     images, and the positive predictive value (PPV) of a class that is never called.
-
-    Attributes:
-        hits: images of the class that are called so, float64 `[classes, B]`.
-        images: images of the class, `[classes, B]`.
-        called: images that are called so, `[classes, B]`.
-        total: all images, `[B]`.
 
     >>> counts = class_counts([0, 0, 1, 1], [0, 0, 0, 1], classes=3)
     >>> counts.sensitivity.ravel().round(2), counts.ppv.ravel()
@@ -263,38 +269,45 @@ class ClassCounts(NamedTuple):
     """
 
     hits: FloatArray
+    """Images of the class that are called so, float64 `[classes, B]`."""
+
     images: FloatArray
+    """Images of the class, `[classes, B]`."""
+
     called: FloatArray
+    """Images that are called so, `[classes, B]`."""
+
     total: FloatArray
+    """All images, `[B]`."""
 
     @property
     def sensitivity(self) -> FloatArray:
-        """Share of the images of the class that are called so (recall), `[classes, B]`."""
+        """Recall, `hits / images`: the share of the class that is called so, `[classes, B]`."""
         return ratio(self.hits, self.images)
 
     @property
     def specificity(self) -> FloatArray:
-        """Share of the images of other classes that are not called so, `[classes, B]`."""
+        """The share of the other classes that is not called so, `[classes, B]`."""
         return ratio(self._neither, self.total - self.images)
 
     @property
     def ppv(self) -> FloatArray:
-        """Share of the images that are called so that are of the class (precision)."""
+        """Precision, `hits / called`: the share of the calls that is right."""
         return ratio(self.hits, self.called)
 
     @property
     def npv(self) -> FloatArray:
-        """Share of the images that are not called so that are of other classes."""
+        """The share of the images not called so that is of other classes."""
         return ratio(self._neither, self.total - self.called)
 
     @property
     def f1(self) -> FloatArray:
-        """Harmonic mean of sensitivity and PPV; NaN if the class has no images and no calls."""
+        """Harmonic mean of both, `2 hits / (images + called)`; NaN without images and calls."""
         return ratio(2 * self.hits, self.images + self.called)
 
     @property
     def kappa(self) -> FloatArray:
-        """Cohen's kappa, `[B]`; NaN if chance alone would agree everywhere."""
+        """Cohen's kappa, `1 - wrong share / wrong share by chance`, `[B]`; NaN if that is 0."""
         chance = np.square(self.total) - (self.images * self.called).sum(axis=0)
         return chance_corrected_agreement((self.total - self.hits.sum(axis=0)) * self.total, chance)
 
@@ -308,9 +321,9 @@ class ClassCounts(NamedTuple):
         return ClassCounts(self.hits[row], self.images[row], self.called[row], self.total)
 
     def macro(self, values: FloatArray) -> FloatArray:
-        """Mean over the classes that have images or are called, without NaN: `[B]`."""
-        there = self.images + self.called > 0
-        return nanmean(np.where(there, values, np.nan).T)
+        """The mean over the classes that have images or are called, without NaN: `[B]`."""
+        occurs = self.images + self.called > 0
+        return nanmean(np.where(occurs, values, np.nan).T)
 
     def weighted(self, values: FloatArray) -> FloatArray:
         """Mean over the classes, each counted as often as it has images, without NaN: `[B]`."""
@@ -320,19 +333,19 @@ class ClassCounts(NamedTuple):
 
 
 class CallShare(NamedTuple):
-    """A share of images that says how right the calls of a class are.
-
-    Attributes:
-        value: from the counts to `[classes, B]`.
-        whole: how many images it is a share of; for F1, those of the class or called so.
-        among: whose images these are: of the label, of the call, or all others; for F1, the first.
-        bent: is it 2x / (1 + x) of a share x, as F1.
-    """
+    """A share of images that measures the calls of a class."""
 
     value: Callable[[ClassCounts], FloatArray]
+    """From the counts to `[classes, B]`."""
+
     whole: Callable[[ClassCounts], FloatArray]
+    """How many images it is a share of; for F1, those of the class or called so."""
+
     among: Literal["label", "call", "others"]
+    """Whose images these are: of the label, of the call, or all others; for F1, the first."""
+
     bent: bool = False
+    """Is it 2x / (1 + x) of a share x, as F1."""
 
 
 SENSITIVITY = CallShare(lambda c: c.sensitivity, lambda c: c.images, "label")
@@ -373,6 +386,8 @@ def class_counts(
 def quadratic_kappa(predicted: ArrayLike, labels: ArrayLike, weights: Weights = None) -> Result:
     """Cohen's kappa of ordered classes with quadratic weights, in [-1, 1].
 
+    `1 - mean of (predicted - y)² / its mean if predicted and y were independent`
+
     A prediction that is k classes away from the label counts k² times as much as one that is next
     to it. The value is NaN if all labels and predictions are the same class.
 
@@ -391,7 +406,7 @@ def quadratic_kappa(predicted: ArrayLike, labels: ArrayLike, weights: Weights = 
 
 
 def kappa_columns(predicted: ArrayLike, labels: ArrayLike) -> FloatArray:
-    """What `kappa_from_sums` needs of each image, float64 `[n, 5]`.
+    """The columns of each image for `kappa_from_sums`, float64 `[n, 5]`.
 
     >>> kappa_columns([3], [1])
     array([[ 1.,  4., 10.,  3.,  1.]])
@@ -404,13 +419,13 @@ def kappa_columns(predicted: ArrayLike, labels: ArrayLike) -> FloatArray:
 def kappa_from_sums(sums: FloatArray) -> FloatArray:
     """`quadratic_kappa` from the sums of `kappa_columns`, `[B, 5]` to `[B]`."""
     total, distances, squares, calls, truth = sums.T
-    # By chance, label and prediction are independent: the mean of (a - b)² is that of a² + b², less
-    # twice the product of the means.
+    # By chance, label and prediction are independent. Then the mean of (a - b)² is that of a² + b²,
+    # minus twice the product of the means.
     return chance_corrected_agreement(distances * total, squares * total - 2 * calls * truth)
 
 
 def chance_corrected_agreement(observed: FloatArray, chance: FloatArray) -> FloatArray:
-    """One less the disagreement in units of that of chance; NaN where chance has none.
+    """1 minus the disagreement relative to that by chance; NaN if chance has none.
 
     >>> chance_corrected_agreement(np.array([0.1, 0.0]), np.array([0.5, 0.0]))
     array([0.8, nan])
@@ -420,6 +435,9 @@ def chance_corrected_agreement(observed: FloatArray, chance: FloatArray) -> Floa
 
 def macro_pr_auc(probabilities: ArrayLike, labels: ArrayLike, weights: Weights = None) -> Result:
     """Mean over classes of their one-vs-rest average precision, in [0, 1].
+
+    `1 / C Σ_c 1 / n_c Σ_i precision_c(p_ci)`: over the n_c images i of class c, the precision of c
+    among all images with at least the probability p_ci.
 
     Only classes with both positive and negative images count; without them the value is NaN.
 
@@ -439,9 +457,9 @@ def macro_pr_auc(probabilities: ArrayLike, labels: ArrayLike, weights: Weights =
 def class_precisions(scores: FloatArray, labels: LabelArray, rows: NDArray[Any]) -> FloatArray:
     """The average precision of each label present, `[B, k]`; NaN without one of its sides.
 
-    It is the area under the precision-recall curve as a sum of steps: the mean over the images of
-    the class of the precision among all images with at least their score. No line is drawn between
-    two points of the curve, because that would be too optimistic.
+    It is the area under the precision-recall curve as a sum of steps. That is the mean, over the
+    images of the class, of the precision among all images with at least their score. No line is
+    drawn between two points of the curve, because that would be too optimistic.
 
     Args:
         scores: float64 `[n, classes]`.

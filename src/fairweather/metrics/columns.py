@@ -23,10 +23,10 @@ Result = float | FloatArray
 Ends = tuple[float, float]  # of an interval
 # 97.5 % quantile of the normal distribution, for two-sided 95 % intervals.
 Z95 = 1.959963984540054
-TAIL = 0.025  # what they leave out on each side
+TAIL = 0.025  # the part outside them on each side
 # A share closer to 0 or 1 than this differs from it only by rounding.
 ROUNDING = 1e-12
-# A skewness below this is taken to be 0: its correction would be lost by rounding.
+# A smaller skewness counts as 0, because rounding would hide its correction.
 SYMMETRIC = 1e-4
 
 
@@ -49,7 +49,7 @@ def check_columns(**columns: ArrayLike) -> int:
 
 
 def check_labels(labels: NDArray[Any], classes: int, name: str = "labels") -> None:
-    """Raise `InputError` if a label is not the number of one of so many classes.
+    """Raise `InputError` if a label is not the number of a class.
 
     >>> check_labels(np.array([0, 1]), classes=2)
     """
@@ -102,7 +102,7 @@ def check_counts(rows: NDArray[Any]) -> None:
 
 def as_result(values: FloatArray, *weights: Weights) -> Result:
     """Return `[B]` values unchanged for 2-D weights; otherwise return the only value as a float."""
-    has_rows = any(np.ndim(given) == 2 for given in weights)  # type: ignore[arg-type]
+    has_rows = any(np.ndim(counts) == 2 for counts in weights)  # type: ignore[arg-type]
     return values if has_rows else float(values[0])
 
 
@@ -177,7 +177,7 @@ def sum_by_label(
 
 
 def blocks(count: int, width: int, most: int) -> Iterator[slice]:
-    """Divide rows into blocks of at most so many numbers, which limits the memory.
+    """Divide rows into blocks with a limited number of values, which limits the memory.
 
     >>> list(blocks(count=3, width=10, most=25))
     [slice(0, 2, None), slice(2, 4, None)]
@@ -201,26 +201,27 @@ def nanmean(values: FloatArray) -> FloatArray:
     >>> nanmean(np.array([[1.0, np.nan], [np.nan, np.nan]]))
     array([ 1., nan])
     """
-    there = ~np.isnan(values)
-    return ratio(np.where(there, values, 0).sum(axis=-1), there.sum(axis=-1).astype(np.float64))
+    valid = ~np.isnan(values)
+    return ratio(np.where(valid, values, 0).sum(axis=-1), valid.sum(axis=-1).astype(np.float64))
 
 
 class PerImage(NamedTuple):
-    """The columns that are computed from each image's logits.
-
-    Attributes:
-        predicted: int64 `[n]`, the class with the largest logit (the first one if there are ties).
-        confidence: float64 `[n]`, the largest probability.
-        top5_correct: bool `[n]`: are fewer than five logits greater than the label's.
-        nll: float64 `[n]`, minus the log of the label's probability, in nats.
-        brier: float64 `[n]`, squared distance of the probabilities to the one-hot label, in [0, 2].
-    """
+    """The columns that are computed from each image's logits."""
 
     predicted: IntArray
+    """int64 `[n]`, the class with the largest logit (the first one if there are ties)."""
+
     confidence: FloatArray
+    """float64 `[n]`, the largest probability."""
+
     top5_correct: BoolArray
+    """Bool `[n]`: are fewer than five logits greater than the label's."""
+
     nll: FloatArray
+    """float64 `[n]`, minus the log of the label's probability, in nats."""
+
     brier: FloatArray
+    """float64 `[n]`, squared distance of the probabilities to the one-hot label, in [0, 2]."""
 
 
 def softmax(logits: ArrayLike) -> FloatArray:
@@ -312,7 +313,7 @@ def clopper_pearson(
         share: in [0, 1]; the interval of NaN is NaN.
         count: numbers of images, above 0, with a shape that broadcasts with `share`; they need not
             be whole.
-        tests: for how many intervals the 95 % hold together, by Bonferroni's correction.
+        tests: the number of simultaneous 95 % intervals, by Bonferroni's correction.
 
     Source: Clopper and Pearson 1934, The Use of Confidence or Fiducial Limits; Korn and Graubard
     1998, Confidence Intervals for Proportions with Small Expected Number of Positive Counts, for
@@ -364,44 +365,43 @@ def bent_interval(
 # --- Running sums in order of confidence ---
 
 Column = NDArray[np.bool_ | np.float64]
-# How many counts are added up at once, to stay within the CPU's cache: with few images, these are
-# several resamples.
+# The number of counts to add at once, to stay within the CPU's cache; with few images, several
+# resamples.
 COUNTS_AT_ONCE = 2**14
 # For callers of `sums_below` that want sums only at cuts.
 NO_PLACES: IntArray = np.empty(0, dtype=np.int64)
 
 
 class ConfidenceOrder(NamedTuple):
-    """Images in order of confidence, the least confident first.
-
-    Attributes:
-        images: int64 `[n]`, the position of each image in the columns.
-        confidence: float64 `[n]`, ascending.
-        wrong: bool `[n]`.
-        start, stop: int64 `[n]`, where the images with the same confidence begin and end.
-        levels: int64 `[levels + 1]`, where levels begin and end. A level is one confidence or
-            several neighbouring ones; images with equal confidence are always on one level.
-    """
+    """Images in order of confidence, the least confident first."""
 
     images: IntArray
+    """int64 `[n]`, the position of each image in the columns."""
+
     confidence: FloatArray
+    """float64 `[n]`, ascending."""
+
     wrong: BoolArray
+    """Bool `[n]`."""
+
     start: IntArray
     stop: IntArray
+    """`start`, `stop`: int64 `[n]`, where the images with the same confidence begin and end."""
+
     levels: IntArray
+    """int64 `[levels + 1]`, where levels begin and end. A level is one confidence or several
+    neighbouring ones; images with equal confidence are always on one level."""
 
 
 class LevelSums(NamedTuple):
     """Counts of images below each level of confidence, and of all images; one row per resample.
 
     Levels are those of `ConfidenceOrder`, ascending.
-
-    Attributes:
-        images, wrong: float64 `[B, levels + 1]`.
     """
 
     images: FloatArray
     wrong: FloatArray
+    """`images`, `wrong`: float64 `[B, levels + 1]`."""
 
     @property
     def answered(self) -> FloatArray:
@@ -551,7 +551,7 @@ class _RunningSums:
         n = len(order.images)
         self.order = order
         whole = np.issubdtype(dtype, np.integer)
-        # As many binary digits as leave room for the sum of `most` numbers of at most 1.
+        # Binary digits that leave room for the sum of `most` numbers up to 1.
         unit = 2.0 ** (62 - int(most).bit_length()) if whole else 1.0
         exact: np.dtype[Any] = np.dtype(np.int64 if whole else np.float64)
         # Half the memory takes half the time on CPUs with small caches.

@@ -1,9 +1,9 @@
 """Conformal prediction: sets of classes that contain the label as often as promised.
 
-A class is in the set of an image if its score is at most a threshold: the exact quantile of the
-scores of the labels of calibration images. If these and other images are exchangeable, the label of
-another image is in its set with at least the promised probability, whatever the model is. Under a
-shift, nothing is promised.
+A class is in the set of an image if its score is at most a threshold, an exact quantile of the
+scores of calibration images' labels. If these and new images are exchangeable, the label of a new
+image is in its set with at least the promised probability, for any model. Under a shift, nothing is
+promised.
 
 Nothing is random: scores are not smoothed by a uniform number, and classes of equal probability are
 in a set together or not at all. So a set may contain the label more often than promised, never less
@@ -41,7 +41,7 @@ from fairweather.metrics.columns import (
 Method = Literal["lac", "aps", "raps"]
 METHODS: tuple[Method, ...] = get_args(Method)
 # RAPS adds PENALTY for each class beyond the FREE most probable ones. Its authors choose both by
-# the size of the sets on further images, which would take a third part of the validation images.
+# the size of sets on additional images, which would need a third of the validation images.
 RANK_PENALTY, FREE_RANKS = 0.01, 5
 # The largest sets of each size stratum but the last: 1, 2 to 3, 4 to 10, 11 to 100, and more, as
 # in Angelopoulos et al. 2021.
@@ -50,7 +50,7 @@ FEWEST_IN_STRATUM = 30  # with fewer images, a stratum does not count
 
 
 def class_scores(probabilities: ArrayLike, method: str = "lac") -> FloatArray:
-    """Score of every class of every image: the smaller, the sooner the class is in the set.
+    """Score of every class of every image; classes with smaller scores enter the set first.
 
     - `lac`: 1 − the probability of the class. Sets are the smallest on average.
     - `aps`: the sum of the probabilities of all classes that are more probable. Sets adapt to how
@@ -115,7 +115,7 @@ def label_scores(probabilities: ArrayLike, labels: ArrayLike, method: str = "lac
 
 
 def fewest_images(coverage: float) -> int:
-    """How many calibration images a coverage needs: ⌈1 / (1 − coverage)⌉ − 1.
+    """The fewest calibration images for a coverage: ⌈1 / (1 − coverage)⌉ − 1.
 
     >>> fewest_images(0.9), fewest_images(0.999)
     (9, 999)
@@ -128,8 +128,8 @@ def conformal_quantile(scores: ArrayLike, coverage: float, worth: int | None = N
     """Threshold at which the sets of other images contain the label with this probability.
 
     It is the ⌈(n + 1) · coverage⌉-th of the sorted scores, or infinite if there are fewer than
-    `fewest_images`: then every class is in every set. The coverage is taken as the decimal number
-    that it is written as, so that no rounding of a float moves the rank.
+    `fewest_images`: then every class is in every set. The coverage is used as the decimal number
+    that was written, so that rounding never moves the rank.
 
     Args:
         scores: float `[n]`, of the labels of calibration images; no NaN.
@@ -183,9 +183,9 @@ def prediction_sets(
 ) -> BoolArray:
     """Tell which classes are in the set of each image, bool `[n, classes]`.
 
-    A set is never empty. If no class has a score up to its threshold, the set is the most probable
-    class; this only happens with `lac`. This can only make the coverage higher. Coverage is then at
-    least the accuracy, since the most probable class is in every set.
+    A set is never empty. If no class has a score up to its threshold, which only happens with
+    `lac`, the set is the most probable class. This can only make the coverage higher. Coverage is
+    then at least the accuracy, since the most probable class is in every set.
 
     Args:
         probabilities: float `[n, classes]`.
@@ -203,15 +203,13 @@ def prediction_sets(
 
 
 class SetColumns(NamedTuple):
-    """What is kept of the sets of images.
-
-    Attributes:
-        set_size: int64 `[n]`, the number of classes in the set of each image.
-        covered: bool `[n]`, whether its label is among them.
-    """
+    """The columns of prediction sets that are stored."""
 
     set_size: IntArray
+    """int64 `[n]`, the number of classes in the set of each image."""
+
     covered: BoolArray
+    """Bool `[n]`, whether its label is among them."""
 
 
 def set_columns(
@@ -229,24 +227,23 @@ def set_columns(
 
 
 class CalibrationDraw(NamedTuple):
-    """The calibration images behind one threshold, from which follows how the coverage varies.
-
-    Attributes:
-        images: how many there are; all are drawn independently.
-        covered: how many of them have their label in their set. Without ties it is the rank of the
-            threshold.
-        label: the class that the threshold is for; None for all classes.
-    """
+    """The calibration images behind one threshold, which determine how the coverage varies."""
 
     images: int
+    """How many there are; all are drawn independently."""
+
     covered: int
+    """How many of them have their label in their set. Without ties it is the rank of the threshold.
+    """
+
     label: int | None = None
+    """The class that the threshold is for; None for all classes."""
 
 
 def coverage_deviations(
     draws: Sequence[CalibrationDraw], labels: LabelArray, resamples: int
 ) -> FloatArray:
-    """Draw how far the coverage of other calibration images lies from its mean, float64 `[B]`.
+    """Draw the deviation of the coverage for other calibration images, float64 `[B]`.
 
     Given the calibration images, the coverage of exchangeable images has the distribution
     Beta(k, n + 1 − k), where k of n calibration images are covered. Added to the resamples of test
@@ -307,7 +304,7 @@ def size_stratified_coverage(
 
     Sets that adapt to how hard an image is keep the promise at every size. Strata are sets of 1, 2
     to 3, 4 to 10, 11 to 100 and more classes. One with fewer than 30 images does not count. NaN if
-    none counts. The smallest of several noisy numbers is rather too small.
+    none counts. The smallest of several noisy numbers is biased downwards.
 
     Args:
         set_size: int `[n]`, from `set_columns`.

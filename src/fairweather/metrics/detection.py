@@ -1,4 +1,4 @@
-"""Scores that tell images of another data set from known ones, and how well they do."""
+"""Scores that separate images of another data set from known ones, and how well they do."""
 
 from __future__ import annotations
 
@@ -34,8 +34,8 @@ from fairweather.metrics.sample import draw_counts
 from fairweather.metrics.two_sample import euclidean_distances
 from fairweather.types.measurement import Score
 
-# The published share of the training images that are stored is down to 1 % (of ImageNet's), with
-# a k that is about a thousandth of their number.
+# The authors store as little as 1 % of the training images (for ImageNet), with k about a
+# thousandth of their number.
 NEIGHBOURS = 5
 MOST_FEATURES = 5_000
 DISTANCES_AT_ONCE = 2**24  # distances that are in memory at once
@@ -62,7 +62,7 @@ def energy(logits: ArrayLike) -> FloatArray:
     """Minus the logarithm of the sum of the exponentials of the logits, `[n]`; smaller if known.
 
     Adding a constant to all logits of an image subtracts it here, though the probabilities stay. So
-    it is a score of logits as the network gives them: of the logarithms of probabilities it is 0.
+    it needs the network's own logits: for logarithms of probabilities it is 0.
 
     Args:
         logits: float `[n, classes]`, finite.
@@ -99,9 +99,9 @@ def knn_distance(features: ArrayLike, known: ArrayLike, k: int = NEIGHBOURS) -> 
     images. A feature of length 0 stays 0, at a distance of 1 from all others.
 
     Args:
-        features: float `[n, D]`, finite, what the last layer of the network sees.
+        features: float `[n, D]`, finite, the input of the network's last layer.
         known: float `[m, D]`, the same of known images, at least one.
-        k: which neighbour; of fewer known images it is the farthest.
+        k: which neighbour; the farthest one if there are fewer.
 
     Source: Sun et al. 2022, Out-of-Distribution Detection with Deep Nearest Neighbors, section 3.
 
@@ -128,33 +128,32 @@ def _normalise(features: ArrayLike, name: str) -> FloatArray:
 
 
 class OodInputs(NamedTuple):
-    """What a network says about some images, and what it says about known ones.
-
-    Attributes:
-        logits: float `[n, classes]`.
-        features: float `[n, D]`, what its last layer sees; None if that is not linear.
-        known: float `[m, D]`, the same of known images; None if there are none.
-    """
+    """The outputs of a network for some images, and its features of known ones."""
 
     logits: ArrayLike
+    """Float `[n, classes]`."""
+
     features: ArrayLike | None = None
+    """Float `[n, D]`, what its last layer sees; None if that is not linear."""
+
     known: ArrayLike | None = None
+    """Float `[m, D]`, the same of known images; None if there are none."""
 
 
 class OodScore(NamedTuple):
-    """A row of `OOD_SCORES`.
-
-    Attributes:
-        label: what it is called in tables.
-        of: gives the score of each image; None where it needs features that are missing.
-        larger_if_known: whether it is larger for known images.
-        of_raw_logits: whether it says nothing of logits that are the logarithms of probabilities.
-    """
+    """A row of `OOD_SCORES`."""
 
     label: str
-    of: Callable[[OodInputs], FloatArray | None]
+    """What it is called in tables."""
+
+    compute: Callable[[OodInputs], FloatArray | None]
+    """Gives the score of each image; None where it needs features and there are none."""
+
     larger_if_known: bool
+    """Whether it is larger for known images."""
+
     of_raw_logits: bool
+    """Whether it says nothing of logits that are the logarithms of probabilities."""
 
     def as_confidence(self, score: ArrayLike) -> FloatArray:
         """The score with the sign that makes it larger for known images."""
@@ -177,12 +176,12 @@ OOD_SCORES: Mapping[str, OodScore] = {
 
 
 def compute_ood_scores(inputs: OodInputs) -> dict[str, NDArray[np.float32]]:
-    """Give each score of `OOD_SCORES` that can be had, float32 `[n]`, by its name.
+    """Compute the available scores of `OOD_SCORES`, float32 `[n]`, by name.
 
     >>> list(compute_ood_scores(OodInputs([[2.0, 0.0]])))
     ['max_logit', 'energy', 'entropy']
     """
-    scores = {name: row.of(inputs) for name, row in OOD_SCORES.items()}
+    scores = {name: row.compute(inputs) for name, row in OOD_SCORES.items()}
     return {name: score.astype(np.float32) for name, score in scores.items() if score is not None}
 
 
@@ -269,9 +268,9 @@ def detection_score(
     Both sets are resampled, independently of each other and of every other score. The values are
     exact. With more than 2,000 distinct confidences, the resamples use 2,000 bins with equal shares
     of the two sets. Pairs in one bin then count as ties. This changes a replicate's AUROC by less
-    than 0.001, and raises its false positive rate by less than 0.003. All resamples may be the
-    same, as at an AUROC of exactly 1. Then the interval of the AUROC has no width, and the interval
-    of the rate is Clopper and Pearson's.
+    than 0.001, and raises its false positive rate by less than 0.003. If all resamples are the
+    same, as at an AUROC of exactly 1, the AUROC's interval has no width. The interval of the rate
+    is then Clopper and Pearson's.
 
     Args:
         confidence_in: float `[n]`, on images of the known data set; larger means more confident;
@@ -302,7 +301,7 @@ def detection_score(
     parts = [[row.evaluate(levels) for row in rows] for levels in drawn]
     scores = {}
     for row, drawn_values in zip(rows, zip(*parts, strict=True), strict=True):
-        # A share of the other images, which are independent, has their number in its interval.
+        # The share of the other images, which are independent, uses their number in its interval.
         n = others if row.of_others else known + others
         value, replicates = float(row.evaluate(exact)[0]), np.concatenate(drawn_values)
         estimate = widen_for_groups(Estimate(value, replicates, n, row.interval), grouping)
@@ -395,18 +394,17 @@ def _resample_levels(levels: LevelSums, resamples: int, seed: int) -> LevelSums:
 
 @dataclass(frozen=True)
 class DetectionMetric(MetricRow):
-    """A metric of the confidence on known images and on those of another set.
-
-    Attributes:
-        evaluate: from the levels of confidence, on which known images count as right and the others
-            as wrong, to `[B]`.
-        what: its label where another score takes the place of the confidence.
-        of_others: is it a share of the other images.
-    """
+    """A metric of the confidence on known images and on those of another set."""
 
     evaluate: Callable[[LevelSums], FloatArray]
-    what: str
+    """From the levels of confidence, on which known images count as right and the others as wrong,
+    to `[B]`."""
+
+    short_label: str
+    """Its label where another score takes the place of the confidence."""
+
     of_others: bool = False
+    """Whether it is a share of the other images."""
 
 
 DETECTION_METRICS: dict[str, DetectionMetric] = index_by_name(

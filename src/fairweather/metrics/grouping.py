@@ -45,16 +45,13 @@ NUMBERS_AT_ONCE = 2**20  # counts by group and by point of a curve that are in m
 class Grouping:
     """Which group each image belongs to.
 
-    Attributes:
-        numbers: int64 `[n]`, the number of each image's group, from 0 to `count` - 1; each number
-            occurs.
-
     >>> grouping = Grouping.from_names(["ann", "bob", "ann"])
     >>> grouping.numbers.tolist(), grouping.count
     ([0, 1, 0], 2)
     """
 
     numbers: IntArray
+    """int64 `[n]`, the number of each image's group, from 0 to `count` - 1; each number occurs."""
 
     def __post_init__(self) -> None:
         if (
@@ -79,10 +76,12 @@ class Grouping:
         Args:
             names: `[n]`, texts or numbers; equal names are one group.
         """
-        _, first, which = np.unique(np.asarray(names), return_index=True, return_inverse=True)
-        number = np.empty(len(first), dtype=np.int64)
-        number[np.argsort(first)] = np.arange(len(first))
-        return Grouping(number[which.ravel()])
+        _, first, sorted_number = np.unique(
+            np.asarray(names), return_index=True, return_inverse=True
+        )
+        by_first = np.empty(len(first), dtype=np.int64)
+        by_first[np.argsort(first)] = np.arange(len(first))
+        return Grouping(by_first[sorted_number.ravel()])
 
     @cached_property
     def sizes(self) -> IntArray:
@@ -159,10 +158,10 @@ class Grouping:
         return float(len(self.numbers) ** 2 / np.square(self.sizes).sum())
 
     @property
-    def alike(self) -> FloatArray:
+    def equal_weights(self) -> FloatArray:
         """Weights of the images that give each group the same total, `[n]`, with a mean of 1.
 
-        >>> Grouping(np.array([0, 1, 1])).alike.tolist()
+        >>> Grouping(np.array([0, 1, 1])).equal_weights.tolist()
         [1.5, 0.75, 0.75]
         """
         return len(self.numbers) / (self.count * self.sizes[self.numbers])
@@ -172,8 +171,8 @@ class Grouping:
 
         Their mean is the mean of the images, and their variance the one that the jackknife finds. A
         large group pulls the mean of all images towards its own, and so seems to differ little. Its
-        pseudo-value is the mean of all, plus how far the group moves the mean of the other images
-        times the number of other groups. Methods for independent images then work on groups.
+        pseudo-value is the mean of all, plus the number of other groups times how far the group
+        moves the mean of the others. Methods for independent images then work on groups.
 
         Args:
             columns: float `[n, k]`.
@@ -256,12 +255,12 @@ def share_interval(
 ) -> tuple[FloatArray, FloatArray]:
     """The 95 % interval of a share of the images of each part; NaN of a part without images.
 
-    Without groups it is Clopper and Pearson's. With groups, two intervals are computed, and
-    each end is the outer one of the two. The first is Clopper and Pearson's for the number of
+    Without groups it is Clopper and Pearson's. With groups, two intervals are computed, and each
+    end is the outer one of the two. The first is Clopper and Pearson's for the number of
     independent images that the groups are worth. The second allows for skewness, which arises if
-    few groups have hits or few have misses. One group tells nothing. If all images of a part
-    are hits or none is, each group counts as one image (Korn and Graubard count all images, which
-    is too optimistic for a few groups).
+    few groups have hits or few have misses. One group tells nothing. If all images of a part are
+    hits, or none, each group counts as one image. Korn and Graubard count all images, which is too
+    optimistic for few groups.
 
     Args:
         hits: bool `[n]`, which images count.
@@ -345,9 +344,9 @@ def running_share_interval(
     return _interval_from_moments(share, ends.astype(np.float64), sums)
 
 
-# What an interval needs of each group: 1 for the count of groups; the square and the cube of
-# its excess, which is its hits minus those that the share leads one to expect; and the square of
-# how far the share moves without it.
+# The columns of each group for an interval. 1 counts the groups. Two are the square and the cube of
+# its excess, which is its hits minus their expected number. The last is the square of the change of
+# the share without it.
 MOMENTS = ("groups", "squares", "cubes", "moves")
 
 
@@ -419,8 +418,8 @@ def membership_p(
 
     def distance(places: IntArray) -> FloatArray:
         """How far the means of subsets `[rounds, size]` are from those of all others."""
-        own, images = sums[places].sum(axis=1), sizes[places].sum(axis=1)
-        return np.abs(own / images - (sums.sum() - own) / (sizes.sum() - images))
+        totals, images = sums[places].sum(axis=1), sizes[places].sum(axis=1)
+        return np.abs(totals / images - (sums.sum() - totals) / (sizes.sum() - images))
 
     observed = distance(np.flatnonzero(chosen)[None])[0] * (1 - NEGLIGIBLE)
     as_far, at_once = 0, max(1, MEMBERS_AT_ONCE // size)

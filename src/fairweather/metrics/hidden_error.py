@@ -2,8 +2,8 @@
 
 If 3 of 3 images of a class are right, they are right in every resample too. So resamples say that
 nothing is uncertain about the class, although half of its images may be wrong. Here each such share
-gets the exact interval of Clopper and Pearson, and the part of it that resamples do not show is
-added to the interval of the metric, as variances are added.
+gets Clopper and Pearson's exact interval. The part of it that resamples do not show is added to the
+metric's interval, as variances are added.
 
 Source: Zou and Donner 2008, Construction of Confidence Limits about Effect Measures, for adding the
 squared distances from shares to the ends of their intervals.
@@ -32,7 +32,7 @@ RARE = 5
 
 
 class HiddenError(NamedTuple):
-    """Squares of the distances that the truth may lie below and above, beside what resamples show.
+    """How far the truth may lie below and above, beyond what resamples show: squared distances.
 
     They add up as variances do.
     """
@@ -57,19 +57,19 @@ NOTHING_HIDDEN = HiddenError()
 
 
 class Observation(NamedTuple):
-    """What a metric sees of its images.
-
-    Attributes:
-        sample: counts each image once.
-        value: of the metric.
-        worth: how many images one image is worth.
-        grouping: of the sample's images, if they belong together.
-    """
+    """What a metric sees of its images."""
 
     sample: Sample
+    """Counts each image once."""
+
     value: float
+    """Of the metric."""
+
     worth: float = 1.0
+    """How many images one image is worth."""
+
     grouping: Grouping | None = None
+    """Of the sample's images, if they belong together."""
 
     @property
     def units(self) -> float:
@@ -82,23 +82,23 @@ class Observation(NamedTuple):
 HiddenErrorFunction = Callable[[Observation], HiddenError]
 
 
-def hidden_in_classes(rate: CallShare, how: str, seen: Observation) -> HiddenError:
+def hidden_in_classes(rate: CallShare, average: str, seen: Observation) -> HiddenError:
     """What a mean over classes hides, of a share of each class.
 
     A share without a denominator, such as the PPV of a class that is never called, may be anything.
-    So may be that of a class without images, as long as other classes are as rare.
+    So may that of a class without images, as long as other classes are as rare.
 
     Args:
         rate: such as `PPV`.
-        how: "macro" or "weighted".
+        average: "macro" or "weighted".
     """
     counts, value = seen.sample.counts, seen.value
     images, called = counts.images[:, 0], counts.called[:, 0]
     share = rate.value(counts)[:, 0]
     alone = seen.worth * _units_per_image(rate, seen)
     whole = rate.whole(counts)[:, 0] * alone
-    there = images > 0 if rate is SENSITIVITY else images + called > 0
-    known = there & ~np.isnan(share)
+    occurs = images > 0 if rate is SENSITIVITY else images + called > 0
+    known = occurs & ~np.isnan(share)
     centre = np.where(known, share, 0.5)
     x = centre / (2 - centre) if rate.bent else centre
     low, high = clopper_pearson(x, np.where(known, whole, 1))
@@ -109,16 +109,16 @@ def hidden_in_classes(rate: CallShare, how: str, seen: Observation) -> HiddenErr
     few = known & (np.minimum(x, 1 - x) * whole < VERY_FEW)
     squares = [
         np.where(few, np.maximum((end - centre) ** 2 - shown, 0), 0)
-        + np.where(there & ~known, (limit - value) ** 2, 0)
+        + np.where(occurs & ~known, (limit - value) ** 2, 0)
         for end, limit in ((low, 0), (high, 1))
     ]
-    weight = images / counts.total if how == "weighted" else there / there.sum()
+    weight = images / counts.total if average == "weighted" else occurs / occurs.sum()
     below, above = (float((weight**2 * side).sum()) for side in squares)
-    own = images * seen.worth * _units_per_image(SENSITIVITY, seen)
-    absent = min(int((~there).sum()), int((there & (own < RARE)).sum()))
-    if how == "weighted" or not absent:
+    class_sizes = images * seen.worth * _units_per_image(SENSITIVITY, seen)
+    absent = min(int((~occurs).sum()), int((occurs & (class_sizes < RARE)).sum()))
+    if average == "weighted" or not absent:
         return HiddenError(below, above)
-    classes = int(there.sum()) + absent
+    classes = int(occurs.sum()) + absent
     if rate.among == "others":  # near 1 for a class that is neither there nor called
         return HiddenError(below, above + (absent * (1 - value) / classes) ** 2)
     return HiddenError(
@@ -200,7 +200,7 @@ def hidden_in_root(bins: Callable[[Sample], BinSums], seen: Observation) -> Hidd
 
 
 def hidden_errors_of_classes(seen: Observation) -> HiddenError:
-    """As `hidden_errors`, for the mean over classes: a wrong answer is one of two of them."""
+    """As `hidden_errors`, for the mean over classes: a wrong answer is an error of two of them."""
     far = _error_rate_reach(seen) * 2 / len(seen.sample.predictions.classes)
     return HiddenError(far**2, far**2)
 

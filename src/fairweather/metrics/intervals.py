@@ -33,7 +33,7 @@ from fairweather.metrics.seeds import (
     stretch_near_bounds,
     widen_for_seeds,
 )
-from fairweather.metrics.selective import Fitted
+from fairweather.metrics.selective import FittedThresholds
 from fairweather.metrics.table import METRICS
 from fairweather.types.measurement import AnyPredictions, Predictions, Score, Scores
 
@@ -45,8 +45,8 @@ MOST_LEVELS = 2000
 # With more images than this, the replicates' sums by class are computed in float32.
 MOST_IMAGES_OF_FLOAT64 = 10_000
 TAILS = (0.025, 0.975)
-# With at least this many images on both sides (right and wrong), the percentile interval of a share
-# covers the true value as often as it should (benchmarks/coverage.py).
+# With at least this many right and wrong images, the percentile interval of a share has its nominal
+# coverage (benchmarks/coverage.py).
 FEW_IMAGES = 30
 # The kinds of intervals over seeds that are not skewed next to a bound.
 NOT_STRETCHED = ("difference", "basic", "bias-corrected", "centred")
@@ -54,44 +54,53 @@ NOT_STRETCHED = ("difference", "basic", "bias-corrected", "centred")
 
 @dataclass(frozen=True)
 class Estimate:
-    """A value of a metric, its value on each resample of the images, and its kind of interval.
-
-    Attributes:
-        value: on the original images.
-        replicates: float64 `[B]`, on each resample; empty for an area, which has a column.
-        n: the number of images.
-        interval: which interval `to_score` computes.
-        of_seeds: for a mean over the seeds of a recipe, the estimate of each seed.
-        errors: the number of images that determine the value, for one cell as in
-            `Metric.carried_by`; for a mean over cells, their harmonic mean.
-        fewest: with fewer `errors` than this there is no interval, because no interval would be
-            reliable.
-        groups: the number of groups of the images, if whole groups were resampled; with fewer
-            than two there is no interval.
-        tests: how many intervals, of which this is one, hold together with 95 %.
-        column: of an area, what each image (sorted by label) or each group adds to it, float32
-            `[n]` or `[groups]`; see `metrics.areas`.
-        pairs: of an area, how many disjoint pairs of images it is a mean over; for a mean over
-            cells, the fewest.
-        hidden: how far the truth may lie beside what the replicates show.
-        bias: of an area, how much too high it is on average.
-        ends: the interval over images where replicates do not show it; see `Metric.search`.
-    """
+    """A value of a metric, its value on each resample of the images, and its kind of interval."""
 
     value: float
+    """On the original images."""
+
     replicates: FloatArray
+    """float64 `[B]`, on each resample; empty for an area, which has a column."""
+
     n: int
+    """The number of images."""
+
     interval: IntervalKind = "percentile"
+    """Which interval `to_score` computes."""
+
     of_seeds: tuple[Estimate, ...] = ()
+    """For a mean over the seeds of a recipe, the estimate of each seed."""
+
     errors: float = np.inf
+    """The number of images that determine the value, for one cell as in `Metric.carried_by`; for a
+    mean over cells, their harmonic mean."""
+
     fewest: int = 0
+    """With fewer `errors` than this there is no interval, because no interval would be reliable."""
+
     groups: int | None = None
+    """The number of groups of the images, if whole groups were resampled; with fewer than two there
+    is no interval."""
+
     tests: int = 1
+    """How many intervals, of which this is one, hold together with 95 %."""
+
     column: NDArray[np.float32] | None = None
+    """Of an area, what each image (sorted by label) or each group adds to it, float32 `[n]` or
+    `[groups]`; see `metrics.areas`."""
+
     pairs: float = np.inf
+    """Of an area, how many disjoint pairs of images it is a mean over; for a mean over cells, the
+    fewest."""
+
     bias: float = 0.0
+    """Of an area, how much too high it is on average."""
+
     hidden: HiddenError = NOTHING_HIDDEN
+    """How far the truth may lie beyond what the replicates show."""
+
     ends: Ends = (np.nan, np.nan)
+    """The interval over images where replicates do not show it; see `Metric.search`."""
 
     @property
     def draws(self) -> NDArray[np.floating]:
@@ -114,7 +123,7 @@ class Estimate:
 
     def together(self, tests: int) -> Estimate:
         """The same with an interval that is one of `tests`, which hold together with 95 %."""
-        if self.of_seeds or self.column is not None:  # they have own quantiles
+        if self.of_seeds or self.column is not None:  # they have quantiles of their own
             return replace(self, tests=tests)
         if self.groups is None:
             factor = float(scipy.special.ndtri(1 - TAILS[0] / tests)) / Z95
@@ -145,20 +154,18 @@ class Estimate:
 
 
 class ImageInterval(NamedTuple):
-    """An interval over images for a value.
-
-    Attributes:
-        low, high: the ends.
-        centre: the value minus its known bias.
-    """
+    """An interval over images for a value."""
 
     low: float
     centre: float
+    """The value minus its known bias."""
+
     high: float
+    """`low`, `high`: the ends."""
 
 
 def evaluate_metrics(
-    predictions: Predictions, weights: ArrayLike, fitted: Fitted | None = None
+    predictions: Predictions, weights: ArrayLike, fitted: FittedThresholds | None = None
 ) -> dict[str, Estimate]:
     """Compute every metric that applies, on the original images and on each resample.
 
@@ -175,16 +182,18 @@ def evaluate_metrics(
         up to rounding, with two exceptions. With more than 10,000 images, those of the class-wise
         calibration error are approximate in the seventh digit. With more than 2,000 distinct
         confidences, those of `area_under_risk_coverage`, `coverage_at_risk` and `confidence_auroc`
-        use 2,000 levels of confidence. They are then shifted by the difference that the levels make
-        to the value.
+        use 2,000 levels of confidence. They are then shifted by the difference that these make to
+        the value.
     """
-    return evaluate_resamples(predictions, Resamples.of(predictions.strata, weights), fitted)
+    return evaluate_resamples(
+        predictions, Resamples.from_weights(predictions.strata, weights), fitted
+    )
 
 
 def evaluate_resamples(
     cell: AnyPredictions,
     resamples: Resamples,
-    fitted: Fitted | None = None,
+    fitted: FittedThresholds | None = None,
     names: Collection[str] | None = None,
 ) -> dict[str, Estimate]:
     """Do the same as `evaluate_metrics` with resamples that many cells share.
@@ -222,8 +231,8 @@ def evaluate_resamples(
     ]
     replicates = {name: np.concatenate([part[name] for part in parts]) for name in moved}
     for metric in drawn:
-        if metric.varies is not None:
-            replicates[metric.name] += metric.varies(prepared, len(resamples.counts))
+        if metric.extra_deviations is not None:
+            replicates[metric.name] += metric.extra_deviations(prepared, len(resamples.counts))
     estimates = {}
     for metric in computed:
         value = values[metric.name]
@@ -316,8 +325,8 @@ def evaluate_sample(metrics: Sequence[Metric], sample: Sample) -> dict[str, Floa
 def mean_estimate(estimates: Sequence[Estimate]) -> Estimate:
     """Plain mean over cells (levels, shifts, seeds) that were resampled jointly.
 
-    Raises `InputError` unless all have the same number of images, the same number of resamples and
-    the same kind of interval. Otherwise they cannot come from the same resamples.
+    Raises `InputError` unless all have the same number of images and of resamples and the same kind
+    of interval. Otherwise they cannot come from the same resamples.
 
     >>> low, high = (Estimate(value, np.array([value, value]), n=10) for value in (0.5, 0.75))
     >>> mean_estimate([low, high]).value
@@ -386,13 +395,13 @@ def worst_estimate(estimates: Sequence[Estimate], *, higher_is_better: bool) -> 
     )
 
 
-def _check_joint(estimates: Sequence[Estimate], what: str) -> None:
+def _check_joint(estimates: Sequence[Estimate], subject: str) -> None:
     if not estimates:
-        raise InputError(f"{what} needs at least one estimate")
+        raise InputError(f"{subject} needs at least one estimate")
     kinds = {(e.n, e.draws.shape, e.interval) for e in estimates}
     if len(kinds) > 1:
         raise InputError(
-            f"{what} needs the same images, resamples and interval in every estimate, found "
+            f"{subject} needs the same images, resamples and interval in every estimate, found "
             + ", ".join(f"n={n} B={shape[0]} {kind}" for n, shape, kind in sorted(kinds))
         )
 
@@ -410,22 +419,23 @@ def to_score(estimate: Estimate, bounds: Ends = (-np.inf, np.inf)) -> Score:
     "share" is the percentile interval if enough images are right and enough are wrong. With fewer
     than `FEW` on one side, percentiles are too narrow, and if all images agree they have no width.
     Then it is the interval of Clopper and Pearson. Its number of images is the one for which a
-    share of this size has the variance of the replicates. For a single cell this is about its own
-    number of images, for a mean over cells usually more.
+    share of this size has the variance of the replicates. For a single cell that is about its own
+    number, for a mean over cells usually more.
 
     "conditional" is for a share of some of the images, such as those of one class. It is the
     interval of "share" for few images, with the number of these images (`Estimate.errors`).
 
     "overlap" is for an F1 score, 2x / (1 + x). Here x is the share of right calls among the images
-    that are of a class or called so. It is the interval of that share, with its ends transformed.
+    of a class or called so. Its interval is that of x, with its ends transformed.
 
     "area" is for the area under a curve of a class, or a mean of such areas. It is Student's t on
     the logit scale, with the variance of DeLong (AUC), of Obuchowski (AUC, groups) or to first
-    order (average precision). It uses no resamples. Few images may carry the variance, or the value
-    is 0 or 1. Then it reaches to Clopper and Pearson's interval for the number of disjoint pairs.
+    order (average precision). It uses no resamples. Few images may determine the variance, or the
+    value is 0 or 1. Then it also covers Clopper and Pearson's interval for the number of disjoint
+    pairs.
 
     "classes" is for means over classes of shares or F1 scores, which may have few images. It is
-    "skewed" less the bias that the replicates show, since a ratio of counts has one.
+    "skewed" less the bias that the replicates show, since a ratio of counts is biased.
 
     "difference" is for one share minus another on the same images. It takes percentiles, or the
     interval of Bonett and Price if the two differ on fewer than `FEW` images.
@@ -441,13 +451,13 @@ def to_score(estimate: Estimate, bounds: Ends = (-np.inf, np.inf)) -> Score:
     confidence.
 
     "bias-corrected" is for binned calibration errors. It does the same with squares and takes the
-    root at the end, because for squares the bias is a sum. The expected square of a bin's gap is
-    its true square plus its variance. `benchmarks/coverage.py` compares it with the percentile
+    root at the end, because the bias of squares is a sum. The expected square of a bin's gap is its
+    true square plus its variance. `benchmarks/coverage.py` compares it with the percentile
     interval.
 
-    If whole groups were resampled, a "share" reaches to the outer one of these ends and of
-    `bent_interval`. The reason is that the spread of groups is too small where the share is good by
-    chance. Then "difference" is `skewed_interval`, because few groups may have all images that
+    If whole groups were resampled, a "share" uses the outer of these ends and those of
+    `bent_interval`. The reason is that the spread of groups is too small if the share is good by
+    chance. A "difference" is then `skewed_interval`, because few groups may have all images that
     differ.
 
     "searched" is for a value that is found by a search, which resamples would repeat: the interval
@@ -456,10 +466,10 @@ def to_score(estimate: Estimate, bounds: Ends = (-np.inf, np.inf)) -> Score:
 
     "centred" is for the debiased calibration error: its value does not have this bias, and its
     replicates have it once. The interval of the signed square reaches from v² (with its sign) to
-    both sides by the longer tail of the replicates' signed squares. The root is taken at the end.
+    both sides, by the longer tail of the replicates' signed squares. The root is taken at the end.
 
-    Then the distances of both ends from the value get what the replicates cannot show
-    (`Estimate.hidden`): errors that no image, or hardly any, has made.
+    Then both ends move away from the value by what the replicates cannot show (`Estimate.hidden`):
+    errors that no image, or hardly any, has made.
 
     For a mean over the seeds of a recipe, `widen_for_seeds` adds the variation of other seeds. If
     the value has no binning bias, `stretch_near_bounds` adds the skewness next to a bound. Then the
@@ -552,11 +562,11 @@ def skewed_interval(value: float, replicates: FloatArray) -> Ends:
 
     Suppose that a value depends most on a few images. A sample that by chance has few of them gives
     a value that is too good, and also a spread that is too small. Then the middle 95 % of the
-    replicates end too early on the far side. The correction works as follows. The error, in units
-    of its estimated spread, is made symmetric by a cubic polynomial that depends on the skewness γ
-    of the replicates; this is solved for the ends. The spread is uncertain too, so the quantile is
-    Student's with 4 / (3γ²) degrees of freedom. That is the number for a spread estimated from
-    numbers with a gamma distribution, whose kurtosis is 3/2 of the squared skewness.
+    replicates end too early on the far side. The correction works as follows. A cubic polynomial in
+    the skewness γ of the replicates makes the error, in units of its estimated spread, symmetric.
+    It is solved for the ends. The spread is uncertain too, so the quantile is Student's with 4 /
+    (3γ²) degrees of freedom. That is the number for a spread estimated from numbers with a gamma
+    distribution, whose kurtosis is 3/2 of the squared skewness.
 
     Args:
         value: on the original images.
@@ -602,8 +612,8 @@ def bonett_price_interval(value: float, replicates: FloatArray, n: float) -> End
     """The 95 % interval of the difference of two shares on the same images.
 
     It uses the percentiles of the replicates. If the two shares differ on fewer than `FEW` images,
-    or all replicates are equal, it is the interval of Bonett and Price, which adds one image for
-    each side.
+    or all replicates are equal, it is Bonett and Price's interval. That adds one image to each
+    side.
 
     Args:
         value: the difference on the original images.
@@ -640,8 +650,8 @@ def _part_ends(value: float, replicates: FloatArray, part: float) -> Ends:
 def exact_interval(value: float, worth: float) -> Ends:
     """Clopper and Pearson's interval of a share of so many images, as two floats.
 
-    Wilson's is too narrow where few images are on one side. Example: it begins at 0.44 if 3 of 3
-    are right, and 3 of 3 are right in 8 % of the cases if 0.44 is the true share.
+    Wilson's is too narrow where few images are on one side. For 3 right of 3 it begins at 0.44; but
+    if 0.44 is the true share, 3 of 3 are right in 8 % of the cases.
 
     >>> [round(end, 2) for end in exact_interval(1.0, 3)]
     [0.29, 1.0]
@@ -667,7 +677,7 @@ def percentiles(replicates: FloatArray) -> Ends:
     """The ends of the middle 95 % of float64 numbers without NaN, as `np.quantile` to the bit.
 
     Each row of a table of scores needs them once or twice, and for a thousand numbers `np.quantile`
-    takes longer to prepare than to find them.
+    spends most of its time on preparation.
 
     >>> percentiles(np.arange(101.0))
     (2.5, 97.5)
@@ -686,16 +696,16 @@ def percentiles(replicates: FloatArray) -> Ends:
 
 def _images_worth(value: float, replicates: FloatArray, n: float) -> float:
     """The number of independent images whose share would have the variance of the replicates."""
-    own = value * (1 - value)
+    one = value * (1 - value)  # the variance of one image
     # If all images agree, value and replicates differ from 0 or 1 only by rounding.
-    return own / float(replicates.var()) if own > ROUNDING and np.ptp(replicates) > 0 else float(n)
+    return one / float(replicates.var()) if one > ROUNDING and np.ptp(replicates) > 0 else float(n)
 
 
 def score(
     predictions: Predictions,
     resamples: int = 1000,
     seed: int = 0,
-    fitted: Fitted | None = None,
+    fitted: FittedThresholds | None = None,
     grouping: Grouping | None = None,
 ) -> Scores:
     """Compute every metric that applies, with its 95 % bootstrap interval over images.

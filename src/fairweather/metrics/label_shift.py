@@ -159,7 +159,7 @@ def under_priors(
     The images are resampled and then weighted, so that the priors hold in every resample. A
     resample without any class that has a prior is left out. If the priors are far from the images'
     own class frequencies, the scores depend on few images. The intervals show it, and
-    `effective_images(prior_weights(labels, priors))` gives their number.
+    `effective_images(prior_weights(labels, priors))` counts them.
 
     Args:
         predictions: the columns of one cell, with the images' own class frequencies.
@@ -219,15 +219,17 @@ def worst_prior(
     if row.higher_is_better is None:
         raise InputError(f"{metric} has no better or worse direction, so no priors are the worst")
     if len(predictions.classes) < row.accepts.classes:
-        least, there = row.accepts.classes, len(predictions.classes)
-        raise InputError(f"{metric} needs at least {least} classes, found {there}")
+        least, classes = row.accepts.classes, len(predictions.classes)
+        raise InputError(f"{metric} needs at least {least} classes, found {classes}")
     if not priors:
         raise InputError("priors must have at least one entry, found none")
     for one_set in priors.values():
         _check_shape(predictions, one_set)
-    once = Resamples.of(predictions.labels, np.ones((1, len(predictions)), dtype=np.uint8))
+    once = Resamples.from_weights(
+        predictions.labels, np.ones((1, len(predictions)), dtype=np.uint8)
+    )
     prepared = once.prepare(predictions)
-    weights = [prior_weights(prepared.predictions.labels, given) for given in priors.values()]
+    weights = [prior_weights(prepared.predictions.labels, prior) for prior in priors.values()]
     values = evaluate_sample([row], Sample(prepared, prepared.order, np.stack(weights)))[metric]
     # NaN (no wrong answer to rank) is never the worst.
     badness = np.nan_to_num(-values if row.higher_is_better else values, nan=-np.inf)

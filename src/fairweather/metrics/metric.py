@@ -1,8 +1,9 @@
 """What a row of a table of metrics says, and the metrics of one class against all others.
 
-Metrics of a class, such as `sensitivity/malignant`, are no rows of `METRICS`, because a run has as
-many of each as there are classes. A class is called where it is the most probable one, or, with an
-operating point such as `sensitivity/malignant@0.3`, where its probability is at least that.
+Metrics of a class, such as `sensitivity/malignant`, are not rows of `METRICS`, because a run has as
+many of each as it has classes. A class is called where it is the most probable one. With an
+operating point such as `sensitivity/malignant@0.3`, it is called where its probability is at least
+0.3.
 """
 
 from __future__ import annotations
@@ -35,7 +36,7 @@ from fairweather.metrics.hidden_error import (
     Observation,
 )
 from fairweather.metrics.sample import PreparedCell, Sample, is_called
-from fairweather.metrics.selective import Fitted
+from fairweather.metrics.selective import FittedThresholds
 from fairweather.types.kinds import TaskKind
 from fairweather.types.measurement import Predictions, format_number
 
@@ -56,38 +57,43 @@ IntervalKind = Literal[
 ]
 Evaluate = Callable[[Sample], Result]
 Search = Callable[[Predictions, Grouping | None, FloatArray | None], Ends]
-# A mean of areas has no interval with fewer images of the rarest class: that of the macro PR-AUC
-# began above the truth in 11 and 12 % of 150 samples with 200 images of 40 and of 7 classes.
+# A mean of areas has no interval with fewer images of the rarest class. With 200 images of 40 and
+# of 7 classes, that of the macro PR-AUC began above the truth in 11 and 12 % of 150 samples.
 FEWEST_OF_CLASS = 5
-# The area of one class, or of two, has none with fewer images of the class, or of the others. That
-# of an AUC of 0.99 begins above it in 6.9 % of the samples with 20 images of the class, in 6.3 with
-# 30 and in 3.5 with 50 (benchmarks/areas.py). Means over more classes are of more images.
+# The area of one class, or of two, has none with fewer images of the class, or of the others. The
+# interval of an AUC of 0.99 begins above it in 6.9 % of samples with 20 images of the class, in 6.3
+# % with 30 and in 3.5 % with 50 (benchmarks/areas.py). Means over more classes are of more images.
 FEWEST_OF_AREAS = 30
 
 
 @dataclass(frozen=True)
 class Accepts:
-    """What a metric can be computed from.
-
-    Attributes:
-        kind: which predictions: of which labels, outputs and units.
-        ordered: does it need classes in an order, such as grades.
-        classes: the smallest number of classes for which it is meaningful.
-        logits: does it need logits, which are not stored for more than 100 classes.
-        sets: does it need prediction sets, which only conformal variants have.
-        fitted: does it need thresholds from validation images; see `fit_on`.
-        fractions: may images count in fractions, as under other class priors.
-    """
+    """What a metric can be computed from."""
 
     kind: TaskKind = Predictions.kind
-    ordered: bool = False
-    classes: int = 1
-    logits: bool = False
-    sets: bool = False
-    fitted: bool = False
-    fractions: bool = False
+    """Which predictions: of which labels, outputs and units."""
 
-    def absence(self, predictions: Predictions, fitted: Fitted | None = None) -> str | None:
+    ordered: bool = False
+    """Whether it needs classes in an order, such as grades."""
+
+    classes: int = 1
+    """The smallest number of classes for which it is meaningful."""
+
+    logits: bool = False
+    """Whether it needs logits, which are not stored for more than 100 classes."""
+
+    sets: bool = False
+    """Whether it needs prediction sets, which only conformal variants have."""
+
+    fitted: bool = False
+    """Whether it needs thresholds from validation images; see `fit_on`."""
+
+    fractions: bool = False
+    """Whether images may count in fractions, as under other class priors."""
+
+    def explain_absence(
+        self, predictions: Predictions, fitted: FittedThresholds | None = None
+    ) -> str | None:
         """Return why a metric cannot be computed from these predictions; None if it can."""
         if predictions.kind != self.kind:
             return f"it needs predictions of {self.kind}, found {predictions.kind}"
@@ -109,77 +115,87 @@ class Accepts:
 
 @dataclass(frozen=True)
 class MetricRow:
-    """What is known of a metric without computing it.
-
-    Attributes:
-        name: the name in scores.csv; it contains all settings that the value depends on.
-        label: the name in the headers of tables.
-        formula: what it is, for readers. The sums and means are over the test images, or over the
-            bins m, which hold n_m of the n images with mean confidence conf_m and accuracy acc_m.
-        higher_is_better: None if the best value is inside the bounds, or if no value is better.
-        bounds: the smallest and largest possible value.
-        unit: "" for a plain number; "%" for a share that is shown as a percentage, and whose bounds
-            are still 0 and 1.
-        interval: the kind of its 95 % interval; see `to_score`.
-        accepts: what it can be computed from.
-        described: what it is called where its label does not say enough, down to bins and norm.
-    """
+    """What is known of a metric without computing it."""
 
     name: str
+    """The name in scores.csv; it contains all settings that the value depends on."""
+
     label: str
+    """The name in the headers of tables."""
+
     formula: str
+    """What it is, for readers. The sums and means are over the test images, or over the bins m,
+    which hold n_m of the n images with mean confidence conf_m and accuracy acc_m."""
+
     _: KW_ONLY
     higher_is_better: bool | None
+    """None if the best value is inside the bounds, or if no value is better."""
+
     bounds: Ends = (0.0, 1.0)
+    """The smallest and largest possible value."""
+
     unit: str = ""
+    """"" for a plain number; "%" for a share that is shown as a percentage, and whose bounds are
+    still 0 and 1."""
+
     interval: IntervalKind = "percentile"
+    """The kind of its 95 % interval; see `to_score`."""
+
     accepts: Accepts = Accepts()
-    described: str = ""
+    """What it can be computed from."""
+
+    long_label: str = ""
+    """What it is called where its label does not say enough, down to bins and norm."""
 
     @property
     def title(self) -> str:
-        """The label with the unit, or `described`."""
-        return self.described or (f"{self.label} ({self.unit})" if self.unit else self.label)
+        """The label with the unit, or `long_label`."""
+        return self.long_label or (f"{self.label} ({self.unit})" if self.unit else self.label)
 
 
 @dataclass(frozen=True)
 class Metric(MetricRow):
-    """A metric of one cell: one row of `METRICS`.
-
-    Attributes:
-        evaluate: computes `[B]` values from a `Sample` of B resamples.
-        alias_of: the name of the row that this row repeats.
-        shown: 0 where all metrics are listed; 1 also where runs are compared; 2 also in the tables
-            and charts of each shift, and to trackers.
-        carried_by: which images determine how precise the value is. They are the wrong ones, the
-            rarer of right and wrong ones, or those in the non-empty bin with the fewest images.
-        fewest: with fewer such images there is no interval; see `Estimate`.
-        varies: what else the interval covers beside other images: deviations `[B]` that are added
-            to the values of resamples; None for nothing.
-        column: of an area, what each image adds to it, `[n]` (`metrics.areas`); None for a metric
-            that is computed on resamples.
-        hides: how far the truth may lie beside what resamples show.
-        bias: of an area, how much too high it is on average.
-        search: the interval of a cell over images, from predictions, groups and weights. It is for
-            a value that is found by a search, which resamples would repeat. NaN for the other
-            metrics.
-    """
+    """A metric of one cell: one row of `METRICS`."""
 
     evaluate: Evaluate
+    """Computes `[B]` values from a `Sample` of B resamples."""
+
     _: KW_ONLY
     alias_of: str | None = None
+    """The name of the row that this row repeats."""
+
     shown: Literal[0, 1, 2] = 0
+    """0 where all metrics are listed; 1 also where runs are compared; 2 also in the tables and
+    charts of each shift, and to trackers."""
+
     carried_by: Literal["wrong", "rarer", "emptiest bin"] = "wrong"
+    """Which images determine how precise the value is: the wrong ones, the rarer of right and wrong
+    ones, or those in the emptiest bin that has any."""
+
     fewest: int = 0
-    varies: Callable[[PreparedCell, int], FloatArray] | None = None
+    """With fewer such images there is no interval; see `Estimate`."""
+
+    extra_deviations: Callable[[PreparedCell, int], FloatArray] | None = None
+    """Deviations `[B]` that are added to the values of resamples, for what the interval covers
+    besides other images; None for nothing."""
+
     column: Callable[[PreparedCell], FloatArray] | None = None
-    hides: HiddenErrorFunction = lambda _: NOTHING_HIDDEN
+    """Of an area, what each image adds to it, `[n]` (`metrics.areas`); None for a metric that is
+    computed on resamples."""
+
+    hidden_error: HiddenErrorFunction = lambda _: NOTHING_HIDDEN
+    """How far the truth may lie beyond what resamples show."""
+
     bias: Callable[[PreparedCell], float] = lambda _: 0.0
+    """Of an area, how much too high it is on average."""
+
     search: Search = lambda *_: (np.nan, np.nan)
+    """The interval of a cell over images, from predictions, groups and weights, if the value is
+    found by a search, which resamples would repeat; NaN for the other metrics."""
 
     def hidden(self, observation: Observation) -> HiddenError:
-        """How far the truth may lie beside what resamples show; see `metrics.hidden_error`."""
-        return NOTHING_HIDDEN if np.isnan(observation.value) else self.hides(observation)
+        """How far the truth may lie beyond what resamples show; see `metrics.hidden_error`."""
+        return NOTHING_HIDDEN if np.isnan(observation.value) else self.hidden_error(observation)
 
     def images(self, predictions: Predictions) -> int:
         """Count the images that are given as n in scores.csv."""
@@ -207,29 +223,28 @@ class Metric(MetricRow):
     def pairs(self, predictions: Predictions, grouping: Grouping | None = None) -> float:
         """Count the disjoint pairs that a mean of the areas of all classes is worth.
 
-        Half of the images of each class make pairs of their own, half are the others in pairs of
-        other classes. The worst is that all wrong pairs would be those of the rarest class.
+        Half of the images of each class make pairs of their own, and half are the others in pairs
+        of other classes. In the worst case, all wrong pairs are those of the rarest class.
         """
         rarest = find_rarest_class(predictions, grouping)
         return len(np.unique(predictions.labels)) * rarest.pairs / 2
 
-    def applies(self, predictions: Predictions, fitted: Fitted | None = None) -> bool:
+    def applies(self, predictions: Predictions, fitted: FittedThresholds | None = None) -> bool:
         """Tell whether the metric can be computed from these predictions."""
-        return self.accepts.absence(predictions, fitted) is None
+        return self.accepts.explain_absence(predictions, fitted) is None
 
 
 class RarestClass(NamedTuple):
-    """The class present with the fewest pairs.
-
-    Attributes:
-        label: the place of the class.
-        pairs: how many `disjoint_pairs` it makes with the others.
-        fewest: how many a mean of the areas of the classes present needs.
-    """
+    """The class present with the fewest pairs."""
 
     label: int
+    """The place of the class."""
+
     pairs: int
+    """How many `disjoint_pairs` it makes with the others."""
+
     fewest: int
+    """How many a mean of the areas of the classes present needs."""
 
 
 def find_rarest_class(predictions: Predictions, grouping: Grouping | None = None) -> RarestClass:
@@ -256,40 +271,39 @@ POINT_SIGN = "@"  # between the class and its operating point
 
 @dataclass(frozen=True)
 class ClassMetricRow(MetricRow):
-    """A metric that every class has: one row of `CLASS_METRICS`.
-
-    Attributes:
-        values: the share of images that it is, which depends on the probability from which on the
-            class is called; or what does not depend on it, from a `Sample` to `[B, classes
-            present]`.
-        counted: of what is no such share, how many images make it more or less precise: those of
-            the class by default.
-        fewest: with fewer such images there is no interval.
-        column, bias: of an area, what each image adds to it, and how much too high it is, of each
-            class present; see `Metric`.
-    """
+    """A metric that every class has: one row of `CLASS_METRICS`."""
 
     values: CallShare | Callable[[Sample], FloatArray]
+    """The share of images that it is, which depends on the probability from which on the class is
+    called. Otherwise, a function from a `Sample` to `[B, classes present]`."""
+
     _: KW_ONLY
-    counted: Callable[[ClassCounts], FloatArray] = SENSITIVITY.whole
+    image_count: Callable[[ClassCounts], FloatArray] = SENSITIVITY.whole
+    """For a value that is not a share, how many images determine its precision; those of the class
+    by default."""
+
     higher_is_better: bool | None = True
     interval: IntervalKind = "conditional"
     accepts: Accepts = NEEDS_LOGITS
     fewest: int = 1
+    """With fewer such images there is no interval."""
+
     column: Callable[[PreparedCell], FloatArray] | None = None
     bias: Callable[[PreparedCell], FloatArray] = lambda cell: np.zeros((1, len(cell.present)))
+    """`column`, `bias`: of an area, what each image adds to it, and how much too high it is, of
+    each class present; see `Metric`."""
 
     def whole(self, counts: ClassCounts) -> FloatArray:
         """Count the images that its value is a share of."""
         return (
             self.values.whole(counts)
             if isinstance(self.values, CallShare)
-            else self.counted(counts)
+            else self.image_count(counts)
         )
 
     @property
     def has_points(self) -> bool:
-        """Tell whether it is of the calls of the class, and so also of operating points."""
+        """Tell whether it counts calls of the class, and so has operating points."""
         return isinstance(self.values, CallShare)
 
 
@@ -334,7 +348,7 @@ CLASS_METRICS: dict[str, ClassMetricRow] = index_by_name(
         "probability that an image of the class has a higher probability of it than one of another "
         "class; ties count half",
         lambda s: s.areas,
-        counted=lambda c: np.minimum(c.images, c.total - c.images),
+        image_count=lambda c: np.minimum(c.images, c.total - c.images),
         interval="area",
         fewest=FEWEST_OF_AREAS,
         column=lambda prepared: prepared.auc_columns,
@@ -345,7 +359,7 @@ CLASS_METRICS: dict[str, ClassMetricRow] = index_by_name(
         "average precision: the mean over the images of the class of the precision among all "
         "images with at least their probability",
         lambda s: s.precisions,
-        counted=lambda c: np.minimum(c.images, c.total - c.images),
+        image_count=lambda c: np.minimum(c.images, c.total - c.images),
         interval="area",
         fewest=FEWEST_OF_AREAS,
         column=lambda prepared: prepared.precision_columns,
@@ -364,18 +378,17 @@ CLASS_METRICS: dict[str, ClassMetricRow] = index_by_name(
 
 @dataclass(frozen=True, kw_only=True)
 class ClassMetric(Metric):
-    """A metric of one class.
-
-    Attributes:
-        kind: which metric.
-        class_label: the class, as its place in the list of classes.
-        threshold: the probability from which on the class is called; None if it is called where it
-            is the most probable class.
-    """
+    """A metric of one class."""
 
     kind: ClassMetricRow
+    """Which metric."""
+
     class_label: int
+    """The class, as its place in the list of classes."""
+
     threshold: float | None
+    """The probability from which on the class is called; None if it is called where it is the most
+    probable class."""
 
     def images(self, predictions: Predictions) -> int:
         """Count the images of the class."""

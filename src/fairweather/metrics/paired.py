@@ -34,17 +34,16 @@ UNCLIPPED = ("percentile", "skewed", "difference", "centred")
 
 
 class McNemar(NamedTuple):
-    """McNemar's exact test of equal accuracy.
-
-    Attributes:
-        b: images that only the first model gets right.
-        c: images that only the second gets right.
-        p: the probability that equally accurate models differ at least that much, in (0, 1].
-    """
+    """McNemar's exact test of equal accuracy."""
 
     b: int
+    """Images that only the first model gets right."""
+
     c: int
+    """Images that only the second gets right."""
+
     p: float
+    """The probability that equally accurate models differ at least that much, in (0, 1]."""
 
 
 class SeedSummary(NamedTuple):
@@ -131,9 +130,9 @@ def paired_difference(first: Estimate, second: Estimate) -> Score:
     images, the skewness of the differences is corrected (`skewed_interval`). What resamples of the
     two values hide (`Estimate.hidden`) is added for both.
 
-    The difference of two areas under curves has the difference of their columns, with Student's t
-    (`column_spread`): DeLong's paired method. It reaches farther by the difference of their biases.
-    If one of the two is 0 or 1, it is the interval of Zou and Donner, from those of both
+    The difference of two areas under curves uses the difference of their columns, which is DeLong's
+    paired method, with Student's t (`column_spread`). It is widened by the difference of their
+    biases. If one of the two is 0 or 1, it is the interval of Zou and Donner, from those of both
     (`zou_donner_interval`).
 
     The noise of the bins inflates binned calibration errors, and resampling inflates them once

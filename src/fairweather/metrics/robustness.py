@@ -158,7 +158,7 @@ def mce_alexnet(errors: Errors) -> Result:
     extra = [name for name, short in zip(errors, bare, strict=True) if short not in ALEXNET]
     wrong = ""
     if missing or extra:
-        wrong = f"missing: {_listed(missing)}; not in the mCE: {_listed(extra)}"
+        wrong = f"missing: {_join_names(missing)}; not in the mCE: {_join_names(extra)}"
     elif len(set(bare)) < len(bare):
         wrong = "some are given twice, with and without imagenet_c/"
     if wrong:
@@ -181,21 +181,21 @@ def _mean_errors(errors: Errors) -> dict[str, FloatArray]:
     return means
 
 
-def _check_axis(what: str, column: ArrayLike, axis: str, fewest: int = 1) -> None:
+def _check_axis(name: str, column: ArrayLike, axis: str, fewest: int = 1) -> None:
     if np.ndim(column) not in (1, 2) or np.size(column) < fewest:
-        raise InputError(f"{what} must be [{axis}] or [{axis}, B], found {list(np.shape(column))}")
+        raise InputError(f"{name} must be [{axis}] or [{axis}, B], found {list(np.shape(column))}")
 
 
-def _listed(names: list[str]) -> str:
+def _join_names(names: list[str]) -> str:
     return ", ".join(names) or "none"
 
 
-def _check_share(what: str, share: ArrayLike, place: str) -> FloatArray:
+def _check_share(name: str, share: ArrayLike, place: str) -> FloatArray:
     """Return all shares in float64, or raise `InputError` if one is not in [0, 1]."""
     values = np.asarray(share, dtype=np.float64)
     inside = (values >= 0) & (values <= 1)  # NaN fails the comparison too
     if not inside.all():
-        raise InputError(f"{what} is a share in [0, 1], found {values[~inside][0]:g} {place}")
+        raise InputError(f"{name} is a share in [0, 1], found {values[~inside][0]:g} {place}")
     return values
 
 
@@ -205,7 +205,7 @@ def _check_same_corruptions(errors: Errors, reference: Errors) -> None:
         extra = [name for name in reference if name not in errors]
         raise InputError(
             "model and reference must have the same corruptions: only the model has "
-            f"{_listed(missing)}, only the reference {_listed(extra)}"
+            f"{_join_names(missing)}, only the reference {_join_names(extra)}"
         )
     for name in errors:
         ours, theirs = (np.shape(column)[0] for column in (errors[name], reference[name]))

@@ -27,7 +27,9 @@ def iterate_rows() -> Iterator[MetricRow]:
 
 
 def find_row(name: str) -> MetricRow | None:
-    """Find the row of a name in scores.csv, that of all classes for a single one; None if unknown.
+    """Find the row of a name in scores.csv; None if unknown.
+
+    A metric of one class has the row of its kind, for all classes.
 
     >>> find_row("accuracy").unit, find_row("ppv/malignant@0.3").name, find_row("acuracy")
     ('%', 'ppv/CLASS', None)
@@ -56,5 +58,5 @@ def _class_row(kind: ClassMetricRow) -> MetricRow:
 
 
 def _score_row(row: DetectionMetric, name: str) -> MetricRow:
-    label = f"{row.what} of the {OOD_SCORES[name].label} for another data set"
+    label = f"{row.short_label} of the {OOD_SCORES[name].label} for another data set"
     return replace(row, name=f"{row.name}/{name}", label=label)

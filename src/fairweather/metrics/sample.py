@@ -48,7 +48,7 @@ from fairweather.metrics.columns import (
 )
 from fairweather.metrics.conformal import stratum_columns
 from fairweather.metrics.grouping import Grouping
-from fairweather.metrics.selective import Fitted, is_answered
+from fairweather.metrics.selective import FittedThresholds, is_answered
 from fairweather.types.measurement import AnyPredictions, Predictions
 
 # Bins and images per bin of the calibration errors that are computed for every cell.
@@ -116,26 +116,30 @@ class Resamples:
 
     In that order the images of a stratum, such as a class, are adjacent, so that sums by class are
     sums of slices. All cells of a run have the same images and share one such object.
-
-    Attributes:
-        strata: int `[n]`, in the order of the cells; of a classifier the labels.
-        order: int64 `[n]`, the position of each image in the cells' columns.
-        counts: `[B, n]`, sorted by stratum.
-        bounds: int64 `[strata present + 1]`, where the images of each stratum begin and end.
-        grouping: of the images, in the order of `strata`, if whole groups were resampled.
     """
 
     strata: LabelArray
+    """Int `[n]`, in the order of the cells; of a classifier the labels."""
+
     order: IntArray
+    """int64 `[n]`, the position of each image in the cells' columns."""
+
     counts: NDArray[Any]
+    """`[B, n]`, sorted by stratum."""
+
     bounds: IntArray
+    """int64 `[strata present + 1]`, where the images of each stratum begin and end."""
+
     grouping: Grouping | None = None
+    """Of the images, in the order of `strata`, if whole groups were resampled."""
 
     @staticmethod
-    def of(strata: LabelArray, weights: ArrayLike, grouping: Grouping | None = None) -> Resamples:
+    def from_weights(
+        strata: LabelArray, weights: ArrayLike, grouping: Grouping | None = None
+    ) -> Resamples:
         """Sort weights `[B, n]` by stratum; raise `InputError` if they are not valid counts.
 
-        >>> Resamples.of(np.array([1, 0, 1]), [[5, 6, 7]]).counts
+        >>> Resamples.from_weights(np.array([1, 0, 1]), [[5, 6, 7]]).counts
         array([[6, 5, 7]])
         """
         rows, n = np.asarray(weights), len(strata)
@@ -158,7 +162,7 @@ class Resamples:
         [3, 3]
         """
         weights = draw_counts(len(strata), resamples, seed, grouping)
-        return Resamples.of(strata, weights, grouping)
+        return Resamples.from_weights(strata, weights, grouping)
 
     @staticmethod
     def draw_part(
@@ -176,9 +180,11 @@ class Resamples:
         """
         weights = draw_counts(among, resamples, grouping=grouping)[:, places]
         weights[~weights.any(axis=1)] = 1  # as hardly happens with five images: none was drawn
-        return Resamples.of(strata, weights, grouping and grouping.select(places))
+        return Resamples.from_weights(strata, weights, grouping and grouping.select(places))
 
-    def prepare(self, predictions: AnyPredictions, fitted: Fitted | None = None) -> PreparedCell:
+    def prepare(
+        self, predictions: AnyPredictions, fitted: FittedThresholds | None = None
+    ) -> PreparedCell:
         """Sort one cell's columns in the same order.
 
         Raises `InputError` if the labels are not those of the resamples.
@@ -195,18 +201,16 @@ class Resamples:
 
 
 class ColumnMatrix(NamedTuple):
-    """Columns from whose sums by label metrics are computed, in one matrix.
-
-    Attributes:
-        matrix: float64 `[n, all]`, or float32 where that is precise enough.
-        places: the slice of the matrix that each column `[n]` or `[n, k]` occupies.
-    """
+    """Columns from whose sums by label metrics are computed, in one matrix."""
 
     matrix: NDArray[np.floating]
+    """float64 `[n, all]`, or float32 where that is precise enough."""
+
     places: dict[str, slice]
+    """The slice of the matrix that each column `[n]` or `[n, k]` occupies."""
 
     @staticmethod
-    def of(columns: Mapping[str, NDArray[Any]]) -> ColumnMatrix:
+    def from_columns(columns: Mapping[str, NDArray[Any]]) -> ColumnMatrix:
         """Join the columns into one matrix, in float64."""
         blocks = [column.reshape(len(column), -1) for column in columns.values()]
         ends = np.cumsum([0, *(block.shape[1] for block in blocks)]).tolist()
@@ -216,19 +220,19 @@ class ColumnMatrix(NamedTuple):
 
 @dataclass(frozen=True)
 class PreparedCell:
-    """One cell's columns sorted by label, and what every resample of them needs.
-
-    Attributes:
-        predictions: the columns.
-        bounds: where the images of each label present begin and end.
-        fitted: thresholds from validation images, or None.
-        groups: the number of each image's group, sorted by label; None if none are known.
-    """
+    """One cell's columns sorted by label, and what every resample of them needs."""
 
     predictions: Predictions
+    """The columns."""
+
     bounds: IntArray
-    fitted: Fitted | None
+    """Where the images of each label present begin and end."""
+
+    fitted: FittedThresholds | None
+    """Thresholds from validation images, or None."""
+
     groups: IntArray | None = None
+    """The number of each image's group, sorted by label; None if none are known."""
 
     def __post_init__(self) -> None:
         p = self.predictions
@@ -307,13 +311,13 @@ class PreparedCell:
             columns["answered"] = answered
             columns["answered_wrong"] = answered & ~p.correct
             columns["above_atc"] = is_answered(p.confidence, self.fitted.atc_threshold)
-        return ColumnMatrix.of(columns)
+        return ColumnMatrix.from_columns(columns)
 
     @cached_property
     def by_class(self) -> ColumnMatrix:
         """Columns with one number per image and class, or bin; only if there are logits."""
         lowest, own = excess_columns(self.probabilities, self.predictions.labels, BINS)
-        return ColumnMatrix.of({"lowest_excess": lowest, "own_excess": own})
+        return ColumnMatrix.from_columns({"lowest_excess": lowest, "own_excess": own})
 
     @cached_property
     def strata(self) -> FloatArray:
@@ -346,18 +350,17 @@ class PreparedCell:
 
 
 class OrderedSums(NamedTuple):
-    """Sums over the images of each resample in order of confidence.
-
-    Attributes:
-        levels: counts below each level of confidence.
-        equal_width, equal_mass: sums of 10 bins.
-        hundreds: sums of bins of 100 images; the last bin has up to 199.
-    """
+    """Sums over the images of each resample in order of confidence."""
 
     levels: LevelSums
+    """Counts below each level of confidence."""
+
     equal_width: BinSums
     equal_mass: BinSums
+    """`equal_width`, `equal_mass`: sums of 10 bins."""
+
     hundreds: BinSums
+    """Sums of bins of 100 images; the last bin has up to 199."""
 
 
 def is_called(predictions: Predictions, label: int, threshold: float | None) -> BoolArray:
@@ -379,16 +382,16 @@ class Sample:
 
     A metric may also call a function of columns with `predictions` and `weights`, which are in the
     same order. The result is the same, but it is slower.
-
-    Attributes:
-        prepared: the columns of the cell.
-        order: the images in order of confidence; None without a confidence.
-        weights: how often each image counts, `[B, n]`, in the order of `predictions`.
     """
 
     prepared: PreparedCell
+    """The columns of the cell."""
+
     order: ConfidenceOrder | None
+    """The images in order of confidence; None without a confidence."""
+
     weights: NDArray[Any]
+    """How often each image counts, `[B, n]`, in the order of `predictions`."""
 
     @property
     def predictions(self) -> Predictions:
@@ -466,4 +469,4 @@ class Sample:
         below = sums_below(order, self.weights, totals, columns, places, np.concatenate(cuts, 1))
         ends = np.cumsum([len(order.levels), BINS + 1, cuts[0].shape[1]])
         levels, *bins = np.split(below, ends, axis=2)
-        return OrderedSums(LevelSums(*levels[:2]), *map(BinSums.between, bins))
+        return OrderedSums(LevelSums(*levels[:2]), *map(BinSums.from_sums_below, bins))

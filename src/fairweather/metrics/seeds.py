@@ -38,21 +38,22 @@ FALSE_ALARM_RATE = 0.01
 
 
 class SeedVariance(NamedTuple):
-    """How much the mean over the seeds of a recipe depends on the choice of seeds.
-
-    Attributes:
-        seeds: the number of seeds, at least 2.
-        between: s²/S, the variance between the seeds' values divided by their number.
-        shared: r/(nS), the part of `between` that is noise of the images.
-        mean: the mean over the seeds; negative in a difference, where it is subtracted.
-        bounds: the smallest and largest value that a seed may have, with the same sign.
-    """
+    """How much the mean over the seeds of a recipe depends on the choice of seeds."""
 
     seeds: int
+    """The number of seeds, at least 2."""
+
     between: float
+    """S²/S, the variance between the seeds' values divided by their number."""
+
     shared: float
+    """R/(nS), the part of `between` that is noise of the images."""
+
     mean: float = 0.0
+    """The mean over the seeds; negative in a difference, where it is subtracted."""
+
     bounds: Ends = UNBOUNDED
+    """The smallest and largest value that a seed may have, with the same sign."""
 
     def subtracted(self) -> SeedVariance:
         """The same of a recipe that is subtracted."""
@@ -78,19 +79,19 @@ class ErrorTerm(NamedTuple):
 
 
 class CrossedMean(NamedTuple):
-    """A value, or the difference of two, with its variances over images and over seeds.
-
-    Attributes:
-        value: the mean.
-        images: V, the variance over images, with these seeds.
-        n: the number of images, or the effective number of their groups.
-        recipes: the variance over the seeds of each recipe; empty if no side has several seeds.
-    """
+    """A value, or the difference of two, with its variances over images and over seeds."""
 
     value: float
+    """The mean."""
+
     images: float
+    """V, the variance over images, with these seeds."""
+
     n: float
+    """The number of images, or the effective number of their groups."""
+
     recipes: Sequence[SeedVariance]
+    """The variance over the seeds of each recipe; empty if no side has several seeds."""
 
     @property
     def variance(self) -> float:
@@ -141,8 +142,8 @@ class CrossedMean(NamedTuple):
         """The two-sided p-value of the hypothesis that the true value is 0.
 
         It is below 5 % if and only if the 95 % interval excludes 0: both are of one distribution,
-        unless nothing varies. Then `interval` has no width, and the p-value is 1 for a value of 0,
-        and otherwise that of a sign test in which all images agree.
+        unless nothing varies. Then `interval` has no width. The p-value is 1 for a value of 0, and
+        otherwise that of a sign test in which all images agree.
         """
         if not self.errors:
             return 1.0 if self.value == 0 else min(1.0, 2 * 0.5**self.n)
@@ -158,10 +159,10 @@ class CrossedMean(NamedTuple):
             return 0.0, 0.0
         below = above = reach**2
         for _, between, _, mean, bounds in self.recipes:
-            own = reach * (between / self.variance) ** 0.5
-            low, high = stretch_near_bounds((mean - own, mean + own), mean, bounds)
-            below += max((mean - low) ** 2 - own**2, 0.0)
-            above += max((high - mean) ** 2 - own**2, 0.0)
+            spread = reach * (between / self.variance) ** 0.5
+            low, high = stretch_near_bounds((mean - spread, mean + spread), mean, bounds)
+            below += max((mean - low) ** 2 - spread**2, 0.0)
+            above += max((high - mean) ** 2 - spread**2, 0.0)
         return below**0.5, above**0.5
 
     def _reach_to_zero(self) -> float:
@@ -179,17 +180,17 @@ class CrossedMean(NamedTuple):
 
     @property
     def _freedom_of_seeds(self) -> float:
-        """Welch's degrees of freedom of what the trainings themselves differ by.
+        """Welch's degrees of freedom of the differences between the trainings themselves.
 
         Noise of the images is in `between` of both recipes, and would add degrees of freedom where
         the trainings of only one recipe differ. It counts only where no trainings differ.
         """
         for noise in (1, 0):
-            own = [max(recipe.between - noise * recipe.shared, 0.0) for recipe in self.recipes]
-            pairs = zip(own, self.recipes, strict=True)
+            parts = [max(recipe.between - noise * recipe.shared, 0.0) for recipe in self.recipes]
+            pairs = zip(parts, self.recipes, strict=True)
             pieces = sum(part**2 / (recipe.seeds - 1) for part, recipe in pairs)
             if pieces > 0:
-                return sum(own) ** 2 / pieces
+                return sum(parts) ** 2 / pieces
         return np.inf
 
 
@@ -213,10 +214,10 @@ def seed_variance(values: ArrayLike, replicates: ArrayLike) -> SeedVariance:
     seeds = len(numbers)
     rows = rows[:, ~np.isnan(rows).any(axis=0)]
     deviations = rows - rows.mean(axis=0)
-    own = float(deviations.var(axis=1).sum()) / (seeds - 1) if rows.shape[1] else 0.0
+    shared = float(deviations.var(axis=1).sum()) / (seeds - 1) if rows.shape[1] else 0.0
     between = float(numbers.var(ddof=1))
     mean = float(numbers.mean())
-    return SeedVariance(seeds, _significant(between) / seeds, _significant(own) / seeds, mean)
+    return SeedVariance(seeds, _significant(between) / seeds, _significant(shared) / seeds, mean)
 
 
 def crossed_mean(columns: FloatArray, grouping: Grouping | None = None) -> CrossedMean:
@@ -276,10 +277,10 @@ def crossed_difference(
 def find_outlying_seed(columns: FloatArray, grouping: Grouping | None = None) -> int | None:
     """Find a seed that lies far from all others of its recipe, which normal seeds rarely do.
 
-    The distance to the mean of the other seeds is divided by their standard deviation, which is
-    taken to be at least the noise of the images. With S normal seeds, this is Student's t with
-    S - 2 degrees of freedom, times sqrt(1 + 1 / (S - 1)). A seed is far out where its p-value times
-    S is below 1 %, so that at most 1 % of recipes with normal seeds have one.
+    The distance to the mean of the other seeds is divided by their standard deviation, but at least
+    by the noise of the images. With S normal seeds, this is Student's t with S - 2 degrees of
+    freedom, times sqrt(1 + 1 / (S - 1)). A seed is far out where its p-value times S is below 1 %,
+    so that at most 1 % of recipes with normal seeds have one.
 
     Args:
         columns: float `[n, S]`; with fewer than three seeds there is none.
@@ -349,13 +350,13 @@ def widen_for_seeds(
 def stretch_near_bounds(ends: Ends, centre: float, bounds: Ends) -> Ends:
     """Stretch an interval over seeds away from a bound that is close.
 
-    Near a bound the seeds' values are skewed. For example, if networks are right on 89 % of images
-    with a standard deviation of 7 points, bad ones are farther from the mean than good ones. A few
-    seeds rarely show this skewness, and only 92 % of the symmetric intervals cover the true value.
-    So the variance is assumed to depend on the value x as for a share: proportional to x (1 − x)
-    between two bounds, and to x above a single bound. That gives Wilson's interval with another
-    variance. Each end is the outer one of this and of the symmetric interval; then 94 to 96 % cover
-    the true value (benchmarks/recipes.py).
+    Near a bound the seeds' values are skewed. If networks are right on 89 % of images with a
+    standard deviation of 7 points, bad ones are farther from the mean than good ones. A few seeds
+    rarely show this skewness, and only 92 % of the symmetric intervals cover the true value. So the
+    variance is assumed to depend on the value x as for a share: proportional to x (1 − x) between
+    two bounds, and to x above a single bound. That gives Wilson's interval with another variance.
+    Each end is the outer one of this and of the symmetric interval; then 94 to 96 % cover the true
+    value (benchmarks/recipes.py).
 
     Args:
         ends: the ends of the interval.

@@ -4,7 +4,7 @@ Selective prediction answers the images with the highest confidence and defers t
 person. Average thresholded confidence (ATC) uses a threshold on confidence to estimate accuracy.
 
 The best threshold for some images is the one where chance made their risk small. So the coverage at
-a measured risk is too large on average, and resamples of the images repeat that choice: they are no
+a measured risk is too large on average. Resamples of the images repeat that choice, so they are no
 evidence that the coverage can be kept. Tests of thresholds in a fixed order are.
 """
 
@@ -44,8 +44,8 @@ from fairweather.types.measurement import Predictions, Score
 
 # Thresholds are tried at steps of this share of the images.
 SEARCH_STEPS = 100
-# Of the chance that an end misses the truth, what its two parts have: tests of the risk, and how
-# many images are above a threshold.
+# The two parts of the chance that an end misses the truth: tests of the risk, and the number of
+# images above a threshold.
 COVERAGE_TAIL = 0.005
 RISK_TAIL = TAIL - COVERAGE_TAIL
 # Fewer answers than this, divided by the risk, show a risk hardly ever.
@@ -55,17 +55,16 @@ TINY = 1e-9
 
 
 class EstimatedShares(NamedTuple):
-    """Shares of images, and how much they say.
-
-    Attributes:
-        value: float64 `[k]`.
-        worth: float64 `[k]`, of how many independent images they are worth.
-        freedom: float64 `[k]`, degrees of freedom of that; infinite for independent images.
-    """
+    """Shares of images, and how much they say."""
 
     value: FloatArray
+    """float64 `[k]`."""
+
     worth: FloatArray
+    """float64 `[k]`, how many independent images they are worth."""
+
     freedom: FloatArray
+    """float64 `[k]`, degrees of freedom of that; infinite for independent images."""
 
     def chance_of_fewer(self, share: float) -> FloatArray:
         """How probable so few hits are, or fewer, if the true share were this one."""
@@ -106,15 +105,15 @@ def coverage_interval(
     among them, or 0 without such a threshold. Each end misses it in at most 2.5 % of draws of the
     images.
 
-    The lower end is shown by tests, as in `guaranteed_threshold`: were the risk of a threshold
-    higher, would so few answers be wrong? Thresholds are tried from high to low, a hundredth of the
-    images apart, beginning at all images, half of them, a quarter and so on. The order does not
-    depend on which answers are wrong. The beginnings share 2 %, and each test that is passed leaves
-    its part to the next. The lower end is too high only if the search passes a threshold whose risk
-    is too high. The upper end needs no correction, since the true threshold is only one. The end
-    leaves out thresholds with so many wrong answers that at most 2 % of draws have them. The other
-    0.5 % are for how many images are above a threshold. Few images show little. With fewer than 200
-    at a risk of 5 % the lower end is 1 or 0: all answers are tested together, or nothing is shown.
+    Tests give the lower end, as in `guaranteed_threshold`: how rarely would so few answers be wrong
+    if the risk were higher? Thresholds are tried from high to low, a hundredth of the images apart,
+    beginning at all images, half of them, a quarter and so on. The order does not depend on which
+    answers are wrong. The beginnings share 2 %, and each test that is passed leaves its part to the
+    next. The lower end is too high only if the search passes a threshold whose risk is too high.
+    The upper end needs no correction, because there is only one true threshold. In all but 2 % of
+    draws, it does not show so many wrong answers. The other 0.5 % are for how many images are above
+    a threshold. Few images show little. With fewer than 200 images at a risk of 5 %, the lower end
+    is 1 or 0: either all answers pass together, or none.
 
     Args:
         confidence: float `[n]`, larger means more confident; no NaN.
@@ -195,28 +194,29 @@ def _estimate_share(hits: BoolArray, units: IntArray | None, counts: FloatArray)
     """The share of hits of some images, which are independent or belong to units."""
     if units is None:
         return EstimatedShares(*np.array([[hits.mean()], [len(hits)], [NORMAL_FREEDOM]]))
-    own, squares = np.bincount(units, counts), np.bincount(units, np.square(counts))
+    sizes, squares = np.bincount(units, counts), np.bincount(units, np.square(counts))
     hit, hit_squares = np.bincount(units, counts * hits), np.bincount(units, counts**2 * hits)
-    whole = own.sum()
+    whole = sizes.sum()
     if not whole:
         return EstimatedShares(*np.array([[0.0], [0.0], [TINY]]))
     share = hit.sum() / whole
     # Of as many units of one size are these worth (Kish 1965, Survey Sampling, section 11.7).
-    even = whole**2 / np.square(own).sum()
-    present = np.count_nonzero(own)
+    even = whole**2 / np.square(sizes).sum()
+    present = np.count_nonzero(sizes)
     worth = even
     if 0 < share < 1 and present > 1:
         spread = share * (1 - share)
-        excess = hit - share * own
+        excess = hit - share * sizes
         # The jackknife's variance, as of `share_interval`.
-        moves = np.square(excess / np.maximum(whole - own, TINY)).sum() * (present - 1) / present
-        # A few large units that are alike by chance make it too small. So a variance counts too in
-        # which all units have one correlation within, the mean over images of what each unit shows.
+        moves = np.square(excess / np.maximum(whole - sizes, TINY)).sum() * (present - 1) / present
+        # A few large units that are alike by chance make it too small. So a second variance is
+        # computed, in which all units have the same correlation within: the mean over images of
+        # what each shows.
         within = (1 - share) ** 2 * hit_squares + share**2 * (squares - hit_squares)
-        pairs = np.square(own) - squares
+        pairs = np.square(sizes) - squares
         several = pairs > TINY
-        shown = (np.square(excess) - within)[several] / pairs[several] * own[several]
-        alike = max(shown.sum() / max(own[several].sum(), TINY) / spread, 0.0)
+        shown = (np.square(excess) - within)[several] / pairs[several] * sizes[several]
+        alike = max(shown.sum() / max(sizes[several].sum(), TINY) / spread, 0.0)
         common = whole**2 / (squares.sum() + alike * pairs.sum())
         worth = min(spread / max(moves, TINY**2), common, len(hits))
     return EstimatedShares(*np.array([[share], [worth], [max(even - 1, TINY)]]))
@@ -232,18 +232,16 @@ TOLERANCE = 1e-9
 
 
 class RiskCoverage(NamedTuple):
-    """The risk at each coverage, one point per distinct confidence, the largest first.
-
-    Attributes:
-        threshold: float64 `[points]`, the smallest confidence that is answered; descending.
-        coverage: float64 `[points]`, the share of the images that is answered, in (0, 1];
-            ascending to 1.
-        risk: float64 `[points]`, the share of the answers that is wrong, in [0, 1].
-    """
+    """The risk at each coverage, one point per distinct confidence, the largest first."""
 
     threshold: FloatArray
+    """float64 `[points]`, the smallest confidence that is answered; descending."""
+
     coverage: FloatArray
+    """float64 `[points]`, the share of the images that is answered, in (0, 1]; ascending to 1."""
+
     risk: FloatArray
+    """float64 `[points]`, the share of the answers that is wrong, in [0, 1]."""
 
 
 def risk_coverage_curve(confidence: ArrayLike, correct: ArrayLike) -> RiskCoverage:
@@ -299,9 +297,9 @@ def coverage_at_risk(
     """Largest share of images that can be answered at a risk of at most `risk`, in [0, 1].
 
     It is 0 if even the most confident images are wrong more often. The threshold is chosen and
-    evaluated on the same images. So the value is the best case on these images, and too large on
-    average. `coverage_interval` says what unlimited images would give; for a threshold chosen in
-    advance, see `threshold_at_risk` and `coverage_above`.
+    evaluated on the same images, so the value is a best case and too large on average.
+    `coverage_interval` says what unlimited images would give; for a threshold chosen in advance,
+    see `threshold_at_risk` and `coverage_above`.
 
     Args:
         confidence: float `[n]`, larger means more confident; no NaN.
@@ -401,22 +399,23 @@ def coverage_above(confidence: ArrayLike, threshold: float, weights: Weights = N
     return weighted_mean(is_answered(confidence, threshold), weights)
 
 
-class Guaranteed(NamedTuple):
-    """A threshold that keeps a risk with a stated certainty; see `guaranteed_threshold`.
-
-    Attributes:
-        threshold: the smallest confidence that is answered; infinite if nothing may be answered.
-        images: the number of images that it was tested on.
-        answered, wrong: how many of these it answers, and how many of these answers are wrong.
-        bound: the upper end of the exact one-sided interval of the risk with the same certainty. It
-            is at most the risk that was asked for; NaN if nothing is answered.
-    """
+class GuaranteedThreshold(NamedTuple):
+    """A threshold that keeps a risk with a stated certainty; see `guaranteed_threshold`."""
 
     threshold: float
+    """The smallest confidence that is answered; infinite if nothing may be answered."""
+
     images: int
+    """The number of images that it was tested on."""
+
     answered: int
     wrong: int
+    """`answered`, `wrong`: how many of these it answers, and how many of these answers are wrong.
+    """
+
     bound: float
+    """The upper end of the exact one-sided interval of the risk with the same certainty, at most
+    the risk that was asked for; NaN if nothing is answered."""
 
 
 def guaranteed_threshold(
@@ -427,17 +426,17 @@ def guaranteed_threshold(
     risk: float = 0.05,
     certainty: float = 0.95,
     grouping: Grouping | None = None,
-) -> Guaranteed:
+) -> GuaranteedThreshold:
     """The last of some thresholds, in a fixed order, up to which the risk is shown to be kept.
 
-    Each candidate is tested: were its risk above `risk`, so few wrong answers would be this rare.
+    Each candidate is tested: how rare would so few wrong answers be if its risk were above `risk`?
     The first candidate that fails ends the search. So the risk of the threshold is at most `risk`
-    in all but `1 - certainty` of the draws of these images. This is true for any model, with ties
-    or without. Thresholds are tried in a fixed order, stopping at the first failure, so no
-    multiple-testing correction is needed. For this the candidates and their order must not depend
-    on these images: take them from others, with `thresholds_to_try`. Binary search over the
-    confidences of the images themselves, as in algorithm 1 of Geifman and El-Yaniv, divides `1 -
-    certainty` by the number of its tests.
+    in all but `1 - certainty` of the draws of these images. This is true for any model, with or
+    without ties. The tests need no correction for their number. To go wrong, the search must pass
+    the first candidate with too high a risk, which is one test. For this the candidates and their
+    order must not depend on these images: take them from others, with `thresholds_to_try`. Binary
+    search over the confidences of the images themselves, as in algorithm 1 of Geifman and El-Yaniv,
+    divides `1 - certainty` by the number of its tests.
 
     Args:
         confidence: float `[n]`, larger means more confident; no NaN. The images must be independent
@@ -482,12 +481,12 @@ def guaranteed_threshold(
     passed = _binomial_tail(hits, worth, risk) <= 1 - certainty
     count = len(tried) if passed.all() else int(passed.argmin())  # up to the first that fails
     if not count:
-        return Guaranteed(np.inf, images, 0, 0, np.nan)
+        return GuaranteedThreshold(np.inf, images, 0, 0, np.nan)
     last = count - 1
     # Where all answers are wrong, no test of a risk below 1 is passed.
     bound = scipy.special.betaincinv(hits[last] + 1, worth[last] - hits[last], certainty)
     counts = int(answered[last]), int(wrong[last])
-    return Guaranteed(float(tried[last]), images, *counts, float(bound))
+    return GuaranteedThreshold(float(tried[last]), images, *counts, float(bound))
 
 
 def thresholds_to_try(
@@ -496,7 +495,7 @@ def thresholds_to_try(
     """Thresholds for `guaranteed_threshold`, in the order in which other images may pass them.
 
     The order begins where these images show most clearly that the risk is kept, and goes down from
-    there: the most confident images alone are few, so that one wrong answer would end the search.
+    there. The most confident images alone are few, so that one wrong answer would end the search.
     Steps are a hundredth of the images, since each further test is one that may fail by chance.
 
     Args:
@@ -717,24 +716,22 @@ def atc_accuracy(confidence: ArrayLike, threshold: float, weights: Weights = Non
     return coverage_above(confidence, threshold, weights)
 
 
-class Fitted(NamedTuple):
-    """Thresholds of one model and seed; see `fit_on`.
-
-    Attributes:
-        threshold: the smallest confidence that is answered, so that at most 5 % of the answers on
-            the validation images are wrong. It is infinite if no threshold achieves that.
-        atc_threshold: as many validation images have a lower confidence as are wrong; see
-            `atc_threshold`.
-        draws: the calibration images behind prediction sets, if these are images that are
-            exchangeable with them.
-    """
+class FittedThresholds(NamedTuple):
+    """Thresholds of one model and seed; see `fit_on`."""
 
     threshold: float
+    """The smallest confidence that is answered, with at most 5 % wrong answers on the validation
+    images; infinite if no threshold achieves that."""
+
     atc_threshold: float
+    """As many validation images have a lower confidence as are wrong; see `atc_threshold`."""
+
     draws: tuple[CalibrationDraw, ...] = ()
+    """The calibration images behind prediction sets, if these are images that are exchangeable with
+    them."""
 
 
-def fit_on(predictions: Predictions) -> Fitted:
+def fit_on(predictions: Predictions) -> FittedThresholds:
     """Fit the thresholds on the clean validation predictions of a model and seed.
 
     Raises `InputError` without predictions.
@@ -751,4 +748,4 @@ def fit_on(predictions: Predictions) -> Fitted:
         raise InputError("thresholds need validation predictions, found none")
     confidence, correct = predictions.confidence, predictions.correct
     threshold = threshold_at_risk(confidence, correct, risk=RISK)
-    return Fitted(threshold, atc_threshold(confidence, correct))
+    return FittedThresholds(threshold, atc_threshold(confidence, correct))

@@ -39,7 +39,7 @@ from fairweather.metrics.metric import Accepts, Evaluate, Metric, index_by_name
 from fairweather.metrics.sample import PreparedCell, Sample
 from fairweather.metrics.selective import (
     RISK,
-    Fitted,
+    FittedThresholds,
     coverage_interval,
     largest_coverage,
     risk_area,
@@ -48,9 +48,9 @@ from fairweather.types.kinds import TaskKind
 from fairweather.types.measurement import Predictions
 
 # With fewer errors than these, no interval covers the true value as often as it should
-# (benchmarks/good_models.py). In order: for metrics to which one error adds at most 2; for metrics
-# to which one error may add much more; for metrics of the rank of the errors among all images. The
-# last number counts images, in each bin of a metric that depends on a single bin.
+# (benchmarks/good_models.py). In order: for metrics to which one error adds at most 2, for those to
+# which it may add much more, and for those of the rank of the errors among all images. The last
+# number counts images, in each bin of a metric that depends on a single bin.
 FEWEST, FEWEST_OF_LOSSES, FEWEST_OF_RANKS, FEWEST_IN_A_BIN = 5, 20, 30, 30
 
 
@@ -66,7 +66,9 @@ def shown_metrics(least: Literal[1, 2], kind: TaskKind | None = None) -> list[st
     return [m.name for m in ordered if m.shown >= least and kind in (None, m.accepts.kind)]
 
 
-def absent_metrics(predictions: Predictions, fitted: Fitted | None = None) -> list[tuple[str, str]]:
+def absent_metrics(
+    predictions: Predictions, fitted: FittedThresholds | None = None
+) -> list[tuple[str, str]]:
     """List the metrics that do not apply, each with its name and the reason, in table order.
 
     Those of prediction sets are left out: they are about variants, not about a model.
@@ -75,7 +77,7 @@ def absent_metrics(predictions: Predictions, fitted: Fitted | None = None) -> li
         (name, reason)
         for name, metric in METRICS.items()
         if not metric.accepts.sets and metric.accepts.kind == predictions.kind
-        if (reason := metric.accepts.absence(predictions, fitted)) is not None
+        if (reason := metric.accepts.explain_absence(predictions, fitted)) is not None
     ]
 
 
@@ -97,7 +99,9 @@ def _calibration_rows(
     label: str,
     formula: str,
     norm: str,
-    hides: Callable[[Callable[[Sample], BinSums]], HiddenErrorFunction] = lambda _: hidden_errors,
+    hidden_error: Callable[[Callable[[Sample], BinSums]], HiddenErrorFunction] = lambda _: (
+        hidden_errors
+    ),
     fewest_in_a_bin: int = 0,
     shown: Literal[0, 1, 2] = 0,
 ) -> tuple[Metric, ...]:
@@ -115,8 +119,8 @@ def _calibration_rows(
             lambda s: error(bins(s)),
             higher_is_better=False,
             interval="bias-corrected",
-            described=f"{label} (10 {binning} bins, {norm})",
-            hides=hides(bins),
+            long_label=f"{label} (10 {binning} bins, {norm})",
+            hidden_error=hidden_error(bins),
         )
 
     equal_width = replace(
@@ -132,16 +136,16 @@ def _calibration_rows(
 def _means_over_classes(name: str, label: str, formula: str, rate: CallShare) -> tuple[Metric, ...]:
     """The plain mean over classes of a share of each, and the mean by images."""
 
-    def row(how: str, formula: str, mean: Evaluate) -> Metric:
+    def row(average: str, formula: str, mean: Evaluate) -> Metric:
         return Metric(
-            f"{how}_{name}",
-            f"{how.title()} {label}",
+            f"{average}_{name}",
+            f"{average.title()} {label}",
             formula,
             mean,
             higher_is_better=True,
             interval="classes",
             accepts=Accepts(classes=2),
-            hides=partial(hidden_in_classes, rate, how),
+            hidden_error=partial(hidden_in_classes, rate, average),
         )
 
     return (
@@ -184,7 +188,7 @@ METRICS: dict[str, Metric] = index_by_name(
         higher_is_better=True,
         unit="%",
         interval="classes",
-        hides=partial(hidden_in_classes, SENSITIVITY, "macro"),
+        hidden_error=partial(hidden_in_classes, SENSITIVITY, "macro"),
     ),
     Metric(
         "macro_auc",
@@ -327,8 +331,8 @@ METRICS: dict[str, Metric] = index_by_name(
         lambda s: s.ordered.hundreds.rms_error,
         higher_is_better=False,
         interval="bias-corrected",
-        described="RMS calibration error (100 images per bin, L2 norm)",
-        hides=partial(hidden_in_root, lambda s: s.ordered.hundreds),
+        long_label="RMS calibration error (100 images per bin, L2 norm)",
+        hidden_error=partial(hidden_in_root, lambda s: s.ordered.hundreds),
     ),
     Metric(
         "classwise_calibration_error/10-equal-width",
@@ -338,7 +342,7 @@ METRICS: dict[str, Metric] = index_by_name(
         higher_is_better=False,
         accepts=Accepts(logits=True),
         interval="bias-corrected",
-        hides=hidden_errors_of_classes,
+        hidden_error=hidden_errors_of_classes,
     ),
     Metric(
         "debiased_calibration_error/10-equal-width",
@@ -349,7 +353,7 @@ METRICS: dict[str, Metric] = index_by_name(
         higher_is_better=False,
         bounds=(-0.5, 1.0),
         interval="centred",
-        hides=hidden_errors,
+        hidden_error=hidden_errors,
     ),
     Metric(
         "brier_reliability/10-equal-width",
@@ -358,7 +362,7 @@ METRICS: dict[str, Metric] = index_by_name(
         lambda s: s.ordered.equal_width.reliability,
         higher_is_better=False,
         interval="basic",
-        hides=hidden_squares,
+        hidden_error=hidden_squares,
     ),
     Metric(
         "brier_resolution/10-equal-width",
@@ -432,7 +436,7 @@ METRICS: dict[str, Metric] = index_by_name(
         higher_is_better=False,
         accepts=Accepts(fitted=True),
         interval="share",
-        hides=hidden_among_answered,
+        hidden_error=hidden_among_answered,
     ),
     Metric(
         f"coverage_above_validation_threshold/{RISK}",
@@ -473,7 +477,7 @@ METRICS: dict[str, Metric] = index_by_name(
         unit="%",
         accepts=Accepts(sets=True),
         interval="share",
-        varies=_calibration_deviations,
+        extra_deviations=_calibration_deviations,
     ),
     Metric(
         "conformal_set_size",
@@ -484,7 +488,7 @@ METRICS: dict[str, Metric] = index_by_name(
         accepts=Accepts(sets=True),
         bounds=(1.0, np.inf),
         interval="skewed",
-        hides=hidden_larger_sets,
+        hidden_error=hidden_larger_sets,
     ),
     Metric(
         "size_stratified_coverage/30-per-stratum",
@@ -495,6 +499,6 @@ METRICS: dict[str, Metric] = index_by_name(
         higher_is_better=True,
         accepts=Accepts(sets=True),
         interval="basic",
-        hides=hidden_in_strata,
+        hidden_error=hidden_in_strata,
     ),
 )

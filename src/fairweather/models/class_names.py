@@ -1,4 +1,4 @@
-"""What classes are called: names, synonyms, ImageNet's WordNet numbers; the outputs for them."""
+"""Names of classes, synonyms, ImageNet's WordNet numbers, and finding the outputs for them."""
 
 from __future__ import annotations
 
@@ -11,24 +11,23 @@ from fairweather.errors import InputError
 
 WNID = re.compile(r"n\d{8}")
 IMAGENET_CLASSES = 1000
-# Names by place stand for ImageNet's order if this share of them fits: lists differ in a few words.
+# Names are taken for ImageNet's in order if this share of them fits, since lists differ in a few
+# words.
 LEAST_MATCHING = 0.9
 
 
 class ImageNet(NamedTuple):
-    """The 1,000 classes of ILSVRC 2012.
-
-    Attributes:
-        wnids: WordNet numbers, sorted, which is the order of published models' outputs.
-        synonyms: of each, WordNet's names, normalised, the usual one first.
-        meanings: from names, normalised, to wnids: first from all of a class's names (`tench,
-            tinca tinca`); then from the first of them, and from torchvision's short names; then
-            from any of them.
-    """
+    """The 1,000 classes of ILSVRC 2012."""
 
     wnids: tuple[str, ...]
+    """WordNet numbers, sorted, which is the order of published models' outputs."""
+
     synonyms: dict[str, tuple[str, ...]]
+    """Of each, WordNet's names, normalised, the usual one first."""
+
     meanings: tuple[dict[str, frozenset[str]], ...]
+    """From names, normalised, to wnids: first from all of a class's names (`tench, tinca tinca`);
+    then from the first of them, and from torchvision's short names; then from any of them."""
 
 
 def normalise_name(name: str) -> str:
@@ -65,7 +64,9 @@ def read_imagenet() -> ImageNet:
 
     def by_name(names: Iterable[Iterable[str]]) -> dict[str, frozenset[str]]:
         places = _index_places(names)
-        return {name: frozenset(wnids[place] for place in own) for name, own in places.items()}
+        return {
+            name: frozenset(wnids[place] for place in members) for name, members in places.items()
+        }
 
     meanings = tuple(map(by_name, (whole, usual, synonyms)))
     return ImageNet(wnids, dict(zip(wnids, synonyms, strict=True)), meanings)
@@ -111,10 +112,10 @@ def find_class_wnids(names: Sequence[str]) -> list[frozenset[str]]:
 
 
 def _index_places(names: Iterable[Iterable[str]]) -> dict[str, list[int]]:
-    """The places at which each name stands, of lists of names."""
+    """The places of each name in lists of names."""
     places: dict[str, list[int]] = {}
-    for place, own in enumerate(names):
-        for name in dict.fromkeys(own):
+    for place, synonyms in enumerate(names):
+        for name in dict.fromkeys(synonyms):
             places.setdefault(name, []).append(place)
     return places
 
@@ -123,10 +124,11 @@ def _index_places(names: Iterable[Iterable[str]]) -> dict[str, list[int]]:
 
 
 class OutputMatch(NamedTuple):
-    """The output for a name, and how it was found: by `name`, `synonym`, `wnid`, ..."""
+    """The output for a name."""
 
     output: int
-    by: str
+    matched_by: str
+    """How it was found: `name`, `synonym`, `wnid` or `ImageNet's names`."""
 
 
 class OutputNames:
@@ -160,9 +162,9 @@ class OutputNames:
             (self._normalised.get(normalise_name(name), []), "name"),
             (self._synonyms.get(normalise_name(name), []), "synonym"),
         )
-        for places, by in stages:
+        for places, matched_by in stages:
             if len(places) == 1:
-                return OutputMatch(places[0], by)
+                return OutputMatch(places[0], matched_by)
         places = sorted({place for wnid in wnids for place in self._by_wnid.get(wnid, [])})
         meant = wnids.union(*(self.wnids[place] for place in places))
         if len(places) == 1 and len(meant) == 1:

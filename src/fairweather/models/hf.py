@@ -43,13 +43,14 @@ from fairweather.types.record import DESCRIPTION
 
 TIMM_WRAPPER = "timm_wrapper"  # the type of models that timm builds, whose own files do not name it
 _SETTINGS: Mapping[str, list[str]] = read_facts("fairweather.models", "hf_settings")
-# What timm's classifiers and their preprocessing are made of. Weights are read from no other place.
+# The settings of timm's classifiers and their preprocessing. Weights come from nowhere else.
 TIMM_KEYS, PREPROCESSING_KEYS = _SETTINGS["timm"], _SETTINGS["preprocessing"]
-# Of `timm.create_model`: sizes, kinds and rates of layers. Others open files, as `checkpoint_path`.
+# Allowed arguments of `timm.create_model`: sizes, kinds and rates of layers. Others, such as
+# `checkpoint_path`, open files.
 MODEL_ARGUMENTS = frozenset(_SETTINGS["model_arguments"])
 # Settings of transformers that read other files, other repositories, or code of other packages.
 REFERENCES = _SETTINGS["references"]
-# These change no number: which code computes it, and where the repository once was.
+# These change no number: which code computes it, and the repository's earlier place.
 IGNORED_KEYS = _SETTINGS["ignored"]
 CLASS_NAMES = ("id2label", "label2id")
 
@@ -62,17 +63,17 @@ def vet_repository(
     settings: Path | None,
     weights: Sequence[Path],
 ) -> Iterator[Path]:
-    """Give a folder with nothing but vetted settings and the weights, while it is needed.
+    """Yield a temporary folder with only vetted settings and the weights.
 
     Args:
         transformers: the package.
         repo: name of the repository, for messages.
         config: its configuration.
-        settings: of its image processor, if they are in a file of their own.
+        settings: of its image processor, if these have their own file.
         weights: files of weights, and their index.
 
     Raises:
-        InputError: the settings are damaged, or name what is elsewhere.
+        InputError: the settings are damaged, or refer to something outside.
     """
     with tempfile.TemporaryDirectory(prefix="fairweather-") as name:
         place = Path(name)
@@ -84,7 +85,7 @@ def vet_repository(
         for file in weights:
             try:
                 (place / file.name).symlink_to(file.resolve())
-            except OSError:  # Windows asks for a privilege
+            except OSError:  # Windows requires a privilege
                 shutil.copyfile(file, place / file.name)
         yield place
 
@@ -102,7 +103,7 @@ def _read_settings(repo: str, path: Path) -> dict[str, Any]:
 
 
 def _check_mapping(repo: str, file: str, settings: dict[str, Any]) -> dict[str, Any]:
-    """Give settings without what is ignored; raises `InputError` if one leads elsewhere."""
+    """Drop ignored settings; raises `InputError` for settings that refer to something outside."""
     used = {key: value for key, value in settings.items() if key not in IGNORED_KEYS}
     return {key: _check_value(repo, file, key, value) for key, value in used.items()}
 
@@ -121,8 +122,8 @@ def _check_value(repo: str, file: str, key: str, value: Any) -> Any:  # noqa: AN
 
 
 def _check_config(transformers: ModuleType, repo: str, settings: dict[str, Any]) -> dict[str, Any]:
-    given = settings.get("pretrained_cfg")
-    if isinstance(given, dict):
+    timm_config = settings.get("pretrained_cfg")
+    if isinstance(timm_config, dict):
         settings = {"model_type": TIMM_WRAPPER, **settings}
     kind, auto = settings.get("model_type"), transformers.models.auto.modeling_auto
     if kind not in list(auto.MODEL_FOR_IMAGE_CLASSIFICATION_MAPPING_NAMES):
@@ -131,7 +132,7 @@ def _check_config(transformers: ModuleType, repo: str, settings: dict[str, Any])
         )
     if kind != TIMM_WRAPPER:
         return settings
-    find_library(f"timm:{settings.get('architecture')}")  # no address, as `hf-hub:OWNER/NAME` is
+    find_library(f"timm:{settings.get('architecture')}")  # refuses addresses
     arguments = settings.get("model_args") or {}
     if not isinstance(arguments, dict):
         raise InputError(f"hf:{repo}: model_args of its config.json is not a mapping")
@@ -142,7 +143,7 @@ def _check_config(transformers: ModuleType, repo: str, settings: dict[str, Any])
             "python:FILE.py:FUNCTION"
         )
     known = {key: settings[key] for key in TIMM_KEYS if key in settings}
-    prepared = given if isinstance(given, dict) else {}
+    prepared = timm_config if isinstance(timm_config, dict) else {}
     prepared = {key: prepared[key] for key in PREPROCESSING_KEYS if key in prepared}
     return {**known, "model_args": arguments, "pretrained_cfg": prepared}
 
@@ -156,7 +157,7 @@ Channels = tuple[float, float, float]
 # The supported steps; do_convert_rgb and do_reduce_labels change no RGB image.
 KNOWN_STEPS = frozenset(_SETTINGS["steps"])
 RESAMPLE_FILTERS = {int(Image.Resampling[name.upper()]): name for name in get_args(Filter)}
-# ConvNextImageProcessor resizes to a square, and crops nothing, from this size on.
+# From this size on, ConvNextImageProcessor resizes to a square and does not crop.
 CONVNEXT_SQUASHES_FROM = 384
 # LevitImageProcessor resizes the shorter side to this many times its size.
 LEVIT_MARGIN = 256 / 224
@@ -166,8 +167,8 @@ PROCESSOR_ORIGIN = "its image processor"
 def read_processor(processor: Processor) -> Preprocessing:
     """Read an image processor of transformers, and check the result against the processor itself.
 
-    Raises `InputError` with the name of the step if a processor does something else than resize,
-    crop at the center, divide by 255 and normalise.
+    Raises `InputError` with the name of any step other than resizing, center cropping, dividing by
+    255 and normalising.
     """
     kind = type(processor).__name__
     if kind.startswith("TimmWrapper"):
@@ -245,8 +246,8 @@ def _read_filter(kind: str, resample: object) -> Filter:
 
 
 def _read_square(kind: str, key: str, settings: Mapping[str, Any]) -> int:
-    given = settings[key]
-    sides = given if isinstance(given, Mapping) else dict.fromkeys(("height", "width"), given)
+    value = settings[key]
+    sides = value if isinstance(value, Mapping) else dict.fromkeys(("height", "width"), value)
     known = {name: side for name, side in sides.items() if side is not None}
     if set(known.values()) != {known.get("height"), known.get("width")} or len(known) != 2:
         raise _unsupported_error(kind, f"{key} {known}")
@@ -262,15 +263,15 @@ def _read_channels(values: npt.ArrayLike) -> Channels:
     return red, green, blue
 
 
-def _unsupported_error(kind: str, what: str) -> InputError:
+def _unsupported_error(kind: str, detail: str) -> InputError:
     return InputError(
-        f"the preprocessing of {kind} is not supported ({what}): change "
+        f"the preprocessing of {kind} is not supported ({detail}): change "
         "preprocessor_config.json, or load the model with python:FILE.py:FUNCTION"
     )
 
 
 def _check_processor(processor: Processor, processing: Preprocessing) -> None:
-    """Compare with the processor on a picture that is so smooth that filters hardly matter."""
+    """Compare with the processor on a picture so smooth that filters hardly matter."""
     prepared, square, side = processing.preparation, None, 64
     if prepared is not None:
         side = prepared.size
@@ -318,17 +319,17 @@ class LogitsOnly(nn.Module):
 def open_hf(place: str, options: ModelOptions, settings: Setup) -> OpenedModel:
     """Open an image classifier of transformers with the settings of its image processor.
 
-    Loading never executes code: files of code in the repository are ignored, and weights are read
-    from safetensors or, if there are none, from a weights-only PyTorch file. Nothing is read that
-    lies elsewhere. Everything is computed in float32.
+    Loading never executes code. Code in the repository is ignored, and weights come from
+    safetensors or, without these, from a weights-only PyTorch file. Nothing outside is read.
+    Everything is computed in float32.
 
     Args:
         place: a folder that `save_pretrained` wrote, or `OWNER/NAME` on the hub.
         settings: offline, a model of the hub is taken only from the local cache.
 
     Raises:
-        InputError: there is no such model; a weight is missing (such as the head), not used or of
-            another shape; it is not a classifier; or its preprocessing is not supported.
+        InputError: there is no such model; a weight is missing (such as the head), unused or of
+            another shape; it is not a classifier; or its preprocessing is unsupported.
     """
     try:
         import transformers
@@ -378,13 +379,13 @@ def open_hf(place: str, options: ModelOptions, settings: Setup) -> OpenedModel:
 
 
 def _find_in_folder(folder: Path) -> FileFinder:
-    own = folder.resolve()
-    blobs = own.parent.parent / "blobs"  # where the cache of a hub has what is linked in snapshots
+    home = folder.resolve()
+    blobs = home.parent.parent / "blobs"  # the hub's cache links snapshots to files here
 
     def find(name: str) -> Path | None:
         path = folder / name
         file = path.resolve()
-        if path.is_file() and not file.is_relative_to(own) and file.parent != blobs:
+        if path.is_file() and not file.is_relative_to(home) and file.parent != blobs:
             raise InputError(f"hf:{folder}: {name} is a link that leads out of the folder")
         return path if path.is_file() else None
 
@@ -392,7 +393,7 @@ def _find_in_folder(folder: Path) -> FileFinder:
 
 
 def _find_on_hub(repo: str, offline: bool) -> FileFinder:
-    """Find files of one revision: the one that is current when the first file is asked for."""
+    """Find files of one revision, which is current when the first file is requested."""
     import huggingface_hub
     from huggingface_hub import errors
 
@@ -475,7 +476,7 @@ def _load_network(transformers: ModuleType, repo: str, place: Path, weights: lis
             trust_remote_code=False,
             use_safetensors=".safetensors" in weights[0].name,
             weights_only=True,
-            ignore_mismatched_sizes=True,  # they are listed, and refused below
+            ignore_mismatched_sizes=True,  # they are refused below, in one sentence
             output_loading_info=True,
         )
     # Some versions give the name alone, others with both shapes.
@@ -486,27 +487,27 @@ def _load_network(transformers: ModuleType, repo: str, place: Path, weights: lis
         "of another shape": other,
     }
     if any(misfits.values()):
-        listed = describe_misfits({what: sorted(keys) for what, keys in misfits.items()})
+        listed = describe_misfits({kind: sorted(keys) for kind, keys in misfits.items()})
         raise InputError(f"the weights of hf:{repo} do not fit {type(network).__name__}: {listed}")
     return network.float()
 
 
 @contextmanager
-def _explain_errors(what: str) -> Iterator[None]:
-    """Say in a sentence what failed: settings and damaged files raise any error in the library."""
+def _explain_errors(problem: str) -> Iterator[None]:
+    """Turn errors into one sentence: settings and damaged files raise any error in the library."""
     try:
         yield
     except InputError:
         raise
     except Exception as error:
-        raise InputError(f"{what} ({first_line(error)})") from error
+        raise InputError(f"{problem} ({first_line(error)})") from error
 
 
 def _read_classes(repo: str, config: Config) -> tuple[str, ...] | None:
     kind = config.problem_type
     if kind not in (None, "single_label_classification") or config.num_labels < 2:
-        found = f"{kind or 'a model'} with {config.num_labels} outputs"
-        raise InputError(f"hf:{repo} is not a classifier of two or more classes: it is {found}")
+        actual = f"{kind or 'a model'} with {config.num_labels} outputs"
+        raise InputError(f"hf:{repo} is not a classifier of two or more classes: it is {actual}")
     if set(config.id2label) != set(range(config.num_labels)):
         raise InputError(f"hf:{repo}: id2label must name the outputs 0 to {config.num_labels - 1}")
     written = [config.id2label[number] for number in range(config.num_labels)]
@@ -530,7 +531,7 @@ def _fixed_size(network: Network, preparation: Preparation | None) -> int | None
 @contextmanager
 def _silence(logging: ModuleType) -> Iterator[None]:
     """Stop transformers from printing and warning; its settings are restored afterwards."""
-    hub = logging.hf_hub_utils  # whose bars transformers switches with its own
+    hub = logging.hf_hub_utils  # transformers switches its bars too
     verbosity, bars = logging.get_verbosity(), logging.is_progress_bar_enabled()
     hub_bars = not hub.are_progress_bars_disabled()
     with warnings.catch_warnings():

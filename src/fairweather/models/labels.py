@@ -1,4 +1,4 @@
-"""Label mapping: which outputs of a model are the classes of the data, by name or as given."""
+"""Label mapping: which outputs of a model belong to the classes of the data."""
 
 from __future__ import annotations
 
@@ -58,7 +58,7 @@ def check_labels(labels: object, name: str) -> dict[str, object]:
     """Check a label mapping; a data class that is a whole number becomes text.
 
     Raises:
-        InputError: it is not one; the message names the class.
+        InputError: it is not a mapping; the message names the class.
     """
     if not isinstance(labels, Mapping) or not labels:
         raise InputError(
@@ -89,7 +89,7 @@ def _parse_json(text: str, name: str) -> object:
         return json.loads(text, object_pairs_hook=lambda pairs: _unique_mapping(pairs, name))
     except InputError:
         raise
-    except ValueError as error:  # also for a number of more digits than Python reads
+    except ValueError as error:  # also for numbers with more digits than Python reads
         raise InputError(f"{name} is not JSON: {error}") from None
 
 
@@ -122,18 +122,17 @@ Columns = tuple[tuple[int, ...], ...]
 
 
 class LabelMap(NamedTuple):
-    """Which of a model's outputs belong to each class of a data set.
-
-    Attributes:
-        columns: for each data class, in label order, its outputs; the probabilities of several
-            outputs are added.
-        note: one sentence for people.
-        outputs: the number of outputs.
-    """
+    """Which of a model's outputs belong to each class of a data set."""
 
     columns: Columns
+    """For each data class, in label order, its outputs; the probabilities of several outputs are
+    added."""
+
     note: str
+    """One sentence for people."""
+
     outputs: int
+    """The number of outputs."""
 
 
 def match_labels(
@@ -144,11 +143,11 @@ def match_labels(
 ) -> LabelMap:
     """Find the outputs of a model for each class of the data.
 
-    A class is found by its exact name; by its name without regard to case, underscores and
-    hyphens; by one of several names, as in `tench, Tinca tinca`; or by its WordNet number (wnid) or
-    a name that ImageNet has for it. So a folder `n01440764` fits an output called `tench`. The data
-    may have only some of the model's classes. If one side has no names but only numbers, classes
-    are matched by number or by order, and the note says so.
+    A class is found by its exact name, or ignoring case, underscores and hyphens. Then one of
+    several names counts, as in `tench, Tinca tinca`, and then its WordNet number (wnid) or
+    ImageNet's names for it. So a folder `n01440764` fits an output called `tench`. The data may
+    have only some of the model's classes. If one side only has numbers, classes are matched by
+    number or by order, and the note says so.
 
     Args:
         model_classes: names in the order of the outputs; None if the model has no names.
@@ -181,10 +180,10 @@ def match_labels(
 
 
 def places_by_name(classes: Sequence[str], among: Sequence[str]) -> list[int] | None:
-    """Find each class among others by what it is called, never by its number or its place.
+    """Find each class among others by its name, never by its number or its place.
 
-    A class is called the same as for `match_labels`: by its name, a synonym or its wnid. None if
-    one has no partner, may have several, or shares one.
+    Names match as in `match_labels`: by name, synonym or wnid. None if a class has no partner,
+    several, or shares one.
 
     >>> places_by_name(["Cat"], ["dog", "cat"]), places_by_name(["cat"], ["0"])
     ([1], None)
@@ -199,7 +198,8 @@ def places_by_name(classes: Sequence[str], among: Sequence[str]) -> list[int] | 
 
 
 def relabel(model: nn.Module, labels: LabelMap) -> nn.Module:
-    """Map a model's outputs to the data's classes; a model that has them is returned as it is."""
+    """Map a model's outputs to the data's classes; a model with these classes is returned
+    unchanged."""
     if labels.columns == tuple((place,) for place in range(labels.outputs)):
         return model
     return LabelMapper(model, labels.columns)
@@ -217,16 +217,16 @@ def _match_names(names: OutputNames, data_classes: Sequence[str]) -> LabelMap:
     pairs = list(zip(data_classes, matches, strict=True))
     if missing := [name for name, match in pairs if match is None]:
         raise _unmatched_error(missing, data_classes, names)
-    found = [match for match in matches if match is not None]
-    columns = tuple((match.output,) for match in found)
+    matched = [match for match in matches if match is not None]
+    columns = tuple((match.output,) for match in matched)
     _check_disjoint(columns, data_classes)
-    return _describe_match(columns, outputs, [match.by for match in found])
+    return _describe_match(columns, outputs, [match.matched_by for match in matched])
 
 
 def _describe_match(columns: Columns, outputs: int, by: Sequence[str]) -> LabelMap:
     some = "the" if len(columns) == outputs else f"{len(columns):,} of the"
-    how = " and ".join(dict.fromkeys(by))
-    return LabelMap(columns, f"{some} model's {outputs:,} classes, matched by {how}", outputs)
+    manner = " and ".join(dict.fromkeys(by))
+    return LabelMap(columns, f"{some} model's {outputs:,} classes, matched by {manner}", outputs)
 
 
 def _match_in_order(outputs: int, data_classes: Sequence[str]) -> LabelMap:
@@ -260,9 +260,9 @@ def _match_given(
     names: OutputNames | None,
     outputs: int,
     data_classes: Sequence[str],
-    given: Mapping[str, object],
+    chosen: Mapping[str, object],
 ) -> LabelMap:
-    labels = check_labels(given, "the labels")
+    labels = check_labels(chosen, "the labels")
     for name in labels:
         if name not in data_classes:
             raise unknown_name("class of the data in class_map,", name, data_classes)

@@ -1,4 +1,4 @@
-"""ONNX files as classifiers: what a graph says, and its logits from ONNX Runtime."""
+"""ONNX files as classifiers: facts from the graph, and logits from ONNX Runtime."""
 
 from __future__ import annotations
 
@@ -63,7 +63,7 @@ Tensor = Any
 # onnx.TensorProto.DataType: the types that images may have.
 IMAGE_TYPES: Mapping[int, Number] = {1: np.float32, 2: np.uint8, 10: np.float16, 11: np.float64}
 FLOATS = (1, 10, 11)
-# What reading names from a text may raise; an overflow for the number of a class that is infinite.
+# Errors of reading names from a text; an infinite class number overflows.
 UNREADABLE_NAMES = (
     *(ValueError, SyntaxError, TypeError, KeyError, OverflowError, MemoryError, RecursionError),
 )
@@ -77,37 +77,35 @@ RESHAPING = {"Identity", "Cast", "Unsqueeze", "Squeeze", "Reshape", "Expand"}
 # Steps between the last layer and the output that keep the meaning of its values.
 TRAILING = {"Identity", "Cast", "Reshape", "Flatten", "Squeeze", "Dropout"} | REQUANTISING
 MOST_IMAGES = 65_536  # in a batch
-# Beyond what a mean or deviation of images in [0, 1] can be, those of images in [0, 255] begin.
+# A larger mean or deviation belongs to images in [0, 255], not in [0, 1].
 LARGEST_STATISTIC = 2.0
 # Where exporters keep class names.
 NAME_KEYS = ("names", "classes", "class_names", "labels", "id2label")
 
 
 class ImageInput(NamedTuple):
-    """The one input: `[batch, 3, size, size]`, or `[batch, size, size, 3]` with `channels_last`.
-
-    Attributes:
-        channels: 3, or 1 for gray images.
-        batch, size: None where the graph takes any.
-    """
+    """The one input: `[batch, 3, size, size]`, or `[batch, size, size, 3]` with `channels_last`."""
 
     name: str
     dtype: Number
     channels_last: bool
     batch: int | None
     size: int | None
+    """`batch`, `size`: None where the graph takes any."""
+
     channels: int = 3
+    """3, or 1 for gray images."""
 
 
 def read_graph(path: Path) -> Model:
-    """Read a model without weights in other files; raises `InputError` if it is not one."""
+    """Read a model, without weights in other files; raises `InputError` if it is not a model."""
     import onnx
 
     try:
         model = onnx.load(str(path), load_external_data=False)
     except OSError as error:
         raise InputError(f"onnx:{path} cannot be read: {error.strerror or error}") from error
-    # protobuf raises its own error, which every version keeps in another module.
+    # protobuf raises its own error, whose module differs between versions.
     except Exception as error:
         raise InputError(f"onnx:{path} is damaged, or not an ONNX file") from error
     if not model.graph.node or not model.graph.output:
@@ -137,7 +135,7 @@ def _list_tensors(message: Any) -> Iterator[Tensor]:  # noqa: ANN401 - of protob
     """All tensors with values in a message, in graphs within graphs too."""
     from onnx import TensorProto
 
-    # protobuf reads no more than a hundred messages within each other.
+    # protobuf reads at most a hundred nested messages.
     values = [value for field, value in message.ListFields() if field.message_type is not None]
     for value in values:
         for inner in [value] if hasattr(value, "ListFields") else value:
@@ -193,7 +191,7 @@ def find_output(model: Model, path: Path) -> str:
 def find_last_operator(model: Model, output: str) -> str:
     """Give the operator that makes the output; steps that keep its meaning are skipped."""
     producers = {name: node for node in model.graph.node for name in node.output}
-    # Each node once: a damaged graph may have a circle.
+    # Each node once, because a damaged graph may have a cycle.
     while (node := producers.pop(output, None)) is not None and node.op_type in TRAILING:
         output = node.input[0]
     return "" if node is None else str(node.op_type)
@@ -202,7 +200,7 @@ def find_last_operator(model: Model, output: str) -> str:
 def trace_normalisation(
     model: Model, path: Path, images: ImageInput
 ) -> tuple[Normalisation | None, int]:
-    """What the graph does to images in [0, 1] before its first layer, and the scale it needs.
+    """Find the normalisation in the graph before its first layer, and the scale of its images.
 
     The images are followed through all affine steps that treat pixels alike: `(x - mean) / std`, or
     None if these change nothing. Images are multiplied by the scale, 1 or 255, first. A graph that
@@ -215,7 +213,7 @@ def trace_normalisation(
         for name in set(node.input) if node.op_type != "Shape" else ():
             consumers.setdefault(name, []).append(node)
     slope, offset, name = np.ones(3), np.zeros(3), images.name
-    # Each name once: a damaged graph may have a circle.
+    # Each name once, because a damaged graph may have a cycle.
     while len(nodes := consumers.pop(name, [])) == 1:
         (node,) = nodes
         step = _read_affine(node, name, constants)
@@ -286,11 +284,11 @@ def _read_constants(model: Model, path: Path) -> Mapping[str, Array]:
 def _read_affine(
     node: Node, name: str, constants: Mapping[str, Array]
 ) -> tuple[Array, Array] | None:
-    """Give slope and offset of a step, each a number or one a channel; None for a layer."""
+    """Return slope and offset of a step, each a number or one per channel; None for a layer."""
     one, zero = np.ones(1), np.zeros(1)
     if node.op_type in PASSING | REQUANTISING and node.input[0] == name:
         return one, zero
-    others = [constants.get(other) for other in node.input if other != name]
+    others = [constants.get(operand) for operand in node.input if operand != name]
     known = [values for values in others if values is not None]
     if len(known) != len(others) or not known:
         return None
@@ -313,7 +311,7 @@ def _read_affine(
 Session = Any  # onnxruntime.InferenceSession, of an extra
 
 CUDA = "CUDAExecutionProvider"
-FATAL_ONLY = 4  # ONNX Runtime's level for fatal errors; its exceptions say the rest
+FATAL_ONLY = 4  # ONNX Runtime's level for fatal errors; its exceptions report the rest
 
 
 class OnnxSessions:
@@ -335,7 +333,7 @@ class OnnxSessions:
             return self._session(device).run([output], inputs)[0]
 
     @contextmanager
-    def _explained(self, what: str) -> Iterator[None]:
+    def _explained(self, action: str) -> Iterator[None]:
         try:
             yield
         # ONNX Runtime's exceptions have only Exception in common.
@@ -344,7 +342,7 @@ class OnnxSessions:
                 raise MemoryError(str(error)) from error
             # Of "[ONNXRuntimeError] : 2 : INVALID_ARGUMENT : the sentence", the sentence.
             reason = first_line(error).rpartition(" : ")[2]
-            raise InputError(f"onnx:{self.path} cannot be {what} ({reason})") from error
+            raise InputError(f"onnx:{self.path} cannot be {action} ({reason})") from error
 
     def leave_devices(self) -> None:
         """Close the sessions that hold memory of a device; they are opened again when needed."""
@@ -363,12 +361,12 @@ class OnnxSessions:
             options.intra_op_num_threads = torch.get_num_threads()
             providers: list[str | tuple[str, dict[str, str]]] = ["CPUExecutionProvider"]
             if cuda and CUDA in onnxruntime.get_available_providers():
-                # ONNX Runtime's own defaults are TF32, and to try all algorithms by their speed.
+                # By default, ONNX Runtime uses TF32 and chooses algorithms by speed.
                 search = "EXHAUSTIVE" if by_speed else "HEURISTIC"
                 chosen = {"use_tf32": str(int(tf32)), "cudnn_conv_algo_search": search}
                 providers.insert(0, (CUDA, {"device_id": str(device.index or 0), **chosen}))
             session = onnxruntime.InferenceSession(str(self.path), options, providers=providers)
-            # It takes the CPU without a word if the libraries of CUDA cannot be loaded.
+            # It silently uses the CPU if the libraries of CUDA cannot be loaded.
             if device.type != "cpu" and CUDA not in session.get_providers():
                 warnings.warn(
                     f"onnx:{self.path} runs on the CPU, not on {device}: on a GPU it needs CUDA "
@@ -443,7 +441,7 @@ def open_onnx(place: str, options: ModelOptions, _: Setup) -> OpenedModel:
     Args:
         place: the file; weights may be in other files in the same folder.
         options: a mean and std, if normalisation is not part of the graph; a size, if the graph
-            takes any; what the outputs are, whatever the graph says.
+            takes any size; the kind of the outputs, which overrides the graph.
 
     Raises:
         InputError: it is not an ONNX file, takes neither RGB nor gray images, does not give logits
@@ -457,23 +455,23 @@ def open_onnx(place: str, options: ModelOptions, _: Setup) -> OpenedModel:
     files = [path, *find_external_files(model, path)]
     images, output = find_image_input(model, path), find_output(model, path)
     sessions = OnnxSessions(path.absolute())
-    sessions.open()  # raises for a damaged graph, before its nodes are looked at
+    sessions.open()  # raises for a damaged graph, before its nodes are read
     outputs = parse_outputs(options.outputs)
     outputs = outputs or _read_output_kind(find_last_operator(model, output), path)
-    own, scale = trace_normalisation(model, path, images)
-    given = check_normalisation(options.mean, options.std)
-    if given and own:
+    inner, scale = trace_normalisation(model, path, images)
+    normalisation = check_normalisation(options.mean, options.std)
+    if normalisation and inner:
         raise InputError(
-            f"onnx:{path} contains its own normalisation (mean {format_numbers(own.mean)}, std "
-            f"{format_numbers(own.std)}): leave mean and std out"
+            f"onnx:{path} contains its own normalisation (mean {format_numbers(inner.mean)}, std "
+            f"{format_numbers(inner.std)}): leave mean and std out"
         )
-    if given and images.dtype is np.uint8:
+    if normalisation and images.dtype is np.uint8:
         raise InputError(f"onnx:{path} takes 8-bit images as they are: leave mean and std out")
     size = images.size or options.input_size
     if options.input_size not in (None, size):
         raise InputError(f"onnx:{path} takes images of {size} pixels, not of {options.input_size}")
     graph = OnnxNetwork(sessions, images, output, scale)
-    logits = _run_on_noise(graph, given or NO_NORMALISATION, size)
+    logits = _run_on_noise(graph, normalisation or NO_NORMALISATION, size)
     width, outputs = logits.shape[1], outputs or _detect_output_kind(logits)
     logarithm = outputs is not None and outputs.kind == "probabilities"
     network = LogProbabilities(graph) if logarithm else graph
@@ -482,7 +480,7 @@ def open_onnx(place: str, options: ModelOptions, _: Setup) -> OpenedModel:
     names = read_class_names(model)
     described = images._asdict()
     if images.channels == 3:
-        del described["channels"]  # as records were before there were others
+        del described["channels"]  # as records were before gray networks
     facts: dict[str, object] = {
         "source": f"onnx:{path}",
         "architecture": model.graph.name or "ONNX graph",
@@ -492,20 +490,20 @@ def open_onnx(place: str, options: ModelOptions, _: Setup) -> OpenedModel:
         "input": {**described, "dtype": images.dtype.__name__, "fed_in": [0, scale]},
         "output": output,
         "class_names": None if names is None else f"{len(names)} for {width} outputs",
-        "normalisation": _describe_own_or_given(own, given, scale),
+        "normalisation": _describe_own_or_given(inner, normalisation, scale),
         "preparation": preparation and describe_preparation(preparation, origin),
     }
     if images.channels == 1:
         facts["gray"] = GrayInput.note
     classes = names if names is not None and len(names) == width else None
-    classifier = Classifier(network, *(given or NO_NORMALISATION), size).eval()
+    classifier = Classifier(network, *(normalisation or NO_NORMALISATION), size).eval()
     digest = file_digest(path, "sha256") if len(files) == 1 else combined_digest(files)
     name = folder_name(path.stem)
     return OpenedModel(classifier, name, digest, classes, preparation, facts, outputs)
 
 
 def _read_output_kind(last: str, path: Path) -> OutputKind | None:
-    """What the outputs are, if the last operator of the graph says it."""
+    """The kind of the outputs, if the last operator of the graph shows it."""
     if last == "Sigmoid":
         raise sigmoid_error(f"onnx:{path} ends in Sigmoid")
     if last in ("Softmax", "LogSoftmax"):
@@ -514,19 +512,21 @@ def _read_output_kind(last: str, path: Path) -> OutputKind | None:
 
 
 def _detect_output_kind(outputs: torch.Tensor) -> OutputKind | None:
-    """What the outputs look like; None if two pictures of noise are too few to say."""
+    """The kind that the outputs look like; None if two pictures of noise are too few to tell."""
     kind = detect_kind(outputs)
     if kind == "probabilities":
         return OutputKind(kind, "rows are >= 0 and sum to one")
     return LOGITS if kind == "logits" else None
 
 
-def _run_on_noise(network: OnnxNetwork, given: Normalisation, size: int | None) -> torch.Tensor:
+def _run_on_noise(
+    network: OnnxNetwork, normalisation: Normalisation, size: int | None
+) -> torch.Tensor:
     """Run the network on two pictures of noise and give the outputs."""
     side = size or USUAL_SIZE
     pictures = torch.rand(2, 3, side, side, generator=torch.Generator().manual_seed(0))
     try:
-        outputs = Classifier(network, *given)(pictures)
+        outputs = Classifier(network, *normalisation)(pictures)
     except InputError as error:
         if size is None:
             raise InputError(f"{error}; if it needs another size, give input_size") from error
@@ -537,10 +537,10 @@ def _run_on_noise(network: OnnxNetwork, given: Normalisation, size: int | None) 
 
 
 def _describe_own_or_given(
-    own: Normalisation | None, given: Normalisation | None, scale: int
+    inner: Normalisation | None, given: Normalisation | None, scale: int
 ) -> dict[str, object]:
-    if own:
-        return describe_normalisation(own, "the graph itself")
+    if inner:
+        return describe_normalisation(inner, "the graph itself")
     if given not in (None, NO_NORMALISATION):
         return describe_normalisation(given, "given")
     origin = (

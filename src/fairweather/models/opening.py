@@ -27,8 +27,8 @@ from fairweather.models.sources import (
 from fairweather.models.user_modules import PYTHON
 from fairweather.types.options import ModelOptions, takes
 
-# By the kind before the colon; `file` has none.
-SOURCES: dict[str, SourceKind] = {
+# By the kind before the colon; `file` needs no kind.
+MODEL_SOURCES: dict[str, SourceKind] = {
     "torchvision": TORCHVISION,
     "timm": TIMM,
     "hf": HF,
@@ -102,10 +102,10 @@ def list_given_options(options: ModelOptions) -> dict[str, Any]:
 
 
 def check_model(source: str, options: ModelOptions, classes: int | None = None) -> None:
-    """Raise `InputError` for what is wrong with a model and can be known without opening it.
+    """Raise `InputError` for mistakes that show without opening the model.
 
-    It looks at the form of the source, at the options, and at whether there is such a network or
-    file. Nothing is downloaded and no weights are read.
+    It checks the form of the source, the options, and that the network or file exists. Nothing is
+    downloaded and no weights are read.
 
     >>> check_model("timm:resnet5", ModelOptions())
     Traceback (most recent call last):
@@ -133,7 +133,7 @@ def check_model_options(
 
 
 def find_source(text: str) -> tuple[SourceKind, str]:
-    """Find the source that a text names, and what stands behind its kind.
+    """Find the source that a text names, and the text after its kind.
 
     >>> find_source("timm:resnet18")[1]
     'resnet18'
@@ -143,21 +143,21 @@ def find_source(text: str) -> tuple[SourceKind, str]:
         Path(text.rpartition(":")[2]).expanduser()
     except RuntimeError:
         raise InputError(f"the model {text!r} names a user without a home folder") from None
-    if colon and kind in SOURCES and SOURCES[kind].takes is None:
-        return SOURCES[kind], place
+    if colon and kind in MODEL_SOURCES and MODEL_SOURCES[kind].takes is None:
+        return MODEL_SOURCES[kind], place
     refuse_foreign(Path(text))
     near = None
     if not colon or Path(text).expanduser().exists():
-        near = next(filter(None, (source.guess(text) for source in SOURCES.values())), None)
+        near = next(filter(None, (source.guess(text) for source in MODEL_SOURCES.values())), None)
     if near is None:
-        for source in SOURCES.values():
+        for source in MODEL_SOURCES.values():
             if source.takes is not None and source.takes(text):
                 return source, text
-        kinds = [name for name, source in SOURCES.items() if source.takes is None]
+        kinds = [name for name, source in MODEL_SOURCES.items() if source.takes is None]
         close = difflib.get_close_matches(kind.lower(), kinds if colon else [], n=1)
         near = f"{close[0]}:{place}" if close else None
     hint = f"; did you mean {near!r}?" if near else ";"
-    known = ", ".join(source.form for source in SOURCES.values())
+    known = ", ".join(source.form for source in MODEL_SOURCES.values())
     raise InputError(f"unknown model source {text!r}{hint} known: {known}")
 
 

@@ -1,4 +1,4 @@
-"""What outputs are, logits or probabilities, and the logits that they stand for."""
+"""Detect whether outputs are logits or probabilities, and convert them to logits."""
 
 from __future__ import annotations
 
@@ -14,25 +14,23 @@ from fairweather.errors import InputError, unknown_name
 # The choices of the option `--outputs`; with `auto`, the numbers decide.
 OUTPUT_CHOICES = ("auto", "logits", "probabilities")
 GIVEN = "given"  # the origin of an `OutputKind` that the user has named
-# Half-precision probabilities of a thousand classes add up to one no better than this.
+# Half-precision probabilities of a thousand classes add up to one within this.
 SUM_TOLERANCE = 0.01
-# A probability of zero counts as this, the smallest normal float32 (1.2e-38, logarithm -87.3).
+# A probability of zero becomes this, the smallest normal float32 (1.2e-38, logarithm -87.3).
 SMALLEST = torch.finfo(torch.float32).tiny
 
 
 class OutputKind(NamedTuple):
-    """What outputs are treated as, and why; logarithms of probabilities are logits too.
-
-    Attributes:
-        kind: what they are treated as.
-        origin: who or what says so.
-    """
+    """The kind that outputs are treated as, and why; logarithms of probabilities are logits too."""
 
     kind: Literal["logits", "probabilities", "logarithms of probabilities"]
+    """What they are treated as."""
+
     origin: str
+    """Who or what says so."""
 
     def __str__(self) -> str:
-        """One line for people: what the outputs are, and what is done to them."""
+        """One line for people: the kind of the outputs, and how they are used."""
         division = "; each row is divided by its sum" if self.kind == "probabilities" else ""
         return f"{self.kind} ({self.origin}){division}"
 
@@ -96,7 +94,7 @@ def parse_outputs(outputs: str) -> OutputKind | None:
 
 
 def detect_kind(outputs: torch.Tensor) -> Literal["logits", "probabilities", "sigmoids"]:
-    """Say what a model's outputs `[B, classes]` look like, for two or more classes.
+    """Detect the kind of a model's outputs `[B, classes]`, for two or more classes.
 
     `probabilities` are >= 0 and sum to one in every row. `sigmoids` are in [0, 1] and do not sum to
     one: each is a yes or no of its own. Everything else is `logits`, including logarithms of
@@ -117,20 +115,20 @@ def detect_kind(outputs: torch.Tensor) -> Literal["logits", "probabilities", "si
     return "sigmoids" if (values <= 1).all() and values.any() else "logits"
 
 
-def sigmoid_error(what: str) -> InputError:
-    """Build the error for a model whose outputs are each a yes or no, with the ways out."""
+def sigmoid_error(subject: str) -> InputError:
+    """Build the error for a model whose outputs are each a yes or no, with advice."""
     return InputError(
-        f"{what}: each output is a yes or no of its own, and a softmax over them would give a "
+        f"{subject}: each output is a yes or no of its own, and a softmax over them would give a "
         "wrong confidence; change the model to give logits, or set outputs (--outputs): "
         "probabilities divides each row by its sum, logits uses the numbers as they are"
     )
 
 
-def single_output_error(what: str) -> InputError:
+def single_output_error(subject: str) -> InputError:
     """Build the error for a model that gives one number per image."""
     return InputError(
-        f"{what} gives one number for each image, and a classifier must give one for each class: "
-        "for two classes return [0, z] for a logit z, or [1 - p, p] for a probability p"
+        f"{subject} gives one number for each image, and a classifier must give one for each "
+        "class: for two classes return [0, z] for a logit z, or [1 - p, p] for a probability p"
     )
 
 
@@ -139,13 +137,13 @@ def single_output_error(what: str) -> InputError:
 # The sum of many rounded probabilities may miss one by more than `SUM_TOLERANCE`, but at most by
 # this.
 MOST_SUM_TOLERANCE = 0.1
-MOST_DECIMALS = 6  # numbers with more are not called rounded
-LEAST_ROUNDED_ZERO = -1e-6  # a negative number from here on is a rounding error, and counts as 0
-# If this share of the rows are probabilities, the other rows were meant to be, and are a mistake.
+MOST_DECIMALS = 6  # numbers with more do not count as rounded
+LEAST_ROUNDED_ZERO = -1e-6  # negative numbers from here on are rounding errors, and count as 0
+# If this share of the rows are probabilities, the other rows are mistakes.
 MOST_ROWS = 0.9
 ROWS_LOOKED_AT = 10_000  # the first rows show to how many decimals probabilities are rounded
 
-# What settles whether outputs are probabilities.
+# The advice that settles whether outputs are probabilities.
 REMEDY = (
     "--outputs probabilities divides each row by its sum, and --outputs logits uses the numbers as "
     "they are"
@@ -153,12 +151,12 @@ REMEDY = (
 
 
 def detect_prediction_kind(outputs: npt.NDArray[np.float64], asked: str, place: str) -> OutputKind:
-    """Say what the outputs of another program are.
+    """Detect the kind of another program's outputs.
 
-    `probabilities` are >= 0 and sum to one, or to 100, in every row; rounding may make them miss it
-    by half a unit of the last decimal for each class, and at most by 0.1. A number from -1e-6 on
-    counts as 0. `logarithms of probabilities` are <= 0, and their exponentials sum to one. All
-    other outputs are `logits`, unless they are so close to probabilities that it may be a mistake.
+    `probabilities` are >= 0 and sum to one, or to 100, in every row. Rounding may change a sum by
+    half a unit of the last decimal per class, and at most by 0.1. A number from -1e-6 on counts as
+    0. `logarithms of probabilities` are <= 0, and their exponentials sum to one. All other outputs
+    are `logits`, unless they are so close to probabilities that it may be a mistake.
 
     Args:
         outputs: float64 `[N, C]`, at least two columns.
@@ -166,8 +164,8 @@ def detect_prediction_kind(outputs: npt.NDArray[np.float64], asked: str, place: 
         place: what messages call the outputs, such as the name of a file.
 
     Raises:
-        InputError: in nine of ten rows or all, the numbers are in [0, 1] or have the same sum, and
-            yet they are not probabilities; or they cannot be what the option says.
+        InputError: at least nine of ten rows are in [0, 1] or have the same sum, without being
+            probabilities; or the outputs cannot be of the given kind.
 
     >>> rows = np.array([[0.33, 0.33, 0.33], [0.8, 0.1, 0.1]])
     >>> detect_prediction_kind(rows, "auto", "the table").origin
@@ -222,7 +220,7 @@ def count_decimals(values: npt.NDArray[np.float64]) -> int | None:
 
 
 def _detect_probabilities(outputs: npt.NDArray[np.float64], place: str) -> OutputKind | None:
-    """Recognise probabilities; None if neither signs nor sums of the rows look like them."""
+    """Recognise probabilities; None if neither the signs nor the sums of rows fit."""
     positive = (outputs >= LEAST_ROUNDED_ZERO).all(1) & np.isfinite(outputs).all(1)
     non_negative = outputs if positive.all() else outputs[positive]
     if positive.mean() < MOST_ROWS or not (non_negative > 0).any():
@@ -277,10 +275,10 @@ def _check_exceptions(
         return
     row = int((~fits).argmax())
     own_sum, least = outputs[row].sum(), outputs[row].min()
-    what = f"sums to {own_sum:.4g}" if least >= LEAST_ROUNDED_ZERO else f"has {least:.4g}"
+    misfit = f"sums to {own_sum:.4g}" if least >= LEAST_ROUNDED_ZERO else f"has {least:.4g}"
     raise InputError(
         f"{int(fits.sum()):,} of {len(fits):,} rows of {place} are >= 0 and sum to {total:.4g}, "
-        f"and row {row + 1} {what}: {REMEDY}"
+        f"and row {row + 1} {misfit}: {REMEDY}"
     )
 
 

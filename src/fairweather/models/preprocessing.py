@@ -1,4 +1,4 @@
-"""The preprocessing of a model, as published, as asked for, or found inside the model."""
+"""The preprocessing of a model: as published, as given, or found inside the model."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ from fairweather.models.sources import OpenedModel
 from fairweather.models.wrappers import Classifier, accepts_images
 from fairweather.types.options import Preparation
 
-# The defaults of timm where a configuration says nothing (timm.data.config, timm.data.constants).
+# timm's defaults for missing settings (timm.data.config, timm.data.constants).
 TIMM_FILTER = "bicubic"
 TIMM_CROP = 0.875
 UNKNOWN_ORIGIN = "unknown"  # the origin of the preparation if no configuration describes it
@@ -86,7 +86,7 @@ def scale_preparation(preparation: Preparation | None, size: int) -> Preparation
 
 
 def prepare_at(opened: OpenedModel, size: int, *, keep: bool) -> OpenedModel:
-    """Use the size that was asked for instead of the one in the model's configuration.
+    """Use the requested size instead of the one in the model's configuration.
 
     A network that takes any size then gets the images at this size. With `keep`, or if the network
     takes only its own size, the images are resized once more inside the model.
@@ -149,12 +149,12 @@ def _without_padding(published: Preprocessing) -> Preprocessing:
 
 
 def describe_preparation(preparation: Preparation | None, origin: str) -> dict[str, object]:
-    """How images are prepared, and where this is from, as `OpenedModel.facts` has it."""
+    """The preparation of images and its origin, in the form of `OpenedModel.facts`."""
     return {**(preparation._asdict() if preparation else {}), "from": origin}
 
 
 def describe_normalisation(normalisation: Normalisation | None, origin: str) -> dict[str, object]:
-    """How images are normalised, and where this is from, as `OpenedModel.facts` has it."""
+    """The normalisation and its origin, in the form of `OpenedModel.facts`."""
     mean, std = normalisation or (None, None)
     return {"mean": mean, "std": std, "from": origin}
 
@@ -171,17 +171,17 @@ def _format_preparation(preparation: Preparation | None) -> str:
 
 MEANS = re.compile(r"(^|_)(means?|mu)$")
 DEVIATIONS = re.compile(r"(^|_)(stds?|sigma)$")
-RUNNING = re.compile(r"running_")  # those of batch norm, which are not statistics of images
+RUNNING = re.compile(r"running_")  # of batch norm, which are not statistics of images
 NORMALISING = re.compile(r"(^|[a-z_])Normali[sz](e|er|ation)|^normali[sz]", re.ASCII)
 
 
 def find_normalisation(module: nn.Module) -> str | None:
     """Say where a module already normalises its images; None if nothing like that is found.
 
-    Found are: any part with a mean and a std of three numbers that change something, as in
-    torchvision, kornia and this package (or of one number, if its class is called Normalize); a
-    first layer, or one directly below the top, whose class is called Normalize or similar; and a
-    torchvision transform in an attribute. Arithmetic in a `forward` cannot be found.
+    It finds any part with a mean and a std of three numbers that change something, as in
+    torchvision, kornia and this package (or of one number, if its class is called Normalize). It
+    also finds a first layer, or one directly below the top, whose class is called Normalize or
+    similar, and a torchvision transform in an attribute. It cannot find arithmetic in a `forward`.
 
     >>> find_normalisation(nn.Sequential(nn.Conv2d(3, 8, 3), nn.BatchNorm2d(8))) is None
     True
@@ -191,7 +191,7 @@ def find_normalisation(module: nn.Module) -> str | None:
     for name, part in parts:
         place = f"{name or 'its top'} ({type(part).__name__})"
         mean, std = (_read_numbers(part, pattern) for pattern in (MEANS, DEVIATIONS))
-        # Noise has a mean and a deviation too: one number each does not make a normalisation.
+        # Noise layers have one mean and deviation too, so one number each is not enough.
         per_channel = len(mean or ()) == 3 or len(std or ()) == 3 or _is_normalising(part)
         if mean and std and per_channel and (set(mean), set(std)) != ({0.0}, {1.0}):
             return f"{place} with mean {format_numbers(mean)} and std {format_numbers(std)}"
@@ -225,7 +225,7 @@ def _list_attributes(part: nn.Module) -> Iterator[tuple[str, object]]:
 
 
 def _is_normalising(part: nn.Module) -> bool:
-    # A layer that scales features to length one is called so too, but has an exponent.
+    # Layers that scale features to length one have such names too, but also an exponent.
     return bool(NORMALISING.search(type(part).__name__)) and not hasattr(part, "p")
 
 

@@ -1,4 +1,4 @@
-"""Networks of torchvision and timm, with published weights or those of a checkpoint's file."""
+"""Networks of torchvision and timm, with published weights or the weights of a file."""
 
 from __future__ import annotations
 
@@ -42,7 +42,7 @@ NAMED_OPTIONS = ("weights", "classes", "mean", "std", "input_size")
 def open_named(
     architecture: str, weights: str, options: ModelOptions, settings: Setup
 ) -> OpenedModel:
-    """Open a network by name, with all its tensors from its weights; see `open_model`."""
+    """Open a network by name, all of whose tensors come from its weights; see `open_model`."""
     given = check_normalisation(options.mean, options.std)
     library, name = find_library(architecture)
     checkpoint = None
@@ -63,9 +63,9 @@ def open_named(
     preparation, prepared_by = published.preparation, published.origin
     if options.input_size is not None:
         # How much is cropped away is known for published weights only, not for a file.
-        own = preparation if weights in ("none", "imagenet", "lite0") else None
-        preparation = scale_preparation(own, options.input_size)
-        prepared_by = "the size given" + (f", otherwise {prepared_by}" if own else "")
+        usual = preparation if weights in ("none", "imagenet", "lite0") else None
+        preparation = scale_preparation(usual, options.input_size)
+        prepared_by = "the size given" + (f", otherwise {prepared_by}" if usual else "")
     gray = has_one_channel(network)
     if gray and len({*normalisation.mean}) + len({*normalisation.std}) > 2:
         raise InputError(
@@ -142,7 +142,7 @@ def _check_head(
 
 
 def _read_preprocessing(library: Library, name: str, known: Normalisation | None) -> Preprocessing:
-    """The published preprocessing, or nothing but the normalisation that is known."""
+    """The published preprocessing, or only the known normalisation."""
     try:
         return library.preprocessing(name)
     except InputError:
@@ -155,7 +155,7 @@ def _read_preprocessing(library: Library, name: str, known: Normalisation | None
 def _check_size(model: Classifier, architecture: str, size: int) -> None:
     try:
         model(torch.zeros(1, 3, size, size))
-    # Every network raises another error if its size is fixed.
+    # Networks raise different errors if their size is fixed.
     except Exception as error:
         reason = first_line(error)
         raise InputError(

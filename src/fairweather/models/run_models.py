@@ -1,4 +1,4 @@
-"""A model that a run of this package trained, with what its folder says about it."""
+"""A model that a run of this package trained, with the facts from its folder."""
 
 from __future__ import annotations
 
@@ -17,18 +17,18 @@ from fairweather.types.record import DESCRIPTION, RECORD, WEIGHTS
 def open_run(place: str, _: ModelOptions, __: Setup) -> OpenedModel:
     """Open the model in `FOLDER/models/NAME/seed-S` of a run.
 
-    Images are prepared at the size of the run's training images, if the record of the run is there
-    and this size is a square.
+    Images are prepared at the size of the run's training images, if the run has a record and this
+    size is a square.
 
-    Raises `InputError` if the folder does not hold a finished model, or the record or a file of the
-    model is not what the run wrote.
+    Raises `InputError` if the folder does not hold a finished model, or if its record or files have
+    changed.
     """
     folder = Path(place).expanduser()
-    own = folder.resolve()
-    _check_unchanged(own)
+    home = folder.resolve()
+    _check_unchanged(home)
     model = load_checkpoint(folder)
     written = read_json(folder / DESCRIPTION)
-    preparation, origin = _read_preparation(own)
+    preparation, origin = _read_preparation(home)
     facts = {
         "source": f"run:{folder}",
         "architecture": written["spec"]["backbone"],
@@ -46,7 +46,7 @@ def open_run(place: str, _: ModelOptions, __: Setup) -> OpenedModel:
         facts["outputs"], classes = len(names), tuple(map(str, names))
     digest = file_digest(folder / WEIGHTS, "sha256")
     name = folder_name(
-        f"{own.parent.name}-{own.name}" if own.name.startswith("seed-") else own.name
+        f"{home.parent.name}-{home.name}" if home.name.startswith("seed-") else home.name
     )
     return OpenedModel(model, name, digest, classes, preparation, facts)
 

@@ -1,4 +1,4 @@
-"""A source of models, a row of their table; what it opens, and files that none opens."""
+"""Sources of models, the models that they open, and files that none of them opens."""
 
 from __future__ import annotations
 
@@ -21,31 +21,34 @@ MODULE_OPTIONS = ("mean", "std", "input_size", "outputs")
 
 @dataclass(frozen=True)
 class OpenedModel:
-    """A classifier from any source, with everything that is known about it.
-
-    Attributes:
-        model: float images `[B, 3, H, W]` in [0, 1] to logits `[B, outputs]`, in evaluation mode;
-            its normalisation is inside, and so is resizing if its size is fixed.
-        name: also the name of a folder: letters, digits, `_`, `-` and `.`, first a letter or digit.
-        digest: SHA-256, in hexadecimal, of the weights: of their file, or of the tensors of the
-            state dict.
-        classes: names in the order of the outputs; None if the model has no names.
-        preparation: how the model's own configuration prepares images; None if that is unknown
-            and images stay as they are.
-        facts: for people and the record, as JSON: `source`, `architecture`, `parameters`,
-            `outputs`, `normalisation` (`mean` and `std`, both None if there is none, and where they
-            are `from`), `preparation` (its fields, and where they are `from`), ...
-        outputs: what the network's own outputs are, before `model` turns them into logits; None if
-            only images can show it, and `model` gives the outputs as they are.
-    """
+    """A classifier from any source, with everything that is known about it."""
 
     model: nn.Module
+    """Float images `[B, 3, H, W]` in [0, 1] to logits `[B, outputs]`, in evaluation mode; its
+    normalisation is inside, and so is resizing if its size is fixed."""
+
     name: str
+    """Also the name of a folder: letters, digits, `_`, `-` and `.`, first a letter or digit."""
+
     digest: str
+    """SHA-256, in hexadecimal, of the weights: of their file, or of the tensors of the state dict.
+    """
+
     classes: tuple[str, ...] | None
+    """Names in the order of the outputs; None if the model has no names."""
+
     preparation: Preparation | None
+    """How the model's own configuration prepares images; None if that is unknown and images stay as
+    they are."""
+
     facts: Mapping[str, object]
+    """For people and the record, as JSON: `source`, `architecture`, `parameters`, `outputs`,
+    `normalisation` (`mean` and `std`, both None if there is none, and where they are `from`),
+    `preparation` (its fields, and where they are `from`), ..."""
+
     outputs: OutputKind | None = LOGITS
+    """What the network's own outputs are, before `model` turns them into logits; None if only
+    images can show it, and `model` gives the outputs as they are."""
 
     def __post_init__(self) -> None:
         for name in self.classes or ():
@@ -62,7 +65,7 @@ def folder_name(text: str) -> str:
 
 
 class Setup(NamedTuple):
-    """What opening a model needs besides its options."""
+    """The settings for opening a model, besides its options."""
 
     classes: int | None = None
     offline: bool = False
@@ -71,31 +74,34 @@ class Setup(NamedTuple):
 
 @dataclass(frozen=True)
 class SourceKind:
-    """Where models come from: one row of `SOURCES`.
-
-    Attributes:
-        form: how it is written: `KIND:PLACE`, or words for a source without a kind.
-        title: what it is, for a list.
-        open: opens what stands behind the kind.
-        options: the options of `open_model` that it takes.
-        check: raises `InputError` for what can be known without opening, from what stands behind
-            the kind and the architecture.
-        guess: what a text without a kind may have meant, such as `hf:FOLDER` for a folder with its
-            files; None if it is nothing of this source.
-        takes: of a source without a kind, whether a text is one.
-    """
+    """Where models come from: one row of `models.opening.MODEL_SOURCES`."""
 
     form: str
+    """How it is written: `KIND:PLACE`, or words for a source without a kind."""
+
     title: str
+    """What it is, for a list."""
+
     open: Callable[[str, ModelOptions, Setup], OpenedModel]
+    """Opens a model from the text after the kind."""
+
     options: tuple[str, ...] = ()
+    """The options of `open_model` that it takes."""
+
     check: Callable[[str, str | None], None] = lambda place, architecture: None
+    """Raises `InputError` for mistakes that show without opening, given the text after the kind and
+    the architecture."""
+
     guess: Callable[[str], str | None] = lambda text: None
+    """What a text without a kind may have meant, such as `hf:FOLDER` for a folder with its files;
+    None if it is nothing of this source."""
+
     takes: Callable[[str], bool] | None = None
+    """Of a source without a kind, whether a text is one."""
 
 
 def suggest_file(path: Path) -> str:
-    """Name a file beside a missing one that is called nearly so, as the end of a message."""
+    """Suggest a file with a similar name to a missing one, for the end of a message."""
     folder = path.expanduser().parent
     entries = folder.iterdir() if folder.is_dir() else ()
     names = [entry.name for entry in entries if entry.name != path.name]  # which is not a file
@@ -106,7 +112,7 @@ def suggest_file(path: Path) -> str:
 # ---------------------------------------------------------------- files of other programs
 
 _TF2ONNX = "pip install tf2onnx; python -m tf2onnx.convert"
-# What they are, and how an ONNX file is made of them.
+# What these files are, and how to make an ONNX file of them.
 CONVERTERS: Mapping[str, tuple[str, str]] = {
     ".tflite": ("a TensorFlow Lite model", f"{_TF2ONNX} --tflite {{path}} --output {{onnx}}"),
     ".h5": ("a Keras model", f"{_TF2ONNX} --keras {{path}} --output {{onnx}}"),
@@ -124,10 +130,10 @@ def refuse_foreign(path: Path) -> None:
     suffix = path.suffix.lower()
     if suffix not in CONVERTERS:
         return
-    what, how = CONVERTERS[suffix]
+    kind, template = CONVERTERS[suffix]
     onnx = path.with_suffix(".onnx")
-    command = how.format(path=path, folder=path.parent, onnx=onnx)
+    command = template.format(path=path, folder=path.parent, onnx=onnx)
     raise InputError(
-        f"{path} is {what}, which cannot be opened: convert it to ONNX ({command}), then give "
+        f"{path} is {kind}, which cannot be opened: convert it to ONNX ({command}), then give "
         f"onnx:{onnx}"
     )

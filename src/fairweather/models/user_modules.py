@@ -36,7 +36,7 @@ def open_module(
     options: ModelOptions,
     *,
     source: str,
-    what: str,
+    subject: str,
     code: str,
     side: int | None = None,
     classes: tuple[str, ...] | None = None,
@@ -47,7 +47,7 @@ def open_module(
         module: it is brought to the CPU and into evaluation mode.
         name, source, classes: as in `OpenedModel`.
         options: those of `MODULE_OPTIONS` that were given.
-        what: what messages call it.
+        subject: what messages call it.
         code: what the digest is of besides the tensors.
         side: of the images that it gets, if that is known.
 
@@ -56,26 +56,26 @@ def open_module(
             mode or tensors cannot be had.
     """
     given, outputs = check_normalisation(options.mean, options.std), parse_outputs(options.outputs)
-    size, own = options.input_size, find_normalisation(module)
-    if given and own:
+    size, inner = options.input_size, find_normalisation(module)
+    if given and inner:
         raise InputError(
-            f"{what} already contains its own normalisation: {own}; leave mean and std out, or "
-            "remove it from the model"
+            f"{subject} already contains its own normalisation: {inner}; leave mean and std out, "
+            "or remove it from the model"
         )
     framed = None
     if given or size is not None:
         framed = Classifier(module, *(given or NO_NORMALISATION), size)
     try:
         state = state_digest((framed or module).eval().state_dict())
-    except Exception as error:  # exported, quantized and lazy modules raise different ones
+    except Exception as error:  # exported, quantized and lazy modules raise different errors
         raise InputError(
-            f"{what} has no evaluation mode or no plain tensors ({type(error).__name__}: "
+            f"{subject} has no evaluation mode or no plain tensors ({type(error).__name__}: "
             f"{one_line(str(error).partition(chr(10))[0])}): give the module that was exported or "
             "quantized, or an ONNX file; call a lazy module once before"
         ) from error
     origin = "given" if given else "no normalisation: the model gets images in [0, 1]"
-    if own:
-        origin = f"the model's own normalisation: {own}"
+    if inner:
+        origin = f"the model's own normalisation: {inner}"
     facts: dict[str, object] = {
         "source": source,
         "architecture": type(module).__name__,
@@ -109,11 +109,11 @@ def run_file(path: Path, function: str, seed: int) -> tuple[nn.Module, tuple[str
     script. Random weights come from `seed`; the caller's random state does not change. `function`
     may also name a class of modules, or a module.
 
-    Returns the module; its class names, which are the attribute `classes` or `class_names` of the
-    module or of the file; and the SHA-256 of the file.
+    Returns the module, its class names (the attribute `classes` or `class_names` of the module or
+    file), and the SHA-256 of the file.
 
-    Raises `InputError` if the file raises an error (with file and line, and the original error as
-    its cause), has no such function, or returns something else than a module.
+    Raises `InputError` if the file raises an error, has no such function, or returns something
+    other than a module. The message names file and line, and the original error is its cause.
     """
     if not path.is_file():
         raise InputError(f"python: there is no file {path}")
@@ -122,19 +122,19 @@ def run_file(path: Path, function: str, seed: int) -> tuple[nn.Module, tuple[str
     with _import_path(path.resolve().parent), torch.random.fork_rng(devices=[]):
         torch.default_generator.manual_seed(seed)
         namespace = _execute(path, code, digest)
-        made = vars(namespace).get(function)
-        if made is None:
+        value = vars(namespace).get(function)
+        if value is None:
             raise unknown_name(f"function of {path}", function, _list_names(namespace))
-        if not isinstance(made, nn.Module):
-            if not callable(made):
-                kind = type(made).__name__
+        if not isinstance(value, nn.Module):
+            if not callable(value):
+                kind = type(value).__name__
                 raise InputError(f"python: {function} in {path} is of type {kind}, not a function")
             with _explain_user_errors(path):
-                made = made()
-    if not isinstance(made, nn.Module):
-        kind = type(made).__name__
+                value = value()
+    if not isinstance(value, nn.Module):
+        kind = type(value).__name__
         raise InputError(f"python: {function}() in {path} returned a {kind}, not a torch.nn.Module")
-    return made, _read_class_names(made) or _read_class_names(namespace), digest
+    return value, _read_class_names(value) or _read_class_names(namespace), digest
 
 
 def open_python(place: str, options: ModelOptions, settings: Setup) -> OpenedModel:
@@ -144,26 +144,26 @@ def open_python(place: str, options: ModelOptions, settings: Setup) -> OpenedMod
         raise InputError(f"python: needs a file and a function, FILE.py:FUNCTION, found {place!r}")
     path = Path(file).expanduser()
     module, classes, digest = run_file(path, function, settings.seed)
-    what = f"the model that {function}() in {path} returns"
+    subject = f"the model that {function}() in {path} returns"
     opened = open_module(
         module,
         folder_name(f"{path.stem}-{function}"),
         options,
         source=f"python:{place}",
-        what=what,
+        subject=subject,
         code=f"{digest} {function} {options.input_size}",
         classes=classes,
     )
-    note = f"{what} is the user's own code: the file was run to make it"
+    note = f"{subject} is the user's own code: the file was run to make it"
     return replace(opened, facts={**opened.facts, "runs_code": note})
 
 
 def _execute(path: Path, code: bytes, digest: str) -> ModuleType:
-    # No import statement can mean this name; dataclasses and pickles look their module up by it.
+    # No import statement can use this name, by which dataclasses and pickles find their module.
     module = ModuleType(f"_fairweather_model_{digest[:16]}")
     module.__file__ = str(path.resolve())
     sys.modules[module.__name__] = module
-    # Not through an import: nothing is written beside the file, and no older copy is taken.
+    # Not by an import, which would write a file beside it and might use an older copy.
     # The user has asked for it: `python:FILE.py:FUNCTION` runs this file.
     with _explain_user_errors(path):
         exec(compile(code, module.__file__, "exec"), vars(module))  # nosec B102
@@ -179,10 +179,10 @@ def _explain_user_errors(path: Path) -> Iterator[None]:
         raise
     except (Exception, SystemExit) as error:
         line = _error_line(str(path.resolve()), error)
-        where = f"{path}, line {line}" if line else str(path)
+        position = f"{path}, line {line}" if line else str(path)
         lines = (text.strip() for text in str(error).splitlines())
         reason = next((text for text in lines if text), "no message")
-        raise InputError(f"python: {where} raised {type(error).__name__}: {reason}") from error
+        raise InputError(f"python: {position} raised {type(error).__name__}: {reason}") from error
 
 
 def _error_line(file: str, error: BaseException) -> int | None:
@@ -194,8 +194,9 @@ def _error_line(file: str, error: BaseException) -> int | None:
 
 def _list_names(module: ModuleType) -> Iterator[str]:
     for name, value in vars(module).items():
-        own = isinstance(value, nn.Module) or getattr(value, "__module__", None) == module.__name__
-        if own and not name.startswith("_"):
+        home = getattr(value, "__module__", None)
+        is_own = isinstance(value, nn.Module) or home == module.__name__
+        if is_own and not name.startswith("_"):
             yield name
 
 

@@ -19,9 +19,9 @@ _BATCH_NORMS = (nn.modules.batchnorm._BatchNorm,)
 
 
 class SquareResize(torch.autograd.Function):
-    """Images resized to a square (bilinear, antialiased), with a gradient that repeats itself.
+    """Images resized to a square (bilinear, antialiased), with a reproducible gradient.
 
-    torch's own gradient adds up in any order on a GPU, and does not exist on MPS. Each side is
+    torch's own gradient sums in a random order on a GPU, and is missing on MPS. Each side is
     resized by itself, so that both the result and the gradient are products of matrices.
 
     >>> SquareResize.apply(torch.ones(1, 3, 4, 6), 8).shape
@@ -52,7 +52,7 @@ def _resize(images: torch.Tensor, size: tuple[int, int]) -> torch.Tensor:
 
 @cache
 def _resize_matrix(length: int, side: int) -> torch.Tensor:
-    """What resizes lines of a length to another: float64 `[side, length]`, on the CPU."""
+    """The matrix that resizes lines: float64 `[side, length]`, on the CPU."""
     return _resize(torch.eye(length, dtype=torch.float64)[None, None], (side, length))[0, 0]
 
 
@@ -200,7 +200,7 @@ def accepts_images(network: nn.Module, channels: int, side: int) -> bool:
         network.eval()(torch.zeros(1, channels, side, side))
     except StoppedError:
         raise
-    # Every network raises another error for images that it cannot take.
+    # Networks raise different errors for images that they cannot take.
     except (Exception, SystemExit):
         return False
     finally:
@@ -266,9 +266,9 @@ class LabelMapper(nn.Module):
             if len(outputs) > 1:
                 groups.append((place, len(members), len(members) + len(outputs)))
                 members.extend(outputs)
-        self.groups = tuple(groups)  # the class, and where its outputs lie among the members
+        self.groups = tuple(groups)  # the class, and the places of its outputs among the members
         first = torch.tensor([outputs[0] for outputs in columns])
-        # Not of the state: that is the model's own, and checkpoints know nothing of the data.
+        # Not part of the state, which is the model's own: checkpoints know nothing of the data.
         self.register_buffer("first", first, persistent=False)
         self.register_buffer("members", torch.tensor(members, dtype=torch.int64), persistent=False)
 

@@ -561,7 +561,7 @@ def _describe_model(
     """Write the sentences on a model, and what a reader may want to know besides."""
     base, focus = base_model(model), outcome.worst.focus
     if base in models and base != model and gives_same_answers(contents, model, base):
-        differs = (contents.variant(model) or Variant).differs
+        differs = (contents.variant(model) or Variant).difference
         accuracy = words.describe_same_answers(contents.titles[base], focus, differs)
         detail: Iterable[str] = ()
     else:

@@ -1,1 +1,1 @@
-"""What is asked for: a study, an evaluation, or runs to be joined as seeds."""
+"""Requests: a study, an evaluation, or runs to join as seeds."""

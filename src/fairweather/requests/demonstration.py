@@ -36,17 +36,16 @@ FOGGY, FOGGY_IMAGES, FOGGY_LEVEL, FOGGY_SEED = "foggy", 200, 4, 1
 
 
 class Finding(NamedTuple):
-    """What the demonstration finds: three shares of the test images, with their intervals.
-
-    Attributes:
-        clean: how many clean images are answered right.
-        fog: how many are answered right in the thickest fog.
-        confidence: the mean confidence there.
-    """
+    """What the demonstration finds: three shares of the test images, with their intervals."""
 
     clean: Score
+    """How many clean images are answered right."""
+
     fog: Score
+    """How many are answered right in the thickest fog."""
+
     confidence: Score
+    """The mean confidence there."""
 
     def __str__(self) -> str:
         """The finding as a headline.

@@ -1,4 +1,4 @@
-"""Begins and executes a run, whatever asked for it: its record, its plan, and what is read."""
+"""Begin and execute a run for any kind of request: its record, its plan, and clean accuracy."""
 
 from __future__ import annotations
 
@@ -20,8 +20,8 @@ from fairweather.runs.claims import check_run_path
 from fairweather.runs.fingerprints import effective_facts
 from fairweather.runs.folder import RunFolder
 from fairweather.runs.provenance import current_provenance
-from fairweather.steps.ledger import Outlook
 from fairweather.steps.measurement import Measurement
+from fairweather.steps.outlook import Outlook
 from fairweather.steps.plan import DATA, NATURAL_DATA
 from fairweather.steps.sweeps import describe_shifts
 from fairweather.types.measurement import CLASSIFICATION, Groups, Score
@@ -87,31 +87,31 @@ def describe_run(inputs: Inputs) -> RunRecord:
 
 def _describe_data(inputs: Inputs, measurement: Measurement) -> DataRecord:
     """Describe the data, with the digests of everything that is predicted."""
-    own, dataset = measurement.data, inputs.datasets.get(DATA)
+    facts, dataset = measurement.data, inputs.datasets.get(DATA)
     others = {**measurement.others, **measurement.natural}
-    digests = {**own.digests, **{name: facts.digests[TEST] for name, facts in others.items()}}
-    ordered = {ORDERED_CLASSES: True} if own.ordered else {}
+    digests = {**facts.digests, **{name: facts.digests[TEST] for name, facts in others.items()}}
+    ordered = {ORDERED_CLASSES: True} if facts.ordered else {}
     if dataset is None:
         return DataRecord(
-            name=own.name,
-            classes=own.classes,
+            name=facts.name,
+            classes=facts.classes,
             digests=digests,
-            notes={"images": dict(own.images), NO_IMAGES: True, **ordered},
+            notes={"images": dict(facts.images), NO_IMAGES: True, **ordered},
         )
     return DataRecord(
-        name=own.name,
-        classes=own.classes,
+        name=facts.name,
+        classes=facts.classes,
         digests=digests,
         mean=dataset.mean,
         std=dataset.std,
         arguments=effective_facts(inputs.sources[DATA]),
         notes=json.loads(json.dumps({**dataset.notes, **ordered})),
-        task=own.task,
+        task=facts.task,
     )
 
 
 def _variant_titles(inputs: Inputs, measurement: Measurement) -> dict[str, str]:
-    """The titles of variants, and before those of an interpolation its own."""
+    """The titles of variants, and of interpolations before those of their variants."""
     titles = {model.name: model.title for model in inputs.models}
     images, all_titles = measurement.data.images[TEST], dict[str, str]()
     for name in sorted(titles, key=lambda model: model not in inputs.records):
@@ -130,9 +130,9 @@ CHANCE_AUC = 0.5  # the AUC of a model that knows nothing
 
 
 def clean_steps(inputs: Inputs) -> dict[str, str]:
-    """The step that predicts clean images with each model, and the model's label.
+    """Find the step that predicts clean images with each model, and the model's label.
 
-    Empty if the accuracy on clean images is not told.
+    Empty if the accuracy on clean images is not reported.
     """
     return {
         predictions_file(model.name, model.seed, CLEAN).removesuffix(".parquet"): model.label
@@ -141,7 +141,7 @@ def clean_steps(inputs: Inputs) -> dict[str, str]:
 
 
 def add_clean_accuracy(inputs: Inputs, folder: RunFolder, tell: Notify) -> Notify:
-    """Tell how accurate each model is on clean images too, as soon as they are predicted."""
+    """Also report the accuracy of each model on clean images, as soon as they are predicted."""
     waiting, dataset = clean_steps(inputs), inputs.datasets.get(DATA)
     several = len(waiting) > 1
     grouping = None if dataset is None else number_groups(dataset.test.groups)
@@ -150,8 +150,8 @@ def add_clean_accuracy(inputs: Inputs, folder: RunFolder, tell: Notify) -> Notif
         tell(event)
         label = waiting.pop(event.step, None)
         if label is not None:
-            file, which = f"{event.step}.parquet", label if several else ""
-            for line in clean_accuracy_lines(folder, file, inputs.advice, which, grouping):
+            file, prefix = f"{event.step}.parquet", label if several else ""
+            for line in clean_accuracy_lines(folder, file, inputs.advice, prefix, grouping):
                 tell(Event("evaluate", 0, None, line=line))
 
     return notify
@@ -210,10 +210,10 @@ def clean_accuracy_lines(
     accuracies = evaluate_resamples(predictions, shared, names=["accuracy"])["accuracy"]
     accuracy, low, high, n = to_score(accuracies, (0.0, 1.0))
     edges = {0.0: "; every image is wrong", 1.0: "; no image is wrong"}
-    which = f"{model}: " if model else ""
+    prefix = f"{model}: " if model else ""
     ends = "no interval" if np.isnan(low) else f"{low:.1%}, {high:.1%}"
     lines = [
-        f"clean          {which}accuracy {accuracy:.1%} [{ends}], n = {n:,}"
+        f"clean          {prefix}accuracy {accuracy:.1%} [{ends}], n = {n:,}"
         f"{f' in {grouping.count:,} groups; images count equally' if grouping else ''}"
         f"{edges.get(accuracy, '')}"
     ]
@@ -234,10 +234,10 @@ def clean_accuracy_lines(
 
 
 def explain_chance(auc: Score | None, classes: int, advice: str) -> str:
-    """Say what is probably wrong with an accuracy that is not above chance.
+    """Say what is probably wrong if accuracy is not above chance.
 
-    A model whose AUC is above 0.5 tells the classes apart: then neither the order of its rows nor
-    its preprocessing is to blame, but where one class ends and another begins.
+    A model with an AUC above 0.5 separates the classes. Then the thresholds between classes are to
+    blame, not the order of rows or the preprocessing.
 
     Args:
         auc: the mean over classes of the area under the ROC curve; None where it is not known.
@@ -279,11 +279,11 @@ def explain_chance(auc: Score | None, classes: int, advice: str) -> str:
 
 
 def check_run_folder(out: Path | None) -> None:
-    """Raise `InputError` if the run folder cannot be written or is not one to work in."""
+    """Raise `InputError` if the run folder cannot be written or holds something else."""
     if out is not None:
         check_writable(out)
         check_run_path(out)
-    elif not Path("runs").exists():  # a folder in it may be writable where it is not
+    elif not Path("runs").exists():  # a folder in it may be writable even if `runs` is not
         check_writable(Path("runs"))
 
 
@@ -299,9 +299,9 @@ def execute_run(
     """Begin or continue a run, by default in `runs/NAME`, and do all steps that are not done.
 
     Args:
-        inputs: what is measured; the data sets are open.
+        inputs: what is measured, with open data sets.
         out: the run folder.
-        sharing: who does the steps; it was checked.
+        sharing: who does the steps; already checked.
         tell: called for every step, and for events within long ones.
         offline: never use the network.
         replace: replace finished work that was made with other settings.
@@ -319,8 +319,8 @@ def execute_run(
     record = describe_run(inputs)
     work = Work(
         path=path,
-        # It shows within moments whether a model is used correctly.
-        plan=make_plan(inputs).beginning_with(clean_steps(inputs)),
+        # This shows within moments whether a model is used correctly.
+        plan=make_plan(inputs).put_first(clean_steps(inputs)),
         record=record,
         device=inputs.settings.device,
         offline=offline,
@@ -340,13 +340,13 @@ def make_outlook(inputs: Inputs, out: Path | None) -> Outlook:
     path = out or Path("runs") / inputs.name
     if RunFolder(path).is_read_only:
         check_run_path(path)
-    return Outlook.of(inputs.name, path, make_plan(inputs))
+    return Outlook.from_plan(inputs.name, path, make_plan(inputs))
 
 
 def _check_same_inputs(folder: RunFolder, record: RunRecord) -> None:
-    """Refuse a folder with results of another model or other data of the same name."""
+    """Refuse a folder with results of another model or data set of the same name."""
     if not (folder.path / RECORD).is_file() or folder.record.name != record.name:
-        return  # a run of another name is refused before it would be overwritten
+        return  # a run of another name is refused later, before any overwriting
     before = folder.record.models
     changed = [
         name
@@ -354,12 +354,12 @@ def _check_same_inputs(folder: RunFolder, record: RunRecord) -> None:
         if name in before and before[name].facts.get("digest") != model.facts.get("digest")
     ]
     if changed:
-        what = f"another model called {changed[0]!r}"
+        subject = f"another model called {changed[0]!r}"
     elif folder.record.data.source != record.data.source:
-        what = f"another data set called {record.data.name!r}"
+        subject = f"another data set called {record.data.name!r}"
     else:
         return
     raise InputError(
-        f"{folder.path} contains the evaluation of {what}; replace it with --replace, "
+        f"{folder.path} contains the evaluation of {subject}; replace it with --replace, "
         "or name another folder with --out"
     )

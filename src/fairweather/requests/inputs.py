@@ -1,4 +1,4 @@
-"""What every kind of request becomes, a trial of it on one image, and its plan."""
+"""The common form of all requests, a trial of it on one image, and its plan."""
 
 from __future__ import annotations
 
@@ -13,7 +13,6 @@ import torch
 from torch import nn
 
 from fairweather.attacks.table import ATTACKS
-from fairweather.devices import FP32, Arithmetic
 from fairweather.errors import InputError, check_name, unknown_name
 from fairweather.files.yamlfile import read_yaml
 from fairweather.metrics.grouping import number_groups
@@ -23,6 +22,7 @@ from fairweather.steps.measurement import (
     DataFacts,
     MeasuredModel,
     Measurement,
+    Settings,
     plan_conclusion,
     plan_models,
 )
@@ -111,7 +111,7 @@ def _check_priors(raw: object, place: str) -> dict[str, dict[str, float]]:
 def complete_priors(
     asked: PartialPriors, labels: npt.NDArray[np.int64], classes: tuple[str, ...]
 ) -> dict[str, tuple[float, ...]]:
-    """Give every class a probability; classes that are not named share the rest.
+    """Give every class a probability; unnamed classes share the rest.
 
     They share it in proportion to their numbers of images.
 
@@ -151,121 +151,95 @@ def complete_priors(
 
 
 @dataclass(frozen=True, kw_only=True)
-class Settings:
-    """How everything is measured.
-
-    Attributes:
-        shifts: clean first, then every shift and attack at every level.
-        fit_on: the shifts of the validation images that some variants are fitted on.
-        threads, device: of every step.
-        arithmetic: how networks are computed.
-        ordered: whether the classes are in an order, even if the data set does not say so.
-        priors: for the name of each set of priors, the probability of each class in label order.
-        operating_points: for some classes, the least probability to predict them.
-    """
-
-    shifts: tuple[Shift | Attack, ...]
-    threads: int
-    device: torch.device
-    variants: tuple[Variant, ...] = ()
-    fit_on: tuple[Shift, ...] = ()
-    shift_seed: int = 0
-    batch_size: int = 256
-    arithmetic: Arithmetic = FP32
-    bootstrap: int = 1000
-    ordered: bool = False
-    priors: Mapping[str, tuple[float, ...]] = field(default_factory=dict)
-    operating_points: Mapping[str, float] = field(default_factory=dict)
-
-
-@dataclass(frozen=True, kw_only=True)
 class Trainings:
-    """What a study does before it measures.
-
-    Attributes:
-        steps: pre-trainings and trainings, each after those that it needs.
-        reports: the files of these steps that the report reads.
-        mixup: whether MixUp is used; then the samples show an example.
-        pretraining: the record of each pre-training.
-        seen_shifts: the test shifts that each model is trained with, and what makes them.
-        precision: of the trainings, as given.
-    """
+    """The trainings of a study, before it measures."""
 
     steps: tuple[Step, ...] = ()
+    """Pre-trainings and trainings, each after those that it needs."""
+
     reports: tuple[str, ...] = ()
+    """The files of these steps that the report reads."""
+
     mixup: bool = False
+    """Whether MixUp is used; then the samples show an example."""
+
     pretraining: Mapping[str, ModelRecord] = field(default_factory=dict)
+    """The record of each pre-training."""
+
     seen_shifts: Mapping[str, Mapping[str, str]] = field(default_factory=dict)
+    """The test shifts that each model is trained with, and what makes them."""
+
     precision: str | None = None
+    """Of the trainings, as given."""
 
 
 @dataclass(frozen=True, kw_only=True)
 class Inputs:
-    """What a run measures: the form that studies, evaluations and joined seeds all become.
-
-    Attributes:
-        kind, name, title, description: of the run.
-        sources: how each data set is loaded, by its name in the plan.
-        facts: what is known of each data set, by the same name. If predictions came with labels
-            and without images, `data` has facts and no source.
-        datasets: the data sets that are open; empty if the run is only planned.
-        models: in the order of the request; an ensemble comes after its members.
-        records: the record of each model, by name.
-        seeds: of all models.
-        settings: how everything is measured.
-        trainings: what is done before anything is measured.
-        networks: for each model from elsewhere, how another process opens it, and its network here,
-            which gives logits.
-        read_predictions: reads predictions that other programs made, given the name of the file
-            that the run stores them in.
-        pictured: the shifts whose images the report shows; None for all.
-        lines: what is told about the inputs, one fact a line.
-        advice: what to check if a model is no better than chance. If it is empty, the accuracy on
-            clean images is not told.
-        files: texts of further files of the run folder, by name.
-    """
+    """What a run measures: the form that studies, evaluations and joined seeds all become."""
 
     kind: Literal["study", "evaluation"]
     name: str
     title: str
     description: str = ""
+    """`kind`, `name`, `title`, `description`: of the run."""
+
     sources: Mapping[str, PlannedDataset]
+    """How each data set is loaded, by its name in the plan."""
+
     facts: Mapping[str, DataFacts]
+    """What is known of each data set, by the same name. If predictions came with labels and without
+    images, `data` has facts and no source."""
+
     datasets: Mapping[str, Dataset] = field(default_factory=dict)
+    """The data sets that are open; empty if the run is only planned."""
+
     models: Sequence[MeasuredModel]
+    """In the order of the request; an ensemble comes after its members."""
+
     records: Mapping[str, ModelRecord]
+    """The record of each model, by name."""
+
     seeds: tuple[int, ...]
+    """Of all models."""
+
     settings: Settings
+    """How everything is measured."""
+
     trainings: Trainings = field(default_factory=Trainings)
+    """The trainings before the measurements."""
+
     networks: Sequence[tuple[PlannedModel, nn.Module]] = ()
+    """For each model from elsewhere, how other processes open it, and its open network, which
+    returns logits."""
+
     read_predictions: Callable[[str], AnyPredictions] | None = None
+    """Reads predictions of other programs, by the name of the file in the run."""
+
     pictured: tuple[Shift, ...] | None = None
+    """The shifts whose images the report shows; None for all."""
+
     lines: Sequence[str] = ()
+    """Facts about the inputs for people, one per line."""
+
     advice: str = ""
+    """What to check if a model is no better than chance. If it is empty, the accuracy on clean
+    images is not reported."""
+
     files: Mapping[str, str] = field(default_factory=dict)
+    """Texts of further files of the run folder, by name."""
 
 
 def make_measurement(inputs: Inputs) -> Measurement:
-    """Put together what all models are measured on, and how."""
-    settings, facts, trainings = inputs.settings, inputs.facts, inputs.trainings
-    own = facts[DATA]
+    """Combine the data and settings that all models are measured with."""
+    facts, settings = inputs.facts, inputs.settings
+    data = facts[DATA]
     return Measurement(
-        data=replace(own, ordered=own.ordered or settings.ordered),
-        shifts=settings.shifts,
-        threads=settings.threads,
-        device=settings.device.type,
-        shift_seed=settings.shift_seed,
-        batch_size=settings.batch_size,
-        arithmetic=settings.arithmetic,
-        bootstrap=settings.bootstrap,
-        variants=settings.variants,
+        **vars(settings),
+        data=replace(data, ordered=data.ordered or settings.ordered),
         others=_select_facts(OOD_DATA, facts),
         natural=_select_facts(NATURAL_DATA, facts, NATURAL),
-        priors=settings.priors,
-        operating_points=settings.operating_points,
-        fit_on=settings.fit_on,
-        reports=trainings.reports,
-        mixup=trainings.mixup,
+        reports=inputs.trainings.reports,
+        mixup=inputs.trainings.mixup,
         pictured=inputs.pictured,
     )
 
@@ -294,7 +268,7 @@ def make_plan(inputs: Inputs) -> Plan:
 
 
 def model_label(title: str, seed: int, seeds: Sequence[int]) -> str:
-    """What a model is called in messages: its title, with the seed if there are several."""
+    """The name of a model in messages: its title, with the seed if there are several."""
     return f"{title}, seed {seed}" if len(seeds) > 1 else title
 
 
@@ -343,7 +317,7 @@ def check_accepted(dataset: Dataset, declared: Iterable[tuple[str, TaskKind]]) -
 
 
 def try_settings(dataset: Dataset, settings: Settings, purpose: str) -> None:
-    """Raise `InputError` for what would fail later with any model: classes, variants, shifts.
+    """Raise `InputError` for classes, variants or shifts that would fail later with any model.
 
     Args:
         dataset: the data set that is measured on.
@@ -376,8 +350,8 @@ def try_shifts(shifts: Sequence[Shift | Attack], image: Images, seed: int) -> No
 def try_model(model: nn.Module, settings: Settings, image: Images) -> None:
     """Try the variants and attacks on a model; raises `InputError` for one that does not work.
 
-    The labels for the attacks are classes that the model does not predict: where the answer is
-    wrong from the beginning, an attack checks its settings and does not search.
+    The labels for the attacks are classes that the model does not predict: an attack on a wrong
+    answer checks its settings and does not search.
     """
     for variant in settings.variants:
         variant.check_network(model)

@@ -1,9 +1,8 @@
 """Who works in a run folder: one process with its lock, or several with claims on its steps.
 
-Claims are no locks: two processes may both believe that a claim is theirs, for instance where a
-file system shows changes late. So nothing may depend on them but time: a step that is done twice
-writes the same bytes on like machines, and whoever records a step looks first whether its claim is
-still its own.
+Claims are not locks: two processes may both believe that a claim is theirs, for example where a
+file system shows changes late. Claims only save time: a step that is done twice writes the same
+bytes on equal machines. A process records a step only if its claim is still its own.
 """
 
 from __future__ import annotations
@@ -37,10 +36,10 @@ from fairweather.types.record import RECORD
 CLAIMS = "claims"  # folder in the run folder
 # A file for each process, and for each step.
 WORKERS, CLAIMED_STEPS = f"{CLAIMS}/workers", f"{CLAIMS}/steps"
-# Seconds. NFS may show the time of a file a minute late, so a claim must be older to be given up.
+# Seconds. NFS may show the time of a file a minute late, so only older claims are given up.
 RENEWAL, EXPIRY = 20.0, 180.0
 
-ResolveFile = Callable[[str], Path]  # gives a path in the run folder, and refuses links out of it
+ResolveFile = Callable[[str], Path]  # refuses links that lead out of the run folder
 
 
 class Claims:
@@ -48,8 +47,8 @@ class Claims:
 
     Args:
         file: gives the path of a file of the run folder by its name.
-        mark: what all processes in the folder must have in common; the others can read it. None if
-            the lock of the folder is held for this process: nobody needs to know of it.
+        mark: what all processes in the folder must have in common, for the others to read. None if
+            this process holds the lock of the folder, so that there are no others.
         renewed: seconds between renewals.
         expires: seconds without a renewal after which a claim is given up: its process has ended,
             or cannot reach the folder.
@@ -78,7 +77,7 @@ class Claims:
         return True
 
     def holds(self, step: str) -> bool:
-        """Say whether a claim is still this process's, and was not given up for dead."""
+        """Say whether this process still holds a claim, which others may have taken over."""
         return step in self._mine and _read_state(self._mine[step]).text == self.name
 
     def release(self, step: str) -> None:
@@ -88,7 +87,7 @@ class Claims:
         self._mine.pop(step, None)
 
     def owners(self) -> dict[str, str]:
-        """The steps that other processes are doing, as far as their claims are alive, by owner."""
+        """The steps that other processes are doing, by owner; expired claims do not count."""
         folder, now = self.file(CLAIMED_STEPS), self._now()
         owners = {}
         for path in _walk_files(folder):
@@ -101,10 +100,10 @@ class Claims:
         return owners
 
     def end(self) -> None:
-        """Give everything back, and remove what was given up."""
+        """Give all claims back, and remove expired ones."""
         self._ended.set()
         self._renewer.join()
-        # The folder may be gone, or cannot be reached now: then the claims expire.
+        # The folder may be gone or out of reach; then the claims expire.
         with suppress(OSError):
             for step in list(self._mine):
                 self.release(step)
@@ -126,16 +125,16 @@ class Claims:
                 _remove(path, state)
 
     def _take_over(self, path: Path) -> bool:
-        """Replace a claim that nobody renews."""
+        """Take over an expired claim."""
         state = _read_state(path)
         if state.is_alive(self._now(), self.expires):
             return False
         return _remove(path, state) and _create(path, self.name, within=self._root)
 
     def _now(self) -> float:
-        """The time on the clock of the file system, which gives files their times."""
+        """The time on the clock of the file system, which sets the times of files."""
         while True:
-            if not self._beacon.is_file():  # another process believed that this one had ended
+            if not self._beacon.is_file():  # another process believed this one dead
                 _create(self._beacon, self.mark, within=self._root)
             with suppress(FileNotFoundError):  # and did so just now
                 os.utime(self._beacon)
@@ -143,12 +142,12 @@ class Claims:
 
     def _renew(self) -> None:
         while not self._ended.wait(self.renewed):
-            # The folder may be gone, or cannot be reached now: a step may then be done twice.
+            # The folder may be gone or out of reach; a step may then be done twice.
             with suppress(OSError):
                 self._now()
             for path in list(self._mine.values()):
                 with suppress(OSError):
-                    if _read_state(path).text == self.name:  # not if another one has taken it over
+                    if _read_state(path).text == self.name:  # not if another process has taken it
                         os.utime(path)
 
 
@@ -163,7 +162,7 @@ def open_claims(file: ResolveFile, mark: str | None) -> Iterator[Claims]:
 
 
 def list_workers(file: ResolveFile) -> Mapping[str, str]:
-    """The marks of the processes in a run folder, by their names; not of those that ended long ago.
+    """The marks of the processes in a run folder, by name; without those that ended long ago.
 
     >>> list_workers(Path("runs/nobody").joinpath)
     {}
@@ -193,7 +192,7 @@ def parse_host(owner: str) -> str:
 
 
 def is_claims_folder(folder: Path) -> bool:
-    """Tell whether a folder can be that of the claims of a run: it holds nothing else.
+    """Tell whether a folder can be a folder of claims: it contains nothing else.
 
     >>> is_claims_folder(Path("thesis"))
     False
@@ -203,7 +202,7 @@ def is_claims_folder(folder: Path) -> bool:
     names = {Path(name).name for name in (WORKERS, CLAIMED_STEPS)}
     try:
         return all(entry.name in names for entry in folder.iterdir())
-    except FileNotFoundError:  # another process has just given its last one back
+    except FileNotFoundError:  # another process has just given its last claim back
         return True
 
 
@@ -221,7 +220,7 @@ class _FileState(NamedTuple):
     time: float
 
     def is_alive(self, now: float, expires: float) -> bool:
-        """Tell whether it was renewed lately; a time far in the future is nobody's renewal."""
+        """Tell whether it was renewed recently; a time far in the future does not count."""
         return abs(now - self.time) <= expires
 
 
@@ -230,7 +229,7 @@ _NO_CLAIM = _FileState("", float("-inf"))
 
 
 def _walk_files(folder: Path) -> list[Path]:
-    """All files below a folder whose folders others may remove meanwhile."""
+    """All files below a folder, while others may remove folders in it."""
     return [Path(root, name) for root, _, names in os.walk(folder) for name in names]
 
 
@@ -250,10 +249,10 @@ def _read_state(path: Path) -> _FileState:
 
 
 def _remove(path: Path, state: _FileState) -> bool:
-    """Remove a file, unless it is not any more what was seen of it.
+    """Remove a file, unless it has changed since it was read.
 
-    Of several processes that remove a file and create it anew at once, all but one see that it is
-    another one now, and put it back.
+    If several processes remove and re-create a file at once, all but one see that it is a new file,
+    and put it back.
     """
     old = path.with_name(f"{path.name}.{secrets.token_hex(4)}")
     try:
@@ -262,7 +261,7 @@ def _remove(path: Path, state: _FileState) -> bool:
         return False
     is_old = _read_state(old) == state
     if not is_old:
-        # Linking fails if there is a newer one; some file systems have no links.
+        # Linking fails if there is a newer file; some file systems have no links.
         with suppress(OSError):
             os.link(old, path)
     old.unlink(missing_ok=True)
@@ -294,7 +293,7 @@ def _create(path: Path, text: str, *, within: Path) -> bool:
             try:
                 file.write(text)
                 file.flush()
-            except BaseException:  # such as a full disk: a claim without an owner helps nobody
+            except BaseException:  # such as a full disk; a claim without an owner is useless
                 path.unlink(missing_ok=True)
                 raise
         return True
@@ -302,21 +301,19 @@ def _create(path: Path, text: str, *, within: Path) -> bool:
 
 # ---------------------------------------------------------------- locks
 
-PROCESSOR = "kind of processor"  # may differ between workers, but then their bytes may too
-PREPARATION_TIMEOUT = 60.0  # seconds within which a process that shares a folder has prepared it
+PROCESSOR = "kind of processor"  # may differ between workers; then their bytes may differ too
+PREPARATION_TIMEOUT = 60.0  # seconds that a process may take to prepare a shared folder
 
 
 class SharedRun(NamedTuple):
-    """A run folder that several processes write to, and the claims of this one.
-
-    Attributes:
-        run, claims: the folder and the claims.
-        warnings: sentences about the other processes.
-    """
+    """A run folder that several processes write to, and the claims of this one."""
 
     run: RunFolder
     claims: Claims
+    """`run`, `claims`: the folder and the claims."""
+
     warnings: tuple[str, ...] = ()
+    """Sentences about the other processes."""
 
 
 @contextmanager
@@ -359,13 +356,13 @@ def share_run(
 
     Args:
         path: the folder; it is created if needed.
-        mark: what must be the same in all these processes, by its names in a sentence; another
-            `PROCESSOR` is a warning only, since its results are as valid.
-        prepare: called with the folder, and with whether other processes work in it, while no other
-            process prepares it.
+        mark: what must be the same in all these processes, by name for people. A different
+            `PROCESSOR` is only a warning, because its results are as valid.
+        prepare: called with the folder and whether other processes work in it; only one process
+            prepares at a time.
 
-    Raises `InputError` as `open_run` does, if a process that shares nothing is working in it, and
-    if the others have another mark.
+    Raises `InputError` as `open_run` does, if a process that does not share is working in it, and
+    if the others have a different mark.
     """
     check_run_path(path)
     path.mkdir(parents=True, exist_ok=True)
@@ -385,7 +382,7 @@ def _check_mark(ours: Mapping[str, str], mark: str, name: str, path: Path) -> st
     try:
         theirs = dict(json.loads(mark))
     except (ValueError, TypeError):
-        return ""  # just being written, or removed
+        return ""  # being written or removed right now
     for fact in ours:
         if fact != PROCESSOR and ours[fact] != theirs.get(fact):
             raise InputError(
@@ -393,11 +390,11 @@ def _check_mark(ours: Mapping[str, str], mark: str, name: str, path: Path) -> st
                 f"{theirs.get(fact)}, here {ours[fact]}; all workers in a folder must have the "
                 "same, or name another folder with --out"
             )
-    own, another = ours.get(PROCESSOR), theirs.get(PROCESSOR)
-    if own is None or another is None or own == another:
+    here, another = ours.get(PROCESSOR), theirs.get(PROCESSOR)
+    if here is None or another is None or here == another:
         return ""
     return (
-        f"the worker {name} has another {PROCESSOR} ({another}) than this one ({own}): "
+        f"the worker {name} has another {PROCESSOR} ({another}) than this one ({here}): "
         "results may differ in their last digits from those of one machine"
     )
 
@@ -406,7 +403,7 @@ def _check_mark(ours: Mapping[str, str], mark: str, name: str, path: Path) -> st
 def lock_folder(
     path: Path, timeout: float = 0, *, needed: bool = True, name: str = LOCK
 ) -> Iterator[None]:
-    """Lock a file of a folder; where it is not `needed`, go on if the file system has no locks."""
+    """Lock a file of a folder; unless `needed`, go on if the file system has no locks."""
     path.mkdir(parents=True, exist_ok=True)
     lock = filelock.FileLock(resolve_inside(path, name), timeout=timeout)
     try:
@@ -438,7 +435,7 @@ def check_run_path(path: Path) -> None:
             f"{path} was joined from several runs and cannot train; run another seed in a folder "
             "of its own, and join again with fairweather report --join-seeds"
         )
-    # A lock, or folders with these names, may be those of another program.
+    # A lock or folders with these names may belong to another program.
     known = (path / RECORD).exists() or any(run.step(step) for step in run.step_ids())
     if not known and not all(
         step.name == LOCK or PARTIAL.fullmatch(step.name) or is_claims_folder(step)

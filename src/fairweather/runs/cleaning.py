@@ -1,4 +1,4 @@
-"""The disk use of a run, and the removal of files that the same command can make again."""
+"""The disk use of a run, and removing files that the same command can make again."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ REMOVABLE: Mapping[str, str] = {
 _STEPS: Mapping[str, Sequence[StepKind]] = {
     "models": ("pretrain", "train", "choose"),
     "predictions": ("fit", "features", "conform", "predict"),
-    "scores": ("group", "score"),  # only from groups can intervals over groups be made again
+    "scores": ("group", "score"),  # intervals over groups need the groups
     "samples": ("sample",),
     "report": ("report",),
     "left-over": (),
@@ -31,17 +31,16 @@ _STEPS: Mapping[str, Sequence[StepKind]] = {
 
 
 class DiskUse(NamedTuple):
-    """The disk use of one kind of files.
-
-    Attributes:
-        kind: `models`, `predictions`, `scores`, `samples`, `report` or `left-over`.
-        files: names in the run folder, or folders of interrupted trainings.
-        bytes: total size.
-    """
+    """The disk use of one kind of files."""
 
     kind: str
+    """`models`, `predictions`, `scores`, `samples`, `report` or `left-over`."""
+
     files: tuple[str, ...]
+    """Names in the run folder, or folders of interrupted trainings."""
+
     bytes: int
+    """Total size."""
 
 
 def measure_disk_use(run: RunFolder) -> list[DiskUse]:

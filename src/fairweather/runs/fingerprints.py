@@ -1,9 +1,9 @@
 """What a result depends on: the options that have an effect and differ from their stored defaults.
 
-One rule for all steps of a plan, for networks and for recipes. A field counts unless its type says
-`NoEffect`; it is left out where it has the default of `defaults.json`. So an option that is added
-later, with its default in that table, leaves everything that is finished as it is. A default that
-changes raises the version of the table, which then stands among the facts of every step.
+One rule holds for steps, networks and recipes. A field counts unless its type says `NoEffect`, and
+it is left out if it has the default of `defaults.json`. So a new option, with its default in that
+table, leaves finished work valid. A changed default raises the version of the table, which is among
+the facts of every step.
 """
 
 from __future__ import annotations
@@ -23,18 +23,15 @@ T = TypeVar("T")
 
 @dataclass(frozen=True)
 class Effect:
-    """How a field stands among the facts.
-
-    Attributes:
-        name: what it is called there; "" if its own fields stand there; None if it has no effect.
-    """
+    """How a field appears among the facts."""
 
     name: str | None
+    """Its name there; "" if its own fields appear there; None if it has no effect."""
 
 
-# It never changes the result, or the files that are read tell it.
+# It never changes the result, or the files that are read show it.
 NoEffect = Annotated[T, Effect(None)]
-# Its own fields stand among those of the whole.
+# Its own fields appear among those of the whole.
 Inline = Annotated[T, Effect("")]
 
 _STORED = read_facts("fairweather.runs", "defaults")
@@ -47,7 +44,7 @@ def effective_facts(value: Any, idle: Collection[str] = ()) -> dict[str, JsonVal
 
     Args:
         value: of a class of pydantic's, a dataclass or a `NamedTuple`.
-        idle: names of fields that have no effect beside the values of the others.
+        idle: names of fields that have no effect given the other fields.
     """
     result: dict[str, JsonValue] = {}
     kind: type = type(value)
@@ -61,7 +58,7 @@ def effective_facts(value: Any, idle: Collection[str] = ()) -> dict[str, JsonVal
 
 
 def to_fact(value: Any) -> JsonValue:  # noqa: ANN401 - of any field
-    """A value as JSON; of what knows its own `fact`, this one."""
+    """A value as JSON; its own `fact` if it has one."""
     if hasattr(value, "fact"):
         return to_fact(value.fact)
     if isinstance(value, Mapping):

@@ -58,7 +58,7 @@ LOCK = ".lock"
 PARTIAL = re.compile(r"\.[0-9a-f]{16}\.partial")  # a file that is being written
 ABANDONED_AFTER = 3600.0  # seconds without a write, after which one of several processes has died
 _OOD = "ood/"  # prefix of the columns with scores that may tell other data sets
-DOUBT = "one_minus_confidence"  # what small copies store in place of the confidence
+DOUBT = "one_minus_confidence"  # what small copies store instead of the confidence
 _UNLABELLED_COLUMNS = ("keys", "predicted", "confidence")
 
 
@@ -116,7 +116,7 @@ def is_relative_name(name: str) -> bool:
 
 
 def _has_links(folder: Path, name: str) -> bool:
-    """Whether a plain name may pass through a link; only then need whole paths be resolved."""
+    """Whether a plain name may pass through a link; only then must the whole path be resolved."""
     steps = accumulate([os.fspath(folder), *name.split("/")], os.path.join)
     return any(map(os.path.islink, islice(steps, 1, None)))
 
@@ -136,7 +136,7 @@ def write_atomically(path: Path, content: bytes | str) -> None:
     try:
         _write_and_rename(path, content)
     except FileNotFoundError:
-        # A process that began to work in the folder took the partial file for that of a dead one.
+        # Another process took this partial file for that of a dead process.
         _write_and_rename(path, content)
 
 
@@ -174,26 +174,26 @@ def read_json(path: Path) -> dict[str, Any]:
 
 
 class StoredGroups(NamedTuple):
-    """Which images of a part belong together, and their subgroups, as a run folder has them.
-
-    Attributes:
-        keys: int64 `[N]`, the keys of the images in the order of the predictions.
-        group: what images that belong together share, such as `patient`; None if not known.
-        numbers: int64 `[N]`, the number of each image's group.
-        slices: by the name of the column, the value of each image, `[N]` texts.
-    """
+    """Which images of a part belong together, and their subgroups, as a run folder has them."""
 
     keys: IntArray
+    """int64 `[N]`, the keys of the images in the order of the predictions."""
+
     group: str | None
+    """What images that belong together share, such as `patient`; None if not known."""
+
     numbers: IntArray | None
+    """int64 `[N]`, the number of each image's group."""
+
     slices: Mapping[str, TextArray]
+    """By the name of the column, the value of each image, `[N]` texts."""
 
 
 class RunFolder:
     """A folder with all files of a run, and the records of its finished steps.
 
     A step is done if its record in steps/ has the fingerprint of everything that it depends on, and
-    its files exist and have the checksums in the record.
+    its files have the recorded checksums.
     """
 
     def __init__(self, path: Path) -> None:
@@ -472,7 +472,7 @@ class RunFolder:
     def ood_scores(self, name: str) -> dict[str, npt.NDArray[np.float32]]:
         """Read the scores of a file of predictions that may tell other data sets, by their names.
 
-        There are none where they were not asked for, nor in files of earlier versions.
+        Files without such scores, also of earlier versions, have none.
         """
         with _open_parquet(self.file(name)) as file:
             names = [column for column in file.schema_arrow.names if column.startswith(_OOD)]
@@ -533,13 +533,13 @@ class RunFolder:
 
 
 def _read_scores(path: Path, columns: Sequence[str]) -> pd.DataFrame:
-    """Read a table of scores; raises `InputError` if it has not these columns."""
+    """Read a table of scores; raises `InputError` if a column is missing."""
     # A model may be called NA, and numbers must be read back exactly as written.
     numbers = dict.fromkeys(("value", "low", "high"), _parse_number)
     names = {name: str for name in columns if name not in (*numbers, "n")}
     try:
         table = pd.read_csv(path, dtype=names, converters=numbers, keep_default_na=False)
-    except ValueError as error:  # also for what is no text
+    except ValueError as error:  # also if it is not text
         reason = str(error).partition("\n")[0]
         raise InputError(f"{path} is not a table of scores: {reason}") from None
     table = table.rename(columns=FORMER_NAMES)
@@ -547,18 +547,18 @@ def _read_scores(path: Path, columns: Sequence[str]) -> pd.DataFrame:
         raise InputError(f"{path} is not a table of scores: it has no column {missing[0]}")
     if len(table) and not pd.api.types.is_integer_dtype(table["n"]):
         raise InputError(f"{path} is not a table of scores: a row has no whole number in n")
-    if "groups" in table:  # of the worst slice there is none
+    if "groups" in table:  # empty for the worst slice
         table["groups"] = pd.to_numeric(table["groups"], errors="coerce").astype("Int64")
     return table
 
 
 @contextlib.contextmanager
 def _open_parquet(path: Path) -> Iterator[pyarrow.parquet.ParquetFile]:
-    """Open a file of predictions; what its content makes fail is an `InputError`.
+    """Open a file of predictions; problems with its content become an `InputError`.
 
-    Reading ahead takes longer than what it speeds up, as threads do: a page reads few columns of
-    thousands of files. pyarrow's `read_table` also looks for folders of files: of a small file,
-    three quarters of its time.
+    Reading ahead and threads would cost more than they save: a page reads few columns of thousands
+    of files. pyarrow's `read_table` would also look for folders, which takes three quarters of the
+    time for a small file.
     """
     try:
         with pyarrow.parquet.ParquetFile(path, pre_buffer=False) as file:
@@ -604,8 +604,8 @@ def shrink_predictions(content: bytes) -> bytes:
 
     Returns:
         A parquet file that the methods of `RunFolder` read too, about 10 bytes per image. Rounding
-        to single precision moves a loss, and one minus the confidence, by at most 6e-8 of itself:
-        the order of very confident images stays, which a rounded confidence would lose.
+        to single precision changes a loss, and one minus the confidence, by at most 6e-8 of itself.
+        So the order of very confident images stays, which a rounded confidence would lose.
     """
     table = read_parquet(pa.BufferReader(content))
     narrow = {"labels": pa.int32(), "predicted": pa.int32()}
@@ -655,7 +655,7 @@ def open_finished_run(path: Path) -> RunFolder:
 
 def remove_partial(folder: Path, age: float = 0) -> None:
     """Remove partial files without a write for `age` seconds: of processes that were killed."""
-    # Others may remove files and folders meanwhile: `walk` passes over what is gone.
+    # Others may remove files and folders meanwhile; `walk` skips what is gone.
     files = (Path(root, name) for root, _, names in os.walk(folder) for name in names)
     for path in files:
         with contextlib.suppress(FileNotFoundError):

@@ -87,7 +87,7 @@ def list_machines(run: RunFolder) -> list[Machine]:
 def _own_revision() -> JsonValue:
     """The revision of the package when this process first asked.
 
-    In a new clone, git reads all files again for each answer: they are as young as its index.
+    In a new clone, git reads all files for each answer, because they are as new as its index.
     """
     return _git_revision(Path(__file__).parent)
 
@@ -95,10 +95,9 @@ def _own_revision() -> JsonValue:
 def _git_revision(folder: Path) -> JsonValue:
     """Tell the revision of the repository of a folder, and whether files differ from it.
 
-    The repository may come from anybody and may name programs: one that watches its files, hooks,
-    of which git starts one when it has written its index, filters of its files, and one that
-    fetches objects that are not there. None of them is started. Submodules have settings of their
-    own, so only their revisions are looked at.
+    The repository may come from anybody, and its settings can name programs: a file watcher, hooks
+    (git runs one after writing its index), filters, and a fetcher of missing objects. None of them
+    is started. Submodules have their own settings, so only their revisions are read.
     """
     filters: list[str] = []
 
@@ -106,11 +105,11 @@ def _git_revision(folder: Path) -> JsonValue:
         off = ("-c", "core.fsmonitor=false", "-c", f"core.hooksPath={os.devnull}")
         command = ["git", "--no-optional-locks", *off, "-C", str(folder), *words]
         closed = {"GIT_ALLOW_PROTOCOL": "", "GIT_NO_LAZY_FETCH": "1"}
-        # A filter may have any name, also one that `-c NAME=VALUE` cannot say. The user may have
-        # settings there too.
-        own = int(os.environ.get("GIT_CONFIG_COUNT") or 0)
-        closed["GIT_CONFIG_COUNT"] = str(own + len(filters))
-        for number, key in enumerate(filters, start=own):
+        # A filter may have a name that `-c NAME=VALUE` cannot express, so the environment is used,
+        # where the user may have settings too.
+        present = int(os.environ.get("GIT_CONFIG_COUNT") or 0)
+        closed["GIT_CONFIG_COUNT"] = str(present + len(filters))
+        for number, key in enumerate(filters, start=present):
             closed |= {f"GIT_CONFIG_KEY_{number}": key, f"GIT_CONFIG_VALUE_{number}": ""}
         done = subprocess.run(  # nosec B603 # no shell
             command, capture_output=True, check=True, env=os.environ | closed
@@ -129,7 +128,7 @@ def _git_revision(folder: Path) -> JsonValue:
 def _device_name(device: torch.device) -> str:
     import torch
 
-    # The machine that plans may have no GPU, unlike those that do the steps.
+    # The machine that plans may lack a GPU that the machines doing the steps have.
     present = device.type == "cuda" and torch.cuda.is_available()
     return torch.cuda.get_device_name(device) if present else device.type
 

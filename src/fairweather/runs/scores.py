@@ -16,7 +16,7 @@ from fairweather.errors import InputError
 from fairweather.files.tables import frame_to_csv
 from fairweather.metrics import (
     Estimate,
-    Fitted,
+    FittedThresholds,
     Resamples,
     evaluate_resamples,
     mean_estimate,
@@ -69,7 +69,7 @@ def estimate_cells(
     read: Callable[[Cell], AnyPredictions],
     resamples: int,
     seed: int = 0,
-    fitted: Callable[[Cell], Fitted | None] = lambda _: None,
+    fitted: Callable[[Cell], FittedThresholds | None] = lambda _: None,
     grouping: Grouping | None = None,
     metrics: Sequence[str] | None = None,
 ) -> Iterator[tuple[ScoreKey, Estimates]]:
@@ -93,7 +93,7 @@ def estimate_cells(
         return
     first = read(cells[0])
 
-    def sets() -> Iterator[tuple[ScoreKey, AnyPredictions, Fitted | None]]:
+    def sets() -> Iterator[tuple[ScoreKey, AnyPredictions, FittedThresholds | None]]:
         for number, cell in enumerate(cells):
             predictions = read(cell) if number else first
             if not _has_same_images(first, predictions):
@@ -105,7 +105,7 @@ def estimate_cells(
 
 
 def estimate_metrics(
-    sets: Iterable[tuple[ScoreKey, AnyPredictions, Fitted | None]],
+    sets: Iterable[tuple[ScoreKey, AnyPredictions, FittedThresholds | None]],
     shared: Resamples,
     metrics: Collection[str] | None = None,
     *,
@@ -113,7 +113,7 @@ def estimate_metrics(
 ) -> Iterator[tuple[ScoreKey, Estimates]]:
     """Estimate metrics of cells on the same resamples of the images.
 
-    Every estimate of a cell is computed here. `threads + 1` cells are in work at once, and at most
+    Every estimate of a cell is computed here. At most `threads + 1` cells are computed at once, and
     one more is in memory. The number of threads does not change the results; they come in the order
     of the cells.
 
@@ -147,9 +147,8 @@ def estimate_metrics(
 
 @cache
 def _thread_libraries() -> ThreadpoolController:
-    """The libraries that compute in threads; NumPy's BLAS, which is meant here, is one by now.
-
-    To look for them takes longer than the metrics of a small cell.
+    """Find the libraries that compute in threads, such as NumPy's BLAS. Searching takes longer than
+    the metrics of a small cell, so it is done once.
     """
     return ThreadpoolController()
 
@@ -237,7 +236,7 @@ def estimate_units(
     among_all = []
     for unit in task.every_unit(first):
         if not len(unit.places):
-            continue  # what another hospital did not look for
+            continue  # a finding that another hospital did not look for
         shared = draw_unit_resamples(unit, first, resamples, grouping)
         tables[unit.name] = dict(estimate_metrics(parts(unit), shared, metrics, threads=threads))
         among_all.append(_places_among_all(unit, shared, grouping))
@@ -262,7 +261,7 @@ def draw_unit_resamples(
 
 
 def _places_among_all(unit: Unit, shared: Resamples, grouping: Grouping | None) -> IntArray:
-    """Where what the images of a unit, or their groups, add to an area stands among all."""
+    """The places of a unit's images, or of their groups, among all."""
     if grouping is None or shared.grouping is None:
         return unit.places[shared.order]
     _, first = np.unique(shared.grouping.numbers, return_index=True)
@@ -274,7 +273,7 @@ def _mean_of_units(
     images: int,
     grouping: Grouping | None,
 ) -> dict[ScoreKey, Estimates]:
-    """The mean over units of each metric; each unit may be known of other images.
+    """The mean over units of each metric; the units may be known for different images.
 
     Args:
         units: the estimates of each, with `_places_among_all`.
@@ -304,12 +303,11 @@ def worst_slices(
 ) -> pd.DataFrame:
     """Find the worst value of each metric over the slices of a column, as rows of slices.csv.
 
-    The smallest of many noisy numbers is smaller than the smallest true value. So the interval
-    covers the worst true value. Its worse end is the worst of the worse ends of all slices: the one
-    of the slice that is truly the worst is not beyond its value. Its better end is the worst of
-    their better ends, each of an interval that holds together with all others (Bonferroni). If one
-    slice has a value and no interval, there is none here either. A metric without a better
-    direction has no worst value.
+    The smallest of many noisy numbers is smaller than the smallest true value, so the interval is
+    made to cover the worst true value. Its worse end is the worst of the worse ends of all slices.
+    Its better end is the worst of their better ends, corrected for their number (Bonferroni). If a
+    slice has a value without an interval, there is no interval here either. A metric without a
+    better direction has no worst value.
 
     Args:
         slices: from `add_worst`, for each slice of the column by its name.

@@ -37,18 +37,17 @@ LONGEST_NAME = 60  # letters of up to 4 bytes; most file systems allow 255 bytes
 
 
 class WrittenFiles(FrozenRecord):
-    """The files that were written for a shift.
-
-    Attributes:
-        images, bytes: the numbers of images and of bytes.
-        sha256: checksum of the file; of a tree, of the names and checksums of its files.
-        pixels_sha256: checksum of all pixels, `[N, H, W, 3]`.
-    """
+    """The files that were written for a shift."""
 
     images: int
     bytes: int
+    """`images`, `bytes`: the numbers of images and of bytes."""
+
     sha256: str | None = None
+    """Checksum of the file; of a tree, of the names and checksums of its files."""
+
     pixels_sha256: str
+    """Checksum of all pixels, `[N, H, W, 3]`."""
 
 
 # 8-bit pixels `[B, H, W, 3]`, with the labels and the keys of the images.
@@ -56,25 +55,24 @@ Batch: TypeAlias = "tuple[npt.NDArray[np.uint8], list[int], list[int]]"
 
 
 class ExportFormat(NamedTuple):
-    """A row of the table of formats.
-
-    Attributes:
-        suffix: ending of the name of a shift's file or folder.
-        write: `(path, all images, batches)`: writes the batches to a new path.
-        checksum: of what was written at a path; another one, or "", if it has changed or is gone.
-    """
+    """A row of the table of formats."""
 
     suffix: str
+    """Ending of the name of a shift's file or folder."""
+
     write: Callable[[Path, Images, Iterable[Batch]], None]
+    """`(path, all images, batches)`: writes the batches to a new path."""
+
     checksum: Callable[[Path], str]
+    """Of the files at a path; different, or "", if they have changed or are gone."""
 
 
 def class_folders(classes: tuple[str, ...]) -> tuple[str, ...]:
     """Choose a folder name for each class, so that sorted folder names are in label order.
 
     Tools that read one folder per class number the classes by sorted folder name. So the label is
-    put in front if the names are not sorted, if two names would be equal, or if one is the name of
-    a split. Characters that file systems or shells may not accept become `_`.
+    put in front if the names are not sorted, two would be equal, or one is the name of a split.
+    Characters that file systems or shells may not accept become `_`.
 
     >>> class_folders(("cat", "dog"))
     ('cat', 'dog')
@@ -171,26 +169,29 @@ class ExportedClass(FrozenRecord):
 
 
 class ExportedData(FrozenRecord):
-    """The exported split of a data set.
-
-    Attributes:
-        name: the name of the data set.
-        part: the split: `train`, `val` or `test`.
-        digest: digest of its images, labels and keys.
-        images: the number of images.
-        size: height and width in pixels.
-        classes: the classes in label order.
-        files: by key, the path of each image's file from the folder of the source on; None if
-            images have no files of their own.
-    """
+    """The exported split of a data set."""
 
     name: str
+    """The name of the data set."""
+
     part: str
+    """The split: `train`, `val` or `test`."""
+
     digest: str
+    """Digest of its images, labels and keys."""
+
     images: int
+    """The number of images."""
+
     size: tuple[int, int]
+    """Height and width in pixels."""
+
     classes: tuple[ExportedClass, ...]
+    """The classes in label order."""
+
     files: dict[int, str] | None = None
+    """By key, the path of each image's file from the folder of the source on; None if images have
+    no files of their own."""
 
 
 class ExportInputs(FrozenRecord):
@@ -220,15 +221,13 @@ class ShiftFacts(FrozenRecord):
 
 
 class ExportedShift(ShiftFacts, WrittenFiles):
-    """A shift that has been written.
-
-    Attributes:
-        path: its file or folder.
-        made: when and with which versions.
-    """
+    """A shift that has been written."""
 
     path: str
+    """Its file or folder."""
+
     made: ExportProvenance
+    """When and with which versions."""
 
 
 class ExportRecord(ExportInputs):
@@ -258,7 +257,8 @@ class Manifest:
 
     @contextmanager
     def replacing(self, shift: str, name: str) -> Iterator[Path]:
-        """Yield a temporary path for a shift's files; without an error they get their real name."""
+        """Yield a temporary path for a shift's files, which get their real name if all goes
+        well."""
         path, partial = self._folder / name, self._folder / f".{secrets.token_hex(8)}.partial"
         try:
             with add_file_name(partial):
@@ -320,7 +320,7 @@ def _read_manifest(folder: Path, inputs: ExportInputs) -> ExportRecord:
         raise InputError(
             f"{folder} contains files that are not an export; name a new folder with --out"
         ) from None
-    for what, before, now in (
+    for fact, before, now in (
         ("split", stored.data.part, inputs.data.part),
         ("format", stored.format, inputs.format),
         ("seed", stored.seed, inputs.seed),
@@ -328,7 +328,7 @@ def _read_manifest(folder: Path, inputs: ExportInputs) -> ExportRecord:
     ):
         if before != now:
             raise InputError(
-                f"{folder} contains an export with another {what}: {before}, not {now}; "
+                f"{folder} contains an export with another {fact}: {before}, not {now}; "
                 "name a new folder with --out"
             )
     return stored
@@ -427,8 +427,8 @@ def select_part(dataset: Dataset, part: str) -> Images:
         raise unknown_name("split", part, PARTS)
     images: Images | None = getattr(dataset, part)
     if images is None:
-        there = [name for name in PARTS if getattr(dataset, name) is not None]
-        raise InputError(f"{dataset.name} has no split {part}; it has {' and '.join(there)}")
+        parts = [name for name in PARTS if getattr(dataset, name) is not None]
+        raise InputError(f"{dataset.name} has no split {part}; it has {' and '.join(parts)}")
     return images
 
 

@@ -1,6 +1,6 @@
 """A finished run as rows for a tracker: parameters, epochs and scores.
 
-Names and values are such that trackers accept them: dotted keys of plain characters, and text.
+Names and values have forms that trackers accept: dotted keys of plain characters, and text.
 """
 
 from __future__ import annotations
@@ -48,9 +48,8 @@ from fairweather.types.record import (
 NEEDED = (PAGE, SCORES)
 FILES = (PAGE, RECORD, JOINED, STUDY, SCORES, SUMMARY, WARNINGS, ABSENT_METRICS)
 FOLDERS = (FIGURES, TABLES)
-# The metrics that the report shows over levels. A tracker's table has one column per name, so of
-# all other metrics it gets only means over shifts; all of them are in scores.csv, which is sent as
-# a file.
+# The metrics that the report shows over levels. A tracker's table has one column per name, so it
+# gets only the means over shifts of other metrics. scores.csv, which is sent too, has all of them.
 _BOUNDS = ("low", "high")
 # MLflow's rule for names (mlflow.utils.validation), without colons, which servers on Windows
 # refuse, and without spaces, which only separate ` low`, ` high` and ` sd`.
@@ -68,45 +67,48 @@ class TrackedValue(NamedTuple):
 
 
 class TrackerRow(NamedTuple):
-    """One row in a tracker.
-
-    Attributes:
-        name: `MODEL/seed-SEED`, `pretraining/NAME/seed-SEED`, or the name of the study.
-        parameters: settings, as dotted keys and text.
-        tags: further facts, as dotted keys and text.
-        metrics: finite numbers, each key and step once; epochs first.
-    """
+    """One row in a tracker."""
 
     name: str
+    """`MODEL/seed-SEED`, `pretraining/NAME/seed-SEED`, or the name of the study."""
+
     parameters: Mapping[str, str]
+    """Settings, as dotted keys and text."""
+
     tags: Mapping[str, str]
+    """Further facts, as dotted keys and text."""
+
     metrics: tuple[TrackedValue, ...] = ()
+    """Finite numbers, each key and step once; epochs first."""
 
 
 class TrackedRun(NamedTuple):
-    """A run folder: the study, and one row for each pre-training, model and seed.
-
-    Attributes:
-        id: 16 hexadecimal digits of the parameters, data and shifts; they do not depend on folder,
-            time, machine and versions.
-        description: that of the study.
-        started, ended: when it began and when its last step was done, in milliseconds since 1970.
-        study: settings of all models, and the provenance as tags.
-        parts: pre-trainings, then models in the order of scores.csv.
-        files: files to send, relative to the folder.
-    """
+    """A run folder: the study, and one row for each pre-training, model and seed."""
 
     id: str
+    """16 hexadecimal digits of the parameters, data and shifts; they do not depend on folder, time,
+    machine and versions."""
+
     description: str
+    """That of the study."""
+
     started: int
     ended: int
+    """`started`, `ended`: when it began and when its last step was done, in milliseconds since
+    1970."""
+
     study: TrackerRow
+    """Settings of all models, and the provenance as tags."""
+
     parts: tuple[TrackerRow, ...]
+    """Pre-trainings, then models in the order of scores.csv."""
+
     files: tuple[str, ...]
+    """Files to send, relative to the folder."""
 
 
 def read_tracked_run(run: RunFolder) -> TrackedRun:
-    """Read what a tracker is sent of a run folder; the same files give the same rows.
+    """Read the rows for a tracker from a run folder; the same files give the same rows.
 
     Raises:
         InputError: the run is not finished, or one of its files is damaged.
@@ -161,8 +163,7 @@ def _run_circumstances(run: RunFolder) -> dict[str, object]:
 def _identity(record: RunRecord, rows: Sequence[TrackerRow]) -> str:
     """Make the fingerprint of settings, data and models, without titles of shifts.
 
-    Those may change between versions. All parameters belong to it, since trackers do not allow to
-    change them once they are sent.
+    Titles may change between versions. All parameters count, since trackers never let them change.
     """
     return fingerprint(
         {
@@ -201,15 +202,15 @@ def score_metrics(scores: pd.DataFrame, swept: Sequence[str]) -> pd.DataFrame:
            ['accuracy/fog/0.5 low', 0.8],
            ['accuracy/fog/0.5 high', 0.95]], dtype=object)
     """
-    kept = scores[~scores["shift"].isin(swept) | scores["metric"].isin(shown_metrics(2))]
-    level = ("/" + kept["level"]).where(kept["level"] != NO_LEVEL, "")
-    text = kept["metric"] + "/" + kept["shift"] + level
-    kept = kept.assign(key=text.map(allowed_names(text.unique())))
-    spread = kept["seed"] == SPREAD
-    of_seeds = kept[spread].assign(seed=MEAN, key=kept["key"] + " sd")
+    rows = scores[~scores["shift"].isin(swept) | scores["metric"].isin(shown_metrics(2))]
+    level = ("/" + rows["level"]).where(rows["level"] != NO_LEVEL, "")
+    text = rows["metric"] + "/" + rows["shift"] + level
+    rows = rows.assign(key=text.map(allowed_names(text.unique())))
+    spread = rows["seed"] == SPREAD
+    of_seeds = rows[spread].assign(seed=MEAN, key=rows["key"] + " sd")
     parts = [
-        kept[~spread],
-        *(kept[~spread].assign(value=kept[end], key=kept["key"] + f" {end}") for end in _BOUNDS),
+        rows[~spread],
+        *(rows[~spread].assign(value=rows[end], key=rows["key"] + f" {end}") for end in _BOUNDS),
         of_seeds,
     ]
     # A stable sort by the rows' index puts a value next to its bounds.
@@ -227,16 +228,16 @@ def _model_rows(run: RunFolder) -> Iterator[TrackerRow]:
             raise InputError(
                 f"{run.path / SCORES} has rows of {model}, but {run.path} has no such model"
             )
-        own: dict[str, JsonValue] = {"model": model, "seed": seed}
+        ids: dict[str, JsonValue] = {"model": model, "seed": seed}
         if variant:
-            own["variant"] = variant
+            ids["variant"] = variant
         # The rows for all seeds together have the recipe of the first seed, as in the report.
         trained = model_folder(base, seed if seed.isdigit() else record.seeds[0])
-        entry = _model_settings(record.models[base]) | _trained_recipe(run, trained) | own
+        entry = _model_settings(record.models[base]) | _trained_recipe(run, trained) | ids
         epochs = () if variant else _epoch_values(run, model_folder(base, seed))
         scored = map(TrackedValue, rows["key"], rows["value"], [0] * len(rows))
         facts = record.models[base].facts
-        tags = {**own, "title": record.models[base].title, **({"facts": facts} if facts else {})}
+        tags = {**ids, "title": record.models[base].title, **({"facts": facts} if facts else {})}
         yield TrackerRow(
             f"{model}/seed-{seed}", _to_texts(entry), _to_texts(tags), (*epochs, *scored)
         )
@@ -248,9 +249,9 @@ def _pretraining_rows(run: RunFolder) -> Iterator[TrackerRow]:
         for seed in run.record.seeds if not isinstance(fixed, int) else [fixed]:
             place = pretraining_folder(name, seed)
             if epochs := _epoch_values(run, place):
-                own: dict[str, JsonValue] = {"pretraining": name, "seed": seed}
-                tags = _to_texts({**own, "title": entry.title})
-                yield TrackerRow(place, _to_texts(_model_settings(entry) | own), tags, epochs)
+                ids: dict[str, JsonValue] = {"pretraining": name, "seed": seed}
+                tags = _to_texts({**ids, "title": entry.title})
+                yield TrackerRow(place, _to_texts(_model_settings(entry) | ids), tags, epochs)
 
 
 def _model_settings(model: ModelRecord) -> dict[str, JsonValue]:
@@ -309,7 +310,7 @@ def flatten(value: object, prefix: str = "") -> Iterator[tuple[str, str]]:
 def allowed_names(names: Iterable[str]) -> dict[str, str]:
     """Write each name with letters, digits and `_ - . /` only.
 
-    If two would become the same, the one that was changed gets six digits of its own.
+    If two would become equal, the changed one gets six digits of its own.
 
     >>> allowed_names(["accuracy/clean", "accuracy/priors/a,b", "accuracy//clean"])
     {'accuracy/clean': 'accuracy/clean', 'accuracy/priors/a,b': 'accuracy/priors/a_b',

@@ -53,7 +53,7 @@ HURRIED = {"MLFLOW_HTTP_REQUEST_MAX_RETRIES": "1", "MLFLOW_HTTP_REQUEST_TIMEOUT"
 PATIENT = {"MLFLOW_HTTP_REQUEST_MAX_RETRIES": "4", "MLFLOW_HTTP_REQUEST_TIMEOUT": "60"}
 _LOGGERS = ("mlflow", "alembic", "urllib3.connectionpool")
 _DATABASES = ("sqlite", "mysql", "mssql", "postgresql")
-_LONGEST_SENTENCE = 600  # characters of an error of MLflow, which may be a page of another server
+_LONGEST_SENTENCE = 600  # characters of an MLflow error, which may be a web page of another server
 
 
 def check_tracker(name: str) -> None:
@@ -112,9 +112,9 @@ def send_run(tracked: TrackedRun, folder: RunFolder) -> str:
         known = _sent_before(client, experiment, tracked.id)
 
         def open_run(row: TrackerRow, tags: Mapping[str, str]) -> Run:
-            own = {ID: tracked.id, NAME: row.name, **_SOURCE, **tags}
+            all_tags = {ID: tracked.id, NAME: row.name, **_SOURCE, **tags}
             return known.get(row.name) or client.create_run(
-                experiment, tracked.started, own, row.name
+                experiment, tracked.started, all_tags, row.name
             )
 
         study = open_run(tracked.study, {})
@@ -166,7 +166,7 @@ def _update_run(
     tracked: TrackedRun,
     folder: RunFolder | None = None,
 ) -> None:
-    """Send what this run does not have yet, with the files of a folder; mark it as complete."""
+    """Send what this run lacks, with the files of a folder, and mark it as complete."""
     files = {} if folder is None else {name: folder.checksum(name) for name in tracked.files}
     sealed = {"tags": tags} if folder is None else {"files": files}
     seal = fingerprint({"record": row, **sealed})
@@ -229,7 +229,7 @@ def _run_address(place: str, experiment: str, run: Run) -> str:
 
 @contextlib.contextmanager
 def mlflow_session(pace: Mapping[str, str]) -> Iterator[ModuleType]:
-    """Give the MLflow module: meanwhile it prints nothing, and its errors become `InputError`s.
+    """Yield the MLflow module: inside, it prints nothing and its errors become `InputError`s.
 
     Args:
         pace: `HURRIED` or `PATIENT`.
@@ -243,7 +243,7 @@ def mlflow_session(pace: Mapping[str, str]) -> Iterator[ModuleType]:
             import mlflow
         except ImportError:
             raise missing_extra("mlflow", "track", "runs that are sent to MLflow") from None
-        if not mlflow.is_tracking_uri_set():  # it would create a database in the working folder
+        if not mlflow.is_tracking_uri_set():  # MLflow would create a database in the working folder
             raise InputError(
                 "MLflow needs the address of a server: set MLFLOW_TRACKING_URI, as in "
                 "MLFLOW_TRACKING_URI=http://127.0.0.1:5000"
@@ -288,10 +288,10 @@ def _describe_error(place: str, error: Exception) -> str:
     text = " ".join(str(error).replace(place, safe).split())
     if re.match(r"API request to \S+ failed with (timeout )?exception", text):
         cause = re.search(r"Caused by (\w+)", text)
-        why = f" ({cause[1]})" if cause else ""
+        remark = f" ({cause[1]})" if cause else ""
         return (
-            f"no MLflow server answers at {safe}{why}: is it running, and is MLFLOW_TRACKING_URI "
-            "its address?"
+            f"no MLflow server answers at {safe}{remark}: is it running, and is "
+            "MLFLOW_TRACKING_URI its address?"
         )
     short = text if len(text) <= _LONGEST_SENTENCE else f"{text[:_LONGEST_SENTENCE]}..."
     return f"MLflow at {safe} says: {short or type(error).__name__}"

@@ -51,18 +51,16 @@ def image_generators(keys: torch.Tensor, seed: int, stream: str) -> Iterator[np.
 
 
 class Corruption(NamedTuple):
-    """A row of the table of corruptions.
-
-    Attributes:
-        function: see the docstring of `imagenet_c.corruptions`.
-        title: text for table heads.
-    """
+    """A row of the table of corruptions."""
 
     function: Callable[..., Pixels]
+    """See the docstring of `imagenet_c.corruptions`."""
+
     title: str
+    """Text for table heads."""
 
     @property
-    def random(self) -> bool:
+    def is_random(self) -> bool:
         """Whether it needs random numbers."""
         return "generators" in inspect.signature(self.function).parameters
 
@@ -108,7 +106,7 @@ def make_corruption_shift(
             return images.clone()
         # On the CPU, so that every device sees the same shifted images.
         pixels = np.ascontiguousarray(images.cpu().numpy())
-        drawn = (image_generators(keys, seed, stream),) if row.random else ()
+        drawn = (image_generators(keys, seed, stream),) if row.is_random else ()
         parameters = {**published_at(min(height, width)), **constants}
         changed = row.function(pixels, *drawn, **parameters)
         return torch.from_numpy(finish(changed)).to(images.device)
@@ -119,11 +117,11 @@ def make_corruption_shift(
     return apply
 
 
-def find_asset(package: str, what: str, *place: str) -> Path:
+def find_asset(package: str, content: str, *place: str) -> Path:
     """Find a file of a package without importing it, since its imports may be missing or fail."""
     spec = importlib.util.find_spec(package)
     if spec is None or spec.origin is None:
-        raise missing_pictures(package, what)
+        raise missing_pictures(package, content)
     return Path(spec.origin).parent.joinpath(*place)
 
 

@@ -56,8 +56,8 @@ def within(low: float, high: float) -> Range:
 
 
 POSITIVE = Range("> 0", lambda value: 0 < value < math.inf)
-# Larger numbers were not meant: a training does not end, the draws of a distribution are no numbers
-# any more, and 32 bits do not hold them.
+# Larger numbers are mistakes: trainings would not end, random draws would overflow, and 32 bits
+# would not suffice.
 MOST_EPOCHS = 1_000_000  # also images in a batch
 MOST_ALPHA, LEAST_ALPHA = 1000.0, 0.001
 MOST_EPSILON = 10_000.0
@@ -94,7 +94,7 @@ def require(name: str, value: Any, *ranges: Range) -> None:  # noqa: ANN401 - wh
 
 
 def check_arguments(
-    name: str, function: Callable[..., object], given: Mapping[str, object]
+    name: str, function: Callable[..., object], arguments: Mapping[str, object]
 ) -> None:
     """Raise `InputError` unless keyword arguments are in the ranges that a signature states.
 
@@ -102,7 +102,7 @@ def check_arguments(
     >>> check_arguments("blur", blur, {"sigma": 0.5})
     """
     known = inspect.signature(function, eval_str=True).parameters
-    for key, value in given.items():
+    for key, value in arguments.items():
         if key in known:
             require(f"{name}: {key}", value, *_ranges_in(known[key].annotation))
 
@@ -125,10 +125,10 @@ class CheckedSettings:
 
     def __post_init__(self) -> None:
         for name, ranges in self._ranges.items():
-            given = getattr(self, name)
-            if given is None and ranges and getattr(type(self), name, ...) is not None:
+            setting = getattr(self, name)
+            if setting is None and ranges and getattr(type(self), name, ...) is not None:
                 raise InputError(f"{self._where}{name} must be a number, found None")
-            for value in given if isinstance(given, tuple | list) else (given,):
+            for value in setting if isinstance(setting, tuple | list) else (setting,):
                 if value is not None:
                     require(f"{self._where}{name}", value, *ranges)
 

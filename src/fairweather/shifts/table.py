@@ -36,26 +36,26 @@ def operation_name(shift: str) -> str:
     return _OPERATIONS.get(last, last)
 
 
-Sweep = Sequence[float] | Mapping[str, object]
+SweepLevels = Sequence[float] | Mapping[str, object]
 
 _SEVERITIES = (1, 2, 3, 4, 5)
 # The benchmark averages the first fifteen; the others are for validation.
 _BENCHMARK, _EXTRA = tuple(CORRUPTIONS)[:15], tuple(CORRUPTIONS)[15:]
 _QUICK = ("gaussian_noise", "motion_blur", "fog", "contrast", "jpeg_compression")
 
-_PATHMNIST_SUITE: Mapping[str, Sweep] = {
+_PATHMNIST_SUITE: Mapping[str, SweepLevels] = {
     f"medmnist_c/{name}": _SEVERITIES for name in FAMILIES[DEFAULT_DATASET]
 }
 
 
-def _medmnist_suite(dataset: str) -> Mapping[str, Sweep]:
+def _medmnist_suite(dataset: str) -> Mapping[str, SweepLevels]:
     return {
         f"medmnist_c/{name}": {"severity": _SEVERITIES, "dataset": dataset}
         for name in FAMILIES[dataset]
     }
 
 
-SUITES: Mapping[str, Mapping[str, Sweep]] = {
+SUITES: Mapping[str, Mapping[str, SweepLevels]] = {
     # The levels of the report "Evaluating the Robustness of Deep Learning Models", section 7.
     "paper_pathmnist": {
         "brightness_factor": (0.8, 0.9, 1.1, 1.2),
@@ -83,24 +83,26 @@ SUITES: Mapping[str, Mapping[str, Sweep]] = {
 
 
 class ShiftKind(NamedTuple):
-    """A row of the table of shifts.
-
-    Attributes:
-        build: makes the function of 8-bit images from keyword parameters.
-        title, level_title: texts for table heads and axes.
-        neutral: the level that changes nothing; clean images have this place on a figure's axis.
-        note: returns what a reader must know about these parameters, or "".
-        parameters: the names of the keywords, if the signature of `build` does not contain them.
-        texts: the parameters that are text; all others are numbers.
-    """
+    """A row of the table of shifts."""
 
     build: Callable[..., ShiftFunction]
+    """Makes the function of 8-bit images from keyword parameters."""
+
     title: str
     level_title: str
+    """`title`, `level_title`: texts for table heads and axes."""
+
     neutral: float = 0.0
+    """The level that changes nothing; clean images have this place on a figure's axis."""
+
     note: Callable[[Mapping[str, Parameter]], str] = lambda parameters: ""
+    """Returns what a reader must know about these parameters, or ""."""
+
     parameters: tuple[str, ...] = ()
+    """The names of the keywords, if the signature of `build` does not contain them."""
+
     texts: tuple[str, ...] = ()
+    """The parameters that are text; all others are numbers."""
 
     @property
     def parameter_names(self) -> tuple[str, ...]:
@@ -196,7 +198,7 @@ def _check_parameter(kind: ShiftKind, title: str, key: str, value: Parameter) ->
         raise InputError(f"{title} must be a finite number, found {value!r:.60}")
 
 
-def sweep(name: str, levels: Sweep) -> list[Shift]:
+def sweep(name: str, levels: SweepLevels) -> list[Shift]:
     """Make one shift at several levels, from a list of levels or a mapping of parameters.
 
     >>> [shift.id for shift in sweep("gaussian_blur", {"sigma": [0.3, 0.9], "kernel_size": 5})]

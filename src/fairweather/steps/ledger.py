@@ -1,19 +1,13 @@
-"""Which steps of a plan are done, which would be replaced, and how long the rest takes."""
+"""Which steps of a plan are done, and which finished work a new plan would replace."""
 
 from __future__ import annotations
 
-import json
-from collections import Counter, defaultdict
 from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
-from dataclasses import dataclass, field
-from pathlib import Path
 from typing import Literal, NamedTuple
 
-import pandas as pd
 import pydantic
 
 from fairweather.errors import InputError
-from fairweather.progress import format_duration
 from fairweather.runs.folder import RunFolder, fingerprint
 from fairweather.steps.plan import (
     ChooseStep,
@@ -30,19 +24,18 @@ State = Literal["done", "stale", "missing"]
 
 
 class Standing(NamedTuple):
-    """A step, and how its record in the run folder compares with it.
-
-    Attributes:
-        step: the step, as it is planned now.
-        state: `done`; `stale`: done with other settings, or from files that were made with other
-            settings; or `missing`. A missing step was never done, or its files are gone or damaged,
-            or the files that it read have changed since.
-        record: its record, if it was ever done, with whatever settings.
-    """
+    """A step, and how its record in the run folder compares with it."""
 
     step: Step
+    """The step, as it is planned now."""
+
     state: State
+    """`done`; `stale`: done with other settings, or from files that were made with other settings;
+    or `missing`. A missing step was never done, or its files are gone or damaged, or the files that
+    it read have changed since."""
+
     record: StepRecord | None
+    """Its record, if it was ever done, with whatever settings."""
 
 
 class Ledger:
@@ -58,16 +51,16 @@ class Ledger:
             self._records[step] = self.run.step(step)
         return self._records[step]
 
-    def refresh(self, steps: Iterable[str], there: Collection[str] | None = None) -> None:
+    def refresh(self, steps: Iterable[str], listed: Collection[str] | None = None) -> None:
         """Read the records of steps again, since other processes do steps too.
 
         Args:
             steps: ids of the steps.
-            there: ids of all steps with a record, if the folder was just listed. The records of
-                other steps are then known to be missing, without a look at the folder.
+            listed: ids of all steps with a record, if the folder was just listed. Other steps then
+                have no record, which needs no check of the folder.
         """
         for step in steps:
-            if there is None or step in there:
+            if listed is None or step in listed:
                 self._records.pop(step, None)
             else:
                 self._records[step] = None
@@ -153,8 +146,8 @@ def find_dropped(plan: Plan, run: RunFolder) -> list[str]:
             lost.append(f"seed {row.seed} of {row.model}")
         kept = shifts.get((row.model, row.seed), set(row.shifts))
         lost += [f"shift {shift}" for shift in row.shifts if shift not in kept]
-    lost += [f"ood {other}" for other in old.others if other not in now.others]
-    lost += [other for other in old.natural if other not in now.natural]
+    lost += [f"ood {name}" for name in old.others if name not in now.others]
+    lost += [name for name in old.natural if name not in now.natural]
     for word, before, after in (
         ("priors", old.priors, now.priors),
         ("operating point", old.operating_points, now.operating_points),
@@ -181,11 +174,11 @@ def check_replaced(plan: Plan, run: RunFolder) -> None:
     differences = [f"{s.step.id} ({words})" for s in stale if (words := describe_difference(s))]
     if stale:
         rest = len(stale) - len(differences)
-        made = f", and {rest} step{'s' * (rest > 1)} made from them" if rest else ""
+        derived = f", and {rest} step{'s' * (rest > 1)} made from them" if rest else ""
         raise InputError(
             f"{run.path} contains steps that were made with other settings: "
-            f"{_list_few(differences)}{made}; replace them with --replace, or name another folder "
-            "with --out"
+            f"{_list_few(differences)}{derived}; replace them with --replace, or name another "
+            "folder with --out"
         )
     if lost := find_dropped(plan, run):
         raise InputError(
@@ -240,7 +233,7 @@ def begin_run(plan: Plan, run: RunFolder, record: RunRecord, *, replace: bool) -
 
 
 def describe_difference(standing: Standing) -> str:
-    """Say how the settings of a step differ from those it was done with: the first key and values.
+    """Describe the first difference between the settings of a step and those it was done with.
 
     Empty if only the files that it reads differ.
     """
@@ -289,138 +282,3 @@ def _shorten(value: object) -> str:
 def _list_few(words: Sequence[str], most: int = 3) -> str:
     more = f" and {len(words) - most} more" if len(words) > most else ""
     return ", ".join(words[:most]) + more
-
-
-@dataclass
-class Speeds:
-    """Seconds and work of finished steps, summed over similar steps, and over all of a kind.
-
-    >>> Speeds.from_records([]).estimate_seconds({}) is None
-    True
-    """
-
-    seconds: dict[tuple[str, str], float] = field(default_factory=lambda: defaultdict(float))
-    work: dict[tuple[str, str], int] = field(default_factory=Counter)
-
-    @classmethod
-    def from_records(cls, records: Iterable[StepRecord]) -> Speeds:
-        """Sum up finished steps."""
-        speeds = cls()
-        for record in records:
-            speeds.add(record)
-        return speeds
-
-    def add(self, record: StepRecord) -> None:
-        """Count one more finished step."""
-        if record.work:
-            for key in (_similarity_key(record.kind, record.id), (record.kind, "")):
-                self.seconds[key] += record.seconds
-                self.work[key] += record.work
-
-    def estimate_seconds(self, work: Mapping[tuple[str, str], int]) -> float | None:
-        """How long this work will take; None if for some of it no step of its kind was done yet."""
-        total = 0.0
-        for (kind, similar), amount in work.items():
-            key = (kind, similar if (kind, similar) in self.work else "")
-            if key not in self.work:
-                return None
-            total += amount * self.seconds[key] / self.work[key]
-        return total if work else None
-
-
-def sum_work(steps: Iterable[Step]) -> Counter[tuple[str, str]]:
-    """The work of steps, summed over similar ones; steps without work are left out."""
-    work = Counter[tuple[str, str]]()
-    for step in steps:
-        if step.work:
-            work[_similarity_key(step.kind, step.id)] += step.work
-    return work
-
-
-def _similarity_key(kind: str, step: str) -> tuple[str, str]:
-    """The kind of a step and what similar steps share: the shift of predictions, or the model."""
-    name = step.rpartition("/")[2].partition(",")[0] if kind == "predict" else step.split("/")[1]
-    return kind, name
-
-
-# What the lines of tasks say of a state, beside the number of done steps.
-_STATE_WORDS = {"done": "", "missing": "", "stale": "done with other settings"}
-
-
-@dataclass(frozen=True)
-class Outlook:
-    """A plan and how much of it is done, as `fairweather plan` shows it.
-
-    Attributes:
-        name: name of the run.
-        path: its folder, which need not exist.
-        plan: all steps of the run.
-        standings: the state of each step.
-        seconds: estimated time for the rest, by the speeds of finished steps; None if unknown.
-    """
-
-    name: str
-    path: Path
-    plan: Plan
-    standings: Sequence[Standing]
-    seconds: float | None
-
-    @classmethod
-    def of(cls, name: str, path: Path, plan: Plan) -> Outlook:
-        """Compare a plan with a run folder; nothing is written."""
-        run = RunFolder(path)
-        all_standings = list(standings(plan, run))
-        rest = sum_work(step for step, state, _ in all_standings if state != "done")
-        speeds = Speeds.from_records(record for *_, record in all_standings if record is not None)
-        return cls(name, path, plan, all_standings, speeds.estimate_seconds(rest))
-
-    @property
-    def table(self) -> pd.DataFrame:
-        """One row per step: id, kind, state, work (images times passes), needs."""
-        rows = [
-            (s.step.id, s.step.kind, self._state(s), s.step.work, s.step.needs)
-            for s in self.standings
-        ]
-        return pd.DataFrame(rows, columns=["id", "kind", "state", "work", "needs"])
-
-    def _state(self, standing: Standing) -> str:
-        if standing.state == "done" or standing.step.is_known:
-            return standing.state
-        # As in `Step.is_known`: what is missing are weights (None), or else decoded images.
-        fetched = getattr(standing.step, "weights", "") is not None
-        return "unknown until decoded" if fetched else "unknown until fetched"
-
-    def to_json(self) -> str:
-        """The plan with all facts of its steps, for programs."""
-        plan = self.plan.model_dump(mode="json")
-        facts = {
-            "name": self.name,
-            "path": str(self.path),
-            "seconds": self.seconds,
-            "model": plan["models"][0] if len(plan["models"]) == 1 else None,
-            **plan,
-            "steps": [
-                {**step, "depends": standing.step.depends(), "state": self._state(standing)}
-                for step, standing in zip(plan["steps"], self.standings, strict=True)
-            ],
-        }
-        return json.dumps(facts, indent=1)
-
-    def __str__(self) -> str:
-        """One line per task: how many steps are done, of how many, and the remaining work."""
-        tasks: dict[str, list[Standing]] = {}
-        for standing in self.standings:
-            tasks.setdefault(standing.step.task, []).append(standing)
-        width = max(len(task) for task in tasks)
-        lines = [f"{'task':<{width}}  {'done':>9}  {'images x passes':>15}"]
-        for task, members in tasks.items():
-            done = sum(state == "done" for _, state, _ in members)
-            left = sum(step.work for step, state, _ in members if state != "done")
-            words = {_STATE_WORDS.get(state := self._state(s), state) for s in members} - {""}
-            work = f"{left:,}" if left else ""
-            line = f"{task:<{width}}  {done:>4}/{len(members):<4}  {work:>15}"
-            lines.append(f"{line}  {', '.join(sorted(words))}".rstrip())
-        done = sum(state == "done" for _, state, _ in self.standings)
-        time = "" if self.seconds is None else f"; about {format_duration(self.seconds)} to go"
-        lines.append(f"{done} of {len(self.standings)} steps done in {self.path}{time}")
-        return "\n".join(lines)

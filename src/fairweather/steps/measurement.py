@@ -6,6 +6,8 @@ import math
 from collections.abc import Collection, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 
+import torch
+
 from fairweather.data.loading import plan_loading
 from fairweather.data.pixel_scans import digest
 from fairweather.devices import FP32, Arithmetic
@@ -49,34 +51,39 @@ OOD_DATA = "ood:"  # prefix of the names of other data sets in a plan
 
 @dataclass(frozen=True)
 class DataFacts:
-    """The facts of a data set that a plan needs; the images may never have been decoded.
-
-    Attributes:
-        name: the specification, with the size.
-        classes: names in label order.
-        images: number of images in each split.
-        digests: digest of each split, if known.
-        side: height and width in pixels, if known.
-        natural_shift: whether the test images have a different origin from the other images.
-        groups: the splits of which is known which images belong together, or their subgroups, with
-            a digest of that if known.
-        slices: the names of the columns of subgroups.
-        ordered: whether the classes are in an order.
-        task: what is told of each image.
-    """
+    """The facts of a data set that a plan needs; the images may never have been decoded."""
 
     name: str
-    classes: tuple[str, ...]
-    images: Mapping[str, int]
-    digests: Mapping[str, str] = field(default_factory=dict)
-    side: tuple[int, int] | None = None
-    natural_shift: bool = False
-    groups: Mapping[str, str | None] = field(default_factory=dict)
-    slices: tuple[str, ...] = ()
-    ordered: bool = False
-    task: str = CLASSIFICATION
+    """The specification, with the size."""
 
-    def bytes_of(self, part: str) -> int:
+    classes: tuple[str, ...]
+    """Names in label order."""
+
+    images: Mapping[str, int]
+    """Number of images in each split."""
+
+    digests: Mapping[str, str] = field(default_factory=dict)
+    """Digest of each split, if known."""
+
+    side: tuple[int, int] | None = None
+    """Height and width in pixels, if known."""
+
+    natural_shift: bool = False
+    """Whether the test images have a different origin from the other images."""
+
+    groups: Mapping[str, str | None] = field(default_factory=dict)
+    """The splits with known groups or subgroups of images, and a digest of these if known."""
+
+    slices: tuple[str, ...] = ()
+    """The names of the columns of subgroups."""
+
+    ordered: bool = False
+    """Whether the classes are in an order."""
+
+    task: str = CLASSIFICATION
+    """What is told of each image."""
+
+    def count_bytes(self, part: str) -> int:
         """The size of a split's 8-bit images in bytes; 0 if `side` is not known."""
         height, width = self.side or (0, 0)
         return self.images.get(part, 0) * 3 * height * width
@@ -138,71 +145,91 @@ def survey_sources(
 
 @dataclass(frozen=True)
 class MeasuredModel:
-    """A model that is measured.
-
-    Attributes:
-        name: its name in the run, also for folders.
-        seed: random seed of its training; 0 for a model from elsewhere, `ensemble` for an ensemble.
-        title: title of the model.
-        label: its name in progress messages: the title, with the seed if there are several.
-        network: the network that predicts; None if its predictions were made elsewhere.
-        members: members of an ensemble; they are measured before it.
-        given: the digests of predictions that were made elsewhere, by the file for each.
-    """
+    """A model that is measured."""
 
     name: str
+    """Its name in the run, also for folders."""
+
     seed: int | str
+    """Random seed of its training; 0 for a model from elsewhere, `ensemble` for an ensemble."""
+
     title: str
+    """Title of the model."""
+
     label: str
+    """Its name in progress messages: the title, with the seed if there are several."""
+
     network: plan.AnyNetwork | None
+    """The network that predicts; None if its predictions were made elsewhere."""
+
     members: tuple[MeasuredModel, ...] = ()
+    """Members of an ensemble; they are measured before it."""
+
     given: Mapping[str, str] = field(default_factory=dict)
+    """The digests of predictions that were made elsewhere, by the file for each."""
 
     def way(self, file: str) -> plan.ForwardPass | plan.GivenPredictions:
-        """How the predictions of the model itself that are stored in a file are made."""
+        """How the model's own predictions in a file are made."""
         if self.network is None:
             return plan.GivenPredictions(digest=self.given[file])
         return plan.ForwardPass(network=self.network)
 
 
-@dataclass(frozen=True)
-class Measurement:
-    """The data, shifts and settings that all models of a run are measured with.
+@dataclass(frozen=True, kw_only=True)
+class Settings:
+    """How the models of a run are measured."""
 
-    Attributes:
-        data: the run's own data set.
-        others: other data sets that confidence should separate from it, by their sources.
-        natural: other images of the same classes, by what is in the column shift.
-        shifts: clean first, then every shift and attack at every level.
-        threads, device: threads and device of every step.
-        arithmetic: how networks are computed.
-        operating_points: the probability from which on a class is called, by class.
-        fit_on: the shifts of the validation images that some variants are fitted on.
-        reports: further files that the report reads, which trainings wrote.
-        mixup: whether MixUp was used; then the samples show an example.
-        pictured: the shifts whose images are shown; None for all, and none without images.
-    """
-
-    data: DataFacts
     shifts: tuple[Shift | Attack, ...]
+    """Clean first, then every shift and attack at every level."""
+
     threads: int
-    device: str
+    """Threads of every step."""
+
+    device: torch.device
+    variants: tuple[Variant, ...] = ()
+    fit_on: tuple[Shift, ...] = ()
+    """The shifts of the validation images that some variants are fitted on."""
+
     shift_seed: int = 0
     batch_size: int = 256
     arithmetic: Arithmetic = FP32
+    """How networks are computed."""
+
     bootstrap: int = 1000
-    variants: tuple[Variant, ...] = ()
-    others: Mapping[str, DataFacts] = field(default_factory=dict)
-    natural: Mapping[str, DataFacts] = field(default_factory=dict)
+    ordered: bool = False
+    """Whether the classes are in an order, even if the data set does not say so."""
+
     priors: Mapping[str, tuple[float, ...]] = field(default_factory=dict)
+    """For the name of each set of priors, the probability of each class in label order."""
+
     operating_points: Mapping[str, float] = field(default_factory=dict)
-    fit_on: tuple[Shift, ...] = ()
+    """For some classes, the least probability to predict them."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Measurement(Settings):
+    """The settings, and the data that all models of a run are measured on."""
+
+    data: DataFacts
+    """The run's own data set."""
+
+    others: Mapping[str, DataFacts] = field(default_factory=dict)
+    """Other data sets that confidence should separate from it, by their sources."""
+
+    natural: Mapping[str, DataFacts] = field(default_factory=dict)
+    """Other images of the same classes, by their value in the column `shift`."""
+
     reports: tuple[str, ...] = ()
+    """Further files that the report reads, which trainings wrote."""
+
     mixup: bool = False
+    """Whether MixUp was used; then the samples show an example."""
+
     pictured: tuple[Shift, ...] | None = None
+    """The shifts whose images are shown; None for all, and none without images."""
 
     @property
-    def stored(self) -> bool:
+    def stores_logits(self) -> bool:
         """Whether the logits of labelled images are stored."""
         return len(self.data.classes) <= find_task(self.data.task).most_stored
 
@@ -213,7 +240,7 @@ class Measurement:
         return tuple(shift.id for shift in self.fit_on)
 
     def fits_under_shifts(self, variant: Variant) -> bool:
-        """Whether validation images under the shifts of `fit_on` are predicted with a variant."""
+        """Whether the variant also predicts validation images under the shifts of `fit_on`."""
         return variant.uses_fit_on or any(
             other.uses_fit_on and other.adapting == variant for other in self.variants
         )
@@ -238,13 +265,13 @@ class Measurement:
 
     @property
     def known_part(self) -> str | None:
-        """The split that other data sets are told from, where there are other data sets."""
+        """The split that other data sets are compared with, if there are any."""
         parts = (TRAIN, VAL) if self.others else ()
         return next((part for part in parts if part in self.data.images), None)
 
     @property
     def groups(self) -> dict[str, str | None]:
-        """The digests of what is known of groups, by split or by other images of the classes."""
+        """The digests of known groups, by split or by other images of the classes."""
         natural = {part: facts.groups for part, facts in self.natural.items() if facts.groups}
         return {**self.data.groups, **{part: digests[TEST] for part, digests in natural.items()}}
 
@@ -285,8 +312,8 @@ def plan_conclusion(measurement: Measurement, models: Sequence[MeasuredModel]) -
 def plan_models(measurement: Measurement, models: Sequence[MeasuredModel]) -> list[plan.Step]:
     """Plan the groups of images, and the predictions of all models.
 
-    What calibrations and sets are fitted on, and these, come first: with all networks and what is
-    fitted at hand, models that see the same shifted images can predict them together.
+    Fits, and the predictions that they need, come first. Then models that see the same shifted
+    images can predict them together.
     """
     steps = [step for model in models for step in plan_model(measurement, model)]
     fits = [step for step in steps if isinstance(step, plan.FitStep)]
@@ -321,7 +348,7 @@ def _plan_own_predictions(measurement: Measurement, model: MeasuredModel) -> Ite
         how: plan.ForwardPass | plan.GivenPredictions | plan.EnsembleAverage = model.way(
             predictions_file(model.name, model.seed, shift.id, part)
         )
-        stored = measurement.stored and part not in measurement.others
+        stored = measurement.stores_logits and part not in measurement.others
         if model.members and stored and not isinstance(shift, Attack):
             files = (predictions_file(m.name, m.seed, shift.id, part) for m in model.members)
             how = plan.EnsembleAverage(members=tuple(files))
@@ -329,7 +356,7 @@ def _plan_own_predictions(measurement: Measurement, model: MeasuredModel) -> Ite
 
 
 def _plan_features(measurement: Measurement, model: MeasuredModel) -> Iterator[plan.FeaturesStep]:
-    """Keep features of known images where there are other data sets to tell from them."""
+    """Keep features of known images, if there are other data sets to compare with them."""
     part, file = measurement.known_part, _features_file(measurement, model)
     if part is None or file is None or model.network is None:
         return
@@ -344,9 +371,9 @@ def _plan_features(measurement: Measurement, model: MeasuredModel) -> Iterator[p
         batch_size=measurement.batch_size,
         arithmetic=measurement.arithmetic,
         threads=measurement.threads,
-        device=measurement.device,
+        device=measurement.device.type,
         work=min(MOST_FEATURES, measurement.data.images[part]),
-        memory=measurement.data.bytes_of(part),
+        memory=measurement.data.count_bytes(part),
     )
 
 
@@ -360,9 +387,9 @@ def _features_file(measurement: Measurement, model: MeasuredModel) -> str | None
 def _plan_variant(
     measurement: Measurement, model: MeasuredModel, variant: Variant
 ) -> Iterator[plan.Step]:
-    """Plan what is fitted for a variant, and its predictions.
+    """Plan the fit and the predictions of a variant.
 
-    They are made of stored ones where the variant only changes these, and else by the network.
+    Predictions come from stored ones if the variant only changes these, else from the network.
     """
     name, file = variant_name(model.name, variant.name), variant.file(model.name, model.seed)
     source = model.name
@@ -380,7 +407,7 @@ def _plan_variant(
             variant=variant.text,
             fitted=file,
         )
-        stored = measurement.stored and part not in measurement.others
+        stored = measurement.stores_logits and part not in measurement.others
         if variant.post_hoc is None or (file is not None and not stored):
             assert model.network is not None, "of given predictions, there is no network"
             how = plan.ForwardPass(network=model.network, variant=variant.text, fitted=file)
@@ -400,7 +427,7 @@ def _plan_fit(
     validation = [predictions_file(source, model.seed, text, VAL) for text in shifts]
     groups = groups_file(VAL) if variant.makes_sets and VAL in measurement.groups else None
     reads = [*validation, *([groups] if groups else [])]
-    if model.network is not None and not measurement.stored:
+    if model.network is not None and not measurement.stores_logits:
         reads += plan.network_files(model.network)
     return plan.FitStep(
         id=file.removesuffix(".json"),
@@ -415,12 +442,12 @@ def _plan_fit(
         shift_seed=measurement.shift_seed,
         network=model.network,
         val=measurement.data.reference(VAL),
-        stored=measurement.stored,
+        stored=measurement.stores_logits,
         batch_size=measurement.batch_size,
         arithmetic=measurement.arithmetic,
         groups=groups,
         threads=measurement.threads,
-        device=measurement.device,
+        device=measurement.device.type,
         work=measurement.data.images.get(VAL, 0) * len(shifts),
     )
 
@@ -435,15 +462,15 @@ def _plan_prediction(
     how: plan.AnyPredictionWay,
 ) -> plan.PredictStep:
     file = predictions_file(name, model.seed, shift.id, part)
-    # Clean test images are what other data sets are told from.
+    # Other data sets are compared with clean test images.
     told_apart = part in measurement.others or (part, shift.id) == (TEST, CLEAN)
     scored = bool(measurement.others) and told_apart
-    # What an adapted network sees depends on the batch, and cannot be compared.
+    # Features of an adapted network depend on the batch, and cannot be compared.
     unadapted = isinstance(how, plan.ForwardPass) and how.adapting is None
     known = _features_file(measurement, model) if scored and unadapted else None
     elsewhere = {**measurement.others, **measurement.natural}
-    facts, own = (elsewhere[part], TEST) if part in elsewhere else (measurement.data, part)
-    images = facts.images[own]
+    facts, source_part = (elsewhere[part], TEST) if part in elsewhere else (measurement.data, part)
+    images = facts.images[source_part]
     return plan.PredictStep(
         id=file.removesuffix(".parquet"),
         task=f"predict {label}",
@@ -460,9 +487,9 @@ def _plan_prediction(
         arithmetic=measurement.arithmetic,
         how=how,
         threads=measurement.threads,
-        device=measurement.device,
+        device=measurement.device.type,
         work=images * _count_passes(shift, how),
-        memory=facts.bytes_of(own) if isinstance(how, plan.ForwardPass) else 0,
+        memory=facts.count_bytes(source_part) if isinstance(how, plan.ForwardPass) else 0,
         ood_scores=scored,
         known=known,
     )
@@ -502,8 +529,8 @@ def _plan_scores(measurement: Measurement, models: Sequence[MeasuredModel]) -> p
     rows = tuple(_scored_models(measurement, models))
     data = measurement.data
     reads = [row.file(shift) for row in rows for shift in row.shifts]
-    own = [VAL] if VAL in data.images else []
-    for part in [*own, *measurement.others, *measurement.natural]:
+    validation = [VAL] if VAL in data.images else []
+    for part in [*validation, *measurement.others, *measurement.natural]:
         reads += [row.file(CLEAN, part) for row in rows]
     reads += [row.file(shift, VAL) for row in rows for shift in row.fitted_on if shift != CLEAN]
     reads += [groups_file(part) for part in measurement.groups]
@@ -560,14 +587,14 @@ def _plan_samples(measurement: Measurement, models: Sequence[MeasuredModel]) -> 
         id="samples",
         task="samples",
         reads=(
-            *(predictions_file(*of, text) for of in shown.values() for text in shifts),
+            *(predictions_file(*row, text) for row in shown.values() for text in shifts),
             *dict.fromkeys(files),
         ),
         leaves=(INDEX, PICTURES),
         may_leave=(MIXUP, ATTACKED),
         attacks=tuple(attack.id for attack in attacks),
         networks=networks,
-        device=measurement.device if attacks else "cpu",
+        device=measurement.device.type if attacks else "cpu",
         images=measurement.data.reference(TEST),
         train=measurement.data.reference("train") if measurement.mixup else None,
         models=shown,

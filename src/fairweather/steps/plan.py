@@ -1,9 +1,9 @@
 """A plan: all steps of a run, as plain data.
 
-A step says what it needs, what it depends on, which files it writes and what it needs of a machine.
-It contains no closure, so that it can be written as JSON and run in another process. It reads only
-`record.json` and the files and records of the steps that it needs; its folder may contain nothing
-else. It records nothing: the executor of the plan does this.
+A step says which steps it needs, what it depends on, which files it writes, and which resources it
+needs. It contains no closure, so that it can be written as JSON and run in another process. It
+reads only `record.json` and the files and records of the steps that it needs; its folder may
+contain nothing else. It records nothing: the executor of the plan does this.
 """
 
 from __future__ import annotations
@@ -54,7 +54,7 @@ from fairweather.variants.variant import Adapting, read_variant
 
 DATA = "data"  # the run's own data set; others are called `pretraining:NAME` and `ood:SOURCE`
 NATURAL_DATA = "natural:"  # prefix of other images of the same classes
-# To be raised when a step of this kind gives another result for the same inputs.
+# Raise a version when a step of this kind gives another result for the same inputs.
 VERSIONS = {
     "pretrain": 1,
     "train": 1,
@@ -67,11 +67,11 @@ VERSIONS = {
     "sample": 3,
     "report": 11,
 }
-# The fields that change the result of a network; of other steps they do not.
+# Fields that change results only if a step uses a network.
 MACHINE_FIELDS = ("device", "threads")
 # With other versions of these, shifts may change the same images differently.
 LIBRARY_VERSIONS: dict[str, JsonValue] = {
-    "opencv": cv2.__version__,  # of whichever distribution is installed
+    "opencv": cv2.__version__,  # of any installed distribution
     **{
         name: importlib.metadata.version(name)
         for name in ("numpy", "pillow", "torch", "torchvision")
@@ -83,36 +83,35 @@ LIBRARY_VERSIONS: dict[str, JsonValue] = {
 
 @pydantic.dataclasses.dataclass(frozen=True, kw_only=True, config={"extra": "forbid"})
 class PlannedDataset(LoadOptions):
-    """A data set as a worker opens it.
-
-    Attributes:
-        labelled: False for another data set, whose labels are not classes of the models.
-        digests: digest of each split, if known; the data are compared with these when opened.
-    """
+    """A data set as a worker opens it."""
 
     source: str
     labelled: NoEffect[bool] = True
+    """False for another data set, whose labels are not classes of the models."""
+
     digests: NoEffect[dict[str, str]] = field(default_factory=dict)
+    """Digest of each split, if known; the data are compared with these when opened."""
 
 
 @pydantic.dataclasses.dataclass(frozen=True, kw_only=True, config={"extra": "forbid"})
 class PlannedModel(ModelOptions):
-    """A model from elsewhere as a worker opens it.
-
-    Attributes:
-        taken_for: the kind that its outputs are used as: `logits` or `probabilities`.
-        size: size that images are resized and cropped to, if not that of the model's configuration.
-        answers: number of its outputs.
-        columns: for each class of the data, the indices of its outputs.
-        digest: digest of the weights and all settings of the model.
-    """
+    """A model from elsewhere as a worker opens it."""
 
     source: str
     taken_for: str = "logits"
+    """The kind that its outputs are used as: `logits` or `probabilities`."""
+
     size: int | None = None
+    """Size that images are resized and cropped to, if not that of the model's configuration."""
+
     answers: int
+    """Number of its outputs."""
+
     columns: tuple[tuple[int, ...], ...]
+    """For each class of the data, the indices of its outputs."""
+
     digest: str
+    """Digest of the weights and all settings of the model."""
 
 
 class ImagesReference(FrozenRecord):
@@ -124,7 +123,7 @@ class ImagesReference(FrozenRecord):
 
     @property
     def fact(self) -> str | None:
-        """What of it matters: the images themselves."""
+        """The part that matters: the images themselves."""
         return self.digest
 
 
@@ -151,7 +150,7 @@ class EnsembleNetwork(FrozenRecord):
 
     @property
     def fact(self) -> object:
-        """Its kind, and how far each member is interpolated; its files tell the rest."""
+        """Its kind, and how far each member is interpolated; its files show the rest."""
         shares = [getattr(member, "share", 1.0) for member in self.members]
         return self.kind if set(shares) <= {1.0} else (self.kind, shares)
 
@@ -184,52 +183,56 @@ def network_files(network: AnyNetwork) -> list[str]:
 
 
 class StepResult(NamedTuple):
-    """The result of a step, besides its files.
-
-    Attributes:
-        note: a short text on the result.
-        files: files that it wrote into a folder of `leaves`, where it chooses the names.
-        share: share of its work that was done now; the rest was done before an interruption.
-        halved_to: the batch size at which it went on after memory ran out; None if it did not.
-    """
+    """The result of a step, besides its files."""
 
     note: str = ""
+    """A short text about the result."""
+
     files: Sequence[str] = ()
+    """Files that it wrote into a folder of `leaves`, where it chooses the names."""
+
     share: float = 1.0
+    """Share of its work that was done now; the rest was done before an interruption."""
+
     halved_to: int | None = None
+    """The batch size at which it went on after memory ran out; None if it did not."""
 
 
 class Step(FrozenRecord):
-    """The attributes of every step; each kind of step adds its own.
-
-    Attributes:
-        id: its unique name, a relative path.
-        task: its name in progress messages; steps of one task are counted together.
-        needs: ids of the steps whose files it reads.
-        reads: these files.
-        leaves, may_leave: the files that it always writes, and those that it writes in some cases
-            only; a name that ends with a slash is a folder, in which it chooses the names.
-        threads: threads of torch while it runs.
-        device: the type of the device that it needs: `cpu`, `cuda`, ...
-        work: images times passes, to estimate its duration.
-        memory: bytes of the 8-bit images that it reads, as far as known, without networks and
-            batches.
-    """
+    """The attributes of every step; each kind of step adds its own."""
 
     id: NoEffect[str]
+    """Its unique name, a relative path."""
+
     task: NoEffect[str]
+    """Its name in progress messages; steps of one task are counted together."""
+
     needs: NoEffect[tuple[str, ...]] = ()
+    """Ids of the steps whose files it reads."""
+
     reads: NoEffect[tuple[str, ...]] = ()
+    """These files."""
+
     leaves: NoEffect[tuple[str, ...]]
     may_leave: NoEffect[tuple[str, ...]] = ()
+    """`leaves`, `may_leave`: the files that it always writes, and those that it writes only in some
+    cases. A name that ends with a slash is a folder, in which it chooses the names."""
+
     threads: int = 1
+    """Threads of torch while it runs."""
+
     device: str = "cpu"
+    """The type of the device that it needs: `cpu`, `cuda`, ..."""
+
     work: NoEffect[int] = 0
+    """Images times passes, to estimate its duration."""
+
     memory: NoEffect[int] = 0
+    """Bytes of the 8-bit images that it reads, as far as known, without networks and batches."""
 
     kind: StepKind
     tells_progress: ClassVar[bool] = False  # it sends events while it runs
-    disposable: ClassVar[bool] = False  # quick to make again, and wrong once its needs change
+    disposable: ClassVar[bool] = False  # quick to make again, and wrong when its inputs change
 
     @property
     def is_shared(self) -> bool:
@@ -245,8 +248,8 @@ class Step(FrozenRecord):
     def references(self) -> list[ImagesReference]:
         """The splits whose images it reads."""
         values = [getattr(self, name) for name in type(self).model_fields]
-        each = [v if isinstance(v, tuple) else (v,) for v in values]
-        return [v for several in each for v in several if isinstance(v, ImagesReference)]
+        tuples = [v if isinstance(v, tuple) else (v,) for v in values]
+        return [v for several in tuples for v in several if isinstance(v, ImagesReference)]
 
     @property
     def data(self) -> list[str]:
@@ -264,15 +267,15 @@ class Step(FrozenRecord):
 
     def inputs(self) -> dict[str, JsonValue]:
         """The part of `depends` that is special to each kind of step."""
-        # Its kind stands in the fingerprint itself.
+        # The fingerprint itself has the kind.
         return {**effective_facts(self, ["kind", *self.idle()]), **self.made_with()}
 
     def idle(self) -> Collection[str]:
-        """The fields that have no effect beside the values of the others."""
+        """The fields that have no effect given the others."""
         return MACHINE_FIELDS
 
     def made_with(self) -> dict[str, JsonValue]:
-        """What its result is made with besides its fields: metrics, and versions of libraries."""
+        """What else its result depends on: metrics, and versions of libraries."""
         return {}
 
     @property
@@ -283,16 +286,13 @@ class Step(FrozenRecord):
 
 
 class TrainingStep(Step):
-    """What all steps that train have in common: several processes may do them together.
-
-    Attributes:
-        processes: how many processes train the network, each with its part of every batch.
-        sync_batchnorm: whether batch norm has the statistics of the whole batch, not of each
-            process's part.
-    """
+    """The base of steps that train, which several processes may do together."""
 
     processes: int = 1
+    """How many processes train the network, each with its part of every batch."""
+
     sync_batchnorm: bool = False
+    """Whether batch norm has the statistics of the whole batch, not of each process's part."""
 
     @property
     def is_shared(self) -> bool:
@@ -303,14 +303,7 @@ class TrainingStep(Step):
 
 
 class PretrainStep(TrainingStep):
-    """Pre-train a backbone.
-
-    Attributes:
-        images: the images that it is trained on.
-        probe: the run's own training and validation images, for the k-NN accuracy of the features.
-        spec: specification of the network, with its statistics as in `TrainStep`.
-        weights: digest of the weights that it starts from; None until these are downloaded.
-    """
+    """Pre-train a backbone."""
 
     kind: Literal["pretrain"] = "pretrain"
     tells_progress: ClassVar[bool] = True
@@ -318,31 +311,24 @@ class PretrainStep(TrainingStep):
     title: NoEffect[str]
     seed: int
     images: ImagesReference
+    """The images that it is trained on."""
+
     probe: tuple[ImagesReference, ImagesReference]
+    """The run's own training and validation images, for the k-NN accuracy of the features."""
+
     spec: ModelSpec
+    """Specification of the network, with its statistics as in `TrainStep`."""
+
     own_statistics: bool
     weights: str | None
+    """Digest of the weights that it starts from; None until these are downloaded."""
+
     recipe: Pretraining
     precision: str
 
 
 class TrainStep(TrainingStep):
-    """Train a classifier, or copy the try of a sweep that was trained with the same seed.
-
-    Attributes:
-        train, val: the images.
-        spec: specification of the network; without normalisation if `own_statistics`.
-        own_statistics: normalise by the statistics of the training images.
-        start: weights file of a pre-training of the run that it starts from, with its statistics.
-        weights: digest of other weights that it starts from; None until these are downloaded.
-        recipe: how it is trained; None if `choice` is given.
-        choice: the file with the recipe that a sweep has chosen.
-        tries: folders of the sweep's tries; the one with this recipe is copied.
-        train_shifts: ids of the shifts of the training images.
-        label_seed: random seed of the labels that are left out or wrong; None if none are.
-        may_diverge: if the training diverges, write a note instead of a model, since there are
-            other tries.
-    """
+    """Train a classifier, or copy the try of a sweep that was trained with the same seed."""
 
     kind: Literal["train"] = "train"
     tells_progress: ClassVar[bool] = True
@@ -350,19 +336,40 @@ class TrainStep(TrainingStep):
     seed: int
     train: ImagesReference
     val: ImagesReference
+    """`train`, `val`: the images."""
+
     spec: ModelSpec
+    """Specification of the network; without normalisation if `own_statistics`."""
+
     own_statistics: bool
+    """Normalise by the statistics of the training images."""
+
     start: NoEffect[str | None] = None
+    """Weights file of a pre-training of the run that it starts from, with its statistics."""
+
     weights: str | None
+    """Digest of other weights that it starts from; None until these are downloaded."""
+
     recipe: Recipe | None
+    """How it is trained; None if `choice` is given."""
+
     choice: NoEffect[str | None] = None
+    """The file with the recipe that a sweep has chosen."""
+
     tries: NoEffect[tuple[str, ...]] = ()
+    """Folders of the sweep's tries; the one with this recipe is copied."""
+
     train_shifts: tuple[str, ...] = ()
+    """Ids of the shifts of the training images."""
+
     label_fraction: float = 1.0
     label_noise: float = 0.0
     label_seed: int | None = None
+    """Random seed of the labels that are left out or wrong; None if none are."""
+
     precision: str
     may_diverge: NoEffect[bool] = False
+    """If the training diverges, write a note instead of a model, since there are other tries."""
 
     @property
     def is_shared(self) -> bool:
@@ -370,51 +377,55 @@ class TrainStep(TrainingStep):
 
 
 class ChooseStep(Step):
-    """Choose among the tries of a sweep by validation; writes their table and the chosen recipe.
-
-    Attributes:
-        title: title of the model.
-        values: the swept values of each try.
-        folders: folders of the tries.
-        metric: the metric to choose by.
-    """
+    """Choose among the tries of a sweep by validation; writes their table and the chosen recipe."""
 
     kind: Literal["choose"] = "choose"
     disposable: ClassVar[bool] = True
     title: NoEffect[str]
+    """Title of the model."""
+
     values: tuple[dict[str, JsonValue], ...]
+    """The swept values of each try."""
+
     folders: NoEffect[tuple[str, ...]]
+    """Folders of the tries."""
+
     metric: Literal["accuracy", "nll"]
+    """The metric to choose by."""
 
 
 class FitStep(Step):
-    """Fit a variant on a model's predictions of validation images.
-
-    Attributes:
-        variant: its written form.
-        task_name: what is told of each image.
-        validation: the file of these predictions.
-        more: further such files, of the same images under other shifts.
-        shifts: ids of the shifts of all these files, in their order.
-        shift_seed: random seed of these shifts.
-        network, val, batch_size, arithmetic: used to predict the logits again if they are not
-            stored; there is no network if the predictions are given.
-        groups: the file that says which validation images belong together, if that is known.
-    """
+    """Fit a variant on a model's predictions of validation images."""
 
     kind: Literal["fit"] = "fit"
     variant: str
+    """Its written form."""
+
     task_name: str = CLASSIFICATION
+    """What is told of each image."""
+
     validation: NoEffect[str]
+    """The file of these predictions."""
+
     more: NoEffect[tuple[str, ...]] = ()
+    """Further such files, of the same images under other shifts."""
+
     shifts: tuple[str, ...] = (CLEAN,)
+    """Ids of the shifts of all these files, in their order."""
+
     shift_seed: Annotated[int, Effect("seed")] = 0
+    """Random seed of these shifts."""
+
     network: Network | None
     val: Annotated[ImagesReference, Effect("data")]
     stored: bool
     batch_size: int
     arithmetic: Inline[Arithmetic] = FP32
+    """`network`, `val`, `batch_size`, `arithmetic`: used to predict the logits again if they are
+    not stored; there is no network if the predictions are given."""
+
     groups: NoEffect[str | None] = None
+    """The file that says which validation images belong together, if that is known."""
 
     def idle(self) -> Collection[str]:
         if self.stored:
@@ -427,21 +438,24 @@ class FitStep(Step):
 
 
 class FeaturesStep(Step):
-    """Keep what the last layer of a network sees of known images, to tell others from them.
-
-    Attributes:
-        network: the network.
-        images: the known images: those that it was trained on, or validation images.
-        most: how many of them are drawn at most.
-        seed: by which they are drawn.
+    """Keep features of known images, the inputs of a network's last layer, to compare others with
+    them.
     """
 
     kind: Literal["features"] = "features"
     tells_progress: ClassVar[bool] = True
     network: Network
+    """The network."""
+
     images: Annotated[ImagesReference, Effect("data")]
+    """The known images: those that it was trained on, or validation images."""
+
     most: int = MOST_FEATURES
+    """The largest number of them that is drawn."""
+
     seed: int
+    """The seed of the draw."""
+
     batch_size: int
     arithmetic: Inline[Arithmetic] = FP32
 
@@ -461,17 +475,15 @@ class PredictionWay(FrozenRecord):
 
 
 class ForwardPass(PredictionWay):
-    """Predict with a network.
-
-    Attributes:
-        variant: the written form of the variant that adapts the network, or changes its logits.
-        fitted: the file with what is fitted for the variant, if anything is.
-    """
+    """Predict with a network."""
 
     way: Literal["forward"] = "forward"
     network: Network
     variant: str | None = None
+    """The written form of the variant that adapts the network, or changes its logits."""
+
     fitted: NoEffect[str | None] = None
+    """The file with what is fitted for the variant, if anything is."""
 
     @property
     def reads(self) -> list[str]:
@@ -484,7 +496,7 @@ class ForwardPass(PredictionWay):
 
 
 class AppliedVariant(PredictionWay):
-    """Change stored predictions by what is fitted for a variant; keep them if nothing is."""
+    """Change stored predictions by the fit of a variant, if it has one."""
 
     way: Literal["applied"] = "applied"
     of: NoEffect[str]
@@ -518,33 +530,38 @@ AnyPredictionWay = ForwardPass | AppliedVariant | EnsembleAverage | GivenPredict
 
 
 class PredictStep(Step):
-    """Predict one split of the data under one shift or attack.
-
-    Attributes:
-        model, seed: the model that predicts; a variant counts as a model.
-        images: which images.
-        task_name: what is told of each of them.
-        shift: id of the shift or attack.
-        labelled: False for another data set: only predicted classes and confidences are kept.
-        arithmetic: how the network is computed.
-        how: the way to predict, with the network, the stored logits, or what is given.
-        ood_scores: compute the scores of `OOD_SCORES` too.
-        known: the file with features of known images, for the k-NN distance among these.
-    """
+    """Predict one split of the data under one shift or attack."""
 
     kind: Literal["predict"] = "predict"
     model: NoEffect[str]
     seed: NoEffect[int | str]
+    """`model`, `seed`: the model that predicts; a variant counts as a model."""
+
     images: Annotated[ImagesReference, Effect("data")]
+    """Which images."""
+
     task_name: str = CLASSIFICATION
+    """What is told of each of them."""
+
     shift: str
+    """Id of the shift or attack."""
+
     shift_seed: Annotated[int, Effect("seed")]
     labelled: bool = True
+    """False for another data set: only predicted classes and confidences are kept."""
+
     batch_size: int
     arithmetic: Inline[Arithmetic] = FP32
+    """How the network is computed."""
+
     how: Annotated[AnyPredictionWay, pydantic.Field(discriminator="way"), Effect("")]
+    """How to predict: with a network, stored logits, or given predictions."""
+
     ood_scores: bool = False
+    """Compute the scores of `OOD_SCORES` too."""
+
     known: NoEffect[str | None] = None
+    """The file with features of known images, for the k-NN distance among these."""
 
     @property
     def label(self) -> str:
@@ -567,17 +584,15 @@ class PredictStep(Step):
 
 
 class GroupStep(Step):
-    """Write which images belong together, such as those of a patient, and their subgroups.
-
-    Attributes:
-        images: the splits, each with a file of `leaves`.
-        digests: of the groups and subgroups of each; None until the data are loaded.
-    """
+    """Write which images belong together, such as those of a patient, and their subgroups."""
 
     kind: Literal["group"] = "group"
     disposable: ClassVar[bool] = True
     images: tuple[ImagesReference, ...]
+    """The splits, each with a file of `leaves`."""
+
     digests: tuple[str | None, ...]
+    """Of the groups and subgroups of each; None until the data are loaded."""
 
     @property
     def is_known(self) -> bool:
@@ -585,18 +600,16 @@ class GroupStep(Step):
 
 
 class ScoredModel(FrozenRecord):
-    """A model or variant with a seed, and the shifts and attacks that it was predicted under.
-
-    Attributes:
-        fitted_on: the shifts of the validation images that its thresholds are fitted on.
-        adapts: whether its network adapts to the images.
-    """
+    """A model or variant with a seed, and the shifts and attacks that it was predicted under."""
 
     model: str
     seed: int | str
     shifts: tuple[str, ...]
     fitted_on: tuple[str, ...] = (CLEAN,)
+    """The shifts of the validation images that its thresholds are fitted on."""
+
     adapts: bool = False
+    """Whether its network adapts to the images."""
 
     def file(self, shift: str, part: str = TEST) -> str:
         """The file with its predictions of a split, or of another data set, under a shift."""
@@ -604,45 +617,55 @@ class ScoredModel(FrozenRecord):
 
 
 class ScoreStep(Step):
-    """Compute scores.csv from the predictions, without any model.
-
-    Attributes:
-        rows: models, variants and shifts to score, in the order of the table.
-        titles: titles of the models, by name.
-        validation: whether there are predictions of clean validation images, to fit thresholds on.
-        natural_shift: whether these are scored too, since the test images have a different origin.
-        ordered: whether the classes are in an order.
-        task_name: what is told of each image.
-        others: other data sets that confidence should separate from the test images.
-        natural: other images of the same classes, which are scored by themselves.
-        priors: class probabilities in label order, by name.
-        operating_points: the probability from which on a class is called, by class.
-        in_units_of_alexnet: whether the images are those of the published mCE.
-        slices: subgroups of the test images that are scored alone, by the name of the column.
-        sets: files with what prediction sets are made with, by the file of the predictions of clean
-            validation images that have these sets.
-    """
+    """Compute scores.csv from the predictions, without any model."""
 
     kind: Literal["score"] = "score"
     tells_progress: ClassVar[bool] = True
     disposable: ClassVar[bool] = True
     rows: tuple[ScoredModel, ...]
+    """Models, variants and shifts to score, in the order of the table."""
+
     titles: dict[str, str]
+    """Titles of the models, by name."""
+
     validation: NoEffect[bool]
+    """Whether there are predictions of clean validation images, to fit thresholds on."""
+
     natural_shift: bool
+    """Whether these are scored too, since the test images have a different origin."""
+
     ordered: bool = False
+    """Whether the classes are in an order."""
+
     task_name: str = CLASSIFICATION
+    """What is told of each image."""
+
     others: tuple[str, ...] = ()
+    """Other data sets that confidence should separate from the test images."""
+
     natural: tuple[str, ...] = ()
+    """Other images of the same classes, which are scored by themselves."""
+
     priors: dict[str, tuple[float, ...]] = pydantic.Field(default_factory=dict)
+    """Class probabilities in label order, by name."""
+
     bootstrap: int
     operating_points: dict[str, float] = pydantic.Field(default_factory=dict)
+    """The probability from which on a class is called, by class."""
+
     in_units_of_alexnet: bool = False
+    """Whether the images are those of the published mCE."""
+
     slices: tuple[str, ...] = ()
+    """Subgroups of the test images that are scored alone, by the name of the column."""
+
     sets: NoEffect[dict[str, str]] = pydantic.Field(default_factory=dict)
+    """Files with the fits of prediction sets, by the file with the predictions of clean validation
+    images."""
 
     def made_with(self) -> dict[str, JsonValue]:
-        # Those of prediction sets only where there are some, so that other scores stay finished.
+        # Metrics of prediction sets count only if there are sets, so that other scores stay
+        # finished.
         kinds = find_task(self.task_name).kinds
         metrics = (*METRICS.values(), *CLASS_METRICS.values())
         rows = [row for row in metrics if row.accepts.kind in kinds]
@@ -650,26 +673,27 @@ class ScoreStep(Step):
 
 
 class SampleStep(Step):
-    """Store the pictures of the report, so that the report never needs the data.
-
-    Attributes:
-        models: model and seed whose mistakes are shown, by the name in the report.
-        shifts: ids, clean first, without attacks, since their images depend on the model.
-        mixup: also store an example of MixUp from the training images.
-        attacks: ids of the attacks whose images are shown too.
-        networks: the networks that are attacked, by the name in the report.
-    """
+    """Store the pictures of the report, so that the report never needs the data."""
 
     kind: Literal["sample"] = "sample"
     disposable: ClassVar[bool] = True
     images: Annotated[ImagesReference, Effect("data")]
     train: ImagesReference | None
     models: dict[str, tuple[str, int | str]]
+    """Model and seed whose mistakes are shown, by the name in the report."""
+
     shifts: tuple[str, ...]
+    """Ids, clean first, without attacks, since their images depend on the model."""
+
     shift_seed: Annotated[int, Effect("seed")]
     mixup: bool
+    """Also store an example of MixUp from the training images."""
+
     attacks: tuple[str, ...] = ()
+    """Ids of the attacks whose images are shown too."""
+
     networks: dict[str, Network] = pydantic.Field(default_factory=dict)
+    """The networks that are attacked, by the name in the report."""
 
     def idle(self) -> Collection[str]:
         return () if self.attacks else MACHINE_FIELDS
@@ -701,17 +725,16 @@ AnyStep = Annotated[
 
 
 class Plan(FrozenRecord):
-    """All steps of a run, each after those that it needs, and their data sets and models.
-
-    Attributes:
-        data: the data sets, by their names in the steps.
-        models: the models from elsewhere; steps know them by their digests.
-        steps: all steps of the run, in order.
-    """
+    """All steps of a run, each after those that it needs, and their data sets and models."""
 
     data: dict[str, PlannedDataset]
+    """The data sets, by their names in the steps."""
+
     models: tuple[PlannedModel, ...] = ()
+    """The models from elsewhere; steps know them by their digests."""
+
     steps: tuple[AnyStep, ...]
+    """All steps of the run, in order."""
 
     @property
     def digest(self) -> str:
@@ -730,7 +753,7 @@ class Plan(FrozenRecord):
                 wanted.update(step.needs)
         return wanted
 
-    def beginning_with(self, steps: Iterable[str]) -> Plan:
+    def put_first(self, steps: Iterable[str]) -> Plan:
         """The same plan with these steps, and all that they need, before the others."""
         first = set[str]().union(*map(self.needed_for, steps))
         ordered = sorted(self.steps, key=lambda step: step.id not in first)
@@ -742,14 +765,14 @@ def link_steps(
 ) -> Plan:
     """Make a plan of steps in order; `needs` of each follows from the files that it reads.
 
-    Raises `ValueError` if two steps have the same id or write the same file, and if no earlier step
-    writes a file that is read: these are mistakes in the code that plans.
+    Raises `ValueError` if two steps have the same id or write the same file, or if no earlier step
+    writes a file that is read. These are mistakes in the planning code.
     """
     makers: dict[str, str] = {}
     linked = []
     for step in steps:
         try:
-            # In the order of the files, each once.
+            # In the order of the files, without duplicates.
             needs = tuple(dict.fromkeys(makers[file] for file in step.reads if file != RECORD))
         except KeyError as error:
             raise ValueError(f"no step before {step.id} writes {error.args[0]}") from None

@@ -1,4 +1,4 @@
-"""Steps that store what is known of each image: its group, its features, its predictions."""
+"""Steps that store facts about each image: its group, its features, its predictions."""
 
 from __future__ import annotations
 
@@ -41,7 +41,7 @@ def do_group(
 ) -> plan.StepResult:
     """Write the number of each image's group, and the values of its slices.
 
-    What a group is called, such as the key of a patient, is not written.
+    The name of a group, such as the key of a patient, is not written.
     """
     notes = []
     for name, reference in zip(step.leaves, step.images, strict=True):
@@ -64,7 +64,7 @@ def make_stored_groups(groups: Groups, keys: npt.NDArray[np.int64]) -> StoredGro
 
 
 def groups_digest(groups: Groups) -> str:
-    """A digest of which images belong together, whatever that is called, and of all slices."""
+    """A digest of which images belong together, whatever the names, and of all slices."""
     digest = hashlib.sha256(repr((groups.group, list(groups.slices))).encode())
     if (grouping := number_groups(groups)) is not None:
         digest.update(grouping.numbers.astype("<i8").tobytes())
@@ -80,7 +80,8 @@ KEYS, FEATURES = "keys", "features"
 def do_features(
     step: plan.FeaturesStep, worker: Worker, folder: RunFolder, progress: Notify
 ) -> plan.StepResult:
-    """Keep the features of a random sample of images; of a network without features only the keys.
+    """Keep the features of a random sample of images, or only the keys for a network without
+    features.
 
     The last layer of such a network is not linear.
     """
@@ -113,12 +114,12 @@ def _features_note(step: plan.FeaturesStep, parts: list[FloatArray], images: int
     if not parts:
         return "no features: the last layer of the network is not linear"
     width = parts[0].shape[1]
-    which = f"{min(NEIGHBOURS, images)}-NN of {images:,} {step.images.part} images"
-    return f"{which}, {width:,} features"
+    setting = f"{min(NEIGHBOURS, images)}-NN of {images:,} {step.images.part} images"
+    return f"{setting}, {width:,} features"
 
 
 def draw_sample(images: int, most: int, seed: int) -> npt.NDArray[np.int64]:
-    """Draw at most so many images, in their order.
+    """Draw at most `most` images, in their order.
 
     >>> draw_sample(3, 5, seed=0)
     array([0, 1, 2])
@@ -128,9 +129,9 @@ def draw_sample(images: int, most: int, seed: int) -> npt.NDArray[np.int64]:
 
 
 def read_features(folder: RunFolder, file: str) -> FloatArray | None:
-    """Read the features that were kept, float32 `[M, D]`; None of a network that has none.
+    """Read the stored features, float32 `[M, D]`; None for a network without features.
 
-    Raises `InputError` for a file of something else.
+    Raises `InputError` for another kind of file.
     """
     path = folder.file(file)
     try:
@@ -162,10 +163,10 @@ def do_fit(
 def _predict_again(
     step: plan.FitStep, worker: Worker, folder: RunFolder, progress: Notify
 ) -> list[AnyPredictions]:
-    """What is not stored: the predictions of validation images with their logits."""
+    """Predict the validation images again, if their logits are not stored."""
     assert step.network is not None, "what is given has its logits"
     predictions: list[AnyPredictions] = []
-    for text in step.shifts:  # each begins with a new copy of a network that adapts
+    for text in step.shifts:  # each begins with a new copy of an adapting network
         reader = _load_reader(step.network, step.variant, worker, folder)._replace(
             keeps_logits=True
         )
@@ -184,10 +185,10 @@ def _predict_again(
 
 
 def pixels_key(step: plan.Step) -> tuple[Hashable, ...] | None:
-    """Tell which shifted images a step predicts with a network; None if it does nothing like this.
+    """Identify the shifted images that a step predicts with a network; None for other steps.
 
-    Steps with the same answer can be done together, so that each image is shifted once. The images
-    of an attack are made for one network, so they are shared with none.
+    Steps with the same answer can be done together, so that each image is shifted once. Images of
+    an attack are made for one network, and never shared.
     """
     if not isinstance(step, plan.PredictStep) or not isinstance(step.how, plan.ForwardPass):
         return None
@@ -222,7 +223,7 @@ def do_predict(
     if step.ood_scores:
         assert isinstance(predictions, Predictions), "only classifiers have these scores"
         assert predictions.logits is not None, "all are made of stored logits"
-        # Those of the new logits; a k-NN distance of the same features stays.
+        # Scores of the new logits; a k-NN distance of the same features stays.
         scores = {**predictions.ood_scores, **compute_ood_scores(OodInputs(predictions.logits))}
         predictions = replace(predictions, ood_scores=scores)
     return _store_predictions(step, predictions, folder)
@@ -278,7 +279,7 @@ def _store_predictions(
 def has_changed_logits(predictions: Predictions) -> bool:
     """Say whether stored logits are not those that the classes were predicted from.
 
-    Earlier versions stored what a model gave, and not a copy. It may have written there since.
+    Version 0.2.0 stored the model's output without a copy, and a model may have overwritten it.
     """
     logits = predictions.logits
     return logits is not None and bool((logits.argmax(axis=1) != predictions.predicted).any())
@@ -301,8 +302,8 @@ def _load_reader(
     """A network, or its copy that adapts to the images."""
     adapting = None if variant is None else read_variant(variant).adapting
     model = worker.network(network, folder)
-    own = model if adapting is None else adapting.adapt(model)
-    return Predictor(own, adapts=adapting is not None, task=folder.task)
+    network_copy = model if adapting is None else adapting.adapt(model)
+    return Predictor(network_copy, adapts=adapting is not None, task=folder.task)
 
 
 def _make_halver(worker: Worker, progress: Notify) -> Callable[[int], None]:
@@ -315,8 +316,8 @@ def _make_halver(worker: Worker, progress: Notify) -> Callable[[int], None]:
 
 
 def read_fitted(folder: RunFolder, variant: str, file: str) -> FittedParameters:
-    """Read what was fitted for a variant; raises `InputError` for another file."""
-    fitted = read_variant(variant).fitted
+    """Read the fit of a variant; raises `InputError` for another file."""
+    fitted = read_variant(variant).fitted_type
     assert fitted is not None
     return fitted.read(read_json(folder.file(file)), str(folder.file(file)))
 

@@ -1,4 +1,4 @@
-"""A model of a finished run, opened again to look at other images."""
+"""A model of a finished run, opened again to predict other images."""
 
 from __future__ import annotations
 
@@ -41,22 +41,23 @@ from fairweather.types.record import (
 
 @dataclass(frozen=True)
 class RunModel:
-    """A model of a finished run, ready to look at other images.
-
-    Attributes:
-        run: its folder.
-        record: the record of the run.
-        name: the name of the model, as in scores.csv.
-        seed: the seed of its training; `ensemble` for the models of all seeds together.
-        networks: float images `[B, 3, H, W]` in [0, 1] to logits of the run's classes, in
-            evaluation mode; one, or all members of an ensemble.
-    """
+    """A model of a finished run, ready to predict other images."""
 
     run: RunFolder
+    """Its folder."""
+
     record: RunRecord
+    """The record of the run."""
+
     name: str
+    """The name of the model, as in scores.csv."""
+
     seed: int | str
+    """The seed of its training; `ensemble` for the models of all seeds together."""
+
     networks: tuple[nn.Module, ...]
+    """Float images `[B, 3, H, W]` in [0, 1] to logits of the run's classes, in evaluation mode;
+    one, or all members of an ensemble."""
 
     @property
     def title(self) -> str:
@@ -80,7 +81,7 @@ class RunModel:
 
     @property
     def scale(self) -> str | None:
-        """Which gray values become black and white, if the run was told."""
+        """Which gray values become black and white, if the run knows."""
         scale = self.record.data.arguments.get("scale")
         return scale if isinstance(scale, str) else None
 
@@ -126,19 +127,19 @@ def open_run_model(text: str, *, offline: bool = False) -> RunModel:
 
 
 class NewImages(NamedTuple):
-    """Images that a model is asked about.
-
-    Attributes:
-        name: what they were loaded from.
-        images: at the model's size, with the classes of its run; `names` are their files, if any.
-        labelled: whether their labels are true; otherwise all are 0.
-        other_classes: their own classes, if they have labels that are none of the run's classes.
-    """
+    """New images for a model."""
 
     name: str
+    """What they were loaded from."""
+
     images: Images
+    """At the model's size, with the classes of its run; `names` are their files, if any."""
+
     labelled: bool
+    """Whether their labels are true; otherwise all are 0."""
+
     other_classes: tuple[str, ...] = ()
+    """Their own classes, if these are not classes of the run."""
 
 
 def open_images(
@@ -152,7 +153,7 @@ def open_images(
 ) -> NewImages:
     """Load images for a model, prepared as its own; a set with splits gives its test images.
 
-    Labels are kept where each class is one of the model's by name.
+    Labels are kept if the model has every class by name.
 
     Args:
         source: the images, as for `load_data`.
@@ -188,11 +189,11 @@ def open_validation_images(
 
     Args:
         model: the model.
-        root: the folder of the run's data, if it is another one now.
+        root: the folder of the run's data, if it has moved.
         offline: do not download missing files.
         progress: as for `load_data`.
 
-    Raises `InputError` if the run has none, they are not there, or they have changed.
+    Raises `InputError` if the run has none, or if they are missing or have changed.
     """
     data = model.record.data
     if VAL not in data.digests:
@@ -234,7 +235,7 @@ def split_model_name(text: str) -> tuple[Path, str | None, str | None]:
         if path.exists():
             model, seed, *_ = [*parts[end:], None, None]
             return path, model, seed
-    return Path(parts[0]).expanduser(), None, None  # opening it says that there is no run
+    return Path(parts[0]).expanduser(), None, None  # opening it reports that there is no run
 
 
 def _choose_model(asked: str | None, names: list[str], several: str) -> str:
@@ -274,7 +275,7 @@ def _load_trained(run: RunFolder, name: str, seed: int) -> nn.Module:
 
 
 def _open_evaluated(record: RunRecord, model: ModelRecord, place: str, offline: bool) -> nn.Module:
-    """A model that was evaluated: opened from its source again, with the settings of the run."""
+    """Open an evaluated model from its source again, with the settings of the run."""
     settings: Mapping[str, Any] = model.settings
     source, outputs_as = settings.get("source"), model.facts.get("outputs_as")
     if not isinstance(source, str) or not isinstance(outputs_as, dict) or "kind" not in outputs_as:

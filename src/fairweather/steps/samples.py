@@ -34,7 +34,7 @@ from fairweather.types.measurement import Attack, Dataset, Images, Shift
 from fairweather.types.record import predictions_file
 
 LONGEST = 112  # pixels of the longer side
-# Up to this side in pixels, single pixels can be seen, so none may change.
+# Up to this side, single pixels are visible, so none may change.
 LOSSLESS = 32
 # A thousand photographs of 112 pixels then take 2.6 MB, which fits into a page.
 QUALITY = 75
@@ -66,19 +66,19 @@ def make_thumbnails(images: torch.Tensor) -> list[bytes]:
 
 
 def _encode_webp(array: np.ndarray) -> bytes:
-    how: dict[str, Any] = {"quality": QUALITY}
+    options: dict[str, Any] = {"quality": QUALITY}
     if max(array.shape[:2]) <= LOSSLESS:
-        how = {"lossless": True, "quality": 100}
+        options = {"lossless": True, "quality": 100}
     buffer = io.BytesIO()
-    Image.fromarray(array).save(buffer, "WEBP", method=_EFFORT, **how)
+    Image.fromarray(array).save(buffer, "WEBP", method=_EFFORT, **options)
     return buffer.getvalue()
 
 
-# Pictures of one kind, and mistakes of all models under all shifts: they must fit into a page.
+# The numbers of pictures of one kind, and of mistakes in all, that fit into a page.
 MOST_PICTURES, MOST_MISTAKES = 6, 240
 MIXUP_WEIGHT = 0.5
 MIXUP = "samples/mixup.png"
-# The name and the seed of the predictions that are shown for a model, by its name in the report.
+# Name and seed of the predictions to show for a model, by its name in the report.
 ShownModels = Mapping[str, tuple[str, int | str]]
 
 
@@ -96,8 +96,8 @@ def do_sample(step: SampleStep, worker: Worker, folder: RunFolder, progress: Not
 def _attack_pictures(step: SampleStep, worker: Worker, folder: RunFolder) -> bytes:
     """Attack the strip with each network again, as it was when it was predicted.
 
-    An attack draws its random numbers by image, so it finds the same change, up to what rounding in
-    a batch of another size may do to it.
+    An attack draws its random numbers by image, so it finds the same change, apart from rounding in
+    batches of another size.
     """
     strip = pick_pictures(worker.dataset(step.images.data).test, MOST_PICTURES)
     attacks = [attack for text in step.attacks if isinstance(attack := parse_shift(text), Attack)]
@@ -119,7 +119,7 @@ def attack_images(
 ) -> torch.Tensor:
     """Attack images as `fairweather.inference.prediction.predict` does, rounded to 8 bits.
 
-    They are attacked one by one: that needs less memory than any batch of the predictions.
+    They are attacked one by one, which never needs more memory than the predictions.
 
     Returns:
         uint8 `[N, 3, H, W]`, on the CPU.
@@ -142,15 +142,13 @@ class PictureChoice(NamedTuple):
 
 
 class ChosenImages(NamedTuple):
-    """Chosen images and the level of each, the most important first.
-
-    Attributes:
-        keys: int64 `[K]`, each once.
-        levels: int64 `[K]`, the index of the level, from 0.
-    """
+    """Chosen images and the level of each, the most important first."""
 
     keys: npt.NDArray[np.int64]
+    """int64 `[K]`, each once."""
+
     levels: npt.NDArray[np.int64]
+    """int64 `[K]`, the index of the level, from 0."""
 
 
 def choose_lost(
@@ -189,10 +187,10 @@ def choose_lost(
     # As floats, 0.6 and 1.4 are not exactly as far from 1.
     near = np.round(np.abs(offsets), 9)
     distances = np.where(stays & right, near[:, None], np.inf)
-    found = np.flatnonzero(np.isfinite(distances).any(axis=0))
-    levels = distances[:, found].argmin(axis=0)
-    order = np.lexsort((keys[found], -confidence[levels, found], distances[levels, found]))[:most]
-    return ChosenImages(keys[found[order]], levels[order])
+    at = np.flatnonzero(np.isfinite(distances).any(axis=0))  # the images that are lost
+    levels = distances[:, at].argmin(axis=0)
+    order = np.lexsort((keys[at], -confidence[levels, at], distances[levels, at]))[:most]
+    return ChosenImages(keys[at[order]], levels[order])
 
 
 def choose_mistakes(

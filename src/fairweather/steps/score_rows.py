@@ -15,7 +15,7 @@ from fairweather.attacks.table import ATTACKS
 from fairweather.metrics import (
     METRICS,
     Estimate,
-    Fitted,
+    FittedThresholds,
     detection_score,
     estimate_means,
     mce_alexnet,
@@ -59,15 +59,15 @@ def estimate_with_classes(
     read: Callable[[Cell], Predictions],
     bootstrap: int,
     points: Mapping[str, float],
-    fitted: Callable[[Cell], Fitted | None] = lambda _: None,
+    fitted: Callable[[Cell], FittedThresholds | None] = lambda _: None,
     grouping: Grouping | None = None,
     tell: Callable[[int], None] = lambda _: None,
 ) -> tuple[dict[ScoreKey, Estimates], pd.DataFrame]:
     """Estimate the metrics of every cell, and make the rows of each class.
 
-    Classes have rows for clean images, and for the mean over the levels of each shift. There are
-    many classes, so single levels have none, and the estimates of classes are dropped after each
-    model and shift: together they might not fit into memory. Both come from one pass, because a
+    Classes have rows for clean images, and for the mean over the levels of each shift. There may be
+    many classes, so single levels have no rows. Estimates of classes are dropped after each model
+    and shift, because together they might not fit into memory. Both come from one pass, because a
     macro AUC needs the areas of all classes. There are no rows of classes where logits are not
     stored.
 
@@ -119,7 +119,7 @@ def class_slice_rows(
 ) -> pd.DataFrame:
     """Make the rows of each class in each slice of a column, and in the worst, for clean images.
 
-    Shifted images have none: there would be as many as slices, classes and levels multiply to.
+    Shifted images have none, because slices, classes and levels would multiply.
 
     Args:
         cells, read, bootstrap, points, grouping: as in `estimate_with_classes`.
@@ -133,14 +133,14 @@ def class_slice_rows(
         names = class_metric_names(read(members[0]).classes, points)
 
         def estimate(
-            own: Places,
+            subset: Places,
             own_grouping: Grouping | None,
             members: Sequence[Cell] = members,
             names: Sequence[str] = names,
         ) -> dict[ScoreKey, Estimates]:
             estimates = estimate_cells(
                 members,
-                lambda cell: read(cell).take(own),
+                lambda cell: read(cell).take(subset),
                 bootstrap,
                 grouping=own_grouping,
                 metrics=names,
@@ -292,10 +292,10 @@ def is_imagenet_at_224(classes: Sequence[str], side: tuple[int, int] | None) -> 
     return len(wnids) == 1000 and all(wnids) and side == (224, 224)
 
 
-# With energies nearer to 0 than this, for all images, logits are logarithms of probabilities.
+# If all energies are closer to 0 than this, logits are logarithms of probabilities.
 NORMALISED = 1e-4
-# What is larger for known images (first) than for others (second), by what it adds to the name of a
-# metric: nothing for the confidence.
+# Scores that are larger for known images (first) than for others (second), by the suffix of the
+# metric's name, which is empty for the confidence.
 _Sides = Mapping[str, tuple[FloatArray, FloatArray]]
 
 
@@ -314,7 +314,7 @@ def detection_rows(step: ScoreStep, folder: RunFolder, grouping: Grouping | None
 
 
 def explain_absent_scores(step: ScoreStep, folder: RunFolder) -> dict[str, str]:
-    """Why models have no number of a score, by the names of its metrics."""
+    """Explain why models lack a score, by the names of its metrics."""
     reasons: dict[str, str] = {}
     for name in OOD_SCORES if step.others else ():
         models: dict[str, list[str]] = {}

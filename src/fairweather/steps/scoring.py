@@ -1,4 +1,4 @@
-"""The step that scores: from the stored predictions of a run to scores.csv, without a model."""
+"""The scoring step: from the stored predictions of a run to scores.csv, without a model."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from fairweather.attacks.masking import masking_warning
 from fairweather.attacks.table import ATTACKS
 from fairweather.errors import InputError
 from fairweather.inference.prediction import join_predictions
-from fairweather.metrics import Fitted, absent_metrics, fit_on, under_priors, worst_prior
+from fairweather.metrics import FittedThresholds, absent_metrics, fit_on, under_priors, worst_prior
 from fairweather.metrics.grouping import Grouping
 from fairweather.progress import Event, Notify
 from fairweather.runs.folder import RunFolder, read_json
@@ -164,7 +164,7 @@ def do_score(step: ScoreStep, worker: Worker, folder: RunFolder, progress: Notif
 
 
 def _make_counter(task: str, total: int, progress: Notify) -> Callable[[int], None]:
-    """A function that is told of cells that were scored, and tells how many there are so far."""
+    """Make a callback that counts scored cells and reports the progress."""
     done = 0
 
     def count(cells: int) -> None:
@@ -189,7 +189,7 @@ def _unit_rows(
 ) -> tuple[pd.DataFrame, dict[tuple[str, str], int | None]]:
     """Make the rows of whole images and of each unit, of the mean over units, and of the worst.
 
-    With the number of groups whose label is known, by unit and shift; of the worst there is none.
+    Also return the number of groups with known labels, by unit and shift, except for the worst.
     """
     tables: dict[str, dict[ScoreKey, Estimates]] = {}
     for cells, grouping in parts:
@@ -234,20 +234,22 @@ def cell_file(cell: Cell) -> str:
 
 
 def _forget_changed(files: Iterable[str], folder: RunFolder) -> NoReturn:
-    """Forget the steps that stored logits which a model has changed since, of which one was found.
+    """Forget the steps whose stored logits a model has overwritten.
 
-    It raises `InputError`; then the command that made the run makes them again.
+    It raises `InputError`; the command that made the run then predicts them again.
     """
     changed = [file for file in files if has_changed_logits(folder.read_predictions(file))]
-    what = (
+    problem = (
         f"{name_first(changed)} of {folder.path}: the logits are not those that the classes were "
         "predicted from, since an earlier version of fairweather did not copy what the model gave"
     )
     if folder.is_joined:
-        raise InputError(f"{what}; run the commands of the joined runs again, and then join them")
+        raise InputError(
+            f"{problem}; run the commands of the joined runs again, and then join them"
+        )
     for file in changed:
         folder.forget(file.removesuffix(".parquet"))
-    raise InputError(f"{what}; these files are now removed, and the same command predicts again")
+    raise InputError(f"{problem}; these files are now removed, and the same command predicts again")
 
 
 def _with_spread(frame: pd.DataFrame) -> pd.DataFrame:
@@ -260,7 +262,9 @@ def _with_counts(frame: pd.DataFrame, groupings: Mapping[str, Grouping | None]) 
     test = groupings[TEST]
     if test is None:
         return frame
-    counts = {name: None if own is None else own.count for name, own in groupings.items()}
+    counts = {
+        name: None if grouping is None else grouping.count for name, grouping in groupings.items()
+    }
     of_others = frame["shift"].str.startswith((NATURAL, OOD)) | (frame["shift"] == VALIDATION)
     known = frame["shift"].map(counts).where(of_others, test.count)
     return frame.assign(groups=known.astype("Int64"))
@@ -270,18 +274,20 @@ def _slice_rows(
     step: ScoreStep,
     folder: RunFolder,
     cells: Sequence[Cell],
-    fitted: Mapping[tuple[str, int | str], Fitted],
+    fitted: Mapping[tuple[str, int | str], FittedThresholds],
     progress: Notify,
 ) -> pd.DataFrame:
     """The rows of slices.csv: each slice of a column alone, the worst of them, single classes."""
     groups = folder.groups()
-    assert groups is not None  # the step that wrote it comes first
+    assert groups is not None  # an earlier step wrote them
     grouping = None if groups.numbers is None else Grouping(groups.numbers)
 
     def read(cell: Cell) -> Predictions:
         return folder.read_predictions(cell_file(cell))
 
-    clean = sum(cell.shift.name == CLEAN for cell in cells)  # of these, single classes too
+    clean = sum(
+        cell.shift.name == CLEAN for cell in cells
+    )  # single classes are scored for these too
     values = sum(len(set(groups.slices[column])) for column in step.slices)
     tell = _make_counter("score slices", values * (len(cells) + clean), progress)
 
@@ -320,12 +326,12 @@ def _validation_files(step: ScoreStep, row: ScoredModel) -> list[str]:
 
 
 def _add_draws(
-    step: ScoreStep, folder: RunFolder, fitted: Mapping[tuple[str, int | str], Fitted]
-) -> dict[tuple[str, int | str], Fitted]:
+    step: ScoreStep, folder: RunFolder, fitted: Mapping[tuple[str, int | str], FittedThresholds]
+) -> dict[tuple[str, int | str], FittedThresholds]:
     """Add the calibration images behind prediction sets, for clean test images.
 
-    Others are not exchangeable with these, and the distribution of the coverage is not known. Nor
-    are test images that have a different origin from the validation images.
+    Other images are not exchangeable with these, so the distribution of their coverage is unknown.
+    The same holds for test images with another origin than the validation images.
     """
     with_draws = dict(fitted)
     for row in step.rows if not step.natural_shift else ():

@@ -21,7 +21,7 @@ AnyShift = TypeVar("AnyShift", bound=Shift | Attack)
 def shift_kind(name: str) -> ShiftKind | AttackKind:
     """The entry of a shift or an attack in `SHIFTS` or `ATTACKS`.
 
-    Of images that were shifted elsewhere, all that is known is the name of the shift.
+    For images that were shifted elsewhere, only the name of the shift is known.
     """
     if name in ATTACKS:
         return ATTACKS[name]

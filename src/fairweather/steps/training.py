@@ -162,7 +162,7 @@ def _train(
 
 
 class _Training:
-    """What a training and a pre-training share: state, events and files.
+    """The common part of trainings and pre-trainings: state, events and files.
 
     Attributes:
         state: that of the last epoch; None before the first.
@@ -178,8 +178,8 @@ class _Training:
     ) -> None:
         self._step, self._epochs, self._folder, self._progress = step, epochs, folder, progress
         with worker.ranks.agreeing():
-            there = [name for name in step.reads if folder.file(name).is_file()]
-            fingerprint = step_fingerprint(step, {name: folder.checksum(name) for name in there})
+            files = [name for name in step.reads if folder.file(name).is_file()]
+            fingerprint = step_fingerprint(step, {name: folder.checksum(name) for name in files})
         self._resume = Resumption(step.folder, fingerprint, worker.ranks)
         self.state = self._resume.read(folder, step.task, progress)
         self._begun = self._done = len(self.state["history"]) if self.state else 0
@@ -197,7 +197,7 @@ class _Training:
         self.tell(note)
 
     def finish(self, files: Mapping[str, bytes | str]) -> StepResult:
-        """Write the files; rank 0 has them, and removes the state."""
+        """Write the files on rank 0, and remove the state."""
         for name, content in files.items():
             self._folder.write(f"{self._step.folder}/{name}", content)
         if files:
@@ -220,8 +220,8 @@ def training_attack(recipe: Recipe) -> Attack | None:
     """The attack on the training images of an adversarial recipe; None for other recipes."""
     if (settings := recipe.adversarial) is None:
         return None
-    given = {key: value for key, value in asdict(settings).items() if value is not None}
-    return make_training_attack("pgd", **given)
+    chosen = {key: value for key, value in asdict(settings).items() if value is not None}
+    return make_training_attack("pgd", **chosen)
 
 
 def with_statistics(spec: ModelSpec, dataset: Dataset) -> ModelSpec:
@@ -242,13 +242,13 @@ def _loaded_spec(step: TrainStep, dataset: Dataset, folder: RunFolder) -> ModelS
         return spec
     file = folder.file(step.start)
     if step.spec.mean is None:  # weights come with the statistics that they were trained with
-        made = read_json(file.with_name(DESCRIPTION))["spec"]
-        spec = replace(spec, mean=tuple(made["mean"]), std=tuple(made["std"]))
+        start = read_json(file.with_name(DESCRIPTION))["spec"]
+        spec = replace(spec, mean=tuple(start["mean"]), std=tuple(start["std"]))
     return replace(spec, weights=str(file))
 
 
 def _start_note(weights: Mapping[str, Any]) -> str:
-    """Say what weights a training starts from; empty if none."""
+    """Name the weights that a training starts from; empty if none."""
     if weights["weights"] == "none":
         return ""
     left_out = weights.get("left_out")
@@ -258,7 +258,7 @@ def _start_note(weights: Mapping[str, Any]) -> str:
 
 def _weights_facts(step: TrainStep, spec: ModelSpec, offline: bool) -> dict[str, Any]:
     facts = describe_weights(spec, offline=offline)
-    if step.start is not None:  # its path within the run, which is the same if the run is moved
+    if step.start is not None:  # its path within the run, which survives moving the run
         facts |= {"file": step.start, "weights": step.spec.weights}
     return facts
 
@@ -365,30 +365,30 @@ class Resumption(NamedTuple):
     ranks: Ranks = ALONE
 
     def write(self, run: RunFolder, state: State) -> None:
-        """Store what the next epoch needs, with the fingerprint of the training."""
+        """Store the state for the next epoch, with the fingerprint of the training."""
         if not self.ranks.is_first:
             return
         buffer = io.BytesIO()
         torch.save({"inputs": self.fingerprint, "state": state}, buffer)
-        # Neither of these copies the state, which is some times as large as its network.
+        # Neither of these copies the state, which is several times as large as the network.
         buffer.write(hashlib.sha256(buffer.getbuffer()).digest() + SEALED)
         run.write(f"{self.folder}/{STATE}", buffer.getvalue())
 
     def read(self, run: RunFolder, task: str, progress: Notify) -> State | None:
-        """Read the state of an interrupted training; None if there is none of this training.
+        """Read the state of an interrupted training; None if this training has none.
 
         A damaged state is not used, and a line says so: the training starts over.
         """
         path = run.file(f"{self.folder}/{STATE}")
-        there = self.ranks.is_first and path.is_file()
-        content = self.ranks.from_first(path.read_bytes() if there else None)
+        is_stored = self.ranks.is_first and path.is_file()
+        content = self.ranks.from_first(path.read_bytes() if is_stored else None)
         if content is None:
             return None
         try:
             stored = self._unsealed(content)
             state: State = stored["state"]
             return state if stored["inputs"] == self.fingerprint else None
-        # On damaged files, torch.load raises whatever its unpickler stumbles over.
+        # On damaged files, torch.load raises any kind of error.
         except Exception as error:
             if isinstance(error, OSError) or is_out_of_memory(error):
                 raise
@@ -401,7 +401,7 @@ class Resumption(NamedTuple):
             sealed, content = content[-len(SEALED) - 32 :], content[: -len(SEALED) - 32]
             if hashlib.sha256(content).digest() != sealed[:32]:
                 raise ValueError("the checksum is another one")
-        # Not to a device, which may have no float64: who continues moves what belongs there.
+        # Not onto a device, which may lack float64; the training moves its tensors itself.
         stored: State = torch.load(io.BytesIO(content), map_location="cpu", weights_only=True)
         return stored
 

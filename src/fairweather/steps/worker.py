@@ -62,18 +62,18 @@ class _LoadedNetwork(NamedTuple):
 
 
 class Worker:
-    """Gives steps their data sets and networks: each is opened when a step first asks for it.
+    """Gives steps their data sets and networks, each opened when a step first asks for it.
 
     Args:
         plan: the plan that names the data sets and the model.
         device: `auto`, `cpu`, `cuda`, ...
         offline: never use the network.
-        progress: called with what happens while data are loaded.
-        datasets: data sets that are open already, by their names in the plan; they are not checked.
-        models: models from elsewhere that are open already, by their digests; each returns logits
-            of the data's classes.
+        progress: called with events while data are loaded.
+        datasets: open data sets, by their names in the plan; they are not checked.
+        models: open models from elsewhere, by their digests; each returns logits of the data's
+            classes.
         workers: processes that make shifted batches ahead.
-        networks: at most so many networks are kept in memory; None for as many as fit.
+        networks: the most networks to keep in memory; None for as many as fit.
         jobs: number of workers on this machine, which share its memory.
         ranks: the processes that train together with this one.
         given: reads predictions that were made elsewhere, by the file that they are stored in.
@@ -112,7 +112,8 @@ class Worker:
         self._largest_batch: int | None = None
 
     def dataset(self, name: str = DATA) -> Dataset:
-        """A data set of the plan; raises `InputError` if its digests are not those of the plan."""
+        """Return a data set of the plan; raises `InputError` if its digests differ from the
+        plan's."""
         if name not in self._datasets:
             source = self.sources[name]
             self._datasets[name] = open_data(source, offline=self.offline, progress=self.progress)
@@ -127,7 +128,7 @@ class Worker:
     def images(self, reference: ImagesReference) -> Images:
         """A split of a data set; images of another data set get the classes of the run.
 
-        Raises `InputError` if the data set does not have this split, or its labels are no classes
+        Raises `InputError` if the data set does not have this split, or its labels are not classes
         of the run.
         """
         dataset = self.dataset(reference.data)
@@ -142,7 +143,7 @@ class Worker:
         return drop_labels(part, self.dataset().classes)
 
     def network(self, network: AnyNetwork, folder: RunFolder) -> nn.Module:
-        """A network that returns logits of the data's classes; as many as fit are kept.
+        """Return a network with logits of the data's classes; as many as fit are kept.
 
         A model that the user opened is moved to the CPU instead of being deleted.
         """
@@ -173,8 +174,8 @@ class Worker:
             raise InputError(f"the predictions for {file} have changed since the plan was made")
         return predictions
 
-    def how_many_fit(self, networks: Sequence[AnyNetwork], folder: RunFolder) -> int:
-        """How many of these networks, from the first on, can be in memory together; at least 1."""
+    def count_fitting(self, networks: Sequence[AnyNetwork], folder: RunFolder) -> int:
+        """Count how many of the first networks fit into memory together; at least 1."""
         sizes: list[int] = []
         for network in networks:
             sizes.append(self._size_of(network, folder))
@@ -185,10 +186,12 @@ class Worker:
     def _fit(self, sizes: Sequence[int]) -> bool:
         if self.most_networks is not None and len(sizes) > self.most_networks:
             return False
-        return 2 * sum(sizes) <= self.room  # twice: an adapted model is a copy of its network
+        return (
+            2 * sum(sizes) <= self.room
+        )  # twice, because an adapted model is a copy of its network
 
     def _size_of(self, network: AnyNetwork, folder: RunFolder) -> int:
-        """The bytes of its weights: those of its files, or of a model from elsewhere its own."""
+        """The bytes of its weights: of its files, or of an open model from elsewhere."""
         if isinstance(network, OpenedNetwork):
             return count_bytes(self._load(network, folder))
         return sum(size for *_, size in _file_versions(network, folder))
@@ -217,11 +220,11 @@ class Worker:
             self.shifters.end()
 
     def batch_size(self, asked: int) -> int:
-        """The batch size that is asked for, or the largest one that fits into memory."""
+        """The requested batch size, or the largest one that fits into memory."""
         return min(asked, self._largest_batch or asked)
 
     def halved(self, asked: int) -> int | None:
-        """The batch size instead of the one that is asked for; None if that one fits."""
+        """The reduced batch size; None if the requested one fits."""
         used = self.batch_size(asked)
         return used if used < asked else None
 
@@ -232,7 +235,7 @@ class Worker:
 
 @contextmanager
 def using_threads(threads: int) -> Iterator[None]:
-    """Let torch use this number of threads, and afterwards the number from before.
+    """Let torch use this number of threads, and restore the number afterwards.
 
     >>> with using_threads(1):
     ...     torch.get_num_threads()
@@ -264,7 +267,7 @@ def get_splits(dataset: Dataset) -> dict[str, Images]:
 def predictions_digest(predictions: AnyPredictions) -> str:
     """The digest of the content of predictions: keys, labels, probabilities and classes.
 
-    Beyond 100 classes, where logits are not kept, that of the losses and confidences.
+    Beyond 100 classes, where logits are not kept, it covers the losses and confidences.
     """
     digest = hashlib.sha256(json.dumps(predictions.classes).encode())
     columns: list[npt.NDArray[Any]] = [predictions.keys, predictions.labels]
@@ -285,12 +288,12 @@ def drop_labels(images: Images, classes: tuple[str, ...]) -> Images:
 
 
 def match_labels_by_name(images: Images, classes: tuple[str, ...], name: str) -> Images:
-    """Images whose labels are those of the run's classes; they may have only some of them.
+    """Relabel images by the run's classes; they may have only some of these.
 
-    Classes are matched by what they are called. Their order says nothing: other images may have
-    the same number of classes and mean others.
+    Classes are matched by name. Their order means nothing: other images may have as many classes
+    with other meanings.
 
-    Raises `InputError` if a class of the images is none of the run's.
+    Raises `InputError` if the run lacks a class of the images.
     """
     places = places_by_name(images.classes, classes)
     if places is None:
@@ -308,29 +311,29 @@ def check_natural(
     """Raise `InputError` unless other images of the same classes fit the run's own.
 
     They must have its classes and its size, and none may have the same pixels as an image of the
-    run's own splits. Groups that they share with these are told to `progress`.
+    run's own splits. Groups that they share with these are reported to `progress`.
 
     Args:
         datasets: the data sets of a run, by their names in its plan.
-        allow_duplicates: images with the same pixels are only told to `progress`.
+        allow_duplicates: images with the same pixels are only reported to `progress`.
     """
-    own = datasets[DATA]
+    dataset = datasets[DATA]
     others = {
         f"{NATURAL}{name.removeprefix(NATURAL_DATA)}": other
         for name, other in datasets.items()
         if name.startswith(NATURAL_DATA)
     }
     for other in others.values():
-        match_labels_by_name(other.test[:1], own.classes, other.name)
-        sides = [" x ".join(map(str, dataset.test.images.shape[2:])) for dataset in (other, own)]
+        match_labels_by_name(other.test[:1], dataset.classes, other.name)
+        sides = [" x ".join(map(str, shown.test.images.shape[2:])) for shown in (other, dataset)]
         if sides[0] != sides[1]:
             raise InputError(
-                f"the images of {other.name} have {sides[0]} pixels and those of {own.name} "
+                f"the images of {other.name} have {sides[0]} pixels and those of {dataset.name} "
                 f"{sides[1]}: give both one size"
             )
-    _tell_shared_groups(own, others, progress or silent)
+    _tell_shared_groups(dataset, others, progress or silent)
     check_no_copies(
-        get_splits(own),
+        get_splits(dataset),
         {name: other.test for name, other in others.items()},
         allowed=allow_duplicates,
         progress=progress,
@@ -380,14 +383,14 @@ def model_digest(opened: OpenedModel, taken_for: str, columns: tuple[tuple[int, 
 
 
 def as_logits(opened: OpenedModel, taken_for: str) -> nn.Module:
-    """A model that returns logits: of probabilities, the logarithms, unless opening took these."""
+    """A model that returns logits: the logarithms of probabilities, unless opening took these."""
     if opened.outputs is None and taken_for == "probabilities":
         return LogProbabilities(opened.model).eval()
     return opened.model
 
 
 def count_bytes(model: nn.Module) -> int:
-    """The bytes of a model's weights; those of an ONNX graph are in its file.
+    """The bytes of a model's weights; an ONNX graph has them in its file.
 
     >>> count_bytes(nn.Linear(3, 2))
     32
@@ -414,5 +417,5 @@ def _check_digests(source: PlannedDataset, dataset: Dataset) -> None:
 def _file_versions(network: AnyNetwork, folder: RunFolder) -> tuple[FileVersion, ...]:
     # Steps write files by renaming, so that a new file has another inode or time. Checksums
     # would read large weights again for every cell.
-    there = [(path, path.stat()) for path in map(folder.file, network_files(network))]
-    return tuple((str(path), s.st_ino, s.st_mtime_ns, s.st_size) for path, s in there)
+    files = [(path, path.stat()) for path in map(folder.file, network_files(network))]
+    return tuple((str(path), s.st_ino, s.st_mtime_ns, s.st_size) for path, s in files)

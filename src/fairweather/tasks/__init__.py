@@ -1,1 +1,1 @@
-"""What is to be told of each image: labels, strata, stored outputs and units."""
+"""Tasks: the labels, strata, stored outputs and units of images."""

@@ -1,4 +1,4 @@
-"""What a task says of labels, outputs and units; classification, the only task of the package."""
+"""Tasks define labels, outputs and units; classification is the only task of the package."""
 
 from __future__ import annotations
 
@@ -21,59 +21,62 @@ Logits = NDArray[np.float32]
 
 
 class Strata(NamedTuple):
-    """The strata of images, of which each split gets its share.
-
-    Attributes:
-        numbers: int64 `[N]`, the stratum of each image.
-        names: what messages call each; each has images.
-    """
+    """The strata of images, that are divided among the splits in proportion."""
 
     numbers: IntArray
+    """int64 `[N]`, the stratum of each image."""
+
     names: tuple[str, ...]
+    """What messages call each; each has images."""
 
 
 class Unit(NamedTuple):
-    """What is judged by itself in each image, such as one finding.
-
-    Attributes:
-        name: as in the column `unit` of scores.csv, such as `finding=Effusion`.
-        places: int64 `[n]`, the images whose label is known.
-        select: gives the predictions of the unit for these images, from those of all images.
-    """
+    """A part of each image that is judged by itself, such as one finding."""
 
     name: str
+    """As in the column `unit` of scores.csv, such as `finding=Effusion`."""
+
     places: IntArray
+    """int64 `[n]`, the images whose label is known."""
+
     select: Callable[[AnyPredictions], AnyPredictions]
+    """Returns the predictions of the unit for these images, from those of all images."""
 
 
 @dataclass(frozen=True)
 class Task:
-    """What is to be told of each image. One row of `TASKS`.
-
-    Attributes:
-        name: as in record.json.
-        predictions: the type of what is stored, a frozen dataclass like `AnyPredictions`.
-        columns: makes its columns from logits `[N, C]` and labels.
-        strata: divides images by their labels and the names of classes.
-        kinds: what its predictions and those of its units are; metrics accept one of them.
-        combine: gives the logits of an ensemble, from those of each member.
-        decision_metric: the share of right decisions, whose differences are tested.
-        check: raises `InputError` for labels that are none, given the names of classes; `Images`
-            check single ones.
-        units: what is judged by itself, from predictions; empty if that is only the image.
-        most_stored: with more classes, logits are not stored.
-    """
+    """What models predict for each image: one row of `TASKS`."""
 
     name: str
+    """As in record.json."""
+
     predictions: type[Any]
+    """The type of stored predictions, a frozen dataclass like `AnyPredictions`."""
+
     columns: Callable[[Logits, IntArray], Mapping[str, NDArray[Any]]]
+    """Makes its columns from logits `[N, C]` and labels."""
+
     strata: Callable[[IntArray, tuple[str, ...]], Strata]
+    """Divides images by their labels and the names of classes."""
+
     kinds: tuple[TaskKind, ...]
+    """What its predictions and those of its units are; metrics accept one of them."""
+
     combine: Callable[[Iterable[Logits | None]], Logits]
+    """Returns the logits of an ensemble, from those of each member."""
+
     decision_metric: str
+    """The share of right decisions, whose differences are tested."""
+
     check: Callable[[IntArray, tuple[str, ...]], None] = lambda labels, classes: None
+    """Raises `InputError` for labels that are none, given the names of classes; `Images` check
+    single ones."""
+
     units: Callable[[AnyPredictions], tuple[Unit, ...]] = lambda _: ()
+    """What is judged by itself, from predictions; empty if that is only the image."""
+
     most_stored: int = 100
+    """With more classes, logits are not stored."""
 
     def every_unit(self, predictions: AnyPredictions) -> tuple[Unit, ...]:
         """Whole images, and then the units of the task."""

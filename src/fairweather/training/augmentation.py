@@ -83,7 +83,7 @@ def apply_train_shifts(
 ) -> Images:
     """Apply one of several shifts, or none, to each image of a batch, all equally likely.
 
-    Every batch has its own seed for the shifts: in the next epoch the same image gets other noise.
+    Every batch has its own seed for the shifts, so the same image gets other noise in each epoch.
 
     >>> from fairweather.types.measurement import Shift
     >>> black = Shift("black", 1.0, {}, lambda images, keys, seed: images * 0)
@@ -193,7 +193,7 @@ def add_gaussian_noise(
 ) -> torch.Tensor:
     """Add Gaussian noise with a random standard deviation per image, and clip to [0, 1].
 
-    Standard deviations are uniform in (0, std], as in Lopes et al. 2019, Improving Robustness
+    Standard deviations are uniform in (0, std]. Source: Lopes et al. 2019, Improving Robustness
     Without Sacrificing Accuracy with Patch Gaussian Augmentation, for noise on the whole image.
 
     Args:
@@ -219,16 +219,14 @@ def _seeded_generator(rng: np.random.Generator, device: torch.device) -> torch.G
 
 
 class TrainingBatch(NamedTuple):
-    """The input of one training step.
-
-    Attributes:
-        views: views of the same images, each float `[B, 3, H, W]` in [0, 1]; the targets belong to
-            the first.
-        targets: classes int64 `[B]`, or soft labels float `[B, classes]` that sum to one.
-    """
+    """The input of one training step."""
 
     views: tuple[torch.Tensor, ...]
+    """Views of the same images, each float `[B, 3, H, W]` in [0, 1]; the targets belong to the
+    first."""
+
     targets: torch.Tensor
+    """Classes int64 `[B]`, or soft labels float `[B, classes]` that sum to one."""
 
 
 def mix_up(
@@ -269,8 +267,8 @@ def cut_mix(
     """Paste a rectangle of a partner from the batch into every image: CutMix.
 
     Source: Yun et al. 2019, CutMix, section 3 and algorithm A1. The share of the image outside the
-    box is drawn from Beta(alpha, alpha), its centre uniformly. The box is cut off at the image's
-    edges, and labels are mixed by the area that was really pasted. Here each image has its own box.
+        box is drawn from Beta(alpha, alpha), its centre uniformly. The box is cut off at the
+        image's edges, and labels are mixed by the pasted area. Here each image has its own box.
 
     Args:
         images: float `[B, 3, H, W]`.
@@ -320,7 +318,7 @@ def draw_pasted_boxes(
 def move_if_room(
     images: Images, device: torch.device, room: Callable[[torch.device, int], bool] = has_room_for
 ) -> Images:
-    """Copy the pixels of training images to the device if they can stay there; else keep them.
+    """Copy the pixels of training images to the device if they fit there.
 
     Labels and keys stay where they are: reading them must not wait for the device.
     """
@@ -334,13 +332,13 @@ def training_batches(
 ) -> Iterator[Images]:
     """Yield batches of training images in order.
 
-    For a GPU that does not have the images itself (`near`), a thread gathers the next batch in
-    page-locked memory while the current one is trained on.
+    If the images are not on the GPU (`near`), a thread gathers the next batch in page-locked memory
+    during the current step.
 
     Args:
         images: the training images.
-        indices: int64, those of each batch.
-        device: where training takes place.
+        indices: int64, the places of the images of each batch.
+        device: the device of the training.
     """
     if device.type == "cuda" and images.images.device.type == "cpu":
         yield from gathered_batches(images, indices)

@@ -1,4 +1,4 @@
-"""What the training loops share: random state, optimisers, learning rates, steps, and checks."""
+"""Shared by the training loops: random state, optimisers, learning rates, steps, and checks."""
 
 from __future__ import annotations
 
@@ -51,7 +51,7 @@ def take_step(
     optimizer.zero_grad()
     fabric.backward(loss)
     if largest_norm is not None:
-        # A norm that is not finite comes with a loss that is not finite, which is reported.
+        # If the norm is not finite, neither is the loss, which is reported.
         fabric.clip_gradients(module, optimizer, max_norm=largest_norm, error_if_nonfinite=False)
     optimizer.step()
 
@@ -117,21 +117,20 @@ def mean_loss(losses: Sequence[torch.Tensor], sizes: Sequence[int]) -> float:
 
 
 class Phase(NamedTuple):
-    """Consecutive epochs with one optimiser and one schedule of the learning rate.
-
-    Attributes:
-        start: its first epoch, counted from 0.
-        epochs: number of its epochs.
-        probe: whether only the head is trained.
-    """
+    """Consecutive epochs with one optimiser and one schedule of the learning rate."""
 
     start: int
+    """Its first epoch, counted from 0."""
+
     epochs: int
+    """Number of its epochs."""
+
     probe: bool
+    """Whether only the head is trained."""
 
 
 def find_phase(recipe: Recipe, epoch: float) -> Phase:
-    """Give the phase that an epoch belongs to.
+    """Return the phase that an epoch belongs to.
 
     >>> find_phase(Recipe(epochs=10, probe_epochs=4), 3), find_phase(Recipe(epochs=10), 3).probe
     (Phase(start=0, epochs=4, probe=True), False)
@@ -244,8 +243,8 @@ def learning_rates(optimizer: torch.optim.Optimizer) -> dict[str, float]:
 def cut_batches(order: torch.Tensor, batch_size: int) -> Iterator[torch.Tensor]:
     """Cut an order of images into nearly equal batches.
 
-    No image is dropped. No batch has a single image, since batch norm cannot train on one: if the
-    cut would make such a batch, there is one batch less, and a batch may have three images.
+    No image is dropped. No batch has a single image, since batch norm cannot train on one. Where
+    one would be left over, there is one batch less, and a batch may have three images.
 
     >>> [len(batch) for batch in cut_batches(torch.arange(129), 128)]
     [65, 64]

@@ -1,4 +1,4 @@
-"""The image operations of random policies, by name: those of Pillow, on whole batches of images.
+"""Pillow's image operations for random policies, by name, on whole batches of images.
 
 Pillow is the reference for all of them, since the published policies were made with it. Images are
 uint8 `[B, 3, H, W]`; magnitudes are `[B]`, of any real dtype and best on the CPU. Affine operations
@@ -32,8 +32,8 @@ def look_up_nearest(images: torch.Tensor, matrices: torch.Tensor) -> torch.Tenso
 
     Args:
         images: uint8 `[B, 3, H, W]`.
-        matrices: float64 `[B, 6]` on the CPU, Pillow's `(a, b, c, d, e, f)`: the pixel whose centre
-            is (x, y) comes from (a x + b y + c, d x + e y + f), in pixels from the top left corner.
+        matrices: float64 `[B, 6]` on the CPU, Pillow's `(a, b, c, d, e, f)`. The pixel with centre
+            (x, y) comes from (a x + b y + c, d x + e y + f), in pixels from the top left corner.
 
     >>> image = torch.arange(12, dtype=torch.uint8).reshape(1, 3, 2, 2)
     >>> one_to_the_right = torch.tensor([[1, 0, -1, 0, 1, 0]], dtype=torch.float64)
@@ -105,9 +105,9 @@ def move(
     """Shear or translate: each amount replaces one of the six numbers of the identity matrix.
 
     Equal to `PIL.Image.transform(AFFINE, (1, 0, 0, 0, 1, 0))` with that number. At place 1, every
-    row moves to the left by the amount times its distance from the upper edge; at 3, every column
-    moves upwards by the amount times its distance from the left edge. At 2 and 5, images move to
-    the left and upwards by so many pixels. Pixels from outside the image are black.
+    row moves left by the amount times its distance from the upper edge. At 3, every column moves up
+    by the amount times its distance from the left edge. At 2 and 5, images move left and up by that
+    many pixels. Pixels from outside the image are black.
 
     >>> image = torch.arange(12, dtype=torch.uint8).reshape(1, 3, 2, 2)
     >>> [move(image, torch.tensor([amount]), place)[0, 0].tolist() for amount, place in (
@@ -149,7 +149,7 @@ def _pick_pixels(images: torch.Tensor, column: torch.Tensor, row: torch.Tensor) 
 
 
 def _interpolate(first: torch.Tensor, second: torch.Tensor, share: torch.Tensor) -> torch.Tensor:
-    # Pillow's formula; `torch.lerp` rounds differently. In place, since memory takes most time.
+    # Pillow's formula; `torch.lerp` rounds differently. In place, because memory access dominates.
     return second.sub_(first).mul_(share).add_(first)
 
 
@@ -282,7 +282,7 @@ def _blend_from(without: torch.Tensor, images: torch.Tensor, factor: torch.Tenso
     return (share * (images - without)).add_(without).clamp_(0, 255).to(torch.uint8)
 
 
-# Takes images, uint8 `[B, 3, H, W]`, and their magnitudes, `[B]`; returns the changed images.
+# From images, uint8 `[B, 3, H, W]`, and magnitudes, `[B]`, to the changed images.
 Operation = Callable[[torch.Tensor, torch.Tensor], torch.Tensor]
 
 
@@ -304,13 +304,12 @@ def _operation_table(lookup: Lookup) -> dict[str, Operation]:
     }
 
 
-# With the nearest source pixel, as in RandAugment and TrivialAugment; and with linear
+# First with the nearest source pixel, as in RandAugment and TrivialAugment, then with linear
 # interpolation, as in AugMix.
 OPERATIONS: Mapping[str, Operation] = _operation_table(look_up_nearest)
 SMOOTH_OPERATIONS: Mapping[str, Operation] = _operation_table(interpolate_bilinear)
 
-# The test shifts that do the same, by the last part of their names in
-# `fairweather.shifts.table.SHIFTS`.
+# The equivalent test shifts, by the last part of their names in `fairweather.shifts.table.SHIFTS`.
 TESTED_AS: Mapping[str, tuple[str, ...]] = {
     "rotate": ("rotation",),
     "translate_x": ("translate",),
@@ -328,11 +327,11 @@ def apply_chosen(
     magnitudes: npt.NDArray[np.float64],
     operations: Mapping[str, Operation],
 ) -> torch.Tensor:
-    """Apply to each image the operation chosen for it; images with the same one go together.
+    """Apply to each image its chosen operation, to all images of an operation together.
 
     Args:
         images: uint8 `[B, 3, H, W]`.
-        names: the names that `chosen` indexes; one that is not in `operations` changes nothing.
+        names: the names that `chosen` indexes; names that are not in `operations` change nothing.
         chosen: `[B]`, indices into `names`.
         magnitudes: `[B]`, in the units of each image's operation.
         operations: `OPERATIONS` or `SMOOTH_OPERATIONS`.

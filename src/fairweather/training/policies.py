@@ -27,17 +27,16 @@ OPERATION_NAMES = ("identity", *OPERATIONS)
 
 
 class MagnitudeRange(NamedTuple):
-    """The magnitudes of an operation, from the weakest to the strongest.
-
-    Attributes:
-        values: float64 `[MAGNITUDE_BINS]`.
-        signed: whether the negative value is equally likely.
-        neutral: the value that they are added to.
-    """
+    """The magnitudes of an operation, from the weakest to the strongest."""
 
     values: Floats
+    """float64 `[MAGNITUDE_BINS]`."""
+
     signed: bool
+    """Whether the negative value is equally likely."""
+
     neutral: float = 0.0
+    """The value that they are added to."""
 
 
 def wide_space() -> Mapping[str, MagnitudeRange]:
@@ -97,7 +96,7 @@ def rand_augment(
     Args:
         images: uint8 `[B, 3, H, W]`.
         rng: random source of operations and signs.
-        policy: how many operations each image gets, the same one perhaps twice, and their strength.
+        policy: how many operations each image gets, perhaps the same one twice, and their strength.
 
     >>> images = torch.randint(256, (4, 3, 8, 8), dtype=torch.uint8)
     >>> rand_augment(images, np.random.default_rng(0), RandAugment()).shape
@@ -144,12 +143,12 @@ def _build_space(
     nothing = MagnitudeRange(np.zeros(MAGNITUDE_BINS), signed=False)
     sheared = MagnitudeRange(_magnitudes_up_to(shear), signed=True)
     enhancing = MagnitudeRange(_magnitudes_up_to(enhanced), signed=True, neutral=1.0)
-    taken = (torch.arange(MAGNITUDE_BINS) / ((MAGNITUDE_BINS - 1) / bits)).round().double().numpy()
+    cut = (torch.arange(MAGNITUDE_BINS) / ((MAGNITUDE_BINS - 1) / bits)).round().double().numpy()
     return {
         "identity": nothing,
         "autocontrast": nothing,
         "equalize": nothing,
-        "posterize": MagnitudeRange(8 - taken, signed=False),
+        "posterize": MagnitudeRange(8 - cut, signed=False),
         "solarize": MagnitudeRange(_magnitudes_up_to(255.0)[::-1], signed=False),
         "rotate": MagnitudeRange(_magnitudes_up_to(degrees), signed=True),
         "shear_x": sheared,
@@ -164,26 +163,26 @@ def _build_space(
 
 
 def _magnitudes_up_to(strongest: float) -> Floats:
-    # In float32 like torchvision: a magnitude just below a whole number must stay below it.
+    # In float32 like torchvision, so that magnitudes just below a whole number stay below it.
     return torch.linspace(0.0, strongest, MAGNITUDE_BINS).double().numpy()
 
 
 # --- AugMix
 
-# The order is fixed, since random numbers index it. The operations that are not here overlap with
-# common test corruptions.
+# The order is fixed, because random numbers index it. The other operations overlap with common test
+# corruptions.
 PUBLISHED_OPERATIONS = (
     *("autocontrast", "equalize", "posterize", "rotate", "solarize"),
     *("shear_x", "shear_y", "translate_x", "translate_y"),
 )
 ALL_OPERATIONS = (*PUBLISHED_OPERATIONS, "colour", "contrast", "brightness", "sharpness")
 _LONGEST_CHAIN = 3  # the longest chain, if the depth is random
-# Keeps the divergence finite for a class that every view rules out.
+# Keeps the divergence finite for a class to which every view gives zero probability.
 _LEAST_PROBABILITY = 1e-7
 
 
 # Each takes levels in [0.1, 10] and signs, `[M]`, and the height and the width of the images. The
-# published code has int() where this has floor: the same, since no value is negative.
+# published code has int() instead of floor, which is the same for values above 0.
 _MAGNITUDES: Mapping[str, Callable[[Floats, Floats, int, int], Floats]] = {
     "autocontrast": lambda level, *_: level,
     "equalize": lambda level, *_: level,
@@ -202,17 +201,16 @@ _MAGNITUDES: Mapping[str, Callable[[Floats, Floats, int, int], Floats]] = {
 
 
 class Chains(NamedTuple):
-    """The random chains of a batch: B images, W chains for each, at most D operations in a chain.
-
-    Attributes:
-        chosen: `[D, B, W]`, indices into `ALL_OPERATIONS`, or -1 after the end of a chain.
-        magnitudes: `[D, B, W]`, in the units of each operation.
-        weights: `[B, W + 1]`, the weights of the chains and, last, of the image; they sum to one.
-    """
+    """The random chains of a batch: B images, W chains each, at most D operations in a chain."""
 
     chosen: npt.NDArray[np.int64]
+    """`[D, B, W]`, indices into `ALL_OPERATIONS`, or -1 after the end of a chain."""
+
     magnitudes: Floats
+    """`[D, B, W]`, in the units of each operation."""
+
     weights: Floats
+    """`[B, W + 1]`, the weights of the chains and, last, of the image; they sum to one."""
 
 
 def augmix(images: torch.Tensor, rng: np.random.Generator, options: AugMix) -> torch.Tensor:

@@ -1,8 +1,8 @@
 """The ranks: processes that train one network together, each with the same share of every batch.
 
-Every rank draws the random numbers of the whole batch and takes its own part, so that a training
-is the same for any number of ranks, up to the order of floating-point sums, as long as its network
-treats each image by itself. Batch norm does not: its statistics are those of a rank's part, unless
+Every rank draws the random numbers of the whole batch and takes its own part. So a training is the
+same for any number of ranks, up to the order of floating-point sums, if the network treats each
+image by itself. Batch norm does not: it uses the statistics of a rank's part, unless
 `sync_batchnorm` is on.
 """
 
@@ -29,7 +29,7 @@ from fairweather.errors import InputError, describe_os_error
 
 @contextmanager
 def _version_only(package: str) -> Iterator[None]:
-    """For as long as this lasts, a package has a version and nothing else, unless it is loaded."""
+    """Inside, a package that is not loaded has a version and nothing else."""
     try:
         version = importlib.metadata.version(package)
     except importlib.metadata.PackageNotFoundError:
@@ -57,30 +57,31 @@ with _version_only("torchmetrics"):
     from lightning_fabric.strategies.ddp import DDPStrategy
 
 Value = TypeVar("Value")
-# The first process measures, writes and reports for hours while the others wait for a training.
+# The first process may measure, write and report for hours while the others wait.
 WAIT_TIMEOUT = timedelta(days=365)
-# The connections of ranks that an error has ended, see `join_ranks`.
+# The connections of ranks that an error has ended; see `join_ranks`.
 _KEPT_CONNECTIONS: list[dist.ProcessGroup | None] = []
 _FABRIC_PRECISION = {"fp32": "32-true", "bf16": "bf16-mixed"}
 
 
 @dataclass(frozen=True)
 class Ranks:
-    """The processes that train together, as one of them sees them.
-
-    Attributes:
-        rank: its own number; the process with 0 is the first, which writes.
-        devices: processes on each machine, each with a device of its own.
-        nodes: machines.
-        environment: how the processes find each other; None for a single process.
-        talk: the connection over which they send Python objects; None for a single process.
-    """
+    """The processes that train together, as seen by one of them."""
 
     rank: int = 0
+    """Its own number; the process with 0 is the first, which writes."""
+
     devices: int = 1
+    """Processes on each machine, each with a device of its own."""
+
     nodes: int = 1
+    """Machines."""
+
     environment: ClusterEnvironment | None = None
+    """How the processes find each other; None for a single process."""
+
     talk: dist.ProcessGroup | None = None
+    """The connection over which they send Python objects; None for a single process."""
 
     @property
     def size(self) -> int:
@@ -97,7 +98,7 @@ class Ranks:
         kind: Any = _FABRIC_PRECISION[precision]
         if self.size == 1:
             devices = [device.index or 0] if device.type == "cuda" else 1
-            with repeatable_kernels():  # Fabric asks for the precision, which may raise outside
+            with repeatable_kernels():  # Fabric reads the precision, which may raise outside
                 return Fabric(accelerator=device.type, devices=devices, precision=kind)
         assert self.environment is not None
         with repeatable_kernels():
@@ -113,7 +114,7 @@ class Ranks:
         return fabric
 
     def part(self, count: int) -> slice:
-        """This process's part of a batch of so many images; the parts are nearly equal.
+        """This process's part of a batch of this size; the parts are nearly equal.
 
         >>> [Ranks(rank, devices=2).part(5) for rank in (0, 1)]
         [slice(0, 3, None), slice(3, 5, None)]
@@ -125,7 +126,7 @@ class Ranks:
     def check_batches(self, batches: list[torch.Tensor]) -> None:
         """Raise `InputError` unless each process gets two images of every batch.
 
-        Batch norm cannot train on a single one.
+        Batch norm cannot train on a single image.
         """
         smallest = min(len(batch) for batch in batches)
         if self.size > 1 and smallest < 2 * self.size:
@@ -137,8 +138,8 @@ class Ranks:
     def weighted(self, loss: torch.Tensor, part: int, whole: int) -> torch.Tensor:
         """Weight the mean loss of this process's part of a batch.
 
-        The mean of the gradients of all processes, which DDP takes, is then the gradient of the
-        mean over the whole batch, also where the parts are not equal.
+        DDP averages the gradients of all processes. With these weights, that is the gradient of the
+        mean over the whole batch, even if the parts differ in size.
         """
         return loss if self.size == 1 else loss * (self.size * part / whole)
 
@@ -168,9 +169,10 @@ class Ranks:
 
     @contextmanager
     def agreeing(self) -> Iterator[None]:
-        """Raise in all processes the `InputError` or `OSError` that one of them meets inside.
+        """Raise in all processes an `InputError` or `OSError` that one of them raises inside.
 
-        Else the others would wait for it. All must come here; nothing inside may wait for others.
+        Otherwise the others would wait for it. All must call this, and nothing inside may wait for
+        others.
         """
         if self.size == 1:
             yield
@@ -188,7 +190,7 @@ class Ranks:
                 raise kind(f"process {rank} of {self.size}: {text}")
 
     def copy_statistics(self, model: nn.Module) -> None:
-        """Give all processes the first one's running statistics of batch norm."""
+        """Copy the first process's running statistics of batch norm to all processes."""
         if self.size > 1:
             for buffer in model.buffers():
                 dist.broadcast(buffer, src=0)
@@ -200,23 +202,23 @@ ALONE = Ranks()
 def synchronise_batchnorm(model: nn.Module) -> None:
     """Let each batch norm of a network use the statistics of the whole batch, of all processes.
 
-    The layers are replaced in place. timm's function knows its own layers, which also have an
-    activation; torch's would lose it. torch has this for GPUs only.
+    The layers are replaced in place. timm's function keeps the activation of its own layers, which
+    torch's function would lose. torch supports this only on GPUs.
     """
     convert_sync_batchnorm(model)
 
 
 class LocalEnvironment(LightningEnvironment):
-    """Processes of this machine that one of them has started.
+    """Processes on this machine that one of them has started.
 
     Args:
         rank: the number of this process.
-        size: how many they are.
+        size: the number of processes.
         port: where the first one listens.
     """
 
     main_address = "127.0.0.1"
-    creates_processes_externally = True  # Fabric is not to start any
+    creates_processes_externally = True  # Fabric must not start any
 
     def __init__(self, rank: int, size: int, port: int) -> None:
         super().__init__()
@@ -234,20 +236,20 @@ class LocalEnvironment(LightningEnvironment):
 
 
 def find_launcher() -> ClusterEnvironment | None:
-    """How this process finds the others that torchrun or srun has started with it, if so."""
+    """How this process finds the others, if torchrun or srun has started them."""
     if TorchElasticEnvironment.detect() and int(os.environ["WORLD_SIZE"]) > 1:
         return TorchElasticEnvironment()
-    # A batch script itself is no step of srun, and runs only once.
+    # A batch script itself is not a step of srun, and runs only once.
     if int(os.environ.get("SLURM_STEP_NUM_TASKS", 1)) > 1 and SLURMEnvironment.detect():
         try:
             return SLURMEnvironment()
-        except RuntimeError as error:  # srun's options do not fit; its text names the right one
+        except RuntimeError as error:  # srun's options do not fit; the error names the right one
             raise InputError(f"srun: {error}") from None
     return None
 
 
 def check_launch(environment: ClusterEnvironment | None, devices: int, nodes: int) -> None:
-    """Raise `InputError` unless as many processes were started as are to train together."""
+    """Raise `InputError` unless the right number of processes was started."""
     asked = f"--devices {devices} --nodes {nodes}"
     if environment is None:
         if nodes > 1:
@@ -257,7 +259,7 @@ def check_launch(environment: ClusterEnvironment | None, devices: int, nodes: in
                 f"-m fairweather run ... {asked}, or by srun"
             )
         return
-    here = int(os.environ.get("LOCAL_WORLD_SIZE", devices))  # torchrun says it
+    here = int(os.environ.get("LOCAL_WORLD_SIZE", devices))  # set by torchrun
     if environment.world_size() != devices * nodes or here != devices:
         raise InputError(
             f"{environment.world_size()} processes were started, {here} of them on this machine, "
@@ -269,19 +271,18 @@ def check_launch(environment: ClusterEnvironment | None, devices: int, nodes: in
 def join_ranks(
     environment: ClusterEnvironment, devices: int, nodes: int, device: torch.device
 ) -> Iterator[Ranks]:
-    """Connect the processes that train together; all must do so.
+    """Connect the processes that train together; all must call this.
 
-    After an error the reducer of a network (DDP's) may live longest, in the frames of the
-    traceback. As the last that knows the connections, it would free them while it holds Python's
-    lock, and wait for threads that need this lock to free what they were sending: forever. So
-    Python keeps the connections until the next ones are made, or the process ends. By then these
-    threads are done, and Python frees the connections without its lock (torch 2.8 and later).
+    After an error, DDP's reducer may live longest, in the frames of the traceback. It would then
+    free the connections while holding Python's lock, and wait forever for threads that need this
+    lock. So Python keeps the connections until the next ones are made, or the process ends. By then
+    these threads are done, and Python frees the connections without its lock (torch 2.8 and later).
 
     Args:
         environment: how they find each other.
         devices: processes on each machine.
         nodes: machines.
-        device: of which type the devices are.
+        device: the type of the devices.
     """
     ranks = Ranks(environment.global_rank(), devices, nodes, environment)
     _KEPT_CONNECTIONS.clear()

@@ -38,26 +38,28 @@ class Rotation(CheckedSettings, where="recipe: rotation."):
 
 @dataclass(frozen=True)
 class AugMix(CheckedSettings, where="recipe: augmix."):
-    """AugMix (Hendrycks et al. 2020) with the constants published for CIFAR.
-
-    Attributes:
-        severity: how strong an operation may be, up to 10; published: 3 for CIFAR, 1 for ImageNet.
-        width: number of chains of operations that are mixed.
-        depth: number of operations in a chain; 0 draws 1 to 3 at random for each chain.
-        alpha: parameter of the Dirichlet distribution of the chains' weights and of the Beta
-            distribution of the image's weight.
-        all_operations: whether to use colour, contrast, brightness and sharpness too, which overlap
-            with common test corruptions.
-        consistency: weight of the Jensen-Shannon divergence between the predictions for the image
-            and for two mixtures of it; 0 trains on one mixture instead.
-    """
+    """AugMix (Hendrycks et al. 2020) with the constants published for CIFAR."""
 
     severity: Annotated[float, between(0.1, 10)] = 3.0
+    """How strong an operation may be, up to 10; published: 3 for CIFAR, 1 for ImageNet."""
+
     width: Annotated[int, between(1, 10)] = 3
+    """Number of chains of operations that are mixed."""
+
     depth: Annotated[int, between(0, 10)] = 0
+    """Number of operations in a chain; 0 draws 1 to 3 at random for each chain."""
+
     alpha: Alpha = 1.0
+    """Parameter of the Dirichlet distribution of the chains' weights and of the Beta distribution
+    of the image's weight."""
+
     all_operations: bool = False
+    """Whether to use colour, contrast, brightness and sharpness too, which overlap with common test
+    corruptions."""
+
     consistency: NotNegative = 12.0
+    """Weight of the Jensen-Shannon divergence between the predictions for the image and for two
+    mixtures of it; 0 trains on one mixture instead."""
 
 
 @dataclass(frozen=True)
@@ -102,19 +104,19 @@ class GaussianNoise(CheckedSettings, where="recipe: gaussian_noise."):
 
 @dataclass(frozen=True)
 class Adversarial(CheckedSettings, where="recipe: adversarial."):
-    """Train on images that PGD has changed within `epsilon` (Madry et al. 2018).
-
-    Attributes:
-        epsilon: the budget in units of [0, 1] pixels.
-        steps: number of PGD steps from a random start; one costs as much as a training step.
-        norm: `linf` or `l2`.
-        step_size: size of each step; None means 2.5 epsilon / steps.
-    """
+    """Train on images that PGD has changed within `epsilon` (Madry et al. 2018)."""
 
     epsilon: Epsilon
+    """The budget in units of [0, 1] pixels."""
+
     steps: Annotated[int, between(1, 1000)] = 7
+    """Number of PGD steps from a random start; one costs as much as a training step."""
+
     norm: str = "linf"
+    """`linf` or `l2`."""
+
     step_size: Epsilon | None = None
+    """Size of each step; None means 2.5 epsilon / steps."""
 
     def __post_init__(self) -> None:
         super().__post_init__()
@@ -133,86 +135,108 @@ def _check_ordered(name: str, pair: tuple[float, float], most: float) -> None:
 class Recipe(CheckedSettings, where="recipe: "):
     """How a classifier is trained.
 
-    Attributes:
-        epochs: passes over the training images.
-        batch_size: largest number of images in a step; an epoch is cut into nearly equal batches.
-        optimizer: `adamw` or `sgd` (Nesterov momentum).
-        learning_rate: learning rate of the head; the backbone has this times
-            `backbone_learning_rate_scale`.
-        backbone_learning_rate_scale: see `learning_rate`; below 1 for fine-tuning.
-        momentum: momentum of SGD.
-        weight_decay: decoupled for AdamW, an L2 term for SGD.
-        decay_norms_and_biases: whether `weight_decay` also acts on one-dimensional parameters.
-        schedule: how the learning rate changes after warm-up: `none` or `cosine` (to zero at the
-            end), `exponential` (times `schedule_gamma` per epoch) or `step`. A step multiplies by
-            `schedule_gamma` every `schedule_step` epochs. It starts again after `probe_epochs`.
-        schedule_gamma, schedule_step: see `schedule`.
-        warmup_epochs: the learning rate rises linearly from zero over these epochs; there is no
-            warm-up while only the head is trained.
-        freeze_batchnorm: keep running statistics and affine parameters of batch norm as they are.
-        probe_epochs: number of epochs at the start in which only the head is trained; the backbone
-            is frozen and in evaluation mode. With as many as `epochs` this is a linear probe; with
-            fewer, the head is trained first and then everything (Kumar et al. 2022).
-        probe_learning_rate: learning rate of the head in `probe_epochs`; None means
-            `learning_rate`.
-        horizontal_flip, vertical_flip: probabilities of a flip.
-        rotation: `Rotation` or None.
-        trivial_augment: one random operation of random strength per image (Müller & Hutter 2021).
-        rand_augment: `RandAugment` or None.
-        augmix: `AugMix` or None.
-        gaussian_noise: `GaussianNoise` or None.
-        random_erasing: `RandomErasing` or None.
-        mixup: alpha of the Beta distribution of MixUp (Zhang et al. 2018), 0 for none.
-        cutmix: alpha of the Beta distribution of CutMix (Yun et al. 2019), 0 for none. If MixUp is
-            on too, each batch gets one of the two with equal probability.
-        adversarial: `Adversarial` or None.
-        rotation_prediction: weight of the loss of a second head that predicts by how many quarter
-            turns images were rotated (Hendrycks et al. 2019, "Using Self-Supervised Learning..."),
-            0 for none; published: 0.5.
-        label_smoothing: weight of the uniform distribution in the targets, in [0, 1).
-        clip_gradient_norm: largest allowed norm of the whole gradient; None for no limit.
-        ema_decay: decay of a moving average of the weights; the average is then evaluated and
-            stored instead of the weights; 0 for none. The first steps have at most
-            (1 + step) / (10 + step).
-        select: the checkpoint that is kept: highest validation `accuracy` (ties: lower loss),
-            lowest validation `nll`, or the `last`. If any epochs train the backbone, only these
-            count.
-
     >>> Recipe(epochs=20, learning_rate=5e-4, mixup=0.3, rotation=Rotation(20, 0.4)).optimizer
     'adamw'
     """
 
     epochs: Epochs = 20
+    """Passes over the training images."""
+
     batch_size: BatchSize = 128
+    """Largest number of images in a step; an epoch is cut into nearly equal batches."""
+
     optimizer: Literal["adamw", "sgd"] = "adamw"
+    """`adamw` or `sgd` (Nesterov momentum)."""
+
     learning_rate: Positive = 1e-3
+    """Learning rate of the head; the backbone has this times `backbone_learning_rate_scale`."""
+
     backbone_learning_rate_scale: NotNegative = 1.0
+    """See `learning_rate`; below 1 for fine-tuning."""
+
     momentum: Share = 0.9
+    """Momentum of SGD."""
+
     weight_decay: NotNegative = 1e-4
+    """Decoupled for AdamW, an L2 term for SGD."""
+
     decay_norms_and_biases: bool = True
+    """Whether `weight_decay` also acts on one-dimensional parameters."""
+
     schedule: Literal["none", "cosine", "exponential", "step"] = "none"
+    """How the learning rate changes after warm-up: `none`, `cosine` (to zero at the end),
+    `exponential` (times `schedule_gamma` per epoch) or `step` (times `schedule_gamma` every
+    `schedule_step` epochs). It starts again after `probe_epochs`."""
+
     schedule_gamma: Positive = 0.1
     schedule_step: Epochs = 30
+    """`schedule_gamma`, `schedule_step`: see `schedule`."""
+
     warmup_epochs: NotNegative = 0.0
+    """The learning rate rises linearly from zero over these epochs; there is no warm-up while only
+    the head is trained."""
+
     freeze_batchnorm: bool = False
+    """Keep running statistics and affine parameters of batch norm as they are."""
+
     horizontal_flip: Share = 0.0
     vertical_flip: Share = 0.0
+    """`horizontal_flip`, `vertical_flip`: probabilities of a flip."""
+
     rotation: Rotation | None = None
+    """`Rotation` or None."""
+
     mixup: AlphaOrZero = 0.0
+    """Alpha of the Beta distribution of MixUp (Zhang et al. 2018), 0 for none."""
+
     label_smoothing: BelowOne = 0.0
+    """Weight of the uniform distribution in the targets, in [0, 1)."""
+
     clip_gradient_norm: Positive | None = None
+    """Largest allowed norm of the whole gradient; None for no limit."""
+
     select: Literal["accuracy", "nll", "last"] = "accuracy"
+    """The checkpoint that is kept: highest validation `accuracy` (ties: lower loss), lowest
+    validation `nll`, or the `last`. If any epochs train the backbone, only these count."""
+
     probe_epochs: int = 0
+    """Number of epochs at the start in which only the head is trained; the backbone is frozen and
+    in evaluation mode. With as many as `epochs` this is a linear probe; with fewer, the head is
+    trained first and then everything (Kumar et al. 2022)."""
+
     probe_learning_rate: Positive | None = None
+    """Learning rate of the head in `probe_epochs`; None means `learning_rate`."""
+
     trivial_augment: bool = False
+    """One random operation of random strength per image (Müller & Hutter 2021)."""
+
     rand_augment: RandAugment | None = None
+    """`RandAugment` or None."""
+
     augmix: AugMix | None = None
+    """`AugMix` or None."""
+
     gaussian_noise: GaussianNoise | None = None
+    """`GaussianNoise` or None."""
+
     random_erasing: RandomErasing | None = None
+    """`RandomErasing` or None."""
+
     cutmix: AlphaOrZero = 0.0
+    """Alpha of the Beta distribution of CutMix (Yun et al. 2019), 0 for none. If MixUp is on too,
+    each batch gets one of the two with equal probability."""
+
     adversarial: Adversarial | None = None
+    """`Adversarial` or None."""
+
     rotation_prediction: NotNegative = 0.0
+    """Weight of the loss of a second head that predicts by how many quarter turns images were
+    rotated (Hendrycks et al. 2019, "Using Self-Supervised Learning..."), 0 for none; published:
+    0.5."""
+
     ema_decay: BelowOne = 0.0
+    """Decay of a moving average of the weights; the average is then evaluated and stored instead of
+    the weights; 0 for none. The first steps have at most (1 + step) / (10 + step)."""
 
     def __post_init__(self) -> None:
         super().__post_init__()

@@ -35,8 +35,8 @@ Forward = Callable[[torch.Tensor], torch.Tensor]
 def supervised_loss(forward: Forward, batch: TrainingBatch, recipe: Recipe) -> torch.Tensor:
     """Cross-entropy of the first view, plus the consistency loss of AugMix's other views.
 
-    All views go through the network in one forward pass, so that batch norm sees them together, as
-    in the published code (Hendrycks et al. 2020).
+    One forward pass has all views, so that batch norm sees them together, as in the published code
+    (Hendrycks et al. 2020).
 
     >>> batch = TrainingBatch((torch.zeros(2, 3, 8, 8),), torch.tensor([0, 1]))
     >>> supervised_loss(lambda images: torch.zeros(len(images), 2), batch, Recipe())
@@ -51,17 +51,16 @@ def supervised_loss(forward: Forward, batch: TrainingBatch, recipe: Recipe) -> t
 
 
 class TrainingLoss(NamedTuple):
-    """A loss of supervised training.
-
-    Attributes:
-        name: for messages.
-        compute: the loss of a batch, from the network, the batch and the recipe.
-        accepts: the kind of predictions that it trains for.
-    """
+    """A loss of supervised training."""
 
     name: str
+    """For messages."""
+
     compute: Callable[[Forward, TrainingBatch, Recipe], torch.Tensor]
+    """The loss of a batch, from the network, the batch and the recipe."""
+
     accepts: TaskKind
+    """The kind of predictions that it trains for."""
 
 
 CROSS_ENTROPY = TrainingLoss("the cross-entropy of a training", supervised_loss, Predictions.kind)
@@ -106,7 +105,7 @@ class RotationTask(nn.Module):
                 f"found {type(head).__name__}"
             )
         self.linear = nn.Linear(features, 4)
-        self._head = [head]  # in a list: the head is the classifier's, not a part of this module
+        self._head = [head]  # in a list, as it is no part of this module
 
     def loss(
         self, forward: Forward, images: torch.Tensor, rng: np.random.Generator
@@ -140,7 +139,7 @@ def make_average(model: nn.Module, decay: float) -> AveragedModel:
 
     Each `update_parameters(model)` sets average = d * average + (1 - d) * model. Here d is the
     smaller of `decay` and (1 + step) / (10 + step), so that the average soon forgets the random
-    initialisation (Tarvainen & Valpola 2017 raise the decay in steps for the same reason).
+    initialisation. Tarvainen & Valpola 2017 raise the decay in steps for the same reason.
 
     >>> model = nn.Linear(1, 1)
     >>> average = make_average(model, 0.9)
@@ -193,7 +192,7 @@ class Learner:
         in_head = set(map(id, self.head.parameters())) if self.head is not None else set()
         for weight in self.trainable:
             weight.requires_grad_(not phase.probe or id(weight) in in_head)
-        # Again in each phase: only what is trained is shared with other processes.
+        # Again in each phase, because only trained parameters are shared with other processes.
         self.forward = self.fabric.setup_module(self.model)
         self._plain = loop_parts.build_optimizer(
             self.model,
@@ -214,7 +213,7 @@ class Learner:
         self.enter(loop_parts.find_phase(self.recipe, epochs - 1), state["optimizer"])
 
     def state(self) -> State:
-        """Everything that the next epoch needs."""
+        """The state for the next epoch."""
         return {
             "model": self.model.state_dict(),
             "optimizer": self._plain.state_dict(),
@@ -255,17 +254,15 @@ MOST_CLEAN_TRAINING_IMAGES = 10_000
 
 
 class Epoch(NamedTuple):
-    """The result of one epoch.
-
-    Attributes:
-        history: the rows of history.csv so far; the last is this epoch's.
-        state: everything that training needs to continue. `best` holds the weights that the recipe
-            selects so far. `probed` holds the weights at the end of the `probe_epochs`, if other
-            epochs follow them.
-    """
+    """The result of one epoch."""
 
     history: list[dict[str, float]]
+    """The rows of history.csv so far; the last is this epoch's."""
+
     state: State
+    """Everything that training needs to continue. `best` holds the weights that the recipe selects
+    so far. `probed` holds the weights at the end of the `probe_epochs`, if other epochs follow
+    them."""
 
 
 def fit(
@@ -315,7 +312,7 @@ def fit(
     _check_training(train, recipe, head, attack, ranks)
     device = device or torch.device("cpu")
     learner = Learner(model, recipe, head, seed, ranks.fabric(device, precision))
-    if not train_shifts:  # these need the pixels on the CPU
+    if not train_shifts:  # shifts need the pixels on the CPU
         train = move_if_room(train, learner.device)
     history: list[dict[str, float]] = []
     best: dict[str, torch.Tensor] = {}
@@ -329,7 +326,7 @@ def fit(
         if epoch == phase.start:
             learner.enter(phase)
         rng = np.random.default_rng([seed, epoch])
-        # Dropout has other random numbers in each process.
+        # Dropout needs different random numbers in each process.
         with loop_parts.seeded(int(rng.integers(2**63)) ^ ranks.rank, learner.device):
             row = _train_epoch(learner, train, epoch, rng, train_shifts, attack, after_step, ranks)
         row |= _evaluate_epoch(learner, train, val, ranks)

@@ -1,4 +1,4 @@
-"""What predictions are of. It imports nothing, so that help does not load numpy."""
+"""Kinds of predictions. This module imports nothing, so that help does not load numpy."""
 
 from __future__ import annotations
 
@@ -6,14 +6,13 @@ from typing import NamedTuple
 
 
 class TaskKind(NamedTuple):
-    """What predictions are of; metrics, calibrations and sections say which of them they accept.
-
-    Attributes:
-        labels: what a label is: `single`, one class of each image.
-        outputs: what the logits become: `softmax`, probabilities that sum to one.
-        unit: what a prediction is of: `image`, or a part of its labels such as `finding`.
-    """
+    """A kind of predictions; metrics, calibrations and sections say which kind they accept."""
 
     labels: str = "single"
+    """What a label is: `single`, one class of each image."""
+
     outputs: str = "softmax"
+    """What the logits become: `softmax`, probabilities that sum to one."""
+
     unit: str = "image"
+    """What a prediction is of: `image`, or a part of its labels such as `finding`."""

@@ -35,7 +35,7 @@ TextArray = npt.NDArray[np.object_]
 ShiftFunction: TypeAlias = "Callable[[torch.Tensor, torch.Tensor, int], torch.Tensor]"
 Tell: TypeAlias = "Callable[[float], None] | None"
 AttackFunction: TypeAlias = (
-    "Callable[[nn.Module, torch.Tensor, torch.Tensor, torch.Tensor, str, Tell], Attacked]"
+    "Callable[[nn.Module, torch.Tensor, torch.Tensor, torch.Tensor, str, Tell], AttackResult]"
 )
 Index: TypeAlias = "slice | torch.Tensor | npt.NDArray[np.integer]"
 
@@ -43,12 +43,12 @@ Index: TypeAlias = "slice | torch.Tensor | npt.NDArray[np.integer]"
 Change = TypeVar("Change", "Shift", "Attack")
 
 
-def parse_class_names(names: Sequence[object], what: str) -> tuple[str, ...]:
-    """Return class names as a file has them; whole numbers become text.
+def parse_class_names(names: Sequence[object], owner: str) -> tuple[str, ...]:
+    """Return class names from a file; whole numbers become text.
 
     Args:
         names: the names in label order.
-        what: says whose names they are, for the message.
+        owner: says whose names they are, for the message.
 
     Raises:
         InputError: a name is no text.
@@ -61,12 +61,12 @@ def parse_class_names(names: Sequence[object], what: str) -> tuple[str, ...]:
     """
     for name in names:
         if not isinstance(name, str | int) or isinstance(name, bool):
-            raise InputError(f"{what} has the class name {name!r:.60}, which is not a text")
+            raise InputError(f"{owner} has the class name {name!r:.60}, which is not a text")
     return tuple(str(name) for name in names)
 
 
 def special_kind(tensor: torch.Tensor) -> str | None:
-    """Say what makes a tensor other than plain real numbers in memory; None if nothing does.
+    """Say in what way a tensor is not plain real numbers in memory; None if it is.
 
     >>> import torch
     >>> special_kind(torch.eye(2)), special_kind(torch.eye(2).to_sparse())
@@ -99,17 +99,16 @@ def is_finite(value: object) -> bool:
 
 @dataclass(frozen=True)
 class Groups:
-    """Which images belong together, and to which subgroups they belong; `[N]` texts each.
-
-    Attributes:
-        group: what images that belong together share, such as `patient`; None if not known.
-        names: its value for each image.
-        slices: subgroups by the name of the column, such as `site`, with the value of each image.
-    """
+    """Which images belong together, and to which subgroups they belong; `[N]` texts each."""
 
     group: str | None = None
+    """What images that belong together share, such as `patient`; None if not known."""
+
     names: TextArray | None = None
+    """Its value for each image."""
+
     slices: Mapping[str, TextArray] = field(default_factory=dict)
+    """Subgroups by the name of the column, such as `site`, with the value of each image."""
 
     def __getitem__(self, index: npt.NDArray[np.integer] | slice) -> Groups:
         names = None if self.names is None else self.names[index]
@@ -120,16 +119,6 @@ class Groups:
 class Images:
     """Labelled 8-bit images; slicing keeps each image's key.
 
-    Attributes:
-        images: uint8 `[N, 3, H, W]`.
-        labels: int64 `[N]`, each in `[0, len(classes))`; or `[N, L]`, a label of each of L names.
-        keys: int64 `[N]`, the position of each image in its source split. An image keeps its key
-            in every subset.
-        classes: class names in label order, or the names of what is labelled.
-        names: `[N]` texts: the path of each image's file below the folder of its source, with `/`
-            between folders. None if images have no files of their own.
-        groups: which images belong together, and their subgroups; None if nothing is known.
-
     >>> import torch
     >>> images = Images(torch.zeros(4, 3, 8, 8, dtype=torch.uint8), torch.tensor([0, 1, 0, 1]),
     ...                 torch.arange(4), ("cat", "dog"))
@@ -138,11 +127,24 @@ class Images:
     """
 
     images: torch.Tensor
+    """uint8 `[N, 3, H, W]`."""
+
     labels: torch.Tensor
+    """int64 `[N]`, each in `[0, len(classes))`; or `[N, L]`, a label of each of L names."""
+
     keys: torch.Tensor
+    """int64 `[N]`, the position of each image in its source split. An image keeps its key in every
+    subset."""
+
     classes: tuple[str, ...]
+    """Class names in label order, or the names of what is labelled."""
+
     names: TextArray | None = None
+    """`[N]` texts: the path of each image's file below the folder of its source, with `/` between
+    folders. None if images have no files of their own."""
+
     groups: Groups | None = None
+    """Which images belong together, and their subgroups; None if nothing is known."""
 
     def __post_init__(self) -> None:
         import torch
@@ -154,9 +156,9 @@ class Images:
         shapes = {"labels": ((n,), (n, len(self.classes))), "keys": ((n,),)}
         for name, column in (("labels", self.labels), ("keys", self.keys)):
             if column.dtype != torch.int64 or tuple(column.shape) not in shapes[name]:
-                found = f"{column.dtype} {list(column.shape)}"
-                raise InputError(f"{name} must be int64 [{n}], found {found}")
-        if self.labels.ndim > 1 or not n:  # labels of another task, which checks them
+                actual = f"{column.dtype} {list(column.shape)}"
+                raise InputError(f"{name} must be int64 [{n}], found {actual}")
+        if self.labels.ndim > 1 or not n:  # labels of another task, which that task checks
             return
         if not 0 <= int(self.labels.min()) <= int(self.labels.max()) < len(self.classes):
             span = f"{int(self.labels.min())} to {int(self.labels.max())}"
@@ -179,25 +181,26 @@ class Images:
 
 @dataclass(frozen=True)
 class Dataset:
-    """The splits of one data set and the statistics of its training images.
-
-    Attributes:
-        name: the specification that the data set was loaded from.
-        train, val, test: `Images`; train and val may be None.
-        mean, std: mean and standard deviation per channel of the training images in [0, 1], or of
-            the test images if there is no training split.
-        notes: facts for the record of the run, such as the number of skipped files.
-        task: what is predicted of each image; a name of `fairweather.tasks.task.TASKS`.
-    """
+    """The splits of one data set and the statistics of its training images."""
 
     name: str
+    """The specification that the data set was loaded from."""
+
     train: Images | None
     val: Images | None
     test: Images
+    """`train`, `val`, `test`: `Images`; train and val may be None."""
+
     mean: tuple[float, float, float]
     std: tuple[float, float, float]
+    """`mean`, `std`: mean and standard deviation per channel of the training images in [0, 1], or
+    of the test images if there is no training split."""
+
     notes: Mapping[str, object] = field(default_factory=dict)
+    """Facts for the record of the run, such as the number of skipped files."""
+
     task: str = CLASSIFICATION
+    """What is to be told of each image; a name of `fairweather.tasks.task.TASKS`."""
 
     def __post_init__(self) -> None:
         check_text(self.name, "the name of the data set")
@@ -217,20 +220,21 @@ class Dataset:
 class Shift:
     """A named change of the test images at one level: 8-bit images in, 8-bit images out.
 
-    Attributes:
-        name: the name in the table of shifts.
-        level: the one parameter that a sweep varies; None for `clean`.
-        parameters: the parameters that were given, in the order of the function's signature.
-        apply: `(images uint8 [B, 3, H, W], keys int64 [B], seed) -> uint8 [B, 3, H, W]`.
-
     >>> Shift("gaussian_blur", 0.7, {"sigma": 0.7, "kernel_size": 5}, lambda x, k, s: x).id
     'gaussian_blur,sigma=0.7,kernel_size=5'
     """
 
     name: str
+    """The name in the table of shifts."""
+
     level: float | None
+    """The one parameter that a sweep varies; None for `clean`."""
+
     parameters: Mapping[str, Parameter] = field(hash=False)
+    """The parameters that were given, in the order of the function's signature."""
+
     apply: ShiftFunction = field(repr=False, compare=False)
+    """`(images uint8 [B, 3, H, W], keys int64 [B], seed) -> uint8 [B, 3, H, W]`."""
 
     @property
     def id(self) -> str:
@@ -259,29 +263,26 @@ class Shift:
         if not isinstance(keys, torch.Tensor):
             raise InputError(f"a shift needs the images' keys as a tensor, found {keys!r}")
         if keys.dtype != torch.int64 or keys.shape != images.shape[:1]:
-            found = f"{keys.dtype} {list(keys.shape)}"
+            actual = f"{keys.dtype} {list(keys.shape)}"
             raise InputError(
-                f"a shift needs one int64 key for each of {len(images)} images, found {found}"
+                f"a shift needs one int64 key for each of {len(images)} images, found {actual}"
             )
         shifted = self.apply(images, keys, seed)
         if shifted.dtype != torch.uint8 or shifted.shape != images.shape:
-            found = f"{shifted.dtype} {list(shifted.shape)}"
-            raise TypeError(f"{self.id} must return uint8 {list(images.shape)}, returned {found}")
+            actual = f"{shifted.dtype} {list(shifted.shape)}"
+            raise TypeError(f"{self.id} must return uint8 {list(images.shape)}, returned {actual}")
         return shifted
 
 
-class Attacked(NamedTuple):
-    """The result of an attack on a batch: the attacked images, and which of them were broken.
-
-    Attributes:
-        images: float32 `[B, 3, H, W]` in [0, 1], not rounded.
-        broken: for each part of the attack, by name, bool `[B]`: the images that it broke. `clean`
-            are the images that the model gets wrong without an attack. An image is true in at most
-            one of them.
-    """
+class AttackResult(NamedTuple):
+    """The result of an attack on a batch: the attacked images, and which of them were broken."""
 
     images: torch.Tensor
+    """float32 `[B, 3, H, W]` in [0, 1], not rounded."""
+
     broken: Mapping[str, torch.Tensor]
+    """For each part of the attack, by name, bool `[B]`: the images that it broke. `clean` are the
+    images that the model gets wrong without an attack. An image is true in at most one of them."""
 
     @property
     def robust(self) -> torch.Tensor:
@@ -295,21 +296,23 @@ class Attacked(NamedTuple):
 class Attack:
     """A named change of the test images that is computed from the model and the labels.
 
-    Attributes:
-        name: the name in the table of attacks.
-        level: epsilon, the largest norm of a perturbation of pixels in [0, 1].
-        parameters: the parameters that were given, in the order of the function's signature.
-        apply: `(model, images, labels, keys, stream, tell) -> Attacked`; it may call `tell` with
-            the share of its runs that are done.
-
-    >>> Attack("pgd", 0.1, {"epsilon": 0.1, "steps": 5}, lambda *batch: Attacked(batch[1], {})).id
+    >>> unchanged = lambda *batch: AttackResult(batch[1], {})
+    >>> Attack("pgd", 0.1, {"epsilon": 0.1, "steps": 5}, unchanged).id
     'pgd,epsilon=0.1,steps=5'
     """
 
     name: str
+    """The name in the table of attacks."""
+
     level: float
+    """Epsilon, the largest norm of a perturbation of pixels in [0, 1]."""
+
     parameters: Mapping[str, Parameter] = field(hash=False)
+    """The parameters that were given, in the order of the function's signature."""
+
     apply: AttackFunction = field(repr=False, compare=False)
+    """`(model, images, labels, keys, stream, tell) -> AttackResult`; it may call `tell` with the
+    share of its runs that are done."""
 
     @property
     def id(self) -> str:
@@ -332,7 +335,7 @@ class Attack:
         keys: torch.Tensor,
         seed: int = 0,
         tell: Callable[[float], None] | None = None,
-    ) -> Attacked:
+    ) -> AttackResult:
         """Attack a batch, and tell which part of the attack broke which image.
 
         Args:
@@ -377,10 +380,10 @@ def make_levels(
     values = [swept] if isinstance(swept, int | float) else swept
     if not isinstance(values, Sequence) or isinstance(values, str) or not values:
         raise InputError(f"{name}: {level} must be a number or a list of numbers, found {swept!r}")
-    made = [make(name, **{level: value, **parameters}) for value in values]
-    if len({change.level for change in made}) < len(made):
+    changes = [make(name, **{level: value, **parameters}) for value in values]
+    if len({change.level for change in changes}) < len(changes):
         raise InputError(f"{name}: {level} has the same level twice: {list(values)}")
-    return made
+    return changes
 
 
 @dataclass(frozen=True)
@@ -408,22 +411,25 @@ class AnyPredictions:
     """The per-image columns of one cell, of whatever task.
 
     A task has a frozen dataclass of its own, whose arrays are stored.
-
-    Attributes:
-        keys: int64 `[N]`.
-        labels: int64 `[N]` or `[N, L]`.
-        logits: float32 `[N, C]`, or None where they are not kept.
-        classes: the names of what the logits are of.
-        kind: what these are predictions of.
-        stored: the type of each column that is stored, by name; all but the logits.
     """
 
     keys: IntArray
+    """int64 `[N]`."""
+
     labels: IntArray
+    """int64 `[N]` or `[N, L]`."""
+
     logits: npt.NDArray[np.float32] | None
+    """float32 `[N, C]`, or None where they are not kept."""
+
     classes: tuple[str, ...]
+    """The names of what the logits are of."""
+
     kind: ClassVar[TaskKind]
+    """What these are predictions of."""
+
     stored: ClassVar[Mapping[str, type[np.generic]]]
+    """The type of each column that is stored, by name; all but the logits."""
 
     def __len__(self) -> int:
         return len(self.keys)
@@ -435,7 +441,7 @@ class AnyPredictions:
 
     @property
     def correct(self) -> BoolArray:
-        """bool `[N]`: is what is decided right."""
+        """bool `[N]`: is the decision right."""
         raise NotImplementedError
 
     def take(self, places: npt.NDArray[np.integer]) -> Self:
@@ -453,7 +459,7 @@ P = TypeVar("P", bound=AnyPredictions)
 def join_columns(parts: Sequence[P], join: Callable[[list[npt.NDArray[Any]]], Any]) -> P:
     """Make predictions whose columns are those of several, joined column by column.
 
-    What is no column, such as the names of classes, is that of the first.
+    Everything else, such as the names of classes, comes from the first.
     """
     changed: dict[str, Any] = {}
     for name, first in vars(parts[0]).items():
@@ -467,21 +473,7 @@ def join_columns(parts: Sequence[P], join: Callable[[list[npt.NDArray[Any]]], An
 
 @dataclass(frozen=True)
 class Predictions(AnyPredictions):
-    """Per-image columns of one cell. Every metric is computed from these, without a model.
-
-    Attributes:
-        keys, labels, predicted: int64 `[N]`.
-        confidence: float64 `[N]`, the largest softmax probability.
-        top5_correct: bool `[N]`: are fewer than five logits greater than the label's.
-        nll: float64 `[N]`, minus the log of the label's probability, in nats.
-        brier: float64 `[N]`, squared distance of the probabilities to the one-hot label, in [0, 2].
-        logits: float32 `[N, classes]`, or None for more than 100 classes.
-        classes: class names in label order.
-        ordered: whether the classes are in an order, such as grades of a disease.
-        set_size: int64 `[N]`, the number of classes in each prediction set; None without sets.
-        covered: bool `[N]`: is the label in the prediction set; None without sets.
-        ood_scores: float32 `[N]` for each score of `OOD_SCORES` that was computed, by name.
-    """
+    """Per-image columns of one cell. Every metric is computed from these, without a model."""
 
     kind: ClassVar[TaskKind] = TaskKind()
     stored: ClassVar[Mapping[str, type[np.generic]]] = {
@@ -492,7 +484,7 @@ class Predictions(AnyPredictions):
         "top5_correct": np.bool_,
         "nll": np.float64,
         "brier": np.float64,
-        # Only of variants that make prediction sets.
+        # Only for variants that make prediction sets.
         "set_size": np.int64,
         "covered": np.bool_,
     }
@@ -500,16 +492,37 @@ class Predictions(AnyPredictions):
     keys: IntArray
     labels: IntArray
     predicted: IntArray
+    """`keys`, `labels`, `predicted`: int64 `[N]`."""
+
     confidence: npt.NDArray[np.float64]
+    """float64 `[N]`, the largest softmax probability."""
+
     top5_correct: BoolArray
+    """Bool `[N]`: are fewer than five logits greater than the label's."""
+
     nll: npt.NDArray[np.float64]
+    """float64 `[N]`, minus the log of the label's probability, in nats."""
+
     brier: npt.NDArray[np.float64]
+    """float64 `[N]`, squared distance of the probabilities to the one-hot label, in [0, 2]."""
+
     logits: npt.NDArray[np.float32] | None
+    """float32 `[N, classes]`, or None for more than 100 classes."""
+
     classes: tuple[str, ...]
+    """Class names in label order."""
+
     ordered: bool = False
+    """Whether the classes are in an order, such as grades of a disease."""
+
     set_size: IntArray | None = None
+    """int64 `[N]`, the number of classes in each prediction set; None without sets."""
+
     covered: BoolArray | None = None
+    """Bool `[N]`: is the label in the prediction set; None without sets."""
+
     ood_scores: Mapping[str, npt.NDArray[np.float32]] = field(default_factory=dict)
+    """float32 `[N]` for each score of `OOD_SCORES` that was computed, by name."""
 
     @property
     def strata(self) -> IntArray:
@@ -620,5 +633,5 @@ def check_images(images: torch.Tensor) -> None:
     import torch
 
     if images.dtype != torch.uint8 or images.ndim != 4 or images.shape[1] != 3:
-        found = f"{images.dtype} {list(images.shape)}"
-        raise InputError(f"images must be uint8 [N, 3, H, W], found {found}")
+        actual = f"{images.dtype} {list(images.shape)}"
+        raise InputError(f"images must be uint8 [N, 3, H, W], found {actual}")

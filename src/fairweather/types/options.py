@@ -46,7 +46,7 @@ def option(
 
 
 def shared_option(kind: type, name: str, **changed: object) -> Any:  # noqa: ANN401 - as dataclasses.field
-    """Declare an option as another type has it; what is named here is different."""
+    """Declare an option as in another type, with some changes."""
     declared = next(declaration for declaration in fields(kind) if declaration.name == name)
     return option(**{"default": declared.default, **declared.metadata, **changed})
 
@@ -55,10 +55,10 @@ def takes(kind: type) -> Callable[[F], F]:
     """Name the options of a type in the signature of a function, in place of its `**options`."""
 
     def naming(function: F) -> F:
-        own = inspect.signature(function)
-        *given, _ = own.parameters.values()  # the last is `**options`
+        declared = inspect.signature(function)
+        *given, _ = declared.parameters.values()  # the last is `**options`
         named = inspect.signature(kind).parameters.values()
-        signature = own.replace(parameters=[*given, *named])
+        signature = declared.replace(parameters=[*given, *named])
         function.__signature__ = signature  # type: ignore[attr-defined]
         return function
 
@@ -70,7 +70,7 @@ def option_flag(name: str, metadata: Any) -> str:  # noqa: ANN401 - the metadata
     return str(metadata["flag"] or f"--{name.replace('_', '-')}")
 
 
-def read_options(kind: type[Options], given: Mapping[str, object]) -> Options:
+def read_options(kind: type[Options], values: Mapping[str, object]) -> Options:
     """Check options by name; raises `InputError` with one sentence for the first wrong one.
 
     >>> read_options(DataOptions, {"size": "32"}).size
@@ -79,13 +79,13 @@ def read_options(kind: type[Options], given: Mapping[str, object]) -> Options:
     import pydantic  # not needed for the help of the command line
 
     known = [declared.name for declared in fields(kind)]
-    for name, value in given.items():
+    for name, value in values.items():
         if name not in known:
             raise unknown_name("option", name, known)
         if isinstance(value, str):
             check_text(value, name)
     try:
-        options: Options = _adapter(kind).validate_python(dict(given))
+        options: Options = _adapter(kind).validate_python(dict(values))
     except pydantic.ValidationError as error:
         first = error.errors()[0]
         first["loc"] = first["loc"][:1]  # without the types of a union
@@ -93,7 +93,7 @@ def read_options(kind: type[Options], given: Mapping[str, object]) -> Options:
         if name in ("mean", "std"):
             raise InputError(
                 f"{name} needs a tuple of three numbers, one per channel R, G and B (for a gray "
-                f"model the same one three times), found {given[name]!r}"
+                f"model the same one three times), found {values[name]!r}"
             ) from None
         raise InputError(describe_invalid(first)) from None
     check_limits(options)
@@ -101,7 +101,7 @@ def read_options(kind: type[Options], given: Mapping[str, object]) -> Options:
 
 
 def describe_invalid(error: ErrorDetails) -> str:
-    """Say where a value is that pydantic refuses, why, and what it is."""
+    """Say where the value is that pydantic refuses, why, and what it is."""
     place, reason = ".".join(map(str, error["loc"])), error["msg"][:1].lower() + error["msg"][1:]
     value = "" if error["type"] == "missing" else f", found {error['input']!r}"
     return f"{place}: {reason}{value}"
@@ -145,25 +145,26 @@ def _contains(interval: str, value: float) -> bool:
 class GroupColumns(NamedTuple):
     """Which columns of a table say what belongs together; see `fairweather.load_data`.
 
-    Attributes:
-        metadata: the path of the table: a CSV or parquet file with one row for each image. None for
-            the columns of the data set itself, if it is `parquet:PATH`.
-        group: the column that says which images belong together, such as `patient`.
-        slices: columns whose values are subgroups, such as `site`; crossed ones as `site*sex`.
-        allow_shared: allow images of one group in several splits.
-        natural: the name of a set of other images of the same classes, if the columns are about it.
-            Then only rows with `natural/NAME` in the column `split` count. Otherwise these rows do
-            not count.
-
     >>> GroupColumns("patients.csv", group="patient", slices=("site", "site*sex")).columns
     ['patient', 'site', 'sex']
     """
 
     metadata: str | None = None
+    """The path of the table: a CSV or parquet file with one row for each image; None for the
+    columns of the data set itself, if it is `parquet:PATH`."""
+
     group: str | None = None
+    """The column that says which images belong together, such as `patient`."""
+
     slices: tuple[str, ...] = ()
+    """Columns whose values are subgroups, such as `site`; crossed ones as `site*sex`."""
+
     allow_shared: bool = False
+    """Allow images of one group in several splits."""
+
     natural: str | None = None
+    """The name of a set of other images of the same classes, if the columns are about it. Then only
+    rows with `natural/NAME` in the column `split` count; otherwise these rows do not."""
 
     @property
     def columns(self) -> list[str]:
@@ -193,25 +194,26 @@ def slice_name(slice_: str) -> str:
 class Preparation(NamedTuple):
     """How images are made square before any shift: they are resized, then cropped at the center.
 
-    Attributes:
-        size: height and width of the model's input, in pixels, at least 8.
-        resize: length of the shorter side after resizing, in pixels; None means `size`.
-        interpolation: the resizing filter, with Pillow's antialiasing.
-        fit: `crop` keeps the aspect ratio; `squash` resizes both sides to `resize`.
-
     >>> Preparation(224, resize=256)
     Preparation(size=224, resize=256, interpolation='bilinear', fit='crop')
     """
 
     size: int
+    """Height and width of the model's input, in pixels, at least 8."""
+
     resize: int | None = None
+    """Length of the shorter side after resizing, in pixels; None means `size`."""
+
     interpolation: Literal["nearest", "bilinear", "bicubic", "lanczos"] = "bilinear"
+    """The resizing filter, with Pillow's antialiasing."""
+
     fit: Literal["crop", "squash"] = "crop"
+    """`crop` keeps the aspect ratio; `squash` resizes both sides to `resize`."""
 
 
 @dataclass(frozen=True, kw_only=True)
 class DataOptions:
-    """How a data set is loaded, as a study's `data` says it too; see `fairweather.load_data`."""
+    """How a data set is loaded, as in a study's `data`; see `fairweather.load_data`."""
 
     size: int | None = option(None, "Resize and crop the images to this many pixels.")
     root: str | None = option(None, "Folder with the files of the data set.", flag="--data-root")
@@ -253,7 +255,7 @@ class LoadOptions(DataOptions):
 
 @dataclass(frozen=True, kw_only=True)
 class ImageOptions:
-    """How images are loaded that a model of a finished run is asked about."""
+    """How images are loaded for a model of a finished run."""
 
     limit: int | None = shared_option(LoadOptions, "limit", description="Maximum number of images.")
     root: str | None = shared_option(DataOptions, "root")
@@ -266,7 +268,7 @@ class ImageOptions:
 
 @dataclass(frozen=True, kw_only=True)
 class ModelOptions:
-    """How a model is opened; its row of `models.opening.SOURCES` says which a source takes."""
+    """How a model is opened; `models.opening.MODEL_SOURCES` says which options a source takes."""
 
     architecture: str | None = option(None, "Architecture of a checkpoint, such as timm:resnet18.")
     weights: str | None = option(

@@ -190,7 +190,7 @@ def pretraining_folder(name: str, seed: int) -> str:
 
 
 def fitted_file(model: str, seed: int | str, variant: str) -> str:
-    """The file with what was fitted for a variant, given by what stands behind `MODEL+`.
+    """The file with the fit of a variant, which is named as after `MODEL+`.
 
     >>> fitted_file("basic", 0, "isotonic")
     'variants/basic+isotonic/seed-0/isotonic.json'
@@ -199,7 +199,7 @@ def fitted_file(model: str, seed: int | str, variant: str) -> str:
 
 
 def sets_file(model: str, variant: str, seed: int | str) -> str:
-    """The file with what the prediction sets of a variant of a model are made with.
+    """The file with the fit of a variant's prediction sets.
 
     >>> sets_file("basic", "conformal-lac-0.9", 0)
     'variants/basic+conformal-lac-0.9/seed-0/sets.json'
@@ -231,7 +231,7 @@ def groups_file(part: str) -> str:
 
 
 def features_file(model: str, seed: int | str) -> str:
-    """The file with the features of known images, by which a model's k-NN distances are measured.
+    """The file with the features of known images, for a model's k-NN distances.
 
     >>> features_file("basic", 0)
     'features/basic/seed-0.safetensors'
@@ -240,7 +240,7 @@ def features_file(model: str, seed: int | str) -> str:
 
 
 def image_list(part: str) -> str:
-    """The file that names the file of each image of a part; only if images have files of their own.
+    """The file with the name of each image's file, if images have their own files.
 
     >>> image_list("test")
     'images/test.csv'
@@ -295,8 +295,8 @@ class FrozenRecord(pydantic.BaseModel):
 
 RecordType = TypeVar("RecordType", bound=FrozenRecord)
 T = TypeVar("T")
-# A text that is shown. A record may come from anybody: what draws figures aborts the whole process
-# at a control character.
+# A text that is shown. A record may come from anybody, and control characters would abort the
+# process that draws figures.
 ShownText = Annotated[str, pydantic.AfterValidator(lambda text: check_text(text, "the text"))]
 
 
@@ -306,27 +306,30 @@ def has_ordered_classes(notes: Mapping[str, object]) -> bool:
 
 
 class DataRecord(FrozenRecord):
-    """The data of a run.
-
-    Attributes:
-        name: the specification it was loaded from, with the size.
-        classes: names in label order.
-        digests: digest of each split that is used and of each other data set, by name.
-        mean, std: per-channel statistics of the training images in [0, 1].
-        arguments: arguments of `load_data` that load it again; a small copy cuts absolute paths.
-        notes: further facts from the source, such as `source`, `size` and `skipped_files`; a new
-            source may have other keys, so they are not listed here.
-        task: what is predicted of each image; missing in records of earlier versions.
-    """
+    """The data of a run."""
 
     name: ShownText
+    """The specification it was loaded from, with the size."""
+
     classes: tuple[ShownText, ...]
+    """Names in label order."""
+
     digests: dict[str, str] = {}
+    """Digest of each split that is used and of each other data set, by name."""
+
     mean: tuple[float, ...] = ()
     std: tuple[float, ...] = ()
+    """`mean`, `std`: per-channel statistics of the training images in [0, 1]."""
+
     arguments: dict[str, JsonValue] = {}
+    """Arguments of `load_data` that load it again; a small copy cuts absolute paths."""
+
     notes: dict[str, JsonValue] = {}
+    """Further facts from the source, such as `source`, `size` and `skipped_files`; a new source may
+    have other keys, so they are not listed here."""
+
     task: ShownText = CLASSIFICATION
+    """The task; records of earlier versions name none."""
 
     @property
     def side(self) -> tuple[int, int] | None:
@@ -360,159 +363,172 @@ class DataRecord(FrozenRecord):
 
 
 class CellRecord(FrozenRecord):
-    """A shift or an attack at one level.
-
-    Attributes:
-        id: `name[,parameter=value...]`.
-        level: the number that the sweep varies.
-        constants: the constants of the level, if they depend on the size of the images.
-    """
+    """A shift or an attack at one level."""
 
     id: ShownText
+    """`name[,parameter=value...]`."""
+
     level: float
+    """The number that the sweep varies."""
+
     constants: ShownText | None = None
+    """The constants of the level, if they depend on the size of the images."""
 
 
 class SweepRecord(FrozenRecord):
-    """A shift or an attack and its levels.
-
-    Attributes:
-        name: the entry in the table of shifts or attacks.
-        kind: which of the two.
-        title, level_title: texts for figures.
-        neutral: the level that changes nothing.
-        note: explanation of its levels for readers; mostly empty.
-        norm: norm of an attack's budget; None for shifts.
-        cells: every level, in the study's order.
-    """
+    """A shift or an attack and its levels."""
 
     name: ShownText
+    """The entry in the table of shifts or attacks."""
+
     kind: Literal["shift", "attack"]
+    """Which of the two."""
+
     title: ShownText
     level_title: ShownText
+    """`title`, `level_title`: texts for figures."""
+
     neutral: float
+    """The level that changes nothing."""
+
     note: ShownText = ""
+    """Explanation of its levels for readers; mostly empty."""
+
     norm: ShownText | None = None
+    """Norm of an attack's budget; None for shifts."""
+
     cells: tuple[CellRecord, ...]
+    """Every level, in the study's order."""
 
 
 class ModelRecord(FrozenRecord):
-    """A model of a run, or a pre-training.
-
-    Attributes:
-        title: its name in tables and figures.
-        settings: its settings, with the keys of the study file or of `evaluate`; the schema of a
-            study has their types.
-        facts: facts of a model from elsewhere (`digest`, `labels`, `source`, `normalisation`, ...);
-            empty for a model that the run trains.
-    """
+    """A model of a run, or a pre-training."""
 
     title: ShownText
+    """Its name in tables and figures."""
+
     settings: dict[str, JsonValue] = {}
+    """Its settings, with the keys of the study file or of `evaluate`; the schema of a study has
+    their types."""
+
     facts: dict[str, JsonValue] = {}
+    """Facts of a model from elsewhere (`digest`, `labels`, `source`, `normalisation`, ...); empty
+    for a model that the run trains."""
 
 
 class RunSettings(FrozenRecord):
-    """The settings of all measurements of a run.
-
-    Attributes:
-        shift_seed: random seed of stochastic shifts and attacks.
-        bootstrap: number of resamples for every interval.
-        batch_size: images in a forward pass.
-        precision: precision of predictions.
-        cudnn_benchmark: whether cuDNN chose its kernels by speed.
-        training_precision: precision of training as given; None if nothing is trained.
-        variants: variants that are measured for every model, as `variants.Variant.text` writes
-            them: `temperature`, `batchnorm`, `conformal: {...}`.
-        threads: threads of every step; None where runs with different numbers were joined.
-        operating_points: the probability from which on a class is called, by class.
-        fit_on: ids of the shifts of the validation images that the variants `...-fit_on` were
-            fitted on; empty without these variants.
-    """
+    """The settings of all measurements of a run."""
 
     shift_seed: int = 0
+    """Random seed of stochastic shifts and attacks."""
+
     bootstrap: int = 1000
+    """Number of resamples for every interval."""
+
     batch_size: int = 256
+    """Images in a forward pass."""
+
     precision: str = "fp32"
+    """Precision of predictions."""
+
     cudnn_benchmark: bool = False
+    """Whether cuDNN chose its kernels by speed."""
+
     training_precision: str | None = None
+    """Precision of training as given; None if nothing is trained."""
+
     variants: tuple[str, ...] = ()
+    """Variants that are measured for every model, as `variants.Variant.text` writes them:
+    `temperature`, `batchnorm`, `conformal: {...}`."""
+
     threads: int | None = None
+    """Threads of every step; None where runs with different numbers were joined."""
+
     operating_points: dict[ShownText, float] = {}
+    """The probability from which on a class is called, by class."""
+
     fit_on: tuple[ShownText, ...] = ()
+    """Ids of the shifts of the validation images that the variants `...-fit_on` were fitted on;
+    empty without these variants."""
 
 
 class Machine(FrozenRecord):
-    """The properties of a machine that can change a result.
-
-    Attributes:
-        device: `cpu`, `cuda`, ...
-        model: name of the processor or GPU.
-        instructions: the widest vector instructions that torch uses on the processor.
-        threads: threads of torch.
-    """
+    """The properties of a machine that can change a result."""
 
     device: str
+    """`cpu`, `cuda`, ..."""
+
     model: str
+    """Name of the processor or GPU."""
+
     instructions: str
+    """The widest vector instructions that torch uses on the processor."""
+
     threads: int
+    """Threads of torch."""
 
     def __str__(self) -> str:
         return f"{self.model} ({self.device}, {self.instructions}, {self.threads} threads)"
 
 
 class Provenance(FrozenRecord):
-    """The time, command, versions and machine with which a run was begun.
-
-    Attributes:
-        time: in UTC, ISO 8601.
-        git: revision and dirty flag of the working folder and of fairweather, if they are in git.
-        hardware: device, cpu, cores, threads.
-    """
+    """The time, command, versions and machine with which a run was begun."""
 
     time: str
+    """In UTC, ISO 8601."""
+
     command: str
     git: dict[str, JsonValue] = {}
+    """Revision and dirty flag of the working folder and of fairweather, if they are in git."""
+
     python: str
     platform: str
     versions: dict[str, str] = {}
     hardware: dict[str, JsonValue] = {}
+    """Device, cpu, cores, threads."""
 
 
 class RunRecord(FrozenRecord):
-    """The record of a run: models, data, shifts, settings, and how it was begun.
-
-    Attributes:
-        kind: `study` (it trains its models) or `evaluation` (of a model from elsewhere).
-        models: models by name, in the order of the study.
-        pretraining: pre-trainings by name.
-        seeds: random seeds that models are trained with; [0] for a model from elsewhere.
-        ensemble: whether the models of all seeds are also measured together.
-        sweeps: every shift and attack at its levels; the clean images are always measured.
-        variants: titles of variants and interpolations, by name: `MODEL+...`.
-        seen_shifts: test shifts that a model was trained with, and what made them, by model and
-            shift.
-        priors: class probabilities in label order, by the name of each changed set of priors.
-        ood: other data sets that a model's confidence should separate from this one.
-        natural: the sources of other images of the same classes, by name.
-    """
+    """The record of a run: models, data, shifts, settings, and how it was begun."""
 
     version: Literal[3] = VERSION
     kind: Literal["study", "evaluation"]
+    """`study` (it trains its models) or `evaluation` (of a model from elsewhere)."""
+
     name: ShownText
     title: ShownText = ""
     description: ShownText = ""
     data: DataRecord
     models: dict[ShownText, ModelRecord]
+    """Models by name, in the order of the study."""
+
     pretraining: dict[ShownText, ModelRecord] = {}
+    """Pre-trainings by name."""
+
     seeds: tuple[int, ...] = (0,)
+    """Random seeds that models are trained with; [0] for a model from elsewhere."""
+
     ensemble: bool = False
+    """Whether the models of all seeds are also measured together."""
+
     sweeps: tuple[SweepRecord, ...] = ()
+    """Every shift and attack at its levels; the clean images are always measured."""
+
     variants: dict[ShownText, ShownText] = {}
+    """Titles of variants and interpolations, by name: `MODEL+...`."""
+
     seen_shifts: dict[ShownText, dict[ShownText, ShownText]] = {}
+    """Test shifts that a model was trained with, and what made them, by model and shift."""
+
     priors: dict[ShownText, tuple[float, ...]] = {}
+    """Class probabilities in label order, by the name of each changed set of priors."""
+
     ood: tuple[ShownText, ...] = ()
+    """Other data sets that a model's confidence should separate from this one."""
+
     natural: dict[ShownText, ShownText] = {}
+    """The sources of other images of the same classes, by name."""
+
     settings: RunSettings = RunSettings()
     provenance: Provenance
 
@@ -528,29 +544,25 @@ class RunRecord(FrozenRecord):
 
 
 class JoinedRun(FrozenRecord):
-    """One of the runs that a folder was joined from.
-
-    Attributes:
-        path: path of its folder, as it was given; a small copy cuts absolute ones to the last part.
-        models, seeds: the models and seeds from this run.
-        provenance: the time, command, versions and machine with which it was begun.
-    """
+    """One of the runs that a folder was joined from."""
 
     path: str
+    """Path of its folder, as it was given; a small copy cuts absolute ones to the last part."""
+
     models: tuple[str, ...]
     seeds: tuple[int, ...]
+    """`models`, `seeds`: the models and seeds from this run."""
+
     provenance: Provenance
+    """The time, command, versions and machine with which it was begun."""
 
 
 class JoinedRecord(FrozenRecord):
-    """The runs that a folder was joined from. It is a file of its own for earlier versions.
-
-    Attributes:
-        runs: the runs in the order of joining; each model has one recipe in all of them.
-    """
+    """The runs that a folder was joined from. It is a file of its own for earlier versions."""
 
     version: Literal[1] = 1
     runs: tuple[JoinedRun, ...]
+    """The runs in the order of joining; each model has one recipe in all of them."""
 
 
 StepKind: TypeAlias = Literal[
@@ -558,7 +570,7 @@ StepKind: TypeAlias = Literal[
     "train",
     "choose",
     "fit",
-    "conform",  # what fits prediction sets in folders of earlier versions
+    "conform",  # fits prediction sets in folders of earlier versions
     "features",
     "predict",
     "group",
@@ -569,30 +581,34 @@ StepKind: TypeAlias = Literal[
 
 
 class StepRecord(FrozenRecord):
-    """The record of a finished step.
-
-    Attributes:
-        id, kind: id and kind of the step.
-        fingerprint: fingerprint of everything that it depended on.
-        depends: the settings among these, so that a change can be named.
-        files: the files that it wrote, with the SHA-256 of each.
-        machine: the machine that it ran on.
-        seconds: its duration.
-        work: images times passes, as planned; with `seconds` this gives its speed.
-        halved_to: the batch size at which it went on after memory ran out; None if memory was
-            sufficient. It may change the last digits of its results.
-    """
+    """The record of a finished step."""
 
     version: Literal[3] = VERSION
     id: str
     kind: StepKind
+    """`id`, `kind`: id and kind of the step."""
+
     fingerprint: str
+    """Fingerprint of everything that it depended on."""
+
     depends: dict[str, JsonValue]
+    """The settings among these, so that messages can name a change."""
+
     files: dict[str, str]
+    """The files that it wrote, with the SHA-256 of each."""
+
     machine: Machine | None = None
+    """The machine that it ran on."""
+
     seconds: float = 0.0
+    """Its duration."""
+
     work: int = 0
+    """Images times passes, as planned; with `seconds` this gives its speed."""
+
     halved_to: int | None = None
+    """The batch size at which it went on after memory ran out, which may change the last digits of
+    its results; None if memory was sufficient."""
 
 
 def is_part_of(record: RunRecord, step: StepRecord) -> bool:
@@ -644,12 +660,12 @@ def parse_step_record(text: str | bytes, place: str) -> StepRecord:
     return _parse(StepRecord, text, place, "the record of a step of a fairweather run")
 
 
-def _parse(kind: type[RecordType], text: str | bytes, place: str, what: str) -> RecordType:
+def _parse(kind: type[RecordType], text: str | bytes, place: str, description: str) -> RecordType:
     try:
         raw = json.loads(text)
         version = raw["version"]
     except (ValueError, KeyError, TypeError, RecursionError):
-        raise InputError(f"{place} is not {what}") from None
+        raise InputError(f"{place} is not {description}") from None
     if isinstance(version, int) and version > VERSION:
         raise InputError(f"{place} was written by a newer fairweather (version {version})")
     if version == 2:
@@ -660,8 +676,8 @@ def _parse(kind: type[RecordType], text: str | bytes, place: str, what: str) -> 
         return kind.model_validate(raw)
     except pydantic.ValidationError as error:
         first = error.errors()[0]
-        where = ".".join(map(str, first["loc"]))
-        raise InputError(f"{place} is not {what}: {where}: {first['msg']}") from None
+        field = ".".join(map(str, first["loc"]))
+        raise InputError(f"{place} is not {description}: {field}: {first['msg']}") from None
 
 
 def with_new_names(facts: Mapping[str, T]) -> dict[str, T]:

@@ -15,7 +15,7 @@ if TYPE_CHECKING:  # reports, which read variants, start in half the time withou
 
 @dataclass(frozen=True)
 class BatchNorm(Adapting):
-    """Batch norm has the statistics of the batch of test images.
+    """Batch norm uses the statistics of the batch of test images.
 
     Source: Nado et al. 2020, Evaluating Prediction-Time Batch Normalization for Robustness under
     Covariate Shift; Schneider et al. 2020, Improving Robustness against Common Corruptions by
@@ -28,7 +28,7 @@ class BatchNorm(Adapting):
     """
 
     kind: ClassVar[str] = "batchnorm"
-    described: ClassVar[str] = "batch norm of the test batch"
+    kind_title: ClassVar[str] = "batch norm of the test batch"
 
     def adapt(self, network: nn.Module) -> nn.Module:
         from torch import nn

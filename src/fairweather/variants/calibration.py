@@ -37,24 +37,21 @@ class LogitDivisor(FittedParameters):
 
 # --- Calibrations ---
 
-# The scales that logits may be multiplied by: those of a temperature between 32 and 1/32. Outside
-# of them, the probabilities of all images are 0, 1 or 1 / classes.
+# The scales that logits may be multiplied by: those of a temperature between 32 and 1/32. Beyond
+# them, the probabilities of all images are 0, 1 or 1 / classes.
 LEAST_SCALE, MOST_SCALE = 1 / 32, 32.0
-# In nats. It changes odds by a factor of nine million, which no number of validation images shows:
-# the likelihood may grow for ever, as where a class has no images or all answers are right.
+# In nats. It changes odds by a factor of nine million, more than any validation images can show.
+# Without a limit, the likelihood may grow for ever, as where all answers are right.
 MOST_BIAS = 16.0
 
 
 @dataclass(frozen=True)
 class Calibration(PostHoc):
-    """The logits are changed by numbers that are fitted on validation images.
+    """The logits are changed by numbers that are fitted on validation images."""
 
-    Attributes:
-        fit_on: whether these are the images that `fit_on` lists, not clean ones alone.
-    """
-
-    fitted: ClassVar[type[FittedParameters]]
+    fitted_type: ClassVar[type[FittedParameters]]
     fit_on: bool = False
+    """Whether these are the images that `fit_on` lists, not clean ones alone."""
 
     def __post_init__(self) -> None:
         """Raise `InputError` for a value that is not allowed."""
@@ -94,12 +91,12 @@ class Calibration(PostHoc):
             labels: int `[n]`, each in `[0, classes)`.
 
         Raises:
-            InputError: logits or labels are not so.
+            InputError: logits or labels have another form.
         """
         rows, truth = np.asarray(logits, dtype=np.float64), np.asarray(labels)
         before = mean_nll(rows, truth)  # checks both
         effect = {"images": len(rows), "nll_before": before, "nll_after": before}
-        fitted = self.fitted.model_validate({**effect, **self.fit_fields(rows, truth)})
+        fitted = self.fitted_type.model_validate({**effect, **self.fit_fields(rows, truth)})
         return fitted.model_copy(update={"nll_after": mean_nll(fitted.change(rows), truth)})
 
     def fit_fields(self, rows: FloatArray, truth: LabelArray) -> dict[str, Any]:
@@ -108,18 +105,17 @@ class Calibration(PostHoc):
 
 
 class Calibrator(FittedParameters):
-    """Numbers that were fitted, by which logits are changed.
-
-    Attributes:
-        images: the number of images that it was fitted on.
-        nll_before, nll_after: mean negative log-likelihood of these images in nats.
-        kind: of the calibration.
-    """
+    """Fitted numbers that change logits."""
 
     images: int = Field(ge=1)
+    """The number of images that it was fitted on."""
+
     nll_before: float = Field(ge=0, allow_inf_nan=False)
     nll_after: float = Field(ge=0, allow_inf_nan=False)
+    """`nll_before`, `nll_after`: mean negative log-likelihood of these images in nats."""
+
     kind: str
+    """Of the calibration."""
 
     @property
     def note(self) -> str:
@@ -127,7 +123,7 @@ class Calibrator(FittedParameters):
 
 
 def check_class_count(logits: NDArray[np.floating], classes: int) -> FloatArray:
-    """Give the logits in float64; raises `InputError` if there are not as many classes."""
+    """Return the logits in float64; raises `InputError` for another number of classes."""
     if logits.shape[1] != classes:
         raise InputError(
             f"it was fitted for {classes} classes, but the model has {logits.shape[1]} outputs"
@@ -143,8 +139,8 @@ def mean_nll(logits: ArrayLike, labels: ArrayLike) -> float:
 def break_ties(log_probabilities: FloatArray, logits: FloatArray) -> Logits:
     """Make logits of log-probabilities, with one largest in each row.
 
-    Of the classes that share the largest probability, the one with the largest logit of the model
-    wins: its own becomes larger by one step of float32.
+    Of the classes that share the largest probability, the one with the model's largest logit wins:
+    it is increased by one step of float32.
 
     >>> break_ties(np.log([[0.25, 0.25, 0.5], [0.4, 0.4, 0.2]]), np.eye(3)[[2, 1]]).argmax(1)
     array([2, 1])
@@ -167,7 +163,7 @@ def minimise_convex(
     It is never worse than the start.
 
     Args:
-        loss: gives the value and the gradient.
+        loss: returns the value and the gradient.
         start: within the bounds.
         bounds: the least and the largest value of each number.
     """

@@ -32,15 +32,13 @@ _Share = Annotated[float, Field(ge=0, le=1)]
 
 
 class StepFunction(FrozenRecord):
-    """A function that never falls: linear between points, constant before and after them.
-
-    Attributes:
-        at: the places of the points, ascending.
-        values: its values there, in [0, 1].
-    """
+    """A function that never falls: linear between points, constant before and after them."""
 
     at: tuple[FiniteFloat, ...] = Field(min_length=1)
+    """The places of the points, ascending."""
+
     values: tuple[_Share, ...]
+    """Its values there, in [0, 1]."""
 
     @model_validator(mode="after")
     def _check(self) -> Self:
@@ -71,25 +69,22 @@ def fit_steps(places: ArrayLike, hits: ArrayLike) -> StepFunction:
     >>> fit_steps([0.1, 0.2, 0.3, 0.4], [False, True, False, True]).values
     (0.0, 0.5, 0.5, 1.0)
     """
-    at, which = np.unique(np.asarray(places, dtype=np.float64), return_inverse=True)
-    images = np.bincount(which).astype(np.float64)
-    shares = np.bincount(which, weights=np.asarray(hits, dtype=np.float64)) / images
+    at, numbers = np.unique(np.asarray(places, dtype=np.float64), return_inverse=True)
+    images = np.bincount(numbers).astype(np.float64)
+    shares = np.bincount(numbers, weights=np.asarray(hits, dtype=np.float64)) / images
     rising = scipy.optimize.isotonic_regression(shares, weights=images)
-    # The first and the last place of each block say all: it is constant between them.
+    # The first and the last place of each block suffice, since it is constant between them.
     ends = np.union1d(rising.blocks[:-1], rising.blocks[1:] - 1)
     values = np.clip(rising.x[ends], 0, 1)
     return StepFunction(at=tuple(at[ends].tolist()), values=tuple(values.tolist()))
 
 
 class FittedIsotonic(Calibrator):
-    """For each class, a step function of its probability; then they are divided by their sum.
-
-    Attributes:
-        steps: one for each class.
-    """
+    """A step function of each class's probability; the results are divided by their sum."""
 
     kind: Literal["isotonic"] = "isotonic"
     steps: tuple[StepFunction, ...] = Field(min_length=1)
+    """One for each class."""
 
     def change(self, logits: NDArray[np.floating]) -> Logits:
         rows = check_class_count(logits, len(self.steps))
@@ -110,11 +105,11 @@ class FittedIsotonic(Calibrator):
 class Isotonic(Calibration):
     """The probability of each class goes through a step function; then all are normalised.
 
-    If all are zero, all classes are equally likely. Then, so that no probability is zero and every
-    likelihood is finite, they are mixed as if one image more had been seen, which was of all
-    classes in equal parts: n of n become (n + 1/classes) / (n + 1). Predicted classes may change.
-    Steps make ties: of classes with the same probability, the one that the model thought more
-    likely is predicted. A class without images is predicted only where no class is left.
+    If all are zero, all classes are equally likely. Then one more image is counted, which belongs
+    to all classes in equal parts: n of n becomes (n + 1/classes) / (n + 1). So no probability is
+    zero, and every likelihood is finite. Predicted classes may change. Steps make ties: of classes
+    with the same probability, the model's more likely one is predicted. A class without images is
+    predicted only where no class is left.
 
     Source: Zadrozny and Elkan 2002, Transforming Classifier Scores into Accurate Multiclass
     Probability Estimates.
@@ -125,8 +120,8 @@ class Isotonic(Calibration):
     """
 
     kind: ClassVar[str] = "isotonic"
-    described: ClassVar[str] = "isotonic regression"
-    fitted: ClassVar[type[FittedParameters]] = FittedIsotonic
+    kind_title: ClassVar[str] = "isotonic regression"
+    fitted_type: ClassVar[type[FittedParameters]] = FittedIsotonic
 
     def fit_fields(self, rows: FloatArray, truth: LabelArray) -> dict[str, Any]:
         columns = enumerate(scipy.special.softmax(rows, axis=1).T)
@@ -144,16 +139,14 @@ class LogisticCurve(FrozenRecord):
 
 
 class FittedTopVersusAll(Calibrator):
-    """The confidence in the predicted class as the chance that it is right.
-
-    Attributes:
-        classes: the number of classes.
-        curve: from the confidence to the chance of being right.
-    """
+    """The confidence in the predicted class as the chance that it is right."""
 
     kind: Literal["top_versus_all"] = "top_versus_all"
     classes: int = Field(ge=2)
+    """The number of classes."""
+
     curve: StepFunction | LogisticCurve
+    """From the confidence to the chance of being right."""
 
     def change(self, logits: NDArray[np.floating]) -> Logits:
         rows = check_class_count(logits, self.classes)
@@ -163,7 +156,7 @@ class FittedTopVersusAll(Calibrator):
         np.put_along_axis(others, top, -np.inf, axis=1)
         others -= scipy.special.logsumexp(others, axis=1, keepdims=True)
         log_right, log_wrong = self._chances(logs)
-        # It can be the largest probability only if it is at least that of equal ones.
+        # It is the largest probability only if it is at least 1 / classes.
         least = -np.log(self.classes)
         log_wrong = np.where(log_right < least, np.log1p(-1 / self.classes), log_wrong)
         log_right = np.maximum(log_right, least)
@@ -185,19 +178,15 @@ class FittedTopVersusAll(Calibrator):
 class TopVersusAll(Calibration):
     """The confidence becomes the chance that the prediction is right; the prediction stays.
 
-    `isotonic` fits a step function of the confidence. So that no chance is 0 or 1, it is mixed as
-    if one image more had been seen, half right: n of n become (n + 1/2) / (n + 1). `logistic` fits
-    slope and offset of the log-odds of the confidence (Platt scaling) by the largest likelihood,
-    with a slope between 1/32 and 32 and an offset between ±16, since the likelihood would grow for
-    ever where all predictions are right, or all are wrong.
+    `isotonic` fits a step function of the confidence. One more image is counted, half right, so
+    that no chance is 0 or 1: n of n becomes (n + 1/2) / (n + 1). `logistic` fits slope and offset
+    of the log-odds of the confidence (Platt scaling) by maximum likelihood. The slope is between
+    1/32 and 32 and the offset between ±16, since the likelihood would grow for ever if all
+    predictions are right, or all wrong.
 
-    The other classes share what is left in the proportions that the model gave them, but none gets
-    more than the predicted class: what would be more goes to the rest in their proportions. So the
-    confidence is at least 1 / classes, also where the prediction is right less often; with two
-    classes it is at least 1/2.
-
-    Attributes:
-        method: how this chance is fitted: `isotonic` or `logistic`.
+    The other classes share the rest in the model's proportions, but none gets more than the
+    predicted class. The excess goes to the others in their proportions. So the confidence is at
+    least 1 / classes, even where the prediction is right less often.
 
     Source: Le Coz, Herbin and Adjed 2024, Confidence Calibration of Classifiers with Many Classes,
     for the binary problem; the other classes' part is ours.
@@ -209,9 +198,10 @@ class TopVersusAll(Calibration):
     """
 
     kind: ClassVar[str] = "top_versus_all"
-    described: ClassVar[str] = "top-versus-all"
-    fitted: ClassVar[type[FittedParameters]] = FittedTopVersusAll
+    kind_title: ClassVar[str] = "top-versus-all"
+    fitted_type: ClassVar[type[FittedParameters]] = FittedTopVersusAll
     method: Literal["isotonic", "logistic"] = "isotonic"
+    """How this chance is fitted: `isotonic` or `logistic`."""
 
     def __post_init__(self) -> None:
         super().__post_init__()
@@ -225,7 +215,7 @@ class TopVersusAll(Calibration):
 
     @property
     def title(self) -> str:
-        return super().title.replace(self.described, f"{self.described} ({self.method})")
+        return super().title.replace(self.kind_title, f"{self.kind_title} ({self.method})")
 
     def fit_fields(self, rows: FloatArray, truth: LabelArray) -> dict[str, Any]:
         logs = scipy.special.log_softmax(rows, axis=1)
@@ -245,9 +235,10 @@ def log_odds(logs: FloatArray) -> FloatArray:
 
 
 def share_out(log_shares: FloatArray, log_sum: FloatArray, log_most: FloatArray) -> FloatArray:
-    """Share a sum out in each row in given proportions, of which none gets more than the most.
+    """Divide a sum among the places of each row in given proportions, with a maximum for each
+    place.
 
-    What a place would get above that goes to the other places, in their proportions.
+    The excess of a place goes to the other places, in their proportions.
 
     Args:
         log_shares: `[N, places]`, logarithms of proportions that sum to 1; −inf gets nothing.
@@ -263,10 +254,10 @@ def share_out(log_shares: FloatArray, log_sum: FloatArray, log_most: FloatArray)
         order = order[np.isfinite(log_shares[row, order])]
         shares, most = log_shares[row, order], log_most[row]
         rest = np.logaddexp.accumulate(shares[::-1])[::-1]  # of each place and all smaller ones
-        # What is left when the first places have the most. Here it is at most 1/2, so that the sum
-        # is not close to 1 and plain numbers are exact enough; the last place always has room.
-        left = np.exp(log_sum[row]) - np.arange(len(order)) * np.exp(most)
-        factors = np.log(np.maximum(left, np.finfo(np.float64).tiny)) - rest
+        # The rest when the first places have the maximum. It is at most 1/2 here, so the sum is not
+        # close to 1 and plain numbers are exact enough. The last place always has room.
+        remaining = np.exp(log_sum[row]) - np.arange(len(order)) * np.exp(most)
+        factors = np.log(np.maximum(remaining, np.finfo(np.float64).tiny)) - rest
         fits = shares + factors <= most
         fits[-1] = True
         full = int(fits.argmax())

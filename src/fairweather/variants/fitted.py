@@ -1,4 +1,4 @@
-"""What is fitted for a variant: numbers by which the predictions of a network are changed."""
+"""The fit of a variant: numbers that change the predictions of a network."""
 
 from __future__ import annotations
 
@@ -17,15 +17,15 @@ from fairweather.types.record import FrozenRecord
 
 
 class FittedParameters(FrozenRecord):
-    """Numbers that were fitted. They are stored as JSON, and checked when they are read.
+    """Fitted numbers, stored as JSON and checked when they are read.
 
-    The two methods say what they change: of stored predictions (`apply`), and of what a network
-    predicts. Here they change nothing.
+    Two methods use them: `apply` changes stored predictions, `change` the logits of a network. Here
+    they change nothing.
     """
 
     @property
     def note(self) -> str:
-        """What was found, in a few words."""
+        """The result of the fit, in a few words."""
         return ""
 
     def change(self, logits: NDArray[np.floating]) -> Logits:
@@ -52,7 +52,7 @@ class FittedParameters(FrozenRecord):
 
     @classmethod
     def read(cls, content: object, place: str) -> Self:
-        """Read one back from its JSON; raises `InputError` for anything else."""
+        """Read it back from its JSON; raises `InputError` for anything else."""
         try:
             return cls.model_validate(content)
         except pydantic.ValidationError:

@@ -1,8 +1,8 @@
 """Prediction sets: a temperature and thresholds, each fitted on its own half of the validation.
 
-The sets are made of tempered probabilities. A temperature that had seen the calibration images
-would break the promise, so it is fitted on one half of the clean validation images, and the
-thresholds on the other.
+The sets are made of tempered probabilities. A temperature fitted on the calibration images would
+break the promise. So it is fitted on one half of the clean validation images, and the thresholds on
+the other.
 """
 
 from __future__ import annotations
@@ -37,7 +37,7 @@ from fairweather.variants.fitted import FittedParameters
 from fairweather.variants.scaling import fit_temperature
 from fairweather.variants.variant import PostHoc
 
-# How many probabilities are in memory at once; it limits what many classes need.
+# Probabilities in memory at once, which limits the memory for many classes.
 PROBABILITIES_AT_ONCE = 4_000_000
 
 
@@ -49,33 +49,36 @@ class Halves(NamedTuple):
 
 
 class FittedSets(FittedParameters):
-    """What prediction sets are made with.
-
-    Attributes:
-        method, coverage, classwise: of the variant; see `Conformal`.
-        temperature: logits are divided by it.
-        temperature_images: the number of images that it was fitted on.
-        thresholds: the largest score of a class in a set: one, or one for each class.
-        images: the number of calibration images behind each threshold, or the effective number of
-            their groups if the variant weighs images.
-        covered: how many of them have their label in their set.
-        filled: share of the calibration images whose set would be empty, and is the most probable
-            class instead.
-    """
+    """The fit of prediction sets."""
 
     method: Method
     coverage: float
     classwise: bool
+    """`method`, `coverage`, `classwise`: of the variant; see `Conformal`."""
+
     temperature: Annotated[FiniteFloat, Field(gt=0)]
+    """Logits are divided by it."""
+
     temperature_images: int
+    """The number of images that it was fitted on."""
+
     thresholds: tuple[FiniteFloat, ...]
+    """The largest score of a class in a set: one, or one for each class."""
+
     images: tuple[int, ...]
+    """The number of calibration images behind each threshold, or the effective number of their
+    groups if the variant weighs images."""
+
     covered: tuple[int, ...]
+    """How many of them have their label in their set."""
+
     filled: float
+    """Share of the calibration images whose set would be empty, and is the most probable class
+    instead."""
 
     @property
     def draws(self) -> tuple[CalibrationDraw, ...]:
-        """What the coverage of exchangeable images varies with."""
+        """The calibration images behind each threshold, on which the coverage depends."""
         return tuple(
             CalibrationDraw(images, covered, label if self.classwise else None)
             for label, (images, covered) in enumerate(zip(self.images, self.covered, strict=True))
@@ -104,27 +107,28 @@ class FittedSets(FittedParameters):
 
 @dataclass(frozen=True)
 class Conformal(PostHoc):
-    """A set of classes for each image, which contains the label as often as promised.
-
-    Attributes:
-        method: the score of a class: `lac`, `aps` or `raps`; see `fairweather.metrics.conformal`.
-        coverage: the promised share of images whose label is in the set.
-        classwise: keep the promise for the images of each class, with a threshold for each.
-        weigh: what counts alike where images belong together: `groups`, such as patients, of
-            which one image each is used; or `images`, so that the coverage is a share of all.
+    """A set of classes for each image that contains the label as often as promised.
 
     >>> Conformal(coverage=0.95, classwise=True).name
     'conformal-lac-0.95-classwise'
     """
 
     kind: ClassVar[str] = "conformal"
-    fitted: ClassVar[type[FittedSets]] = FittedSets
+    fitted_type: ClassVar[type[FittedSets]] = FittedSets
     makes_sets: ClassVar[bool] = True
-    differs: ClassVar[str] = "its confidence differs, and it has prediction sets"
+    difference: ClassVar[str] = "its confidence differs, and it has prediction sets"
     method: Method = "lac"
+    """The score of a class: `lac`, `aps` or `raps`; see `fairweather.metrics.conformal`."""
+
     coverage: float = 0.9
+    """The promised share of images whose label is in the set."""
+
     classwise: bool = False
+    """Keep the promise for the images of each class, with a threshold for each."""
+
     weigh: Weigh = "groups"
+    """What counts alike where images belong together: `groups`, such as patients, of which one
+    image each is used; or `images`, so that the coverage is a share of all."""
 
     def __post_init__(self) -> None:
         super().__post_init__()
@@ -174,11 +178,10 @@ class Conformal(PostHoc):
     ) -> Halves:
         """Split validation images into halves, which must be large enough for the promise.
 
-        If images belong together and the variant weighs groups, one of each is left for the
-        thresholds (and with thresholds for each class, one of each group and class): a quantile
-        is exact for images that are drawn independently, and the promise is about an image of a
-        new patient. If it weighs images, all are left, and count as their effective number of
-        groups.
+        If images belong together and the variant weighs groups, the thresholds use one image of
+        each group (and class, with thresholds for each class). A quantile is exact for independent
+        images, and the promise is about an image of a new patient. If it weighs images, all are
+        used, and count as their effective number of groups.
 
         Args:
             keys, labels: int64 `[n]`, of the clean validation images.
@@ -210,10 +213,10 @@ class Conformal(PostHoc):
                 )
             whole = f"{grouping.count:,} groups of validation images"
             if self.weigh == "groups":
-                alike = (
+                unit = (
                     grouping.numbers * len(classes) + labels if self.classwise else grouping.numbers
                 )
-                chosen = one_of_each(Grouping.from_names(alike[parts.thresholds]))
+                chosen = one_of_each(Grouping.from_names(unit[parts.thresholds]))
                 parts = parts._replace(thresholds=parts.thresholds[chosen])
                 whole += ", with one image of each,"
         needed, left = fewest_images(self.coverage), self._worth(parts.thresholds, grouping)
@@ -280,7 +283,7 @@ class Conformal(PostHoc):
         return [np.ones(len(labels), dtype=bool)]
 
     def _worth(self, places: IntArray, grouping: Grouping | None) -> int:
-        """As how many independent images some validation images count."""
+        """How many independent images some validation images are worth."""
         if grouping is None or self.weigh == "groups" or not len(places):
             return len(places)
         return int(grouping.select(places).effective)
@@ -292,8 +295,8 @@ def split_halves(keys: IntArray, grouping: Grouping | None = None) -> Halves:
     Args:
         keys: int64 `[n]`, the key of each image.
         grouping: which images belong together, such as those of a patient; they are then in one
-            half, and the first half has half of the groups. Their sizes must not matter: if large
-            ones were more often in one half, its images would be none of all patients.
+            half, and the first half has half of the groups. The halves ignore their sizes: with
+            more large ones in one half, its images would not represent all patients.
 
     >>> parts = split_halves(np.arange(5))
     >>> len(parts.temperature), len(parts.thresholds)
@@ -324,7 +327,7 @@ def _mixed_order(keys: IntArray) -> IntArray:
 
 
 def _mix_bits(numbers: IntArray) -> NDArray[np.uint64]:
-    """Mix the bits of each number, so that the order says nothing of the images.
+    """Mix the bits of each number, so that the order is unrelated to the images.
 
     Source: Steele, Lea and Flood 2014, Fast Splittable Pseudorandom Number Generators, figure 17.
     """

@@ -28,18 +28,17 @@ from fairweather.variants.fitted import FittedParameters
 
 
 class FittedTemperature(LogitDivisor):
-    """A fitted temperature.
-
-    Attributes:
-        value: logits are divided by it; above 1 the model was overconfident.
-        images: the number of images that it was fitted on.
-        nll_before, nll_after: mean negative log-likelihood of these images in nats.
-    """
+    """A fitted temperature."""
 
     value: Annotated[FiniteFloat, Field(gt=0)]
+    """Logits are divided by it; above 1 the model was overconfident."""
+
     images: int
+    """The number of images that it was fitted on."""
+
     nll_before: float
     nll_after: float
+    """`nll_before`, `nll_after`: mean negative log-likelihood of these images in nats."""
 
     @property
     def note(self) -> str:
@@ -51,8 +50,8 @@ class Temperature(Calibration):
     """The logits are divided by one number."""
 
     kind: ClassVar[str] = "temperature"
-    described: ClassVar[str] = "temperature scaling"
-    fitted: ClassVar[type[FittedParameters]] = FittedTemperature
+    kind_title: ClassVar[str] = "temperature scaling"
+    fitted_type: ClassVar[type[FittedParameters]] = FittedTemperature
 
     def fit_logits(self, logits: ArrayLike, labels: ArrayLike) -> FittedTemperature:
         return fit_temperature(logits, labels)
@@ -99,16 +98,14 @@ _Positive = Annotated[FiniteFloat, Field(gt=0)]
 
 
 class FittedVectorScaling(Calibrator):
-    """Logits times a scale of each class, plus a bias of each class.
-
-    Attributes:
-        scales: by which the logits of each class are multiplied.
-        biases: what is then added to them; their mean is 0, since a common one changes nothing.
-    """
+    """Logits times a scale of each class, plus a bias of each class."""
 
     kind: Literal["vector_scaling"] = "vector_scaling"
     scales: tuple[_Positive, ...] = Field(min_length=1)
+    """Factors of the logits of each class."""
+
     biases: tuple[FiniteFloat, ...]
+    """Added to the scaled logits; their mean is 0, since a common bias changes nothing."""
 
     @model_validator(mode="after")
     def _check(self) -> Self:
@@ -127,12 +124,12 @@ class VectorScaling(Calibration):
 
     They make the labels most likely. The negative log-likelihood is convex in both. The search
     begins at the best temperature, so the result is never worse than that. Predicted classes may
-    change. Scales are between 1/32 and 32 and biases between ±16, before their mean is subtracted:
-    with a class that has no images, or with answers that are all right, the likelihood would grow
-    for ever. So a class without images is hardly ever the answer any more.
+    change. Scales are between 1/32 and 32 and biases between ±16, before their mean is subtracted.
+    Without limits, the likelihood would grow for ever for a class without images, or if all answers
+    are right. A class without images is then hardly ever predicted.
 
-    Unlike a softmax, it depends on the logits themselves: a number that is added to all logits of
-    one image changes the result where scales differ.
+    Unlike a softmax, it depends on the logits themselves: adding a number to all logits of an image
+    changes the result if scales differ.
 
     Source: Guo et al. 2017, On Calibration of Modern Neural Networks, section 4.2.
 
@@ -144,14 +141,14 @@ class VectorScaling(Calibration):
     """
 
     kind: ClassVar[str] = "vector_scaling"
-    described: ClassVar[str] = "vector scaling"
-    fitted: ClassVar[type[FittedParameters]] = FittedVectorScaling
+    kind_title: ClassVar[str] = "vector scaling"
+    fitted_type: ClassVar[type[FittedParameters]] = FittedVectorScaling
 
     def fit_fields(self, rows: FloatArray, truth: LabelArray) -> dict[str, Any]:
         warm = fit_temperature(rows, truth)
         n, classes = rows.shape
         images = np.arange(n)
-        # In units in which the scales of logits and biases have gradients of about the same size.
+        # In units that give scales and biases gradients of about the same size.
         unit = float(rows.std()) or 1.0
         units = rows / unit
 

@@ -2,8 +2,8 @@
 
 A variant is a model plus something that is fitted or changed when it is tested. It has its own
 predictions but no checkpoint, and its name is `MODEL+VARIANT`. `PostHoc` variants change stored
-predictions, `Adapting` ones the network. A class of these answers everything that the rest of the
-package asks about a variant: no other part knows one by its name or its type.
+predictions, `Adapting` ones the network. Its class answers everything that other parts ask about a
+variant; no other part knows variants by name or type.
 """
 
 from __future__ import annotations
@@ -38,23 +38,25 @@ FITTED_UNDER_SHIFTS = "fitted under shifts"
 
 @dataclass(frozen=True)
 class Variant:
-    """A variant; each kind is a class with its parameters as fields, which it checks.
-
-    Attributes:
-        kind: how studies and the command line call it.
-        described: the title of the kind.
-        fitted: the type of what is fitted, which is stored in a file; None if nothing is.
-        makes_sets: whether its predictions have prediction sets.
-        differs: what reports say of it if it gives the same answers as its model.
-        accepts: the kind of predictions that it changes.
-    """
+    """A variant; each kind is a class with its parameters as fields, which it checks."""
 
     kind: ClassVar[str]
-    described: ClassVar[str]
-    fitted: ClassVar[type[FittedParameters] | None] = None
+    """How studies and the command line call it."""
+
+    kind_title: ClassVar[str]
+    """The title of the kind."""
+
+    fitted_type: ClassVar[type[FittedParameters] | None] = None
+    """The type of what is fitted, which is stored in a file; None if nothing is."""
+
     makes_sets: ClassVar[bool] = False
-    differs: ClassVar[str] = "only its confidence differs"
+    """Whether its predictions have prediction sets."""
+
+    difference: ClassVar[str] = "only its confidence differs"
+    """The words of reports if it gives the same answers as its model."""
+
     accepts: ClassVar[TaskKind] = TaskKind()
+    """The kind of predictions that it changes."""
 
     @property
     def name(self) -> str:
@@ -64,10 +66,10 @@ class Variant:
     @property
     def title(self) -> str:
         """What reports add to the title of the model."""
-        return self.described
+        return self.kind_title
 
     def phrase(self, images: int, batch_size: int) -> str:
-        """The title, with what else a result depends on, such as the size of batches."""
+        """The title, with further facts that results depend on, such as the size of batches."""
         raise NotImplementedError
 
     @property
@@ -123,12 +125,10 @@ class PostHoc(Variant):
 
     Its parameters are fitted once, on validation images, and stored as `FittedParameters`. Under
     attack, the images are those of the attack on the model itself.
-
-    Attributes:
-        of: the variant whose predictions it changes; None for those of the model.
     """
 
     of: Adapting | None = field(default=None, kw_only=True)
+    """The variant whose predictions it changes; None for those of the model."""
 
     def __post_init__(self) -> None:
         """Raise `InputError` for a value that is not allowed."""
@@ -173,12 +173,12 @@ class PostHoc(Variant):
 class Adapting(Variant):
     """A variant that changes a copy of the network while it predicts test images, without labels.
 
-    The copy sees the images of a cell in an order that is shuffled once, by a fixed seed: a data
-    set that is sorted by class would give batches of one class. Batches are of nearly equal size.
-    They are not halved if memory runs out, since smaller ones would give other results. The
-    prediction for an image depends on the images before it and beside it, while an attack treats
-    each image alone, so adapting networks are not attacked. Each cell begins with a new copy, and
-    one process predicts the whole cell.
+    The copy sees the images of a cell in an order that is shuffled once, by a fixed seed. A data
+    set that is sorted by class would otherwise give batches of one class. Batches are of nearly
+    equal size. They are not halved if memory runs out, since smaller ones would give other results.
+    The prediction for an image depends on the images before it and beside it. An attack treats each
+    image alone, so adapting networks are not attacked. Each cell begins with a new copy, and one
+    process predicts the whole cell.
     """
 
     def adapt(self, network: nn.Module) -> nn.Module:
@@ -227,8 +227,8 @@ class Thresholds(PostHoc):
     """
 
     kind: ClassVar[str] = f"thresholds{FIT_ON}"
-    described: ClassVar[str] = f"thresholds {FITTED_UNDER_SHIFTS}"
-    differs: ClassVar[str] = "only the threshold of its confidence differs"
+    kind_title: ClassVar[str] = f"thresholds {FITTED_UNDER_SHIFTS}"
+    difference: ClassVar[str] = "only the threshold of its confidence differs"
 
     @property
     def uses_fit_on(self) -> bool:
@@ -238,8 +238,7 @@ class Thresholds(PostHoc):
 # --- How variants are written and read ---
 
 FORM = "KIND, or KIND: {PARAMETER: VALUE}"
-# The class of each kind, imported when it is asked for: most need SciPy, which `--help` should not
-# wait for.
+# The class of each kind, imported on demand: most need SciPy, which `--help` should not load.
 VARIANTS = {
     "temperature": "fairweather.variants.scaling:Temperature",
     "batchnorm": "fairweather.variants.batchnorm:BatchNorm",

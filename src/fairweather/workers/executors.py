@@ -1,4 +1,4 @@
-"""Executors do the steps of a run, each in its own way."""
+"""Executors, which do the steps of a run in different ways."""
 
 from __future__ import annotations
 
@@ -21,17 +21,17 @@ from fairweather.workers.work import Work, WorkerSettings
 def choose_device(
     sharing: Sharing, device: str, *, threads: int | None, precision: str, written: str
 ) -> torch.device:
-    """The device that the steps of a run will have.
+    """Choose the device for the steps of a run.
 
     Args:
-        sharing: who does them; it was checked.
+        sharing: who does them; already checked.
         device: `auto`, `cpu`, `cuda`, ...
-        threads: of each step; None for as many as this machine has cores.
+        threads: of each step; None for one per core of this machine.
         precision: as it was asked for.
         written: how an option is written, such as `--set {name}={value}`.
 
-    Raises `InputError` if this machine has not that device or too few cores, and if results depend
-    on what a machine of a cluster would choose by itself.
+    Raises `InputError` if this machine lacks the device or enough cores. It also does so if a
+    machine of a cluster would choose for itself, and results depend on the choice.
     """
     if sharing.is_slurm:
         from fairweather.workers.slurm import choose_slurm_device
@@ -57,7 +57,7 @@ def carry_out(work: Work, sharing: Sharing, tell: Notify) -> None:
 
     Args:
         work: the run.
-        sharing: who does the steps; it was checked.
+        sharing: who does the steps; already checked.
         tell: called for every step, with its id, and for events within long ones.
 
     Raises:
@@ -103,7 +103,7 @@ def _execute_here(work: Work, sharing: Sharing, tell: Notify) -> None:
 
 def _divide_devices(sharing: Sharing, settings: WorkerSettings) -> list[WorkerSettings]:
     """The settings of each process of this machine: one for each job, or for each device."""
-    if sharing.devices > 1 and settings.device == "cuda":  # each has the memory of its device
+    if sharing.devices > 1 and settings.device == "cuda":  # each has the memory of its own device
         places = range(sharing.devices)
         return [replace(settings, device=f"cuda:{place}", jobs=1) for place in places]
     return [settings] * sharing.processes

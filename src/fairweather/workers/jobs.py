@@ -1,7 +1,7 @@
-"""Processes of this machine that claim steps and do them, for the process that starts them.
+"""Processes on this machine that claim and do steps for the process that starts them.
 
-That one holds the lock of the run folder and prepares it. A job is told once what the run is; it
-answers with lines of JSON, and ends as soon as its input ends, so none outlives its parent.
+The parent holds the lock of the run folder and prepares it. A job gets the run once, and answers
+with lines of JSON. It ends as soon as its input ends, so no job outlives its parent.
 """
 
 from __future__ import annotations
@@ -74,12 +74,12 @@ class JobProcess:
         self._listener.start()
 
     def end(self) -> None:
-        """End it, whatever it does."""
+        """End it, whatever it is doing."""
         self.process.kill()
         self.process.wait()
         self._listener.join()
         assert self.process.stdin is not None
-        with suppress(BrokenPipeError):  # it has not read all
+        with suppress(BrokenPipeError):  # it may not have read everything
             self.process.stdin.close()
 
     @property
@@ -96,7 +96,7 @@ class JobProcess:
             )
 
     def _speak(self, answers: queue.SimpleQueue[tuple[JobProcess, str]]) -> None:
-        """Tell it what the run is, which waits until it listens, and hear its answers."""
+        """Send it the run, which waits until it reads, and receive its answers."""
         send_line(self.process, self.assignment.model_dump_json())
         assert self.process.stdout is not None
         with self.process.stdout:
@@ -113,9 +113,9 @@ def execute_by_jobs(
     The results are the same to the byte.
 
     Args:
-        assignments: what each process is told; no more are started than there are steps to do.
+        assignments: what each process is told; at most one process starts for each step to do.
         run, tell: as in `execute`.
-        worker: does what is short and needs the others, such as the scores.
+        worker: does the short steps that need the others, such as the scores.
     """
     plan, lasting = assignments[0].plan, select_lasting(assignments[0].plan)
     short = {step.id for step in plan.steps} - lasting
@@ -137,7 +137,7 @@ def execute_by_jobs(
             job, line = answers.get()
             match JobMessage.validate_json(line) if line else None:
                 case None:
-                    if job.doing or not job.is_ready:  # an idle one is not needed
+                    if job.doing or not job.is_ready:  # idle jobs are not needed
                         job.check_end()
                     job.end()
                     jobs.remove(job)
@@ -160,7 +160,7 @@ def execute_by_jobs(
 
 
 def select_lasting(plan: Plan) -> set[str]:
-    """The ids of the steps that jobs do: those that take long, and all that they need."""
+    """The ids of the steps for jobs: the long ones, and all that these need."""
     lasting = set[str]()
     for step in reversed(plan.steps):
         if not step.disposable or step.id in lasting:
@@ -168,11 +168,11 @@ def select_lasting(plan: Plan) -> set[str]:
     return lasting
 
 
-LOOK_INTERVAL = 0.1  # seconds between two looks at what the other jobs have done
+LOOK_INTERVAL = 0.1  # seconds between two checks of what the other jobs have done
 
 
 def main() -> None:
-    """Read from standard input what the run is, and work in its folder until all is done."""
+    """Read the run from standard input, and work in its folder until everything is done."""
     output = take_stdout()
     assignment = Assignment.model_validate_json(read_first_line())
     cv2.setNumThreads(assignment.threads)  # jobs share the cores

@@ -1,4 +1,4 @@
-"""What is kept of a step that another process does: its log, and its error."""
+"""Logs and errors of steps that other processes do."""
 
 from __future__ import annotations
 
@@ -23,20 +23,20 @@ class JobFailedError(RuntimeError):
 
 
 class Failure(FrozenRecord):
-    """The error that ended the work of a process.
-
-    Attributes:
-        type: the name of its type, if it is one of `fairweather.errors`; else empty.
-        text: the error in words.
-        traceback: where it came from.
-        system: number and file of an error of the system, such as a full disk.
-    """
+    """The error that ended the work of a process."""
 
     kind: Literal["failed"] = "failed"
     type: str
+    """The name of its type, if it is one of `fairweather.errors`; else empty."""
+
     text: str
+    """The error in words."""
+
     traceback: str
+    """Where it came from."""
+
     system: tuple[int, str | None] | None = None
+    """Number and file of an error of the system, such as a full disk."""
 
     @classmethod
     def from_error(cls, error: Exception) -> Failure:
@@ -86,10 +86,10 @@ def write_log(run: RunFolder, steps: Sequence[Step], text: str) -> None:
 
 
 def make_logged_perform(by: str) -> Perform:
-    """Do steps, and write how far they are to `logs/steps/ID.log` in the run folder.
+    """Do steps, and write their progress to `logs/steps/ID.log` in the run folder.
 
     Args:
-        by: what does them, such as the number of a job and the name of its machine.
+        by: who does them, such as the number of a job and the name of its machine.
     """
 
     def perform(

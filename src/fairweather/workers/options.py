@@ -89,8 +89,8 @@ class Sharing:
 
     @classmethod
     def from_options(cls, options: object) -> Sharing:
-        """Those of other options that say who does the steps."""
-        known = [each.name for each in fields(cls)]
+        """Take the options that say who does the steps from others."""
+        known = [option.name for option in fields(cls)]
         return cls(**{name: getattr(options, name) for name in known if hasattr(options, name)})
 
     @property
@@ -120,7 +120,7 @@ class Sharing:
 
     @property
     def minutes(self) -> int:
-        """After so many minutes a job of SLURM is ended, submitted again, and goes on."""
+        """Minutes after which a job of SLURM is ended and submitted again, to continue."""
         return parse_minutes(DEFAULT_TIME if self.time is None else self.time)
 
     @property
@@ -130,16 +130,16 @@ class Sharing:
 
     @property
     def starts_others(self) -> bool:
-        """Whether other processes are started for steps, which open models and data by name."""
+        """Whether other processes are started for steps; they open models and data by name."""
         return self.kind != LOCAL or self.processes > 1
 
     @property
     def processes(self) -> int:
-        """How many processes of this machine do steps for this one, if not it itself: 1."""
+        """How many processes on this machine do the steps; 1 if this process does."""
         return max(self.jobs or 1, self.devices)
 
     def check(self) -> None:
-        """Raise `InputError` for what does not fit together, or cannot be had on this machine.
+        """Raise `InputError` for options that contradict each other or that this machine cannot do.
 
         >>> Sharing(executor="slrum").check()
         Traceback (most recent call last):
@@ -172,7 +172,8 @@ class Sharing:
             self._check_jobs()
 
     def _check_jobs(self) -> None:
-        """Raise `InputError` for what SLURM would refuse, and where it or the extra is missing."""
+        """Raise `InputError` for options that SLURM would refuse, or if it or the extra is
+        missing."""
         if self.partition is not None and not re.fullmatch(rf"{_NAME}(,{_NAME})*", self.partition):
             raise InputError(
                 "partition must be a name, or several with commas, such as gpu, found "
@@ -211,7 +212,7 @@ def read_sharing(given: Mapping[str, Any]) -> Sharing:
 
 
 def parse_minutes(time: str) -> int:
-    """Read a time limit as sbatch writes it; a minute that has begun counts.
+    """Read a time limit in the form of sbatch, in minutes, rounded up.
 
     >>> parse_minutes("90"), parse_minutes("2:00:00"), parse_minutes("1-12"), parse_minutes(
     ...     "1-0:30"

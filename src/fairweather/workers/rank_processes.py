@@ -1,4 +1,4 @@
-"""Executes a plan whose networks are trained by several processes together.
+"""Execute a plan in which several processes train each network together.
 
 The first process does what `workers.schedule.execute` does. Before each training it tells the
 others which one comes next; between trainings they wait.
@@ -37,27 +37,28 @@ from fairweather.workers.options import Sharing
 from fairweather.workers.schedule import Schedule, perform_locally
 from fairweather.workers.work import Work
 
-END_TIMEOUT = 5.0  # seconds after which a process has ended that has closed its connections
+END_TIMEOUT = 5.0  # seconds within which a process ends after it closed its connections
 
 
 class RankSettings(FrozenRecord):
-    """What a further process of this machine is started with.
-
-    Attributes:
-        plan: the plan whose trainings it helps with.
-        folder: the run folder.
-        device: the type of its device.
-        offline: as in `Worker`.
-        rank, size, port: as in `fairweather.training.ranks.LocalEnvironment`.
-    """
+    """The settings of an additional process on this machine."""
 
     plan: Plan
+    """The plan whose trainings it helps with."""
+
     folder: str
+    """The run folder."""
+
     device: str
+    """The type of its device."""
+
     offline: bool
+    """As in `Worker`."""
+
     rank: int
     size: int
     port: int
+    """`rank`, `size`, `port`: as in `fairweather.training.ranks.LocalEnvironment`."""
 
 
 def execute_with_ranks(work: Work, worker: Worker, sharing: Sharing, tell: Notify) -> None:
@@ -77,7 +78,7 @@ def execute_with_ranks(work: Work, worker: Worker, sharing: Sharing, tell: Notif
             with start_ranks(plan, opened, worker, size) as worker.ranks:
                 execute_as_first(plan, opened, worker, tell)
         return
-    # First they join, so that the others hear of it if the folder cannot be opened.
+    # They join first, so that the others learn if the folder cannot be opened.
     places, nodes = size // sharing.nodes, sharing.nodes
     with (
         join_ranks(environment, places, nodes, worker.device) as worker.ranks,
@@ -107,7 +108,7 @@ def execute_as_first(
     tell, ranks = progress or silent, worker.ranks
     schedule = Schedule(plan, run, tell)
     _check_plans(plan, ranks)
-    waiting = True  # the others, for the name of a step
+    waiting = True  # for the others: they wait for the name of a step
     try:
         while steps := schedule.take(worker):
             if steps[0].is_shared:
@@ -117,18 +118,18 @@ def execute_as_first(
             waiting = True
             schedule.finish(steps, outcome)
         schedule.check_finished()
-    except InputError:  # which all processes have met
+    except InputError:  # which all processes have raised
         waiting = True
         raise
     finally:
         if waiting:
-            # One that was killed since the last training does not matter any more.
+            # A process that was killed since the last training no longer matters.
             with suppress(RuntimeError):
                 ranks.from_first("")
 
 
 def assist_first(plan: Plan, run: RunFolder, worker: Worker) -> None:
-    """Help rank 0 with all trainings of a plan, until it says that it ends.
+    """Help rank 0 with all trainings of a plan, until it ends.
 
     Args:
         plan: the same plan.
@@ -138,15 +139,15 @@ def assist_first(plan: Plan, run: RunFolder, worker: Worker) -> None:
     steps = {step.id: step for step in plan.steps}
     _check_plans(plan, worker.ranks)
     while name := worker.ranks.from_first(""):
-        with suppress(InputError):  # the first one tells of it
+        with suppress(InputError):  # rank 0 reports it
             perform(steps[name], worker, run, silent)
 
 
 @contextmanager
 def start_ranks(plan: Plan, run: RunFolder, worker: Worker, size: int) -> Iterator[Ranks]:
-    """Start further processes of this machine; give the ranks as this one, rank 0, sees them.
+    """Start more processes on this machine, and return the ranks as seen by this one, rank 0.
 
-    They end when this process ends, whatever ended it.
+    They end when this process ends, for whatever reason.
 
     Args:
         plan: its trainings are shared.
@@ -172,20 +173,20 @@ def start_ranks(plan: Plan, run: RunFolder, worker: Worker, size: int) -> Iterat
             send_line(child, settings.model_dump_json())
         for child in children:
             assert child.stdout is not None
-            if not child.stdout.readline():  # it would be waited for
+            if not child.stdout.readline():  # rank 0 would wait for it
                 raise RuntimeError("a process ended before it could join")
         with join_ranks(LocalEnvironment(0, size, port), size, 1, worker.device) as ranks:
             try:
                 yield ranks
             finally:
                 _end_processes(children)
-    except RuntimeError as error:  # torch's, of a connection that another process has closed
+    except RuntimeError as error:  # torch's, about a connection that another process closed
         for rank, child in enumerate(children, start=1):
             with suppress(subprocess.TimeoutExpired):
-                how = describe_exit(child.wait(END_TIMEOUT / len(children)))
+                exits = describe_exit(child.wait(END_TIMEOUT / len(children)))
                 raise InputError(
-                    f"process {rank} of {size}, which trained together, ended with {how}; the same "
-                    "command continues from what is finished"
+                    f"process {rank} of {size}, which trained together, ended with {exits}; the "
+                    "same command continues from what is finished"
                 ) from error
         raise
     finally:
@@ -193,7 +194,7 @@ def start_ranks(plan: Plan, run: RunFolder, worker: Worker, size: int) -> Iterat
 
 
 def _end_processes(children: Sequence[subprocess.Popen[str]]) -> None:
-    """End processes, whatever they do: their input ends."""
+    """End processes by closing their input, whatever they are doing."""
     for child in children:
         with suppress(BrokenPipeError), child:
             pass
@@ -215,7 +216,7 @@ def main() -> None:
     settings = RankSettings.model_validate_json(read_first_line())
     logging.getLogger("lightning_fabric").setLevel(logging.WARNING)
     print("ready", flush=True)
-    os.dup2(2, 1)  # nobody reads more of its standard output
+    os.dup2(2, 1)  # nobody reads its standard output after this
     cv2.setNumThreads(settings.plan.steps[0].threads)  # the processes share the cores
     numbered = f"{settings.device}:{settings.rank}" if settings.device == "cuda" else "cpu"
     environment = LocalEnvironment(settings.rank, settings.size, settings.port)
@@ -230,7 +231,7 @@ def main() -> None:
 
 @contextmanager
 def _end_if_cut_off() -> Iterator[None]:
-    """End quietly where the first process has ended: it tells why."""
+    """End quietly if rank 0 has ended, which reports why."""
     try:
         yield
     except RuntimeError as error:

@@ -1,10 +1,9 @@
-"""Does the steps of a run on a Ray cluster; what travels is in `fairweather.workers.sites`.
+"""Do the steps of a run on a Ray cluster; `fairweather.workers.sites` has the messages.
 
 A seat is an actor of Ray, a process with the CPUs or the GPU of one step. It gets steps with the
-files that they read, gives back the files that they wrote, and keeps data and networks open. A
-second thread of it tells what is new meanwhile. Only this process writes the run folder. Ray
-repeats nothing by itself: what a seat that died was doing is given to another one, with the last
-state of its training.
+files that they read, returns the files that they wrote, and keeps data and networks open. Its
+second thread reports news. Only this process writes the run folder. Ray repeats nothing by itself:
+if a seat dies, another one gets its steps, with the last state of their training.
 """
 
 from __future__ import annotations
@@ -48,40 +47,40 @@ try:
 except ImportError:
     raise missing_extra("ray", "ray", "runs on a Ray cluster") from None
 
-Reference = Any  # Ray's handle of a result; of another class where a client is connected
+Reference = Any  # Ray's handle of a result; clients have another class
 PORT = 10001  # of Ray's clients on the head of a cluster
 CONNECT_TIMEOUT = 10.0  # seconds within which a cluster must answer
-MAX_ATTEMPTS = 3  # how often steps are given to a seat if seats die
-WAIT_TIMEOUT = 10.0  # seconds, the longest time without a look at the cluster
-COUNT_INTERVAL = 5.0  # seconds between two looks at what the cluster has
-REMINDER_INTERVAL = 60.0  # seconds between two lines that say what is waited for
+MAX_ATTEMPTS = 3  # how often steps are handed out if seats die
+WAIT_TIMEOUT = 10.0  # seconds, the longest time without a check of the cluster
+COUNT_INTERVAL = 5.0  # seconds between two checks of the cluster's resources
+REMINDER_INTERVAL = 60.0  # seconds between two lines that say what the driver waits for
 NEWS_WAIT, NEWS_PAUSE = 20.0, 0.2  # seconds until a seat answers that nothing is new; after news
-CLEAR_TIMEOUT = 10.0  # seconds for what seats leave behind to be removed or read
+CLEAR_TIMEOUT = 10.0  # seconds to remove or read what seats leave behind
 SMALL_FILE = 2**16  # bytes; smaller files travel with the steps
-MAX_CACHED_FILES = 16  # larger files that are kept for the next steps in Ray's memory
+MAX_CACHED_FILES = 16  # larger files that stay in Ray's memory for the next steps
 
 
 # ---------------------------------------------------------------- the far side
 
 
 class SeatGreeting(NamedTuple):
-    """What a seat says first.
-
-    Attributes:
-        host, node, process: where it is: name of the machine, Ray's id of the node, process.
-        folder: its own folder there.
-        versions: of what results depend on.
-    """
+    """The first message of a seat."""
 
     host: str
     node: str
     process: int
+    """`host`, `node`, `process`: where it is: name of the machine, Ray's id of the node, process.
+    """
+
     folder: str
+    """Its own folder there."""
+
     versions: dict[str, str]
+    """Of packages that results depend on."""
 
 
 class Seat:
-    """A process of Ray that does steps; its methods are called from far away.
+    """A Ray process that does steps; the driver calls its methods.
 
     Args:
         parent: the folder that its own folder is made in; None for that of temporary files.
@@ -91,34 +90,34 @@ class Seat:
         self.folder = Path(tempfile.mkdtemp(prefix="fairweather-", dir=parent))
         self.log = self.folder / "log"
 
-    def hello(self) -> SeatGreeting:
-        """Say where this is, and with which versions."""
+    def greet(self) -> SeatGreeting:
+        """Return the place and the versions of this process."""
         node = ray.get_runtime_context().get_node_id()
         return SeatGreeting(
             socket.gethostname(), node, os.getpid(), str(self.folder), sites.collect_versions()
         )
 
     def begin(self, settings: sites.SiteSettings, working_folder: str) -> int | Failure:
-        """Get ready for steps; gives the bytes that networks may take."""
+        """Get ready for steps; returns the bytes that networks may take."""
         try:
-            with suppress(OSError):  # relative paths mean the same if the folder is there
+            with suppress(OSError):  # relative paths keep their meaning if the folder exists
                 os.chdir(working_folder)
             descriptor = os.open(self.log, os.O_CREAT | os.O_WRONLY | os.O_APPEND)
-            for own in (1, 2):
-                os.dup2(descriptor, own)
+            for number in (1, 2):
+                os.dup2(descriptor, number)
             self.site = sites.Site(settings, self.folder / "run")
             return self.site.worker.room
-        except Exception as error:  # raised again where this was asked from
+        except Exception as error:  # raised again in the driver
             return Failure.from_error(error)
 
     def news(self) -> list[sites.NewsItem]:
-        """Wait for what is new."""
+        """Wait for news."""
         return self.site.news.take(NEWS_WAIT, NEWS_PAUSE)
 
     def do(
         self, steps: Sequence[Step], files: Mapping[str, tuple[str, bytes | Reference]]
     ) -> tuple[sites.SiteAnswer, list[sites.NewsItem], str]:
-        """Do steps together; gives the rest of the news too, and what was printed.
+        """Do steps together; returns also the rest of the news, and what was printed.
 
         Args:
             steps: what to do.
@@ -149,15 +148,13 @@ class Seat:
 
 
 class RayCluster(NamedTuple):
-    """A Ray cluster that this process is connected to.
-
-    Attributes:
-        name: what it is called in a sentence.
-        folder: for what seats write, if all of it is on this machine and removed at the end.
-    """
+    """A Ray cluster that this process is connected to."""
 
     name: str
+    """What it is called in a sentence."""
+
     folder: str | None = None
+    """For the files of seats, if all are on this machine and removed at the end."""
 
     def places(self, threads: int, device: str) -> list[int]:
         """How many steps each node has room for; [0] if there is none."""
@@ -196,7 +193,7 @@ class RayCluster(NamedTuple):
 def connect_to_ray(address: str | None) -> Iterator[RayCluster]:
     """Connect to a Ray cluster, or start one on this machine that ends with the `with` block.
 
-    If this process is connected to a cluster already, that one is used and goes on.
+    If this process is already connected to a cluster, that one is used and stays.
 
     Args:
         address: `HOST:PORT` of the cluster's head, where Ray's clients connect; `auto` for the
@@ -215,8 +212,8 @@ def connect_to_ray(address: str | None) -> Iterator[RayCluster]:
         if place is None:
             os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")  # nothing is sent to anybody
             os.environ.setdefault("RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO", "0")
-            own = {"address": "local", "include_dashboard": False, "_temp_dir": folder}
-            _connect("a Ray cluster on this machine", folder, **own, num_cpus=count_cores())
+            options = {"address": "local", "include_dashboard": False, "_temp_dir": folder}
+            _connect("a Ray cluster on this machine", folder, **options, num_cpus=count_cores())
             yield RayCluster("the Ray cluster on this machine", folder)
         else:
             auto = place == "auto"
@@ -247,9 +244,9 @@ def check_address(address: str | None) -> str | None:
 
 
 def _connect(name: str, folder: str, **arguments: Any) -> None:  # noqa: ANN401 - of ray.init
-    """Connect to Ray, and keep this process's own way to end.
+    """Connect to Ray, and restore this process's own signal handlers.
 
-    Ray's processes import first what lies in the folder in which this happens: an empty one.
+    Ray's processes import from the current folder first, so this happens in an empty one.
     """
     main = threading.current_thread() is threading.main_thread()
     before = signal.getsignal(signal.SIGTERM)
@@ -258,7 +255,7 @@ def _connect(name: str, folder: str, **arguments: Any) -> None:  # noqa: ANN401 
         logs.global_worker_stdstream_dispatcher.emit = lambda _: None
     try:
         with warnings.catch_warnings(), chdir(folder):
-            warnings.simplefilter("ignore")  # the error says it
+            warnings.simplefilter("ignore")  # the error says the same
             ray.init(log_to_driver=False, logging_level=logging.ERROR, **arguments)
     except (RayError, RuntimeError, ConnectionError, ValueError, ImportError) as error:
         reason = " ".join(str(error).split())
@@ -270,35 +267,38 @@ def _connect(name: str, folder: str, **arguments: Any) -> None:  # noqa: ANN401 
             )
         raise InputError(f"cannot connect to {name}: {reason}{hint}") from error
     finally:
-        if main:  # Ray has set its own handler, which would end this process at once
+        if main:  # Ray's own handler would end this process at once
             signal.signal(signal.SIGTERM, before)
 
 
 @dataclass(eq=False)
 class _SeatHandle:
-    """A seat as this process sees it.
-
-    Attributes:
-        number: from 1.
-        actor: Ray's handle.
-        hello: what it has said first.
-        is_ready: whether it can be given steps.
-        steps: what it is doing.
-        given: names of the data sets that were sent to it.
-        begun: how often it was given steps.
-    """
+    """A seat, as the driver sees it."""
 
     number: int
+    """From 1."""
+
     actor: Any
-    hello: SeatGreeting | None = None
+    """Ray's handle."""
+
+    greeting: SeatGreeting | None = None
+    """What it has said first."""
+
     is_ready: bool = False
+    """Whether it can be given steps."""
+
     steps: Sequence[Step] = ()
+    """What it is doing."""
+
     given: set[str] = field(default_factory=set)
+    """Names of the data sets that were sent to it."""
+
     begun: int = 0
+    """How often it was given steps."""
 
     @property
     def host(self) -> str:
-        return self.hello.host if self.hello is not None else "a node"
+        return self.greeting.host if self.greeting is not None else "a node"
 
 
 def execute_on_ray(work: Work, sharing: Sharing, tell: Notify) -> None:
@@ -325,14 +325,14 @@ def execute_on_ray(work: Work, sharing: Sharing, tell: Notify) -> None:
 
 
 class _RayDriver:
-    """Hands out steps to seats, and takes in what comes of them.
+    """Hands out steps to seats, and takes in their results.
 
     Attributes:
         ready: steps that wait for a seat.
-        awaited: what seats have been asked, with what takes in the answer.
-        died: how often seats have died that did a step, by its id, or while they started.
+        awaited: calls to seats, each with the function for its answer.
+        died: how often seats died during a step, by its id, or while they started.
         files: references to files that were sent, by version; the latest last.
-        sent: data sets that were sent, and on which nodes this was told.
+        sent: data sets that were sent, and the nodes for which this was reported.
         places: how many steps the cluster has room for, as far as they were asked for.
     """
 
@@ -392,13 +392,13 @@ class _RayDriver:
 
     def _count_places(self) -> None:
         if time.monotonic() - self.counted > COUNT_INTERVAL:
-            there = sum(self.cluster.places(self.threads, self.device))
-            self.places = there if self.most is None else min(self.most, there)
+            total = sum(self.cluster.places(self.threads, self.device))
+            self.places = total if self.most is None else min(self.most, total)
             self.counted = time.monotonic()
         self.schedule.jobs = max(sum(seat.is_ready for seat in self.seats), 1)
 
     def _take_steps(self) -> None:
-        """Take what can be done now, as far as there are places for it, and do what is short."""
+        """Hand out what can be done now, as far as there are places, and do short steps here."""
         while len(self.ready) < max(self.places - len(self._busy()), 1):
             steps = self.schedule.take(self.worker)
             if steps is None:
@@ -418,7 +418,9 @@ class _RayDriver:
             for name, version in sites.list_input_files(steps, self.run).items()
         }
         write_log(
-            self.run, steps, f"begun on {seat.host} (process {seat.hello and seat.hello.process})"
+            self.run,
+            steps,
+            f"begun on {seat.host} (process {seat.greeting and seat.greeting.process})",
         )
         self.awaited[seat.actor.do.remote(steps, files)] = (seat, self._take_in)
         self.tell(Event(f"worker {seat.number} on {seat.host}", seat.begun, None, _title(steps)))
@@ -444,15 +446,15 @@ class _RayDriver:
             raise self.cluster.without_package(str(error)) from None
         seat = _SeatHandle(self.started, actor)
         self.seats.append(seat)
-        self.awaited[actor.hello.remote()] = (seat, self._greet)
+        self.awaited[actor.greet.remote()] = (seat, self._greet)
 
     # ---- taking in
 
     def _wait(self) -> None:
-        """Wait until a seat says something, and take it in."""
+        """Wait for a message of a seat, and handle it."""
         busy = self._busy()
-        own = self.cluster.folder is not None  # no other node will join
-        if own and not busy and not any(self.cluster.places(self.threads, self.device)):
+        is_local = self.cluster.folder is not None  # no other node will join
+        if is_local and not busy and not any(self.cluster.places(self.threads, self.device)):
             raise JobFailedError(
                 "Ray's processes on this machine have ended; the same command continues from what "
                 "is finished"
@@ -469,10 +471,10 @@ class _RayDriver:
         ray.wait(list(self.awaited), num_returns=1, timeout=WAIT_TIMEOUT)
         awaited = list(self.awaited)
         answers, _ = ray.wait(awaited, num_returns=len(awaited), timeout=0)
-        # News first: they are older than the end of the steps.
+        # News first, because they are older than the result of the steps.
         for answer in sorted(answers, key=lambda ref: self.awaited[ref][1] != self._hear_more):
             if answer not in self.awaited:
-                continue  # of a seat that has died
+                continue  # the seat has died
             seat, take = self.awaited.pop(answer)
             try:
                 result = ray.get(answer)
@@ -481,9 +483,9 @@ class _RayDriver:
             else:
                 take(seat, result)
 
-    def _greet(self, seat: _SeatHandle, hello: SeatGreeting) -> None:
-        seat.hello = hello
-        sites.check_versions(hello.versions, f"{hello.host}, of {self.cluster.name},")
+    def _greet(self, seat: _SeatHandle, greeting: SeatGreeting) -> None:
+        seat.greeting = greeting
+        sites.check_versions(greeting.versions, f"{greeting.host}, of {self.cluster.name},")
         self.awaited[seat.actor.begin.remote(self.settings, str(Path.cwd()))] = (seat, self._begin)
 
     def _begin(self, seat: _SeatHandle, room: int | Failure) -> None:
@@ -508,8 +510,8 @@ class _RayDriver:
             if item.note and not item.part:
                 text = f"{item.task}: {item.done} of {item.total}, {item.note}"
                 write_log(self.run, seat.steps, text)
-            where = f"on {seat.host}"
-            self.tell(item._replace(note=f"{where}; {item.note}" if item.note else where))
+            place = f"on {seat.host}"
+            self.tell(item._replace(note=f"{place}; {item.note}" if item.note else place))
 
     def _take_in(
         self, seat: _SeatHandle, result: tuple[sites.SiteAnswer, list[sites.NewsItem], str]
@@ -527,22 +529,22 @@ class _RayDriver:
         write_log(self.run, steps, f"{printed}done in {answer.outcome.seconds:.1f} s")
         for name, content in answer.files.items():
             self.run.write(name, content)
-        self.schedule.finish(steps, replace(answer.outcome, where=seat.host))
+        self.schedule.finish(steps, replace(answer.outcome, host=seat.host))
         for step in steps:
             drop_state(step, self.run)
 
     def _give(self, seat: _SeatHandle, lacking: sites.MissingData) -> None:
         """Send a data set to a seat that can neither find nor fetch it."""
-        assert seat.hello is not None
+        assert seat.greeting is not None
         name = lacking.data
         if name in seat.given:
-            raise InputError(f"{seat.host}: {lacking.why}")
+            raise InputError(f"{seat.host}: {lacking.reason}")
         packed = sites.PackedData.pack(self.worker.dataset(name))
         if name not in self.sent:
             self.sent[name] = (ray.put(packed), set())
         reference, nodes = self.sent[name]
-        if seat.hello.node not in nodes:
-            nodes.add(seat.hello.node)
+        if seat.greeting.node not in nodes:
+            nodes.add(seat.greeting.node)
             size = f"{packed.bytes / 1e6:,.1f} MB of pixels"
             line = f"{'note':14} {packed.name} is not on {seat.host}: {size} are sent there"
             self.tell(Event("send data", 1, 1, line=line))
@@ -553,7 +555,7 @@ class _RayDriver:
     # ---- seats that end
 
     def _lose(self, seat: _SeatHandle, error: RayError) -> None:
-        """Take leave of a seat that died; what it was doing is done again by another one."""
+        """Remove a seat that died; another one does its steps again."""
         self.seats.remove(seat)
         self.awaited = {ref: asked for ref, asked in self.awaited.items() if asked[0] is not seat}
         self.counted = float("-inf")
@@ -563,15 +565,15 @@ class _RayDriver:
         if missing := re.search(r"No module named '[^']*'", reason):
             raise self.cluster.without_package(missing[0])
         printed, steps = self._remains(seat), seat.steps
-        what = steps[0].id if steps else "start"
-        self.died[what] += 1
+        step_id = steps[0].id if steps else "start"
+        self.died[step_id] += 1
         if not steps:
-            if self.died[what] >= MAX_ATTEMPTS * max(self.places, 1):
+            if self.died[step_id] >= MAX_ATTEMPTS * max(self.places, 1):
                 raise JobFailedError(f"processes of {self.cluster.name} end at once: {reason}")
             return
         write_log(self.run, steps, f"{printed}the process ended: {reason}")
-        if self.died[what] >= MAX_ATTEMPTS:
-            log = step_log(what)
+        if self.died[step_id] >= MAX_ATTEMPTS:
+            log = step_log(step_id)
             path = self.run.file(log)
             raise JobFailedError(
                 f"the process that did {_title(steps)} ended {MAX_ATTEMPTS} times, the last time "
@@ -583,11 +585,11 @@ class _RayDriver:
         self.ready.appendleft(steps)
 
     def _remains(self, seat: _SeatHandle) -> str:
-        """What the process of a seat that died had printed; its folder is removed."""
-        if seat.hello is None:
+        """Return what a dead seat had printed, and remove its folder."""
+        if seat.greeting is None:
             return ""
 
-        # Inside, so that it travels as it is: a fresh process need not import this package.
+        # An inner function, so that Ray sends its code: a new process need not import this package.
         def remains(folder: str, most: int) -> str:
             import pathlib
             import shutil
@@ -597,19 +599,19 @@ class _RayDriver:
             shutil.rmtree(folder, ignore_errors=True)
             return text[-most:]
 
-        there = NodeAffinitySchedulingStrategy(seat.hello.node, soft=False)
-        options = {"num_cpus": 0, "max_retries": 0, "scheduling_strategy": there}
+        strategy = NodeAffinitySchedulingStrategy(seat.greeting.node, soft=False)
+        options = {"num_cpus": 0, "max_retries": 0, "scheduling_strategy": strategy}
         with suppress(RayError):  # the whole node may be gone
             task = ray.remote(remains).options(**options)
             text: str = ray.get(
-                task.remote(seat.hello.folder, sites.MAX_LOG), timeout=CLEAR_TIMEOUT
+                task.remote(seat.greeting.folder, sites.MAX_LOG), timeout=CLEAR_TIMEOUT
             )
             return text
         return ""
 
     def end(self) -> None:
-        """End all seats, whatever they do."""
-        clearing = [seat.actor.clear.remote() for seat in self.seats if seat.hello is not None]
+        """End all seats, whatever they are doing."""
+        clearing = [seat.actor.clear.remote() for seat in self.seats if seat.greeting is not None]
         with suppress(Exception):
             if clearing and self.cluster.folder is None:
                 ray.wait(clearing, num_returns=len(clearing), timeout=CLEAR_TIMEOUT)
@@ -619,5 +621,5 @@ class _RayDriver:
 
 
 def _title(steps: Sequence[Step]) -> str:
-    """What steps do that are done together, in a few words."""
+    """Describe steps that are done together, in a few words."""
     return name_first([step.label for step in steps])

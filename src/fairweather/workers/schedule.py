@@ -1,4 +1,4 @@
-"""Say which steps of a plan come next, and do them, alone or with other processes."""
+"""Choose the next steps of a plan, and do them, alone or with other processes."""
 
 from __future__ import annotations
 
@@ -17,7 +17,8 @@ from fairweather.runs.claims import PROCESSOR, Claims, SharedRun
 from fairweather.runs.folder import RunFolder
 from fairweather.runs.provenance import describe_machine, package_versions
 from fairweather.steps.dispatch import perform
-from fairweather.steps.ledger import Ledger, Speeds, State, sum_work
+from fairweather.steps.ledger import Ledger, State
+from fairweather.steps.outlook import Speeds, sum_work
 from fairweather.steps.plan import (
     AnyNetwork,
     ForwardPass,
@@ -35,31 +36,31 @@ from fairweather.types.record import RECORD, Machine, StepRecord, parse_record, 
 
 LOOK_INTERVAL = 1.0  # seconds between two looks at what other processes have done
 REMINDER_INTERVAL = 60.0  # seconds between two lines that say what is waited for
-MAX_ATTEMPTS = 3  # how often in a row a file may be missing because another process replaces it
+MAX_ATTEMPTS = 3  # how often in a row a file may be missing while another process replaces it
 
 
 @dataclass(frozen=True)
 class StepsOutcome:
-    """The results of steps that were done together.
-
-    Attributes:
-        done: the result of each step.
-        machine: where they were done.
-        seconds: how long all of them took.
-        where: name of the other computer that did them; empty for this one.
-    """
+    """The results of steps that were done together."""
 
     done: Sequence[StepResult]
+    """The result of each step."""
+
     machine: Machine
+    """Where they were done."""
+
     seconds: float
-    where: str = ""
+    """How long all of them took."""
+
+    host: str = ""
+    """Name of the other computer that did them; empty for this one."""
 
 
 Perform = Callable[[Sequence[Step], Worker, RunFolder, Notify], StepsOutcome]
 
 
 class Schedule:
-    """Hands out the steps of a plan that are to be done now, and records them once they are.
+    """Hands out the steps of a plan that can be done now, and records them when they are done.
 
     Args:
         plan: a plan whose steps come after the steps that they need. A needed step that is not in
@@ -79,11 +80,11 @@ class Schedule:
     ) -> None:
         self.jobs = 1  # how many steps are done in parallel, for the remaining time
         self.plan, self.run, self.tell = plan, run, tell
-        self.ledger, own = Ledger(run), {step.id for step in plan.steps}
+        self.ledger, ids = Ledger(run), {step.id for step in plan.steps}
         self._states: dict[str, State] = {
-            need: "done" for step in plan.steps for need in step.needs if need not in own
+            need: "done" for step in plan.steps for need in step.needs if need not in ids
         }
-        wanted = own if only is None else only
+        wanted = ids if only is None else only
         self._waiting = {step.id: step for step in plan.steps if step.id in wanted}
         self._totals, self._counts = Counter(step.task for step in plan.steps), Counter[str]()
         self._dependants = _dependants(plan)
@@ -94,14 +95,14 @@ class Schedule:
         self._by_pixels = defaultdict[Hashable, list[Step]](list)
         for step in self._waiting.values():
             self._by_pixels[pixels_key(step)].append(step)
-        # The report comes last; that it will lack figures is told before hours of other steps.
+        # The report comes last, so missing figures are reported before hours of other steps.
         draws_figures = any(isinstance(step, ReportStep) for step in self._remaining.values())
         if draws_figures and (problem := explain_missing_addresses()):
             line = f"{problem}; fairweather report draws them where the limit is higher"
             tell(Event("report", 0, None, line=line))
 
     def take(self, worker: Worker) -> list[Step] | None:
-        """Hand out steps to be done together; None if all that are left wait for steps in progress.
+        """Hand out steps to do together; None if the rest must wait for steps in progress.
 
         Args:
             worker: knows how many networks fit into memory.
@@ -110,9 +111,9 @@ class Schedule:
             if not self._is_ready(step) or self._pass_if_done(step) or not self.claim(step):
                 continue
             steps = [step, *self._companions(step, worker)]
-            for taken in steps:
-                del self._waiting[taken.id]
-                self.clear(taken)
+            for first in steps:
+                del self._waiting[first.id]
+                self.clear(first)
             return steps
         return None
 
@@ -126,12 +127,12 @@ class Schedule:
         return list(self._waiting.values())
 
     def check_finished(self) -> None:
-        """Raise `RuntimeError` if a step was never handed out: the plan is not sorted by needs."""
+        """Raise `RuntimeError` if a step was never handed out because the plan is out of order."""
         if self._waiting:
             raise RuntimeError(f"{next(iter(self._waiting))} waits for a step that is never done")
 
     def finish(self, steps: Sequence[Step], outcome: StepsOutcome) -> None:
-        """Record steps that were handed out, and tell of them."""
+        """Record finished steps that were handed out, and report them."""
         work = sum(step.work for step in steps)
         for step, done in zip(steps, outcome.done, strict=True):
             share = step.work / work if work else 1 / len(steps)
@@ -150,7 +151,7 @@ class Schedule:
             )
             self.ledger.finish(record)
             note = "" if step.tells_progress else done.note
-            self._tell_finished(step, record, note, outcome.where)
+            self._tell_finished(step, record, note, outcome.host)
 
     def _is_ready(self, step: Step) -> bool:
         return all(need in self._states for need in step.needs)
@@ -160,7 +161,7 @@ class Schedule:
         if self.ledger.standing(step, self._states).state != "done":
             return False
         del self._waiting[step.id]
-        drop_state(step, self.run)  # left if the run was killed just after the training
+        drop_state(step, self.run)  # left behind if the run was killed just after the training
         self._tell_done_before(step)
         return True
 
@@ -185,11 +186,11 @@ class Schedule:
             and not self._pass_if_done(other)
         ]
         networks = list(dict.fromkeys(map(_network, [step, *companions])))
-        fitting = networks[: worker.how_many_fit(networks, self.run)]
+        fitting = networks[: worker.count_fitting(networks, self.run)]
         return [other for other in companions if _network(other) in fitting and self.claim(other)]
 
     def clear(self, step: Step) -> None:
-        """Remove what a step left before, and what was made from it."""
+        """Remove earlier files of a step, and what was made from them."""
         # First samples, scores and report that need this step: if the run is then interrupted,
         # its folder has no numbers rather than wrong ones.
         self._forget_dependants(step)
@@ -213,11 +214,11 @@ class Schedule:
             count, total = self._counts[step.task], self._totals[step.task]
             self.tell(Event(step.task, count, total, note, step=step.id))
 
-    def _tell_finished(self, step: Step, record: StepRecord, note: str, where: str = "") -> None:
+    def _tell_finished(self, step: Step, record: StepRecord, note: str, host: str = "") -> None:
         self._speeds.add(record)
         self._pass(step, note)
         left = self._speeds.estimate_seconds(self._work)
-        label = f"{step.label} on {where}" if where else step.label
+        label = f"{step.label} on {host}" if host else step.label
         finished = FinishedStep(label, record.seconds, None if left is None else left / self.jobs)
         total = len(self.plan.steps)
         done = total - len(self._remaining)
@@ -247,10 +248,10 @@ def _dependants(plan: Plan) -> Mapping[str, list[str]]:
     """The disposable steps (scores, report, ...) that need a step, directly or not, by its id."""
     dependants: dict[str, list[str]] = {step.id: [] for step in plan.steps}
     for step in reversed(plan.steps):
-        own = [*dependants[step.id], *([step.id] if step.disposable else [])]
+        disposable = [*dependants[step.id], *([step.id] if step.disposable else [])]
         for need in step.needs:
             known = dependants.setdefault(need, [])
-            known += [name for name in own if name not in known]
+            known += [name for name in disposable if name not in known]
     return dependants
 
 
@@ -270,7 +271,7 @@ def execute(plan: Plan, run: RunFolder, worker: Worker, progress: Notify | None 
 
 
 def finish_locally(schedule: Schedule, worker: Worker) -> None:
-    """Do in this process what is left of a schedule."""
+    """Do the rest of a schedule in this process."""
     while steps := schedule.take(worker):
         schedule.finish(steps, perform_locally(steps, worker, schedule.run, schedule.tell))
     schedule.check_finished()
@@ -292,11 +293,11 @@ def perform_locally(
 
 
 class FollowedSchedule(Schedule):
-    """Follows the steps of a plan that other processes do, and hands out none.
+    """Follows steps that other processes do, and hands out none.
 
     Args:
         plan, run, tell: as in `Schedule`.
-        note: returns the note that is told with a step that another process has done.
+        note: returns the note to report with a step that another process has done.
     """
 
     def __init__(
@@ -304,12 +305,12 @@ class FollowedSchedule(Schedule):
     ) -> None:
         super().__init__(plan, run, tell)
         self._note = note
-        self._at_start = True  # what the first look finds was done before this run began
+        self._at_start = True  # steps found by the first check were done before this run began
         self.look(busy=1)
         self._at_start = False
 
     def look(self, busy: int) -> int:
-        """Tell of the steps that were finished meanwhile, and return how many.
+        """Report the steps that were finished meanwhile, and return how many.
 
         Args:
             busy: how many processes do steps now, for the remaining time.
@@ -323,7 +324,7 @@ class FollowedSchedule(Schedule):
         return waiting - len(self._waiting)
 
     def free(self, claimed: Collection[str]) -> int:
-        """How many more processes would find work now, apart from steps that are claimed already.
+        """How many more processes would find work now, besides steps that are already claimed.
 
         Steps that see the same shifted images are work for one process.
         """
@@ -343,7 +344,7 @@ class FollowedSchedule(Schedule):
 
 
 class SharedSchedule(Schedule):
-    """Hands out steps that this process could claim, and records those that it still holds.
+    """Hands out steps that this process can claim, and records those that it still holds.
 
     Args:
         plan, run, tell: as in `Schedule`.
@@ -371,7 +372,7 @@ class SharedSchedule(Schedule):
         self.owners = claims.owners()
 
     def take(self, worker: Worker) -> list[Step] | None:
-        """Hand out steps to be done together; None if other processes do all that could be done."""
+        """Hand out steps to do together; None if other processes are doing all that can be done."""
         self._check_record()
         if time.monotonic() - self._looked >= self.looks:
             self.ledger.refresh(self._waiting, set(self.run.step_ids()))
@@ -395,12 +396,12 @@ class SharedSchedule(Schedule):
     def clear(self, step: Step) -> None:
         """Remove what was made from a step.
 
-        What it left itself is replaced file by file: a process that was believed dead, or one that
-        sees files late, may read it just now.
+        The step's own files are replaced one by one: a process that was believed dead, or that sees
+        files late, may be reading them.
         """
         self.ledger.refresh(self._dependants[step.id])
         self._forget_dependants(step)
-        for name in step.may_leave:  # nothing replaces it, unless it is left this time too
+        for name in step.may_leave:  # nothing else replaces these
             self.run.file(name).unlink(missing_ok=True)
         self._begun[step.id] = self.ledger.fingerprint(step)
 
@@ -443,7 +444,7 @@ class SharedSchedule(Schedule):
         self._check_record()
         self.ledger.refresh({need for step in steps for need in step.needs})
         return all(
-            # A claim that is gone, and that nobody else has, is taken again.
+            # A lost claim that nobody else holds is taken again.
             (self.claims.holds(step.id) or self.claims.take(step.id))
             and all(self.ledger.record(need) is not None for need in step.needs)
             and self.ledger.fingerprint(step) == self._begun[step.id]
@@ -452,7 +453,7 @@ class SharedSchedule(Schedule):
 
 
 def make_worker_mark(plan: Plan, device: torch.device | None) -> dict[str, str]:
-    """What must be equal in all processes that work in one run folder, each by a name for people.
+    """Facts that must be equal in all processes that work in one run folder, by name for people.
 
     Args:
         plan: the plan that they do.
@@ -492,10 +493,10 @@ def execute_shared(
         shared: the folder, which contains its record, and the claims of this process.
         perform: does steps that were handed out.
         only: ids of the steps that are done; by default, all.
-        patience: seconds after which to leave the rest to the others, if these do all that can be
-            done now; by default, wait until all is done.
-        looks: seconds between two looks at what the others have done; they become ten times longer
-            while nothing changes.
+        patience: seconds to wait for others that do all that can be done now, before leaving them
+            the rest; by default, until everything is done.
+        looks: seconds between two checks of what the others have done; up to ten times longer while
+            nothing changes.
     """
     tell, looks = progress or silent, looks or LOOK_INTERVAL
     run, claims, warnings = shared
@@ -508,7 +509,7 @@ def execute_shared(
             try:
                 schedule.finish(steps, perform(steps, worker, run, tell))
                 failed = 0
-            except FileNotFoundError:  # another process is replacing what was to be read
+            except FileNotFoundError:  # another process is replacing a file that was to be read
                 schedule.put_back(steps)
                 failed += 1
                 if failed == MAX_ATTEMPTS:

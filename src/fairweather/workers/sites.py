@@ -1,7 +1,7 @@
-"""Steps that are done on machines that do not see the run folder, however these are reached.
+"""Steps on machines that do not see the run folder, however these are reached.
 
-A site is the far side: a process with a scratch folder, which gets the files that steps read, does
-the steps there, and gives back the files that they wrote. Only the near side writes the run folder.
+A site is the remote side: a process with a scratch folder. It gets the files that steps read, does
+the steps, and returns the files that they wrote. Only the driver writes the run folder.
 """
 
 from __future__ import annotations
@@ -44,12 +44,12 @@ from fairweather.workers.schedule import StepsOutcome, list_written, perform_loc
 
 STATE_INTERVAL = 180.0  # seconds between two states of a training that travel to the driver
 MAX_LOG = 2**20  # characters of what a step printed, the last ones
-# Other versions of these give other bytes in a file, besides those of `package_versions`.
+# Besides `package_versions`: packages whose versions change the bytes of files.
 FURTHER_PACKAGES = ("scipy", "pandas", "pyarrow", "safetensors")
 
 
 def collect_versions() -> dict[str, str]:
-    """The versions, in this process, of what results depend on."""
+    """The versions, in this process, of everything that results depend on."""
     further = {name: importlib.metadata.version(name) for name in FURTHER_PACKAGES}
     facts = {"Python": platform.python_version(), "opencv": cv2.__version__}
     return {**facts, **package_versions(), **further}
@@ -69,49 +69,47 @@ def check_versions(theirs: Mapping[str, str], host: str) -> None:
 
 
 class SiteSettings(NamedTuple):
-    """What a site is started with.
-
-    Attributes:
-        plan: the data sets and the models; steps come later.
-        threads: of each step.
-        device, offline, networks: as in `Worker`.
-        workers: as in `devices.workers_for`.
-        jobs: number of sites on a machine.
-        state_sent: seconds between two states of a training that are sent.
-    """
+    """The settings that a site starts with."""
 
     plan: Plan
+    """The data sets and the models; steps come later."""
+
     threads: int
+    """Of each step."""
+
     device: str
     offline: bool
     workers: int | None
+    """As in `devices.workers_for`."""
+
     networks: int | None
+    """`device`, `offline`, `networks`: as in `Worker`."""
+
     jobs: int
+    """Number of sites on a machine."""
+
     state_sent: float
+    """Seconds between two states of a training that are sent."""
 
 
 class SiteProduct(NamedTuple):
-    """What came of steps that were done together.
-
-    Attributes:
-        outcome: the results.
-        files: what they wrote, by name.
-    """
+    """The results and files of steps that were done together."""
 
     outcome: StepsOutcome
+    """The results."""
+
     files: dict[str, bytes]
+    """What they wrote, by name."""
 
 
 class MissingData(NamedTuple):
-    """The steps could not be begun, since a data set is not to be had here.
-
-    Attributes:
-        data: its name in the plan.
-        why: a sentence.
-    """
+    """The steps could not begin, because a data set is not available here."""
 
     data: str
-    why: str
+    """Its name in the plan."""
+
+    reason: str
+    """A sentence."""
 
 
 class StateUpdate(NamedTuple):
@@ -122,19 +120,17 @@ class StateUpdate(NamedTuple):
 
 
 class PackedData(NamedTuple):
-    """A data set whose pixels all processes of a machine can share: NumPy arrays.
-
-    Attributes:
-        name, mean, std, notes, task: as in `Dataset`.
-        parts: pixels, labels, keys and classes of each split.
-    """
+    """A data set whose pixels all processes of a machine can share: NumPy arrays."""
 
     name: str
     mean: tuple[float, float, float]
     std: tuple[float, float, float]
     notes: Mapping[str, object]
     task: str
+    """`name`, `mean`, `std`, `notes`, `task`: as in `Dataset`."""
+
     parts: Mapping[str, tuple[npt.NDArray[np.uint8], torch.Tensor, torch.Tensor, tuple[str, ...]]]
+    """Pixels, labels, keys and classes of each split."""
 
     @classmethod
     def pack(cls, dataset: Dataset) -> PackedData:
@@ -171,14 +167,14 @@ NewsItem = Event | StateUpdate
 
 
 class News:
-    """What happens while steps are done, from the thread that does them to the one that asks."""
+    """News about steps in progress, from the thread that does them to the one that asks."""
 
     def __init__(self) -> None:
         self._items = queue.SimpleQueue[NewsItem]()
         self.add = self._items.put
 
     def take(self, timeout: float = 0.0, pause: float = 0.0) -> list[NewsItem]:
-        """Give all that is new; if there is nothing, wait for it, and then for more."""
+        """Return all news; if there is none, wait for some, and then briefly for more."""
         items = []
         with suppress(queue.Empty):
             items.append(self._items.get(timeout=timeout))
@@ -193,9 +189,9 @@ class ScratchFolder(RunFolder):
 
     Args:
         path: the folder.
-        when_state: called with the state of a training if it is written at least so many seconds
-            after the last one, or after the training began.
-        seconds: how many.
+        when_state: called with the state of a training if at least `seconds` have passed since the
+            last one, or since the training began.
+        seconds: see `when_state`.
     """
 
     def __init__(
@@ -216,7 +212,7 @@ class ScratchFolder(RunFolder):
         self.sent = time.monotonic()
 
     def hold(self, versions: Mapping[str, str], fetch: Callable[[str], bytes]) -> None:
-        """Hold files of these versions and no others; those that are not there are fetched."""
+        """Keep files of these versions and no others; missing ones are fetched."""
         kept = {name for name, version in self._versions.items() if versions.get(name) == version}
         for path in self.path.rglob("*"):
             if path.is_file() and path.relative_to(self.path).as_posix() not in kept:
@@ -232,7 +228,7 @@ class Site:
     """Does steps in a scratch folder.
 
     Args:
-        settings: what it is started with.
+        settings: the settings that it starts with.
         folder: a folder of its own.
     """
 
@@ -278,11 +274,11 @@ class Site:
                 for name in list_written(step, done, self.scratch)
             }
             return SiteProduct(outcome, files)
-        except Exception as error:  # raised again where the steps came from
+        except Exception as error:  # raised again in the driver
             return Failure.from_error(error)
 
     def _tell_loading(self, event: Event) -> None:
-        if not event.line:  # what is to be said once was said by the driver
+        if not event.line:  # the driver has already said what is said once
             self.news.add(event)
 
 
@@ -297,7 +293,7 @@ def is_short(step: Step) -> bool:
         case FitStep(stored=stored):
             return stored
         case TrainStep(tries=tries):
-            return bool(tries)  # it copies one of them
+            return bool(tries)  # it copies one of the tries
     return step.disposable
 
 
@@ -311,7 +307,9 @@ def list_input_files(steps: Sequence[Step], run: RunFolder) -> dict[str, str]:
     versions = {}
     for name in dict.fromkeys(names):
         path = run.file(name)
-        if path.is_file():  # a training has a state only if it was interrupted, for example
+        if (
+            path.is_file()
+        ):  # the state of a training, for example, exists only after an interruption
             facts = path.stat()
             versions[name] = f"{facts.st_ino}-{facts.st_mtime_ns}-{facts.st_size}"
     return versions

@@ -1,7 +1,7 @@
-"""Executes a plan by array jobs of a SLURM cluster, each a worker in the run folder.
+"""Execute a plan by array jobs of a SLURM cluster, each a worker in the run folder.
 
-The process that submits them does no steps. It follows what the workers do in the folder, and may
-be left and started again: which jobs there are stands in a note in the folder.
+The process that submits them does no steps. It follows the workers in the folder, and can be
+stopped and started again, because a note in the folder lists the jobs.
 """
 
 from __future__ import annotations
@@ -45,31 +45,31 @@ from fairweather.workers.work import Assignment, Work
 
 MOST_JOBS = 8  # at a time, unless asked otherwise
 MOST_WORKERS = 8  # processes that shift images beside a GPU, unless asked otherwise
-MAX_LOST = 3  # so many jobs that ended before their work did are replaced
-MAX_RESUMED = 1000  # how often a job that meets its time limit is submitted again
-# Seconds: before the time limit, a job is told of it;
+MAX_LOST = 3  # jobs that may end before their work does, and are replaced
+MAX_RESUMED = 1000  # how often a job is submitted again at its time limit
+# Seconds: before the time limit, when a job is warned;
 SIGNAL_DELAY = 90
-# between two looks at the folder, two questions to SLURM, and two lines on which jobs do what;
+# between two checks of the folder, two queries of SLURM, and two lines on what jobs do;
 LOOK_INTERVAL, QUERY_INTERVAL, REMINDER_INTERVAL = 3.0, 30.0, 60.0
-# a step waits before another job is submitted for it, beside others;
+# a step waits before another job is submitted for it;
 SUBMIT_DELAY = 60.0
-# after which a file of another machine is seen, on a slow file system too;
+# after which a slow file system shows files of other machines;
 ANSWER_TIMEOUT = 90.0
-# after which a job that does not stand in the note must have been cancelled;
+# after which a job missing in the note must have been cancelled;
 LISTING_TIMEOUT = 120.0
-# a job waits longer for others than a claim lasts;
+# a job waits for others, which is longer than a claim lasts;
 EXTRA_PATIENCE = 60.0
-# jobs have to end once nothing is left to do.
+# jobs have to end when nothing is left to do.
 END_TIMEOUT = 30.0
 
 
-# What a job says at its end: why it failed; or nothing, since nothing was left to do, or others do
-# all that can be done now.
+# The answer of a job at its end: its error, or nothing if no work was left for it.
 ArrayJobAnswer: pydantic.TypeAdapter[Failure | None] = pydantic.TypeAdapter(Failure | None)
 
 
 class ArrayJob(Checkpointable):
-    """What a job does; submitit stores it, calls it, and submits it again if it is interrupted."""
+    """The work of a job. submitit stores it, calls it, and submits it again after an
+    interruption."""
 
     def __init__(self, assignment: Assignment, place: slurm_jobs.Place) -> None:
         self.assignment, self.place = assignment, place
@@ -93,7 +93,8 @@ class ArrayJob(Checkpointable):
 def choose_slurm_device(
     sharing: Sharing, device: str, threads: int | None, precision: str, written: str
 ) -> torch.device:
-    """The device of every job, which this machine need not have; as `executors.choose_device`."""
+    """Choose the device of every job, which this machine may lack; see
+    `executors.choose_device`."""
     if device == "auto":
         device = "cuda" if sharing.gpu else "cpu"
     if device not in ("cpu", "cuda"):
@@ -117,11 +118,11 @@ def choose_slurm_device(
 def execute_on_slurm(work: Work, sharing: Sharing, tell: Notify) -> None:
     """Do the steps of a run by jobs, and return when all are done and the jobs have ended.
 
-    At most so many jobs as `sharing` says are there at a time; no more than there are steps to do.
+    There are at most as many jobs at a time as `sharing` allows, and no more than steps to do.
 
     Raises:
-        InputError: a job has raised it, more than `MAX_LOST` jobs were killed, or jobs for another
-            plan are there.
+        InputError: a job has raised it, more than `MAX_LOST` jobs were killed, or there are jobs
+            for another plan.
         JobFailedError: jobs failed otherwise.
         NeedsMissingError: `fairweather cancel` has ended the jobs.
     """
@@ -146,18 +147,18 @@ def execute_on_slurm(work: Work, sharing: Sharing, tell: Notify) -> None:
         try:
             driver.follow()
         except KeyboardInterrupt:
-            driver.say_left()
+            driver.tell_left()
             raise
 
 
 def _has_own_jobs(run: RunFolder, plan: Plan, sharing: Sharing) -> bool:
-    """Whether jobs for a plan are there; raises `InputError` if they are for another one."""
+    """Whether there are jobs for a plan; raises `InputError` for jobs of another plan."""
     note = slurm_jobs.read_note(run)
-    if note is None or not (there := slurm_jobs.require_states(run, note)):
+    if note is None or not (states := slurm_jobs.require_states(run, note)):
         return False
     if (note.executor, note.study) != (sharing.executor, plan.digest):
         raise InputError(
-            f"{_count_jobs(len(there))} of another study or other settings work in {run.path}, or "
+            f"{_count_jobs(len(states))} of another study or other settings work in {run.path}, or "
             f"wait to do so: end them with `fairweather cancel {run.path}`, or name another folder "
             "with --out"
         )
@@ -165,7 +166,7 @@ def _has_own_jobs(run: RunFolder, plan: Plan, sharing: Sharing) -> bool:
 
 
 class _SlurmDriver:
-    """Submits jobs, as many as there is work for, and tells what they do.
+    """Submits as many jobs as there is work for, and reports what they do.
 
     Attributes:
         ended: jobs that are known to have ended.
@@ -179,12 +180,12 @@ class _SlurmDriver:
         self.run, self.claims = shared.run, shared.claims
         self.followed = FollowedSchedule(assignment.plan, shared.run, tell, lambda _: "done")
         self.ended: set[str] = set()
-        self.missing: dict[str, float] = {}  # jobs that SLURM does not have: since when
+        self.missing: dict[str, float] = {}  # jobs that SLURM does not list: since when
         self.lost = 0
-        self.error: Exception | None = None  # the last one of a job
+        self.error: Exception | None = None  # the last error of a job
         self.running: Mapping[str, bool] = {}  # jobs that have not ended: whether they run
         self.asked = self.reminded = float("-inf")
-        self.enough = time.monotonic()  # when there last were jobs for all that could be begun
+        self.enough = time.monotonic()  # when there were last enough jobs for all that could begin
         self.said = ""
 
     def follow(self) -> None:
@@ -195,7 +196,7 @@ class _SlurmDriver:
             owners = self.claims.owners()
             note = slurm_jobs.read_note(
                 self.run
-            )  # before the look: who removes it may have done the rest
+            )  # before the check: a worker that ended may have done the rest
             if self.followed.look(len(set(owners.values()))):
                 continue
             if note is None:
@@ -205,12 +206,12 @@ class _SlurmDriver:
                 )
             self._look_after_jobs(note)
             self._submit(note, owners)
-            self._say_who_does_what(owners)
+            self._tell_owners(owners)
             time.sleep(LOOK_INTERVAL)
         self._end()
 
-    def say_left(self) -> None:
-        """Say that the jobs go on."""
+    def tell_left(self) -> None:
+        """Say that the jobs continue."""
         note = slurm_jobs.read_note(self.run)
         alive = [] if note is None else [job for job in note.jobs if job not in self.ended]
         if alive:
@@ -220,19 +221,19 @@ class _SlurmDriver:
             self.tell(Event("jobs", 0, None, line=f"{words}; {way}"))
 
     def _begin(self) -> None:
-        """Begin a note, unless there is one with jobs for this plan."""
+        """Begin a note, unless one lists jobs for this plan."""
         with slurm_jobs.lock_note(self.run):
             note = slurm_jobs.read_note(self.run)
             if note is not None:
-                if there := slurm_jobs.require_states(self.run, note):
-                    # What had failed before may have been mended since.
+                if states := slurm_jobs.require_states(self.run, note):
+                    # Earlier failures may have been repaired since.
                     self.ended = {
                         job
                         for job in note.jobs
-                        if job not in there or self.run.file(note.answer_file(job)).is_file()
+                        if job not in states or self.run.file(note.answer_file(job)).is_file()
                     }
                     self._say(
-                        "jobs", f"taking up {_count_jobs(len(there))} that were submitted before"
+                        "jobs", f"taking up {_count_jobs(len(states))} that were submitted before"
                     )
                     return
                 slurm_jobs.forget_jobs(self.run, note)
@@ -244,8 +245,8 @@ class _SlurmDriver:
             )
             slurm_jobs.write_note(self.run, note)
 
-    def _say(self, what: str, words: str) -> None:
-        self.tell(Event("jobs", 0, None, line=f"{what:14} {words}"))
+    def _say(self, label: str, words: str) -> None:
+        self.tell(Event("jobs", 0, None, line=f"{label:14} {words}"))
 
     def _look_after_jobs(self, note: slurm_jobs.SubmittedJobs) -> None:
         """Find out which jobs have ended, and why."""
@@ -272,7 +273,7 @@ class _SlurmDriver:
         return [job for job in note.jobs if job not in self.ended]
 
     def _read_answer(self, note: slurm_jobs.SubmittedJobs, job: str) -> bool:
-        """Read why a job has ended, if it has said so."""
+        """Read why a job has ended, if it left an answer."""
         path = self.run.file(note.answer_file(job))
         try:
             answer = ArrayJobAnswer.validate_json(path.read_bytes())
@@ -283,32 +284,32 @@ class _SlurmDriver:
         self.ended.add(job)
         if answer is not None:
             self.error = answer.to_exception(f"job {job}")
-            if isinstance(self.error, InputError):  # it would not help to try again
+            if isinstance(self.error, InputError):  # trying again would not help
                 self._give_up()
             self._lose(note, job, f"failed ({answer.type}: {answer.text})")
         return True
 
-    def _lose(self, note: slurm_jobs.SubmittedJobs, job: str, how: str) -> None:
+    def _lose(self, note: slurm_jobs.SubmittedJobs, job: str, cause: str) -> None:
         self.ended.add(job)
         self.lost += 1
         log = note.log_file(job)
         lines = read_last_lines(self.run, log)
-        where = f"; the end of {self.run.path / log}:\n{lines}" if lines else ""
-        self._say("failed", f"job {job} {how}{where}".rstrip())
+        excerpt = f"; the end of {self.run.path / log}:\n{lines}" if lines else ""
+        self._say("failed", f"job {job} {cause}{excerpt}".rstrip())
 
     def _submit(self, note: slurm_jobs.SubmittedJobs, owners: Mapping[str, str]) -> None:
-        """Submit as many jobs as could begin a step now, beside those that are there."""
-        there, busy = self._alive(note), set(owners.values())
-        idle = max(len(there) - len(busy), 0)
-        room = self.most - max(self.lost - MAX_LOST, 0) - len(there)
+        """Submit as many jobs as could begin a step now, besides existing ones."""
+        alive, busy = self._alive(note), set(owners.values())
+        idle = max(len(alive) - len(busy), 0)
+        room = self.most - max(self.lost - MAX_LOST, 0) - len(alive)
         wanted = min(self.followed.free(owners) - idle, room)
         now = time.monotonic()
         if wanted <= 0:
             self.enough = now
-        if wanted > 0 and not (there and now - self.enough < SUBMIT_DELAY):
+        if wanted > 0 and not (alive and now - self.enough < SUBMIT_DELAY):
             with slurm_jobs.lock_note(self.run):
                 latest = slurm_jobs.read_note(self.run)
-                if latest is None:  # the next look says why
+                if latest is None:  # the next check says why
                     return
                 place = slurm_jobs.make_place(self.run)
                 array = ArrayJob(self.assignment, place)
@@ -321,15 +322,15 @@ class _SlurmDriver:
                     raise
                 jobs = {**latest.jobs, **dict.fromkeys(new, place)}
                 slurm_jobs.write_note(self.run, latest.model_copy(update={"jobs": jobs}))
-            # A process may have the number of one that ended before.
+            # A process may have the number of an earlier one.
             self.ended.difference_update(new)
             self.asked = self.enough = time.monotonic()
             self._say("jobs", f"{_count_jobs(len(new))} submitted: {', '.join(new)}")
-        elif not there and room <= 0:
+        elif not alive and room <= 0:
             self._give_up()
 
     def _give_up(self) -> NoReturn:
-        """End all jobs, and raise what made that necessary."""
+        """End all jobs, and raise the error that made it necessary."""
         try:
             self._end_all_jobs()
         except InputError as failed:
@@ -343,7 +344,7 @@ class _SlurmDriver:
         )
 
     def _end(self) -> None:
-        """Let the jobs end, now that all is done: those that wait in the queue at once."""
+        """Let the jobs end, now that everything is done; end queued ones at once."""
         note, until = slurm_jobs.read_note(self.run), time.monotonic() + END_TIMEOUT
         if note is None:
             return
@@ -365,15 +366,15 @@ class _SlurmDriver:
         with slurm_jobs.lock_note(self.run):
             note = slurm_jobs.read_note(self.run)
             if note is not None:
-                left = set(self._alive(note))
+                alive = set(self._alive(note))
                 slurm_jobs.end_all_jobs(
                     self.run,
                     note,
-                    left & slurm_jobs.require_states(self.run, note).keys() if left else (),
+                    alive & slurm_jobs.require_states(self.run, note).keys() if alive else (),
                 )
 
-    def _say_who_does_what(self, owners: Mapping[str, str]) -> None:
-        """Say once a minute which steps are being done where, if that has changed."""
+    def _tell_owners(self, owners: Mapping[str, str]) -> None:
+        """Say once a minute which steps run where, if that has changed."""
         if time.monotonic() - self.reminded < REMINDER_INTERVAL:
             return
         by: dict[str, list[str]] = {}
@@ -404,7 +405,7 @@ def _submit_array(sharing: Sharing, run: RunFolder, job: ArrayJob, number: int) 
     else:
         cores = job.assignment.threads + job.assignment.settings.workers
         executor = _make_executor(sharing, folder, cores, slurm_jobs.job_name(run))
-    # Without SLURM, submitit starts a Python of its own.
+    # Without SLURM, submitit starts its own Python.
     safe = safe_path if sharing.is_slurm_local else nullcontext
     try:
         with _ignoring_signals(apart=sharing.is_slurm_local), safe():
@@ -412,13 +413,13 @@ def _submit_array(sharing: Sharing, run: RunFolder, job: ArrayJob, number: int) 
     except FailedJobError as error:
         words = "; ".join(str(error).split("\n"))
         raise InputError(f"SLURM did not take the jobs: {words}") from None
-    for link in folder.glob(".submission_file_*.sh"):  # nobody needs it once sbatch has read it
+    for link in folder.glob(".submission_file_*.sh"):  # useless after sbatch has read it
         link.unlink(missing_ok=True)
     return [job_handle.job_id for job_handle in submitted]
 
 
 def _make_executor(sharing: Sharing, folder: Path, cores: int, name: str) -> Executor:
-    python = f"{shlex.quote(sys.executable)} -P"  # modules of the current folder are not ours
+    python = f"{shlex.quote(sys.executable)} -P"  # never import modules of the current folder
     executor = SlurmExecutor(folder, max_num_timeout=MAX_RESUMED, python=python)
     optional = {"partition": sharing.partition, "gpus_per_node": sharing.gpu}
     executor.update_parameters(
@@ -429,7 +430,7 @@ def _make_executor(sharing: Sharing, folder: Path, cores: int, name: str) -> Exe
         setup=list(sharing.setup),
         signal_delay_s=SIGNAL_DELAY,
         stderr_to_stdout=True,
-        # SLURM no longer passes the cores of a job on to what it runs.
+        # SLURM no longer passes the cores of a job to its programs.
         srun_args=[f"--cpus-per-task={cores}"],
         additional_parameters={"requeue": True},
     )
@@ -437,7 +438,7 @@ def _make_executor(sharing: Sharing, folder: Path, cores: int, name: str) -> Exe
 
 
 def _make_local_executor(sharing: Sharing, folder: Path) -> Executor:
-    # submitit would put the commands before its own process, which then gets no signals.
+    # submitit would run its own process after the commands, where it gets no signals.
     script = "\n".join([*sharing.setup, 'exec "$0" "$@"'])
     python = shlex.join(["bash", "-c", script, sys.executable, "-P"])
     executor = LocalExecutor(folder, max_num_timeout=MAX_RESUMED, python=python)
@@ -452,15 +453,17 @@ def _make_local_executor(sharing: Sharing, folder: Path) -> Executor:
 
 @contextmanager
 def _ignoring_signals(*, apart: bool) -> Iterator[None]:
-    """Let Ctrl-C and the end of the terminal pass by while jobs are submitted.
+    """Ignore Ctrl-C and the end of the terminal while jobs are submitted.
 
-    What is started meanwhile never notices them. If it is to be `apart`, it does not hold the
-    terminal either, or a pipe, whose reader would wait for its end.
+    Processes started meanwhile never notice them. If they are to be `apart`, they do not hold the
+    terminal or a pipe, whose reader would wait for their end.
     """
     names = [signal.SIGINT, *([signal.SIGHUP] if hasattr(signal, "SIGHUP") else [])]
-    main = threading.current_thread() is threading.main_thread()  # only that may set handlers
+    main = (
+        threading.current_thread() is threading.main_thread()
+    )  # only the main thread may set handlers
     before = {name: signal.signal(name, signal.SIG_IGN) for name in names} if main else {}
-    own = [os.dup(number) for number in (0, 1, 2)] if apart else []
+    saved = [os.dup(number) for number in (0, 1, 2)] if apart else []
     try:
         if apart:
             nothing = os.open(os.devnull, os.O_RDWR)
@@ -469,9 +472,9 @@ def _ignoring_signals(*, apart: bool) -> Iterator[None]:
             os.close(nothing)
         yield
     finally:
-        for number, kept in enumerate(own):
-            os.dup2(kept, number)
-            os.close(kept)
+        for number, copy in enumerate(saved):
+            os.dup2(copy, number)
+            os.close(copy)
         for name, handler in before.items():
             signal.signal(name, handler)
 
@@ -481,7 +484,7 @@ def _ignoring_signals(*, apart: bool) -> Iterator[None]:
 
 @contextmanager
 def _ended_if_cancelled(run: RunFolder, job: str) -> Iterator[None]:
-    """End the job in order at SIGTERM, if it does not stand in the note any more.
+    """End the job cleanly at SIGTERM, if the note no longer lists it.
 
     SLURM sends the same signal to a job that it interrupts, and then submits it again itself.
     """
@@ -498,7 +501,7 @@ def _ended_if_cancelled(run: RunFolder, job: str) -> Iterator[None]:
 
 
 def _wait_until_listed(run: RunFolder, job: str) -> bool:
-    """Wait until the job stands in the note; False if it was cancelled before."""
+    """Wait until the note lists the job; False if it was cancelled before."""
     until = time.monotonic() + LISTING_TIMEOUT
     while not _is_in_note(run, job):
         if time.monotonic() > until:
@@ -543,7 +546,7 @@ def _lasting_facts(record: RunRecord) -> dict[str, object]:
 
 
 def _print_event(event: Event) -> None:
-    """Write what a person may look for into the log of the job."""
+    """Write facts for people into the log of the job."""
     if event.line:
         print(event.line, flush=True)
     if event.finished:

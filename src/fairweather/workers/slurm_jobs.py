@@ -1,4 +1,4 @@
-"""The jobs of a cluster that were submitted for a run, and whether they still are there."""
+"""The jobs of a cluster that were submitted for a run, and which of them still exist."""
 
 from __future__ import annotations
 
@@ -24,33 +24,34 @@ from fairweather.workers.options import SLURM
 
 JOBS_FILE = "jobs.json"
 JOB_LOGS = "logs/jobs"  # folder in the run folder: the files of submitit
-ANSWER = "_answer.json"  # end of the name of the file in which a job says why it has ended
+ANSWER = "_answer.json"  # end of the name of the file with a job's answer
 LOCK_TIMEOUT = 60.0  # seconds that another process may take to submit jobs
-KILL_TIMEOUT = 10.0  # seconds within which jobs of this machine end once they are told to
+KILL_TIMEOUT = 10.0  # seconds within which local jobs end when they are told to
 
-# It becomes a part of the names of files, and of the command that ends the job.
+# It becomes part of file names, and of the command that ends the job.
 JobId = Annotated[str, pydantic.StringConstraints(pattern=r"^\d{1,18}(_\d{1,9})?$")]
 Place = Annotated[str, pydantic.StringConstraints(pattern=r"^[0-9a-f]{16}$")]
 
 
 class SubmittedJobs(FrozenRecord):
-    """The jobs that were submitted for a run: its file `jobs.json`.
-
-    Attributes:
-        executor: `slurm` or `slurm-local`.
-        host: the machine that they were submitted from.
-        folder: the path of the run folder there. A copy of the folder has the note, but no jobs.
-        study: the digest of their plan.
-        jobs: their numbers, also of those that have ended, each with the name of the folder in
-            `logs/jobs` that has its files.
-    """
+    """The jobs that were submitted for a run: its file `jobs.json`."""
 
     version: Literal[1] = 1
     executor: Annotated[str, pydantic.StringConstraints(pattern="^slurm(-local)?$")]
+    """`slurm` or `slurm-local`."""
+
     host: str
+    """The machine that they were submitted from."""
+
     folder: str
+    """The path of the run folder there. A copy of the folder has the note, but no jobs."""
+
     study: str
+    """The digest of their plan."""
+
     jobs: dict[JobId, Place] = pydantic.Field(default_factory=dict)
+    """Their numbers, also of those that have ended, each with the name of the folder in `logs/jobs`
+    that has its files."""
 
     def log_file(self, job: str) -> str:
         """The name of the log of a job in the run folder."""
@@ -62,7 +63,8 @@ class SubmittedJobs(FrozenRecord):
 
 
 def read_note(run: RunFolder) -> SubmittedJobs | None:
-    """What was submitted for a run and was not ended; raises `InputError` for a damaged file."""
+    """The jobs that were submitted for a run and not ended; raises `InputError` for a damaged
+    file."""
     path = run.file(JOBS_FILE)
     try:
         return SubmittedJobs.model_validate_json(path.read_bytes())
@@ -73,17 +75,17 @@ def read_note(run: RunFolder) -> SubmittedJobs | None:
 
 
 def lock_note(run: RunFolder) -> AbstractContextManager[None]:
-    """Let no other process submit jobs for a run, or end them, inside the `with` block."""
+    """Keep other processes from submitting or ending jobs of a run inside the `with` block."""
     return lock_folder(run.file(JOB_LOGS), timeout=LOCK_TIMEOUT, needed=False)
 
 
 def write_note(run: RunFolder, note: SubmittedJobs) -> None:
-    """Write down what was submitted."""
+    """Write down the submitted jobs."""
     run.write(JOBS_FILE, note.model_dump_json(indent=1) + "\n")
 
 
 def forget_jobs(run: RunFolder, note: SubmittedJobs) -> None:
-    """Remove the note, and the files of its jobs but their logs."""
+    """Remove the note, and the files of its jobs except their logs."""
     run.file(JOBS_FILE).unlink(missing_ok=True)
     for job, place in note.jobs.items():
         for end in ("_submitted.pkl", "_0_result.pkl", ANSWER):
@@ -91,7 +93,7 @@ def forget_jobs(run: RunFolder, note: SubmittedJobs) -> None:
 
 
 def make_place(run: RunFolder) -> Place:
-    """Make a folder for the files of new jobs, which nobody else can have put anything into."""
+    """Make a new folder for the files of new jobs, which is surely empty."""
     place = secrets.token_hex(8)
     run.file(JOB_LOGS).mkdir(parents=True, exist_ok=True)
     run.file(place_folder(place)).mkdir(mode=0o700)
@@ -109,7 +111,7 @@ def answer_file(place: Place, job: str) -> str:
 
 
 def job_name(run: RunFolder) -> str:
-    """The name that SLURM shows of the jobs of a run folder, and of no other one."""
+    """The name that SLURM shows for the jobs of this run folder alone."""
     digest = hashlib.sha256(str(run.path.resolve()).encode(errors="surrogateescape")).hexdigest()
     return f"fairweather-{digest[:16]}"
 
@@ -125,7 +127,7 @@ def require_states(run: RunFolder, note: SubmittedJobs) -> Mapping[str, bool]:
 
 
 def states(run: RunFolder, note: SubmittedJobs) -> Mapping[str, bool] | None:
-    """The jobs that have not ended, each with whether it runs; None if SLURM does not answer.
+    """The jobs that have not ended, and whether each runs; None if SLURM does not answer.
 
     Raises `InputError` for jobs of another folder, and for processes of another machine.
     """
@@ -145,11 +147,11 @@ def states(run: RunFolder, note: SubmittedJobs) -> Mapping[str, bool] | None:
 
 
 def end_all_jobs(run: RunFolder, note: SubmittedJobs, jobs: Collection[str]) -> None:
-    """End those jobs that are left, and remove the note; raises `InputError` as `end_jobs`.
+    """End the remaining jobs, and remove the note; raises `InputError` as `end_jobs` does.
 
-    If they could not be ended, the note is there again.
+    If they could not be ended, the note is restored.
     """
-    # First the note: without it, a job that is told to end does not wait to be resumed.
+    # The note first: without it, a job that is told to end does not wait to be resumed.
     run.file(JOBS_FILE).unlink(missing_ok=True)
     try:
         end_jobs(run, note, jobs)
@@ -160,15 +162,15 @@ def end_all_jobs(run: RunFolder, note: SubmittedJobs, jobs: Collection[str]) -> 
 
 
 def end_jobs(run: RunFolder, note: SubmittedJobs, jobs: Collection[str]) -> None:
-    """End jobs that `states` has found; those of this machine have ended when this returns.
+    """End jobs that `states` has found; local jobs have ended when this returns.
 
     Raises `InputError` if SLURM did not end them.
     """
     if note.executor == SLURM:
-        # It also fails for jobs that have ended since squeue was asked.
+        # It also fails for jobs that have ended since the query.
         if jobs and _run_program("scancel", *jobs) is None:
-            left = _read_queue(run, jobs)
-            if left is None or left:
+            queued = _read_queue(run, jobs)
+            if queued is None or queued:
                 raise InputError(
                     f"SLURM did not end all jobs of {run.path} (scancel failed): they may still "
                     f"hold their machines; give `fairweather cancel {run.path}` again later"
@@ -201,8 +203,8 @@ def cancel_jobs(path: Path) -> int:
 
 
 def _read_queue(run: RunFolder, jobs: Collection[str]) -> Mapping[str, bool] | None:
-    # Not by their numbers: squeue fails for those that ended long ago. A number alone proves
-    # nothing: who can write the note can write those of other jobs.
+    # Not by their numbers: squeue fails for jobs that ended long ago. And a number proves nothing,
+    # since the note could contain the numbers of other jobs.
     asked = ("--noheader", "--array", f"--user={os.getuid()}", "--format=%i %T %j")
     answer = _run_program("squeue", *asked)
     if answer is None:
@@ -214,7 +216,7 @@ def _read_queue(run: RunFolder, jobs: Collection[str]) -> Mapping[str, bool] | N
 
 
 def _run_program(*command: str) -> str | None:
-    """The answer of a program of SLURM; None if it has none."""
+    """The output of a SLURM program; None if it fails."""
     try:
         done = subprocess.run(command, capture_output=True, text=True, timeout=60, check=True)  # nosec B603 # words, no shell
     except (OSError, subprocess.SubprocessError):
@@ -223,7 +225,7 @@ def _run_program(*command: str) -> str | None:
 
 
 def _is_process(run: RunFolder, place: Place, job: str) -> bool:
-    """Whether a process of this machine is this job: a later one may have its number."""
+    """Whether a local process is this job; a later process may have the same number."""
     try:
         command = Path(f"/proc/{job}/cmdline").read_bytes().decode(errors="replace")
     except FileNotFoundError:

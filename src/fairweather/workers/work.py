@@ -1,4 +1,4 @@
-"""A run that is to be done, as a front end hands it to an executor."""
+"""A run to do, as requests hand it to an executor."""
 
 from __future__ import annotations
 
@@ -22,9 +22,9 @@ from fairweather.workers.options import Sharing
 
 
 def write_image_lists(folder: RunFolder, datasets: Mapping[str, Dataset]) -> None:
-    """Write `images/PART.csv` for everything that is predicted and has files of its own.
+    """Write `images/PART.csv` for all predicted images that have their own files.
 
-    No step reads these lists, so they change no fingerprint. A list that is right stays as it is.
+    No step reads these lists, so they change no fingerprint. A correct list is not written again.
 
     Args:
         folder: the run folder.
@@ -50,7 +50,7 @@ def write_image_lists(folder: RunFolder, datasets: Mapping[str, Dataset]) -> Non
 
 @dataclass(frozen=True, kw_only=True)
 class WorkerSettings:
-    """The settings of a `Worker` that any process can be told."""
+    """The settings of a `Worker` that can be sent to any process."""
 
     device: str
     offline: bool
@@ -60,18 +60,17 @@ class WorkerSettings:
 
 
 class Assignment(FrozenRecord):
-    """What another process that sees the run folder is told.
-
-    Attributes:
-        plan, record: what is done, and the record that the run must have.
-        folder: the run folder.
-        settings: those of its worker.
-    """
+    """The message to another process that sees the run folder."""
 
     plan: Plan
     record: RunRecord
+    """`plan`, `record`: the steps, and the record that the run must have."""
+
     folder: str
+    """The run folder."""
+
     settings: WorkerSettings
+    """Those of its worker."""
 
     @property
     def threads(self) -> int:
@@ -79,42 +78,46 @@ class Assignment(FrozenRecord):
         return self.plan.steps[0].threads
 
     def worker(self, tell: Notify = silent) -> Worker:
-        """The worker of that process; `tell` hears what happens while data are loaded."""
+        """Make the worker of that process; `tell` is called while data are loaded."""
         return Worker(self.plan, progress=tell, **vars(self.settings))
 
 
 @dataclass(frozen=True, kw_only=True)
 class Work:
-    """A run that is to be done.
-
-    Attributes:
-        path: the run folder.
-        plan, record: what is done, and what describes it.
-        device: of the steps; see `fairweather.workers.executors.choose_device`.
-        offline: never use the network.
-        replace: replace finished work that was made with other settings.
-        files: further files that describe the run, by name.
-        check: raises `InputError` for a folder of another run, unless its work is replaced.
-        datasets, models, given: what this process has opened, as in `Worker`. Other processes open
-            the same by the names in the plan.
-    """
+    """A run to do."""
 
     path: Path
+    """The run folder."""
+
     plan: Plan
     record: RunRecord
+    """`plan`, `record`: the steps, and the record of the run."""
+
     device: torch.device
+    """Of the steps; see `fairweather.workers.executors.choose_device`."""
+
     offline: bool
+    """Never use the network."""
+
     datasets: Mapping[str, Dataset]
     replace: bool = False
+    """Replace finished work that was made with other settings."""
+
     files: Mapping[str, str] = field(default_factory=dict)
+    """Further files that describe the run, by name."""
+
     check: Callable[[RunFolder], None] = lambda _: None
+    """Raises `InputError` for the folder of another run, unless its work is replaced."""
+
     models: Mapping[str, nn.Module] = field(default_factory=dict)
     given: Callable[[str], AnyPredictions] | None = None
+    """`datasets`, `models`, `given`: what this process has opened, as in `Worker`. Other processes
+    open the same by the names in the plan."""
 
     def prepare(self, folder: RunFolder, others: bool) -> None:
-        """Begin the run in its folder; `others` says whether processes work in it already."""
+        """Begin the run in its folder; `others` says whether other processes already work in it."""
         record = self.record
-        if others and folder.has_record:  # where and when the run was begun stays as it is
+        if others and folder.has_record:  # keep where and when the run began
             record = record.model_copy(update={"provenance": folder.record.provenance})
             if record == folder.record:
                 return
@@ -142,7 +145,7 @@ class Work:
         )
 
     def worker(self, settings: WorkerSettings, tell: Notify) -> Worker:
-        """The worker of this process; `tell` hears what happens while data are loaded."""
+        """Make the worker of this process; `tell` is called while data are loaded."""
         return Worker(
             self.plan,
             progress=tell,
@@ -153,7 +156,7 @@ class Work:
         )
 
     def assign(self, settings: WorkerSettings) -> Assignment:
-        """What another process is told."""
+        """Make the message to another process."""
         return Assignment(
             plan=self.plan,
             record=self.record,

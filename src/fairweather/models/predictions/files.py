@@ -1,4 +1,4 @@
-"""Which file has which predictions: one file, a folder with names, or a mapping file."""
+"""Find files of predictions: one file, a folder with names, or a mapping file."""
 
 from __future__ import annotations
 
@@ -27,27 +27,29 @@ NAME_PATTERN = re.compile(
 
 
 class PredictionSource(NamedTuple):
-    """The predictions of one model and seed under one shift.
-
-    Attributes:
-        model: the name of the model.
-        seed: the seed that it was trained with; 0 if that is not known.
-        shift: `clean`, `validation` for clean validation images, or the name of a shift.
-        level: of the shift; None for the others.
-        content: a file, a table or an array.
-        place: what messages call it.
-    """
+    """The predictions of one model and seed under one shift."""
 
     model: str
+    """The name of the model."""
+
     seed: int
+    """The seed that it was trained with; 0 if that is not known."""
+
     shift: str
+    """`clean`, `validation` for clean validation images, or the name of a shift."""
+
     level: float | None
+    """Of the shift; None for the others."""
+
     content: Content
+    """A file, a table or an array."""
+
     place: str
+    """What messages call it."""
 
 
 def find_predictions(path: Path) -> list[PredictionSource]:
-    """Find the predictions that a file, a folder of files or a mapping file stands for.
+    """Find the predictions in a file, a folder of files or a mapping file.
 
     The files of a folder are called `MODEL[-seedN][-SHIFT,LEVEL]`, as `resnet-seed0-fog,3.csv` is;
     without a shift they are clean, and `-validation` are clean validation images. A `/` in the name
@@ -110,8 +112,8 @@ def parse_name(name: str, content: Any, place: str) -> PredictionSource:  # noqa
 def parse_model_names(names: Iterable[object]) -> list[tuple[str, int]]:
     """Read the model and the seed of names of the form `MODEL[-seedN]`.
 
-    Raises `InputError` for another form, for two names of one model and seed or of one folder, and
-    where a model has not all seeds that another one has.
+    Raises `InputError` for another form, for two names of the same model and seed or folder, and if
+    a model lacks a seed of another model.
 
     >>> parse_model_names(["plain-seed0", "plain-seed1", "mixup-seed0", "mixup-seed1"])
     [('plain', 0), ('plain', 1), ('mixup', 0), ('mixup', 1)]
@@ -143,7 +145,7 @@ def parse_model_names(names: Iterable[object]) -> list[tuple[str, int]]:
 
 
 def note_seeds(models: Iterable[str]) -> list[str]:
-    """Say which models may have been meant as seeds of one.
+    """Name models that were perhaps meant as seeds of one.
 
     >>> note_seeds(["a_seed1", "b", "a_seed2"])
     ['a_seed1 and a_seed2 are models of their own; the seeds of one are called NAME-seedN']
@@ -178,7 +180,7 @@ def _read_mapping(entries: object, path: Path) -> Iterator[PredictionSource]:
 
 
 def _shorten(file: Path, folder: Path) -> str:
-    """A file as seen from a folder, or only its name if it lies elsewhere.
+    """A file's path relative to a folder, or only its name if it lies elsewhere.
 
     >>> _shorten(Path("here/a/b.csv"), Path("here")), _shorten(Path("/there/b.csv"), Path("here"))
     ('a/b.csv', 'b.csv')
@@ -214,7 +216,7 @@ def _check_entry(
 
 
 def _parse_number(value: Any) -> Any:  # noqa: ANN401 - of a YAML or CSV file
-    """A number that may be written as text; anything else as it is."""
+    """Read a number that may be written as text; anything else stays unchanged."""
     if not isinstance(value, str):
         return value
     for kind in (int, float):

@@ -21,41 +21,44 @@ SEPARATORS = "_-.: /"  # between a prefix such as `prob_` and the name of a clas
 
 
 class KnownImages(NamedTuple):
-    """The images of one split that predictions must be of.
-
-    Attributes:
-        labels: int64 `[n]`.
-        keys: int64 `[n]`, each once.
-        names: the name of each: its file, or its key as text; None if images have no names.
-        place: what messages call them.
-        are_files: whether the names are paths of files.
-        in_order: whether rows without keys may be taken in the order of the images.
-    """
+    """The images of one split that predictions must be of."""
 
     labels: npt.NDArray[np.int64]
+    """int64 `[n]`."""
+
     keys: npt.NDArray[np.int64]
+    """int64 `[n]`, each once."""
+
     names: Sequence[str] | None
+    """The name of each: its file, or its key as text; None if images have no names."""
+
     place: str
+    """What messages call them."""
+
     are_files: bool = False
+    """Whether the names are paths of files."""
+
     in_order: bool = True
+    """Whether rows without keys may be taken in the order of the images."""
 
 
 class MatchedPredictions(NamedTuple):
-    """Predictions in the order of the images and of the classes.
-
-    Attributes:
-        logits: float32 `[n, C]`.
-        kind: what the outputs were taken for.
-        classes: how the columns were matched with the classes.
-        rows: how the rows were matched with the images.
-        notes: what else was assumed.
-    """
+    """Predictions in the order of the images and of the classes."""
 
     logits: npt.NDArray[np.float32]
+    """float32 `[n, C]`."""
+
     kind: OutputKind
+    """What the outputs were taken for."""
+
     classes: str
+    """How the columns were matched with the classes."""
+
     rows: str
+    """How the rows were matched with the images."""
+
     notes: tuple[str, ...]
+    """What else was assumed."""
 
 
 def match_predictions(
@@ -88,7 +91,7 @@ def match_predictions(
         raise column_error(rows.place)
     mapped = _match_classes(rows, classes, options, labels)
     outputs, kind, unused = _select_outputs(rows, mapped, options)
-    order, how = _match_rows(rows, images)
+    order, note = _match_rows(rows, images)
     notes = [*rows.notes, *unused]
     if rows.labels is not None:
         _check_labels(rows, order, classes, images)
@@ -101,11 +104,11 @@ def match_predictions(
                 "1.2e-38 (87 nats of the negative log-likelihood): write more decimals if it was "
                 "rounded"
             )
-    return MatchedPredictions(logits, kind, mapped.note, how, tuple(notes))
+    return MatchedPredictions(logits, kind, mapped.note, note, tuple(notes))
 
 
 def name_classes(rows: PredictionRows, options: RowOptions) -> tuple[str, ...]:
-    """The names of the classes, where no data set gives them: those of the columns.
+    """The names of the classes if no data set gives them: those of the columns.
 
     >>> rows = PredictionRows("", np.ones((1, 2)), ("prob_a", "prob_b"), None, None)
     >>> name_classes(rows, RowOptions())
@@ -162,7 +165,7 @@ def number_labels(
 
 
 def strip_affixes(names: Sequence[str]) -> tuple[str, ...]:
-    """Cut what all names begin or end with, such as `prob_`, up to a separator or a number.
+    """Cut a common beginning or end of all names, such as `prob_`, up to a separator or a number.
 
     >>> strip_affixes(["prob_cat", "prob_dog"]), strip_affixes(["p0", "p1"])
     (('cat', 'dog'), ('0', '1'))
@@ -225,7 +228,7 @@ def _select_outputs(
         note = f"not used: {others}"
     except InputError:
         kind = detect_prediction_kind(rows.outputs, options.outputs, rows.place)
-        if kind.kind == "logits":  # with a column of something else, nothing sums to one
+        if kind.kind == "logits":  # with a column of something else, rows do not sum to one
             raise
         note = f"the data have no images of {others}: the probabilities are those without them"
         largest = np.isin(rows.outputs.argmax(1), rest)
@@ -250,11 +253,11 @@ def _join_columns(
 ) -> npt.NDArray[np.float64]:
     """The outputs of each class; the probabilities of several columns of a class are added."""
     add = np.add if kind.kind == "probabilities" else np.logaddexp
-    return np.stack([add.reduce(outputs[:, list(own)], axis=1) for own in mapped.columns], axis=1)
+    return np.stack([add.reduce(outputs[:, list(at)], axis=1) for at in mapped.columns], axis=1)
 
 
 def _match_rows(rows: PredictionRows, images: KnownImages) -> tuple[npt.NDArray[np.int64], str]:
-    """Which row is that of each image, int64 `[n]`, and how that is known."""
+    """Find the row of each image, int64 `[n]`, and say how."""
     count, n = len(rows.outputs), len(images.labels)
     if rows.keys is None:
         if not images.in_order:
@@ -283,8 +286,8 @@ def _match_rows(rows: PredictionRows, images: KnownImages) -> tuple[npt.NDArray[
     if missing or extra:
         misfits = {"images have no row": missing, "rows have a key of no image": extra}
         listed = "; ".join(
-            f"{len(names):,} {what}: {quote_names(names)}"
-            for what, names in misfits.items()
+            f"{len(names):,} {kind}: {quote_names(names)}"
+            for kind, names in misfits.items()
             if names
         )
         raise InputError(
@@ -303,16 +306,16 @@ class _NamingScheme(NamedTuple):
     of_key: Callable[[str], str]
 
     def order(self, keys: Sequence[str]) -> npt.NDArray[np.int64]:
-        """Which row is that of each image, int64 `[n]`, where every image has one."""
+        """The row of each image, int64 `[n]`; every image must have one."""
         row = {self.of_key(key): number for number, key in enumerate(keys)}
         return np.array([row[self.of_image(name)] for name in self.images], dtype=np.int64)
 
 
 def _choose_scheme(keys: Sequence[str], rows: PredictionRows, images: KnownImages) -> _NamingScheme:
-    """The scheme under which most keys are those of images; the strictest of equal ones.
+    """The scheme under which most keys match images; the strictest of equal ones.
 
     Raises:
-        InputError: all keys are those of images in two ways, which give different images.
+        InputError: all keys match images in two ways that disagree.
     """
     by_place = _NamingScheme("key", list(map(str, images.keys.tolist())), str, str)
     schemes = [by_place]
@@ -324,12 +327,12 @@ def _choose_scheme(keys: Sequence[str], rows: PredictionRows, images: KnownImage
     best, most = schemes[0], -1
     complete = list[_NamingScheme]()
     for scheme in schemes:
-        known, own = set(map(scheme.of_image, scheme.images)), set(map(scheme.of_key, keys))
-        if len(known) < len(scheme.images) or len(own) < len(keys):
-            continue  # two images, or two rows, would have one name
-        if len(known & own) > most:
-            best, most = scheme, len(known & own)
-        if known == own:
+        known, written = set(map(scheme.of_image, scheme.images)), set(map(scheme.of_key, keys))
+        if len(known) < len(scheme.images) or len(written) < len(keys):
+            continue  # two images or rows would share a name
+        if len(known & written) > most:
+            best, most = scheme, len(known & written)
+        if known == written:
             complete.append(scheme)
     if rows.places and by_place in complete:
         return by_place
@@ -344,7 +347,8 @@ def _choose_scheme(keys: Sequence[str], rows: PredictionRows, images: KnownImage
 
 
 def _list_file_schemes(names: Sequence[str]) -> Iterator[_NamingScheme]:
-    """By the last parts of the path, the most parts first; then the same without the suffix."""
+    """Schemes by the last parts of the path, the longest first; then the same without the
+    suffix."""
     for parts in range(max(len(PurePosixPath(name).parts) for name in names), 0, -1):
         title = "file name" if parts == 1 else f"the last {parts} parts of the path"
         end, stem = partial(_end_of_path, parts, True), partial(_end_of_path, parts, False)
@@ -376,10 +380,10 @@ def _check_labels(
 
 
 def number_keys(keys: Column | None, count: int) -> tuple[npt.NDArray[np.int64], list[str] | None]:
-    """The keys of rows that no data set has, int64 `[N]`, and their names if they are text.
+    """Make keys for rows without a data set, int64 `[N]`, and their names if they are text.
 
-    Rows without keys are counted; text is counted in its order, so that the same texts always have
-    the same keys.
+    Rows without keys are numbered. Texts are numbered in their order, so that the same texts always
+    have the same keys.
 
     >>> number_keys(np.array(["b", "a"]), 2), number_keys(None, 2)
     ((array([1, 0]), ['b', 'a']), (array([0, 1]), None))

@@ -30,9 +30,9 @@ KEY_COLUMNS = (
     *("key", "keys", "id", "ids", "image", "image_id", "img", "name"),
     *("file", "files", "filename", "file_name", "path", "image_path"),
 )
-PLACE_COLUMNS = ("key", "keys")  # of these, numbers are places and never names of files
+PLACE_COLUMNS = ("key", "keys")  # numbers in these are places, never names of files
 INDEX_COLUMNS = ("", "index", "unnamed: 0", "__index_level_0__")  # what pandas writes for its index
-# Of what a program says besides, nothing is needed: it follows from the outputs.
+# Further columns of programs that are not needed, because they follow from the outputs.
 DERIVED_COLUMNS = (
     *("pred", "prediction", "predicted", "predicted_label", "predicted_class", "confidence"),
 )
@@ -42,7 +42,7 @@ CSV_SUFFIXES = (".csv", ".tsv", ".txt")
 SUFFIXES = (*CSV_SUFFIXES, ".parquet", ".npz", ".npy")
 SPACES = r"\s+"  # the separator of files without commas, semicolons and tabs
 AFTER_LAST = "after the last column"  # empty cells, where each line ends with a separator
-LINES_LOOKED_AT = 20  # lines that show the separator and whether there is a header
+LINES_LOOKED_AT = 20  # lines that are checked for the separator and a header
 # Usual names of arrays in npz files.
 OUTPUT_ARRAYS = (
     *("probabilities", "probs", "prob", "proba", "logits", "log_probs", "log_probabilities"),
@@ -57,42 +57,44 @@ Arrays = Mapping[str, npt.NDArray[Any]]
 
 
 class RowOptions(NamedTuple):
-    """What the options say of files of predictions; what they leave open is found out.
-
-    Attributes:
-        outputs: `auto`, `logits` or `probabilities`.
-        label_column, key_column: names of columns; a column of a file without a header is called by
-            its number, from 0.
-        classes: the class of each column of outputs.
-    """
+    """The options for files of predictions; the rest is detected."""
 
     outputs: str = "auto"
+    """`auto`, `logits` or `probabilities`."""
+
     label_column: str | None = None
     key_column: str | None = None
+    """`label_column`, `key_column`: names of columns; a column of a file without a header is called
+    by its number, from 0."""
+
     classes: tuple[str, ...] = ()
+    """The class of each column of outputs."""
 
 
 @dataclass(frozen=True)
 class PredictionRows:
-    """Predictions as they were read, one row per image.
-
-    Attributes:
-        place: what messages call them.
-        outputs: float64 `[N, C]`.
-        names: what the columns of outputs are called; None if nothing names them.
-        labels: `[N]`, whole numbers or text; None if they are not there.
-        keys: `[N]`, whole numbers or text; None if the rows are only in some order.
-        notes: what was assumed, one sentence each.
-        places: whether the column of keys is called `key`, so that its numbers are places.
-    """
+    """Predictions as they were read, one row per image."""
 
     place: str
+    """What messages call them."""
+
     outputs: npt.NDArray[np.float64]
+    """float64 `[N, C]`."""
+
     names: tuple[str, ...] | None
+    """The names of the columns of outputs; None if they have no names."""
+
     labels: Column | None
+    """`[N]`, whole numbers or text; None if they are not there."""
+
     keys: Column | None
+    """`[N]`, whole numbers or text; None if only the order identifies rows."""
+
     notes: tuple[str, ...] = ()
+    """What was assumed, one sentence each."""
+
     places: bool = False
+    """Whether the column of keys is called `key`, so that its numbers are places."""
 
 
 def read_rows(
@@ -170,10 +172,10 @@ def read_frame(
         raise InputError(f"{place} has no rows")
     names, notes = [str(name) for name in frame.columns], list[str]()
     usual = (LABEL_COLUMNS, KEY_COLUMNS) if headed else ((), ())
-    which = "column of the labels: name it with --label-column"
-    label = _find_name(options.label_column, usual[0], names, "column", which, place)
-    which = "column of the keys: name it with --key-column"
-    key = _find_name(options.key_column, usual[1], names, "column", which, place)
+    subject = "column of the labels: name it with --label-column"
+    label = _find_name(options.label_column, usual[0], names, "column", subject, place)
+    subject = "column of the keys: name it with --key-column"
+    key = _find_name(options.key_column, usual[1], names, "column", subject, place)
     if label is not None and label == key:
         raise InputError(f"{place}: the column {label!r} cannot have both the labels and the keys")
     rest = [name for name in names if name not in (label, key)]
@@ -181,8 +183,8 @@ def read_frame(
     index = _find_index(frame, rest, classes or len(options.classes) or None, headed=headed)
     if index is not None:
         rest.remove(index)
-        which = f"the column {index!r}" if headed and index else "the first column"
-        keys, note = _read_index(frame[index], keys, key, place, which)
+        subject = f"the column {index!r}" if headed and index else "the first column"
+        keys, note = _read_index(frame[index], keys, key, place, subject)
         notes.append(note)
     if derived := [name for name in rest if headed and name.lower() in DERIVED_COLUMNS]:
         rest = [name for name in rest if name not in derived]
@@ -212,7 +214,7 @@ def read_frame(
 
 
 def column_error(place: str) -> InputError:
-    """The refusal of a single column of outputs."""
+    """Build the error for a single column of outputs."""
     return InputError(
         f"{place} has one column of outputs, and there must be one for each class: for two "
         "classes write 1 - p beside p"
@@ -245,7 +247,7 @@ def read_column(values: object, place: str) -> Column:
     for row, value in enumerate(column.tolist(), start=1):
         text = value
         if isinstance(value, bytes):
-            with suppress(UnicodeDecodeError):  # what is no UTF-8 is no name
+            with suppress(UnicodeDecodeError):  # names are always UTF-8
                 text = value.decode()
         if isinstance(text, bool) or not isinstance(text, str | int) or text == "":
             raise InputError(
@@ -277,24 +279,25 @@ def _find_name(
     usual: Sequence[str],
     names: Collection[str],
     kind: str,
-    which: str,
+    subject: str,
     place: str,
 ) -> str | None:
-    """The column or array that is asked for, or the one with a usual name."""
+    """The requested column or array, or the one with a usual name."""
     if asked is not None:
         if asked not in names:
             raise unknown_name(f"{kind} of {place}", asked, names)
         return asked
     candidates = [name for name in names if name.lower() in usual]
     if len(candidates) > 1:
-        raise InputError(f"{place} has {quote_names(candidates)}, each of which may be the {which}")
+        listed = quote_names(candidates)
+        raise InputError(f"{place} has {listed}, each of which may be the {subject}")
     return candidates[0] if candidates else None
 
 
 def _find_index(
     frame: pd.DataFrame, rest: Sequence[str], classes: int | None, *, headed: bool
 ) -> str | None:
-    """The column that only numbers the rows or names them, as pandas writes its index."""
+    """The column that only numbers or names the rows, as pandas writes its index."""
     if headed:
         return next((name for name in rest if name.lower() in INDEX_COLUMNS), None)
     if classes is None or len(rest) != classes + 1:
@@ -315,20 +318,20 @@ def _has_leading_zeros(values: pd.Series[Any]) -> bool:
 
 
 def _read_index(
-    values: pd.Series[Any], keys: Column | None, key: str | None, place: str, which: str
+    values: pd.Series[Any], keys: Column | None, key: str | None, place: str, subject: str
 ) -> tuple[Column | None, str]:
-    """The keys, and a note on the index column, which counts the rows or has their keys."""
+    """The keys, and a note on the index column, which numbers the rows or has their keys."""
     if _is_counter(values):
-        return keys, f"{which} counts the rows and is not used"
+        return keys, f"{subject} counts the rows and is not used"
     if key is not None:
-        return keys, f"not used: {which}"
+        return keys, f"not used: {subject}"
     plain = pd.to_numeric(values, errors="coerce")
     names = values if plain.isna().any() or _has_leading_zeros(values) else plain
-    return read_column(names, f"{place}, {which}"), f"{which} is taken for the keys"
+    return read_column(names, f"{place}, {subject}"), f"{subject} is taken for the keys"
 
 
 def _is_text(values: pd.Series[Any]) -> bool:
-    """Whether most values are text; a few, and those that are missing, `numbers` names."""
+    """Whether most values are text; `numbers` reports a few or missing ones."""
     if values.dtype.kind in "iufb":
         return False
     present = values[~values.astype(str).str.strip().str.lower().isin(MISSING_VALUES)]
@@ -355,7 +358,7 @@ def _read_dataframe(
     _check_distinct(names, place)
     headed = not isinstance(frame.columns, pd.RangeIndex)
     plain = frame.set_axis(names, axis="columns")
-    if not frame.index.equals(pd.RangeIndex(len(frame))):  # that of a sorted table has the order
+    if not frame.index.equals(pd.RangeIndex(len(frame))):  # a sorted index has the order
         if "" in names or isinstance(frame.index, pd.MultiIndex):
             raise InputError(f"{place} has an index besides: make it a column (reset_index)")
         plain = plain.reset_index(drop=True)
@@ -383,7 +386,7 @@ def _read_csv(path: Path, place: str, options: RowOptions) -> tuple[pd.DataFrame
     _check_distinct(names, place)
     texts = {options.label_column, options.key_column}
     usual = (*LABEL_COLUMNS, *KEY_COLUMNS, *INDEX_COLUMNS) if headed else ()
-    kept = {name: str for name in names if name in texts or name.lower() in usual}
+    dtypes = {name: str for name in names if name in texts or name.lower() in usual}
     try:
         with warnings.catch_warnings():
             warnings.simplefilter("error", pd.errors.ParserWarning)  # cells that have no name
@@ -393,14 +396,14 @@ def _read_csv(path: Path, place: str, options: RowOptions) -> tuple[pd.DataFrame
                 header=None,
                 names=names,
                 skiprows=1 if headed else 0,
-                dtype=kept,
+                dtype=dtypes,
                 index_col=False,
                 keep_default_na=False,
                 skipinitialspace=True,
                 encoding="utf-8-sig",
                 on_bad_lines="error",
             )
-    except (ValueError, OSError, pd.errors.ParserWarning) as error:  # also those of the text
+    except (ValueError, OSError, pd.errors.ParserWarning) as error:  # also errors of decoding
         raise InputError(f"{place} cannot be read: {first_line(error)}") from None
     if AFTER_LAST in names:
         after = frame.pop(AFTER_LAST).fillna("").astype(str).str.strip()
@@ -414,7 +417,7 @@ def _read_csv(path: Path, place: str, options: RowOptions) -> tuple[pd.DataFrame
 
 
 def _name_columns(header: list[str], rows: Sequence[Sequence[str]], place: str) -> list[str]:
-    """The names of all columns; the header may leave out that of an index, as R does.
+    """The names of all columns; the header may omit the name of the index, as in R.
 
     >>> _name_columns(["a", "b"], [["1", ".5", ".5"]], ""), _name_columns(["a"], [["1", ""]], "")
     (['', 'a', 'b'], ['a', 'after the last column'])
@@ -447,14 +450,14 @@ def _read_parquet(path: Path, place: str) -> tuple[pd.DataFrame, bool] | Arrays:
 
 
 def _read_lists(lists: pa.ChunkedArray, place: str) -> npt.NDArray[np.float64]:
-    """The outputs in a column of lists, float64 `[N, C]`; nan where there is none."""
+    """The outputs in a column of lists, float64 `[N, C]`; NaN for missing ones."""
     kind = lists.type.value_type
     if not (pa.types.is_integer(kind) or pa.types.is_floating(kind)):
         raise InputError(f"{place} must have numbers, found {kind}")
     lengths = pyarrow.compute.unique(pyarrow.compute.list_value_length(lists)).to_pylist()
     if len(lengths) != 1 or lists.null_count or not lengths[0]:
         raise InputError(f"{place} must all have one length")
-    # Each part alone: all parts together may be more than one list can hold.
+    # Part by part, because all parts together may exceed the size of one list.
     parts = [part.flatten().to_numpy(zero_copy_only=False) for part in lists.chunks]
     return np.concatenate(parts).astype(np.float64).reshape(-1, lengths[0])
 
@@ -476,7 +479,7 @@ def _read_npz(path: Path, place: str) -> Arrays:
 
 
 def _read_arrays(arrays: Arrays, place: str, options: RowOptions) -> PredictionRows:
-    """Find out which array has the outputs, the labels and the keys, by their names and shapes."""
+    """Find the arrays with the outputs, the labels and the keys, by their names and shapes."""
     wide = [name for name, array in arrays.items() if array.ndim == 2 and array.shape[1] > 1]
     if len(wide) > 1:
         wide = [name for name in wide if name.lower() in OUTPUT_ARRAYS]
@@ -495,8 +498,8 @@ def _read_arrays(arrays: Arrays, place: str, options: RowOptions) -> PredictionR
     if not len(outputs):
         raise InputError(f"{place} has no rows")
 
-    def find(asked: str | None, usual: Sequence[str], what: str) -> tuple[str, Column | None]:
-        name = _find_name(asked, usual, arrays, "array", f"{what} array", place)
+    def find(asked: str | None, usual: Sequence[str], content: str) -> tuple[str, Column | None]:
+        name = _find_name(asked, usual, arrays, "array", f"{content} array", place)
         return name or "", None if name is None else read_column(arrays[name], f"{place}, {name!r}")
 
     _, names = find(None, CLASS_ARRAYS, "class")
@@ -507,9 +510,10 @@ def _read_arrays(arrays: Arrays, place: str, options: RowOptions) -> PredictionR
         )
     _, labels = find(options.label_column, LABEL_COLUMNS, "label")
     key, keys = find(options.key_column, KEY_COLUMNS, "key")
-    for column, what in ((labels, "labels"), (keys, "keys")):
+    for column, content in ((labels, "labels"), (keys, "keys")):
         if column is not None and len(column) != len(outputs):
-            raise InputError(f"{place} has {len(column):,} {what} for {len(outputs):,} predictions")
+            counts = f"{len(column):,} {content} for {len(outputs):,} predictions"
+            raise InputError(f"{place} has {counts}")
     if not np.isfinite(plain := outputs.astype(np.float64)).all() and np.isnan(plain).any():
         row = int(np.isnan(plain).any(1).argmax())
         raise InputError(f"{place} has nan in row {row + 1}, where a number must be")

@@ -15,7 +15,7 @@ from torch import nn
 
 from fairweather.data.groups import natural_columns
 from fairweather.data.image_folders import UNLABELLED
-from fairweather.data.loading import SOURCES, list_source, tested_share
+from fairweather.data.loading import DATA_SOURCES, list_source, tested_share
 from fairweather.data.named_sets import describe_verification
 from fairweather.data.sources import UNSPLIT
 from fairweather.errors import InputError, one_line
@@ -56,7 +56,6 @@ from fairweather.requests.evaluation_options import EvaluationOptions, read_natu
 from fairweather.requests.execution import describe_groups
 from fairweather.requests.inputs import (
     Inputs,
-    Settings,
     check_has_validation,
     model_label,
     open_datasets,
@@ -65,7 +64,7 @@ from fairweather.requests.inputs import (
     try_settings,
 )
 from fairweather.runs.folder import fingerprint, open_finished_run
-from fairweather.steps.measurement import OOD_DATA, MeasuredModel, collect_facts
+from fairweather.steps.measurement import OOD_DATA, MeasuredModel, Settings, collect_facts
 from fairweather.steps.plan import DATA, NATURAL_DATA, OpenedNetwork, PlannedDataset, PlannedModel
 from fairweather.steps.worker import as_logits, check_natural, model_digest, open_data
 from fairweather.types.measurement import Attack, Dataset, Images, Preparation, Shift
@@ -80,11 +79,11 @@ ADVICE = (
 MOST_SAMPLE_IMAGES = 64  # test images that show whether outputs are probabilities
 
 
-UNKNOWN_SEED = 0  # of a model whose seed nobody names
+UNKNOWN_SEED = 0  # of a model with an unknown seed
 
 
 class ModelName(NamedTuple):
-    """What a model is called, and the seed that it was trained with."""
+    """The name of a model, and the seed that it was trained with."""
 
     model: str
     seed: int = UNKNOWN_SEED
@@ -92,17 +91,14 @@ class ModelName(NamedTuple):
 
 @dataclass(frozen=True)
 class ModelRequest:
-    """Models, their data, the shifts and the options; see `evaluate`.
-
-    Attributes:
-        names: of the models, in their order; empty if each has the name that it was opened with.
-    """
+    """Models, their data, the shifts and the options; see `evaluate`."""
 
     models: tuple[str | nn.Module, ...]
     dataset: str | Dataset
     shifts: tuple[Shift | Attack, ...]
     options: EvaluationOptions
     names: tuple[ModelName, ...] = ()
+    """Of the models, in order; empty if each keeps the name from its source."""
 
     @property
     def modules(self) -> list[nn.Module]:
@@ -110,7 +106,8 @@ class ModelRequest:
         return [model for model in self.models if isinstance(model, nn.Module)]
 
     def check(self) -> None:
-        """Raise `InputError` for what does not fit together to share the work, or is not there."""
+        """Raise `InputError` if options contradict each other, or if a model or data set is
+        missing."""
         sharing = Sharing.from_options(self.options)
         sharing.check()
         if sharing.is_divided and (self.modules or isinstance(self.dataset, Dataset)):
@@ -133,7 +130,9 @@ class ModelRequest:
         runs = [read_training_data(model) for model in self.models]
         label_map = read_label_map(options)
         for name in (*options.ood, *read_natural_sources(options.natural).values()):
-            if name.partition("@")[0] not in SOURCES:  # a path; a named set may be a long download
+            if (
+                name.partition("@")[0] not in DATA_SOURCES
+            ):  # a path; a named set may be a long download
                 list_source(name, offline=True)
         fractions = _split_data(self, runs[0], settings, tell)
         priors = read_priors(options.priors)
@@ -196,33 +195,36 @@ class ModelRequest:
 
 
 class EvaluatedModel(NamedTuple):
-    """A model whose outputs are those of the data's classes.
-
-    Attributes:
-        name: with the seed, no other model of the evaluation has it.
-        seed: that it was trained with; 0 if that is not known.
-        opened: the model as it was opened.
-        outputs: whether its outputs are logits or probabilities, and why.
-        labels: the label mapping, from the model's outputs to the data's classes.
-        network: gives logits for the data's classes.
-        planned: how another process opens it.
-    """
+    """A model whose outputs are those of the data's classes."""
 
     name: str
+    """With the seed, no other model of the evaluation has it."""
+
     seed: int
+    """That it was trained with; 0 if that is not known."""
+
     opened: OpenedModel
+    """The model as it was opened."""
+
     outputs: OutputKind
+    """Whether its outputs are logits or probabilities, and why."""
+
     labels: LabelMap
+    """The label mapping, from the model's outputs to the data's classes."""
+
     network: nn.Module
+    """Gives logits for the data's classes."""
+
     planned: PlannedModel
+    """How another process opens it."""
 
     @property
     def source(self) -> str:
-        """What was opened, for people and the record."""
+        """The source of the model, for people and the record."""
         return self.planned.source
 
     def lines(self, label: str) -> list[str]:
-        """Describe it, one fact per line; the label is what it is called."""
+        """Describe it, one fact per line, with the label as its name."""
         called = "" if self.name == self.opened.name else f"{label}: "
         lines = [f"model          {called}{self.source}"]
         notes = (self.opened.facts.get(fact) for fact in ("runs_code", "numbers", "gray"))
@@ -237,10 +239,10 @@ class EvaluatedModel(NamedTuple):
 def describe_odd_range(
     normalisation: object, mean: Sequence[float], std: Sequence[float]
 ) -> str | None:
-    """Say that images are far from what a normalisation is made for; None if they are not.
+    """Describe images that do not fit a normalisation; None if they fit.
 
-    Images are far if their mean differs by more than 1.5 standard deviations in every channel and
-    they have less than half of the contrast, as nearly black images do; or by more than 3.
+    They do not fit if their mean differs by more than 3 standard deviations in every channel. More
+    than 1.5 suffice if they also have less than half of the contrast, as nearly black images do.
 
     Args:
         normalisation: the facts of a model, with `mean` and `std`.
@@ -269,7 +271,7 @@ def describe_odd_range(
 def _describe_inputs(
     models: Sequence[EvaluatedModel], labels: Sequence[str], datasets: Mapping[str, Dataset]
 ) -> list[str]:
-    """Describe what is evaluated, one fact per line; the labels are what models are called."""
+    """Describe an evaluation, one fact per line, with the labels as names of the models."""
     dataset = datasets[DATA]
     test, notes = dataset.test, dataset.notes
     height, width = test.images.shape[2:]
@@ -282,11 +284,11 @@ def _describe_inputs(
         f"{len(test.classes)} classes"
     )
     for model, label in labelled:
-        which = f"{label}: " if len(models) > 1 else ""
-        lines.append(f"labels         {which}{model.labels.note}")
+        prefix = f"{label}: " if len(models) > 1 else ""
+        lines.append(f"labels         {prefix}{model.labels.note}")
         normalised = model.opened.facts.get("normalisation")
         if odd := describe_odd_range(normalised, dataset.mean, dataset.std):
-            lines.append(f"warning        {which}{odd}")
+            lines.append(f"warning        {prefix}{odd}")
     if groups := describe_groups(test.groups):
         lines.append(f"groups         {groups}")
     for name, natural in datasets.items():
@@ -330,7 +332,7 @@ def _describe_model(
     options: EvaluationOptions,
     classes: Sequence[str],
 ) -> ModelRecord:
-    """Describe a model; of several seeds, all say where they are from, and the first the rest."""
+    """Describe a model; with several seeds, each says its source, and the first everything else."""
     model, asked = members[0], list_given_options(options)
     if options.outputs == "auto":
         del asked["outputs"]
@@ -355,7 +357,7 @@ def _describe_model(
 
 
 def _run_name(models: Sequence[EvaluatedModel], dataset: Dataset) -> str:
-    """`MODEL-on-DATA`, as a name for a folder; of several models, it has the first two."""
+    """`MODEL-on-DATA`, the name of the run folder; with several models, the first two."""
     names = list(dict.fromkeys(model.name for model in models))
     more = [f"{len(names) - 2}-more"] if len(names) > 2 else []
     data = re.sub(r"[^A-Za-z0-9_.]+", "-", Path(dataset.name).name).strip("-.")
@@ -377,10 +379,10 @@ def _match_model(
     name: ModelName,
     label_map: Mapping[str, object] | None,
 ) -> EvaluatedModel:
-    """Find out what a model gives, and map it to the classes of the data."""
+    """Find out what a model's outputs are, and map them to the classes of the data."""
     first = _compute_outputs(opened, dataset.test[:1])
     outputs = opened.outputs or parse_outputs(options.outputs)
-    if outputs is None and detect_kind(first) == "logits":  # most models show it with one image
+    if outputs is None and detect_kind(first) == "logits":  # one image shows it for most models
         outputs = LOGITS
     elif outputs is None:
         outputs = _infer_outputs(
@@ -403,7 +405,7 @@ def _match_model(
 
 
 def free_name(name: str, taken: Sequence[str]) -> str:
-    """Number a name until no other one is the same folder, also where case does not count.
+    """Number a name until its folder is unique, even if case does not count.
 
     >>> free_name("net", []), free_name("Net", ["net"]), free_name("net", ["net", "Net-2"])
     ('net', 'Net-2', 'net-3')
@@ -474,12 +476,12 @@ def make_data_source(
 
 
 def _choose_scale(options: EvaluationOptions, run: PlannedDataset | None) -> str | None:
-    """The scale that is asked for, or that of the training, so that the values are the same."""
+    """The requested scale, or that of the training, which gives the same values."""
     return options.scale or (run.scale if run else None)
 
 
 def _check_names(request: ModelRequest) -> None:
-    """Check options, and the names of models: that needs neither weights nor images."""
+    """Check options and the names of models, which needs neither weights nor images."""
     options = request.options
     for name in ("label_column", "key_column", "classes"):
         if getattr(options, name):
@@ -492,7 +494,7 @@ def _check_names(request: ModelRequest) -> None:
 
 
 def _open_model(request: ModelRequest, model: str | nn.Module) -> OpenedModel:
-    """Open a model, for images of the size that was asked for."""
+    """Open a model, for images of the requested size."""
     options = request.options
     if isinstance(model, str):
         opened = open_with_options(model, options, offline=options.offline)
@@ -505,7 +507,7 @@ def _open_model(request: ModelRequest, model: str | nn.Module) -> OpenedModel:
             type(model).__name__,
             options,
             source=source,
-            what=source,
+            subject=source,
             code=repr(model),
             side=side,
         )
@@ -519,18 +521,18 @@ def _name_module(model: nn.Module) -> str:
 
 
 def _without_checksums(tell: Notify) -> Notify:
-    """Leave out what loading says of checksums, since a line says it too."""
+    """Leave out the notes about checksums, which have a line of their own."""
     return lambda event: None if event.task == "verify" else tell(event)
 
 
 def _split_data(
     request: ModelRequest, run: PlannedDataset | None, settings: Settings, tell: Notify
 ) -> dict[str, float]:
-    """The fractions of the split: nothing is trained, so what is not tested is for fitting.
+    """The fractions of the split: nothing is trained, so the other images are for fitting.
 
-    They are empty for data that are loaded already, and for the data of the run that trained the
-    model, which are split as they were there. Raises `InputError` for data without labels, and if a
-    variant needs a validation split, and there is none.
+    They are empty for loaded data, and for the data of the run that trained the model, which keep
+    their split. Raises `InputError` for data without labels, and if a variant needs a validation
+    split, and there is none.
     """
     options, share = request.options, request.options.validation_fraction
     if isinstance(request.dataset, Dataset):
@@ -555,7 +557,7 @@ def _split_data(
         raise InputError(f"{name} has only test images: leave validation_fraction out")
     if share and "val" in listed.splits:
         raise InputError(f"{name} has a validation split of its own: leave validation_fraction out")
-    if by_name:  # as load_data divides it
+    if by_name:  # as load_data splits it
         return {"validation_fraction": share} if share else {}
     if UNSPLIT not in listed.splits:
         return {"validation_fraction": share}
@@ -647,13 +649,13 @@ def _compute_outputs(opened: OpenedModel, test: Images) -> torch.Tensor:
     except InputError:
         raise
     except Exception as error:  # the model may be anybody's code
-        said = one_line(str(error).partition("\n")[0])
-        # A network may raise any of these for images of another size than its own.
+        reason = one_line(str(error).partition("\n")[0])
+        # A network may raise any of these for images of the wrong size.
         of_size = isinstance(error, RuntimeError | AssertionError | ValueError | TypeError)
         way_out = "set size or input_size" if of_size else "mend the model"
         raise InputError(
             f"{opened.name} cannot take images of {height}x{width} "
-            f"({type(error).__name__}: {said}); {way_out}"
+            f"({type(error).__name__}: {reason}); {way_out}"
         ) from error
     plain = isinstance(logits, torch.Tensor) and not logits.is_nested
     if plain and logits.shape[1:] in ((), (1,)):

@@ -1,4 +1,4 @@
-"""Predictions that were made elsewhere as the models of an evaluation: no network is opened."""
+"""Predictions from elsewhere, in place of models: no network is opened."""
 
 from __future__ import annotations
 
@@ -69,7 +69,7 @@ from fairweather.types.measurement import CLASSIFICATION, AnyPredictions, Datase
 from fairweather.types.record import CLEAN, TEST, VAL, VALIDATION, ModelRecord, predictions_file
 from fairweather.variants.variant import Variant
 
-# The options that mean something for predictions, and those of them that need a data set.
+# The options that apply to predictions, and those of them that need a data set.
 USABLE = (
     *("outputs", "label_column", "key_column", "classes", "variants", "priors"),
     *("operating_points", "ordered_classes"),
@@ -84,10 +84,10 @@ ADVICE = (
     "the order of the rows or of the classes is probably wrong; see --key-column, --classes and "
     "--class-map"
 )
-MOST_CACHED_BYTES = 2**30  # bytes of logits that are not read again when they are stored
+MOST_CACHED_BYTES = 2**30  # bytes of logits to keep, instead of reading them again to store them
 
 
-# What is found out of the predictions in a file, by the word before it.
+# The facts about a file of predictions, by the word before each.
 _ASSUMPTIONS: Mapping[str, Callable[[MatchedPredictions], Sequence[str]]] = {
     "outputs": lambda matched: [str(matched.kind)],
     "labels": lambda matched: [matched.classes],
@@ -98,27 +98,29 @@ _ASSUMPTIONS: Mapping[str, Callable[[MatchedPredictions], Sequence[str]]] = {
 
 @dataclass(frozen=True)
 class PredictionsRequest:
-    """Predictions that were made elsewhere, what they are of, and the options; see `evaluate`.
-
-    Attributes:
-        source: `predictions:PATH`, or that they are predictions of this process.
-        name: the name for a run folder.
-        predictions: of every model, seed and shift.
-        dataset: the images that they are of; None if the labels are with the predictions.
-        labels: the label of each row, whole numbers or text `[N]`; None if a file or the data set
-            has them.
-    """
+    """Predictions from elsewhere, their images, and the options; see `evaluate`."""
 
     source: str
+    """`predictions:PATH`, or that they are predictions of this process."""
+
     name: str
+    """The name for a run folder."""
+
     predictions: tuple[PredictionSource, ...]
+    """Of every model, seed and shift."""
+
     dataset: str | Dataset | None
+    """Their images; None if the labels are with the predictions."""
+
     labels: Column | None
+    """The label of each row, whole numbers or text `[N]`; None if a file or the data set has them.
+    """
+
     options: EvaluationOptions
     modules: ClassVar[Sequence[nn.Module]] = ()  # of this process
 
     def check(self) -> None:
-        """Raise `InputError` for options that mean nothing for predictions."""
+        """Raise `InputError` for options that do not apply to predictions."""
         options, allowed = self.options, (*USABLE, *OF_DATA)
         for option in fields(EvaluationOptions):
             value = getattr(options, option.name)
@@ -144,7 +146,7 @@ class PredictionsRequest:
 
         Raises:
             InputError: files are missing, or something in them is wrong or unclear; the message
-                says what would settle it.
+                says what to do.
         """
         options = self.options
         priors = read_priors(options.priors)
@@ -153,12 +155,12 @@ class PredictionsRequest:
             part for part in (VAL, TEST) if any(_part(cell) == part for cell in cells.values())
         ]
         reader = _PredictionReader(self, cells)
-        sources, datasets, labels, where = {}, {}, "", ", without images"
+        sources, datasets, labels, remark = {}, {}, "", ", without images"
         if self.dataset is None:
             facts, images, labels = _images_of_labels(reader, parts)
         else:
             source, dataset = _open_dataset(self, parts, tell)
-            facts, images, where = collect_facts(dataset, parts), _known_images(dataset, parts), ""
+            facts, images, remark = collect_facts(dataset, parts), _known_images(dataset, parts), ""
             facts = replace(facts, natural_shift=facts.natural_shift and VAL in parts)
             sources, datasets = {DATA: source}, {DATA: dataset}
         settings = make_settings(options, shifts, device)
@@ -197,11 +199,11 @@ class PredictionsRequest:
                 settings, options, priors, images[TEST].labels, facts.classes
             ),
             read_predictions=reader.predictions,
-            # How images look that were shifted elsewhere is not known.
+            # Images that were shifted elsewhere are unknown here.
             pictured=shifts[:1] if datasets else (),
             lines=[
                 f"model          {self.source}",
-                f"data           {facts.name}: n = {n:,}{where}, {classes}",
+                f"data           {facts.name}: n = {n:,}{remark}, {classes}",
                 *([f"groups         {groups}"] if groups else []),
                 *reader.lines(shifts),
             ],
@@ -244,9 +246,9 @@ def request_predictions(
 
 
 def _check_label_order(labels: object, predictions: Iterable[PredictionSource]) -> None:
-    """Raise `InputError` if labels have an index that says another order than that of a table.
+    """Raise `InputError` if the index of the labels has another order than that of the table.
 
-    An index that only counts says no order, unless that of the table has the same numbers.
+    A counting index implies no order, unless the table's index has the same numbers.
     """
     if not isinstance(labels, pd.Series):
         return
@@ -267,8 +269,8 @@ class _PredictionReader:
     """Reads the predictions of a request; logits are kept as long as they are small.
 
     Attributes:
-        cells: which predictions are stored in which file of the run.
-        matched: what was found out of each file, without its logits.
+        cells: the predictions for each file of the run.
+        matched: the facts about each file, without its logits.
         digests: of the content of each file.
     """
 
@@ -297,12 +299,12 @@ class _PredictionReader:
         return tuple(sorted({cell.seed for cell in self.cells.values()}))
 
     def read_all(self, facts: DataFacts, images: Mapping[str, KnownImages], labels: str) -> None:
-        """Read everything once: the predictions must be of these images, classes and task.
+        """Read everything once; raise `InputError` for other images, classes or tasks.
 
         Args:
             facts: of the data.
             images: of each split.
-            labels: what is told of the labels; "" for what each file says.
+            labels: a text about the labels; "" to use each file's own.
         """
         self.classes, self.images, self.task = facts.classes, images, find_task(facts.task)
         for file in self.cells:
@@ -347,7 +349,7 @@ class _PredictionReader:
         return matched
 
     def predictions(self, file: str) -> AnyPredictions:
-        """The predictions that are stored."""
+        """The predictions to store."""
         images, logits = self.images[_part(self.cells[file])], self._match(file).logits
         return make_predictions(logits, images.labels, images.keys, self.classes, task=self.task)
 
@@ -368,7 +370,7 @@ class _PredictionReader:
             yield from (f"{title:<14} {text}" for text in sentences)
 
     def describe(self, model: str, title: str) -> ModelRecord:
-        """Describe a model: what was asked for, and what was assumed of each of its files."""
+        """Describe a model: the request, and the assumptions about each of its files."""
         files = [file for file, cell in self.cells.items() if cell.model == model]
         asked = {
             name: value
@@ -406,7 +408,7 @@ class _PredictionReader:
         return ModelRecord(title=title, **plain)
 
     def _assumptions(self, files: Sequence[str]) -> dict[str, list[str]]:
-        """Sentences by the word before them; one that is not true of all files names the first."""
+        """Sentences by the word before them; if files differ, a sentence names its first file."""
         places: dict[str, dict[str, list[str]]] = {word: {} for word in _ASSUMPTIONS}
         for word, read in _ASSUMPTIONS.items():
             for file in files:
@@ -479,13 +481,13 @@ def _part(cell: PredictionSource) -> str:
 def _images_of_labels(
     reader: _PredictionReader, parts: Sequence[str]
 ) -> tuple[DataFacts, dict[str, KnownImages], str]:
-    """The images that the first predictions of each split are of, and what their labels are."""
+    """Read the images and labels of each split from its first predictions."""
     request, cells = reader.request, reader.cells
     images, counts, digests, described = {}, {}, {}, ""
     classes: tuple[str, ...] = ()
     for part in sorted(parts):  # test first: its columns name the classes
-        own = [file for file, cell in cells.items() if _part(cell) == part]
-        file = next((file for file in own if cells[file].shift in (CLEAN, VALIDATION)), own[0])
+        files = [file for file, cell in cells.items() if _part(cell) == part]
+        file = next((file for file in files if cells[file].shift in (CLEAN, VALIDATION)), files[0])
         rows = reader.rows(file)
         classes = classes or name_classes(rows, reader.asked)
         labels, meaning = number_labels(rows, classes)
@@ -513,11 +515,11 @@ def _describe_absent_classes(
     rows: PredictionRows,
     asked: RowOptions,
 ) -> str:
-    """Say which classes no image is of; "" if there are none.
+    """Name the classes without images; "" if there are none.
 
     Raises:
-        InputError: their columns may be something else than outputs, such as ages, or labels that
-            are numbers may begin at 1.
+        InputError: their columns may not be outputs but, for example, ages; or numeric labels may
+            begin at 1.
     """
     counts = np.bincount(labels, minlength=len(classes))
     absent = [name for name, count in zip(classes, counts, strict=True) if not count]
@@ -531,7 +533,7 @@ def _describe_absent_classes(
             f"{finding}, and labels that are numbers begin at 0: write the names of the classes "
             "instead, or leave out the columns of these classes"
         )
-    # Only of all classes together do probabilities sum to one.
+    # Probabilities sum to one only over all classes.
     if (
         not asked.classes
         and detect_prediction_kind(rows.outputs, asked.outputs, rows.place).kind == "logits"

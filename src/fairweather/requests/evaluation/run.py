@@ -1,4 +1,4 @@
-"""Any model on any images, without training anything."""
+"""Evaluate any model on any images, without training."""
 
 from __future__ import annotations
 
@@ -29,7 +29,7 @@ from fairweather.requests.evaluation.predictions import (
 )
 from fairweather.requests.evaluation_options import EvaluationOptions, check_options
 from fairweather.requests.execution import check_run_folder, execute_run, make_outlook
-from fairweather.steps.ledger import Outlook
+from fairweather.steps.outlook import Outlook
 from fairweather.types.measurement import Dataset
 from fairweather.types.options import takes
 from fairweather.workers.executors import choose_device
@@ -37,7 +37,7 @@ from fairweather.workers.options import SLURM, SLURM_LOCAL, Sharing
 
 QUICK = "quick"
 Model = str | nn.Module
-Request = ModelRequest | PredictionsRequest
+EvaluationRequest = ModelRequest | PredictionsRequest
 Models = Model | Sequence[Model] | Mapping[str, Model]
 
 
@@ -59,16 +59,16 @@ def evaluate(
 
     Args:
         model: a module from images in [0, 1], float `[B, 3, H, W]`, to logits or probabilities, or
-            any source that `load_model` takes. A list of several sees the same images. A dict has
-            them by their names, `MODEL[-seedN]`, so that intervals cover the seeds of each.
-            `predictions:PATH` are predictions that were made elsewhere.
+            any source that `load_model` takes. A list has several of these, which see the same
+            images. A dict has them by name, `MODEL[-seedN]`, so that intervals cover the seeds of
+            each. `predictions:PATH` means predictions that were made elsewhere.
         dataset: a `Dataset`, or any source that `load_data` takes. The test split is used, or all
             images if the source has no splits. Predictions that come with their labels need none.
         shifts: suites, shifts and attacks, as objects or texts; see
-        `fairweather.attacks.shift_lists`.
+            `fairweather.attacks.shift_lists`.
         predictions: instead of a model, its predictions: a DataFrame or an array
-            `[images, classes]` of probabilities, their logarithms or logits; or several by their
-            names, `MODEL[-seedN][-SHIFT,LEVEL]`.
+            `[images, classes]` of probabilities, their logarithms or logits. A dict has several by
+            name, `MODEL[-seedN][-SHIFT,LEVEL]`.
         labels: of such predictions, the true label of each row, if neither a column nor a data set
             has them.
         out: the run folder. Finished work in it is not computed again, so that a second call
@@ -76,9 +76,8 @@ def evaluate(
             with the returned `Run`.
         replace: replace finished work in the folder that was made with other settings; without it,
             such a call is refused.
-        progress: show how far it is, and lines for a person to read (`Event` says how). The lines
-            are preprocessing, label mapping, clean accuracy, and a warning if that is not better
-            than chance.
+        progress: show how far it is (see `Event`), and lines for people: preprocessing, label
+            mapping, and clean accuracy. A line warns if that is not better than chance.
         options: `EvaluationOptions` describes each; `help(fw.evaluate)` names them.
 
     Returns:
@@ -131,8 +130,9 @@ def make_request(
     options: Mapping[str, object],
     predictions: object = None,
     labels: object = None,
-) -> Request:
-    """Make the request of an evaluation; raises `InputError` for what does not go together."""
+) -> EvaluationRequest:
+    """Make the request of an evaluation; raises `InputError` for arguments that do not fit
+    together."""
     is_file = _is_predictions(model)
     if labels is not None and predictions is None:
         raise InputError(
@@ -150,8 +150,8 @@ def make_request(
     if predictions is None and not is_file:
         models = _list_models(model)
         if not models or dataset is None:
-            what = "data set" if models else "model"
-            raise InputError(f"an evaluation needs a {what}; only {PREFIX}FILE needs none")
+            missing = "data set" if models else "model"
+            raise InputError(f"an evaluation needs a {missing}; only {PREFIX}FILE needs none")
         if any(map(_is_predictions, models)):
             raise InputError(
                 f"{PREFIX} stands alone: several files of predictions are a folder or a mapping "
@@ -186,7 +186,7 @@ def _list_models(model: Models | None) -> list[Model]:
         models = list(model.values())
     elif isinstance(model, Iterable) and not isinstance(model, Model):
         models = list(model)
-    else:  # some modules are sequences of their parts
+    else:  # some modules are themselves sequences
         models = [] if model is None else [model]
     for source in models:
         if not isinstance(source, Model):
@@ -199,13 +199,13 @@ def _list_models(model: Models | None) -> list[Model]:
 
 @no_exit()
 def run_request(
-    request: Request,
+    request: EvaluationRequest,
     out: Path | None,
     *,
     replace: bool = False,
     progress: Notify | None = None,
 ) -> Run:
-    """Run the rest of an evaluation; without `out`, in `runs/MODEL-on-DATA`."""
+    """Run an evaluation, by default in `runs/MODEL-on-DATA`."""
     tell, options = progress or silent, request.options
     device = _choose_device(request)
     check_run_folder(out)
@@ -214,8 +214,8 @@ def run_request(
         return execute_run(inputs, out, sharing, tell, offline=options.offline, replace=replace)
 
 
-def _choose_device(request: Request) -> torch.device:
-    """Check the request, and choose its device."""
+def _choose_device(request: EvaluationRequest) -> torch.device:
+    """Check a request, and choose its device."""
     options = request.options
     request.check()
     return choose_device(
@@ -227,10 +227,12 @@ def _choose_device(request: Request) -> torch.device:
     )
 
 
-def plan_evaluation(request: Request, out: Path | None, progress: Notify | None = None) -> Outlook:
+def plan_evaluation(
+    request: EvaluationRequest, out: Path | None, progress: Notify | None = None
+) -> Outlook:
     """Plan an evaluation and say how far it is; nothing is written.
 
-    The model is opened and the data are loaded, since each depends on the other.
+    The model is opened and the data are loaded, because each depends on the other.
     """
     inputs = request.make_inputs(_choose_device(request), progress or silent)
     return make_outlook(inputs, out)

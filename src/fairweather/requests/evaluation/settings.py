@@ -1,4 +1,4 @@
-"""What the options of an evaluation mean: settings, titles, label mapping and groups."""
+"""From the options of an evaluation to its settings, titles, label mapping and groups."""
 
 from __future__ import annotations
 
@@ -18,10 +18,10 @@ from fairweather.models.labels import read_label_file
 from fairweather.requests.evaluation_options import EvaluationOptions
 from fairweather.requests.inputs import (
     PartialPriors,
-    Settings,
     check_operating_points,
     complete_priors,
 )
+from fairweather.steps.measurement import Settings
 from fairweather.types.measurement import Attack, Shift
 from fairweather.types.options import GroupColumns, slice_name
 
@@ -29,33 +29,33 @@ from fairweather.types.options import GroupColumns, slice_name
 def model_titles(
     asked: str | Mapping[str, str] | tuple[str, ...] | None, names: Iterable[str]
 ) -> dict[str, str]:
-    """The title of each model: the one that was asked for, or its name.
+    """The title of each model: the given one, or its name.
 
-    Raises `InputError` for a title of a model that is not there, and for one title of several.
+    Raises `InputError` for a title of an unknown model, and for a title that several models share.
 
     >>> model_titles({"plain": "Plain training"}, ["plain", "mixup"])
     {'plain': 'Plain training', 'mixup': 'mixup'}
     """
-    own = {name: name for name in names}
+    default = {name: name for name in names}
     if asked is None:
-        return own
+        return default
     if isinstance(asked, Mapping):
         pairs = dict(asked)
     else:
         texts = (asked,) if isinstance(asked, str) else asked
         parted = [text.partition("=") for text in texts]
         pairs = {name: title for name, _, title in parted}
-        if len(own) == 1 == len(texts) and not pairs.keys() <= own.keys():
-            return dict.fromkeys(own, texts[0])
+        if len(default) == 1 == len(texts) and not pairs.keys() <= default.keys():
+            return dict.fromkeys(default, texts[0])
         if not all(separator for _, separator, _ in parted):
             raise InputError(
-                f"title names one model, and there are {len(own)}: give each its own, as "
-                f"{next(iter(own))}=TITLE, or in Python a dict of titles by name"
+                f"title names one model, and there are {len(default)}: give each its own, as "
+                f"{next(iter(default))}=TITLE, or in Python a dict of titles by name"
             )
     for name in pairs:
-        if name not in own:
-            raise unknown_name("model in title:", name, own)
-    titles = {**own, **pairs}
+        if name not in default:
+            raise unknown_name("model in title:", name, default)
+    titles = {**default, **pairs}
     named: dict[str, str] = {}
     for name, title in titles.items():
         if (first := named.setdefault(title, name)) != name:
@@ -66,10 +66,10 @@ def model_titles(
 def make_settings(
     options: EvaluationOptions, shifts: tuple[Shift | Attack, ...], device: torch.device
 ) -> Settings:
-    """How an evaluation measures; what is asked of the classes is added when these are known.
+    """The settings of an evaluation; `add_class_settings` adds those about classes later.
 
-    Raises `InputError` for a shift that is fitted on and tested too, and for what the device cannot
-    compute.
+    Raises `InputError` for a shift that is both fitted on and tested, and for a precision that the
+    device lacks.
     """
     arithmetic = Arithmetic(options.precision, options.cudnn_benchmark)
     arithmetic.check(device)
@@ -93,10 +93,10 @@ def add_class_settings(
     labels: npt.NDArray[np.int64],
     classes: tuple[str, ...],
 ) -> Settings:
-    """Add what is asked of the classes, once these and the labels are known.
+    """Add the settings about classes, once classes and labels are known.
 
-    Raises `InputError` for an unknown class, for a number that is no probability, and for what
-    labels of another task have not.
+    Raises `InputError` for an unknown class, for a number that is not a probability, and for
+    settings that the task does not have.
     """
     if labels.ndim > 1:
         of_one = ("ordered_classes", "priors", "operating_points", "ood", "slices")
@@ -113,7 +113,7 @@ def add_class_settings(
 
 
 def read_label_map(options: EvaluationOptions) -> Mapping[str, object] | None:
-    """The label mapping that was given, read from its file if it is in one."""
+    """The given label mapping, read from its file if it has one."""
     given = options.class_map
     return read_label_file(given) if isinstance(given, Path) else given
 
@@ -129,14 +129,14 @@ def group_columns(options: EvaluationOptions) -> GroupColumns | None:
 
 
 def check_loaded_dataset(options: EvaluationOptions) -> None:
-    """Raise `InputError` for options that only a data set by name can have."""
+    """Raise `InputError` for options that only apply to a data set that is given by name."""
     if group_columns(options) is not None:
         raise InputError(
             "metadata goes with the name of a data set; this one is loaded already: give load_data "
             "the table, as groups=GroupColumns(...)"
         )
     names = ["size", "root", "limit", "validation_fraction"]
-    if not options.ood and not options.natural:  # whose files are still to be read
+    if not options.ood and not options.natural:  # their files are still to be read
         names += ["skip_unreadable", "allow_duplicates", "scale"]
     if given := [name for name in names if getattr(options, name)]:
         raise InputError(

@@ -1,4 +1,4 @@
-"""Joins runs with different seeds into one run, and makes small copies of runs to join."""
+"""Join runs with different seeds into one run, and make small copies of runs to join."""
 
 from __future__ import annotations
 
@@ -88,7 +88,8 @@ def describe_joined_run(parts: Sequence[SeedsPart]) -> RunRecord:
 
 
 def _unite_provenance(every: Sequence[Provenance]) -> Provenance:
-    """The first run's, with this command, the latest time, and git revisions if all agree."""
+    """The provenance of the first run, with this command, the latest time, and git revisions if all
+    agree."""
     git = {
         name: revision
         for name, revision in every[0].git.items()
@@ -131,7 +132,7 @@ def plan_remaining(
         assert isinstance(sample, SampleStep)
         if pictures := collect_samples(sample, parts):
             copied[sample.id] = pictures
-    makers = {name: step for step, made in copied.items() for name in made.files}
+    makers = {name: step for step, copy in copied.items() for name in copy.files}
     for name in score.reads:
         if name not in makers:
             place = parse_predictions_path(name)
@@ -169,7 +170,7 @@ def _make_measurement(record: RunRecord, copied: Mapping[str, CopiedStep]) -> Me
         ),
         shifts=(CLEAN, *(parse_shift(cell.id) for cell in record.cells())),
         threads=settings.threads or torch.get_num_threads(),
-        device="cpu",
+        device=torch.device("cpu"),
         shift_seed=settings.shift_seed,
         batch_size=settings.batch_size,
         bootstrap=settings.bootstrap,
@@ -227,10 +228,12 @@ def check_joined_folder(place: Path, runs: Sequence[Path], parts: Sequence[Seeds
             f"{place} contains something other than runs that were joined or packed; name another "
             "folder with --out"
         )
-    given = [_describe_part(part) for part in parts]
+    descriptions = [_describe_part(part) for part in parts]
     before = RunFolder(place).joined.runs if holds else ()
     others = [
-        earlier.path for earlier in before if not any(_is_same_run(earlier, run) for run in given)
+        earlier.path
+        for earlier in before
+        if not any(_is_same_run(earlier, run) for run in descriptions)
     ]
     if others:
         raise InputError(
@@ -270,20 +273,20 @@ def write_joined_run(
 ) -> Run:
     """Write the record of the joined run, copy the steps of its parts, and do those of the plan.
 
-    First, its steps that differ from those of the runs are removed, of them scores and report
-    before all: if joining is then interrupted, the folder has no numbers rather than wrong ones.
+    First it removes steps that differ from those of the runs, beginning with scores and report. So
+    an interrupted joining leaves no numbers rather than wrong ones.
     """
     with lock_run(place) as folder:
         joined = JoinedRecord(runs=tuple(map(_describe_part, parts)))
         folder.write(JOINED, joined.to_json())  # first of all, since it marks the folder as joined
-        made = ("report", "scores")
-        standing = {step.id: step for step in folder.readable_steps() if step.id not in made}
+        derived = ("report", "scores")
+        standing = {step.id: step for step in folder.readable_steps() if step.id not in derived}
         damaged = folder.damaged_steps()
         copied = {name: copy.step for name, copy in steps.copied.items()}
         stale = [name for name, step in standing.items() if step != copied.get(name)]
         described = folder.has_record and folder.record.lasting() == record.lasting()
         if stale or damaged or not described or len(standing) < len(copied):
-            for name in (*made, *stale, *damaged):
+            for name in (*derived, *stale, *damaged):
                 folder.forget(name)
         folder.describe(record)
         if not is_packed:
@@ -296,7 +299,7 @@ def write_joined_run(
 
 
 def _write_study(folder: RunFolder, record: RunRecord, first: SeedsPart) -> None:
-    """Write the study that would train all of it: the first one, with all models and seeds."""
+    """Write the study that would train everything: the first one, with all models and seeds."""
     study = first.run.file(STUDY)
     if study.is_file() and isinstance(written := read_yaml(study), dict):
         entries = {
@@ -339,7 +342,7 @@ def pack_run(
     and no ensembles, and it has no numbers that need logits, such as classwise errors. `join_seeds`
     and `fairweather compare` take it like any run; it cannot be continued. Absolute paths in the
     commands and in the description of the data are cut to their last part. Those in recipes stay,
-    such as that of a file of weights: they are part of what a result depends on.
+    such as the path of a file of weights, because results depend on them.
 
     Args:
         run: the run folder of a study.
@@ -377,28 +380,30 @@ def _select_record(
     variants: Sequence[str] | None,
 ) -> RunRecord:
     """The record of what is kept, in the order of the run."""
-    kept = _select_names("model", models, list(record.models))
+    model_names = _select_names("model", models, list(record.models))
     names = _select_names("shift", shifts, [sweep.name for sweep in record.sweeps])
     known = {variant.name: variant for variant in read_variants(record.settings.variants)}
     uses = _select_names("variant", variants, list(known))
-    if not kept:
+    if not model_names:
         raise InputError("a copy without models has nothing to join: name a model, or none for all")
     return record.model_copy(
         update={
             "models": {
-                name: described for name, described in record.models.items() if name in kept
+                name: described for name, described in record.models.items() if name in model_names
             },
             "sweeps": tuple(sweep for sweep in record.sweeps if sweep.name in names),
             "variants": {
                 name: title
                 for name, title in record.variants.items()
-                if base_model(name) in kept
+                if base_model(name) in model_names
                 and (
                     (variant := find_variant(name, known.values())) is None or variant.name in uses
                 )
             },
             "seen_shifts": {
-                name: seen for name, seen in record.seen_shifts.items() if base_model(name) in kept
+                name: seen
+                for name, seen in record.seen_shifts.items()
+                if base_model(name) in model_names
             },
             "settings": record.settings.model_copy(
                 update={"variants": tuple(known[name].text for name in uses)}
@@ -408,7 +413,7 @@ def _select_record(
 
 
 def _select_names(kind: str, asked: Sequence[str] | None, known: Sequence[str]) -> list[str]:
-    """The known names that were asked for, in their own order."""
+    """The requested names, in the order of the known ones."""
     for name in asked or ():
         if name not in known:
             raise unknown_name(kind, name, known)
@@ -420,7 +425,7 @@ def _hide_folders(record: RunRecord) -> RunRecord:
     data, provenance = record.data, record.provenance
     try:
         command = shlex.join(map(_cut_paths, shlex.split(provenance.command)))
-    except ValueError:  # not written by a shell: a quotation mark is missing
+    except ValueError:  # a quotation mark is missing, so no shell wrote it
         command = " ".join(map(_cut_paths, provenance.command.split()))
     return record.model_copy(
         update={
@@ -449,7 +454,7 @@ def _cut_nested_paths(value: JsonValue) -> JsonValue:
 
 
 def _cut_paths(word: str) -> str:
-    """The word, with only the last part of each absolute path in it.
+    """Keep only the last part of each absolute path in a word.
 
     >>> _cut_paths("/home/ann/my data/"), _cut_paths("--out=/home/ann/a"), _cut_paths(
     ...     "folder:/home/ann/pets@64"
@@ -513,7 +518,7 @@ def join_seeds(
     paths = [Path(run) for run in runs]
     names = shorten_names(paths)  # raises if one is named twice
     place = Path(out) if out is not None else Path("runs") / "+".join(names)
-    # In order of their first seeds, since the first is shown where only one seed can be.
+    # In order of their first seeds, because some parts of the page show only the first.
     parts = sorted((open_part(path) for path in paths), key=lambda part: min(part.record.seeds))
     check_joined_folder(place, paths, parts)
     holders, record = check_parts(parts), describe_joined_run(parts)

@@ -1,4 +1,4 @@
-"""The runs that are joined as seeds: whether they fit together, and the steps copied from them."""
+"""The runs to join as seeds: whether they fit together, and the steps to copy."""
 
 from __future__ import annotations
 
@@ -49,17 +49,16 @@ MACHINE_SETTINGS = ("device", "threads")
 
 @dataclass(frozen=True)
 class SeedsPart:
-    """One of the runs that are joined.
-
-    Attributes:
-        name: its folder, as it was given.
-        run: the folder.
-        record: what the run is, or what is taken of it.
-    """
+    """One of the runs that are joined."""
 
     name: str
+    """Its folder, as it was given."""
+
     run: RunFolder
+    """The folder."""
+
     record: RunRecord
+    """The record of the run, or of the part that is used."""
 
     @cached_property
     def steps(self) -> Mapping[str, StepRecord]:
@@ -78,7 +77,7 @@ class SeedsPart:
 
 
 def open_part(path: str | Path) -> SeedsPart:
-    """Open a run whose seeds are to be joined with those of others.
+    """Open a run whose seeds will be joined with those of others.
 
     Raises `InputError` if there is no run, or one without training.
     """
@@ -95,8 +94,8 @@ def open_part(path: str | Path) -> SeedsPart:
 def check_parts(parts: Sequence[SeedsPart]) -> dict[tuple[str, int], SeedsPart]:
     """Say which of the runs has each model with each seed.
 
-    Raises `InputError` with the first difference in data, shifts, settings, versions or recipes; if
-    two runs contain the same seed of a model; and if not every model has every seed.
+    Raises `InputError` with the first difference in data, shifts, settings, versions or recipes. It
+    also does so if two runs contain the same seed of a model, or a model lacks a seed.
     """
     _check_shared_values(parts)
     holders: dict[tuple[str, int], SeedsPart] = {}
@@ -128,17 +127,17 @@ def check_parts(parts: Sequence[SeedsPart]) -> dict[tuple[str, int], SeedsPart]:
 def _check_shared_values(parts: Sequence[SeedsPart]) -> None:
     expected: dict[str, tuple[SeedsPart, JsonValue]] = {}
     for part in parts:
-        for what, value in _shared_values(part):
-            first, earlier = expected.setdefault(what, (part, value))
+        for item, value in _shared_values(part):
+            first, earlier = expected.setdefault(item, (part, value))
             if value != earlier:
-                raise _difference_error(what, (first, earlier), (part, value))
+                raise _difference_error(item, (first, earlier), (part, value))
     for part in parts[1:]:
-        for one, other in ((parts[0], part), (part, parts[0])):
-            others = {cell.id for cell in other.record.cells()}
-            if missing := [cell.id for cell in one.record.cells() if cell.id not in others]:
+        for first, second in ((parts[0], part), (part, parts[0])):
+            others = {cell.id for cell in second.record.cells()}
+            if missing := [cell.id for cell in first.record.cells() if cell.id not in others]:
                 raise InputError(
-                    f"{one.name} and {other.name} cannot be joined: {missing[0]} is tested in "
-                    f"{one.name} and not in {other.name}"
+                    f"{first.name} and {second.name} cannot be joined: {missing[0]} is tested in "
+                    f"{first.name} and not in {second.name}"
                 )
 
 
@@ -163,7 +162,7 @@ def _shared_values(part: SeedsPart) -> Iterator[tuple[str, JsonValue]]:
     libraries = [record.provenance.versions, *(s.depends.get("libraries") for s in every)]
     for versions in libraries:
         for name, version in versions.items() if isinstance(versions, dict) else ():
-            # After a plus sign is the kind of machine that it was built for: 2.6.0+cpu.
+            # A plus sign precedes the kind of machine that it was built for: 2.6.0+cpu.
             yield f"version of {name}", str(version).partition("+")[0]
     for step in every:
         yield f"version of the steps that {step.kind}", step.depends.get("version")
@@ -187,8 +186,8 @@ def _check_chosen(name: str, first: SeedsPart, second: SeedsPart) -> None:
     """Raise `InputError` unless two runs have one model with the same variants and sweep."""
     kinds = [[v for v in part.record.variants if base_model(v) == name] for part in (first, second)]
     if kinds[0] != kinds[1]:
-        what = f"the list of variants of {name}"
-        raise _difference_error(what, (first, kinds[0]), (second, kinds[1]))
+        item = f"the list of variants of {name}"
+        raise _difference_error(item, (first, kinds[0]), (second, kinds[1]))
     recipe = chosen_recipe(name)
     if recipe in first.files | second.files:
         for part in (first, second):
@@ -199,8 +198,8 @@ def _check_chosen(name: str, first: SeedsPart, second: SeedsPart) -> None:
             for part in (first, second)
         ]
         if difference := find_difference(*recipes):
-            what = f"{difference.key} chosen by the sweep of {name}"
-            raise _difference_error(what, (first, difference.first), (second, difference.second))
+            item = f"{difference.key} chosen by the sweep of {name}"
+            raise _difference_error(item, (first, difference.first), (second, difference.second))
 
 
 def _check_same_settings(name: str, first: SeedsPart, second: SeedsPart) -> None:
@@ -248,11 +247,11 @@ def _check_shared_pretraining(name: str, first: SeedsPart, second: SeedsPart) ->
 
 
 def _difference_error(
-    what: str, first_value: tuple[SeedsPart, object], second_value: tuple[SeedsPart, object]
+    item: str, first_value: tuple[SeedsPart, object], second_value: tuple[SeedsPart, object]
 ) -> InputError:
     (first, ours), (second, theirs) = first_value, second_value
     return InputError(
-        f"{first.name} and {second.name} cannot be joined: {what} is {_shorten(ours)} in "
+        f"{first.name} and {second.name} cannot be joined: {item} is {_shorten(ours)} in "
         f"{first.name} and {_shorten(theirs)} in {second.name}"
     )
 
@@ -269,17 +268,16 @@ _WEIGHTS_SUFFIX = ".safetensors"
 
 
 class CopiedStep(NamedTuple):
-    """A step that was done in one of the runs.
-
-    Attributes:
-        step: its record.
-        files: the files to copy: all that exist, except weights.
-        read: gives the content of each of these.
-    """
+    """A step that was done in one of the runs."""
 
     step: StepRecord
+    """Its record."""
+
     files: tuple[str, ...]
+    """The files to copy: all that exist, except weights."""
+
     read: Callable[[str], bytes]
+    """Returns the content of each of these."""
 
 
 def collect_steps(parts: Sequence[SeedsPart]) -> dict[str, CopiedStep]:
@@ -339,12 +337,12 @@ def _list_pictures(planned: SampleStep, parts: Sequence[SeedsPart]) -> Iterator[
         if step is None or not isinstance(models, dict):
             continue
         copy = _copy_of_step(step, part.run)
-        own = [name for name in wanted if models.get(name) == wanted[name]]
-        if own and set(planned.leaves) <= set(copy.files):
+        drawn = [name for name in wanted if models.get(name) == wanted[name]]
+        if drawn and set(planned.leaves) <= set(copy.files):
             samples = read_samples(part.run)
             if samples is not None:
                 yield _PartPictures(
-                    copy, samples, own, read_json(part.run.file(INDEX)).get("mixup")
+                    copy, samples, drawn, read_json(part.run.file(INDEX)).get("mixup")
                 )
 
 
@@ -401,20 +399,20 @@ def _encode_pictures(planned: SampleStep, parts: Sequence[_PartPictures]) -> byt
         for image in images
     }
     order = {shift: place for place, shift in enumerate(planned.shifts)}
-    kept = sorted((strip | shown) & every.keys(), key=lambda at: (order[at[0]], at[1]))
-    return _encode_parquet([(*at, every[at]) for at in kept], PICTURE_COLUMNS)
+    places = sorted((strip | shown) & every.keys(), key=lambda at: (order[at[0]], at[1]))
+    return _encode_parquet([(*at, every[at]) for at in places], PICTURE_COLUMNS)
 
 
 def _encode_attacked(parts: Sequence[_PartPictures]) -> dict[str, bytes]:
-    """The file with what each model saw under attack; none where no run has such pictures."""
+    """Combine the files with attacked pictures of each model; none if no run has such pictures."""
     strip = parts[0].samples.strip
-    kept = [
+    rows = [
         (*at, image)
         for pictures in parts
         for at, image in pictures.samples.attacked.items()
         if at[0] in pictures.models and at[2] in strip
     ]
-    return {ATTACKED: _encode_parquet(kept, ATTACKED_COLUMNS)} if kept else {}
+    return {ATTACKED: _encode_parquet(rows, ATTACKED_COLUMNS)} if rows else {}
 
 
 def _encode_parquet(rows: Sequence[Sequence[object]], schema: pa.Schema) -> bytes:

@@ -1,4 +1,4 @@
-"""The studies in this package, by name; without torch, so that a wrong name is told at once."""
+"""The studies in this package, by name; without torch, so that a wrong name fails at once."""
 
 from __future__ import annotations
 

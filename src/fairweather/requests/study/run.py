@@ -1,4 +1,4 @@
-"""Plans and runs studies: train models with recipes, and measure them under shifts."""
+"""Plan and run studies: train models with recipes, and measure them under shifts."""
 
 from __future__ import annotations
 
@@ -30,7 +30,6 @@ from fairweather.report.finished_run import Run
 from fairweather.requests.execution import check_run_folder, execute_run, make_outlook
 from fairweather.requests.inputs import (
     Inputs,
-    Settings,
     Trainings,
     check_accepted,
     check_operating_points,
@@ -49,8 +48,14 @@ from fairweather.requests.study.schema import (
     Study,
     load_study,
 )
-from fairweather.steps.ledger import Outlook
-from fairweather.steps.measurement import DataFacts, MeasuredModel, collect_facts, survey_sources
+from fairweather.steps.measurement import (
+    DataFacts,
+    MeasuredModel,
+    Settings,
+    collect_facts,
+    survey_sources,
+)
+from fairweather.steps.outlook import Outlook
 from fairweather.steps.plan import (
     DATA,
     NATURAL_DATA,
@@ -120,7 +125,7 @@ def make_study_inputs(
     datasets: Mapping[str, Dataset] | None = None,
     offline: bool = False,
 ) -> Inputs:
-    """What a study measures, after the trainings that it puts first.
+    """Make the inputs of a study: its trainings, and what it measures afterwards.
 
     Args:
         study: a checked study.
@@ -233,7 +238,7 @@ def interpolated_name(name: str, share: float | None) -> str:
 
 
 class _StudyPlanner:
-    """Makes the steps of one study."""
+    """Plans the trainings of one study."""
 
     def __init__(
         self, study: Study, facts: Mapping[str, DataFacts], settings: Settings, offline: bool
@@ -260,7 +265,7 @@ class _StudyPlanner:
         )
 
     def _reported(self) -> Iterator[str]:
-        """The files of trainings that the report needs; tries only tell which machines ran them."""
+        """The files of trainings that the report needs; tries only show which machines ran them."""
         for name, start in self.study.pretraining.items():
             for seed in self._pretraining_seeds(name):
                 files = pretraining_files(pretraining_folder(name, seed), start.recipe)
@@ -276,8 +281,8 @@ class _StudyPlanner:
                     yield from (f"{folder}/{DESCRIPTION}", f"{folder}/{DIVERGED}")
 
     def _pretraining_seeds(self, name: str) -> list[int]:
-        own = self.study.pretraining[name].seed
-        return self.study.seeds if own is None else [own]
+        fixed = self.study.pretraining[name].seed
+        return self.study.seeds if fixed is None else [fixed]
 
     def _pretrainings(self, name: str) -> Iterator[Step]:
         entry, seeds = self.study.pretraining[name], self._pretraining_seeds(name)
@@ -294,7 +299,7 @@ class _StudyPlanner:
                 threads=self.settings.threads,
                 device=self.settings.device.type,
                 work=entry.recipe.epochs * facts.images.get("train", 0) * 2,
-                memory=facts.bytes_of("train") + self.data.bytes_of("val"),
+                memory=facts.count_bytes("train") + self.data.count_bytes("val"),
                 folder=folder,
                 title=entry.title,
                 seed=seed,
@@ -344,11 +349,11 @@ class _StudyPlanner:
         for seed in self.study.seeds:
             folder = model_folder(name, seed)
             step = self._train(name, entry, folder, seed, None)
-            taken = [file for attempt in folders for file in training_files(attempt, probed=True)]
+            tried = [file for attempt in folders for file in training_files(attempt, probed=True)]
             over = seed == first
             yield step.model_copy(
                 update={
-                    "reads": (*(taken if over else step.reads), chosen_recipe(name)),
+                    "reads": (*(tried if over else step.reads), chosen_recipe(name)),
                     "leaves": tuple(training_files(folder, probed=False)),
                     "may_leave": (f"{folder}/{PROBED}",),
                     "choice": chosen_recipe(name),
@@ -363,9 +368,9 @@ class _StudyPlanner:
         spec = make_model_spec(entry, len(self.data.classes))
         start, reads = None, list[str]()
         if entry.pretraining is not None:
-            own = self.study.pretraining[entry.pretraining].seed
-            made = pretraining_folder(entry.pretraining, seed if own is None else own)
-            reads = [start := f"{made}/{WEIGHTS}", f"{made}/{DESCRIPTION}"]
+            fixed = self.study.pretraining[entry.pretraining].seed
+            origin = pretraining_folder(entry.pretraining, seed if fixed is None else fixed)
+            reads = [start := f"{origin}/{WEIGHTS}", f"{origin}/{DESCRIPTION}"]
         is_probed = recipe is not None and 0 < recipe.probe_epochs < recipe.epochs
         title = model_label(entry.title, seed, self.study.seeds)
         images = self.data.images.get("train", 0) * entry.label_fraction
@@ -377,7 +382,7 @@ class _StudyPlanner:
             threads=self.settings.threads,
             device=self.settings.device.type,
             work=round(images * (recipe.epochs if recipe else 1)),
-            memory=self.data.bytes_of("train") + self.data.bytes_of("val"),
+            memory=self.data.count_bytes("train") + self.data.count_bytes("val"),
             folder=folder,
             seed=seed,
             train=self.data.reference("train"),
@@ -448,7 +453,7 @@ class _StudyPlanner:
 
 
 def is_helper(study: Study, devices: int, nodes: int) -> bool:
-    """Say whether this process only helps the first of several to train; it has nothing to show."""
+    """Say whether this process only helps rank 0 to train, and shows nothing."""
     if max(study.processes, devices * nodes) == 1:
         return False
     environment = find_launcher()
@@ -456,7 +461,7 @@ def is_helper(study: Study, devices: int, nodes: int) -> bool:
 
 
 def set_processes(study: Study, devices: int, nodes: int, strategy: str) -> tuple[Study, int]:
-    """The study with so many processes, and how many are on each machine."""
+    """The study with its number of processes, and how many are on each machine."""
     if strategy != "ddp":
         raise unknown_name("strategy", strategy, ["ddp"])
     asked = devices * nodes
@@ -475,7 +480,7 @@ def set_processes(study: Study, devices: int, nodes: int, strategy: str) -> tupl
 def select_device(
     device: torch.device, devices: int, threads: int, sync_batchnorm: bool
 ) -> torch.device:
-    """The device of this one of several processes that train together."""
+    """The device of this process, among several that train together."""
     if device.type == "cuda":
         environment = find_launcher()
         resolve_device(f"cuda:{devices - 1}")  # this machine must have all of them
@@ -587,13 +592,13 @@ def _explain_errors(place: str, backbone: str, images: Images) -> Iterator[None]
         yield
     except InputError as error:
         raise InputError(f"{place}: {error}") from None
-    # Networks fail in different ways with images that they were not made for: transformers with an
+    # Networks fail in different ways on images that they were not made for: transformers with an
     # assertion, many poolings with an empty feature map.
     except (RuntimeError, AssertionError, ValueError, TypeError) as error:
         height, width = images.images.shape[2:]
-        said = str(error).partition("\n")[0]
+        reason = str(error).partition("\n")[0]
         raise InputError(
-            f"{place}: {backbone} cannot take images of {height}x{width} ({said}); set input_size"
+            f"{place}: {backbone} cannot take images of {height}x{width} ({reason}); set input_size"
         ) from None
 
 
@@ -629,12 +634,12 @@ def run(
         replace: redo finished steps that were made with other settings; without it, these raise an
             error.
         jobs: how many processes do independent steps in parallel, by default 1; the results do not
-            depend on it. There must be a core for each thread of each job. On a cluster it is the
-            maximum number of concurrent jobs. By default it is one for each step that can be done
-            now. With SLURM it is at most 8, with Ray as many as it has room for.
+            depend on it. There must be a core for each thread of each job. On a cluster, it is the
+            maximum number of concurrent jobs. The default is one for each step that can be done now
+            (SLURM: at most 8; Ray: as many as fit).
         shift_processes: processes that shift images ahead of the models; by default none on a CPU,
             and up to 8 beside a GPU. The results do not depend on it.
-        models_in_memory: how many models are in memory at most, to predict the same shifted
+        models_in_memory: the maximum number of models in memory that predict the same shifted
             images; by default as many as fit.
         worker: work in the folder together with other processes, on this or on other machines that
             see the folder, each started with `worker`.
@@ -646,10 +651,10 @@ def run(
         executor: `local`; `slurm`, which submits array jobs and follows them; or `slurm-local`, the
             same jobs on this machine. `ray` is a Ray cluster on this machine, or the one that this
             process is connected to. `ray://HOST:PORT` is another one.
-        partition, gpus, time, setup: what each job of SLURM asks for: a partition, a GPU as `1` or
-            `TYPE:1` (by default none), and a time limit. The limit is 4 hours by default; write it
-            as `2:00:00`. A job that reaches the limit is submitted again and goes on. `setup` has
-            shell commands that come first.
+        partition, gpus, time, setup: the settings of each SLURM job: a partition, a GPU as `1` or
+            `TYPE:1` (default: none), a time limit and shell commands that run first. The limit is 4
+            hours by default; write it as `2:00:00`. At its time limit, a job is submitted again and
+            continues.
         progress: show how far it is (`Event` says how).
 
     Raises:
@@ -659,7 +664,7 @@ def run(
         NeedsMissingError: jobs of a cluster were cancelled.
     """
     asked = read_sharing(sharing)
-    shared = dataclasses.replace(asked, devices=1)  # these train together, and divide nothing
+    shared = dataclasses.replace(asked, devices=1)  # these train together instead of dividing steps
     shared.check()
     checked = study if isinstance(study, Study) else load_study(study, overrides, models)
     checked, devices = set_processes(checked, asked.devices, asked.nodes, strategy)
@@ -690,11 +695,11 @@ def open_study(study: Study, device: torch.device, offline: bool, tell: Notify) 
     """Load the data of a study, and try everything on one image."""
     tell(Event("load data", 0, 1))
     datasets = open_datasets(data_sources(study), offline=offline, progress=tell)
-    own = datasets[DATA]
-    starts = {name: datasets.get(f"{PRETRAINING}{name}", own) for name in study.pretraining}
-    try_study(study, make_study_settings(study, device), own, starts, offline)
+    dataset = datasets[DATA]
+    starts = {name: datasets.get(f"{PRETRAINING}{name}", dataset) for name in study.pretraining}
+    try_study(study, make_study_settings(study, device), dataset, starts, offline)
     check_natural(datasets, allow_duplicates=study.data.allow_duplicates, progress=tell)
-    tell(Event("load data", 1, 1, f"{len(own.test)} test images"))
+    tell(Event("load data", 1, 1, f"{len(dataset.test)} test images"))
     facts = {name: collect_facts(dataset) for name, dataset in datasets.items()}
     return make_study_inputs(study, facts, device, datasets=datasets, offline=offline)
 

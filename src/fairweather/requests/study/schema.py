@@ -1,4 +1,4 @@
-"""The schema of a study, what must fit together in one, and how it is read from a file."""
+"""The schema of a study, its consistency checks, and reading it from a file."""
 
 from __future__ import annotations
 
@@ -75,14 +75,14 @@ def _recipe_operations(recipe: Recipe) -> Iterator[tuple[str, str]]:
 
 
 def _tested_operations(operations: Iterable[str]) -> list[str]:
-    """The names of the test shifts' operations that do the same as these."""
+    """The names of test operations that do the same as these."""
     return [operation_name(shift) for name in operations for shift in TESTED_AS.get(name, ())]
 
 
 def weights_operations(weights: str) -> Mapping[str, str]:
     """The operations of test shifts in the pre-training of published weights or of a run's file.
 
-    None are known for supervised weights, nor for a file without a run's model.json next to it.
+    None are known for supervised weights, nor for a file without a model.json of a run beside it.
     """
     if weights in PUBLISHED_WEIGHTS:
         return pretraining_operations(Pretraining("barlow_twins"))  # VICReg's views are the same
@@ -92,7 +92,7 @@ def weights_operations(weights: str) -> Mapping[str, str]:
     try:
         recipe = json.dumps(json.loads(described.read_text(encoding="utf-8"))["recipe"])
         return pretraining_operations(pydantic.TypeAdapter(Pretraining).validate_json(recipe))
-    # It describes a classifier, or is no file of a run.
+    # It describes a classifier, or does not come from a run.
     except (ValueError, KeyError, TypeError, RecursionError):
         return {}
 
@@ -110,7 +110,7 @@ def pretraining_operations(recipe: Pretraining) -> Mapping[str, str]:
         "hue": jitter and views.hue > 0,
         "gaussian_blur": max(views.blur) > 0,
     }
-    return {name: "the views" for name, there in drawn.items() if there}
+    return {name: "the views" for name, names in drawn.items() if names}
 
 
 # ---------------------------------------------------------------- schema
@@ -128,10 +128,10 @@ class StrictEntry(pydantic.BaseModel):
 class GroupsEntry(StrictEntry):
     """A table with a row for each image, and which of its columns are used.
 
-    `metadata` is its path (without it, the columns are those of the data set itself, if it is
-    `parquet:PATH`), `group` the column that says which images belong together, such as
-    `patient`, and `slices` columns with subgroups, such as `site` or `site*sex`. `allow_shared`
-    allows images of one group in several splits.
+    `metadata` is its path; without it, the columns are those of the data set itself, if it is
+    `parquet:PATH`. `group` is the column that says which images belong together, such as `patient`.
+    `slices` are columns with subgroups, such as `site` or `site*sex`. `allow_shared` allows images
+    of one group in several splits.
     """
 
     metadata: str | None = None
@@ -147,7 +147,7 @@ class DataEntry(DataOptions):
     """The data of a study; the keys are those of `fairweather.load_data`.
 
     With the `size`, `fit: crop` cuts the longer side of an image. `fit: squash` resizes both sides,
-    so that the shape of an image does not say where it comes from.
+    so that shapes do not reveal where an image comes from.
     """
 
     source: str = option(
@@ -212,19 +212,18 @@ class NetworkEntry(StrictEntry):
 
 
 class PretrainingEntry(NetworkEntry):
-    """A pre-training: a network, images, and its recipe; models refer to it by its name.
-
-    Attributes:
-        data: data set whose training images are used; None means that of the study. Only
-            `supervised` uses labels.
-        seed: random seed of one pre-training for the models of all seeds; None means that each seed
-            has its own pre-training.
-        recipe: its settings.
-    """
+    """A pre-training: a network, images, and its recipe; models refer to it by its name."""
 
     data: _Data | None = None
+    """Data set whose training images are used; None means that of the study. Only `supervised` uses
+    labels."""
+
     seed: int | None = pydantic.Field(None, ge=0, lt=2**63)
+    """Random seed of one pre-training for the models of all seeds; None means that each seed has
+    its own pre-training."""
+
     recipe: Pretraining
+    """Its settings."""
 
 
 class ModelEntry(NetworkEntry):
@@ -233,7 +232,7 @@ class ModelEntry(NetworkEntry):
     `weights: pretraining:NAME` starts from a pre-training of the study.
 
     `train_shifts`, written like a study's `shifts`, change the training images. Each image of a
-    batch is left as it is or gets one of them, all with the same probability.
+    batch stays unchanged or gets one of them, all with the same probability.
 
     `label_fraction` is the share of the training images that is used, the same for each class. The
     images of a smaller share are a subset of those of a larger one. With probability `label_noise`,
@@ -329,10 +328,10 @@ class ModelEntry(NetworkEntry):
 
 
 _RECIPE = pydantic.TypeAdapter(Recipe)
-# Names are those of folders and files, which systems limit to 255 bytes with all that is added.
+# Names become parts of file names, which systems limit to 255 bytes.
 _NAME = re.compile(r"^[A-Za-z0-9][A-Za-z0-9_.-]{0,99}\Z")
 _ALLOWED = "at most 100 letters, digits, '_', '-' and '.', and begin with a letter or digit"
-# The largest number of seeds; a larger number was probably meant as a seed.
+# The largest number of seeds; a larger one was probably meant as a seed.
 _MOST_SEEDS = 100
 # The keys that a model and the pre-training that it starts from must have in common.
 _DESIGN_KEYS = ("backbone", "stem", "norm", "pooling", "width", "input_size")
@@ -351,82 +350,94 @@ def _list_seeds(seeds: object) -> list[int]:
 
 
 class Study(StrictEntry):
-    """A study: a data set, models with their recipes, shifts, seeds.
-
-    Attributes:
-        seeds: random seeds that every model is trained with: a list, or a number (3 means
-            [0, 1, 2]).
-        pretraining: networks that are trained first and that models start from, by name.
-        shifts: sweeps and suites as written; `all_shifts` gives the shifts themselves.
-        allow_seen_shifts: allow models to be trained with shifts that test them; the report marks
-            them.
-        natural: other images of the same classes, by name, such as those of another hospital; each
-            is a source of data, and in tables `natural/NAME`.
-        shift_seed: random seed of stochastic shifts, the same for all models and seeds.
-        ensemble: also measure the models of all seeds together, as seed `ensemble`.
-        prediction_batch_size: images in a forward pass of the evaluation.
-        prediction_precision: `fp32`; `tf32`, faster products on CUDA devices; or `bf16`.
-        cudnn_benchmark: let cuDNN choose the kernels of predictions by speed; another run may then
-            differ in the last digits.
-        precision: precision of training: `auto`, `fp32` or `bf16`.
-        threads: threads of torch in every step; None means torch's default on the machine that
-            plans the study.
-        processes: number of processes that train each network together, each with a part of every
-            batch. Another number gives other networks: batch norm has the statistics of each part.
-        sync_batchnorm: batch norm has the statistics of the whole batch instead; for GPUs only.
-        bootstrap: number of resamples for every interval.
-        ordered_classes: the classes are in an order, such as grades; adds the quadratic kappa.
-        operating_points: the probability from which on a class is called, by class; adds the
-            numbers of the class at that point.
-        variants: further rows for every model. Calibrations are fitted on the clean validation
-            images: `temperature` scaling, `vector_scaling`, `isotonic` regression, `top_versus_all`
-            with `method: isotonic` or `logistic`. `batchnorm` is adapted to each batch of test
-            images. `conformal` makes prediction sets. One with parameters is written as a mapping,
-            such as `conformal: {method: aps, coverage: 0.9, classwise: false}`. What is fitted may
-            be `of` a network that adapts: `temperature: {of: batchnorm}`.
-        fit_on: shifts of the validation images, written like `shifts`, and mostly `clean` too, such
-            as `[clean, {suite: quick}]`. Thresholds and all calibrations are fitted on these
-            images together as well, as further rows `MODEL+...-fit_on`. None of these shifts may be
-            tested.
-    """
+    """A study: a data set, models with their recipes, shifts, seeds."""
 
     name: str
     title: _TitleOrNone = ""
     description: str = ""
     data: _Data
     seeds: Annotated[list[int], pydantic.BeforeValidator(_list_seeds)] = [0, 1, 2]
+    """Random seeds that every model is trained with: a list, or a number (3 means [0, 1, 2])."""
+
     shift_seed: int = 0
+    """Random seed of stochastic shifts, the same for all models and seeds."""
+
     shifts: list[dict[str, Any]] = pydantic.Field([])
+    """Sweeps and suites as written; `all_shifts` gives the shifts themselves."""
+
     natural: dict[str, str] = pydantic.Field({})
+    """Other images of the same classes, by name, such as those of another hospital; each is a
+    source of data, and in tables `natural/NAME`."""
+
     allow_seen_shifts: bool = False
+    """Allow models to be trained with shifts that test them; the report marks them."""
+
     pretraining: dict[str, PretrainingEntry] = pydantic.Field({})
+    """Networks that are trained first and that models start from, by name."""
+
     models: dict[str, ModelEntry] = pydantic.Field(min_length=1)
     ensemble: bool = False
+    """Also measure the models of all seeds together, as seed `ensemble`."""
+
     prediction_batch_size: int = pydantic.Field(256, ge=1)
+    """Images in a forward pass of the evaluation."""
+
     prediction_precision: Literal["fp32", "tf32", "bf16"] = "fp32"
+    """`fp32`; `tf32`, faster products on CUDA devices; or `bf16`."""
+
     cudnn_benchmark: bool = False
+    """Let cuDNN choose the kernels of predictions by speed; another run may then differ in the last
+    digits."""
+
     precision: Literal["auto", "fp32", "bf16"] = "auto"
+    """Precision of training: `auto`, `fp32` or `bf16`."""
+
     threads: int | None = pydantic.Field(None, ge=1, le=1024)
+    """Threads of torch in every step; None means torch's default on the machine that plans the
+    study."""
+
     processes: int = pydantic.Field(1, ge=1, le=4096)
+    """Number of processes that train each network together, each with a part of every batch.
+    Another number gives other networks: batch norm has the statistics of each part."""
+
     sync_batchnorm: bool = False
+    """Batch norm has the statistics of the whole batch instead; for GPUs only."""
+
     bootstrap: int = pydantic.Field(1000, ge=100, le=100_000)
+    """Number of resamples for every interval."""
+
     ordered_classes: bool = False
+    """The classes are in an order, such as grades; adds the quadratic kappa."""
+
     operating_points: dict[str, float] = pydantic.Field({})
+    """The probability from which on a class is called, by class; adds the numbers of the class at
+    that point."""
+
     variants: list[str | dict[str, Any]] = pydantic.Field([])
+    """Further rows for every model: calibrations, fitted on the clean validation images
+    (`temperature` scaling, `vector_scaling`, `isotonic` regression, `top_versus_all` with `method:
+    isotonic` or `logistic`); `batchnorm` adapted to each batch of test images; and `conformal`
+    prediction sets. One with parameters is written as a mapping, such as `conformal: {method: aps,
+    coverage: 0.9, classwise: false}`. What is fitted may be `of` a network that adapts:
+    `temperature: {of: batchnorm}`."""
+
     fit_on: list[str | dict[str, Any]] = pydantic.Field([])
+    """Shifts of the validation images, written like `shifts`, and mostly `clean` too, such as
+    `[clean, {suite: quick}]`. Thresholds and all calibrations are fitted on these images together
+    as well, as further rows `MODEL+...-fit_on`. None of these shifts may be tested."""
 
     @pydantic.model_validator(mode="after")
     def _check(self) -> Self:
         if not _NAME.match(self.name):
             raise InputError(f"the name {self.name!r} must consist of {_ALLOWED}")
-        for what, names in (("model", self.models), ("pre-training", self.pretraining)):
+        for kind, names in (("model", self.models), ("pre-training", self.pretraining)):
             for name in names:
                 if not _NAME.match(name):
                     raise InputError(
-                        f"the {what} name {name!r} must consist of {_ALLOWED}, since it names a "
+                        f"the {kind} name {name!r} must consist of {_ALLOWED}, since it names a "
                         "folder; the title may be anything"
                     )
-            check_case_distinct(names, f"the {what}s")
+            check_case_distinct(names, f"the {kind}s")
         for name, source in read_natural_sources(self.natural).items():
             if source == self.data.source:
                 raise InputError(
@@ -482,10 +493,10 @@ class Study(StrictEntry):
                 raise InputError(f"models.{name}: {error}")
             start = self.pretraining[entry.pretraining]
             for key in _DESIGN_KEYS:
-                own, expected = getattr(entry, key), getattr(start, key)
-                if own != expected:
+                value, expected = getattr(entry, key), getattr(start, key)
+                if value != expected:
                     raise InputError(
-                        f"models.{name}: its {key} is {own}, but that of "
+                        f"models.{name}: its {key} is {value}, but that of "
                         f"pretraining.{entry.pretraining} is {expected}"
                     )
         titles = [start.title for start in self.pretraining.values()]
@@ -497,8 +508,8 @@ class Study(StrictEntry):
 
     def _check_labels(self) -> None:
         for name, start in self.pretraining.items():
-            own, other = self.data, start.data
-            if other is not None and (other.source, other.root) == (own.source, own.root):
+            ours, theirs = self.data, start.data
+            if theirs is not None and (theirs.source, theirs.root) == (ours.source, ours.root):
                 raise InputError(
                     f"pretraining.{name}: its data is that of the study, so it might train on test "
                     "images of the study; leave data out to use the study's training images"
@@ -577,7 +588,7 @@ def _fixed_parameters(shift: Shift | Attack) -> list[tuple[str, object]]:
 
 # Pydantic's names for an unknown key, of a model and of a dataclass.
 _UNKNOWN_KEY = ("extra_forbidden", "unexpected_keyword_argument")
-# A pre-training takes only the keys of its network from `defaults`, and of those not these.
+# A pre-training takes only the keys of its network from `defaults`, except these.
 _UNSHARED_KEYS = ("title", "weights", "weights_sha256", "mean", "std")
 _SHARED_KEYS = tuple(key for key in NetworkEntry.model_fields if key not in _UNSHARED_KEYS)
 _NESTED_TYPES = {
@@ -613,11 +624,13 @@ def load_study(
             if name not in declared:
                 raise unknown_name("model", name, declared)
         raw["models"] = {name: entry for name, entry in declared.items() if name in models}
-        if isinstance(starts, Mapping):  # without those that no model starts from
+        if isinstance(starts, Mapping):  # without pre-trainings that no model starts from
             entries = [entry for entry in raw["models"].values() if isinstance(entry, Mapping)]
             used = {str(entry.get("weights")) for entry in entries}
-            kept = {name: start for name, start in starts.items() if f"{PRETRAINING}{name}" in used}
-            raw["pretraining"] = kept
+            used_starts = {
+                name: start for name, start in starts.items() if f"{PRETRAINING}{name}" in used
+            }
+            raw["pretraining"] = used_starts
     return check_study(raw)
 
 
@@ -699,11 +712,11 @@ def _apply_override(raw: Mapping[str, Any], override: str) -> dict[str, Any]:
         places = [keys]
     else:
         raise unknown_name("key", keys[0], [*Study.model_fields, *ModelEntry.model_fields])
-    for section, what in (("models", "model"), ("pretraining", "pre-training")):
+    for section, kind in (("models", "model"), ("pretraining", "pre-training")):
         entries = changed.get(section)
         known = {str(name) for name in entries} if isinstance(entries, Mapping) else set()
         if keys[0] == section and len(keys) > 1 and keys[1] not in known:
-            raise unknown_name(what, keys[1], known)
+            raise unknown_name(kind, keys[1], known)
     for place in places:
         node = changed
         for key in place[:-1]:
@@ -717,7 +730,7 @@ def _apply_override(raw: Mapping[str, Any], override: str) -> dict[str, Any]:
 
 
 def _explain_error(error: pydantic.ValidationError) -> InputError:
-    """Tell one of the errors: first an unknown key, which may be why another key is missing."""
+    """Report one error, preferably an unknown key, which may be why another key is missing."""
     errors = error.errors()
     unknown = [problem for problem in errors if problem["type"] in _UNKNOWN_KEY]
     first = (unknown or errors)[0]
@@ -730,13 +743,13 @@ def _explain_error(error: pydantic.ValidationError) -> InputError:
         above = ".".join(location[:-1])
         sentence = str(unknown_name("key", location[-1], _allowed_keys(location)))
         return InputError(f"{above}: {sentence}" if above else sentence)
-    if first["type"] == "json_invalid":  # nothing else is wrong with what Python has written
+    if first["type"] == "json_invalid":  # JSON from Python fails only for this
         return InputError("a study may contain only text in UTF-8")
     return InputError(describe_invalid(first))
 
 
 def _allowed_keys(location: list[str]) -> list[str]:
-    """The keys that are allowed where an unknown one was found."""
+    """The allowed keys at the place of an unknown one."""
     parent = location[-2] if len(location) > 1 else ""
     before = location[0] == "pretraining"
     known = {

@@ -1,6 +1,6 @@
 """Blurs: Gaussian, defocus, glass, motion and zoom.
 
-OpenCV convolves one image at a time: the sums have the same order in any batch, and with small and
+OpenCV convolves one image at a time, so sums have the same order in any batch. With small and
 sparse kernels this is faster than torch on whole batches.
 """
 
@@ -197,8 +197,8 @@ def _zoom_matrix(side: int, factor: float) -> sparse.csr_array:
     share = (places - below).astype(np.float32)
     at = np.arange(side)
     entries = np.concatenate([1 - share, share])
-    where = (np.concatenate([at, at]), np.concatenate([below, below + 1]))
-    return sparse.csr_array((entries, where), shape=(side, side))
+    indices = (np.concatenate([at, at]), np.concatenate([below, below + 1]))
+    return sparse.csr_array((entries, indices), shape=(side, side))
 
 
 @lru_cache(maxsize=64)

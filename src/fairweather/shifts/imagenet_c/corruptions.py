@@ -22,8 +22,8 @@ ImageNet-C/create_c/make_cifar_c.py (CIFAR-10-C), make_tinyimagenet_c.py (Tiny-I
 make_imagenet_c.py (ImageNet-C; the package imagenet-c 0.0.3 has the same). The names of the
 parameters are this project's; constants.json says what each is.
 
-The lengths of ImageNet-C's `elastic_transform` are shares of 224 px times 244: a typing error in
-the benchmark's code. Its images were made with it, so it stays.
+The lengths of ImageNet-C's `elastic_transform` are shares of 224 px times 244, by a typing error in
+the benchmark's code. The benchmark's images were made with it, so it stays.
 """
 
 from __future__ import annotations

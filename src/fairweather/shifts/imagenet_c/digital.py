@@ -21,9 +21,9 @@ from fairweather.shifts.ranges import JpegQuality, NotNegative, Range, SignedSha
 
 # Pixels per block: float32 arrays of this size stay in a core's cache.
 _PIXELS_AT_ONCE = 1 << 15
-# Twenty times the rounding error of float32 at 255. It is added so that a value that is a whole
-# number in exact arithmetic (most are, if saturation is doubled) is not truncated to the next lower
-# one.
+# Twenty times the rounding error of float32 at 255. It is added so that a value that would be whole
+# in exact arithmetic is not truncated to the next lower number. Most are whole if saturation is
+# doubled.
 _NUDGE = np.float32(1e-4)
 
 _SHRINKS = Range("> 0 and <= 1", lambda value: 0 < value <= 1)
@@ -54,11 +54,11 @@ def brightness(images: Pixels, *, amount: SignedShare) -> Pixels:
 @lru_cache(maxsize=8)
 def _brightness_table(amount: float) -> npt.NDArray[np.uint8]:
     """Table of a channel's new value, by the pixel's largest channel and its own, `[256 * 256]`."""
-    own = np.arange(256) / 255.0
-    largest = own[:, None]
+    channel = np.arange(256) / 255.0
+    largest = channel[:, None]
     value = np.clip(largest + amount, 0, 1)
-    saturation = (largest - own) / np.maximum(largest, own[1])
-    grown = np.where(largest == own, value, value * (1 - saturation))
+    saturation = (largest - channel) / np.maximum(largest, channel[1])
+    grown = np.where(largest == channel, value, value * (1 - saturation))
     return (np.clip(grown, 0, 1) * 255).astype(np.uint8).ravel()
 
 
@@ -154,9 +154,9 @@ def jpeg_compression(images: Pixels, *, quality: JpegQuality) -> Pixels:
 def pixelate(images: Pixels, *, factor: Annotated[float, _SHRINKS]) -> Pixels:
     """Shrink by `factor` with a box filter, and enlarge again: Pillow's `resize(BOX)` twice.
 
-    Equal to the last bit to Pillow's `resize` of the width and then of the height, which is also
-    its order for both at once unless an image is very high. The small side is
-    `int(factor * side)`, at least 1.
+    Equal to the last bit to Pillow's `resize` of the width and then of the height. Pillow has this
+    order for both at once too, unless an image is very high. The small
+    side is `int(factor * side)`, at least 1.
 
     Args:
         images: uint8 `[B, 3, H, W]`.
@@ -171,7 +171,7 @@ def pixelate(images: Pixels, *, factor: Annotated[float, _SHRINKS]) -> Pixels:
     rows, columns = _nearest_places(low, height), _nearest_places(narrow, width)
     result = np.empty(images.shape, np.uint8)
     for part, out in _cut_blocks(images, result, 4 * _PIXELS_AT_ONCE):
-        # The axis that is worked on stands first, so that whole rows are added and copied.
+        # The axis to shrink or enlarge comes first, so that whole rows are added and copied.
         planes = part.shape[0] * part.shape[1]
         small = _shrink_lines(_transpose(part.reshape(planes * height, width)), narrow)
         small = _shrink_lines(_transpose(small.reshape(narrow * planes, height)), low)
@@ -188,9 +188,9 @@ def _transpose(plane: Pixels) -> Pixels:
 def _shrink_lines(lines: Pixels, small: int) -> Pixels:
     """Shrink the first axis of uint8 `[large, N]` to `small` by means of neighbours, as Pillow.
 
-    Pillow's filter takes the pixels with centres in (j, j + 1] times large / small, as doubles tell
-    it, and divides in whole numbers with 22 bits after the point: `precompute_coeffs` in its
-    Resample.c. Both are repeated here, so that no bit differs.
+    Pillow's filter takes the pixels with centres in (j, j + 1] times large / small, in doubles, and
+    divides in whole numbers with 22 fraction bits: `precompute_coeffs` in its Resample.c. Both are
+    repeated here, so that no bit differs.
     """
     scale = len(lines) / small
     centres = (np.arange(small) + 0.5) * scale
@@ -354,8 +354,10 @@ def _cosine_waves(size: int, sigma: float) -> Floats:
     weights = _gaussian_weights(sigma)
     offsets = np.arange(len(weights)) - len(weights) // 2
     numbers = np.arange(size)[:, None]
-    left = np.cos(np.pi * numbers * offsets / size) @ weights
-    kept = int(np.argmin(left > 1e-4)) or size
-    waves = np.cos(np.pi * numbers[:kept] * (np.arange(size) + 0.5) / size)
-    waves *= np.sqrt(left[:kept, None] * np.where(numbers[:kept] == 0, 1, 2) / size)
+    remaining = np.cos(np.pi * numbers * offsets / size) @ weights
+    waves_kept = int(np.argmin(remaining > 1e-4)) or size
+    waves = np.cos(np.pi * numbers[:waves_kept] * (np.arange(size) + 0.5) / size)
+    waves *= np.sqrt(
+        remaining[:waves_kept, None] * np.where(numbers[:waves_kept] == 0, 1, 2) / size
+    )
     return waves.astype(np.float32)

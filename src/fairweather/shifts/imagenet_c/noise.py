@@ -1,9 +1,9 @@
 """Noise of single values: Gaussian, shot, impulse and speckle.
 
-Each noise maps an 8-bit value to an 8-bit value, depending only on that value and on chance. So it
-is described by 256 x 256 probabilities, and needs only 16 random bits and one look-up per value
-instead of sampling, scaling, clipping and rounding. Each probability is exact to 2^-16: a
-chi-squared test would need the pixels of thousands of images to detect the difference.
+Each noise maps an 8-bit value to an 8-bit value, depending only on that value and on chance. So 256
+x 256 probabilities describe it. It needs only 16 random bits and one look-up per value, instead of
+sampling, scaling, clipping and rounding. Each probability is exact to 2^-16: a chi-squared test
+would need the pixels of thousands of images to detect the difference.
 """
 
 from __future__ import annotations

@@ -1,26 +1,24 @@
 """The corruptions of MedMNIST-C, one family per 2-D MedMNIST set (twelve), for whole batches.
 
 The functions have the same two forms as in `shifts.imagenet_c`, with the same rules for images and
-generators; if the operation is the same, the function is the same too. Names, parameters and their
-five values per data set are in constants.json.
+generators. Equal operations share one function. Names, parameters and their five values per data
+set are in constants.json.
 
 Size. The published constants are for images of 224 px. For other sizes, a corruption looks as on a
-224 px image that is then resized: every length in pixels (kernels, bubbles, drawings of ink,
+224 px image that is then resized. Every length in pixels (kernels, bubbles, drawings of ink,
 margins, letters) is multiplied by `min(H, W) / 224`. Lengths are not rounded to whole pixels: the
 taps of a kernel are shared linearly between pixels, and layers over the image are resized by area.
-So at 224 px it is exactly the published operation; no length is rounded to 0 or to another
-severity's length; and images of 28 px change as if their 224 px originals had been corrupted and
-then shrunk. Shares of the side (pixelate, zoom_blur, black_corner), factors, amplitudes of noise
-and JPEG's quality contain no length and are used as published. The small side of pixelate is a
-whole number, so its severities 4 and 5 for PathMNIST are the same at 8 px.
+So at 224 px it is exactly the published operation, and no length is rounded to 0 or to another
+severity's length. Images of 28 px change as if their 224 px originals had been corrupted and then
+shrunk. Shares of the side (pixelate, zoom_blur, black_corner), factors, amplitudes of noise and
+JPEG's quality contain no length and are used as published. The small side of pixelate is a whole
+number, so its severities 4 and 5 for PathMNIST are the same at 8 px.
 
-Grey sets. As in medmnistc, grey images are corrupted as RGB and the result is converted to grey:
-the three channels are equal again, and the noise of three channels is averaged. Colour images
-become grey too.
+Grey sets. As in medmnistc, grey images are corrupted as RGB and the result is converted to grey.
+The three channels are equal again, and their noise is averaged. Colour images become grey too.
 
-Kept as in medmnistc 0.1.0: the severity of stain_deposit chooses between drawings of 24 and 32 px,
-and severities 3 and 4 for BloodMNIST are the same; severities 4 and 5 of black_corner are in the
-wrong order.
+Kept as in medmnistc 0.1.0: the severity of stain_deposit chooses between drawings of 24 and 32 px.
+Severities 3 and 4 for BloodMNIST are the same, and 4 and 5 of black_corner are in the wrong order.
 
 Source of the constants: F. Di Salvo, S. Doerrich and C. Ledig, "MedMNIST-C: Comprehensive benchmark
 and improved classifier robustness by simulating realistic image corruptions" (2024), as in the

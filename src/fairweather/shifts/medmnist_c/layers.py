@@ -1,7 +1,7 @@
 """Layers over the image: stains, bubbles, dark corners and letters.
 
-Each layer is drawn on a canvas of 224 px, the size that medmnistc's lengths are for, and resized to
-the image: something that covers a quarter of a pixel has a quarter of the weight there.
+Each layer is drawn on a canvas of 224 px, the size of medmnistc's lengths, and resized to the
+image. What covers a quarter of a pixel has a quarter of the weight there.
 
 The letters are those of the Hershey duplex font, which OpenCV had up to version 4. A. V. Hershey
 made the fonts at the U.S. National Bureau of Standards (A. V. Hershey, "Calligraphy for computers",
@@ -117,13 +117,13 @@ def stain_deposit(
 
     def stain(image: Pixels, generator: np.random.Generator) -> Floats:
         number = _draw_whole(generator, 1, int(marks)) if marks > 1 else 1
-        kept = np.ones((height, width), np.float32)
+        opacity = np.ones((height, width), np.float32)
         for _ in range(number):
             drawing = drawings[_draw_whole(generator, 0, len(drawings) - 1)]
             column = _draw_whole(generator, _MARGIN, width - side - _MARGIN)
             row = _draw_whole(generator, _MARGIN, height - side - _MARGIN)
-            kept[row : row + side, column : column + side] *= 1 - drawing
-        return np.rint(image * fit_layer(kept, *image.shape[1:]))
+            opacity[row : row + side, column : column + side] *= 1 - drawing
+        return np.rint(image * fit_layer(opacity, *image.shape[1:]))
 
     return corrupt_each(images, generators, stain)
 
@@ -192,8 +192,8 @@ def black_corner(images: Pixels, *, radius: Positive) -> Pixels:
     reach = int(min(height // 2, width // 2) * radius)
     rows, columns = np.arange(height) - height // 2, np.arange(width) - width // 2
     inside = rows[:, None] ** 2 + columns[None] ** 2 <= reach**2
-    kept = fit_layer(inside.astype(np.float32), *images.shape[2:])
-    return corrupt_each(images, repeat(kept), lambda image, kept: np.rint(image * kept))
+    opacity = fit_layer(inside.astype(np.float32), *images.shape[2:])
+    return corrupt_each(images, repeat(opacity), lambda image, opacity: np.rint(image * opacity))
 
 
 def characters(
@@ -222,11 +222,11 @@ def characters(
     height, width = canvas_size(*images.shape[2:])
     if width < _MARGIN + _LETTER_WIDTH * letters:
         raise InputError(f"characters: letters must be at most 26, found {letters}")
-    how = cv2.INTER_NEAREST if height > images.shape[2] else cv2.INTER_AREA
+    interpolation = cv2.INTER_NEAREST if height > images.shape[2] else cv2.INTER_AREA
 
     def write(image: Pixels, generator: np.random.Generator) -> Floats:
         # Written on the image itself, because edges of letters are blended stroke by stroke.
-        under = cv2.resize(cv2.merge(tuple(image)), (width, height), interpolation=how)
+        under = cv2.resize(cv2.merge(tuple(image)), (width, height), interpolation=interpolation)
         written = under.copy()
         for _ in range(_draw_whole(generator, 1, int(words))):
             number = _draw_whole(generator, _FEWEST_LETTERS, int(letters))

@@ -55,8 +55,8 @@ def fit_layer(layer: Floats, height: int, width: int) -> Floats:
     array([[0.5]], dtype=float32)
     """
     shrinks = height < layer.shape[0]
-    how = cv2.INTER_AREA if shrinks else cv2.INTER_LINEAR
-    return np.asarray(cv2.resize(layer, (width, height), interpolation=how), np.float32)
+    interpolation = cv2.INTER_AREA if shrinks else cv2.INTER_LINEAR
+    return np.asarray(cv2.resize(layer, (width, height), interpolation=interpolation), np.float32)
 
 
 def scaling_matrix(taps: int, scale: float) -> Floats:
@@ -152,7 +152,7 @@ def gaussian_blur(images: Pixels, *, kernel_size: Annotated[float, _ODD]) -> Pix
     weights = np.exp(-((places / (0.15 * size + 0.35)) ** 2) / 2)
     weights = (weights / weights.sum()).astype(np.float32)
     line = scaling_matrix(size, pixel_scale(*images.shape[2:])) @ weights
-    # `each` drops the fraction; adding half a grey level turns this into rounding.
+    # `change_each_image` drops the fraction; adding half a grey level turns this into rounding.
     return change_each_image(
         images, lambda image: cv2.sepFilter2D(image, -1, line, line) + np.float32(0.5)
     )

@@ -76,7 +76,7 @@ def _standardise(embedding: torch.Tensor, count: torch.Tensor) -> torch.Tensor:
 
 
 class _SumOverProcesses(torch.autograd.Function):
-    """A sum over processes whose gradient is the sum of the processes' gradients."""
+    """A sum over processes, whose gradient is the sum of the processes' gradients."""
 
     @staticmethod
     def forward(ctx: Any, values: torch.Tensor) -> torch.Tensor:  # noqa: ANN401 - torch's own
@@ -87,7 +87,7 @@ class _SumOverProcesses(torch.autograd.Function):
 
     @staticmethod
     def backward(ctx: Any, *gradients: torch.Tensor) -> torch.Tensor:  # noqa: ANN401 - torch's own
-        """Every process's loss depends on the values of every process."""
+        """Sum the gradients too: every process's loss depends on the values of all processes."""
         return _SumOverProcesses.forward(ctx, gradients[0])
 
 
@@ -123,7 +123,7 @@ def rotate_quarter(images: torch.Tensor, turns: torch.Tensor) -> torch.Tensor:
 def label_loss(
     encoder: Predictor, head: Predictor, images: torch.Tensor, labels: torch.Tensor
 ) -> tuple[torch.Tensor, torch.Tensor]:
-    """Measure how well labels are predicted; as `rotation_loss`, of the images as they are."""
+    """Measure how well labels are predicted; like `rotation_loss`, for unrotated images."""
     features = encoder(images)
     return F.cross_entropy(head(features), labels), features
 
@@ -159,24 +159,26 @@ class BatchLoss(NamedTuple):
 
 
 class Method(NamedTuple):
-    """A way to train an encoder.
-
-    Attributes:
-        title: its name for people, with its paper.
-        views: number of views: 2, or 1, which is then of the second kind.
-        may_collapse: whether training must check that not all images have the same embedding.
-        build: `(features, recipe, classes)` to the module `(encoder, views, targets) -> Outcome`.
-        targets: from the labels of a batch, int64 `[B]`, to what its images are to predict, int64
-            `[B]`; two views need none.
-        accepts: the kind of predictions whose labels it learns; None if it uses no labels.
-    """
+    """A way to train an encoder."""
 
     title: str
+    """Its name for people, with its paper."""
+
     views: int
+    """Number of views: 2, or 1, which is then of the second kind."""
+
     may_collapse: bool
+    """Whether training must check that not all images have the same embedding."""
+
     build: Callable[[int, Pretraining, int], nn.Module]
+    """`(features, recipe, classes)` to the module `(encoder, views, targets) -> Outcome`."""
+
     targets: Callable[[torch.Tensor], torch.Tensor] = lambda labels: labels
+    """From the labels of a batch, int64 `[B]`, to what its images are to predict, int64 `[B]`; two
+    views need none."""
+
     accepts: TaskKind | None = None
+    """The kind of predictions whose labels it learns; None if it uses no labels."""
 
 
 def _cycle_turns(labels: torch.Tensor) -> torch.Tensor:
@@ -270,7 +272,7 @@ def _barlow_twins(features: int, recipe: Pretraining, classes: int) -> nn.Module
 
 
 def _simclr(features: int, recipe: Pretraining, classes: int) -> nn.Module:
-    """The embedding has a batch norm without offset, as in the authors' code."""
+    """As in the authors' code, the embedding has a batch norm without offset."""
     loss = _import_lightly().NTXentLoss(temperature=recipe.temperature, gather_distributed=True)
     norm = nn.BatchNorm1d(recipe.projector[-1])
     norm.bias.requires_grad_(False)
@@ -290,9 +292,9 @@ def _vicreg(features: int, recipe: Pretraining, classes: int) -> nn.Module:
 def _import_lightly() -> Any:  # noqa: ANN401 - a module without type annotations
     """The losses of lightly.
 
-    If several processes have equal shares of a batch, gradients averaged over processes equal those
-    of one process for the three losses that are used here. lightly's loss of Barlow Twins
-    normalises each process's share on its own, which is a different loss: we have our own.
+    If processes have equal shares of a batch, gradients averaged over processes equal those of one
+    process, for the three losses used here. lightly's loss of Barlow Twins is not used, because it
+    normalises each process's share separately.
     """
     try:
         import lightly.loss

@@ -1,4 +1,4 @@
-"""Pre-training: a generator of epochs, and how good an embedding is; the caller saves."""
+"""Pre-training: a generator of epochs, and the quality of embeddings; the caller saves."""
 
 from __future__ import annotations
 
@@ -48,7 +48,7 @@ class NeighbourProbe(NamedTuple):
 
 
 def knn_accuracy(encoder: nn.Module, probe: NeighbourProbe, device: torch.device) -> float:
-    """Give the share of validation images that their 20 nearest training images classify correctly.
+    """The share of validation images that their 20 nearest training images classify correctly.
 
     Neighbours are nearest by the cosine s of the features; each votes with the weight exp(s / 0.07)
     (Wu et al. 2018, section 3.4). At most 5,000 training and 2,000 validation images, evenly
@@ -75,10 +75,10 @@ def knn_accuracy(encoder: nn.Module, probe: NeighbourProbe, device: torch.device
     unknown = F.normalize(encode_images(encoder, val, device), dim=1)
     labels = train.labels.to(device)
     nearest = (unknown @ known.T).topk(min(NEIGHBOURS, len(train)), dim=1)
-    # The cosine of the nearest is subtracted, so that nothing overflows: a common factor of all
-    # weights does not change the vote.
+    # The cosine of the nearest is subtracted to prevent overflow; a common factor does not change
+    # the vote.
     weights = ((nearest.values - nearest.values[:, :1]) / TEMPERATURE).exp()
-    # As whole numbers, whose sum does not depend on the order in which a GPU adds them up.
+    # As whole numbers, whose sum does not depend on the order of addition on a GPU.
     votes = torch.zeros(len(val), len(train.classes), device=device, dtype=torch.int64)
     votes.scatter_add_(1, labels[nearest.indices], (weights * 2**32).round().long())
     return float((votes.argmax(1).cpu() == val.labels).double().mean())
@@ -181,22 +181,21 @@ Matrix = npt.NDArray[np.float64]
 
 
 class PretrainingEpoch(NamedTuple):
-    """The result of one epoch.
-
-    Attributes:
-        history: one row per epoch so far; the last is this epoch's. Its keys are `epoch`,
-            `train_loss`, `embedding_std`, `knn_accuracy` (with a probe), `learning_rate` and
-            `images_per_second`.
-        state: everything that pre-training needs to continue; `encoder` holds the weights.
-        correlation: float64 `[d, d]`, the cross-correlation after this epoch; None for all methods
-            but Barlow Twins.
-        correlation_before: the same before the first epoch.
-    """
+    """The result of one epoch."""
 
     history: list[dict[str, float]]
+    """One row per epoch so far; the last is this epoch's. Its keys are `epoch`, `train_loss`,
+    `embedding_std`, `knn_accuracy` (with a probe), `learning_rate` and `images_per_second`."""
+
     state: State
+    """Everything that pre-training needs to continue; `encoder` holds the weights."""
+
     correlation: Matrix | None
+    """float64 `[d, d]`, the cross-correlation after this epoch; None for all methods but Barlow
+    Twins."""
+
     correlation_before: Matrix | None
+    """The same before the first epoch."""
 
 
 class EncoderWithObjective(nn.Module):
@@ -253,9 +252,9 @@ def pretrain(
         sync_batchnorm: batch norm, also that of the projector, has the statistics of the whole
             batch, of all processes; for GPUs only.
 
-    Raises `TrainingDivergedError` with epoch, step and learning rate if a loss is not finite, and
-    `CollapsedError` if the embedding is the same for all images at the end of an epoch. `rotation`
-    and `supervised` are not checked for collapse, since their loss would show it.
+    Raises `TrainingDivergedError` with epoch, step and learning rate if a loss is not finite.
+    Raises `CollapsedError` if the embedding is the same for all images at the end of an epoch.
+    `rotation` and `supervised` are not checked for collapse, since their loss would show it.
     """
     if len(images) < 2:
         raise InputError(f"pre-training needs at least 2 images, found {len(images)}")
@@ -297,7 +296,7 @@ def pretrain(
         }
         return PretrainingEpoch(history, state, correlate(), before)
 
-    if len(history) >= recipe.epochs:  # it was stopped before the result was stored
+    if len(history) >= recipe.epochs:  # the training stopped before its result was stored
         yield so_far()
         return
     fabric = ranks.fabric(device, precision)
@@ -305,7 +304,7 @@ def pretrain(
     wrapped, wrapped_optimizer = fabric.setup(learner, optimizer)
     for epoch in range(len(history), recipe.epochs):
         rng = np.random.default_rng([seed, epoch])
-        # Dropout has other random numbers in each process.
+        # Dropout needs different random numbers in each process.
         with loop_parts.seeded(int(rng.integers(2**63)) ^ ranks.rank, device):
             row = _train_epoch(
                 fabric, wrapped, wrapped_optimizer, images, recipe, epoch, rng, after_step, ranks
@@ -332,7 +331,7 @@ def _train_epoch(
 ) -> dict[str, float]:
     learner.train()
     order = torch.from_numpy(rng.permutation(len(images)))
-    # The losses of several processes need equal parts.
+    # With several processes, the losses need equal parts.
     steps = [
         index[: len(index) // ranks.size * ranks.size]
         for index in loop_parts.cut_batches(order, recipe.batch_size)
@@ -387,7 +386,7 @@ def _weights_rate(optimizer: torch.optim.Optimizer) -> float:
 
 
 def _derive_seed(seed: int, number: int) -> int:
-    """Give a seed that is neither the encoder's nor that of any epoch."""
+    """Return a seed that differs from those of the encoder and of all epochs."""
     sequence = np.random.SeedSequence(seed, spawn_key=(number,))
     return int(sequence.generate_state(1, np.uint64)[0]) >> 1
 
@@ -415,10 +414,10 @@ def parameter_groups(model: nn.Module, recipe: Pretraining) -> list[dict[str, An
 def build_optimizer(model: nn.Module, recipe: Pretraining) -> torch.optim.Optimizer:
     """Build the optimiser of a recipe.
 
-    LARS (You et al. 2017) is timm's. Only weights take steps whose length is relative to their own
-    norm; biases and norm parameters take steps of SGD. timm divides by the norm of the gradient
-    plus the decayed norm of the weights, the code of Barlow Twins by the norm of the sum of the
-    two. At a weight decay of 1e-6 these differ in the sixth digit.
+    LARS (You et al. 2017) is timm's. Only weights take steps relative to their own norm; biases and
+    norm parameters take steps of SGD. timm divides by the norm of the gradient plus the decayed
+    norm of the weights. The code of Barlow Twins divides by the norm of their sum. At a weight
+    decay of 1e-6 these differ in the sixth digit.
     """
     groups = parameter_groups(model, recipe)
     if recipe.optimizer == "lars":

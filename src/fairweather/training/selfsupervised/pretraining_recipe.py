@@ -34,19 +34,6 @@ MOST_WARMUP = 0.1  # share of all epochs, unless `warmup_epochs` is given
 class Views(CheckedSettings, where="views: "):
     """How two random views of each image are made, in this order; the defaults are Barlow Twins'.
 
-    Attributes:
-        crop_scale: the share of the image's area that a crop covers, uniform in this range. The
-            crop is resized back to the size of the image.
-        horizontal_flip: probability of a flip.
-        jitter_probability: probability of changing brightness, contrast, saturation and hue, in
-            random order.
-        brightness, contrast, saturation: factors are uniform in [1 - x, 1 + x].
-        hue: the turn of the hue is uniform in +-x, where 0.5 is half the circle.
-        grayscale: probability of making the view grey.
-        blur: probabilities of a Gaussian blur, in the first and in the second view.
-        blur_sigma: the blur's standard deviation in pixels is uniform in this range.
-        solarize: probabilities of inverting values of 0.5 or more, in the first and second view.
-
     Source: Zbontar et al. 2021, section 2.2, where the blur was for images of 224 pixels. Set
     `horizontal_flip` to 0 for digits and other images that mean something else when mirrored.
 
@@ -55,16 +42,34 @@ class Views(CheckedSettings, where="views: "):
     """
 
     crop_scale: tuple[float, float] = (0.08, 1.0)
+    """The share of the image's area that a crop covers is uniform in this range; the crop is
+    resized back to the size of the image."""
+
     horizontal_flip: Share = 0.5
+    """Probability of a flip."""
+
     jitter_probability: Share = 0.8
+    """Probability of changing brightness, contrast, saturation and hue, in random order."""
+
     brightness: NotNegative = 0.4
     contrast: NotNegative = 0.4
     saturation: NotNegative = 0.2
+    """`brightness`, `contrast`, `saturation`: factors are uniform in [1 - x, 1 + x]."""
+
     hue: Annotated[float, between(0, 0.5)] = 0.1
+    """The turn of the hue is uniform in +-x, where 0.5 is half the circle."""
+
     grayscale: Share = 0.2
+    """Probability of making the view grey."""
+
     blur: tuple[Share, Share] = (1.0, 0.1)
+    """Probabilities of a Gaussian blur, in the first and in the second view."""
+
     blur_sigma: tuple[float, float] = (0.1, 2.0)
+    """The blur's standard deviation in pixels is uniform in this range."""
+
     solarize: tuple[Share, Share] = (0.0, 0.2)
+    """Probabilities of inverting values of 0.5 or more, in the first and second view."""
 
     def __post_init__(self) -> None:
         for name in ("crop_scale", "blur", "blur_sigma", "solarize"):
@@ -142,34 +147,6 @@ class Pretraining(CheckedSettings, where="pretraining: "):
     belongs to its optimiser: with another one, `learning_rate` must be given. A warm-up that is
     left out lasts at most a tenth of the epochs.
 
-    Attributes:
-        method: `barlow_twins`, `simclr`, `vicreg`, `simsiam` and `rotation` need no labels;
-            `supervised` is the same loop with labels. `rotation` predicts by which right angle an
-            image was rotated.
-        epochs: passes over the images.
-        batch_size: largest number of images in a step; an epoch is cut into nearly equal batches.
-        optimizer: `lars` or `sgd` (both without Nesterov momentum), or `adamw`.
-        learning_rate: learning rate of the weights per 256 images; it is multiplied by
-            `batch_size` / 256.
-        bias_learning_rate: the same for biases and norm parameters. By default it is that of the
-            weights, except 0.0048 for Barlow Twins with LARS, as published.
-        weight_decay: an L2 term, decoupled for AdamW; with `lars` not on biases and norms.
-        momentum: momentum of LARS and SGD.
-        trust_coefficient: for LARS, the length of a step relative to the weights (You et al. 2017).
-        warmup_epochs: the learning rate rises linearly from zero over these epochs.
-        final_learning_rate_scale: after warm-up, the learning rate falls along a cosine to this
-            share of its full value.
-        clip_gradient_norm: largest allowed norm of the whole gradient; None for no limit.
-        projector: widths of the layers between features and loss; none for `rotation` and
-            `supervised`, which have one linear layer.
-        views: how views are made; `rotation` and `supervised` use only the second kind of view. By
-            default these are the method's views. If only some keys are given, the others are those
-            of Barlow Twins.
-        redundancy_weight: lambda of Barlow Twins.
-        temperature: temperature of SimCLR; the best published is 0.1 on ImageNet, 0.5 on CIFAR-10.
-        invariance_weight, variance_weight, covariance_weight: weights of the terms of VICReg.
-        predictor_width: width of the hidden layer of SimSiam's predictor.
-
     Raises `InputError` for values out of range.
 
     >>> recipe = Pretraining("barlow_twins", epochs=300, batch_size=256, learning_rate=0.4)
@@ -178,25 +155,66 @@ class Pretraining(CheckedSettings, where="pretraining: "):
     """
 
     method: MethodName
+    """`barlow_twins`, `simclr`, `vicreg`, `simsiam` and `rotation` need no labels; `supervised` is
+    the same loop with labels. `rotation` predicts by which right angle an image was rotated."""
+
     epochs: Epochs = LEFT_OUT
+    """Passes over the images."""
+
     batch_size: BatchSize = LEFT_OUT
+    """Largest number of images in a step; an epoch is cut into nearly equal batches."""
+
     optimizer: Literal["lars", "sgd", "adamw"] = LEFT_OUT
+    """`lars` or `sgd` (both without Nesterov momentum), or `adamw`."""
+
     learning_rate: Positive = LEFT_OUT
+    """Learning rate of the weights per 256 images; it is multiplied by `batch_size` / 256."""
+
     bias_learning_rate: Positive = LEFT_OUT
+    """The same for biases and norm parameters. By default it is that of the weights, except 0.0048
+    for Barlow Twins with LARS, as published."""
+
     weight_decay: NotNegative = LEFT_OUT
+    """An L2 term, decoupled for AdamW; with `lars` not on biases and norms."""
+
     momentum: BelowOne = 0.9
+    """Momentum of LARS and SGD."""
+
     trust_coefficient: Positive = 1e-3
+    """For LARS, the length of a step relative to the weights (You et al. 2017)."""
+
     warmup_epochs: NotNegative = LEFT_OUT
+    """The learning rate rises linearly from zero over these epochs."""
+
     final_learning_rate_scale: Share = LEFT_OUT
+    """After warm-up, the learning rate falls along a cosine to this share of its full value."""
+
     clip_gradient_norm: Positive | None = None
+    """Largest allowed norm of the whole gradient; None for no limit."""
+
     projector: tuple[int, ...] = LEFT_OUT
+    """Widths of the layers between features and loss; none for `rotation` and `supervised`, which
+    have one linear layer."""
+
     views: Views = LEFT_OUT
+    """How views are made; `rotation` and `supervised` use only the second kind of view. By default
+    these are the method's views. If only some keys are given, the others are those of Barlow Twins.
+    """
+
     redundancy_weight: NotNegative = 0.0051
+    """Lambda of Barlow Twins."""
+
     temperature: Positive = 0.1
+    """Temperature of SimCLR; the best published is 0.1 on ImageNet, 0.5 on CIFAR-10."""
+
     invariance_weight: NotNegative = 25.0
     variance_weight: NotNegative = 25.0
     covariance_weight: NotNegative = 1.0
+    """`invariance_weight`, `variance_weight`, `covariance_weight`: weights of the terms of VICReg.
+    """
+
     predictor_width: Width = 512
+    """Width of the hidden layer of SimSiam's predictor."""
 
     def __post_init__(self) -> None:
         if self.method not in PUBLISHED:
@@ -223,21 +241,21 @@ class Pretraining(CheckedSettings, where="pretraining: "):
             )
 
 
-def _fill_in(given: Pretraining) -> dict[str, Any]:
+def _fill_in(entry: Pretraining) -> dict[str, Any]:
     """Give the values of the settings that were left out."""
-    values = PUBLISHED[given.method]._asdict()
-    as_published = given.optimizer in (None, values["optimizer"])
-    if not as_published and given.learning_rate is None:
+    values = PUBLISHED[entry.method]._asdict()
+    as_published = entry.optimizer in (None, values["optimizer"])
+    if not as_published and entry.learning_rate is None:
         raise InputError(
-            f"pretraining: learning_rate is needed, since {given.method} is published with "
-            f"{values['optimizer']} and not with {given.optimizer}"
+            f"pretraining: learning_rate is needed, since {entry.method} is published with "
+            f"{values['optimizer']} and not with {entry.optimizer}"
         )
     if not as_published or values["bias_learning_rate"] is None:
-        rate = values["learning_rate"] if given.learning_rate is None else given.learning_rate
+        rate = values["learning_rate"] if entry.learning_rate is None else entry.learning_rate
         values["bias_learning_rate"] = rate
-    epochs = values["epochs"] if given.epochs is None else given.epochs
+    epochs = values["epochs"] if entry.epochs is None else entry.epochs
     values["warmup_epochs"] = min(values["warmup_epochs"], MOST_WARMUP * epochs)
-    return {name: value for name, value in values.items() if getattr(given, name) is None}
+    return {name: value for name, value in values.items() if getattr(entry, name) is None}
 
 
 PRETRAINING_KEYS = tuple(field.name for field in fields(Pretraining))

@@ -1,8 +1,8 @@
 """Random views of whole batches of images, with parameters drawn for each image.
 
 A view is a crop, resized with an antialiased bicubic filter, and changes of colour and sharpness.
-These take float images `[B, 3, H, W]` in [0, 1] and float parameters `[B]` on the same device,
-return images of the same shape in [0, 1], and equal torchvision's on each image.
+The functions take float images `[B, 3, H, W]` in [0, 1] and float parameters `[B]` on the same
+device. They return images of the same shape in [0, 1], equal to torchvision's for each image.
 """
 
 from __future__ import annotations
@@ -141,17 +141,17 @@ def hue(images: torch.Tensor, turn: torch.Tensor) -> torch.Tensor:
     >>> hue(red, torch.tensor([1 / 3])).flatten().tolist()
     [0.0, 1.0, 0.0]
     """
-    value, which = images.max(1)
+    value, top = images.max(1)
     least = images.amin(1)
     chroma = value - least
     red, green, blue = images.unbind(1)
-    across = torch.stack([green - blue, blue - red, red - green], 1).gather(1, which[:, None])[:, 0]
-    sextant = across / chroma.clamp(min=torch.finfo(images.dtype).tiny) + 2 * which
+    across = torch.stack([green - blue, blue - red, red - green], 1).gather(1, top[:, None])[:, 0]
+    sextant = across / chroma.clamp(min=torch.finfo(images.dtype).tiny) + 2 * top
     sextant = sextant + 6 * turn.reshape(-1, 1, 1)
     # In sextants of the circle: a channel is `value` up to one sextant from its own hue, `least`
     # from two sextants on, and linear between.
-    own = torch.tensor([0.0, 2.0, 4.0], device=images.device, dtype=images.dtype)
-    away = ((sextant[:, None] - own.reshape(1, 3, 1, 1) + 3) % 6 - 3).abs()
+    offsets = torch.tensor([0.0, 2.0, 4.0], device=images.device, dtype=images.dtype)
+    away = ((sextant[:, None] - offsets.reshape(1, 3, 1, 1) + 3) % 6 - 3).abs()
     return (least[:, None] + chroma[:, None] * (2 - away).clamp_(0, 1)).clamp_(0, 1)
 
 
@@ -222,24 +222,25 @@ JITTERS: Mapping[str, ColourChange] = {
 
 
 class ViewDraws(NamedTuple):
-    """The random changes of `n` images; arrays on the CPU.
-
-    Attributes:
-        boxes: crop and flip.
-        jittered, greyed, blurred, solarized: bool `[n]`.
-        order: int64 `[n, 4]`, indices into `JITTERS`, first to last.
-        amounts: float64 `[4, n]`, the parameter of each of `JITTERS`.
-        sigma: float64 `[n]`, standard deviation of the blur in pixels.
-    """
+    """The random changes of `n` images; arrays on the CPU."""
 
     boxes: CropBoxes
+    """Crop and flip."""
+
     jittered: npt.NDArray[np.bool_]
     order: npt.NDArray[np.int64]
+    """int64 `[n, 4]`, indices into `JITTERS`, first to last."""
+
     amounts: npt.NDArray[np.float64]
+    """float64 `[4, n]`, the parameter of each of `JITTERS`."""
+
     greyed: npt.NDArray[np.bool_]
     blurred: npt.NDArray[np.bool_]
     sigma: npt.NDArray[np.float64]
+    """float64 `[n]`, standard deviation of the blur in pixels."""
+
     solarized: npt.NDArray[np.bool_]
+    """`jittered`, `greyed`, `blurred`, `solarized`: bool `[n]`."""
 
 
 def make_two_views(

@@ -61,7 +61,7 @@ def _server() -> socket.socket:
     ours, theirs = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
     paths = os.pathsep.join(path for path in sys.path if path)
     process = subprocess.Popen(
-        [sys.executable, "-P", "-m", "tests.forking", str(theirs.fileno())],
+        [sys.executable, "-P", "-m", "tests.helpers.forking", str(theirs.fileno())],
         stdin=subprocess.DEVNULL,
         env={**os.environ, **ALONE, "PYTHONPATH": paths, "PYTHONIOENCODING": "utf-8"},
         pass_fds=[theirs.fileno()],

@@ -39,7 +39,7 @@ def network(classes: int) -> nn.Module:
 
 def network_file(classes: int) -> Path:
     """Where the trained network for the first `classes` digits is kept."""
-    return Path(__file__).parent / "networks" / f"digits_{classes}.safetensors"
+    return Path(__file__).parents[1] / "networks" / f"digits_{classes}.safetensors"
 
 
 @cache

@@ -1,0 +1,1 @@
+"""What several tests use: reference formulas, run folders, fake clusters, and what they compare."""
