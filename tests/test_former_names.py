@@ -18,7 +18,10 @@ STUDY = {
 
 @pytest.mark.parametrize("old", [name for name in RENAMED if name.startswith("--")])
 def test_an_old_option_of_a_command_is_answered_with_the_new_one(old):
-    ended = fairweather("evaluate", "onnx:a.onnx", "folder:b", old)
+    command = {"--as": ("compare", "a", "b"), "--as-seeds": ("report", "a")}.get(
+        old, ("evaluate", "onnx:a.onnx", "folder:b")
+    )
+    ended = fairweather(*command, old)
     assert (ended.returncode, ended.stdout) == (2, "")
     assert f"{old} is now called {RENAMED[old]}" in ended.stderr
     assert len(ended.stderr.splitlines()) == 1

@@ -194,13 +194,14 @@ def test_the_table_of_slices_tests_each_against_the_others_and_corrects(run, dra
     assert table["p_holm"].iloc[:3].between(0, 1).all()
     assert np.isnan(table["p_holm"].iloc[3])
     page = (run.path / "report.html").read_text()
-    assert "By site*sex" in page
+    assert 'data-copy="slices_site_and_sex"' in page
     assert "Groups (patient)" in page
     lowest = table.iloc[:3].set_index("slice")["clean accuracy low"]
     assert not (table["p_holm"] < 0.05).any()  # 8 of 24 patients show little
     gaps = table.iloc[:3].set_index("slice")["difference"]
     ((most, gap, said),) = re.findall(
-        r"<p>(site=\w+) differs most \((.*?) points\), and the tests cannot confirm that.(.*?)</p>",
+        r"<caption>(site=\w+) differs most \((.*?) points\), "
+        r"and the tests cannot confirm that\.(.*?)The",
         page,
     )
     assert most == gaps.abs().idxmax()

@@ -665,9 +665,9 @@ def test_rules_about_sets(with_set_rows):
 def test_the_page_says_where_the_promise_breaks(with_set_rows, draw):
     draw(with_set_rows, figures=False)
     page = (with_set_rows.path / "report.html").read_text()
-    assert "<h2>Prediction sets</h2>" in page
+    assert "<h3>Prediction sets</h3>" in page
     assert "promised 80\N{NO-BREAK SPACE}%" in page
-    own = Sentences(page[page.index('<section id="sets">') : page.index('<section id="summary">')])
+    own = Sentences(page.partition('<details id="sets">')[2].partition("</details>")[0])
     assert crowded(own.found) == []
     assert "Under a shift nothing is promised" in page
     table = pd.read_csv(with_set_rows.path / "tables" / "prediction_sets.csv")

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import base64
 import functools
+import gzip
 import itertools
 import json
 import re
@@ -15,6 +17,8 @@ import pyarrow.parquet
 import pytest
 
 from fairweather.report.building import build_joint_report, build_report
+from fairweather.report.gallery import CONFUSIONS
+from fairweather.report.review import RISKS
 from fairweather.report.samples import ATTACKED, ATTACKED_COLUMNS, read_samples
 from fairweather.runs.folder import RunFolder
 from tests.conftest import figures_left_out, pngs_left_out
@@ -24,6 +28,7 @@ from tests.report.test_report import (
     HOSTILE,
     HOSTILE_CLASS,
     MODELS,
+    carried,
     crowded,
     make_run,
     split_sentences,
@@ -31,14 +36,14 @@ from tests.report.test_report import (
 
 pytestmark = pytest.mark.skipif(bool(missing()), reason=missing())
 
-# So many that there are heat maps.
 SUITE = [
     {"brightness_factor": [0.7, 0.9, 1.2]},
     *({f"imagenet_c/{name}": [1, 5]} for name in ("shot_noise", "fog", "contrast", "pixelate")),
 ]
-ROWS = "[...document.querySelectorAll('#summary table')[0].tBodies[0].rows]"
+COPY = ".copy:has([data-copy=summary_accuracy])"
+SUMMARY = ".wide:has(+ .copy [data-copy=summary_accuracy]) table"
+ROWS = f"[...document.querySelector('{SUMMARY}').tBodies[0].rows]"
 PHONE = 360  # pixels, the width of a narrow window
-CELL = "document.getElementById('chosen').textContent"
 
 
 @pytest.fixture(scope="module")
@@ -66,11 +71,16 @@ def page(chromium, report):
         yield page
 
 
+def open_details(page):
+    page.all("document.querySelectorAll('details').forEach(own => { own.open = true; })")
+
+
 @pytest.fixture(scope="module")
 def used(chromium, report):
-    """The page in use: each test begins with what it needs, and follows no model at its end."""
+    """The page in use, with its details open."""
     granted = ["clipboard-read", "clipboard-write"]
     with opened(chromium, report, permissions=granted) as page:
+        open_details(page)
         yield page
 
 
@@ -195,122 +205,177 @@ def test_the_page_opens_from_disk_in_silence(page):
     assert page.asked == []
 
 
-def test_every_chart_has_drawn_marks(page):
-    drawn = page.all(
-        """Object.fromEntries([...document.querySelectorAll('[data-chart]')].map(place => [
-            place.dataset.chart,
-            [...place.querySelectorAll('.role-mark path, .role-mark rect')].filter(mark => {
-                const {width, height} = mark.getBoundingClientRect();
-                return width + height > 2;
-            }).length,
-        ]))"""
+FRONT = ["verdict", "sees", "breaks", "knows", "review", "hurt", "compare"]
+WORDS_OF_FRONT = ".front :is(p, li > p, .note)"
+
+
+def test_the_front_has_its_seven_sections_and_details_are_closed(page):
+    sections = page.all("[...document.querySelectorAll('main section')].map(own => own.id)")
+    assert sections == [*FRONT, "details"]
+    links = page.all("[...document.querySelectorAll('nav a')].map(own => own.hash)")
+    assert links == [f"#{anchor}" for anchor in sections]
+    assert page.all("document.querySelectorAll('details').length") > 4
+    assert page.all("document.querySelectorAll('details[open]').length") == 0
+
+
+def test_the_page_is_short(chromium, report):
+    with opened(chromium, report, width=1400) as page:
+        assert page.all("document.documentElement.scrollHeight") <= 8000
+        bottom = "document.getElementById('tiles').getBoundingClientRect().bottom"
+        assert page.all(bottom) < 400
+
+
+def test_every_row_of_marks_is_drawn_with_its_numbers(page):
+    rows = page.all(
+        """Object.fromEntries(['breaks', 'review', 'hurt', 'compare'].map(id => [id,
+            [...document.querySelectorAll(`#${id}-rows tbody tr`)].map(row => [
+                row.querySelectorAll('svg.line path.mark').length,
+                [...row.querySelectorAll('td:not(.plot)')].map(cell => cell.textContent)])]))"""
     )
-    shifts = len(SUITE)
-    names = set(drawn)
-    assert len([name for name in names if name.startswith("accuracy-")]) == shifts
-    assert len([name for name in names if name.startswith("rms_calibration_error-")]) == shifts
-    assert {"overview-accuracy", "overview-gap"} <= names
-    assert {"heat-accuracy", "heat-rms_calibration_error", "scatter"} <= names
-    assert {"training-accuracy", "training-loss", "training-learning-rate"} <= names
-    assert {"reliability", "counts", "confidence", "risk-coverage", "hand-over"} <= names
-    assert {"classes", "confusion"} <= names
-    lines = {"risk-coverage": 2}  # a line is one mark
-    assert {name for name, marks in drawn.items() if marks < lines.get(name, 3)} == set()
+    assert {name: len(own) for name, own in rows.items()} == {
+        "breaks": len(SUITE),
+        "review": 1 + len(SUITE),
+        "hurt": 5,
+        "compare": len(MODELS) - 1,
+    }
+    for own in rows.values():
+        assert all(marks == len([text for text in texts if text != "–"]) for marks, texts in own)
+        assert all(re.fullmatch(r"[+−]?[\d.]+(\s%)?", text) for _, texts in own for text in texts)
 
 
-def test_the_answer_is_on_the_first_screen(page):
-    bottoms = page.all(
-        """['.verdict', '[data-chart=overview-accuracy]', '[data-chart=overview-gap]'].map(place =>
-            document.querySelector(place).getBoundingClientRect().bottom + scrollY)"""
+def test_marks_stand_where_their_numbers_are(page):
+    places = page.all(
+        """[...document.querySelectorAll('#breaks-rows tbody tr')].flatMap(row => {
+            const frame = row.querySelector('svg.line').getBoundingClientRect();
+            const cells = [...row.querySelectorAll('td:not(.plot)')];
+            return [...row.querySelectorAll('path.mark')].map((mark, at) => {
+                const {left, right} = mark.getBoundingClientRect();
+                return [((left + right) / 2 - frame.left) / frame.width * 100,
+                        parseFloat(cells[at].textContent)];
+            });
+        })"""
     )
-    assert max(bottoms) < 900
+    assert len(places) == 3 * len(SUITE)
+    assert all(abs(place - number) < 1.5 for place, number in places)
 
 
-def test_the_rows_of_the_first_two_charts_are_at_the_same_height(page):
-    heights = page.all(
-        """['overview-accuracy', 'overview-gap'].map(name => [...document.querySelectorAll(
-            `[data-chart=${name}] .mark-symbol.role-mark path`)].map(mark => {
-            const {top, bottom} = mark.getBoundingClientRect();
-            return Math.round((top + bottom) / 2);
-        }))"""
+def test_kinds_of_marks_differ_in_shape(page):
+    shapes = page.all(
+        """Object.fromEntries([...document.querySelectorAll(
+            '#breaks-rows path.mark, #knows-chart path.mark')]
+            .map(mark => [mark.getAttribute('class'), mark.getAttribute('d')]))"""
     )
-    assert len(heights[0]) == 3 * len(MODELS)
-    assert all(abs(a - b) <= 1 for a, b in zip(*heights, strict=True))
+    assert set(shapes) == {f"mark {kind}" for kind in ("clean", "mean", "worst", "right", "sure")}
+    assert len({shapes[f"mark {kind}"] for kind in ("clean", "mean", "worst")}) == 3
+    assert shapes["mark right"] != shapes["mark sure"]
 
 
-def test_a_row_has_its_title_beside_it_also_where_charts_stand_below_each_other(page, window):
-    for shown, named in ((page, 1), (window("light", PHONE), 2)):
-        texts = shown.tab.locator("[data-chart^=overview-] .role-axis-label text")
-        assert sum(text == "Basic" for text in texts.all_text_contents()) == named
+def test_the_gap_between_accuracy_and_confidence_is_shaded(page):
+    levels = page.all("document.querySelectorAll('#knows-chart path.mark.right').length")
+    shift = page.all("document.getElementById('shift').selectedOptions[0].textContent")
+    count = 3 if shift == "Brightness" else 2
+    assert levels == 1 + count
+    assert page.all("document.querySelectorAll('#knows-chart .gap').length") >= count
+    described = page.tab.locator("#knows-chart").get_attribute("aria-label")
+    assert described.count("right ") == described.count("sure ") == levels
 
 
-def test_no_two_ticks_of_an_axis_read_the_same(page):
-    axes = page.all(
-        """[...document.querySelectorAll('[data-chart] .role-axis-label')].map(axis =>
-            [axis.closest('[data-chart]').dataset.chart,
-             [...axis.querySelectorAll('text')].filter(text => text.style.opacity !== '0'
-                && text.getAttribute('opacity') !== '0').map(text => text.textContent)])"""
+def test_no_sentence_of_the_front_is_long_or_crowded(page, used):
+    for tab in (page.tab, used.tab):
+        said = tab.locator(WORDS_OF_FRONT).all_text_contents()
+        found = [each.replace(HOSTILE, "“…”") for text in said for each in split_sentences(text)]
+        assert len(found) > 20
+        assert crowded(found) == []
+        assert [each for each in found if len(each.split()) > 25] == []
+
+
+@pytest.mark.parametrize("by", ["mouse", "keyboard"])
+def test_a_shift_is_opened_by_its_name(used, by):
+    buttons = used.tab.locator("#breaks-rows button.open")
+    for at in (1, 2):
+        button = buttons.nth(at)
+        title = button.inner_text()
+        if by == "mouse":
+            button.click()
+        else:
+            button.focus()
+            used.tab.keyboard.press("Enter")
+        assert used.all("document.getElementById('shift').selectedOptions[0].textContent") == title
+        assert button.get_attribute("aria-pressed") == "true"
+        assert used.tab.locator("#breaks-rows [aria-pressed=true]").count() == 1
+        sentence = used.tab.locator("#knows-said p").first.inner_text()
+        assert title.lower() in sentence.lower()
+        heads = used.tab.locator("#strip h3").all_inner_texts()
+        assert heads[0] == "Clean"
+        assert all(head.startswith(f"{title}, ") for head in heads[1:])
+        assert used.all("document.activeElement.id") == "shift"
+    assert used.said == []
+
+
+@pytest.mark.parametrize("by", ["mouse", "keyboard"])
+def test_another_model_changes_every_section_of_the_front(used, by):
+    places = ["tiles", "strip", "breaks-rows", "knows-said", "review-said", "hurt-rows"]
+    state = f"{json.dumps(places)}.map(id => document.getElementById(id).innerHTML)"
+    before, select = used.all(state), used.tab.locator("#model")
+    names = list(MODELS)
+    if by == "mouse":
+        other = next(name for name in names if name != select.input_value())
+        select.select_option(other)
+    else:
+        select.focus()
+        used.tab.keyboard.press("ArrowDown" if select.input_value() != names[-1] else "ArrowUp")
+    after = used.all(state)
+    assert all(new != old for new, old in zip(after, before, strict=True))
+    assert used.said == []
+
+
+def test_pictures_say_what_the_chosen_model_says(page, report):
+    data = carried(RunFolder(report.parent))
+    model, shift = page.all(
+        "[document.getElementById('model').value, document.getElementById('shift').value]"
     )
-    assert len(axes) > 20
-    # In the histogram of confidence, wrong answers are counted downwards from 0.
-    numbers = [
-        (name, [text for text in texts if re.search(r"\d", text)])
-        for name, texts in axes
-        if name != "confidence"
-    ]
-    assert [(name, texts) for name, texts in numbers if len(set(texts)) < len(texts)] == []
+    own = data["knows"][model][shift]
+    strip = page.tab.locator("#strip .row")
+    assert strip.count() == len(own["cells"]) == 3  # clean, and the two levels of a corruption
+    for row, cell in enumerate(own["cells"]):
+        captions = strip.nth(row).locator("figcaption").all_inner_texts()
+        indices = data["gallery"]["strip"][cell][:5]
+        assert len(captions) == len(indices) == 5
+        for text, index in zip(captions, indices, strict=True):
+            picture = data["gallery"]["pictures"][index]
+            predicted, confidence = picture["predictions"][list(MODELS).index(model)]
+            sign = "✓" if predicted == picture["label"] else "✗"
+            name = data["classes"][predicted]
+            assert text.replace("\xa0", " ") == f"{sign} “{name}” {100 * confidence:.0f} %"
 
 
-def test_small_errors_have_ticks_that_differ(odd):
-    labels = odd.tab.locator(
-        "[data-chart=rms_calibration_error-brightness_factor] .role-axis-label text"
+@pytest.mark.parametrize("by", ["mouse", "keyboard"])
+def test_a_looser_limit_needs_fewer_reviews(used, by):
+    rows = """[...document.querySelectorAll('#review-rows tbody tr')]
+        .map(row => parseFloat(row.querySelector('td:not(.plot)').textContent))"""
+    slider = used.tab.locator("#risk")
+    slider.fill("0")
+    shares, limits = [used.all(rows)], [used.tab.locator("#risk-says").inner_text()]
+    for stop in range(1, len(RISKS)):
+        if by == "mouse":
+            slider.fill(str(stop))
+        else:
+            slider.press("ArrowRight")
+        shares.append(used.all(rows))
+        limits.append(used.tab.locator("#risk-says").inner_text())
+        assert limits[-1] in used.tab.locator("#review-said").inner_text()
+        assert slider.get_attribute("aria-valuetext") == limits[-1]
+    assert [float(text.split("\xa0")[0]) for text in limits] == pytest.approx(
+        [100 * risk for risk in RISKS]
     )
-    texts = labels.all_text_contents()
-    assert texts
-    assert len(set(texts)) == len(texts)
-
-
-def test_no_sentence_that_the_script_writes_has_more_than_three_numbers(page):
-    said = page.all(
-        """['#chosen', '#lost > p', '#mistakes > p', '#attacked'].flatMap(place =>
-            [...document.querySelectorAll(place)].map(each => each.textContent))"""
-    )
-    assert len(said) > 1
-    assert crowded([each for text in said for each in split_sentences(text)]) == []
-
-
-def test_a_limit_is_chosen_without_the_script(chromium, report):
-    place = chromium.new_context(java_script_enabled=False)
-    tab = place.new_page()
-    tab.goto(report.as_uri())
-    tables = tab.locator(".limits > .wide")
-    for at in (0, 3, 5):
-        tab.locator(f"#limit-{at}").check()
-        assert [tables.nth(each).is_visible() for each in range(6)] == [
-            each == at for each in range(6)
-        ]
-    place.close()
-
-
-def test_a_limit_is_chosen_by_keyboard(used):
-    used.tab.locator("#limit-0").focus()
-    used.tab.keyboard.press("ArrowRight")
-    assert used.tab.locator(".limit-1").is_visible()
-    assert not used.tab.locator(".limit-0").is_visible()
-
-
-def test_charts_do_not_lie_over_their_frame(page):
-    wide = page.all(
-        """[...document.querySelectorAll('[data-chart]')].filter(place =>
-            place.querySelector('svg').getBoundingClientRect().width > place.clientWidth + 1)
-            .map(place => place.dataset.chart)"""
-    )
-    assert wide == []
+    for stricter, looser in itertools.pairwise(shares):
+        assert all(more >= less for more, less in zip(stricter, looser, strict=True))
+    assert shares[0] != shares[-1]
 
 
 @pytest.mark.parametrize("by", ["mouse", "keyboard"])
 def test_a_table_is_sorted(used, by):
-    head = used.tab.locator("#summary table").first.locator("th[aria-sort]").nth(1)
+    head = used.tab.locator(SUMMARY).locator("th[aria-sort]").nth(1)
     values = f"{ROWS}.map(row => Number(row.cells[1].dataset.value))"
     for direction in ("ascending", "descending"):
         if by == "mouse":
@@ -325,7 +390,7 @@ def test_a_table_is_sorted(used, by):
 
 
 def test_sorting_by_name_follows_the_letters(used):
-    used.tab.locator("#summary table").first.locator("th[aria-sort] button").first.click()
+    used.tab.locator(SUMMARY).locator("th[aria-sort] button").first.click()
     titles = used.all(f"{ROWS}.map(row => row.cells[0].dataset.value)")
     assert sorted(titles) == sorted(MODELS.values())
     assert used.all(
@@ -337,7 +402,7 @@ def test_sorting_by_name_follows_the_letters(used):
     ("at", "words", "suffix"), [(0, "CSV", "csv"), (1, "Markdown", "md"), (2, "LaTeX", "tex")]
 )
 def test_a_table_is_copied_as_its_file(used, report, at, words, suffix):
-    button = used.tab.locator("#summary .copy").first.get_by_role("button").nth(at)
+    button = used.tab.locator(COPY).get_by_role("button").nth(at)
     assert button.inner_text() == words
     button.click()
     button.filter(has_text="copied").wait_for()
@@ -347,7 +412,7 @@ def test_a_table_is_copied_as_its_file(used, report, at, words, suffix):
 
 def test_where_copying_is_forbidden_the_text_can_be_taken_by_hand(used, report):
     used.all("void (navigator.clipboard.writeText = () => Promise.reject(new Error('no')))")
-    used.tab.locator("#summary .copy").first.get_by_role("button", name="CSV").click()
+    used.tab.locator(COPY).get_by_role("button", name="CSV").click()
     text = used.tab.locator("#copy-text")
     text.wait_for(state="visible")
     assert text.input_value() == (report.parent / "tables/summary_accuracy.csv").read_text()
@@ -356,95 +421,8 @@ def test_where_copying_is_forbidden_the_text_can_be_taken_by_hand(used, report):
     used.all("delete navigator.clipboard.writeText")
 
 
-@pytest.mark.parametrize("by", ["mouse", "keyboard"])
-def test_choosing_changes_numbers_charts_and_pictures(used, by):
-    def state():
-        marks = "place => place.querySelector('svg').innerHTML"
-        charts = used.tab.locator("#closer [data-chart]").evaluate_all(f"all => all.map({marks})")
-        return used.all(CELL), charts, used.tab.locator("#strip").inner_html()
-
-    before, charts, strip = state()
-    chosen = {}
-    for name in ("model", "shift"):
-        select = used.tab.locator(f"#{name}")
-        last = select.locator("option").count() - 1
-        chosen[name] = 1 if select.input_value() != "1" else last
-        if by == "mouse":
-            select.select_option(str(chosen[name]))
-        else:
-            select.focus()
-            way = chosen[name] - int(select.input_value())
-            for _ in range(abs(way)):
-                used.tab.keyboard.press("ArrowDown" if way > 0 else "ArrowUp")
-    used.tab.wait_for_timeout(600)
-    after, other_charts, other_strip = state()
-    title = list(MODELS.values())[chosen["model"]]
-    assert after.startswith(f"{title}, ")
-    assert after != before
-    assert all(new != old for new, old in zip(other_charts, charts, strict=True))
-    assert other_strip != strip
-
-
-def test_the_risk_that_is_asked_for_changes_what_is_handed_over(used):
-    rows = """[...document.querySelectorAll('#hand-over-rows tr')]
-        .map(row => parseFloat(row.cells[1].textContent))"""
-    shares = []
-    for at in range(5):
-        used.tab.locator("#risk").select_option(str(at))
-        used.tab.wait_for_timeout(100)
-        shares.append(used.all(rows))
-    for stricter, looser in itertools.pairwise(shares):
-        assert all(more >= less for more, less in zip(stricter, looser, strict=True))
-    assert shares[0] != shares[-1]
-
-
-def test_a_model_is_followed_through_all_charts(used):
-    quiet = """[...document.querySelectorAll('[data-chart^="accuracy-"]')].slice(0, 3).map(place =>
-        [...place.querySelectorAll('.mark-line path')].filter(line =>
-            Number(getComputedStyle(line).opacity) < 0.5).length)"""
-    assert used.all(quiet) == [0, 0, 0]
-    used.tab.locator("[data-chart^='accuracy-']").first.scroll_into_view_if_needed()
-    button = used.tab.locator("button.model").first
-    button.focus()
-    used.tab.keyboard.press("Enter")
-    assert button.get_attribute("aria-pressed") == "true"
-    used.tab.wait_for_timeout(300)
-    assert used.all(quiet)[0] == len(MODELS) - 1
-    used.tab.keyboard.press("Enter")
-    used.tab.wait_for_timeout(300)
-    assert used.all(quiet)[0] == 0
-
-
-def test_what_was_followed_out_of_sight_is_let_go(used):
-    dim = """['scatter', 'training-loss'].map(name => [...document.querySelectorAll(
-        `[data-chart=${name}] :is(.mark-symbol, .mark-line) path`)].filter(mark =>
-        Number(getComputedStyle(mark).opacity) < 0.2).length)"""
-
-    def look_at_both():
-        for name in ("scatter", "training-loss"):
-            used.tab.locator(f"[data-chart={name}]").scroll_into_view_if_needed()
-            used.tab.wait_for_timeout(200)
-
-    def soon(is_so):
-        """A busy machine may draw later than at the first look."""
-        for _ in range(20):
-            look_at_both()
-            if is_so(used.all(dim)):
-                return True
-        return False
-
-    # A pointer that rests where a chart comes would follow a model itself.
-    used.tab.mouse.move(0, 0)
-    assert soon(lambda dimmed: dimmed == [0, 0])
-    button = used.tab.locator("button.model").first
-    button.press("Enter")
-    assert soon(lambda dimmed: min(dimmed) > 0)
-    button.press("Enter")
-    assert soon(lambda dimmed: dimmed == [0, 0])
-
-
 def test_a_button_pressed_twice_has_its_word_back(used):
-    button = used.tab.locator("#summary .copy button").first
+    button = used.tab.locator(f"{COPY} button").first
     used.all("void (navigator.clipboard.writeText = () => Promise.resolve())")
     button.click()
     button.click()
@@ -463,153 +441,90 @@ def rename_classes(run, names):
 
 
 def test_a_class_name_is_text_wherever_it_is_shown(odd):
-    bars = odd.tab.locator("[data-chart=classes] .mark-rect path")
-    for at, name in enumerate(MARKUP, 3):
-        bars.nth(at).hover(force=True)
-        tip = odd.tab.locator("#vg-tooltip-element.visible", has_text=name)
-        tip.wait_for()
-    for at in range(odd.tab.locator("#shift option").count()):
-        odd.tab.locator("#shift").select_option(str(at))
-        odd.tab.wait_for_timeout(100)
-    assert MARKUP[0] in odd.tab.locator("#closer").inner_text()
+    open_details(odd)
+    table = odd.tab.locator("#confusions")
+    for name in ("focus", "datum.value \\ ' \"", *MARKUP):
+        assert name in table.inner_text()
+    for shift in odd.tab.locator("#shift option").all():
+        odd.tab.locator("#shift").select_option(shift.get_attribute("value"))
     assert odd.all("window.hacked") is None
     assert odd.all("document.querySelectorAll('script').length") == 2
     assert odd.said == []
     assert odd.asked == []
 
 
-def test_names_that_mean_something_to_the_script_are_names(odd):
-    odd.tab.locator("button.model").first.click()
-    odd.tab.wait_for_timeout(300)
+def test_a_level_that_was_not_measured_is_left_out(odd):
+    odd.tab.locator("#model").select_option("third")
+    odd.tab.locator("#shift").select_option("gaussian_blur")
+    assert odd.tab.locator("#knows-chart path.mark.right").count() == 3  # by its scores
+    rows = odd.tab.locator("#review-rows tbody th").all_inner_texts()
+    # A shift whose worst level has no predictions has no row of reviews.
+    assert [text.split("\n")[0] for text in rows] == ["Clean images", "Brightness"]
+    odd.tab.locator("#model").select_option("basic")
+    assert odd.tab.locator("#review-rows tbody tr").count() == 3
     assert odd.said == []
-    names = odd.tab.locator("[data-chart=classes] .role-axis-label text").all_text_contents()
-    at = names.index("focus")
-    assert names[at : at + 3] == ["focus", "focus", "datum.value \\ ' \""]
-    assert odd.tab.locator("[data-chart=classes] .mark-rect path").count() == 10
-    odd.tab.locator("button.model").first.click()  # nothing is followed any more
-
-
-def test_what_was_not_measured_shows_nothing_of_another(odd):
-    odd.tab.locator("#model").select_option("2")
-    odd.tab.locator("#shift").select_option("2")
-    gone = odd.tab.locator("#level option:disabled")
-    assert gone.all_inner_texts() == ["σ = 0.9"]
-    odd.tab.wait_for_timeout(300)
-    assert ", σ = 0.3. Accuracy " in odd.all(CELL).replace("\xa0", " ")
-    assert odd.tab.locator("#confusions").is_visible()
-    blur = odd.tab.locator("#hand-over-rows tr", has_text="σ = 0.9")
-    assert blur.locator("td").first.inner_text() == "not measured"
-    odd.tab.locator("#model").select_option("0")
-    assert odd.tab.locator("#level option:disabled").count() == 0
 
 
 def test_of_several_runs_only_what_was_measured_can_be_chosen(joint):
-    for model, gone in (("1", "Brightness"), ("0", "Gaussian blur")):
+    for model, shift in (("one:basic", "Brightness"), ("two:basic", "Gaussian blur")):
         joint.tab.locator("#model").select_option(model)
-        joint.tab.wait_for_timeout(300)
-        assert joint.tab.locator("#shift option:disabled").all_inner_texts() == [gone]
-        assert "Accuracy" in joint.all(CELL)
-        assert "not searched among the models" in joint.tab.locator("#lost").inner_text()
+        assert joint.tab.locator("#shift option").all_inner_texts() == [shift]
+        assert joint.tab.locator("#breaks-rows button").all_inner_texts() == [shift]
+        assert joint.tab.locator("#tiles li").count() == 3
+    assert joint.tab.locator("#lost").count() == 0  # nobody looked at these models together
     assert joint.said == []
 
 
-def test_a_run_without_pictures_is_not_said_to_make_no_mistakes(joint):
-    for model, words in (("0", ""), ("2", "The run of this model has no pictures.")):
+def test_a_run_without_pictures_shows_none_of_its_mistakes(joint):
+    open_details(joint)
+    words = "No picture is stored for this choice."
+    for model, shown in (("one:basic", []), ("three:basic", [words])):
         joint.tab.locator("#model").select_option(model)
-        joint.tab.wait_for_timeout(300)
-        assert joint.tab.locator("#mistakes > p").all_inner_texts() == [words] * bool(words)
-
-
-def test_of_attacks_there_are_no_pictures_and_it_says_so(attacked):
-    attacked.tab.locator("#model").select_option(str(len(SHOWN)))
-    attacked.tab.locator("#shift").select_option(label="PGD")
-    attacked.tab.wait_for_timeout(300)
-    assert attacked.tab.locator("#level option").all_inner_texts() == ["ε = 2/255", "ε = 8/255"]
-    for place in ("lost", "mistakes"):
-        words = attacked.tab.locator(f"#{place}").inner_text()
-        assert words.startswith("Chosen for shifts only: under attack")
-    labels = attacked.tab.locator("[data-chart=accuracy-pgd] .role-axis-label text")
-    assert "8/255" in labels.all_text_contents()
+        assert joint.tab.locator("#mistakes > p").all_inner_texts() == shown
 
 
 def test_under_attack_the_images_that_the_chosen_model_saw_are_shown(attacked, attacked_run):
-    clean = len(read_samples(attacked_run).strip)
-    attacked.tab.locator("#shift").select_option(label="PGD")
-    for model, count in enumerate([*SHOWN.values(), 0]):
-        attacked.tab.locator("#model").select_option(str(model))
-        attacked.tab.wait_for_timeout(300)
+    clean = min(5, len(read_samples(attacked_run).strip))
+    for model, count in [*SHOWN.items(), ("pretrained", 0)]:
+        attacked.tab.locator("#model").select_option(model)
+        attacked.tab.locator("#shift").select_option(label="PGD")
         strip = attacked.tab.locator("#strip .row")
         pictures = [strip.nth(at).locator("img").count() for at in range(strip.count())]
-        assert pictures == [clean, *([count] * 2 if count else [])]
+        assert pictures == [clean, count, count]
         assert attacked.tab.locator("#attacked").is_visible() == bool(count)
-        answers = strip.nth(1).locator("figcaption li") if count else None
-        assert answers is None or answers.count() == count
+    levels = attacked.tab.locator("#knows-chart text").all_text_contents()
+    assert {"2/255", "8/255"} <= set(levels)
     assert attacked.said == []
 
 
-def test_the_risk_has_its_band_and_the_diamond_says_its_numbers(page):
-    chart = page.tab.locator("[data-chart=risk-coverage]")
-    assert chart.locator(".mark-area path").count() == 2
-    page.tab.locator("#closer form.choose").scroll_into_view_if_needed()
-    symbols = chart.locator(".mark-symbol.role-mark path")
-    sizes = symbols.evaluate_all("all => all.map(each => each.getBoundingClientRect().width)")
-    assert sum(size > 5 for size in sizes) == 1
-    diamond = symbols.nth(next(at for at, size in enumerate(sizes) if size > 5))
-    diamond.scroll_into_view_if_needed()
-    diamond.hover(force=True)
-    tip = page.tab.locator("#vg-tooltip-element.visible")
-    tip.wait_for()
-    assert re.search(r"Risk\s+[\d.]+ % \[[\d.]+, [\d.]+\]", tip.inner_text())
-    rows = page.tab.locator("#hand-over-rows tr")
-    overs = [
-        float(text.partition(" ")[0]) for text in rows.locator("td:nth-child(3)").all_inner_texts()
-    ]
-    coverage = float(re.search(r"Coverage\s+([\d.]+) %", tip.inner_text())[1])
-    assert min(abs(100 - over - coverage) for over in overs) < 0.11
+def test_an_attack_is_marked_and_stands_below_the_shifts(attacked):
+    notes = attacked.tab.locator("#breaks-rows tbody th").all_inner_texts()
+    assert [text.startswith("PGD") for text in notes] == [False, True]
+    assert "attack, worst at ε = 8/255" in notes[-1]
 
 
-def test_a_finger_makes_a_mark_say_its_numbers(window):
+def test_on_a_phone_a_table_is_a_card_for_each_row(window):
     page = window("light", PHONE)
-    chart = page.tab.locator("[data-chart^='accuracy-']").first
-    chart.scroll_into_view_if_needed()
-    chart.locator(".mark-symbol path").nth(1).tap(force=True)
-    tip = page.tab.locator("#vg-tooltip-element.visible")
-    tip.wait_for()
-    assert "[" in tip.inner_text()
-    chart.locator("svg").tap(position={"x": 2, "y": 2}, force=True)  # beside all marks
-    tip.wait_for(state="hidden")
-
-
-def test_what_is_followed_holds_in_every_chart_that_is_printed(used):
-    dim = """[...document.querySelectorAll('[data-chart^="accuracy-"]')].map(place =>
-        [...place.querySelectorAll('.mark-line path')].filter(line =>
-            Number(getComputedStyle(line).opacity) < 0.5).length)"""
-    for quiet in (len(MODELS) - 1, 0):
-        used.tab.locator("button.model").first.click()
-        used.all("void dispatchEvent(new Event('beforeprint'))")
-        assert used.all(dim) == [quiet] * len(SUITE)
-
-
-def test_on_a_phone_no_column_hides_the_others(window):
-    page = window("light", PHONE)
-    kinds = page.all("""[...document.querySelectorAll('.wide tbody th[scope=row]')].map(head =>
-        getComputedStyle(head).position)""")
-    assert set(kinds) == {"static"}
+    open_details(page)
+    shown = page.all(
+        """[...document.querySelectorAll('table.cards')].map(table => [table.caption.textContent,
+            getComputedStyle(table.tHead).display,
+            ...[...table.querySelectorAll('tbody td')].slice(0, 3).map(cell =>
+                getComputedStyle(cell, '::before').content)])"""
+    )
+    assert len(shown) > 5
+    for caption, head, *labels in shown:
+        assert head == "none", caption
+        assert [label for label in labels if label in ("none", '""')] == [], caption
+    wide = page.all(
+        """[...document.querySelectorAll('.cards, .dots, .front > section, #strip')].filter(own =>
+            own.getBoundingClientRect().right > innerWidth + 1).length"""
+    )
+    assert wide == 0
 
 
 def test_names_are_kept_from_turning_what_stands_beside_them(page):
-    assert page.tab.locator("#strip figcaption .label bdi").count() > 0
-    assert page.tab.locator("#strip figcaption li bdi").count() > 0
-
-
-def test_pointing_at_a_curve_makes_the_others_quiet_and_says_its_numbers(page):
-    chart = page.tab.locator("[data-chart^='accuracy-']").first
-    chart.scroll_into_view_if_needed()
-    chart.locator(".mark-symbol path").nth(1).hover(force=True)
-    tip = page.tab.locator("#vg-tooltip-element.visible")
-    tip.wait_for()
-    assert any(title in tip.inner_text() for title in MODELS.values())
-    assert "[" in tip.inner_text()
+    assert page.tab.locator("#strip figcaption bdi").count() >= 15
 
 
 @pytest.mark.parametrize(
@@ -659,24 +574,49 @@ def test_nothing_overflows(window, scheme, width):
     assert page.all("document.documentElement.scrollWidth") <= width
     paper = page.all("getComputedStyle(document.body).backgroundColor")
     assert paper == ("rgb(255, 255, 255)" if scheme == "light" else "rgb(13, 17, 23)")
-    line = page.all("getComputedStyle(document.querySelector('.mark-line path')).stroke")
-    assert line.startswith("rgb(")
+    cut = page.all(
+        """[...document.querySelectorAll('#knows-chart svg text, .axis text')].filter(text => {
+            const {left, right} = text.getBoundingClientRect();
+            return left < 0 || right > innerWidth;
+        }).length"""
+    )
+    assert cut == 0
     assert page.said == []
 
 
-def test_it_prints_in_ink_on_paper(window, tmp_path):
-    tab = window("dark", 768).tab
-    tab.emulate_media(media="print", color_scheme="dark")
-    assert tab.evaluate("getComputedStyle(document.body).backgroundColor") == "rgb(255, 255, 255)"
-    printed = tab.pdf(path=str(tmp_path / "page.pdf"), format="A4")
+def test_no_labels_of_an_axis_lie_over_each_other(window):
+    for scheme, width in (("light", PHONE), ("light", 1280)):
+        over = window(scheme, width).all(
+            """[...document.querySelectorAll('.axis')].flatMap(axis => {
+                const ends = [...axis.querySelectorAll('text')]
+                    .map(text => text.getBoundingClientRect());
+                return ends.slice(1).filter(({left}, at) => left && left < ends[at].right + 2);
+            }).length"""
+        )
+        assert over == 0
+
+
+def test_sections_1_to_5_print_on_two_pages_in_ink_on_paper(chromium, report, tmp_path):
+    with opened(chromium, report, color_scheme="dark") as page:
+        page.tab.emulate_media(media="print", color_scheme="dark")
+        paper = page.all("getComputedStyle(document.body).backgroundColor")
+        assert paper == "rgb(255, 255, 255)"
+        page.all(
+            "for (const id of ['hurt', 'compare', 'details']) document.getElementById(id).remove()"
+        )
+        printed = page.tab.pdf(path=str(tmp_path / "page.pdf"), format="A4")
     assert printed.startswith(b"%PDF")
-    tab.emulate_media(media="null", color_scheme="dark")
+    assert len(re.findall(rb"/Type\s*/Page\b", printed)) == 2
 
 
 def test_a_run_without_shifts_and_pictures_has_a_page_that_works(bare):
     assert bare.all("document.documentElement.dataset.ready") == "yes"
     assert bare.said == []
-    assert bare.all(CELL).startswith("Basic, Clean images. Accuracy ")
+    sections = bare.all("[...document.querySelectorAll('main section')].map(own => own.id)")
+    assert sections == ["verdict", "review", "hurt", "details"]
+    assert bare.tab.locator("#tiles li").count() == 2
+    assert bare.tab.locator("#review-rows tbody tr").count() == 1
+    assert bare.tab.locator("#model").count() == 0
 
 
 def test_a_browser_that_cannot_unpack_says_so(chromium, bare_report):
@@ -690,12 +630,27 @@ def test_a_browser_that_cannot_unpack_says_so(chromium, bare_report):
 
 
 def test_many_classes_are_listed_instead_of_drawn(bare):
-    assert bare.said == []
-    assert bare.tab.locator("[data-chart=confusion]").count() == 0
-    assert bare.tab.locator("[data-chart=classes] .mark-rect path").count() == 20
-    assert bare.tab.locator("#confusions tr").count() == 8
+    open_details(bare)
+    assert bare.tab.locator("#confusions.matrix").count() == 0
+    assert bare.tab.locator("#confusions tbody tr").count() == CONFUSIONS
 
 
-def test_several_seeds_show_the_first_and_say_so(odd):
-    assert odd.said == []
-    assert "seed 0" in odd.all(CELL)
+def test_one_number_for_one_thing(odd, chromium):
+    """With several seeds, every accuracy and confidence of the front is the mean over them."""
+    data = odd.all("document.getElementById('payload').textContent")
+    knows = json.loads(gzip.decompress(base64.b64decode(data)))
+    for model in knows["tiles"]:
+        odd.tab.locator("#model").select_option(model)
+        clean, worst, sure = odd.tab.locator("#tiles strong").all_inner_texts()
+        first = odd.tab.locator("#breaks-rows tbody tr").first.locator("td:not(.plot)")
+        shown = first.all_inner_texts()
+        assert (shown[0], shown[2]) == (clean, worst)
+        assert set(odd.tab.locator("#breaks-rows tbody tr td:nth-child(3)").all_inner_texts()) == {
+            clean
+        }
+        said = odd.tab.locator("#knows-said").inner_text()
+        assert f"right on {worst} of the images, and {sure} sure" in said
+        labels = odd.tab.locator("#knows-chart text.number").all_text_contents()
+        assert sorted(labels) == sorted([worst, sure])
+    notes = odd.tab.locator("#sees .note").first.inner_text()
+    assert "answer of seed 0" in notes  # the only thing of one seed

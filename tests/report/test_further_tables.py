@@ -211,7 +211,7 @@ def test_classes_stand_on_the_page_with_one_formula_for_all(tmp_path):
     run = write_run(tmp_path / "run", RECORD, rows([*PLAIN, *lines]))
     assert "tables/classes.csv" in build_report(run)
     page = (run.path / "report.html").read_text()
-    assert page.count("<h3>Each class against all others</h3>") == 1
+    assert page.count("<h4>Each class against all others</h4>") == 1
     assert "x (n = 200)" in page
     for kind in CLASS_METRICS:
         assert page.count(f"<code>{kind}/CLASS</code>") == 1
@@ -339,7 +339,7 @@ def test_tables_are_written_and_stand_on_the_page_once(tmp_path):
         "On other data sets",
         "Coverage and risk at the threshold of the validation images",
     ):
-        assert page.count(f"<h3>{heading}</h3>") == 1
+        assert page.count(f"<h4>{heading}</h4>") == 1
     captions = page.split("<caption>")[1:]
     assert len({text.partition("</caption>")[0] for text in captions}) == len(captions)
     assert "<script>" not in page
@@ -356,7 +356,7 @@ def test_the_page_of_a_run_without_such_rows_has_no_such_headings(tmp_path):
     run = write_run(tmp_path / "run", RECORD, rows(PLAIN))
     assert not [name for name in build_report(run) if "worst" in name or "priors" in name]
     page = (run.path / "report.html").read_text()
-    assert "<h3>At the worst level</h3>" not in page
+    assert "<h4>At the worst level</h4>" not in page
     assert "Under other class priors" not in page
     assert "flip_rate" not in page
 

@@ -155,12 +155,12 @@ def test_the_overview_begins_with_other_images(run):
     assert html.index("images of") < html.index("<table")
 
 
-def test_the_first_screen_of_the_page_has_all_of_them(run):
+def test_the_front_of_the_page_has_all_of_them(run):
     build_report(run)
     page = (run.path / "report.html").read_text()
-    first = page[page.index('<section id="answer">') : page.index('<div class="overview">')]
-    assert first.count("<li>") == 7
-    assert "more sure of the images of &lt;b&gt;mnist &amp; 5&lt;/b&gt; than" in first
+    front = page[page.index("<h3>Other images</h3>") : page.index('<section id="details">')]
+    assert front.count('<p class="note">“Model') == 7
+    assert "more sure of the images of &lt;b&gt;mnist &amp; 5&lt;/b&gt; than" in front
     assert HOSTILE not in page
 
 

@@ -34,22 +34,17 @@ from fairweather.report.charts import (
     Figure,
     color_models,
     order_drawing,
+    paint_models,
     render_figure,
     shape_models,
 )
 from fairweather.report.contents import Contents, Sweep, read_contents
 from fairweather.report.facts import flatten_facts
 from fairweather.report.joint_runs import read_runs
-from fairweather.report.levels import (
-    LIMITS,
-    draw_level_charts,
-    draw_scatter,
-    find_smallest_levels,
-    tabulate_limits,
-)
+from fairweather.report.levels import LIMITS, find_smallest_levels, tabulate_limits
 from fairweather.report.overview import order_models, read_states
-from fairweather.report.page import closer
-from fairweather.report.page.cells import (
+from fairweather.report.pictures import draw_mixup, draw_shifts
+from fairweather.report.reliability import (
     NOT_MEASURED,
     _make_layers,
     draw_reliability,
@@ -57,12 +52,10 @@ from fairweather.report.page.cells import (
     keep_most_accurate,
     tabulate_panels,
 )
-from fairweather.report.page.shell import pack_json
-from fairweather.report.pictures import draw_mixup, draw_shifts
 from fairweather.report.samples import read_samples
 from fairweather.report.summary import find_summary_rows
 from fairweather.report.tables import escape_latex, write_csv
-from fairweather.report.training import draw_training_charts
+from fairweather.report.training import TRACES, draw_training, read_trace
 from fairweather.report.vega import draw_png
 from fairweather.requests.study.schema import Study
 from fairweather.runs.folder import RunFolder
@@ -366,7 +359,7 @@ def test_every_file_that_is_named_is_there_and_no_other(run, names):
     assert tables == per_shift | summaries | others
     figures = {path.stem for path in (run.path / "figures").iterdir()}
     assert figures == {
-        "overview",
+        "training_loss",
         "accuracy",
         "rms_calibration_error",
         "reliability",
@@ -529,8 +522,8 @@ def test_absent_metrics_and_pictures_are_left_out(bare):
     assert MODELS["pretrained"] not in curves
     assert "up to 10,000 clean training images, at the end of each epoch" in curves
     page = Page((bare.path / "report.html").read_text())
-    assert not [tag for tag, _ in page.tags if tag == "img"]
-    assert carried(bare)["gallery"] is None
+    assert 'id="sees"' not in (bare.path / "report.html").read_text()
+    assert "gallery" not in carried(bare)
     assert "macro_auc" not in page.text
 
 
@@ -796,7 +789,7 @@ def test_reliability_wraps_long_titles(partial):
 
 def test_of_many_models_reliability_draws_the_most_accurate(run, tmp_path, monkeypatch):
     most = 4
-    monkeypatch.setattr("fairweather.report.page.cells.MOST_MODELS", most)
+    monkeypatch.setattr("fairweather.report.reliability.MOST_MODELS", most)
     models = {f"m{number}": f"Model {number}" for number in range(most + 2)}
     shifts = [{"brightness_factor": [0.7]}]
     many = make_run(tmp_path / "many", models=models, shifts=shifts, n=40, size=None)
@@ -810,7 +803,7 @@ def test_of_many_models_reliability_draws_the_most_accurate(run, tmp_path, monke
     words = f"The {most} models of {most + 2} with the highest mean accuracy"
     looks = []
     monkeypatch.setattr(
-        "fairweather.report.page.cells._make_layers",
+        "fairweather.report.reliability._make_layers",
         lambda titles, positions, bins: (
             looks.extend(positions) or _make_layers(titles, positions, bins)
         ),
@@ -851,57 +844,38 @@ def test_budgets_read_as_in_papers_wherever_they_stand(tmp_path, no_pngs):
     labels = set(re.findall(r">([^<>]+)</text>", (run.path / "figures/accuracy.svg").read_text()))
     assert {"8/255", "0.1", "1"} <= labels
     assert not {label for label in labels if label.startswith("0.03")}
-    rows = carried(run)["charts"]["accuracy-pgd"]["datasets"]["rows"]
+    pages = carried(run)["knows"]["basic"]["pgd"]
     budgets = ("2/255", "8/255", "0.1", "1")
-    assert {row["at"] for row in rows} == {"clean", *(f"PGD at ε = {each}" for each in budgets)}
+    assert [level["title"] for level in pages["levels"]] == ["clean", *budgets]
+    assert pages["headings"][-1] == f"ε = {budgets[-1]}" or pages["worst"].endswith("epsilon=0.1")
 
 
-@pytest.mark.parametrize("what", ["accuracy", "loss", "rate"])
-def test_only_the_training_part_is_dashed(run, what):
-    chart = draw_training_charts(read_contents(run))[what]
-    dashes = chart.spec["encoding"]["strokeDash"]["scale"]
-    parts = dict(zip(dashes["domain"], dashes["range"], strict=True))
-    assert (parts["validation"] == parts["training"]) == (what == "rate")
+@pytest.mark.parametrize("trace", TRACES, ids=lambda trace: trace.name)
+def test_only_the_training_part_is_dashed(run, names, trace):
+    svg = (run.path / f"figures/{trace.name}.svg").read_text()
+    lines = re.findall(r'<path [^>]*stroke-width="1.6" stroke-dasharray="([^"]+)"', svg)
+    assert {line: lines.count(line) for line in lines} == dict.fromkeys(("1,0", "5,3"), len(MODELS))
 
 
-@pytest.mark.parametrize("column", ["val_loss", "learning_rate"])
-def test_an_epoch_whose_number_is_infinite_is_a_gap_in_its_line(run, tmp_path, column):
+def test_an_epoch_whose_number_is_infinite_is_a_gap_in_its_line(run, tmp_path):
     copy = copy_run(run, tmp_path / "copy")
     path = copy.path / "models/basic/seed-0/history.csv"
     history = pd.read_csv(path)
-    history.loc[2, column] = math.inf
+    history.loc[2, "val_loss"] = math.inf
     history.to_csv(path, index=False)
-    charts = draw_training_charts(read_contents(copy))
-    pack_json({name: chart.spec for name, chart in charts.items()})
-    chart = charts["rate" if column == "learning_rate" else "loss"]
-    gaps = [row for row in chart.spec["datasets"]["rows"] if row["value"] is None]
-    assert [(row["epoch"], row["text"]) for row in gaps] == [(3, "inf")]
-    if column == "learning_rate":
-        assert chart.spec["encoding"]["y"]["scale"]["type"] == "log"
+    [loss] = [trace for trace in TRACES if trace.name == "training_loss"]
+    gaps = [row for row in read_trace(read_contents(copy), loss) if row["value"] is None]
+    assert [(row["epoch"], row["part"]) for row in gaps] == [(3, "validation")]
+    assert draw_training(read_contents(copy), loss) is not None
 
 
-def test_the_smallest_learning_rates_are_not_rounded_to_0(run, tmp_path):
-    copy = copy_run(run, tmp_path / "copy")
-    path = copy.path / "models/basic/seed-0/history.csv"
-    history = pd.read_csv(path)
-    history["learning_rate"] = 1e-3 * 10.0 ** -np.arange(len(history))
-    history.to_csv(path, index=False)
-    spec = draw_training_charts(read_contents(copy))["rate"].spec
-    assert min(row["value"] for row in spec["datasets"]["rows"]) == 1e-14
-    assert spec["encoding"]["y"]["scale"]["type"] == "log"
-
-
-def test_charts_of_training_are_followed_by_what_was_trained(partial, tmp_path, no_figures):
+def test_a_model_that_was_not_trained_has_no_panel(partial, tmp_path):
     copy = copy_run(partial, tmp_path / "copy")
     (copy.path / "models/pretrained/seed-0/history.csv").unlink()
-    build_report(copy)
-    text = (copy.path / "report.html").read_text()
-    groups = re.findall(r'aria-label="(Follow [^"]+)">(.*?)</div>', text, flags=re.DOTALL)
-    titles = {words: re.findall(r'data-title="([^"]*)"', body) for words, body in groups}
-    trained = titles.pop("Follow one model through the training charts")
-    assert {len(each) for each in titles.values()} == {len(read_contents(copy).titles)}
-    histories = {path.parts[-3] for path in copy.path.glob("models/*/seed-0/history.csv")}
-    assert len(trained) == len(histories) < len(read_contents(copy).titles)
+    contents = read_contents(copy)
+    figure = draw_training(contents, TRACES[0])
+    assert contents.titles["pretrained"] not in figure.alt
+    assert contents.titles["basic"] in figure.alt
 
 
 def test_a_second_build_gives_the_same_bytes(run, names, tmp_path, no_pngs):
@@ -949,7 +923,7 @@ def test_page_loads_nothing_and_runs_its_own_script_alone(run, page):
 
 
 def test_page_is_small(run):
-    assert (run.path / "report.html").stat().st_size < 2_000_000
+    assert (run.path / "report.html").stat().st_size < 700_000
 
 
 def test_page_shows_hostile_names_as_text(page):
@@ -960,24 +934,17 @@ def test_page_shows_hostile_names_as_text(page):
     assert "<i>NaN</i>" in page.text
 
 
-def test_page_describes_every_figure_and_chart(run, page):
+def test_page_describes_every_figure(run, page):
     images = [attributes["alt"] for tag, attributes in page.tags if tag == "img"]
-    charts = {
-        attributes["data-chart"]: attributes
-        for _, attributes in page.tags
-        if "data-chart" in attributes
-    }
-    assert len(images) == 1
-    assert charts.keys() == carried(run)["charts"].keys()
-    assert all(chart["role"] == "img" for chart in charts.values())
-    described = [*images, *(chart["aria-label"] for chart in charts.values())]
-    assert all(len(words or "") > 40 for words in described)
+    drawn = {path.stem for path in (run.path / "figures").glob("*.svg")}
+    assert len(images) == len(drawn - {"shifts"})  # its pictures are at the front
+    assert all(len(words) > 40 for words in images)
 
 
 def test_figures_separate_titles_by_more_than_commas(run):
     figure = draw_reliability(read_contents(run))
     assert f"Models: {'; '.join(MODELS.values())}." in figure.alt
-    assert "Clean; Brightness, f = 0.7; Gaussian blur, σ = 0.9" in figure.alt
+    assert "accuracy is lowest: Brightness; Gaussian blur." in figure.alt
     assert "the level of each shift at which the models' mean accuracy is lowest" in figure.alt
 
 
@@ -985,23 +952,38 @@ def test_page_answers_first_and_says_how(run, page):
     text = " ".join(page.text.split())
     parts = [
         "A synthetic study",
-        " at its worst",
-        "How far does accuracy fall?",
-        "Does confidence fall with accuracy?",
-        "Ranking Models by mean accuracy",
-        "Basic Accuracy falls from ",
-        "Under each shift ●",
-        "Summary tables Accuracy (%)",
-        "Look closer Choose",
+        "right on clean images",
+        "where it is worst",
+        "sure there on average",
+        "What it sees",
+        "Where it breaks",
+        "Does it know?",
+        "What to do",
+        "Who is hurt",
+        "Compare models",
+        "Details Each recipe was trained once",
+        "Ranking Model",
+        "Models by mean accuracy",
+        "Every level of every shift",
+        "settings that differ",
+        "Glossary",
     ]
-    places = [text.index(part) for part in parts]
-    assert places == sorted(places)
-    place = {"model": "basic", "metric": "accuracy"}
-    clean = expected(run, shift="clean", level="none", **place).partition(" ")[0]
-    assert f"Accuracy falls from {clean} % on clean images" in text.replace("\xa0", " ")
+    places = [text.index(part, text.index("Details")) for part in parts[:1]]
+    for part in parts[1:]:
+        places.append(text.index(part, places[-1]))
     assert "RMS calibration error (10 equal-width bins, L2 norm) on the clean" in text
     for words in ("fairweather run synthetic", "0123abc", "feed", "hardware.cpu", "σ is 0.88"):
         assert words in text
+
+
+def test_details_are_closed_and_hold_every_table(run, names):
+    text = (run.path / "report.html").read_text()
+    front, _, details = text.partition('<section id="details">')
+    assert "<table" not in front
+    assert details.count("<details") == details.count("</details>")
+    assert "<details open" not in text
+    tables = {path.stem for path in (run.path / "tables").glob("*.csv")}
+    assert {name for name in tables if details.count(f'data-copy="{name}"') == 3} == tables
 
 
 def test_page_says_what_levels_stand_for(changed):
@@ -1010,51 +992,39 @@ def test_page_says_what_levels_stand_for(changed):
         assert re.search(rf"= {cell.level:g}\s*for images of 28 pixels: amount {rank}", text)
 
 
-def test_the_first_chart_has_a_row_for_each_model_and_the_numbers_of_the_scores(run, names):
-    charts = carried(run)["charts"]
-    states = {"Clean": "clean", "Mean over shifts": "all", "Worst level": "worst"}
-    for name, metric in (("accuracy", "accuracy"), ("gap", "confidence_gap")):
-        spec = charts[f"overview-{name}"]
-        (rows,) = [each for each in values_of(spec) if "state" in each[0]]
-        assert {(row["title"], row["state"]) for row in rows} == {
-            (title, state) for title in MODELS.values() for state in states
-        }
-        for row in rows:
-            [model] = [each for each, title in MODELS.items() if title == row["title"]]
-            found = [
-                each
-                for each in read_scores(run)
-                if (each["model"], each["metric"]) == (model, metric)
-                and each["shift"] in (*SHIFT_NAMES, "clean", "all")
-                and each["level"] not in ("worst",)
-            ]
-            numbers = {
-                tuple(float(each[column] or "nan") for column in ("value", "low", "high"))
-                for each in found
-            }
-            shown = [np.nan if row[c] is None else row[c] for c in ("value", "low", "high")]
-            assert any(np.allclose(shown, each, atol=1e-7, equal_nan=True) for each in numbers)
+def test_the_front_has_the_numbers_of_the_scores(run, names):
+    data = carried(run)
+    keys = {"clean": ("clean", "none"), "mean": (None, "mean"), "worst": (None, None)}
+    assert set(data["breaks"]) == set(MODELS)
+    for model, own in data["breaks"].items():
+        lowest = [row[2][2][1] for row in own["rows"]]
+        assert lowest == sorted(lowest)  # worst first
+        assert {row[3] for row in own["rows"]} == set(SHIFT_NAMES)
+        for _, _, marks, shift in own["rows"]:
+            for kind, value, low, high, text in marks:
+                where, level = keys[kind]
+                scores = [
+                    tuple(float(row[column]) for column in ("value", "low", "high"))
+                    for row in read_scores(run)
+                    if (row["model"], row["metric"]) == (model, "accuracy")
+                    and row["shift"] == (where or shift)
+                    and (level is None or row["level"] == level)
+                    and not (kind == "worst" and row["level"] in ("mean", "worst"))
+                ]
+                wanted = min(scores)
+                assert (value, low, high) == pytest.approx(wanted, abs=1e-5)
+                assert abs(float(text.split("\N{NO-BREAK SPACE}")[0]) - 100 * value) <= 0.501
 
 
-def values_of(spec):
-    """The rows of every data set in a specification, wherever they are."""
-    found = list(spec.get("datasets", {}).values())
-    for layer in [spec, *spec.get("layer", [])]:
-        found += [layer["data"]["values"]] if "values" in layer.get("data", {}) else []
-    return found
-
-
-def test_the_worst_level_of_the_first_chart_is_that_of_the_lowest_accuracy(run):
+def test_the_worst_level_of_the_overview_is_that_of_the_lowest_accuracy(run):
     contents = read_contents(run)
     for model in MODELS:
-        lows = {
-            (sweep.at(level)): contents.score("accuracy", model, sweep.name, level).value
+        lows = [
+            contents.score("accuracy", model, sweep.name, level).value
             for sweep in contents.sweeps
             for level in sweep.cells
-        }
-        [worst] = [each for each in read_states(contents, model) if each.state == "Worst level"]
-        assert worst.performance.accuracy.value == min(lows.values())
-        assert lows[worst.place] == min(lows.values())
+        ]
+        assert read_states(contents, model)["Worst level"].accuracy.value == min(lows)
 
 
 def test_variants_stand_below_their_own_model_in_the_order_of_the_ranking():
@@ -1123,9 +1093,6 @@ def test_smallest_levels_are_written_for_programs(run, names):
         score = contents.score("accuracy", row["model"], row["shift"], row["level"])
         assert float(row["value"]) == pytest.approx(score.value, abs=1e-7)
         assert score.value < limits.get(row["limit"], 1)
-    text = (run.path / "report.html").read_text()
-    assert text.count('type="radio"') == len(LIMITS)
-    assert text.count('type="radio" name="limit" id="limit-0" checked') == 1
 
 
 def test_a_run_without_shifts_has_no_smallest_levels():
@@ -1189,8 +1156,7 @@ def test_a_crowded_sentence_is_found():
 def test_no_sentence_of_a_page_has_more_than_three_numbers(run, bare, names, tmp_path, no_figures):
     others = [{"gamma": [0.5]}, {"rotation": [20]}, {"jpeg": [30]}]
     shifts = [*SHIFTS, *others, {"pgd": {"epsilon": [2 / 255, 8 / 255], "steps": 2}}]
-    # As many as a page with a heat map, and with one answer a picture, has.
-    titles = {f"model{at}": f"Model {'ABCDEFG'[at]}" for at in range(closer.MOST_MODELS + 1)}
+    titles = {f"model{letter}": f"Model {letter}" for letter in "ABCDEFG"}
     many = make_run(tmp_path / "many", models=titles, shifts=shifts, n=40, size=None)
     for model in titles:
         clean = many.read_predictions(many.predictions(model, 0, "clean"))
@@ -1228,24 +1194,18 @@ def test_variants_are_hollow_as_in_the_legend_and_lie_under_their_models(tmp_pat
         scores=pd.concat([plain.scores, warm]),
     )
     assert order_drawing(contents) == ["Warm", "Basic", "Other"]
-    found = draw_scatter(contents).spec
-    points = next(layer for layer in found["layer"] if "fill" in layer["encoding"])["encoding"]
-    fill, stroke = (points[key]["scale"] for key in ("fill", "stroke"))
+    found = paint_models(contents)
+    fill, stroke = (found[key].to_dict()["scale"] for key in ("fill", "stroke"))
     assert fill["domain"] == stroke["domain"] == ["Basic", "Warm", "Other"]
-    assert fill["range"] == ["var(--m0)", PAPER, "var(--m1)"]
-    assert stroke["range"] == ["var(--m0)", "var(--m0)", "var(--m1)"]
-    charts = draw_level_charts(contents, ["accuracy"])["brightness_factor"]["accuracy"].spec
-    assert list(dict.fromkeys(row["title"] for row in charts["datasets"]["rows"])) == [
-        "Warm",
-        "Basic",
-        "Other",
-    ]
+    assert fill["range"] == [COLORS[0], PAPER, COLORS[1]]
+    assert stroke["range"] == [COLORS[0], COLORS[0], COLORS[1]]
 
 
 def settings(run: RunFolder) -> dict[str, list[str]]:
+    """The settings that differ between the models, as the page shows them."""
     text = (run.path / "report.html").read_text()
-    rows = re.findall(r'<tr><th scope="row">([\w.]+)</th>((?:<td>.*?</td>)+)</tr>', text)
-    return {key: re.findall("<td>(.*?)</td>", cells) for key, cells in rows}
+    rows = re.findall(r'<tr><th scope="row">([\w.]+)</th>((?:<td data-label.*?</td>)+)</tr>', text)
+    return {key: re.findall("<td data-label=[^>]*>(.*?)</td>", cells) for key, cells in rows}
 
 
 def test_page_shows_the_recipe_that_a_sweep_chose(run, names):
@@ -1254,6 +1214,13 @@ def test_page_shows_the_recipe_that_a_sweep_chose(run, names):
     assert shown["recipe.learning_rate"] == ["0.01", "0.001", "0.001"]
     assert shown["sweep.learning_rate"] == ["0.001; 0.01", "–", "–"]
     assert shown["recipe.rotation"] == ["none", "20°, p = 0.4", "none"]
+
+
+def test_settings_that_all_models_share_are_left_out(run, names, changed):
+    for made in (run, changed):
+        shown = settings(made)
+        assert shown
+        assert [key for key, values in shown.items() if len(set(values)) == 1] == []
 
 
 def test_page_leaves_out_the_knobs_that_do_nothing(run, names, changed):

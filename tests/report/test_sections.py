@@ -7,9 +7,10 @@ import pytest
 
 import fairweather as fw
 from fairweather.report.building import SECTIONS, build_report
-from fairweather.report.section import Brief, Chart, PartView, ReportPart, Section
+from fairweather.report.section import Brief, PartView, ReportPart, Section
 from fairweather.report.tables import TableLayout, TextTable
 from tests.helpers.run_folders import run_record, write_run
+from tests.report.test_report import carried
 
 SCORE = ("a", "0", "clean", "none", "accuracy", 0.8, 0.7, 0.9, 100)
 
@@ -31,8 +32,7 @@ def halves(contents):
 
 
 def shown(contents, tables):
-    chart = Chart("halves-chart", "Halves", {"mark": "bar"})
-    return PartView("Half of each", tables, charts=[chart], notes=["Half is not much."])
+    return PartView("Half of each", tables, notes=["Half is not much."], carried={"half": 0.5})
 
 
 MINE = Section(
@@ -47,8 +47,9 @@ MINE = Section(
 
 def added(monkeypatch, section):
     sections = (SECTIONS[0], section, *SECTIONS[1:])
-    monkeypatch.setattr("fairweather.report.building.SECTIONS", sections)
+    # Before the list that it is imported from.
     monkeypatch.setattr("fairweather.report.finished_run.SECTIONS", sections)
+    monkeypatch.setattr("fairweather.report.building.SECTIONS", sections)
 
 
 def test_a_section_that_is_one_object_is_on_the_page_in_the_contents_and_a_file(run, monkeypatch):
@@ -57,19 +58,27 @@ def test_a_section_that_is_one_object_is_on_the_page_in_the_contents_and_a_file(
     assert {f"tables/halves.{suffix}" for suffix in ("md", "csv", "tex")} <= set(names)
     assert (run.path / "tables" / "halves.csv").read_text() == "model,half\na,0.4\n"
     page = (run.path / "report.html").read_text()
-    assert page.index('href="#answer"') < page.index('href="#halves"') < page.index('href="#how"')
-    section = page.partition('<section id="halves">')[2].partition("</section>")[0]
+    assert page.index('id="details"') < page.index('id="halves"') < page.index('id="how"')
+    section = page.partition('<details id="halves">')[2].partition("</details>")[0]
     for words in (
-        "<h2>Halves</h2>",
-        "<h3>Half of each</h3>",
+        "<h3>Halves</h3>",
+        "<h4>Half of each</h4>",
         "Half is not much.",
-        'data-chart="halves-chart"',
-        "<td>0.40</td>",
+        '<td data-label="Half">0.40</td>',
         "<caption>Half of &lt;each&gt;.</caption>",
         'data-copy="halves"',
     ):
         assert words in section
+    assert carried(run)["half"] == 0.5
     assert "Halves are told.\n\nModel\na" in fw.Run(run.path).overview()
+
+
+def test_a_section_of_the_front_is_open_and_in_the_list_of_contents(run, monkeypatch):
+    added(monkeypatch, dataclasses.replace(MINE, front=True))
+    build_report(run)
+    page = (run.path / "report.html").read_text()
+    assert page.index('href="#halves"') < page.index('<section id="halves">')
+    assert page.index('<section id="halves">') < page.index('id="details"')
 
 
 def test_a_section_is_left_out_where_a_run_is_not_of_its_kind(run, monkeypatch):
@@ -82,7 +91,7 @@ def test_a_section_is_left_out_where_a_run_is_not_of_its_kind(run, monkeypatch):
 def test_a_section_that_shows_nothing_is_not_in_the_contents(run, monkeypatch):
     added(monkeypatch, Section("empty", "Nothing", (ReportPart(lambda *_: None),)))
     build_report(run)
-    assert "#empty" not in (run.path / "report.html").read_text()
+    assert "empty" not in (run.path / "report.html").read_text()
 
 
 def test_anchors_are_all_different():

@@ -13,23 +13,24 @@ import scipy.stats
 
 from fairweather.attacks.table import ATTACKS
 from fairweather.metrics.columns import per_image
+from fairweather.report.building import SECTIONS
 from fairweather.report.contents import Contents, Sweep
 from fairweather.report.other_images import AUROC, describe_other_images
-from fairweather.report.overview import find_findings, write_verdict
-from fairweather.report.ranking import rank_models
+from fairweather.report.performance import find_shared_cells
+from fairweather.report.review import RISKS
 from fairweather.requests.evaluation.predictions import ADVICE as OF_PREDICTIONS
 from fairweather.requests.execution import clean_accuracy_lines
 from fairweather.runs.scores import add_means, add_worst, estimate_cells, scores_frame
 from fairweather.types.measurement import Cell, Predictions, Shift
 from fairweather.types.record import COLUMNS, predictions_file
 from tests.helpers.chance import FALSE_ALARM
-from tests.helpers.reference import rms_calibration_error
 from tests.helpers.run_folders import run_record, write_run
 
 FOG = Sweep("fog", "Fog", "severity", 0.0, "", {"1": "fog,s=1", "2": "fog,s=2"})
-TOLD = ("accuracy", "rms_calibration_error", "confidence_gap", "macro_auc")
+RAIN = Sweep("rain", "Rain", "severity", 0.0, "", {"1": "rain,s=1"})
+TOLD = ("accuracy", "confidence_gap", "average_confidence")
 # A null result is never turned into a claim, whatever its interval holds.
-DENIALS = re.compile(r"(was|were|is|are) (not )?found|\bno (over|under|loss|difference)", re.I)
+DENIALS = re.compile(r"\bnone\b|\bfound\b|\bno (over|under|loss|gap|difference)", re.I)
 
 
 def predictions(logits, labels, classes):
@@ -52,10 +53,13 @@ def a_run(folder, rng):
     classes = tuple("wxyz"[:k])
     share = rng.uniform(0.1, 0.6)
     labels = rng.choice(k, n, p=[*[(1 - share) / (k - 1)] * (k - 1), share])
-    sweep = Sweep(**{**vars(FOG), "cells": dict(list(FOG.cells.items())[:levels])})
-    shifts = [Shift("clean", None, {}, None)]
-    shifts += [Shift("fog", float(level), {}, None) for level in sweep.cells]
-    names = dict(zip(shifts, ["clean", *sweep.cells.values()], strict=True))
+    fog = Sweep(**{**vars(FOG), "cells": dict(list(FOG.cells.items())[:levels])})
+    sweeps = (fog, RAIN)[: levels and int(rng.choice([1, 2]))]
+    names = {Shift("clean", None, {}, None): "clean"}
+    for sweep in sweeps:
+        for level, cell in sweep.cells.items():
+            names[Shift(sweep.name, float(level), {}, None)] = cell
+    shifts = list(names)
     titles = dict(list({"a": "A", "b": "B"}.items())[: int(rng.choice([1, 2]))])
     stored = {}
     for model in titles:
@@ -70,8 +74,8 @@ def a_run(folder, rng):
     table = add_worst(add_means(cells, list(ATTACKS)), list(ATTACKS))
     record = run_record(titles, classes=classes, bootstrap=200)
     files = {(each.model, each.seed, names[each.shift]): of for each, of in stored.items()}
-    run = write_run(folder, record, predictions=files)
-    sweeps = (sweep,) if levels else ()
+    val = {(*at, "val"): of for at, of in files.items() if at[2] == "clean"}
+    run = write_run(folder, record, predictions=files | val)
     return Contents({"": record}, titles, sweeps, scores_frame(table), {"": run}), files
 
 
@@ -83,19 +87,10 @@ class Truth:
     sure: np.ndarray
     probabilities: np.ndarray
     labels: np.ndarray
-    rms: float
 
     @property
     def accuracy(self):
         return self.right.mean()
-
-    @property
-    def gaps(self):
-        return self.sure - self.right
-
-    @property
-    def gap(self):
-        return self.gaps.mean()
 
 
 def truth_of(files, model, cell):
@@ -103,65 +98,50 @@ def truth_of(files, model, cell):
     probabilities = [scipy.special.softmax(each.logits.astype(float), axis=1) for each in of]
     means = [np.mean([each.correct for each in of], axis=0)]
     means += [np.mean([each.confidence for each in of], axis=0)]
-    rms = np.mean([rms_calibration_error(each.confidence, each.correct) for each in of])
-    return Truth(*means, np.mean(probabilities, axis=0), of[0].labels, rms)
+    return Truth(*means, np.mean(probabilities, axis=0), of[0].labels)
 
 
 def number(text):
     return float(text.replace("−", "-"))
 
 
-def is_near(text, value, unit=100):
-    digits = len(text.partition(".")[2])
-    return abs(number(text) - unit * value) <= 0.5001 * 10**-digits
+GAP = r"(?:(?P<points>[\d.]+) points? too (?P<side>confident|cautious)|as sure as it is right)"
+EVIDENCE = r"(These images|\w+ seeds) cannot confirm"
+COMMON = r"Statistically no better than always giving the most common answer \((.*) %\)\."
+TOO_FEW = "Too few errors for an interval."
+PLACE = r"(?P<shift>fog|rain) at severity (?P<level>\d)"
+SHARE = r"(every image|[\d.]+ %)"
 
 
-def check_gap(side, points, gap):
-    assert is_near(points, abs(gap))
-    assert abs(gap) < 1e-3 or (side == "over") == (gap > 0)
+def is_share(text, value):
+    """Whether a share is written as it is: whole per cents, and a decimal near the ends."""
+    written = 100.0 if text == "every image" else number(text.removesuffix(" %"))
+    return abs(written - 100 * value) <= (0.0501 if "." in text else 0.5001)
 
 
-GAP = r"(?P<side{0}>over|under)confident by (?P<gap{0}>[\d.]+) points"
-EVIDENCE = r"(?P<evidence>these images|\w+ seeds)"
-COMMON = "always giving the most common answer"
+def check_gap_words(found, right, sure):
+    """Points are those of the gap, rounded as its table has them, and have its sign."""
+    points = found["points"] or "0.0"
+    assert abs(number(points) - 100 * abs(sure - right)) <= (0.0501 if "." in points else 0.5001)
+    assert found["side"] is None or (found["side"] == "confident") == (sure > right)
 
 
-def check_confidence(text, truth, clean, scores, searched, seeds):
-    """Hold a sentence on the gap against it; says whether the sentence is one."""
-    found = re.fullmatch(
-        rf"On average it is {GAP.format(1)}(, which {EVIDENCE} cannot confirm)?.", text
-    )
-    if found and clean is truth:
-        check_gap(found["side1"], found["gap1"], truth.gap)
-        score = scores["clean"]
-        assert (score.low <= 0 <= score.high) == (found["evidence"] is not None)
-        return True
-    for pair in re.finditer(r"(over|under)confident by ([\d.]+) points(?= on clean)", text):
-        check_gap(*pair.groups(), clean.gap)
-    for pair in re.finditer(r"(over|under)confident by ([\d.]+) points there", text):
-        check_gap(*pair.groups(), truth.gap)
-    sure = truth.sure.mean() - clean.sure.mean()
-    fall = truth.accuracy - clean.accuracy
-    rules = {
-        r"Its confidence does not fall with it: .*": sure >= 0 > fall,
-        r"Its confidence falls less than its accuracy: .*": 0 > sure > fall,
-        r"Its confidence falls further than its accuracy: .*": sure < fall < 0,
-        r"Its confidence changes otherwise than its accuracy: .*": abs(sure - fall) > 0,
-        r"It turns from .*": clean.gap * truth.gap < 0,
-        r"It is .* there, which is less than on clean images .*": abs(truth.gap) < abs(clean.gap),
-        r"It is .* there, which .* cannot confirm; on clean images it is .*": includes_0(
-            scores["there"], searched
-        ),
-        r"It is .* there and .* on clean images; .* cannot confirm a change.": seeds > 1
-        or paired_p(truth.gaps, clean.gaps) > FALSE_ALARM,
-        r"On average it is .* there and .* on clean images.": True,
-    }
-    return any(re.fullmatch(rule, text) and _holds(holds, text) for rule, holds in rules.items())
+def check_gap_doubt(notes, score, searched):
+    """A gap is called unconfirmed exactly where its widened interval includes 0."""
+    doubted = any(re.fullmatch(rf"{EVIDENCE} a gap of this size\.", note) for note in notes)
+    assert (TOO_FEW in notes) == bool(np.isnan(score.low))
+    assert doubted == (not np.isnan(score.low) and includes_0(score, searched))
 
 
-def _holds(holds, text):
-    assert holds, text
-    return True
+def check_accuracy_notes(notes, score, truth):
+    chance = np.bincount(truth.labels).max() / len(truth.labels)
+    [interval] = [note for note in notes if note.startswith("95 % interval")]
+    low, high = re.fullmatch(r"95 % interval: ([\d.]+) to ([\d.]+) %\.", interval).groups()
+    assert is_share(low, score.low)
+    assert is_share(high, score.high)
+    said = [found for note in notes if (found := re.fullmatch(COMMON, note))]
+    assert bool(said) == (score.low <= chance)
+    assert all(is_share(found[1], chance) for found in said)
 
 
 def includes_0(score, searched):
@@ -170,84 +150,48 @@ def includes_0(score, searched):
     return score.value - factor * ends[0] <= 0 <= score.value + factor * ends[1]
 
 
-def check_chance(text, truth, auc):
-    chance = np.bincount(truth.labels).max() / len(truth.labels)
-    if f"above {COMMON}" in text:
-        assert truth.accuracy > chance
-    if f"no better than {COMMON}" in text:
-        assert truth.accuracy <= chance + 1e-9
-        told = "though it tells the classes apart" in text
-        assert told == (auc is not None and auc.low > 0.5), text
-
-
 def paired_p(one, other):
     d = one - other
     return scipy.stats.ttest_1samp(d, 0).pvalue if d.std() else 1.0
 
 
-def check_accuracy(text, truth, clean, seeds):
-    percents = re.findall(r"([\d.]+) %", text)
-    rules = {
-        r"It is right in .* of the clean images.*; no shift was tested.": True,
-        r"Accuracy falls from .*": truth.accuracy < clean.accuracy,
-        r"No accuracy is lost: .*": truth.accuracy > clean.accuracy,
-        # With several seeds the images alone may differ clearly, and the recipes not.
-        r"Accuracy is .*; .* cannot confirm a difference.": seeds > 1
-        or paired_p(truth.right, clean.right) > FALSE_ALARM,
-    }
-    assert is_near(percents[0], clean.accuracy)
-    assert len(percents) == 1 or is_near(percents[1], truth.accuracy)
-    return any(re.fullmatch(rule, text) and _holds(holds, text) for rule, holds in rules.items())
-
-
 def check_class(text, truth):
-    found = re.fullmatch(
-        r"“(\w)” has a mean probability of ([\d.]+) %, and ([\d.]+) % of the .* are of it.", text
-    )
+    shares = r"a mean probability of ([\d.]+) %, but is ([\d.]+) % of (the clean|these) images\."
+    found = re.fullmatch(rf"“(\w)” gets {shares}", text)
     if found:
         at = "wxyz".index(found[1])
-        assert is_near(found[2], truth.probabilities[:, at].mean())
-        assert is_near(found[3], (truth.labels == at).mean())
+        assert is_share(found[2], truth.probabilities[:, at].mean())
+        assert is_share(found[3], (truth.labels == at).mean())
     return bool(found)
 
 
-RMS = (
-    r"Its RMS calibration error is (?P<clean>[\d.]+)\.",
-    r"Its RMS calibration error (?P<way>rises|falls) from (?P<clean>[\d.]+) on clean images "
-    r"to (?P<there>[\d.]+) there\.",
-    r"Its RMS calibration error is (?P<clean>[\d.]+) on clean images and "
-    r"(?P<there>[\d.]+) there; .* cannot confirm a difference\.",
-)
+def front_of(contents):
+    """What the front of the page says: what its script reads, and what its templates show."""
+    carried, facts = {}, {}
+    for section in SECTIONS:
+        for part in section.parts if section.front else ():
+            if view := part.shown(contents, ()):
+                carried |= view.carried
+                facts |= view.facts
+    return plain(carried), plain(facts)
 
 
-def check_rms(text, truth, clean):
-    found = next(filter(None, (re.fullmatch(rule, text) for rule in RMS)), None)
-    if found:
-        told = found.groupdict()
-        assert is_near(told["clean"], clean.rms, unit=1), text
-        assert is_near(
-            told.get("there", told["clean"]), truth.rms if "there" in told else clean.rms, 1
-        )
-        assert "way" not in told or (told["way"] == "rises") == (truth.rms > clean.rms)
-    return bool(found)
+def plain(value):
+    """The same with plain spaces, and tuples as lists."""
+    if isinstance(value, dict):
+        return {key: plain(own) for key, own in value.items()}
+    if isinstance(value, list | tuple):
+        return [plain(own) for own in value]
+    return value.replace("\N{NO-BREAK SPACE}", " ") if isinstance(value, str) else value
 
 
-def check_difference(text, truth, clean):
-    number_ = r"([+−]?[\d.]+)"
-    found = re.fullmatch(rf"The difference is {number_} points \[{number_}, {number_}\]\.", text)
-    if found:
-        assert is_near(found[1], truth.accuracy - clean.accuracy), text
-        low, value, high = (number(found[place]) for place in (2, 1, 3))
-        assert low <= value <= high
-    return bool(found)
-
-
-OTHERS = (
-    r"With \d sets of images tested, so large a (gap|difference in accuracy) can be chance.",
-    r"The most common answer is right in .* of the images(, and the model's AUC is .* there)?.",
-    rf"Already on clean images it is .* {COMMON} .*",
-    r"Its mean accuracy over the levels is .*",
-)
+def sentences_in(value):
+    """Every sentence in it; what is no sentence has no full stop and is no line of a tile."""
+    if isinstance(value, dict):
+        value = list(value.values())
+    if isinstance(value, list):
+        return [text for own in value for text in sentences_in(own)]
+    return [value] if isinstance(value, str) and value.endswith(".") else []
 
 
 @pytest.mark.parametrize("seed", range(12))
@@ -255,83 +199,222 @@ def test_every_sentence_says_what_its_numbers_say(tmp_path, seed):
     rng = np.random.default_rng(seed)
     for number_of_run in range(4):
         contents, files = a_run(tmp_path / str(number_of_run), rng)
-        found = find_findings(contents)
-        for each in found:
-            check_model(contents, files, each)
-        check_answer(contents, files, found)
-
-
-def check_model(contents, files, each):
-    cells = contents.sweeps[0].cells if contents.sweeps else {}
-    clean = truth = truth_of(files, each.model, "clean")
-    place = ("clean", "none")
-    if cells:
-        of = {level: truth_of(files, each.model, cell) for level, cell in cells.items()}
-        level = min(of, key=lambda level: of[level].accuracy)
-        truth, place = of[level], ("fog", level)
-    scores = {
-        "clean": contents.score("confidence_gap", each.model, "clean", "none"),
-        "there": contents.score("confidence_gap", each.model, *place),
-    }
-    searched, seeds = max(1, len(cells)), len(contents.seeds)
-    texts = [text.replace("\N{NO-BREAK SPACE}", " ") for text in (*each.sentences, *each.more)]
-    first, *others = texts
-    assert not [text for text in texts if DENIALS.search(text)]
-    assert check_accuracy(first, truth, clean, seeds), first
-    check_chance(first, truth, contents.score("macro_auc", each.model, *place))
-    for text in others:
-        known = (
-            check_confidence(text, truth, clean, scores, searched, seeds)
-            or check_class(text, truth)
-            or check_rms(text, truth, clean)
-            or check_difference(text, truth, clean)
-        )
-        assert known or any(re.fullmatch(other, text) for other in OTHERS), text
-        if found := re.search(r"the model's AUC is (\d\.\d+) there", text):
-            auc = contents.score("macro_auc", each.model, *place)
-            assert is_near(found[1], auc.value, unit=1)
-    for text in (text for text in others if text.startswith("Already")):
-        check_chance(text, clean, contents.score("macro_auc", each.model, "clean", "none"))
-    # Whoever reads only the sentences reads of a class that is far off, unless they say more.
-    off = truth.probabilities.mean(axis=0) - np.bincount(
-        truth.labels, minlength=truth.probabilities.shape[1]
-    ) / len(truth.labels)
-    enough = np.bincount(truth.labels, minlength=2).min() >= 20
-    if seeds == 1 and enough and np.abs(off).max() > 0.2:
-        assert any("mean probability" in text for text in texts)
-        if includes_0(scores["there"], searched):
-            assert "mean probability" in each.sentences[1]
-
-
-def check_answer(contents, files, found):
-    text = write_verdict(found, rank_models(contents)).replace("\N{NO-BREAK SPACE}", " ")
-    assert not DENIALS.search(text)
-    if "cannot tell the models apart" in text and len(contents.seeds) == 1:
-        cells = [*contents.sweeps[0].cells.values()] if contents.sweeps else ["clean"]
-        pair = (
-            np.mean([truth_of(files, model, cell).right for cell in cells], axis=0)
-            for model in contents.titles
-        )
-        assert paired_p(*pair) > FALSE_ALARM, text
-    gaps = {each.outcome.title: (each.outcome.there or each.outcome.clean).gap for each in found}
-    for side, points in re.findall(r"(over|under)confident by ([\d.]+) points", text):
-        near = [gap for gap in gaps.values() if is_near(points, abs(gap.value))]
-        assert any(abs(gap.value) < 1e-3 or (side == "over") == (gap.value > 0) for gap in near)
-        assert ("cannot confirm" in text) == any(
-            not each.outcome.side
-            for each in found
-            if (each.outcome.there or each.outcome.clean).gap in near
-        )
-    for which, side in re.findall(r"(all|some) are (over|under)confident there", text):
-        signs = [
-            each.outcome.side for each in found if f"“{each.title}”" in text or "“" not in text
+        carried, facts = front_of(contents)
+        said = [
+            *sentences_in(carried),
+            *sentences_in([facts["said"], facts["note"]] if "said" in facts else []),
         ]
-        wanted = 1 if side == "over" else -1
-        assert (all if which == "all" else any)(sign == wanted for sign in signs)
-    for low, high in re.findall(r"([\d.]+) (?:and|to) ([\d.]+) %", text.partition(":")[2]):
-        shown = [(each.outcome.there or each.outcome.clean).accuracy.value for each in found]
-        assert is_near(low, min(shown)) or len(found) > 2
-        assert is_near(high, max(shown)) or len(found) > 2
+        assert said
+        for text in said:
+            assert not DENIALS.search(text), text
+            assert len(text.replace(" %", "%").split()) <= 20, text
+            assert len(re.findall(r"[\d.]*\d", text)) <= 3, text
+        for model in contents.titles:
+            cells = truths_of(contents, files, model)
+            check_tiles(contents, model, carried["tiles"][model], cells)
+            if contents.sweeps:
+                check_breaks(carried["breaks"][model], cells)
+                for name, own in carried["knows"][model].items():
+                    check_knowledge(contents, model, name, own["said"], cells)
+            check_review(contents, files, model, carried["review"][model], cells)
+            check_hurt(carried["hurt"][model], cells)
+        if len(contents.titles) > 1:
+            check_comparison(contents, files, facts)
+
+
+def truths_of(contents, files, model):
+    """The truth of each cell by shift and level, clean images first."""
+    cells = {("clean", "none"): truth_of(files, model, "clean")}
+    for sweep in contents.sweeps:
+        for level, cell in sweep.cells.items():
+            cells[sweep.name, level] = truth_of(files, model, cell)
+    return cells
+
+
+def find_worst(cells, shift=None):
+    shifted = [at for at in cells if at[0] == (shift or at[0]) and at[0] != "clean"]
+    return min(shifted, key=lambda at: cells[at].accuracy, default=("clean", "none"))
+
+
+def check_tiles(contents, model, tiles, cells):
+    place = find_worst(cells)
+    clean, truth = cells["clean", "none"], cells[place]
+    searched = max(1, len(cells) - 1)
+    first, *others = tiles
+    assert first[1] == "right on clean images"
+    assert is_share(first[0], clean.accuracy)
+    check_accuracy_notes(first[2:], contents.score("accuracy", model, "clean", "none"), clean)
+    if contents.sweeps:
+        worst, *others = others
+        found = re.fullmatch(rf"right under {PLACE}, where it is worst", worst[1])
+        assert (found["shift"], found["level"]) == place
+        assert is_share(worst[0], truth.accuracy)
+        check_accuracy_notes(worst[2:], contents.score("accuracy", model, *place), truth)
+        doubted = any(re.fullmatch(rf"{EVIDENCE} a loss of accuracy\.", note) for note in worst)
+        if not doubted:
+            assert truth.accuracy < clean.accuracy
+        elif len(contents.seeds) == 1 and truth.accuracy < clean.accuracy:
+            assert paired_p(truth.right, clean.right) > FALSE_ALARM
+    [sure] = others
+    there = " there" if contents.sweeps else ""
+    found = re.fullmatch(rf"sure{there} on average: {GAP}", sure[1])
+    assert is_share(sure[0], truth.sure.mean())
+    check_gap_words(found, truth.accuracy, truth.sure.mean())
+    check_gap_doubt(sure[2:], contents.score("confidence_gap", model, *place), searched)
+    if not contents.sweeps:
+        check_classes(contents, sure, truth)
+
+
+def check_classes(contents, said, truth):
+    """What is said of a class is true, and a class that is far off is named."""
+    named = [text for text in said if check_class(text, truth)]
+    shares = np.bincount(truth.labels, minlength=truth.probabilities.shape[1]) / len(truth.labels)
+    off = truth.probabilities.mean(axis=0) - shares
+    enough = np.bincount(truth.labels, minlength=2).min() >= 20
+    assert named or not (len(contents.seeds) == 1 and enough and np.abs(off).max() > 0.2)
+
+
+def check_breaks(own, cells):
+    shift, level = find_worst(cells)
+    first, *others = own["said"]
+    lowest = cells[shift, level].accuracy
+    found = re.fullmatch(rf"{PLACE} costs most: {SHARE} right\.", first, re.I)
+    assert (found["shift"].lower(), found["level"]) == (shift, level)
+    assert is_share(found[3], lowest)
+    lows = {name: cells[find_worst(cells, name)].accuracy for name, _ in cells if name != "clean"}
+    for text in others:
+        if best := re.fullmatch(
+            rf"(Fog|Rain) costs least: {SHARE} right at the worst level\.", text
+        ):
+            assert lows[best[1].lower()] == max(lows.values())
+            assert is_share(best[2], max(lows.values()))
+        else:
+            assert text == "1 other shift may cost as much: the intervals overlap."
+    assert [row[3] for row in own["rows"]] == sorted(lows, key=lows.get)
+    for _, _, marks, name in own["rows"]:
+        assert marks[0][1] == pytest.approx(cells["clean", "none"].accuracy, abs=1e-5)
+        mean = [truth.accuracy for (shift, _), truth in cells.items() if shift == name]
+        assert marks[1][1] == pytest.approx(np.mean(mean), abs=1e-5)
+        assert marks[2][1] == pytest.approx(lows[name], abs=1e-5)
+        assert all(is_share(mark[4], mark[1]) for mark in marks)
+
+
+def check_knowledge(contents, model, name, said, cells):
+    place = find_worst(cells, name)
+    truth = cells[place]
+    first, second, *notes = said
+    found = re.fullmatch(rf"{GAP} under {PLACE}\.", first, re.I)
+    assert (found["shift"], found["level"]) == place
+    check_gap_words(found, truth.accuracy, truth.sure.mean())
+    right, sure = re.fullmatch(
+        rf"It is right on {SHARE} of the images, and {SHARE} sure on average\.", second
+    ).groups()
+    assert is_share(right, truth.accuracy)
+    assert is_share(sure, truth.sure.mean())
+    score = contents.score("confidence_gap", model, *place)
+    check_gap_doubt(notes, score, len(cells) - 1)
+    if place == find_worst(cells):
+        check_classes(contents, notes, truth)
+
+
+def needed_of(files, model, cell, risk):
+    """The smallest share that a person must review, found by trying every number of answers."""
+    shares = []
+    for (name, _, at), each in files.items():
+        if (name, at) == (model, cell):
+            order = np.argsort(-each.confidence, kind="stable")
+            sure, wrong = each.confidence[order], np.cumsum(~each.correct[order])
+            # Images of one confidence are answered together.
+            ends = np.flatnonzero(np.append(np.diff(sure) < 0, True)) + 1
+            kept = [end for end in ends if wrong[end - 1] <= risk * end + 1e-12]
+            shares.append(1 - max(kept, default=0) / len(sure))
+    return np.mean(shares)
+
+
+def check_review(contents, files, model, stops, cells):
+    shift, level = find_worst(cells)
+    for stop, risk in zip(stops, RISKS, strict=True):
+        under = rf" and {SHARE} under (fog|rain)" if contents.sweeps else ""
+        rule = rf"To keep errors at {SHARE}, a person must review {SHARE} of clean images{under}\."
+        limit, clean, *others = re.fullmatch(rule, stop["said"][0]).groups()
+        assert is_share(limit, risk)
+        assert is_share(clean, needed_of(files, model, "clean", risk))
+        if others:
+            cell = next(own for own in contents.sweeps if own.name == shift).cells[level]
+            assert others[1] == shift
+            assert is_share(others[0], needed_of(files, model, cell, risk))
+        for text in stop["said"][1:]:
+            assert any(re.fullmatch(rule, text) for rule in THRESHOLD), text
+        sent = [row[2][1] for row in stop["rows"]]
+        assert all(sent)
+        [share] = re.findall(rf"Today's threshold sends {SHARE} ", stop["said"][1])
+        assert is_share(share, sent[1 if others else 0][1])
+
+
+THRESHOLD = (
+    rf"Today's threshold sends {SHARE} (of clean images|under fog|under rain) to a person\.",
+    r"That leaves too few answers to judge\.",
+    rf"Of the other answers, {SHARE} are wrong\.",
+)
+
+
+def check_hurt(divisions, cells):
+    clean = cells["clean", "none"]
+    shifted = {
+        name: np.mean([own.right for (at, _), own in cells.items() if at == name], axis=0)
+        for name in {at for at, _ in cells} - {"clean"}
+    }
+    right = np.mean([*shifted.values()], axis=0) if shifted else clean.right
+    labels = clean.labels
+    counts = np.bincount(labels)
+    enough = 10 if (counts >= 10).sum() > 1 else 1
+    kept = [at for at in range(len(counts)) if counts[at] >= enough]
+    means = {"wxyz"[at]: right[labels == at].mean() for at in kept}
+    own = divisions["class"]
+    name = min(means, key=means.get)
+    when = rf" on average over the shifts, {SHARE} when clean" if shifted else ""
+    found = re.fullmatch(
+        rf"Class (\w) fares worst: {SHARE} of its images are right{when}\.", own["said"][0]
+    )
+    assert means[found[1]] == pytest.approx(means[name])
+    assert is_share(found[2], means[name])
+    if shifted:
+        assert is_share(found[3], clean.right[labels == "wxyz".index(found[1])].mean())
+    mark = own["rows"][0][2][1 if shifted else 0]
+    noise = mark[2] is None or mark[3] >= right.mean()
+    assert noise == (len(own["said"]) == 2)
+
+
+def check_comparison(contents, files, facts):
+    cells = find_shared_cells(contents, contents.titles) or {"clean": 1.0}
+    means = {
+        title: sum(w * truth_of(files, model, cell).right for cell, w in cells.items())
+        for model, title in contents.titles.items()
+    }
+    where = "over the shifts" if contents.sweeps else "on clean images"
+    images = "images over the shifts" if contents.sweeps else "clean images"
+    values = {title: right.mean() for title, right in means.items()}
+    if found := re.fullmatch(
+        r"“(.)” is ([\d.]+) points? more accurate than “(.)” (.*)\.", facts["said"]
+    ):
+        assert found[4] == where
+        assert facts["note"] == ""
+        difference = values[found[1]] - values[found[3]]
+        assert difference > 0
+        assert is_share(found[2], difference)
+    else:
+        # A result that the tests do not confirm is a note, and what is measured the headline.
+        assert re.fullmatch(
+            r"(These images|\w+ seeds|.*groups.*) cannot tell them apart\.", facts["note"]
+        )
+        found = re.fullmatch(
+            rf"The models are right on ([\d.]+)(?: to ([\d.]+))? % of the {images}\.",
+            facts["said"],
+        )
+        assert is_share(found[1], min(values.values()))
+        assert is_share(found[2] or found[1], max(values.values()))
+        if len(contents.seeds) == 1:
+            assert paired_p(*means.values()) > FALSE_ALARM
 
 
 def clinic(folder):
@@ -357,10 +440,10 @@ def test_confidence_that_is_right_on_average_does_not_hide_a_class_that_is_not(t
     mean = scipy.special.softmax(made.logits, axis=1)[:, 1].mean()
     assert gap.low < 0 < gap.high
     assert mean > 0.4
-    _, said, *_ = find_findings(contents)[0].sentences
-    assert said.replace("\N{NO-BREAK SPACE}", " ") == (
-        f"“malignant” has a mean probability of {100 * mean:.1f} %, and 20.8 % of the clean images "
-        "are of it."
+    *_, sure = front_of(contents)[0]["tiles"]["a"]
+    assert sure[-1] == (
+        f"“malignant” gets a mean probability of {100 * mean:.0f} %, "
+        "but is 21 % of the clean images."
     )
 
 

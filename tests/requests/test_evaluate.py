@@ -255,10 +255,10 @@ def test_labels_can_be_given_and_wrong_ones_warn(colour_folder, tmp_path):
         fw.evaluate(model, data, "clean", **options)
     file = tmp_path / "labels.yaml"
     file.write_text("blue: sky\ngreen: grass\nred: blood\n")
-    assert accuracy(fw.evaluate(model, data, "clean", labels=file, **options).scores) > 0.9
+    assert accuracy(fw.evaluate(model, data, "clean", class_map=file, **options).scores) > 0.9
     said = []
     wrong = {"blue": "grass", "green": "blood", "red": "sky"}
-    run = fw.evaluate(model, data, "clean", labels=wrong, progress=keep_lines(said), **options)
+    run = fw.evaluate(model, data, "clean", class_map=wrong, progress=keep_lines(said), **options)
     assert accuracy(run.scores) < 0.1
     assert "not above chance (33.3%, what a model that always says blue gets)" in said[-1]
     assert "--class-map" in said[-1]
@@ -576,7 +576,7 @@ OTHERS = {"ood": ["mnist5k"], "limit": 30}  # a few images of another set
     ("of", "options"),
     [
         ("file", {"variants": ["temperature"], "validation_fraction": 0.2, **OTHERS}),
-        ("file", {"limit": 12, "labels": {"blue": "red", "green": "green", "red": "blue"}}),
+        ("file", {"limit": 12, "class_map": {"blue": "red", "green": "green", "red": "blue"}}),
         ("softmaxed", {}),
         ("checkpoint", {"architecture": "timm:test_resnet", "size": 24, **STATISTICS}),
         pytest.param(
@@ -617,8 +617,8 @@ def test_every_step_can_be_done_by_who_has_nothing_but_the_plan(
 
 def test_the_signature_names_every_option_with_its_default():
     parameters = inspect.signature(fw.evaluate).parameters
-    first = ["model", "dataset", "shifts", "predictions", "out", "replace", "progress"]
-    assert list(parameters)[:7] == first
+    first = ["model", "dataset", "shifts", "predictions", "labels", "out", "replace", "progress"]
+    assert list(parameters)[:8] == first
     for option in dataclasses.fields(EvaluationOptions):
         assert parameters[option.name].default == option.default
     with pytest.raises(InputError, match=r"'batchsize'.*'batch_size'"):
@@ -843,7 +843,7 @@ def test_what_cannot_be_is_one_sentence_and_nothing_is_written(
         ("folder:{}/tets", {}, "tets'; did you mean 'test'"),
         ("folder:{}/test", {"ood": ["folder:nowhere"]}, "nowhere"),
         ("folder:{}/test", {"shifts": "gausian_blur"}, "gaussian_blur"),
-        ("folder:{}/test", {"labels": Path("nowhere.yaml")}, "nowhere.yaml"),
+        ("folder:{}/test", {"class_map": Path("nowhere.yaml")}, "nowhere.yaml"),
         ("folder:{}/test", {"priors": Path("nowhere.yaml")}, "nowhere.yaml"),
         ("folder:{}/test", {"variants": ["temprature"]}, "temperature"),
         ("folder:{}/test", {"variants": ["temperature"]}, "validation_fraction"),

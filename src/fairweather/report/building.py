@@ -8,12 +8,17 @@ from pathlib import Path, PurePosixPath
 
 from fairweather.errors import InputError
 from fairweather.report import (
+    front,
+    gallery,
+    hurt,
     levels,
     other_images,
     overview,
     prediction_sets,
     provenance,
     ranking,
+    reliability,
+    review,
     slices,
     summary,
     training,
@@ -21,8 +26,7 @@ from fairweather.report import (
 from fairweather.report.charts import Figure
 from fairweather.report.contents import Contents
 from fairweather.report.joint_runs import read_runs
-from fairweather.report.page import closer
-from fairweather.report.page.rendering import begin_library, render_page
+from fairweather.report.page.rendering import render_page
 from fairweather.report.section import ReportPart, Section
 from fairweather.report.tables import TextTable, name_table_files, write_csv
 from fairweather.report.vega import begin_work, draw_png, explain_missing_addresses
@@ -47,62 +51,58 @@ from fairweather.types.record import (
 
 SECTIONS = (
     Section(
-        "answer",
-        "The answer",
+        "verdict",
+        "Verdict",
+        (front.VERDICT,),
+        front=True,
+        brief=overview.summarize_overview,
+    ),
+    Section("sees", "What it sees", (gallery.PICTURES,), front=True),
+    Section("breaks", "Where it breaks", (front.BREAKS, front.OTHER_IMAGES), front=True),
+    Section("knows", "Does it know?", (front.KNOWLEDGE,), front=True),
+    Section("review", "What to do", (review.REVIEW,), front=True),
+    Section("hurt", "Who is hurt", (hurt.HURT,), front=True),
+    Section("compare", "Compare models", (ranking.COMPARISON,), front=True),
+    Section(
+        "tables",
+        "Tables",
         (
-            overview.VERDICT,
-            other_images.OTHER_IMAGES,
             overview.OVERVIEW,
             ranking.RANKING,
             ranking.VARIANTS,
-            slices.SUBGROUPS,
-            overview.FINDINGS,
-        ),
-        brief=overview.summarize_overview,
-    ),
-    Section(
-        "shifts",
-        "Under each shift",
-        (
-            levels.HEAT_MAPS,
-            levels.LEVEL_CHARTS,
-            levels.SCATTER,
-            levels.SMALLEST_LEVELS,
-            levels.LEVEL_NUMBERS,
-        ),
-        accepts=levels.has_levels,
-    ),
-    Section("sets", "Prediction sets", (prediction_sets.PREDICTION_SETS,)),
-    Section(
-        "summary",
-        "Summary tables",
-        (
             summary.SUMMARY,
             summary.UNITS,
             summary.CLASSES,
+            slices.SUBGROUPS,
             other_images.NATURAL_SHIFT,
             other_images.NATURAL_SETS,
-        ),
-    ),
-    Section("closer", "Look closer", (closer.CLOSER, closer.PICTURES)),
-    Section("training", "Training", (training.TRAINING,)),
-    Section(
-        "more",
-        "More tables",
-        (
+            other_images.OTHER_DATA,
             summary.WORST_LEVELS,
             summary.STABILITY,
             summary.CLASS_PRIORS,
-            other_images.OTHER_DATA,
             summary.DEFERRAL,
             summary.CLEAN_METRICS,
         ),
     ),
     Section(
+        "levels",
+        "Every level of every shift",
+        (levels.LEVEL_CHARTS, levels.SMALLEST_LEVELS, levels.LEVEL_NUMBERS),
+        accepts=levels.has_levels,
+    ),
+    Section(
+        "closer",
+        "Reliability, confusions and mistakes",
+        (reliability.RELIABILITY, gallery.CONFUSED, gallery.MISTAKES),
+    ),
+    Section("sets", "Prediction sets", (prediction_sets.PREDICTION_SETS,)),
+    Section("training", "Training, and settings that differ", (training.TRAINING,)),
+    Section(
         "how",
         "How these numbers were made",
         (provenance.SHIFTS, provenance.METRICS, provenance.CITATION, provenance.RECORDS),
     ),
+    Section("glossary", "Glossary", (provenance.GLOSSARY,)),
 )
 
 
@@ -229,9 +229,8 @@ def _write_report(runs: Sequence[RunFolder], out: RunFolder) -> list[str]:
     for table in (table for of_part in tables.values() for table in of_part):
         files |= name_table_files(table.name, table.texts())
     letters = sum(len(figure.svg) for figure in figures)
-    library = begin_library(letters)
     drawn = [begin_work(letters, draw_png, figure.svg) for figure in figures]
-    page = render_page(contents, sections, tables, figures, library)
+    page = render_page(contents, sections, tables, figures)
     # The name of a skipped file may be no UTF-8.
     files[PAGE] = page.encode(errors="backslashreplace")
     for figure, png in zip(figures, drawn, strict=True):

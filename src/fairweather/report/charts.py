@@ -2,22 +2,20 @@
 
 from __future__ import annotations
 
-import copy
 import json
 import math
 import re
 import textwrap
-from collections.abc import Collection, Iterable, Mapping, Sequence
+from collections.abc import Collection, Iterable, Sequence
 from dataclasses import dataclass
 from functools import cached_property
-from typing import Any, NamedTuple, TypeVar
+from typing import Any, NamedTuple
 
 import altair as alt
 import vl_convert
 
 from fairweather.errors import InputError
 from fairweather.report.contents import Contents, Sweep
-from fairweather.report.tables import ScoreEntry, is_percent
 from fairweather.report.vega import SCALE, draw_png, explain_missing_addresses
 from fairweather.types.measurement import Score, format_number
 
@@ -27,18 +25,11 @@ COLORS = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9", "#00
 SHAPES = ("circle", "square", "triangle-up", "diamond", "triangle-down", "cross")
 SOLID, DASHED = [1, 0], [5, 3]  # pixels drawn and not drawn
 ROW_WIDTH = 800  # pixels, of a row of small panels
-INK, FAINT, RULE, GRID, PAPER = (
-    f"var(--{name})" for name in ("ink", "faint", "rule", "grid", "paper")
-)
-# The names of the page's style sheet, and what a file has for them.
-PRINTED_COLORS = {INK: "#1f2328", FAINT: "#57606a", RULE: "#8c959f", GRID: "#e7eaee"}
-MODEL_COLORS = [f"var(--m{at})" for at, _ in enumerate(COLORS)]
-PRINTED_COLORS |= {PAPER: "#ffffff", **dict(zip(MODEL_COLORS, COLORS, strict=True))}
+INK, FAINT, RULE, GRID, PAPER = "#1f2328", "#57606a", "#8c959f", "#e7eaee", "#ffffff"
 # Liberation Sans is bundled with vl-convert, so that a PNG looks the same on every machine.
 FONT = "Liberation Sans, Arial, Helvetica, sans-serif"
 PNG_SCALE = SCALE
 
-Channel = TypeVar("Channel", alt.ColorValue, alt.OpacityValue, alt.SizeValue)
 # A chart in the JSON of Vega-Lite, whose form is Vega's own.
 Spec = dict[str, Any]
 
@@ -51,10 +42,10 @@ _AXIS = {
     "tickColor": RULE,
 }
 _LEGEND = {**_TEXT, "titleFontWeight": "normal", "symbolOpacity": 1}
-_CONFIG: Spec = {"font": FONT, "view": {"stroke": None}}
-_CONFIG["aria"] = False  # the page gives each chart one alternative text
 FIGURE_CONFIG: Spec = {
-    **_CONFIG,
+    "font": FONT,
+    "view": {"stroke": None},
+    "aria": False,  # the page gives each figure one alternative text
     "background": "white",
     "padding": 16,
     "axis": {**_AXIS, "titleColor": INK, "titlePadding": 8, "labelFlush": False},
@@ -79,36 +70,8 @@ FIGURE_CONFIG: Spec = {
         "offset": 18,
     },
 }
-PAGE_CONFIG: Spec = {
-    **_CONFIG,
-    "background": None,
-    "padding": 2,
-    "mark": {"aria": False},
-    "text": {"color": INK},
-    "axis": {**_AXIS, "titleColor": FAINT},
-    "legend": {**_LEGEND, "titleColor": FAINT, "labelLimit": 260, "symbolStrokeColor": INK},
-}
 # The shapes as letters, filled for models and hollow for their variants.
 GLYPHS, HOLLOW = "●■▲◆▼✚", "○□△◇▽✛"
-# A model stands out, and the others are faint, while the pointer or a button asks for it.
-FOCUS = alt.Parameter(name="focus", param=alt.VariableParameter("focus", value=""))
-# The numbers of a chart: put in when it is built, or by the page's script for a chosen cell.
-ROWS = alt.NamedData(name="rows")
-IN_FOCUS = "focus === '' || datum.title === focus"
-
-
-class Chart(NamedTuple):
-    """A chart of the page.
-
-    Attributes:
-        name: of its place in the page.
-        alt: what somebody who does not see it must know.
-        spec: Vega-Lite, without data that a chooser brings.
-    """
-
-    name: str
-    alt: str
-    spec: Spec
 
 
 @dataclass(frozen=True)
@@ -146,43 +109,7 @@ def render_figure(
     ]
     drawn = chart if isinstance(chart, dict) else chart.to_dict(validate=False)
     spec = drawn | {"config": FIGURE_CONFIG, "title": {"text": title, "subtitle": lines}}
-    spec["params"] = [{"name": "focus", "value": ""}]  # of charts of the page: all stand out
-    return Figure(name, alt_text, _renumber_ids(vl_convert.vegalite_to_svg(_print_colors(spec))))
-
-
-def print_chart(spec: Spec, field: str, legend: alt.Legend, **panel: object) -> Spec:
-    """Turn a chart of the page into a panel of a figure, with its own data, colours and legend.
-
-    Args:
-        spec: of the chart.
-        field: what the legend is of.
-        legend: of this field.
-        panel: width, height and title.
-    """
-    kept = ("data", "layer", "mark", "encoding")
-    printed: Spec = copy.deepcopy({key: spec[key] for key in kept if key in spec})
-    for layer in printed.get("layer", [printed]):
-        if "name" in layer.get("data", {}):
-            layer["data"] = {"values": spec["datasets"][layer["data"]["name"]]}
-        for channel in layer["encoding"].values():
-            if isinstance(channel, dict) and channel.get("field") == field and "legend" in channel:
-                channel["legend"] = legend.to_dict()
-    return printed | panel
-
-
-def _print_colors(part: Any) -> Any:  # noqa: ANN401 - any part of a specification
-    """Copy a part of a specification, with colours for the names of the style sheet."""
-    match part:
-        case dict():
-            return {
-                key: value if key in ("data", "datasets") else _print_colors(value)
-                for key, value in part.items()
-            }
-        case list():
-            return [_print_colors(item) for item in part]
-        case str():
-            return PRINTED_COLORS.get(part, part)
-    return part
+    return Figure(name, alt_text, _renumber_ids(vl_convert.vegalite_to_svg(spec)))
 
 
 def _renumber_ids(svg: str) -> str:
@@ -197,15 +124,6 @@ def _renumber_ids(svg: str) -> str:
     )
 
 
-def choose_value(channel: type[Channel], test: str, yes: float | str, no: float | str) -> Channel:
-    """Encode a value where the test holds, and another one elsewhere.
-
-    As all channels here, it is an object: of a text, or of `alt.condition`, Altair makes one too,
-    but looks its class up in a table of its whole schema, which it builds anew each time.
-    """
-    return channel(no, condition={"test": test, "value": yes})
-
-
 def color_models(
     titles: Collection[str], positions: Sequence[int] = (), legend: alt.Legend | None = None
 ) -> alt.Color:
@@ -213,7 +131,7 @@ def color_models(
 
     With `positions`, titles that share a position share a colour; without, each has its own.
     """
-    return alt.Color("title:N", scale=_make_scale(titles, MODEL_COLORS, positions), legend=legend)
+    return alt.Color("title:N", scale=_make_scale(titles, COLORS, positions), legend=legend)
 
 
 def shape_models(
@@ -223,13 +141,15 @@ def shape_models(
     return alt.Shape("title:N", scale=_make_scale(titles, SHAPES, positions), legend=legend)
 
 
-def dash_models(titles: Collection[str], positions: Sequence[int]) -> alt.StrokeDash:
+def dash_models(
+    titles: Collection[str], positions: Sequence[int], legend: alt.Legend | None = None
+) -> alt.StrokeDash:
     """Dash the lines of those titles that share a position with one before them."""
     dashes = [
         DASHED if position in positions[:at] else SOLID for at, position in enumerate(positions)
     ]
     scale = alt.Scale(domain=list(titles), range=dashes)
-    return alt.StrokeDash("title:N", scale=scale, legend=None)
+    return alt.StrokeDash("title:N", scale=scale, legend=legend)
 
 
 def make_level_axis(sweep: Sweep, levels: Iterable[float]) -> Spec:
@@ -272,21 +192,18 @@ def choose_looks(positions: Sequence[int]) -> list[Look]:
     ]
 
 
-def describe_score(metric: str, score: Score) -> str:
-    """Write a number with its interval, as a tooltip shows it."""
-    return ScoreEntry(score, is_percent(metric)).in_words
-
-
-def paint_models(contents: Contents) -> dict[str, alt.Fill | alt.Stroke]:
+def paint_models(
+    contents: Contents, legend: alt.Legend | None = None
+) -> dict[str, alt.Fill | alt.Stroke]:
     """Fill points by the field `title`, those of variants hollow, as in the page's legend."""
     titles, positions = contents.titles.values(), contents.positions
     looks = choose_looks(positions)
-    fills = [PAPER if look.variant else f"var(--m{look.color})" for look in looks]
+    fills = [PAPER if look.variant else COLORS[look.color] for look in looks]
     fill = alt.Scale(domain=list(titles), range=fills)
-    stroke = _make_scale(titles, MODEL_COLORS, positions)
+    stroke = _make_scale(titles, COLORS, positions)
     return {
-        "fill": alt.Fill("title:N", scale=fill, legend=None),
-        "stroke": alt.Stroke("title:N", scale=stroke, legend=None),
+        "fill": alt.Fill("title:N", scale=fill, legend=legend),
+        "stroke": alt.Stroke("title:N", scale=stroke, legend=legend),
     }
 
 
@@ -302,26 +219,6 @@ def look_up(values: Sequence[object]) -> str:
     return json.dumps(list(values)).replace(".", r"\u002e") + "[datum.value]"
 
 
-def make_tooltip(*fields: tuple[str, str]) -> list[alt.Tooltip]:
-    """Name the fields that a tooltip shows, as they stand."""
-    return [alt.Tooltip(f"{field}:N", title=title) for field, title in fields]
-
-
 def round_score(score: Score) -> list[float | None]:
     """Value and interval as a chart draws them; None for what is no number."""
     return [None if math.isnan(number) else round(number, 10) for number in score[:3]]
-
-
-def make_chart(
-    name: str,
-    words: str,
-    chart: alt.Chart | alt.LayerChart | alt.FacetChart,
-    height: int,
-    rows: Sequence[Mapping[str, Any]] | None = None,
-) -> Chart:
-    """Make a chart of the page, as wide as its place; a chooser brings the rows if it has none."""
-    spec = chart.properties(width="container", height=height).to_dict(validate=False)
-    for key in ("$schema", "config"):  # its look is the page's
-        spec.pop(key, None)
-    spec |= {"autosize": {"type": "fit-x", "contains": "padding"}}
-    return Chart(name, words, spec if rows is None else spec | {"datasets": {"rows": rows}})

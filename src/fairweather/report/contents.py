@@ -29,7 +29,6 @@ from fairweather.types.record import (
     ENSEMBLE_SUFFIX,
     MEAN,
     NATURAL,
-    NO_IMAGES,
     NO_LEVEL,
     OOD,
     PRIORS,
@@ -137,7 +136,7 @@ class Sweep:
         >>> attack.at("0.03137254901960784")
         'PGD at ε = 8/255'
         """
-        return f"{self.in_sentence} at {self._level_in_words(level)}"
+        return f"{self.in_sentence} at {self.level_in_words(level)}"
 
     def heading(self, level: str) -> str:
         """Write a level the way a paper does: with the letter that the level's title ends in.
@@ -175,7 +174,12 @@ class Sweep:
         steps = format_255ths(level) if self.is_attack else ""
         return steps or format_number(float(f"{float(level):.4g}"))
 
-    def _level_in_words(self, level: str) -> str:
+    def level_in_words(self, level: str) -> str:
+        """Write a level as it stands inside a sentence.
+
+        >>> Sweep("r", "Rotation", "angle (degrees)", 0.0, "", {}).level_in_words("30")
+        '30 degrees'
+        """
         heading, title = self.heading(level), self.level_title
         if "=" in heading:
             return heading
@@ -279,11 +283,6 @@ class Contents:
     def classes(self) -> tuple[str, ...]:
         """The names of the classes, in the order of the labels."""
         return self.data.classes
-
-    @property
-    def has_images(self) -> bool:
-        """Say whether there were images: predictions from elsewhere may come with labels alone."""
-        return not any(record.data.notes.get(NO_IMAGES) for record in self.records.values())
 
     @property
     def models(self) -> Mapping[str, ModelRecord]:

@@ -17,7 +17,7 @@ import pandas as pd
 from fairweather.metrics.detection import MOST_FEATURES, NEIGHBOURS, OOD_SCORES
 from fairweather.metrics.table import shown_metrics
 from fairweather.report.contents import Contents
-from fairweather.report.section import PartView, ReportPart, Tables, show_tables
+from fairweather.report.section import ReportPart, show_tables
 from fairweather.report.sentences import format_percent
 from fairweather.report.tables import (
     ScoreColumn,
@@ -179,20 +179,10 @@ def _describe_accuracy(
     return OtherSetFinding(kind, gap.value, said)
 
 
-def _show_sentences(contents: Contents, _: Tables) -> PartView | None:
-    sentences = list_other_images(contents)
-    return (
-        PartView(template="others.html.j2", facts={"sentences": sentences}) if sentences else None
-    )
-
-
 def list_other_images(contents: Contents) -> list[str]:
     """Say what is found about each set of other images of a run, the worst first."""
     natural = bool(contents.data.notes.get("natural_shift"))
     return describe_other_images(contents.scores, contents.titles, natural_shift=natural)
-
-
-OTHER_IMAGES = ReportPart(_show_sentences)
 
 
 # ---------------------------------------------------------------- differences of two sets

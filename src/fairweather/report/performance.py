@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from itertools import islice, repeat
@@ -18,8 +19,8 @@ from fairweather.metrics.metric import IntervalKind
 from fairweather.metrics.seeds import crossed_mean
 from fairweather.metrics.table import FEWEST
 from fairweather.report.contents import Contents, Sweep
-from fairweather.types.measurement import Score
-from fairweather.types.record import CLEAN, MEAN
+from fairweather.types.measurement import Predictions, Score
+from fairweather.types.record import CLEAN, MEAN, NO_LEVEL
 
 # ---------------------------------------------------------------- right answers, and tests
 
@@ -144,31 +145,6 @@ def estimate_seed_means(
     return [recipe_estimate(list(islice(by_seed, column.shape[1]))) for column in columns]
 
 
-def gives_same_answers(contents: Contents, model: str, base: str) -> bool:
-    """Say whether a model gives the answers of another to all images, as its scores suggest.
-
-    False where the two have other seeds, other cells, or predictions that are missing.
-    """
-    seeds = contents.seeds_of(model)
-    if not contents.runs or contents.seeds_of(base) != seeds:
-        return False
-    for cell, (shift, level) in contents.cells.items():
-        mine, others = (contents.score("accuracy", name, shift, level) for name in (model, base))
-        if mine != others:
-            return False
-        for seed in seeds if mine else ():
-            answers, base_answers = (
-                contents.read_columns(name, seed, cell, ("predicted",)) for name in (model, base)
-            )
-            if (
-                answers is None
-                or base_answers is None
-                or not np.array_equal(answers[0], base_answers[0])
-            ):
-                return False
-    return True
-
-
 def compare_pairs(
     columns: FloatArray,
     pairs: Sequence[tuple[int, int]],
@@ -252,32 +228,20 @@ RISK = "risk_above_validation_threshold/0.05"
 _COUNT_WORDS = dict(enumerate(("two", "three", "four", "five", "six", "seven", "eight", "nine"), 2))
 
 
-class CalibrationSummary(NamedTuple):
-    """Mean confidence − accuracy, and the RMS calibration error, of a model on some images."""
-
-    gap: Score
-    rms: Score
-
-
 class Performance(NamedTuple):
     """What the scores say of a model on one set of images; None where they say nothing.
 
     Attributes:
         accuracy: the share of right answers.
         gap: mean confidence − accuracy.
-        rms: the RMS calibration error.
-        coverage, risk: above the threshold for 5 % errors on validation images.
-        auc: the mean over classes of the area under the ROC curve.
+        confidence: its mean.
         seeds: how many trainings these are means over.
         grouped: whether images belong together in groups.
     """
 
     accuracy: Score
     gap: Score | None = None
-    rms: Score | None = None
-    coverage: Score | None = None
-    risk: Score | None = None
-    auc: Score | None = None
+    confidence: Score | None = None
     seeds: int = 1
     grouped: bool = False
 
@@ -291,11 +255,6 @@ class Performance(NamedTuple):
         if self.seeds > 1:
             return f"{_COUNT_WORDS.get(self.seeds, self.seeds)} seeds"
         return "these groups of images" if self.grouped else "these images"
-
-    @property
-    def calibration(self) -> CalibrationSummary | None:
-        """Gap and calibration error, where both are known."""
-        return CalibrationSummary(self.gap, self.rms) if self.gap and self.rms else None
 
 
 class WorstLevel(NamedTuple):
@@ -358,39 +317,18 @@ def find_worst_levels(contents: Contents, model: str) -> WorstLevels:
     return WorstLevels(lows["shift"], lows["attack"])
 
 
-def read_performance(
-    contents: Contents, model: str, shift: str, level: str, seed: str | None = None
-) -> Performance | None:
-    """Read what the scores say of a model at one level of a shift; None without an accuracy.
-
-    They are those of the shown seed, unless another one is asked for.
-    """
-    accuracy = contents.score("accuracy", model, shift, level, seed)
+def read_performance(contents: Contents, model: str, shift: str, level: str) -> Performance | None:
+    """Read what the scores say of a model at one level of a shift; None without an accuracy."""
+    accuracy, gap, confidence = (
+        contents.score(name, model, shift, level)
+        for name in ("accuracy", "confidence_gap", "average_confidence")
+    )
     if accuracy is None:
         return None
-    names = ("confidence_gap", "rms_calibration_error", COVERAGE, RISK, "macro_auc")
-    gap, rms, coverage, risk, auc = (
-        contents.score(name, model, shift, level, seed) for name in names
-    )
-    seeds = len(contents.seeds_of(model)) if seed is None else 1
-    grouped = contents.grouping is not None
-    return Performance(accuracy, gap, rms, coverage, risk, auc, seeds, grouped)
-
-
-class PairedChange(NamedTuple):
-    """From clean images to the lowest accuracy, on the same images; without fields, not known.
-
-    Attributes:
-        accuracy, gap: second minus first, of accuracy and of mean confidence − accuracy.
-        p: of the test of equal accuracy, corrected for the number of sets that were looked at.
-    """
-
-    accuracy: Score | None = None
-    gap: Score | None = None
-    p: float = 1.0
-
-
-NO_SHIFTS, UNKNOWN_CHANGE = WorstLevels(), PairedChange()
+    if gap is not None and confidence is None:  # scores of an earlier version
+        confidence = Score(accuracy.value + gap.value, math.nan, math.nan, gap.n)
+    seeds, grouped = len(contents.seeds_of(model)), contents.grouping is not None
+    return Performance(accuracy, gap, confidence, seeds, grouped)
 
 
 @dataclass(frozen=True)
@@ -401,74 +339,62 @@ class ModelOutcome:
         title: of the model.
         clean: on clean images.
         worst: its lowest accuracy under each shift and attack.
-        change: from clean images to the lowest accuracy of all.
         chance: the share of the most frequent class; None where it is not known.
+        p: of the paired test of equal accuracy on clean images and at the lowest of all, corrected
+            for the number of sets that were looked at; None without predictions to pair.
     """
 
     title: str
     clean: Performance
-    worst: WorstLevels = NO_SHIFTS
-    change: PairedChange = UNKNOWN_CHANGE
+    worst: WorstLevels
     chance: float | None = None
+    p: float | None = None
 
     @property
-    def there(self) -> Performance | None:
-        """Where accuracy is lowest; None where no shift was tested."""
-        focus = self.worst.focus
-        return focus and focus.performance
+    def falls(self) -> bool:
+        """Whether the lowest accuracy of all is confirmed to be lower than that on clean images."""
+        low = self.worst.focus
+        if low is None or low.performance.accuracy.value >= self.clean.accuracy.value:
+            return False
+        if self.p is None:
+            return self._widen(low.performance.accuracy).high < self.clean.accuracy.low
+        return self.p < SIGNIFICANCE
 
-    @property
-    def worst_performance(self) -> Performance:
-        """Where accuracy is lowest, or on clean images."""
-        return self.there or self.clean
+    def sign(self, gap: Score) -> int:
+        """1 where mean confidence is confirmed to be too high, −1 where too low, else 0."""
+        wide = self._widen(gap)
+        return int(wide.low > 0) - int(wide.high < 0)
 
-    @property
-    def calibration(self) -> CalibrationSummary | None:
-        """Of where accuracy is lowest."""
-        return self.there and self.there.calibration
+    def _widen(self, score: Score) -> Score:
+        return widen_interval(score, max(1, self.worst.searched))
 
-    @property
-    def deferring(self) -> Performance | None:
-        """Where accuracy is lowest, if it is known what the model defers there."""
-        there = self.there
-        return there if there and there.coverage and there.risk else None
 
-    @property
-    def starts_at_chance(self) -> bool:
-        """Whether the model may be no better than the most common answer on clean images."""
-        return self.chance is not None and self.clean.accuracy.low <= self.chance
+def read_outcome(contents: Contents, model: str) -> ModelOutcome | None:
+    """Read what becomes of a model; None where it was not tested on clean images."""
+    clean = read_performance(contents, model, CLEAN, NO_LEVEL)
+    if clean is None:
+        return None
+    images = contents.once(read_image_keys) if Predictions.kind in contents.kinds else None
+    chance = np.bincount(images.labels).max() / len(images.labels) if images else None
+    worst = find_worst_levels(contents, model)
+    p = _test_fall(contents, model, worst, images) if images and worst.focus else None
+    return ModelOutcome(contents.titles[model], clean, worst, chance, p)
 
-    @property
-    def way(self) -> int:
-        """−1 where accuracy is found to fall, 1 where it is found to rise, else 0.
 
-        Of one set of images the interval of the difference decides. The lowest of several is lower
-        by luck alone: there the test, corrected for their number, must find a loss too.
-        """
-        if self.there is None:
-            return 0
-        way = find_direction(self.clean.accuracy, self.there.accuracy, self.change.accuracy)
-        tested = self.worst.searched > 1 and self.change.accuracy is not None
-        return 0 if way < 0 and tested and self.change.p >= SIGNIFICANCE else way
-
-    @property
-    def gap(self) -> Score | None:
-        """Mean confidence − accuracy there, its interval widened for all sets searched."""
-        gap = self.there and self.there.gap
-        return widen_interval(gap, self.worst.searched) if gap else self.clean.gap
-
-    @property
-    def side(self) -> int:
-        """1 where the model is found overconfident there, −1 where underconfident, else 0."""
-        return find_sign(self.gap) if self.gap else 0
-
-    @property
-    def gap_way(self) -> int:
-        """1 where the gap is found larger there than on clean images, −1 where smaller, else 0."""
-        change, clean, gap = self.change.gap, self.clean.gap, self.gap
-        if clean is None or gap is None:
-            return 0
-        return find_direction(clean, gap, change and widen_interval(change, self.worst.searched))
+def _test_fall(
+    contents: Contents, model: str, worst: WorstLevels, images: ImageKeys
+) -> float | None:
+    """Test whether the same trained networks are as often right clean and at their worst."""
+    assert worst.focus is not None
+    cells = (CLEAN, worst.focus.sweep.cells[worst.focus.level])
+    clean, there = (read_correct(contents, model, {cell: 1.0}, images) for cell in cells)
+    if clean is None or there is None:
+        return None
+    if clean.shape[1] > 1 or contents.grouping is not None:
+        p = crossed_mean(there - clean, contents.grouping).p
+    else:
+        p = mcnemar_exact(clean[:, 0] > 0, there[:, 0] > 0).p
+    return min(1.0, p * worst.searched)
 
 
 def widen_interval(score: Score, searched: int) -> Score:
@@ -485,29 +411,6 @@ def widen_interval(score: Score, searched: int) -> Score:
     factor = float(scipy.special.ndtri(1 - SIGNIFICANCE / 2 / searched)) / Z95
     value, low, high, n = score
     return Score(value, value - factor * (value - low), value + factor * (high - value), n)
-
-
-def find_direction(first: Score, second: Score, difference: Score | None) -> int:
-    """Say whether the second number is larger (1), smaller (−1), or not found to differ (0).
-
-    By the interval of the paired difference where there is one, else by whether theirs overlap.
-
-    >>> near, far = Score(0.9, 0.88, 0.92, 100), Score(0.8, 0.78, 0.82, 100)
-    >>> find_direction(near, far, None), find_direction(near, far, Score(-0.1, -0.21, 0.01, 100))
-    (-1, 0)
-    """
-    if difference is None:
-        return int(second.low > first.high) - int(second.high < first.low)
-    return find_sign(difference)
-
-
-def find_sign(score: Score) -> int:
-    """Say whether a number is above 0 (1), below (−1), or neither is found (0), by its interval.
-
-    >>> find_sign(Score(0.1, 0.05, 0.2, 100)), find_sign(Score(0.1, -0.05, 0.2, 100))
-    (1, 0)
-    """
-    return int(score.low > 0) - int(score.high < 0)
 
 
 # ---------------------------------------------------------------- class shares

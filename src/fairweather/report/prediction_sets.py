@@ -13,9 +13,9 @@ from fairweather.metrics import to_score
 from fairweather.metrics.conformal import coverage_deviations
 from fairweather.metrics.grouping import Grouping
 from fairweather.metrics.intervals import percentiles
-from fairweather.report.charts import INK, Chart
+from fairweather.report.charts import Figure
 from fairweather.report.contents import Contents, Sweep
-from fairweather.report.levels import draw_level_charts
+from fairweather.report.levels import draw_levels
 from fairweather.report.performance import FloatArray, estimate_seed_means, read_by_seed
 from fairweather.report.section import PartView, ReportPart, Tables
 from fairweather.report.tables import ABSENT, ScoreEntry, TableLayout, TextTable, entry_numbers
@@ -298,33 +298,25 @@ def _read_cells(
 # ---------------------------------------------------------------- on the page
 
 
-def draw_set_charts(contents: Contents) -> dict[str, dict[str, Chart]]:
-    """Draw coverage and size of prediction sets in the same way, with the promised coverages."""
-    by_shift = draw_level_charts(contents, (COVERAGE, SIZE))
-    coverages = {variant.coverage for variant in find_conformal(contents).values()}
-    promised = [{"value": value} for value in sorted(coverages)]
-    y = {"field": "value", "type": "quantitative", "title": None}
-    rule = {"type": "rule", "color": INK, "strokeDash": [6, 3], "strokeWidth": 1}
-    for charts in by_shift.values():
-        spec = charts[COVERAGE].spec
-        spec["layer"].append({"data": {"name": "promised"}, "mark": rule, "encoding": {"y": y}})
-        spec["datasets"]["promised"] = promised
-    return by_shift
+def _draw_sets(contents: Contents) -> Iterator[Figure | None]:
+    """Draw coverage and size of prediction sets against the level, with the promised coverages."""
+    variants = find_conformal(contents)
+    if variants:
+        promised = sorted({variant.coverage for variant in variants.values()})
+        yield draw_levels(contents, COVERAGE, promised)
+        yield draw_levels(contents, SIZE)
 
 
 def _show_sets(contents: Contents, tables: Tables) -> PartView | None:
     promises = contents.once(check_promises)
     if not promises:
         return None
-    sets = draw_set_charts(contents)
     facts = {
         "findings": describe_promises(promises),
-        "titles": {row.title for row in promises},
         "natural_shift": has_natural_shift(contents),
-        "sets": sets,
+        "figures": (COVERAGE, SIZE),
     }
-    charts = [chart for metrics in sets.values() for chart in metrics.values()]
-    return PartView(tables=tables, charts=charts, template="sets.html.j2", facts=facts)
+    return PartView(tables=tables, template="sets.html.j2", facts=facts)
 
 
-PREDICTION_SETS = ReportPart(_show_sets, tabulate_promises)
+PREDICTION_SETS = ReportPart(_show_sets, tabulate_promises, _draw_sets)

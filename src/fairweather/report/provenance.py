@@ -88,12 +88,13 @@ def _find_records(contents: Contents) -> Mapping[str, object]:
     }
 
 
-SHIFTS, METRICS, CITATION, RECORDS = (
+SHIFTS, METRICS, CITATION, RECORDS, GLOSSARY = (
     ReportPart(show_facts(heading, f"{template}.html.j2", find), accepts=None)
     for heading, template, find in (
         ("Shifts", "shifts", lambda contents: {} if contents.sweeps else None),
         ("Metrics", "metrics", lambda contents: {"formulas": find_formulas(contents)}),
         ("How to cite", "citation", lambda contents: {"citation": write_citation(contents)}),
         ("Provenance", "provenance", _find_records),
+        ("", "glossary", lambda _: {}),
     )
 )

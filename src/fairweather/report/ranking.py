@@ -15,7 +15,9 @@ import pandas as pd
 from fairweather.metrics import holm, paired_change, paired_difference, to_score
 from fairweather.metrics.grouping import Grouping
 from fairweather.metrics.seeds import crossed_difference
+from fairweather.report import sentences as words
 from fairweather.report.contents import Contents
+from fairweather.report.front import Row, round_ends
 from fairweather.report.performance import (
     COVERAGE,
     RISK,
@@ -26,6 +28,7 @@ from fairweather.report.performance import (
     find_shared_cells,
     read_correct,
     read_image_keys,
+    read_performance,
 )
 from fairweather.report.section import PartView, ReportPart, Tables, show_tables
 from fairweather.report.sentences import warn_of_far_seed
@@ -99,6 +102,13 @@ class RankedModel(NamedTuple):
         return format_p_value(self.p_next)
 
 
+class Difference(NamedTuple):
+    """A difference of two models' accuracy with its interval, and p after Holm's correction."""
+
+    score: Score
+    p: float
+
+
 class Ranking(NamedTuple):
     """All models in their order, best first.
 
@@ -107,17 +117,17 @@ class Ranking(NamedTuple):
         shifted: whether they are ranked by the mean over shifts, not by clean images.
         caption: what is ranked, and what a range of ranks means.
         notes: of recipes with a seed that is far from the others, a sentence each.
+        differences: to the most accurate model on clean images: of each other model by its name,
+            on clean images and on average over the shifts, each with its corrected p.
+        evidence: what the tests rest on.
     """
 
     rows: tuple[RankedModel, ...]
     shifted: bool
     caption: str
     notes: tuple[str, ...]
-
-    @property
-    def leaders(self) -> list[str]:
-        """The models that none is found better than."""
-        return [row.model for row in self.rows if row.best_rank == 1]
+    differences: Mapping[str, tuple[Difference, Difference]]
+    evidence: str
 
     @property
     def table(self) -> TextTable:
@@ -202,6 +212,14 @@ def rank_models(contents: Contents) -> Ranking | None:
         scores = known or _estimate_scores(contents, shifted)
     order, on_clean = (_order_models(columns, contents.grouping) for columns in (shifted, clean))
     in_order = np.argsort([-columns.mean() for columns in shifted], kind="stable")
+    first = max(range(len(models)), key=lambda at: cleans[at].value)
+    columns_by_place = ((clean, on_clean), (shifted, order))
+    apart = [
+        _compare_with(columns, first, ranges, contents) for columns, ranges in columns_by_place
+    ]
+    differences = {
+        model: (apart[0][at], apart[1][at]) for at, model in enumerate(models) if at != first
+    }
     rows = tuple(
         RankedModel(
             model=models[at],
@@ -234,7 +252,20 @@ def rank_models(contents: Contents) -> Ranking | None:
         title, seeds = contents.titles[model], contents.seeds_of(model)
         warned = (warn_of_far_seed(title, seeds, right, contents.grouping) for right in columns)
         notes += list(filter(None, warned))[:1]
-    return Ranking(rows, bool(cells), caption, tuple(notes))
+    evidence = read_performance(contents, models[first], CLEAN, NO_LEVEL)
+    assert evidence is not None
+    return Ranking(rows, bool(cells), caption, tuple(notes), differences, evidence.evidence)
+
+
+def _compare_with(
+    columns: Sequence[FloatArray], first: int, ranges: _RankRanges, contents: Contents
+) -> list[Difference]:
+    """Subtract the accuracy of one model from that of each, on the same images."""
+    estimates = estimate_seed_means(columns, contents.bootstrap, contents.grouping)
+    return [
+        Difference(paired_difference(estimates[first], estimate), float(ranges.p[first, at]))
+        for at, estimate in enumerate(estimates)
+    ]
 
 
 def _read_columns(
@@ -338,14 +369,62 @@ def _ranking_tables(contents: Contents) -> Iterator[TextTable]:
         yield ranks.table
 
 
-def _show_ranking(contents: Contents, tables: Tables) -> PartView | None:
+def describe_comparison(contents: Contents, ranks: Ranking) -> tuple[str, str]:
+    """Say what is confirmed to differ, or else how accurate all are; and in a note what is not."""
+    where, place = ("over the shifts", 1) if ranks.shifted else ("on clean images", 0)
+    apart = {
+        model: own[place] for model, own in ranks.differences.items() if own[place].p < SIGNIFICANCE
+    }
+    if not apart:
+        values = [row.score.value for row in ranks.rows]
+        images = "images over the shifts" if ranks.shifted else "clean images"
+        said = words.describe_range(min(values), max(values), images)
+        return said, words.describe_tie(ranks.evidence)
+    model = max(apart, key=lambda name: abs(apart[name].score.value))
+    points, titles = apart[model].score.value, contents.titles
+    [first] = [row.model for row in ranks.rows if row.model not in ranks.differences]
+    better, worse = (model, first) if points > 0 else (first, model)
+    said = words.describe_difference(titles[better], titles[worse], points, where)
+    others = len(ranks.differences) - len(apart)
+    return said, words.describe_tie_with(ranks.evidence, titles[first], others) if others else ""
+
+
+def _list_differences(contents: Contents, ranks: Ranking) -> list[Row]:
+    """A row for each other model, the most accurate over the shifts first."""
+    kinds = ("clean", "mean") if ranks.shifted else ("clean",)
+    return [
+        Row(
+            row.title,
+            "",
+            [
+                (kind, *round_ends(own.score), words.format_signed_points(own.score.value))
+                for kind, own in zip(kinds, ranks.differences[row.model], strict=False)
+            ],
+        )
+        for row in ranks.rows
+        if row.model in ranks.differences
+    ]
+
+
+def _show_comparison(contents: Contents, _: Tables) -> PartView | None:
     ranks = contents.once(rank_models)
     if ranks is None:
         return None
-    return PartView("Ranking", tables, template="ranking.html.j2", facts={"notes": ranks.notes})
+    said, note = describe_comparison(contents, ranks)
+    [first] = [row.title for row in ranks.rows if row.model not in ranks.differences]
+    facts = {
+        "said": said,
+        "note": note,
+        "first": first,
+        "notes": ranks.notes,
+        "shifted": ranks.shifted,
+    }
+    carried = {"compare": _list_differences(contents, ranks)}
+    return PartView(template="compare.html.j2", facts=facts, carried=carried)
 
 
-RANKING = ReportPart(_show_ranking, _ranking_tables)
+COMPARISON = ReportPart(_show_comparison)
+RANKING = ReportPart(show_tables("Ranking"), _ranking_tables)
 
 
 # ---------------------------------------------------------------- variants beside their model

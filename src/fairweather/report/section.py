@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Container, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from typing import NamedTuple
 
-from fairweather.report.charts import Chart, Figure
+from fairweather.report.charts import Figure
 from fairweather.report.contents import Contents
 from fairweather.report.tables import Body, TableLayout, TextTable
 from fairweather.types.kinds import TaskKind
@@ -22,9 +22,8 @@ class PartView:
     Attributes:
         heading: above it; none if it is empty.
         tables: those that stand there.
-        charts: those that its template draws.
+        figures: the names of the figures above them.
         notes: sentences below the heading.
-        anchor: its id, where the list of contents names it beside the section.
         template: the name of a file in `page`.
         facts: what the template says besides, where it knows them as `facts`.
         carried: what the page's script reads besides.
@@ -32,12 +31,16 @@ class PartView:
 
     heading: str = ""
     tables: Tables = ()
-    charts: Sequence[Chart] = ()
+    figures: Sequence[str] = ()
     notes: Sequence[str] = ()
-    anchor: str = ""
     template: str = "part.html.j2"
     facts: Mapping[str, object] = field(default_factory=dict)
     carried: Mapping[str, object] = field(default_factory=dict)
+
+    def is_empty(self, drawn: Container[str]) -> bool:
+        """Whether only figures were to stand here, and none of them is drawn."""
+        others = self.tables or self.notes or self.template != PartView.template
+        return not others and not any(name in drawn for name in self.figures)
 
 
 Show = Callable[[Contents, Tables], PartView | None]
@@ -51,6 +54,11 @@ def make_nothing(_: Contents) -> Iterable[None]:
 def show_tables(heading: str) -> Show:
     """Show the tables of a part below a heading; where there are none, nothing."""
     return lambda _, tables: PartView(heading, tables) if tables else None
+
+
+def show_figures(heading: str, *names: str) -> Show:
+    """Show figures of these names below a heading, as far as the run has them."""
+    return lambda *_: PartView(heading, figures=names)
 
 
 def show_facts(
@@ -98,6 +106,7 @@ class Section:
         anchor: its id in the page.
         title: its heading, and its name in the list of contents.
         parts: in their order; each is in the file of its numbers.
+        front: whether the page shows it open, before the details, which are closed.
         accepts: whether it is about such a run at all; a section that shows nothing is left out
             anyway.
         brief: what `Run.overview` says of it; None for nothing.
@@ -106,6 +115,7 @@ class Section:
     anchor: str
     title: str
     parts: tuple[ReportPart, ...]
+    front: bool = False
     accepts: Callable[[Contents], bool] = lambda _: True
     brief: Callable[[Contents], Brief] | None = None
 

@@ -1,46 +1,27 @@
-"""The sentences of the report, made from numbers; none says more than the intervals allow.
+"""The sentences of the page, made from numbers: the finding first, the caveat after it.
 
-No sentence has more than three numbers, so intervals are left to charts and tables.
+A sentence has at most twenty words and three numbers. What the data cannot confirm is said with its
+number, and then called unconfirmed; no sentence turns it into a claim.
 """
 
 from __future__ import annotations
 
 import math
 from collections.abc import Iterator, Sequence
-from typing import Literal
 
 import numpy as np
 
 from fairweather.metrics.columns import FloatArray
 from fairweather.metrics.grouping import Grouping
 from fairweather.metrics.seeds import find_outlying_seed
-from fairweather.report.performance import (
-    ClassShare,
-    ModelOutcome,
-    Performance,
-    WorstLevel,
-    find_direction,
-    find_lowest,
-    find_sign,
-    widen_interval,
-)
+from fairweather.report.performance import ClassShare, ModelOutcome, Performance, WorstLevel
 from fairweather.types.measurement import Score
 
-PERCENT = "\N{NO-BREAK SPACE}%"
-NEARLY_ZERO = 0.0005  # what reads as 0.0 %
-# Nothing is said to be left only where the interval ends below this.
-NEARLY_NOTHING = 0.01
-# Shifts that may be as low as the lowest are named up to so many, and counted beyond.
-MOST_NAMED = 2
-# Up to so many shifts the mean of each is told, beyond that their common one.
-FEW_SHIFTS = 2
+NO_BREAK = "\N{NO-BREAK SPACE}"
+PERCENT = f"{NO_BREAK}%"
+NEARLY_ZERO = 0.0005  # what reads as 0.0 points
 # Of fewer answers, the share of wrong ones says nothing that a sentence should repeat.
 FEW_ANSWERS = 30
-RISK = 0.05  # that the threshold keeps on clean images
-CHANCE_AUC = 0.5  # the AUC of a model that knows nothing
-MOST_COMMON_ANSWER = "always giving the most common answer"
-# On what models are compared; None where they cannot be.
-RankedBy = Literal["shifts", "clean"] | None
 
 # ---- words and numbers
 
@@ -55,8 +36,18 @@ def join_words(words: Sequence[str]) -> str:
     return f"{', '.join(first)} and {last}" if first else last
 
 
+def format_share(value: float) -> str:
+    """Write a share of the images; near 0 and 100 % with a decimal, so that few errors stay some.
+
+    >>> [format_share(value).replace(PERCENT, "%") for value in (0.1234, 0.996, 1.0, 0.004)]
+    ['12%', '99.6%', '100%', '0.4%']
+    """
+    digits = int(0 < value < 0.01 or 0.99 < value < 1)
+    return f"{round(100 * value, digits):g}{PERCENT}"
+
+
 def format_percent(score: Score) -> str:
-    """Write a share of the images.
+    """Write a share of the images with a decimal.
 
     >>> format_percent(Score(0.8234, 0.801, 0.845, 200)).replace(PERCENT, " %")
     '82.3 %'
@@ -64,27 +55,50 @@ def format_percent(score: Score) -> str:
     return f"{100 * score.value:.1f}{PERCENT}"
 
 
-def format_points(score: Score) -> str:
-    """Write a difference of two shares in percentage points, with its sign and interval.
+def format_points(points: float) -> str:
+    """Write a difference of two shares, without its sign.
 
-    >>> format_points(Score(-0.004, -0.011, 0.003, 200))
-    '−0.4 points [−1.1, 0.3]'
+    >>> format_points(-0.123), format_points(0.004), format_points(0.01)
+    ('12 points', '0.4 points', '1 point')
     """
-    value, low, high = (_format_number(100 * number, 1) for number in score[:3])
-    return f"{value} points [{'too few errors' if score.too_few else f'{low}, {high}'}]"
+    size = 100 * abs(points)
+    text = f"{size:.{int(size < 0.95)}f}"
+    return f"{text} point{'s' * (text != '1')}"
+
+
+def format_signed_points(points: float) -> str:
+    """Write a difference of two shares for a chart.
+
+    >>> format_signed_points(-0.0234), format_signed_points(0.0)
+    ('−2.3', '0.0')
+    """
+    text = f"{100 * points:+z.1f}".replace("-", "−")
+    return text.removeprefix("+") if text == "+0.0" else text
+
+
+def write_interval(score: Score) -> str:
+    """Write an interval as a sentence.
+
+    >>> write_interval(Score(0.5, 0.4, 0.6, 100)).replace(PERCENT, "%")
+    '95% interval: 40 to 60%.'
+    """
+    if score.too_few:
+        return "Too few errors for an interval."
+    low, high = (format_share(end) for end in score[1:3])
+    return f"95{PERCENT} interval: {low.removesuffix(PERCENT)} to {high}."
 
 
 def describe_gap(gap: Score) -> str:
-    """Say how far mean confidence is from accuracy.
+    """Say how far mean confidence is from accuracy, rounded as tables have it.
 
-    >>> describe_gap(Score(-0.052, -0.06, -0.043, 200))
-    'underconfident by 5.2 points'
+    >>> describe_gap(Score(0.741, 0.7, 0.8, 99)), describe_gap(Score(-0.046, -0.06, 0.0, 99))
+    ('74 points too confident', '5 points too cautious')
+    >>> describe_gap(Score(0.0001, -0.1, 0.1, 99))
+    'as sure as it is right'
     """
-    return f"{'under' if gap.value < 0 else 'over'}confident by {_format_gap_size(gap)}"
-
-
-def _format_gap_size(gap: Score) -> str:
-    return f"{_format_number(100 * abs(gap.value), 1)} points"
+    if abs(gap.value) < NEARLY_ZERO:
+        return "as sure as it is right"
+    return f"{format_points(gap.value)} too {'confident' if gap.value > 0 else 'cautious'}"
 
 
 def warn_of_far_seed(
@@ -116,369 +130,176 @@ def warn_of_far_seed(
     )
 
 
-def _format_number(value: float, digits: int) -> str:
-    # Adding 0 makes of "-0.0" the "0.0" that it is.
-    return f"{round(value, digits) + 0.0:.{digits}f}".replace("-", "−")
-
-
-# ---- the answer
-
-
-def write_answer(leaders: Sequence[ModelOutcome], models: int, ranked: RankedBy) -> str:
-    """Say in one sentence who is best, how far accuracy falls, and if confidence falls with it.
-
-    Args:
-        leaders: the models that none is found better than, best first.
-        models: how many there are in all.
-        ranked: by the accuracy on what the models are compared; None where they are not compared.
-    """
-    if len(leaders) > 1:
-        return f"{_describe_tie(leaders, models, ranked)}: {_describe_leaders(leaders)}."
-    (first,) = leaders
-    before, end = format_percent(first.clean.accuracy), _describe_leader_gap(first)
-    if first.there is None:
-        best = " is best:" if models > 1 else " is"
-        right = f"right in {before} of the clean images"
-        return f"“{first.title}”{best} {right}{end}; no shift was tested."
-    after = format_percent(first.there.accuracy)
-    joint, said = ", but", f"falls from {before} on clean images to {after} at its worst"
-    if first.way >= 0:
-        joint = ": it"
-        said = f"is right in {before} of the clean images and in {after} at its worst"
-    if models > 1 and ranked:
-        where = "over the shifts" if ranked == "shifts" else "on clean images"
-        said = f"is best {where}{joint} {said}"
-    return f"“{first.title}” {said}{end}."
-
-
-def _describe_leader_gap(first: ModelOutcome) -> str:
-    """Add whether confidence falls with it there; on clean images where there is nothing else."""
-    gap = first.worst_performance.gap
-    if gap is None:
-        return ""
-    if first.there is None:
-        return f" and {describe_gap(gap)}" if first.side else ""
-    unsure = "" if first.side else f", which {first.there.evidence} cannot confirm"
-    return f", where it is {describe_gap(gap)}{unsure}"
-
-
-def _describe_tie(leaders: Sequence[ModelOutcome], models: int, ranked: RankedBy) -> str:
-    if ranked is None:
-        return "The models were not compared, for want of predictions on the same images"
-    if len(leaders) == models:
-        evidence = _name_evidence(leaders)
-        return f"{evidence[:1].upper()}{evidence[1:]} cannot tell the models apart"
-    if len(leaders) <= MOST_NAMED:
-        return f"{join_words([f'“{model.title}”' for model in leaders])} share the first place"
-    return "Several models share the first place"
-
-
-def _describe_leaders(leaders: Sequence[ModelOutcome]) -> str:
-    """Say the same of several models at once."""
-    shares = [100 * model.worst_performance.accuracy.value for model in leaders]
-    least, most = f"{min(shares):.1f}", f"{max(shares):.1f}{PERCENT}"
-    if any(model.there is None for model in leaders):
-        return f"they are right in {least} to {most} of the clean images; no shift was tested"
-    falls = [model.way < 0 for model in leaders]
-    begin = "all fall to" if all(falls) else "some fall, and all have" if any(falls) else "all have"
-    span = f"between {least} and {most} accuracy at the worst level"
-    return f"{begin} {span}{_describe_sides(leaders)}"
-
-
-def _describe_sides(leaders: Sequence[ModelOutcome]) -> str:
-    gaps = [gap for model in leaders if (gap := model.worst_performance.gap)]
-    if len(gaps) < len(leaders):
-        return ""
-    sides = {model.side for model in leaders}
-    if {1, -1} <= sides:
-        return ", and some are over-, some underconfident there"
-    every = "all" if len(sides) == 1 else "some"
-    for side, word in ((1, "overconfident"), (-1, "underconfident")):
-        if side in sides:
-            return f", and {every} are {word} there"
-    largest = max(gaps, key=lambda gap: abs(gap.value))
-    return f", where one is {describe_gap(largest)}, which {_name_evidence(leaders)} cannot confirm"
-
-
-def _name_evidence(leaders: Sequence[ModelOutcome]) -> str:
-    """What the intervals of several models rest on."""
-    evidence = {model.worst_performance.evidence for model in leaders}
-    return evidence.pop() if len(evidence) == 1 else "these data"
-
-
-# ---- accuracy
-
-
-def describe_same_answers(base: str, low: WorstLevel | None, differs: str) -> str:
-    """Say that a variant gives the answers of its base model, and where their accuracy is lowest.
-
-    Args:
-        base: the title of the base model.
-        low: the lowest accuracy of both; None without shifts.
-        differs: what is not the same.
-    """
-    also = f", also {_name_place(low)}" if low else ""
-    return f"It gives the same answers as “{base}”{also}; {differs}."
-
-
-def describe_accuracy(model: ModelOutcome) -> str:
-    """Say how far the accuracy falls where it is lowest, or what it is without shifts."""
-    before, low = format_percent(model.clean.accuracy), model.worst.focus
-    if low is None:
-        compared = _compare_with_chance(model.clean, model.chance)
-        return f"It is right in {before} of the clean images{compared}; no shift was tested."
-    after, where = format_percent(low.performance.accuracy), _name_place(low)
-    several = model.worst.searched > 1
-    at_worst = " at worst," if several else ""
-    if model.way > 0:
-        least = " at least" if several else ""
-        return f"No accuracy is lost: {before} on clean images,{least} {after} {where}."
-    if model.way < 0:
-        chance = None if model.starts_at_chance else model.chance
-        left = _note_nothing(low.performance) or _compare_with_chance(low.performance, chance)
-        return f"Accuracy falls from {before} on clean images to {after}{at_worst} {where}{left}."
-    unsure = f"{model.clean.evidence} cannot confirm a difference"
-    return f"Accuracy is {before} on clean images and {after}{at_worst} {where}; {unsure}."
-
-
-def detail_accuracy(model: ModelOutcome, mean: Score | None) -> Iterator[str]:
-    """Say what a reader of `describe_accuracy` may want to know besides.
-
-    Args:
-        model: what becomes of it.
-        mean: its accuracy over the levels of each shift and then over shifts.
-    """
-    shifts, attacks = model.worst
-    if low := model.worst.focus:
-        yield from _detail_lowest(model, low)
-    if shifts:
-        yield from _detail_shifts(shifts, mean)
-        if strongest := find_lowest(attacks):
-            several = len(attacks) > 1
-            which = f"The strongest of {len(attacks)} attacks" if several else "An attack"
-            at, nothing = strongest.sweep.at(strongest.level), _note_nothing(strongest.performance)
-            left = format_percent(strongest.performance.accuracy)
-            yield f"{which} ({at}) leaves an accuracy of {left}{nothing}."
-
-
-def _detail_lowest(model: ModelOutcome, low: WorstLevel) -> Iterator[str]:
-    change, chance, after = model.change.accuracy, model.chance, low.performance.accuracy
-    if not model.way:
-        if change is None:
-            yield "The intervals of the two accuracies overlap."
-        else:
-            yield f"The difference is {format_points(change)}."
-        if find_direction(model.clean.accuracy, after, change):
-            yield _warn_of_chance(model, "difference in accuracy")
-    others = [
-        other
-        for other in model.worst.main
-        if other is not low and other.performance.accuracy.low <= after.high
-    ]
-    if others:
-        yield f"Its lowest accuracy {_name_others(others)} may be as low: the intervals overlap."
-    if chance is None:
-        return
-    share = f"{100 * chance:.1f}{PERCENT}"
-    if model.starts_at_chance:
-        compared = _describe_no_better(model.clean, chance, f" ({share})")
-        yield f"Already on clean images it is {compared}."
-    elif after.low <= chance:
-        auc = low.performance.auc
-        area = f", and the model's AUC is {_format_number(auc.value, 2)} there" if auc else ""
-        yield f"The most common answer is right in {share} of the images{area}."
-
-
-def _detail_shifts(lows: Sequence[WorstLevel], mean: Score | None) -> Iterator[str]:
-    """Say what a model keeps under the shifts: each one's mean, or the best and all's mean."""
-    if len(lows) <= FEW_SHIFTS:
-        means = [
-            f"{format_percent(low.mean)} under {low.sweep.in_sentence}" for low in lows if low.mean
-        ]
-        if means and any(low.levels > 1 for low in lows):
-            yield f"Its mean accuracy over the levels is {join_words(means)}."
-        return
-    best = max(lows, key=lambda low: low.performance.accuracy.value)
-    worst = min(lows, key=lambda low: low.performance.accuracy.value)
-    bottom = best.performance.accuracy.low
-    # Named where it is found to differ from the shift that costs most.
-    if bottom > worst.performance.accuracy.high:
-        kept, shift = format_percent(best.performance.accuracy), best.sweep.in_sentence
-        yield f"It keeps most accuracy under {shift}: {kept} at the worst level of that shift."
-        if others := [o for o in lows if o is not best and o.performance.accuracy.high >= bottom]:
-            yield f"It may keep as much {_name_others(others)}: the intervals overlap."
-    if mean is not None:
-        yield f"Its mean accuracy over all {len(lows)} shifts is {format_percent(mean)}."
-
-
 def _name_place(low: WorstLevel) -> str:
-    return f"{'under attack by' if low.sweep.is_attack else 'under'} {low.sweep.at(low.level)}"
+    """Name a shift at its worst level, so that no line ends inside of the level."""
+    level = low.sweep.level_in_words(low.level).replace(" ", NO_BREAK)
+    return f"{low.sweep.in_sentence} at {level}"
 
 
-def _name_others(others: Sequence[WorstLevel]) -> str:
-    if len(others) > MOST_NAMED:
-        return f"under {len(others)} other shifts"
-    return f"under {join_words([low.sweep.in_sentence for low in others])}"
+# ---- verdict: how often it is right, clean and at its worst, and how sure it is there
 
 
-def _note_nothing(there: Performance) -> str:
-    accuracy = there.accuracy
-    is_nothing = accuracy.value < NEARLY_ZERO and accuracy.high < NEARLY_NOTHING
-    return ": nothing is left" if is_nothing else ""
+def describe_clean(outcome: ModelOutcome) -> list[str]:
+    """Say how often it is right on clean images: a label of the number, and what to know."""
+    return ["right on clean images", *_qualify(outcome, outcome.clean)]
 
 
-def _compare_with_chance(there: Performance, chance: float | None) -> str:
-    """Add that an accuracy is no better than an answer that is always the same, where that is."""
-    if chance is None or there.accuracy.low > chance:
-        return ""
-    return f", {_describe_no_better(there, chance)}"
+def describe_worst(outcome: ModelOutcome, low: WorstLevel) -> list[str]:
+    """Say how often it is right at its worst, in the same form."""
+    attack = "under attack by" if low.sweep.is_attack else "under"
+    lines = [f"right {attack} {_name_place(low)}, where it is worst"]
+    if not outcome.falls:
+        lines.append(f"{_cannot_confirm(low.performance)} a loss of accuracy.")
+    return [*lines, *_qualify(outcome, low.performance)]
 
 
-def _describe_no_better(there: Performance, chance: float, share: str = "") -> str:
-    """Compare with the most common answer; an AUC may say that the classes are told apart."""
-    if there.accuracy.value > chance:
-        return f"above {MOST_COMMON_ANSWER}{share} by less than {there.evidence} can confirm"
-    tells = there.auc is not None and there.auc.low > CHANCE_AUC
-    apart = ", though it tells the classes apart" if tells else ""
-    return f"no better than {MOST_COMMON_ANSWER}{share}{apart}"
+def describe_sureness(outcome: ModelOutcome, gap: Score, where: str) -> list[str]:
+    """Say how sure it is on average, and how far that is from how often it is right."""
+    return [f"sure{where} on average: {describe_gap(gap)}", *_doubt_gap(outcome, gap)]
 
 
-def _warn_of_chance(model: ModelOutcome, what: str) -> str:
-    return f"With {model.worst.searched} sets of images tested, so large a {what} can be chance."
+def _qualify(outcome: ModelOutcome, there: Performance) -> Iterator[str]:
+    yield write_interval(there.accuracy)
+    if outcome.chance is not None and there.accuracy.low <= outcome.chance:
+        share = format_share(outcome.chance)
+        yield f"Statistically no better than always giving the most common answer ({share})."
 
 
-# ---- confidence: does it follow the accuracy, and what would be deferred to a person
+def _doubt_gap(outcome: ModelOutcome, gap: Score) -> Iterator[str]:
+    if gap.too_few:
+        yield "Too few errors for an interval."
+    elif not outcome.sign(gap):
+        yield f"{_cannot_confirm(outcome.clean)} a gap of this size."
 
 
-def describe_confidence(model: ModelOutcome) -> Iterator[str]:
-    """Say whether the confidence is right on average, on clean images and at the lowest accuracy.
+def _cannot_confirm(performance: Performance) -> str:
+    evidence = performance.evidence
+    return f"{evidence[:1].upper()}{evidence[1:]} cannot confirm"
 
-    What is said of the lowest of several sets of images holds by intervals that are widened for
-    their number.
-    """
-    clean, there, evidence = model.clean.calibration, model.calibration, model.clean.evidence
-    if clean is None:
+
+# ---- where it breaks
+
+
+def describe_shifts(lows: Sequence[WorstLevel]) -> Iterator[str]:
+    """Say which shift costs most, which costs least, and which may cost as much as the worst."""
+    first, *others = sorted(lows, key=lambda low: low.performance.accuracy.value)
+    at = _name_place(first)
+    yield f"{at[:1].upper()}{at[1:]} costs most: {_right(first)}."
+    if others:
+        best = others[-1]
+        yield f"{best.sweep.title} costs least: {_right(best)} at the worst level."
+    top = first.performance.accuracy.high
+    if alike := sum(low.performance.accuracy.low <= top for low in others):
+        more = "1 other shift" if alike == 1 else f"{alike} other shifts"
+        yield f"{more} may cost as much: the intervals overlap."
+
+
+def _right(low: WorstLevel) -> str:
+    return f"{format_share(low.performance.accuracy.value)} right"
+
+
+# ---- does it know
+
+
+def describe_knowledge(outcome: ModelOutcome, low: WorstLevel) -> Iterator[str]:
+    """Compare confidence and accuracy at the worst level of a shift."""
+    there, where = low.performance, _name_place(low)
+    right = format_share(there.accuracy.value)
+    if there.gap is None or there.confidence is None:
+        yield f"Under {where} it is right on {right} of the images."
         return
-    gap = clean.gap
-    if there is None:
-        unsure = "" if find_sign(gap) or gap.too_few else f", which {evidence} cannot confirm"
-        yield f"On average it is {describe_gap(gap)}{unsure}."
-    elif not model.gap_way:
-        both = f"{describe_gap(there.gap)} there and {_second_gap(gap, there.gap)} on clean images"
-        if gap.too_few or there.gap.too_few:
-            yield f"On average it is {both}."
-        else:
-            yield f"It is {both}; {evidence} cannot confirm a change."
-    elif not model.side:
-        yield (
-            f"It is {describe_gap(there.gap)} there, which {evidence} cannot confirm; on "
-            f"clean images it is {describe_gap(gap)}."
-        )
-    else:
-        yield f"{_describe_change(model, gap, there.gap)}."
+    gap = describe_gap(there.gap)
+    yield f"{gap[:1].upper()}{gap[1:]} under {where}."
+    sure = format_share(there.confidence.value)
+    yield f"It is right on {right} of the images, and {sure} sure on average."
+    yield from _doubt_gap(outcome, there.gap)
 
 
-def _describe_change(model: ModelOutcome, before: Score, after: Score) -> str:
-    """Say how confidence and accuracy go together where the gap differs from that on clean images.
-
-    `before` and `after` are the gaps on clean images, and where accuracy is lowest.
-    """
-    said, side = describe_gap(after), model.side
-    if model.gap_way != side:
-        size = _format_gap_size(before)
-        return f"It is {said} there, which is less than on clean images ({size})"
-    opposite = Score(-before.value, -before.high, -before.low, before.n)
-    if find_sign(before) == -side and find_direction(opposite, after, None) != side:
-        return f"It turns from {describe_gap(before)} on clean images to {said} there"
-    if model.way >= 0:
-        apart = "changes otherwise than its accuracy"
-    elif side < 0:
-        apart = "falls further than its accuracy"
-    else:
-        sure, sure_there = (
-            performance.accuracy.value + gap.value
-            for performance, gap in ((model.clean, before), (model.worst_performance, after))
-        )
-        apart = "falls less than its accuracy" if sure_there < sure else "does not fall with it"
-    clean = _second_gap(before, after)
-    return f"Its confidence {apart}: it is {said} there, and {clean} on clean images"
-
-
-def describe_class_share(off: ClassShare, *, shifted: bool) -> str:
+def describe_class_share(off: ClassShare, where: str) -> str:
     """Say of a class that its mean probability is not its share of the images.
 
     >>> off = ClassShare("malignant", 0.485, 0.208)
-    >>> describe_class_share(off, shifted=False).replace(PERCENT, " %")
-    '“malignant” has a mean probability of 48.5 %, and 20.8 % of the clean images are of it.'
+    >>> describe_class_share(off, "of the clean images").replace(PERCENT, "%")
+    '“malignant” gets a mean probability of 48%, but is 21% of the clean images.'
     """
-    images = "images there" if shifted else "clean images"
-    mean, share = (f"{100 * number:.1f}{PERCENT}" for number in (off.probability, off.share))
-    return f"“{off.name}” has a mean probability of {mean}, and {share} of the {images} are of it."
+    mean, share = format_share(off.probability), format_share(off.share)
+    return f"“{off.name}” gets a mean probability of {mean}, but is {share} {where}."
 
 
-def detail_confidence(model: ModelOutcome) -> Iterator[str]:
-    """Say what a reader of `describe_confidence` may want to know besides."""
-    clean, there = model.clean.calibration, model.calibration
-    if clean is None:
+# ---- what to do
+
+
+def describe_review(risk: float, needed: Sequence[tuple[str, Score]]) -> str:
+    """Say how many images a person must review; of clean images, and then of the worst shift."""
+    shares = [
+        f"{'every image' if score.value >= 1 else format_share(score.value)} {where}"
+        for where, score in needed
+    ]
+    return f"To keep errors at {format_share(risk)}, a person must review {join_words(shares)}."
+
+
+def describe_threshold(where: str, reviewed: float, risk: float, answers: float) -> Iterator[str]:
+    """Say what a threshold fitted on validation images reviews, and how wrong the rest is.
+
+    Args:
+        where: which images, in words.
+        reviewed: the share that a person reviews.
+        risk: the share of wrong answers among the others; NaN where there are none.
+        answers: how many images are answered.
+    """
+    share = "every image" if reviewed >= 1 else format_share(reviewed)
+    yield f"Today's threshold sends {share} {where} to a person."
+    if reviewed >= 1:
         return
-    before = _format_number(clean.rms.value, 2)
-    if there is None:
-        yield f"Its RMS calibration error is {before}."
-        return
-    narrow = find_direction(clean.gap, there.gap, model.change.gap)
-    if find_sign(there.gap) and not model.side if model.gap_way else narrow:
-        yield _warn_of_chance(model, "gap")
-    after = _format_number(there.rms.value, 2)
-    way = find_direction(clean.rms, widen_interval(there.rms, model.worst.searched), None)
-    if way:
-        rises = "rises" if way > 0 else "falls"
-        yield f"Its RMS calibration error {rises} from {before} on clean images to {after} there."
+    if math.isnan(risk) or answers < FEW_ANSWERS:
+        yield "That leaves too few answers to judge."
     else:
-        yield (
-            f"Its RMS calibration error is {before} on clean images and {after} there; "
-            f"{model.clean.evidence} cannot confirm a difference."
-        )
+        yield f"Of the other answers, {format_share(risk)} are wrong."
 
 
-def describe_deferral(model: ModelOutcome, *, on_clean: bool) -> Iterator[str]:
-    """Say what a model defers to a person if it answers only where it is confident enough.
+# ---- who is hurt
 
-    The threshold is the one that keeps 5 % wrong answers on validation images: on clean ones, or,
-    without `on_clean`, under shifts that are not tested.
+
+def describe_hurt(name: str, there: Score, clean: Score | None, everyone: Score) -> Iterator[str]:
+    """Say which part of the images fares worst, and whether that is more than noise.
+
+    Args:
+        name: of the part.
+        there: its accuracy on average over the shifts, or on clean images without shifts.
+        clean: its accuracy on clean images, where `there` is another one.
+        everyone: the accuracy of all images, where `there` is.
     """
-    if model.clean.coverage is None:
-        return
-    images = "validation images" if on_clean else "validation images under untested shifts"
-    deferred = _describe_deferred(model.clean, "of the clean images")
-    if model.deferring:
-        deferred = _describe_deferred(model.deferring, "of the images there to a person")
-    yield f"With the threshold that keeps errors to 5{PERCENT} on {images}, it defers {deferred}."
+    right = f"{format_share(there.value)} of its images are right"
+    if clean is None:
+        yield f"{name} fares worst: {right}."
+    else:
+        before = format_share(clean.value)
+        yield f"{name} fares worst: {right} on average over the shifts, {before} when clean."
+    if there.too_few or there.high >= everyone.value:
+        yield "Its interval includes the accuracy of all images, so this may be noise."
 
 
-def detail_deferral(model: ModelOutcome) -> Iterator[str]:
-    """Say what the same threshold defers of the clean images."""
-    if model.clean.coverage is not None and model.deferring:
-        deferred = _describe_deferred(model.clean, "to a person")
-        yield f"On clean images, that threshold defers {deferred}."
+# ---- compare models
 
 
-def _describe_deferred(there: Performance, which: str) -> str:
-    """Say what is deferred, and how wrong the answers are that the model still gives."""
-    coverage, risk = there.coverage, there.risk
-    assert coverage is not None
-    if coverage.value == 0:
-        return "every image"
-    deferred = f"{100 * (1 - coverage.value):.1f}{PERCENT} {which}"
-    if risk is None:
-        return deferred
-    # Of several seeds, the mean risk is no number where one seed answers nothing.
-    if math.isnan(risk.value) or coverage.value * coverage.n < FEW_ANSWERS:
-        return f"{deferred}, which leaves too few answers to judge"
-    still = " still" if risk.low > RISK else ""
-    return f"{deferred}, and {format_percent(risk)} of its answers are{still} wrong"
+def describe_difference(better: str, worse: str, points: float, where: str) -> str:
+    """Say that a model is more accurate than another."""
+    return f"“{better}” is {format_points(points)} more accurate than “{worse}” {where}."
 
 
-def _second_gap(gap: Score, first: Score) -> str:
-    """Write a second gap after a first one, with no word twice."""
-    same = (gap.value < 0) == (first.value < 0)
-    return f"by {_format_gap_size(gap)}" if same else describe_gap(gap)
+def describe_range(low: float, high: float, images: str) -> str:
+    """Say between what shares the accuracies of several models are."""
+    least, most = format_share(low), format_share(high)
+    span = f"on {most}" if least == most else f"on {least.removesuffix(PERCENT)} to {most}"
+    return f"The models are right {span} of the {images}."
+
+
+def describe_tie(evidence: str) -> str:
+    """Say in a note that the tests leave the order open."""
+    return f"{evidence[:1].upper()}{evidence[1:]} cannot tell them apart."
+
+
+def describe_tie_with(evidence: str, title: str, others: int) -> str:
+    """Say in a note how many other models the tests cannot tell from one."""
+    more = "1 other model" if others == 1 else f"{others} other models"
+    return f"{evidence[:1].upper()}{evidence[1:]} cannot tell “{title}” from {more}."

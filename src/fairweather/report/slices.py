@@ -20,7 +20,7 @@ from fairweather.report.performance import (
     read_correct,
     read_image_keys,
 )
-from fairweather.report.section import PartView, ReportPart
+from fairweather.report.section import ReportPart, show_tables
 from fairweather.report.tables import (
     ABSENT,
     TOO_FEW,
@@ -305,10 +305,5 @@ def _caption_slices(contents: Contents, column: str, tests: int, rows: Sequence[
 
 
 SUBGROUPS = ReportPart(
-    lambda contents, tables: (
-        PartView(template="slices.html.j2", facts={"slices": contents.once(tabulate_slices)})
-        if tables
-        else None
-    ),
-    lambda contents: contents.once(tabulate_slices).values(),
+    show_tables("Subgroups"), lambda contents: contents.once(tabulate_slices).values()
 )

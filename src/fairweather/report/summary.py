@@ -71,7 +71,7 @@ def summary_columns(contents: Contents, metric: str) -> list[ScoreColumn]:
 
 
 def _show_summaries(_: Contents, tables: Tables) -> PartView:
-    return PartView(tables=tables, facts={"figures": ["labels"]})
+    return PartView("Summary", tables, figures=["labels"])
 
 
 SUMMARY = ReportPart(

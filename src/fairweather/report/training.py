@@ -15,18 +15,11 @@ from pydantic import JsonValue
 from fairweather.errors import InputError
 from fairweather.report.charts import (
     DASHED,
-    FOCUS,
-    IN_FOCUS,
+    INK,
     ROW_WIDTH,
-    ROWS,
     SOLID,
-    Chart,
     Figure,
-    choose_value,
     color_models,
-    make_chart,
-    make_tooltip,
-    print_chart,
     render_figure,
     shape_models,
 )
@@ -429,51 +422,40 @@ def _draw_matrices(title: str, correlation: Correlation) -> Iterator[alt.Chart]:
 # ---------------------------------------------------------------- the section
 
 
-class TraceChart(NamedTuple):
-    """A chart of the epochs.
-
-    Attributes:
-        name: of what it draws.
-        title, form: of its axis.
-        columns: of history.csv, by the split.
-    """
+class Trace(NamedTuple):
+    """A figure of the epochs: its name, titles and format, and columns of history.csv by split."""
 
     name: str
     title: str
+    axis: str
     form: str
     columns: Mapping[str, str]
 
 
-TRACE_CHARTS = {
-    "accuracy": TraceChart(
-        "accuracy",
+TRACES = (
+    Trace(
+        "training_curves",
+        "Training and validation accuracy",
         "Accuracy",
         ".0%",
         {"training": "train_accuracy", "validation": "val_accuracy"},
     ),
-    "loss": TraceChart(
-        "loss", "Loss", ".3~g", {"training": "train_loss", "validation": "val_loss"}
+    Trace(
+        "training_loss",
+        "Training and validation loss",
+        "Loss",
+        ".3~g",
+        {"training": "train_loss", "validation": "val_loss"},
     ),
-    "rate": TraceChart(
-        "learning-rate", "Learning rate of the head", ".1~e", {"training": "learning_rate"}
-    ),
-}
+)
+MEASURED = (
+    "Training accuracy: on up to 10,000 clean training images, at the end of each epoch. Training "
+    "loss: on the images as the recipe changes them."
+)
 
 
-def draw_training_charts(contents: Contents) -> dict[str, Chart]:
-    """Draw accuracy, loss and learning rate of each epoch, by what is drawn."""
-    histories = read_histories(contents)
-    rows = {name: _trace_rows(histories, chart) for name, chart in TRACE_CHARTS.items()}
-    return {
-        name: _draw_training_chart(contents, rows[name], chart)
-        for name, chart in TRACE_CHARTS.items()
-        if rows[name]
-    }
-
-
-def _trace_rows(
-    histories: Sequence[TrainingHistory], chart: TraceChart
-) -> list[dict[str, JsonValue]]:
+def read_trace(contents: Contents, trace: Trace) -> list[dict[str, Any]]:
+    """Read the numbers of each epoch that a figure draws; None where one is infinite."""
     return [
         {
             "title": title,
@@ -481,81 +463,56 @@ def _trace_rows(
             "epoch": int(epoch),
             "part": part,
             "value": float(f"{value:.10g}") if math.isfinite(value) else None,
-            "text": f"{100 * value:.1f} %" if chart.name == "accuracy" else f"{value:.4g}",
         }
-        for title, seed, epochs in histories
-        for part, column in chart.columns.items()
+        for title, seed, epochs in read_histories(contents)
+        for part, column in trace.columns.items()
         if column in epochs
         for epoch, value in epochs[["epoch", column]].dropna().to_numpy(float).tolist()
     ]
 
 
-def _draw_training_chart(
-    contents: Contents, rows: list[dict[str, Any]], chart: TraceChart
-) -> Chart:
-    title, is_rate = chart.title, chart is TRACE_CHARTS["rate"]
-    last = int(max(row["epoch"] for row in rows))
-    epochs = list(range(1, last + 1, max(1, last // 8)))
-    axis = alt.Axis(format=chart.form, tickCount=5)
-    if chart is TRACE_CHARTS["accuracy"]:
-        axis.tickMinStep = 0.01
-    log = is_rate and all(row["value"] is None or row["value"] > 0 for row in rows)
-    scale = alt.Scale(type="log") if log else alt.Scale(zero=is_rate)
-    dash = SOLID if is_rate else DASHED
-    line = (
-        alt.Chart(ROWS)
-        .mark_line(strokeWidth=1.6, point=alt.OverlayMarkDef(size=14))
-        .encode(
-            x=alt.X("epoch:Q", title="epoch", axis=alt.Axis(values=epochs, format="d")),
-            y=alt.Y("value:Q", title=title, axis=axis, scale=scale),
-            color=color_models(contents.titles.values(), contents.positions),
-            strokeDash=alt.StrokeDash(
-                "part:N",
-                scale=alt.Scale(domain=["validation", "training"], range=[SOLID, dash]),
-                legend=None,
-            ),
-            detail=alt.Detail("seed:N"),
-            opacity=choose_value(alt.OpacityValue, IN_FOCUS, 1, 0.12),
-            tooltip=make_tooltip(
-                ("title", "Model"),
-                ("seed", "Seed"),
-                ("epoch", "Epoch"),
-                ("part", "Split"),
-                ("text", title),
-            ),
-        )
-        .add_params(FOCUS)
-    )
-    seeds = "one line for each model, seed and split"
-    words = f"{title} against the epoch, {seeds}. models/*/history.csv holds the same numbers."
-    return make_chart(f"training-{chart.name}", words, line, 230, rows)
-
-
-def draw_training(contents: Contents) -> Figure | None:
-    """Draw training and validation accuracy of each epoch, one panel a model, one line a seed."""
-    chart = draw_training_charts(contents).get("accuracy")
-    if chart is None:
+def draw_training(contents: Contents, trace: Trace) -> Figure | None:
+    """Draw training and validation numbers of each epoch, one panel a model, one line a seed."""
+    rows = read_trace(contents, trace)
+    if not rows:
         return None
-    rows = chart.spec["datasets"]["rows"]
     trained, seeds = ({row[key] for row in rows} for key in ("title", "seed"))
     titles = [title for title in contents.titles.values() if title in trained]
+    last = max(row["epoch"] for row in rows)
+    epochs = alt.Axis(values=list(range(1, last + 1, max(1, last // 8))), format="d")
+    axis = alt.Axis(format=trace.form, tickCount=5, tickMinStep=0.01)
+    legend = alt.Legend(
+        title=None,
+        orient="top",
+        symbolType="stroke",
+        symbolSize=400,
+        symbolStrokeColor=INK,
+        symbolStrokeWidth=2,
+    )
+    splits = alt.Scale(domain=["validation", "training"], range=[SOLID, DASHED])
     columns = min(len(titles), 4 if len(titles) != 4 else 2)
-    width = (ROW_WIDTH - 30 * (columns - 1)) // columns
-    legend = alt.Legend(title=None, orient="top", symbolType="stroke", symbolSize=400)
-    header = {"title": None, "labelLimit": ROW_WIDTH // columns, "labelAnchor": "start"}
-    facet = {"field": "title", "type": "nominal", "sort": titles, "header": header}
-    panel = print_chart(chart.spec, "part", legend, width=width, height=210)
-    data = panel.pop("data")
+    header = alt.Header(title=None, labelLimit=ROW_WIDTH // columns, labelAnchor="start")
+    chart = (
+        alt.Chart(alt.Data(values=rows))
+        .mark_line(strokeWidth=1.6, point=alt.OverlayMarkDef(size=14))
+        .encode(
+            x=alt.X("epoch:Q", title="epoch", axis=epochs),
+            y=alt.Y("value:Q", title=trace.axis, axis=axis, scale=alt.Scale(zero=False)),
+            color=color_models(contents.titles.values(), contents.positions),
+            strokeDash=alt.StrokeDash("part:N", scale=splits, legend=legend),
+            detail=alt.Detail("seed:N"),
+        )
+        .properties(width=(ROW_WIDTH - 30 * (columns - 1)) // columns, height=210)
+        .facet(alt.Facet("title:N", sort=titles, header=header), columns=columns, spacing=30)
+    )
     several = len(seeds) > 1
     note = f"one line for each of seeds {', '.join(contents.seeds)}" if several else "one run each"
-    measured = "Training accuracy: on up to 10,000 clean training images, at the end of each epoch."
     return render_figure(
-        "training_curves",
-        {"data": data, "facet": facet, "columns": columns, "spacing": 30, "spec": panel},
-        "Training and validation accuracy",
-        [f"By epoch; {note}.", measured],
-        "Training and validation accuracy against the epoch. "
-        f"{measured} One panel for each of: {'; '.join(titles)}.",
+        trace.name,
+        chart,
+        trace.title,
+        [f"By epoch; {note}.", MEASURED],
+        f"{trace.title} against the epoch. {MEASURED} One panel for each of: {'; '.join(titles)}.",
     )
 
 
@@ -594,23 +551,24 @@ def _drop_idle_settings(recipe: Mapping[str, JsonValue]) -> dict[str, JsonValue]
 
 
 def _training_figures(contents: Contents) -> Iterator[Figure | None]:
-    yield draw_training(contents)
+    yield from (draw_training(contents, trace) for trace in TRACES)
     yield draw_mixup(contents.samples) if contents.samples else None
     yield draw_pretraining(contents)
     yield draw_correlations(contents)
 
 
-def _show_training(contents: Contents, _: Tables) -> PartView:
-    charts, times = draw_training_charts(contents), read_times(contents)
+def _show_training(contents: Contents, _: Tables) -> PartView | None:
+    times, settings = read_times(contents), list(compare_settings(contents))
+    if not times and len(contents.models) == 1:
+        return None
     facts = {
-        "training": charts,
+        "figures": [trace.name for trace in TRACES] + ["mixup", "pretraining", "cross_correlation"],
         "times": times,
-        "trained": {row["title"] for row in times},
         "timed": any(row["time"] != ABSENT for row in times),
-        "settings": list(compare_settings(contents)),
+        "settings": [(key, values) for key, values in settings if len(set(values)) > 1],
         "tries": read_tries(contents),
     }
-    return PartView(charts=list(charts.values()), template="training.html.j2", facts=facts)
+    return PartView(template="training.html.j2", facts=facts)
 
 
 TRAINING = ReportPart(_show_training, figures=_training_figures)

@@ -1,4 +1,4 @@
-"""Draw SVGs as PNGs and bundle Vega's JavaScript with vl-convert; large work in other processes.
+"""Draw SVGs as PNGs with vl-convert; large work in other processes.
 
 This file imports nothing heavy from the package, so that such a process starts fast.
 """
@@ -20,9 +20,6 @@ MANY_LETTERS = 400_000
 # V8 was seen to reserve 64.3 GiB (vl-convert 1.9), and torch has some GiB before.
 ADDRESSES_OF_V8 = 72 * 2**30
 
-# What the page's own script calls.
-EXPOSED_API = "window.vegaEmbed = vegaEmbed;"
-
 P = ParamSpec("P")
 T = TypeVar("T")
 
@@ -38,17 +35,6 @@ def draw_png(svg: str) -> bytes:
     with Image.open(io.BytesIO(vl_convert.svg_to_png(svg, scale=SCALE))) as image:
         image.convert("RGB").save(buffer, "PNG")
     return buffer.getvalue()
-
-
-@functools.cache
-def bundle_javascript() -> str:
-    """Return the JavaScript of Vega-Embed, Vega-Lite and Vega from the installed vl-convert.
-
-    >>> "window.vegaEmbed" in bundle_javascript()
-    True
-    """
-    text: str = vl_convert.javascript_bundle(EXPOSED_API)
-    return text
 
 
 def begin_work(

@@ -1,12 +1,9 @@
-// The script of the page: draws the charts, sorts and copies tables, and lets a reader choose.
+// The script of the page: draws its charts, sorts and copies tables, and lets a reader choose.
 // Everything from the run is put in as text, never as markup.
 (async () => {
   const $ = (id) => document.getElementById(id);
   const data = await unpack($("payload").textContent);
-  const percent = (share) => (share === null ? "–" : `${(100 * share).toFixed(1).replace("-", "−")} %`);
-  const between = ([value, low, high]) =>
-    value === null ? "–" : `${percent(value)} [${[low, high].map((x) => (100 * x).toFixed(1)).join(", ")}]`;
-  const views = new Map(), linked = new Map();
+  const chosen = { model: data.start, shift: "", stop: Number($("risk")?.value), noun: $("noun")?.value };
 
   async function unpack(text) {
     const bytes = Uint8Array.from(atob(text.trim()), (letter) => letter.charCodeAt(0));
@@ -19,64 +16,241 @@
     element.append(...children);
     return element;
   }
+  function draw(tag, attributes, ...children) {
+    const element = document.createElementNS("http://www.w3.org/2000/svg", tag);
+    for (const [name, value] of Object.entries(attributes)) element.setAttribute(name, value);
+    element.append(...children);
+    return element;
+  }
 
-  // Charts. Vega's interpreter stands in for evaluated code, which the page's policy forbids.
-  async function draw(place, datasets) {
-    const spec = { ...data.charts[place.dataset.chart], ...(datasets && { datasets }) };
-    const result = await vegaEmbed(place, spec, {
-      mode: "vega-lite", renderer: "svg", ast: true, actions: false,
-      config: data.config, tooltip: { disableDefaultStyle: true },
+  // Marks: a shape for each kind of number, around its own middle.
+  const SHAPES = {
+    circle: "M-5,0a5,5 0 1,0 10,0a5,5 0 1,0 -10,0Z", diamond: "M0,-6.5L6.5,0L0,6.5L-6.5,0Z", triangle: "M-6,-5L6,-5L0,6Z",
+  };
+  const LOOKS = {
+    clean: ["circle", "●"], mean: ["diamond", "◆"], worst: ["triangle", "▼"], right: ["circle", "●"],
+    sure: ["diamond", "◆"], needed: ["circle", "●"], sent: ["diamond", "◆"],
+  };
+  const at = (share) => `${(100 * share).toFixed(3)}%`;
+  const mark = (kind, x, y) => draw("svg", { x, y, overflow: "visible" },
+    draw("path", { d: SHAPES[LOOKS[kind][0]], class: `mark ${kind}` }));
+
+  // A chart with a row for each thing: a table that has the numbers as text, and marks between.
+  function drawRows(place, rows, { head, kinds, ticks = [0, 0.5, 1], tick = (x) => `${Math.round(100 * x)} %`, open }) {
+    const low = ticks[0], x = (value) => at((value - low) / (ticks.at(-1) - low));
+    const grid = () => ticks.map((value) => draw("line", { x1: x(value), x2: x(value), y1: "0", y2: "100%", class: value === 0 && low < 0 ? "zero" : "grid" }));
+    const anchor = (value) => (value === low ? "start" : value === ticks.at(-1) ? "end" : "middle");
+    const axis = draw("svg", { class: "line axis" }, ...ticks.map((value) =>
+      draw("text", { x: x(value), y: "14", "text-anchor": anchor(value) }, tick(value))));
+    const shown = Object.entries(kinds).filter(([, [column]]) => rows.some(([, , marks]) => marks[column]));
+    const lines = rows.map(([title, note, marks, opens]) => {
+      const known = marks.filter(Boolean), ends = known.map(([, value]) => value);
+      const bars = known.filter(([, , from]) => from !== null)
+        .map(([kind, , from, to]) => draw("line", { x1: x(from), x2: x(to), y1: "50%", y2: "50%", class: `interval ${kind}` }));
+      const span = draw("line", { x1: x(Math.min(...ends)), x2: x(Math.max(...ends)), y1: "50%", y2: "50%", class: "span" });
+      const name = open ? make("button", { type: "button", className: "open", textContent: title, onclick: () => open(opens) }) : make("span", { textContent: title });
+      if (open) name.setAttribute("aria-pressed", String(opens === chosen.shift));
+      const plot = make("td", { className: "plot", ariaHidden: "true" },
+        draw("svg", { class: "line" }, ...grid(), span, ...bars, ...known.map(([kind, value]) => mark(kind, x(value), "50%"))));
+      return make("tr", {}, make("th", { scope: "row" }, name, note && make("span", { className: "note", textContent: note })), plot,
+        ...shown.map(([kind, [column, words]]) => {
+          const cell = make("td", { textContent: marks[column]?.[4] ?? "–" });
+          cell.dataset.label = `${LOOKS[kind][1]} ${words}`;
+          return cell;
+        }));
     });
-    views.set(place.dataset.chart, result.view);
-    place.addEventListener("click", sayUnderFinger);
-    const parameters = [spec, ...(spec.layer ?? [])].flatMap(({ params }) => params ?? []);
-    if (parameters.every(({ name }) => name !== "focus")) return;
-    linked.set(place, { view: result.view, at: "" });
-    result.view.addEventListener("pointerover", (_, item) => focusOn(item?.datum?.title ?? pinned));
-    result.view.addEventListener("pointerout", () => focusOn(pinned));
+    const heads = shown.map(([kind, [, words]]) => make("th", { scope: "col" },
+      make("span", { className: kind, textContent: LOOKS[kind][1], ariaHidden: "true" }), ` ${words}`));
+    place.replaceChildren(make("table", { className: "dots" },
+      make("thead", {}, make("tr", {}, make("th", { scope: "col", textContent: head }), make("td", { className: "plot", ariaHidden: "true" }, axis), ...heads)),
+      make("tbody", {}, ...lines)));
+  }
+  function say(place, [finding, ...notes]) {
+    place.replaceChildren(...(finding ? [make("p", { textContent: finding })] : []),
+      ...notes.map((textContent) => make("p", { className: "note", textContent })));
   }
 
-  // Vega shows the numbers of a mark when a pointer moves over it; a finger taps, and never moves.
-  function sayUnderFinger({ target, clientX, clientY }) {
-    target.dispatchEvent(new PointerEvent("pointermove", { bubbles: true, clientX, clientY }));
+  // Sections that follow the model.
+  function showVerdict() {
+    $("tiles").replaceChildren(...data.tiles[chosen.model].map(([number, line, ...notes]) => make("li", {},
+      make("p", {}, make("strong", { textContent: number }), ` ${line}`),
+      ...notes.map((textContent) => make("p", { className: "note", textContent })))));
+  }
+  function showBreaks() {
+    const { said, rows } = data.breaks?.[chosen.model] ?? { said: [], rows: [] };
+    if (!$("breaks-rows")) return;
+    say($("breaks-said"), rows.length ? said : ["This model was tested under no shift."]);
+    drawRows($("breaks-rows"), rows, { head: "Shift", open,
+      kinds: { clean: [0, "clean"], mean: [1, "mean"], worst: [2, "worst"] } });
+  }
+  function open(shift) {
+    chosen.shift = shift;
+    showShift();
+    $("knows").scrollIntoView({ block: "nearest" });
+    $("shift").focus({ preventScroll: true });
+  }
+  function showReview() {
+    if (!$("review-rows")) return;
+    const stop = data.review[chosen.model]?.[chosen.stop];
+    $("risk-says").textContent = stop?.risk ?? "";
+    $("risk").setAttribute("aria-valuetext", stop?.risk ?? "");
+    say($("review-said"), stop?.said ?? ["This model has no predictions here."]);
+    drawRows($("review-rows"), stop?.rows ?? [], { head: "Images reviewed", kinds: { needed: [0, "needed"], sent: [1, "by the threshold"] } });
+  }
+  function showHurt() {
+    if (!$("hurt-rows")) return;
+    const own = data.hurt[chosen.model]?.[chosen.noun ?? Object.keys(data.hurt[chosen.model] ?? {})[0]];
+    say($("hurt-said"), own?.said ?? ["This model has no predictions here."]);
+    drawRows($("hurt-rows"), own?.rows ?? [], { head: "Right answers of", kinds: { clean: [0, "clean"], mean: [1, "over the shifts"] } });
+  }
+  function showComparison() {
+    if (!$("compare-rows")) return;
+    const known = data.compare.flatMap(([, , marks]) => marks.flatMap(([, ...numbers]) => numbers.slice(0, 3))).filter((x) => x !== null);
+    const far = Math.max(0.01, ...known.map(Math.abs)), steps = [0.01, 0.02, 0.05, 0.1, 0.2, 0.5, 1];
+    const end = steps.find((step) => step >= far) ?? 1;
+    const points = (x) => `${x > 0 ? "+" : x < 0 ? "−" : ""}${+Math.abs(100 * x).toFixed(1)}`;
+    drawRows($("compare-rows"), data.compare, { head: "Points of accuracy", ticks: [-end, -end / 2, 0, end / 2, end], tick: points,
+      kinds: { clean: [0, "clean"], mean: [1, "over the shifts"] } });
   }
 
-  // Linked hover: the model under the pointer stands out in every chart that is in sight.
-  let pinned = "", focused = "";
-  function focusOn(title) {
-    focused = title;
-    for (const [place, chart] of linked) {
-      const { bottom, top } = place.getBoundingClientRect();
-      if (chart.at === focused || bottom < 0 || top > innerHeight) continue;
-      chart.at = focused;
-      chart.view.signal("focus", focused).runAsync();
+  // Sections that follow the model and the shift.
+  const known = () => data.knows?.[chosen.model] ?? {};
+  function showShift() {
+    const own = known()[chosen.shift];
+    if ($("shift")) {
+      $("shift").replaceChildren(...Object.keys(known()).map((value) => make("option", { value, textContent: data.shifts[value] })));
+      $("shift").value = chosen.shift;
+      $("shift").disabled = Object.keys(known()).length < 2;
+      say($("knows-said"), own?.said ?? ["This model was tested under no shift."]);
+      drawCurve($("knows-chart"), own);
     }
+    for (const button of document.querySelectorAll("button.open"))
+      button.setAttribute("aria-pressed", String(data.shifts[chosen.shift] === button.textContent));
+    showPictures(own);
+    showCloser(own);
   }
-  for (const button of document.querySelectorAll("button.model")) {
-    button.addEventListener("click", () => {
-      pinned = pinned === button.dataset.title ? "" : button.dataset.title;
-      for (const each of document.querySelectorAll("button.model"))
-        each.setAttribute("aria-pressed", String(each.dataset.title === pinned));
-      focusOn(pinned);
+
+  // Accuracy and confidence at each level; between them the gap, split where the two cross.
+  function drawCurve(place, own) {
+    const levels = own?.levels ?? [], last = Math.max(1, levels.length - 1);
+    const x = (index) => (100 * index) / last, y = (share) => 100 - 100 * share;
+    const gaps = [], paths = { right: "", sure: "" };
+    levels.forEach((level, index) => {
+      for (const kind of ["right", "sure"]) if (level[kind]) paths[kind] += `${paths[kind] ? "L" : "M"}${x(index)},${y(level[kind][1])}`;
+      const next = levels[index + 1];
+      if (!next?.sure || !level.sure) return;
+      const [r0, s0, r1, s1] = [level.right[1], level.sure[1], next.right[1], next.sure[1]], d0 = s0 - r0, d1 = s1 - r1;
+      const cut = d0 * d1 < 0 ? [d0 / (d0 - d1)] : [];
+      const stops = [0, ...cut, 1], between = (a, b, t) => a + (b - a) * t;
+      stops.slice(1).forEach((to, part) => {
+        const from = stops[part], middle = between(d0, d1, (from + to) / 2);
+        const corner = (t, a, b) => `${x(index + t)},${y(between(a, b, t))}`;
+        gaps.push(draw("polygon", { class: `gap ${middle > 0 ? "" : "cautious"}`,
+          points: [corner(from, r0, r1), corner(to, r0, r1), corner(to, s0, s1), corner(from, s0, s1)].join(" ") }));
+      });
     });
+    const stretched = draw("svg", { viewBox: "0 0 100 100", preserveAspectRatio: "none", width: "100%", height: "100%" }, ...gaps,
+      ...Object.entries(paths).map(([kind, d]) => draw("path", { d, class: `curve-line ${kind}`, "vector-effect": "non-scaling-stroke" })));
+    const ticks = [0, 0.25, 0.5, 0.75, 1].flatMap((share) => [
+      draw("line", { x1: "0", x2: "100%", y1: at(1 - share), y2: at(1 - share), class: "grid" }),
+      draw("text", { x: "-8", y: at(1 - share), dy: "4", "text-anchor": "end" }, `${100 * share} %`)]);
+    const every = Math.ceil(levels.length / 9);
+    const marks = levels.flatMap((level, index) => {
+      const place = at(index / last), worst = level.cell === own.worst, side = index > last / 2 ? ["end", "-9"] : ["start", "9"];
+      const higher = level.sure?.[1] >= level.right?.[1] ? "sure" : "right", apart = Math.abs(level.sure?.[1] - level.right?.[1]) > 0.15;
+      const above = (kind) => kind === higher || (level[kind][1] < 0.1 && apart);
+      const bar = level.right && level.right[2] !== null ? [draw("line", { x1: place, x2: place, y1: at(1 - level.right[2]), y2: at(1 - level.right[3]), class: "interval right" })] : [];
+      return [...bar, ...["right", "sure"].filter((kind) => level[kind]).flatMap((kind) => [
+        mark(kind, place, at(1 - level[kind][1])),
+        ...(worst ? [draw("text", { x: place, y: at(1 - level[kind][1]), dx: side[1], dy: above(kind) ? "-9" : "19", "text-anchor": side[0], class: `number ${kind}` }, level[kind][4])] : [])]),
+        ...(index % every && level.title !== "clean" ? [] : [draw("text", { x: place, y: "100%", dy: "20", "text-anchor": "middle" }, level.title)])];
+    });
+    place.setAttribute("aria-label", `Accuracy and mean confidence against ${own?.axis}. ${levels.map(({ title, right, sure }) =>
+      `${title}: right ${right[4]}${sure ? `, sure ${sure[4]}` : ""}`).join("; ")}.`);
+    place.replaceChildren(make("div", { className: "plot" }, draw("svg", { class: "whole" }, ...ticks, stretched, ...marks)),
+      make("p", { className: "note", textContent: own?.axis ?? "" }));
   }
-  addEventListener("scroll", () => focusOn(focused), { passive: true });
-  // Paper shows every chart, and so what is pinned must hold in all of them.
-  addEventListener("beforeprint", () => {
-    for (const chart of linked.values()) chart.view.signal("focus", chart.at = pinned).run();
-  });
+
+  // Pictures. A name may be written from right to left; what stands beside it is not.
+  const named = (index) => make("bdi", { textContent: data.classes[index] ?? "?" });
+  function picture(index, heading) {
+    const { image, label, predictions } = data.gallery.pictures[index];
+    const own = predictions[data.models.indexOf(chosen.model)];
+    const shown = make("img", { src: image, alt: `Class ${data.classes[label] ?? "?"}, ${heading}` });
+    shown.addEventListener("load", () => { if (Math.max(shown.naturalWidth, shown.naturalHeight) <= 64) shown.classList.add("pixels"); });
+    const right = own?.[0] === label;
+    return make("figure", { className: "picture" }, shown, make("figcaption", { className: right ? "right" : "wrong" }, ...(own
+      ? [`${right ? "✓" : "✗"} “`, named(own[0]), "” ", make("strong", { textContent: `${Math.round(100 * own[1])}\u00a0%` })] : ["–"])));
+  }
+  function showPictures(own) {
+    if (!$("strip") || !data.gallery) return;
+    const { strip, attacked } = data.gallery, mine = attacked[chosen.model] ?? {};
+    const [cells, headings] = own ? [own.cells, own.headings] : [["clean"], ["Clean"]];
+    const found = cells.map((cell) => mine[cell] ?? strip[cell] ?? []);
+    $("attacked").hidden = !cells.some((cell) => mine[cell]);
+    $("strip").replaceChildren(...found.map((indices, row) => make("div", { className: "row" },
+      make("h3", { textContent: row && own ? `${data.shifts[chosen.shift]}, ${headings[row].replaceAll(" ", "\u00a0")}` : headings[row] }),
+      indices.length ? make("div", { className: "pictures" }, ...indices.slice(0, 5).map((index) => picture(index, headings[row])))
+        : make("p", { className: "note", textContent: "No picture is stored for this model." }))));
+  }
+
+  // Details of the chosen model and shift.
+  function showCloser(own) {
+    const title = $("model")?.selectedOptions[0].textContent ?? "";
+    const where = own ? `${data.shifts[chosen.shift]}` : "clean images";
+    for (const place of document.querySelectorAll(".chosen")) place.textContent = `${title ? `${title}, ` : ""}${where}, as chosen above.`;
+    if ($("mistakes")) {
+      const { lost, mistakes } = data.gallery;
+      fill("mistakes", mistakes[chosen.model]?.[chosen.shift || "clean"]);
+      if ($("lost")) fill("lost", lost?.[chosen.shift]);
+    }
+    const table = $("confusions"), triples = data.confusions?.[chosen.model]?.[own?.worst ?? "clean"] ?? [];
+    if (!table) return;
+    const share = (value) => (value ? `${Math.round(100 * value)}` : "");
+    if (!table.classList.contains("matrix")) {
+      table.replaceChildren(make("thead", {}, make("tr", {}, ...["Label", "Predicted", "Of the label's images (%)"].map((textContent) => make("th", { scope: "col", textContent })))),
+        make("tbody", {}, ...triples.map(([label, predicted, value]) => make("tr", {}, make("td", {}, named(label)), make("td", {}, named(predicted)), make("td", { textContent: share(value) })))));
+      return;
+    }
+    const values = new Map(triples.map(([label, predicted, value]) => [`${label},${predicted}`, value]));
+    const every = [...data.classes.keys()];
+    table.replaceChildren(make("thead", {}, make("tr", {}, make("td", { textContent: "Label" }), ...every.map((index) => make("th", { scope: "col" }, named(index))))),
+      make("tbody", {}, ...every.map((label) => make("tr", {}, make("th", { scope: "row" }, named(label)), ...every.map((predicted) => {
+        const value = values.get(`${label},${predicted}`) ?? 0, cell = make("td", { textContent: share(value) });
+        cell.style.setProperty("--share", `${Math.round(55 * value)}%`);
+        if (label === predicted) cell.className = "same";
+        return cell;
+      })))));
+  }
+  function fill(id, indices = []) {
+    $(id).replaceChildren(...(indices.length ? indices.map((index) => {
+      const { cell, label } = data.gallery.pictures[index], item = picture(index, cell);
+      item.append(make("span", { className: "note" }, "Label: ", named(label)));
+      return item;
+    }) : [make("p", { className: "note", textContent: "No picture is stored for this choice." })]));
+  }
+
+  function showModel() {
+    const shifts = Object.keys(known());
+    if (!shifts.includes(chosen.shift)) chosen.shift = shifts[0] ?? "";
+    showVerdict();
+    showBreaks();
+    showShift();
+    showReview();
+    showHurt();
+  }
 
   // Tables.
   for (const head of document.querySelectorAll("th[aria-sort]")) {
     head.querySelector("button").addEventListener("click", () => {
-      const table = head.closest("table"), at = head.cellIndex;
+      const table = head.closest("table"), column = head.cellIndex;
       const up = head.getAttribute("aria-sort") !== "ascending";
       for (const other of table.querySelectorAll("th[aria-sort]")) other.setAttribute("aria-sort", "none");
       head.setAttribute("aria-sort", up ? "ascending" : "descending");
-      const key = (row) => row.cells[at].dataset.value;
+      const key = (row) => row.cells[column].dataset.value;
       const rows = [...table.tBodies[0].rows];
       const there = rows.filter((row) => key(row) !== ""), absent = rows.filter((row) => key(row) === "");
-      const numbers = at > 0;  // the first column holds names
+      const numbers = column > 0;  // the first column holds names
       there.sort((a, b) => (numbers ? key(a) - key(b) : key(a).localeCompare(key(b))) * (up ? 1 : -1));
       table.tBodies[0].append(...there, ...absent);
     });
@@ -102,204 +276,11 @@
     button.dataset.timer = setTimeout(() => { button.textContent = button.dataset.words; }, 1500);
   }
 
-  // Choosers.
-  const chooser = { model: $("model"), shift: $("shift"), level: $("level"), risk: $("risk") };
-  const chosen = () => {
-    const model = data.models[chooser.model.value], shift = data.shifts[chooser.shift.value];
-    const place = shift.cells[chooser.level.value];
-    return { model, shift, place, cell: data.cells[model.name][place.id] };
-  };
-  function fill(select, names, start) {
-    select.replaceChildren(...names.map((name, value) => make("option", { value, textContent: name })));
-    select.value = start;
-    select.disabled = names.length < 2;
-  }
-  // What a model was not tested on, or what a page of many models leaves out, cannot be chosen.
-  const measured = (id) => id in data.cells[data.models[chooser.model.value].name];
-  function offer(select, isThere) {
-    const options = [...select.options], at = Number(select.value);
-    for (const option of options) option.disabled = !isThere(option.value);
-    // The nearest, and of two as near the one behind.
-    const away = ({ value }) => Math.abs(value - at) - (value > at ? 0.5 : 0);
-    const [nearest] = options.filter((option) => !option.disabled).sort((a, b) => away(a) - away(b));
-    select.value = (nearest ?? options[at]).value;
-  }
-  function offerLevels() {
-    const { cells } = data.shifts[chooser.shift.value];
-    offer(chooser.level, (level) => measured(cells[level].id));
-  }
-  function fillLevels() {
-    const { cells } = data.shifts[chooser.shift.value];
-    const worst = data.worst.map(([, cell]) => cell);
-    const at = cells.findIndex(({ id }) => worst.includes(id));
-    fill(chooser.level, cells.map(({ heading }) => heading || "as they are"), Math.max(0, at));
-    offerLevels();
-  }
-  function offerMeasured() {
-    const before = chooser.shift.value;
-    offer(chooser.shift, (shift) => data.shifts[shift].cells.some(({ id }) => measured(id)));
-    if (chooser.shift.value !== before) fillLevels();
-    else offerLevels();
-  }
-
-  // The charts of a cell are drawn with the first numbers, and then take those of each next cell.
-  async function show(name, rows) {
-    const place = document.querySelector(`[data-chart="${name}"]`);
-    if (!place) return;
-    if (!views.has(name)) await draw(place, { rows });
-    else await views.get(name).data("rows", rows).resize().runAsync();
-  }
-
-  // One after the other, so that what was chosen last is what is shown last.
-  let showing = Promise.resolve();
-  const showNext = () => (showing = showing.then(showCell, showCell));
-  async function showCell() {
-    const { model, shift, place, cell } = chosen();
-    const where = place.heading ? `${shift.title}, ${place.heading}` : shift.title;
-    const words = cell ? data.summaries[model.name][place.id] : "Not measured.";
-    $("chosen").replaceChildren(make("strong", { textContent: `${model.title}, ${where}. ` }), words);
-    for (const part of document.querySelectorAll(".of-cell")) part.hidden = !cell;
-    if (cell) {
-      await showConfidence(cell, data.cells[model.name].clean);
-      await showClasses(cell);
-    }
-    await showHandOver(model);
-    showPictures(model, shift);
-  }
-
-  async function showConfidence(cell, clean) {
-    const width = 1 / data.bins, bar = 1 / cell.bars[0].length;
-    const edges = (at, step) => `${(100 * at * step).toFixed(0)} to ${(100 * (at + 1) * step).toFixed(0)} %`;
-    const bins = cell.bins.map(([at, confidence, accuracy, low, high, images]) => ({
-      confidence, accuracy, low, high, images, lower: at * width, upper: (at + 1) * width, bin: edges(at, width),
-      confidence_text: percent(confidence), accuracy_text: between([accuracy, low, high]),
-    }));
-    await show("reliability", bins);
-    await show("counts", bins);
-    await show("confidence", cell.bars.flatMap((counts, side) => counts.map((images, at) => ({
-      lower: at * bar, upper: (at + 1) * bar, bin: edges(at, bar), images,
-      answer: side ? "wrong" : "right", from: 0, to: side ? -images : images,
-    }))));
-    const point = (which) => ([coverage, risk, low, high]) => ({
-      coverage, risk, low, high, which, coverage_text: percent(coverage), risk_text: between([risk, low, high]),
-    });
-    // The first step is of all images that share it: it begins where nothing is answered.
-    const curve = (points, which) => [points[0], ...points].map(point(which))
-      .map((row, at) => (at ? row : { ...row, coverage: 0 }));
-    const [over, , , ...risk] = cell.kept[chooser.risk.value] ?? [];
-    const kept = typeof risk[0] === "number" ? [{ ...point("chosen images")([1 - over, ...risk]), kept: true }] : [];
-    await show("risk-coverage", [
-      ...curve(cell.curve, "chosen images"),
-      ...kept,
-      ...(clean && clean !== cell ? curve(clean.curve, "clean images") : []),
-    ]);
-  }
-
-  async function showClasses(cell) {
-    await show("classes", cell.classes.map(([at, images, accuracy, low, high]) => ({
-      at, name: data.classes[at], images, accuracy, low, high, accuracy_text: between([accuracy, low, high]),
-    })));
-    const totals = new Map(cell.classes.map(([at, images]) => [at, images]));
-    const triples = Array.from({ length: cell.confused.length / 3 }, (_, i) => cell.confused.slice(3 * i, 3 * i + 3));
-    await show("confusion", triples.map(([label, predicted, images]) => ({
-      label: data.classes[label], predicted: data.classes[predicted], label_at: label, predicted_at: predicted, images,
-      share: images / totals.get(label), share_text: percent(images / totals.get(label)),
-    })));
-    const wrong = triples.filter(([label, predicted]) => label !== predicted).slice(0, 8);
-    $("confusions").replaceChildren(...wrong.map(([label, predicted, images]) => make("tr", {},
-      make("td", { textContent: data.classes[label] }),
-      make("td", { textContent: data.classes[predicted] }),
-      make("td", { textContent: images }))));
-  }
-
-  async function showHandOver(model) {
-    const at = Number(chooser.risk.value);
-    const found = data.worst.map(([place, id]) => [place, data.cells[model.name][id]]);
-    const rows = found.filter(([, cell]) => cell).map(([place, cell]) => {
-      const [needed, low, high] = cell.hand[at], kept = cell.kept[at] ?? [null, null, null, null, null, null];
-      return {
-        place, needed, low, high, over: kept[0], needed_text: between(cell.hand[at]),
-        over_text: between(kept.slice(0, 3)), risk_text: between(kept.slice(3)),
-      };
-    });
-    await show("hand-over", rows);
-    const texts = new Map(rows.map((row) => [row.place, [row.needed_text, row.over_text, row.risk_text]]));
-    $("hand-over-rows").replaceChildren(...found.map(([place]) => make("tr", {},
-      make("th", { scope: "row", textContent: place }),
-      ...(texts.get(place) ?? ["not measured", "–", "–"]).map((text) => make("td", { textContent: text })))));
-  }
-
-  // Pictures.
-  const whole = (text) => text.replaceAll(" ", "\u00a0");
-  const classOf = (at) => data.classes[at] ?? "?";
-  // A name may be written from right to left; what stands beside it is not.
-  const named = (at) => make("bdi", { textContent: classOf(at) });
-  function picture(index, only) {
-    const { image, label, predictions, cell } = data.gallery.pictures[index];
-    const lines = predictions.map((prediction, at) => [prediction, data.models[at]])
-      .filter(([prediction, model]) => prediction && (!only || model === only))
-      .map(([[predicted, confidence], model]) => make("li", { className: predicted === label ? "right" : "wrong" },
-        make("span", { className: `chip m${model.color}`, title: model.title, textContent: model.glyph, ariaHidden: "true" }),
-        make("span", { className: "hidden", textContent: `${model.title}: ` }),
-        ` ${predicted === label ? "✓" : "✗"} `, named(predicted), ` (${(100 * confidence).toFixed(0)} %)`));
-    const shown = make("img", { src: image, alt: `Class ${classOf(label)}, ${headings.get(cell)}` });
-    const item = make("figure", { className: "picture" }, shown,
-      make("figcaption", {}, make("span", { className: "label" }, "Label: ", named(label)), make("ul", {}, ...lines)));
-    shown.addEventListener("load", () => { if (Math.max(shown.naturalWidth, shown.naturalHeight) <= 64) shown.classList.add("pixels"); });
-    return item;
-  }
-  const headings = new Map((data.shifts ?? []).flatMap((shift) => shift.cells.map(({ id, heading }) =>
-    [id, heading ? `${shift.title}, ${whole(heading)}` : "Clean"])));
-
-  function showPictures(model, shift) {
-    if (!data.gallery) return;
-    const { lost, mistakes } = data.gallery;
-    // Under attack each model sees other images: those of the chosen one stand beside the clean ones.
-    const attacked = shift.attack ? data.gallery.attacked[model.name] ?? {} : {};
-    const strip = { ...data.gallery.strip, ...attacked };
-    const only = shift.attack || data.models.length > data.most_models ? model : null;
-    const cells = [...new Set(["clean", ...shift.cells.map(({ id }) => id)])].filter((id) => id in strip);
-    $("attacked").hidden = !Object.keys(attacked).length;
-    cells.sort((a, b) => strength(shift, a) - strength(shift, b));
-    $("strip").replaceChildren(...cells.map((id) => make("div", { className: "row" },
-      make("h4", { textContent: headings.get(id) }),
-      make("div", { className: "pictures" }, ...strip[id].map((index) => picture(index, only))))));
-    const unseen = shift.attack ? "Chosen for shifts only: under attack, each model sees other images." : "";
-    grid("lost", lost?.[shift.name], only, unseen
-      || (shift.name === "clean" ? "Choose a shift to see them." : "")
-      || (lost ? "There is none: no image that all models get right when clean is then wrong for all of them."
-        : "They are not searched among the models of several runs; the page of each run shows its own."));
-    const mine = mistakes[model.name]?.[shift.name];
-    const seen = Object.keys(mistakes[model.name] ?? {}).length > 0;
-    grid("mistakes", mine, model, unseen || (!seen ? "The run of this model has no pictures."
-      : mine ? "There is none." : "This model was not tested under this shift."));
-  }
-  function strength(shift, id) {
-    const at = shift.cells.findIndex((cell) => cell.id === id);
-    return at < 0 || id === "clean" ? -1 : shift.distance[at];
-  }
-  function grid(id, indices, only, otherwise) {
-    $(id).replaceChildren(...(indices?.length ? indices.map((index) => {
-      const item = picture(index, only);
-      item.querySelector(".label").after(make("span", { className: "where", textContent: headings.get(data.gallery.pictures[index].cell) }));
-      return item;
-    }) : [make("p", { className: "note", textContent: otherwise })]));
-  }
-
-  if (chooser.model) {
-    fill(chooser.model, data.models.map(({ title }) => title), data.models.findIndex(({ name }) => name === data.start.model));
-    fill(chooser.shift, data.shifts.map(({ title }) => title), data.shifts.findIndex(({ name }) => name === data.start.shift));
-    fill(chooser.risk, data.risks.map((risk) => `${100 * risk} %`), 2);
-    fillLevels();
-    offerMeasured();
-  }
-  for (const place of document.querySelectorAll("[data-chart]:not(#closer *)")) await draw(place);
-  if (chooser.model) {
-    chooser.shift.addEventListener("change", fillLevels);
-    chooser.model.addEventListener("change", offerMeasured);
-    for (const select of Object.values(chooser)) select.addEventListener("change", showNext);
-    await showNext();
-  }
+  for (const [id, key, show] of [["model", "model", showModel], ["shift", "shift", showShift], ["noun", "noun", showHurt]])
+    $(id)?.addEventListener("change", ({ target }) => { chosen[key] = target.value; show(); });
+  $("risk")?.addEventListener("input", ({ target }) => { chosen.stop = Number(target.value); showReview(); });
+  if (chosen.model) showModel();
+  showComparison();
   document.documentElement.dataset.ready = "yes";
 })().catch((error) => {
   document.documentElement.dataset.ready = "no";
