@@ -279,7 +279,7 @@ def _store_predictions(
 def has_changed_logits(predictions: Predictions) -> bool:
     """Say whether stored logits are not those that the classes were predicted from.
 
-    Version 0.2.0 stored the model's output without a copy, and a model may have overwritten it.
+    The first release stored the model's output without a copy, and a model may have overwritten it.
     """
     logits = predictions.logits
     return logits is not None and bool((logits.argmax(axis=1) != predictions.predicted).any())
