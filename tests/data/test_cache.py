@@ -537,7 +537,7 @@ def test_a_disk_that_fills_up_while_a_process_writes(two_processes, cache, monke
                 eval,
                 f"({ignore}, {limit}, __import__('time').sleep(0.02))[:0]",
             )
-        monkeypatch.setattr(decode, "reserve", lambda file, folder, needed: None)
+        monkeypatch.setattr(decode, "reserve_disk", lambda file, folder, needed: None)
         words = "File too large.*FAIRWEATHER_CACHE"
         with pytest.raises(InputError, match=words):
             cached(pngs(*range(100)))
