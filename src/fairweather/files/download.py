@@ -1,6 +1,6 @@
 """Download a file once: an interrupted download resumes, and the file appears only when complete.
 
-Its checksum is verified before the file gets its name.
+The file gets its name only after its checksum is verified.
 """
 
 from __future__ import annotations
@@ -44,7 +44,7 @@ class _DroppedError(Exception):
 
 
 class _PartialMark(NamedTuple):
-    """The small file beside a partial download, which says where its bytes came from."""
+    """The content of the small file beside a partial download: where its bytes came from."""
 
     url: str
     validator: str  # the server's strong ETag or date of the file; empty if it sent neither
@@ -64,9 +64,9 @@ def fetch(
     Bytes are written to `NAME.part` beside it. This partial file is renamed to `path` once it is
     complete and its checksums are right. An interrupted download resumes at its end by a range
     request. If the file has changed, the server sends all of it (RFC 9110, 13.1.5: If-Range). After
-    a dropped connection it tries again, until several attempts in a row bring no new byte. The
-    partial file stays for the next call. If two processes want the same file, the second one waits
-    for the first and uses its file.
+    a dropped connection, the download is tried again, until several attempts in a row bring no new
+    byte. The partial file stays for the next call. If two processes want the same file, the second
+    one waits for the first and uses its file.
 
     Args:
         url: https; or http, if there is a checksum or the server is this machine.
@@ -78,8 +78,8 @@ def fetch(
         progress: called with the megabytes so far, and with their total if the server sends it.
 
     Raises:
-        InputError: the URL, or one that it leads to, is of another kind, has a password, or is
-            plain http and there is no checksum; a checksum is wrong (a new download is removed, an
+        InputError: the URL, or one that it redirects to, is of another kind, has a password, or is
+            plain http without a checksum; a checksum is wrong (a new download is removed, an
             existing file is not), the server does not send the file, the folder cannot be written,
             or the disk is full.
 
@@ -89,8 +89,8 @@ def fetch(
     from https://example.org/digits.npz there, or allow downloads
     """
     checksums = {"md5": md5, "sha256": sha256}
-    # An existing file needs no checksum any more.
-    _check_address(url, checked=any(checksums.values()) or path.is_file())
+    # An existing file is not downloaded, so plain http cannot change it.
+    _check_address(url, has_checksum=any(checksums.values()) or path.is_file())
     try:
         return _fetch(url, path, checksums, offline, progress)
     except OSError as error:
@@ -104,9 +104,9 @@ def split_address(url: str) -> SplitResult:
     try:
         address = urlsplit(url)
         host = address.hostname or ""
-        _ = address.port  # not a number if a password contains a slash
+        _ = address.port  # raises ValueError if a password contains a slash
     except ValueError:
-        # Not repeated: it may have a password in it.
+        # The message leaves the address out, because it may have a password in it.
         raise InputError("an address cannot be downloaded: it is not well formed") from None
     if address.username is not None or address.password is not None:
         raise InputError(
@@ -116,7 +116,7 @@ def split_address(url: str) -> SplitResult:
     return address
 
 
-def _check_address(url: str, *, checked: bool) -> None:
+def _check_address(url: str, *, has_checksum: bool) -> None:
     """Raise `InputError` for an address that cannot be trusted, or that contains a password."""
     address = split_address(url)
     host = address.hostname or ""
@@ -124,7 +124,7 @@ def _check_address(url: str, *, checked: bool) -> None:
         raise InputError(f"{url!r} cannot be downloaded: it is not an http or https address")
     if not host:
         raise InputError(f"{url!r} cannot be downloaded: it names no host")
-    if address.scheme == "http" and not checked and not _is_this_machine(host):
+    if address.scheme == "http" and not has_checksum and not _is_this_machine(host):
         raise InputError(
             f"{url!r} cannot be downloaded: over plain http anybody on the way can change the "
             "file; give an https address, or the checksum of the file (weights_sha256)"
@@ -138,11 +138,11 @@ def _is_this_machine(host: str) -> bool:
         return host == "localhost"
 
 
-class _Redirects(urllib.request.HTTPRedirectHandler):
-    """Follows redirects only to addresses that a caller could have given."""
+class _CheckedRedirects(urllib.request.HTTPRedirectHandler):
+    """Follows redirects only to addresses that `fetch` would accept from its caller."""
 
-    def __init__(self, checked: bool) -> None:
-        self.checked = checked
+    def __init__(self, has_checksum: bool) -> None:
+        self.has_checksum = has_checksum
 
     def redirect_request(
         self,
@@ -154,7 +154,7 @@ class _Redirects(urllib.request.HTTPRedirectHandler):
         newurl: str,
     ) -> urllib.request.Request | None:
         try:
-            _check_address(newurl, checked=self.checked)
+            _check_address(newurl, has_checksum=self.has_checksum)
         except InputError as error:
             fp.close()
             raise InputError(f"{req.full_url} leads to another address: {error}") from None
@@ -182,13 +182,13 @@ def _fetch(
             return _check_existing(path, checksums)
         part = path.with_name(f"{path.name}.part")
         if part.is_symlink() or _mark_path(part).is_symlink():
-            _discard(part)  # remove the links: the files that they point to are not ours to write
+            _remove_partial(part)  # only the links, not the files that they point to
         _download(url, part, any(checksums.values()), progress)
-        if wrong := _wrong_digest(part, checksums):
-            _discard(part)
+        if wrong := _describe_wrong_digest(part, checksums):
+            _remove_partial(part)
             raise InputError(f"the file from {url} has {wrong}; it was removed")
         part.replace(path)
-        _discard(part)
+        _remove_partial(part)
     return path
 
 
@@ -212,26 +212,26 @@ def combined_digest(paths: Iterable[Path]) -> str:
 
 
 def _check_existing(path: Path, checksums: Mapping[str, str | None]) -> Path:
-    if wrong := _wrong_digest(path, checksums):
+    if wrong := _describe_wrong_digest(path, checksums):
         raise InputError(f"{str(path)!r} has {wrong}; remove it to download it again")
     return path
 
 
-def _wrong_digest(path: Path, checksums: Mapping[str, str | None]) -> str | None:
+def _describe_wrong_digest(path: Path, checksums: Mapping[str, str | None]) -> str | None:
     for algorithm, expected in checksums.items():
         if expected and (digest := file_digest(path, algorithm)) != expected.lower():
             return f"the {algorithm.upper()} {digest} and not {expected}"
     return None
 
 
-def _download(url: str, part: Path, checked_later: bool, progress: Notify | None) -> None:
-    furthest, failures = _size(part), 0
+def _download(url: str, part: Path, has_checksum: bool, progress: Notify | None) -> None:
+    furthest, failures = _count_bytes(part), 0
     while True:
         try:
-            return _attempt(url, part, checked_later, progress)
+            return _try_download(url, part, has_checksum, progress)
         except _DroppedError as dropped:
-            failures = 0 if _size(part) > furthest else failures + 1
-            furthest = max(furthest, _size(part))
+            failures = 0 if _count_bytes(part) > furthest else failures + 1
+            furthest = max(furthest, _count_bytes(part))
             if failures == ATTEMPTS:
                 raise InputError(
                     f"{url} cannot be downloaded now ({dropped}): try again later, or put the file "
@@ -240,50 +240,52 @@ def _download(url: str, part: Path, checked_later: bool, progress: Notify | None
         time.sleep(PAUSE * 2**failures)
 
 
-def _attempt(url: str, part: Path, checked_later: bool, progress: Notify | None) -> None:
+def _try_download(url: str, part: Path, has_checksum: bool, progress: Notify | None) -> None:
     mark = _read_partial_mark(part)
-    # Without a validator, only a checksum shows that two pieces belong to different files.
-    usable = mark.url == url and (mark.validator or checked_later)
-    done = _size(part) if usable else 0
+    # Without a validator, only a checksum shows whether two pieces belong to the same file.
+    can_resume = mark.url == url and (mark.validator or has_checksum)
+    done = _count_bytes(part) if can_resume else 0
     try:
-        response = _open(url, done, mark.validator, checked_later)
+        response = _open_response(url, done, mark.validator, has_checksum)
     except urllib.error.HTTPError as error:
         with error:
-            if error.code == 416 and done and _content_range(error.headers)[1] == done:
+            if error.code == 416 and done and _parse_content_range(error.headers)[1] == done:
                 return  # the partial file is complete: the server has no bytes after its end
         if error.code == 416 and done:
-            _discard(part)
+            _remove_partial(part)
         elif error.code not in TEMPORARY:
             raise InputError(
                 f"{url} cannot be downloaded: the server says {error.code} {error.reason}"
             ) from error
         raise _DroppedError(f"the server says {error.code} {error.reason}") from error
     with response:
-        source = _PartialMark(url, _validator(response.headers))
+        new_mark = _PartialMark(url, _read_validator(response.headers))
         if response.status == http.client.PARTIAL_CONTENT:
-            start, total = _content_range(response.headers)
+            start, total = _parse_content_range(response.headers)
             # An answer to If-Range may leave out the date (RFC 9110, 15.3.7).
-            if start != done or source.validator not in ("", mark.validator):
-                _discard(part)
+            if start != done or new_mark.validator not in ("", mark.validator):
+                _remove_partial(part)
                 raise _DroppedError("the file changed during the download")
         else:
             length = response.headers["Content-Length"]
             done, total = 0, int(length) if length and length.isdecimal() else None
-            part.write_bytes(b"")  # before the new mark: it must never describe old bytes
-            _mark_path(part).write_text(json.dumps(source._asdict()), encoding="utf-8")
-        _append(part, _chunks(response, done, total), done, total, progress)
-    if total is not None and _size(part) != total:
-        raise _DroppedError(f"the connection ended after {_size(part)} of {total} bytes")
+            part.write_bytes(b"")  # before the new mark, which must never describe old bytes
+            _mark_path(part).write_text(json.dumps(new_mark._asdict()), encoding="utf-8")
+        _append_chunks(part, _read_chunks(response, done, total), done, total, progress)
+    if total is not None and _count_bytes(part) != total:
+        raise _DroppedError(f"the connection ended after {_count_bytes(part)} of {total} bytes")
 
 
-def _open(url: str, done: int, validator: str, checked_later: bool) -> http.client.HTTPResponse:
+def _open_response(
+    url: str, done: int, validator: str, has_checksum: bool
+) -> http.client.HTTPResponse:
     headers = {"Accept-Encoding": "identity", "User-Agent": "fairweather"}
     if done:
         headers["Range"] = f"bytes={done}-"
         if validator:
             headers["If-Range"] = validator
     # A new opener: urlopen reads the proxies once and keeps them for the whole process.
-    opener = urllib.request.build_opener(_Redirects(checked_later))
+    opener = urllib.request.build_opener(_CheckedRedirects(has_checksum))
     try:
         return opener.open(urllib.request.Request(url, headers=headers), timeout=TIMEOUT)
     except urllib.error.HTTPError:
@@ -295,7 +297,9 @@ def _open(url: str, done: int, validator: str, checked_later: bool) -> http.clie
         raise _DroppedError(str(reason) or type(reason).__name__) from error
 
 
-def _chunks(response: http.client.HTTPResponse, done: int, total: int | None) -> Iterator[bytes]:
+def _read_chunks(
+    response: http.client.HTTPResponse, done: int, total: int | None
+) -> Iterator[bytes]:
     while total is None or done < total:
         try:
             chunk = response.read1(CHUNK)  # returns what has arrived, even if the rest fails
@@ -307,7 +311,7 @@ def _chunks(response: http.client.HTTPResponse, done: int, total: int | None) ->
         yield chunk
 
 
-def _append(
+def _append_chunks(
     part: Path, chunks: Iterator[bytes], done: int, total: int | None, progress: Notify | None
 ) -> None:
     task = f"download {part.stem}, MB"  # the name of the file, without .part
@@ -331,7 +335,7 @@ def _append(
         ) from error
 
 
-def _content_range(headers: Message) -> tuple[int | None, int | None]:
+def _parse_content_range(headers: Message) -> tuple[int | None, int | None]:
     match = CONTENT_RANGE.fullmatch((headers.get("Content-Range") or "").strip())
     if not match:
         return None, None
@@ -339,7 +343,7 @@ def _content_range(headers: Message) -> tuple[int | None, int | None]:
     return int(start) if start else None, int(total) if total != "*" else None
 
 
-def _validator(headers: Message) -> str:
+def _read_validator(headers: Message) -> str:
     tag = headers.get("ETag") or ""
     if tag and not tag.startswith("W/"):  # a weak one does not promise the same bytes
         return tag
@@ -357,10 +361,10 @@ def _read_partial_mark(part: Path) -> _PartialMark:
         return _PartialMark("", "")
 
 
-def _size(part: Path) -> int:
+def _count_bytes(part: Path) -> int:
     return part.stat().st_size if part.exists() else 0
 
 
-def _discard(part: Path) -> None:
+def _remove_partial(part: Path) -> None:
     part.unlink(missing_ok=True)
     _mark_path(part).unlink(missing_ok=True)

@@ -59,7 +59,9 @@ def rows_to_csv(rows: Iterable[Iterable[object]]) -> str:
 
 
 def frame_to_csv(frame: pd.DataFrame, float_format: str | None = "%.8g") -> str:
-    """Write a frame as CSV likewise, its numbers with eight significant digits, or all with None.
+    """Write a frame as CSV in the same way.
+
+    Numbers have eight significant digits; with None as `float_format`, they have all digits.
 
     >>> import pandas as pd
     >>> frame_to_csv(pd.DataFrame({"class": ["a\\rb"], "value": [1 / 3]}))
@@ -71,10 +73,10 @@ def frame_to_csv(frame: pd.DataFrame, float_format: str | None = "%.8g") -> str:
 
 
 def read_csv_rows(path: Path, delimiter: str | None = None) -> list[tuple[int, list[str]]]:
-    """Read the rows of a CSV file with the numbers of their lines; empty lines are left out.
+    """Read the rows of a CSV file with the numbers of their lines, without empty lines.
 
-    Cells are separated by commas, semicolons or tabs, as the first line shows if no delimiter is
-    given; blanks around them are cut.
+    By default the first line decides whether commas, semicolons or tabs separate the cells. Blanks
+    around a cell are removed.
 
     Raises `InputError` for a file that is not CSV.
     """
@@ -88,18 +90,20 @@ def read_csv_rows(path: Path, delimiter: str | None = None) -> list[tuple[int, l
         raise InputError(f"{str(path)!r} cannot be read as CSV: {error}") from error
 
 
-def find_delimiter(lines: Iterable[str], otherwise: str = ",") -> str:
-    """Find the most frequent of comma, semicolon and tab in the lines, outside quoted cells.
+def find_delimiter(lines: Iterable[str], default: str = ",") -> str:
+    """Find which of comma, semicolon and tab all lines have most often, outside quoted cells.
+
+    A line without a delimiter rules that delimiter out; `default` is the answer if all are.
 
     >>> find_delimiter(["a;b,c;d", "1;2;3"]), find_delimiter(["a b"], "space")
     (';', 'space')
     >>> find_delimiter(['file,"grade (0: none; 1: mild; 2: severe)"'])
     ','
     """
-    bare = [_QUOTED.sub("", line) for line in lines]
-    counts = {mark: min(line.count(mark) for line in bare) for mark in ",;\t"}
+    unquoted = [_QUOTED.sub("", line) for line in lines]
+    counts = {mark: min(line.count(mark) for line in unquoted) for mark in ",;\t"}
     best = max(counts, key=counts.__getitem__)
-    return best if counts[best] else otherwise
+    return best if counts[best] else default
 
 
 class _LineFeedText(io.StringIO):
@@ -137,16 +141,16 @@ def read_parquet_batches(path: Path, columns: Sequence[str], rows: int) -> Itera
 
 
 def _check_columns(file: pq.ParquetFile, columns: Sequence[str] | None, path: Path) -> list[str]:
-    """The names of the columns that are asked for, or of all, if each is the name of one.
+    """The given names, or those of all columns; raises `InputError` if two columns share one.
 
-    pyarrow treats a name as the beginning of a path: `label` selects a whole structure, and also a
-    column `label.fine`. So the names must be selected once more.
+    The caller must select the names once more after reading. pyarrow treats a name as the beginning
+    of a path: `label` selects a whole structure, and also a column `label.fine`.
     """
     # Counted once: predictions may have a column for each of 20,000 classes.
-    known = Counter(file.schema_arrow.names)
-    names = list(known if columns is None else columns)
-    if twice := [name for name in names if known[name] > 1]:
-        raise InputError(f"{str(path)!r} has two columns with the name {twice[0]!r}")
+    counts = Counter(file.schema_arrow.names)
+    names = list(counts if columns is None else columns)
+    if duplicates := [name for name in names if counts[name] > 1]:
+        raise InputError(f"{str(path)!r} has two columns with the name {duplicates[0]!r}")
     return names
 
 

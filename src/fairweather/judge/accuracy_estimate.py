@@ -1,4 +1,4 @@
-"""An accuracy estimate as an object, as text for people, and as JSON."""
+"""The result of `estimate`: an object, text for people, and JSON."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from fairweather.metrics.accuracy_estimation import RangeCheck
 from fairweather.report.tables import format_p_value
 from fairweather.types.measurement import Score
 
-ALARM_LEVEL = 0.05  # a smaller p-value means that images differ
+ALARM_LEVEL = 0.05  # below it, images count as different from the validation images
 
 
 class MethodEstimate(NamedTuple):
@@ -63,42 +63,41 @@ class AccuracyEstimate:
     """Their number."""
 
     value: float | None = None
-    """The estimated accuracy, in the range; None if it cannot be told."""
+    """The estimated accuracy, inside the range; None without an estimate."""
 
     low: float | None = None
     high: float | None = None
-    """`low`, `high`: the range; None if it cannot be told. It is an extrapolation from past errors
-    and covers the truth with no known probability. If the images are unlike the validation images,
+    """`low`, `high`: the range; None without an estimate. It is an extrapolation from past errors
+    and covers the truth with no known probability. If the images differ from the validation images,
     the range is one-sided and `high` is None."""
 
     reason: str = ""
-    """Why it cannot be told; empty if it can."""
+    """Why there is no estimate; empty if there is one."""
 
     method: str = ""
-    """The name of the method that the estimate comes from; empty if it cannot be told."""
+    """The name of the method that the estimate comes from; empty without an estimate."""
 
     shifts: int = 0
     cells: int = 0
-    """`shifts`, `cells`: how many shifts, and levels of these, the range comes from."""
+    """`shifts`, `cells`: how many shifts, and how many of their levels, the range comes from."""
 
     held: RangeCheck | None = None
-    """How often such ranges contained the accuracy under shifts that were not used to make them;
+    """How often ranges contained the accuracy under shifts that were not used to make the ranges;
     None without a range."""
 
     natural: int
-    """How many known sets are other images (`natural/NAME`) and not changes of the run's own test
-    images."""
+    """How many known sets are other images (`natural/NAME`) instead of shifted test images."""
 
     unlike_p: float
-    """P-value of the test whether the model sees the images as it sees validation images; NaN if it
-    cannot be told."""
+    """P-value of the test for a difference from the validation images, as the model sees both; NaN
+    if they were not compared."""
 
     outputs_p: float
     features_p: float
-    """`outputs_p`, `features_p`: of its two parts, uncorrected; NaN for one that was not made."""
+    """`outputs_p`, `features_p`: uncorrected p-values of its two parts; NaN for a missing part."""
 
     like: NearestCell | None = None
-    """What the images look most like; None if nothing is nearer than the validation images."""
+    """The known images that are nearest; None if the validation images are nearest."""
 
     methods: tuple[MethodEstimate, ...]
     """The estimate of each method."""
@@ -115,7 +114,7 @@ class AccuracyEstimate:
 
     def __str__(self) -> str:
         """The text that the command line prints."""
-        lines = [*self._first(), self._unlike()]
+        lines = [*self._result_lines(), self._difference_line()]
         if self.like:
             right = _format_percent(self.like.accuracy)
             lines.append(f"They look most like {self.like.title}, where its accuracy was {right}.")
@@ -123,70 +122,66 @@ class AccuracyEstimate:
             value, low, high, _ = self.truth
             ends = f"95 % interval {100 * low:.1f} to {100 * high:.1f} %"
             lines.append(f"Accuracy by their labels: {100 * value:.1f} % ({ends}).")
-        return "\n".join([*lines, *self.notes, "", *self._table()])
+        return "\n".join([*lines, *self.notes, "", *self._method_lines()])
 
-    def _first(self) -> list[str]:
+    def _result_lines(self) -> list[str]:
         subject = f"{self.model}, seed {self.seed}, {self.images:,} images of {self.data}"
         if self.value is None or self.low is None:
             return [f"No useful estimate: {self.reason}.", f"({subject})"]
         title = next(method.title for method in self.methods if method.name == self.method)
-        behind = f"{self.shifts} tested shifts ({self.cells} levels)"
+        tested = f"{self.shifts} tested shifts ({self.cells} levels)"
         if self.high is None:
             range_ = f"or as low as {_format_percent(self.low)}"
-            basis = f"The lower end is the worst that {behind} of that size suggest"
+            basis = f"The lower end is the worst that {tested} of that size suggest"
         else:
             range_ = f"between {100 * self.low:.0f} and {_format_percent(self.high)}"
-            basis = f"The range is how wrong such estimates were under {behind}"
+            basis = f"The range is how wrong such estimates were under {tested}"
         return [
             f"Estimated accuracy: {_format_percent(self.value)}, {range_} (an extrapolation).",
             f"({subject}; by {title})",
             f"{basis}. A new shift may be worse.",
-            *self._evidence(),
+            *self._evidence_lines(),
         ]
 
-    def _evidence(self) -> list[str]:
+    def _evidence_lines(self) -> list[str]:
         """What the known shifts show, and what they do not."""
         corrupted = "The tested shifts are corruptions of the run's own test images"
         weak = f"{corrupted}: weak evidence about another hospital, camera or year."
         lines = [] if self.natural else [weak]
-        if self.held is None or not self.held.told:
+        check = self.held
+        if check is None or not check.told:
             return lines
-        were = "was" if self.held.refused == 1 else "were"
-        held = (
+        refused = f", and {check.refused} {'was' if check.refused == 1 else 'were'} refused"
+        finding = (
             f"Made without the shift in question, such ranges contained the accuracy at "
-            f"{self.held.held} of {self.held.told} levels"
-            + (f", and {self.held.refused} {were} refused" if self.held.refused else "")
+            f"{check.held} of {check.told} levels{refused if check.refused else ''}"
         )
-        same = "All these levels change the same test images, which says nothing about other images"
+        caveat = (
+            "All these levels change the same test images, which says nothing about other images"
+        )
         if self.natural:
-            same = "Levels that change the same test images are an easier question"
-        return [*lines, f"{held}. {same}."]
+            caveat = "Levels that change the same test images are an easier question"
+        return [*lines, f"{finding}. {caveat}."]
 
-    def _unlike(self) -> str:
+    def _difference_line(self) -> str:
         if math.isnan(self.unlike_p):
             return "They were not compared with validation images: too few, or none are stored."
-        parts = (
-            [f"answers {format_p_value(self.outputs_p)}"] if not math.isnan(self.outputs_p) else []
-        )
-        parts += (
-            [f"features {format_p_value(self.features_p)}"]
-            if not math.isnan(self.features_p)
-            else []
-        )
-        shown = f"{format_p_value(self.unlike_p)}: {', '.join(parts)}"
+        p_values = {"answers": self.outputs_p, "features": self.features_p}
+        parts = [f"{name} {format_p_value(p)}" for name, p in p_values.items() if not math.isnan(p)]
+        p_text = f"{format_p_value(self.unlike_p)}: {', '.join(parts)}"
         if self.unlike_p < ALARM_LEVEL:
-            return f"These images differ from the validation images (p {shown})."
-        return f"The test finds no difference from the validation images (p {shown})."
+            return f"These images differ from the validation images (p {p_text})."
+        return f"The test finds no difference from the validation images (p {p_text})."
 
-    def _table(self) -> list[str]:
+    def _method_lines(self) -> list[str]:
         width = max(len(method.title) for method in self.methods)
         lines = [f"{'method':<{width}}  estimate    mean error  errors, from .. to (points)"]
         for method in self.methods:
-            past = f"{'-':>12}  -"
+            errors = f"{'-':>12}  -"
             if not math.isnan(method.mean_error):
                 ends = f"{100 * method.least_error:+.1f} .. {100 * method.largest_error:+.1f}"
-                past = f"{100 * method.mean_error:>12.1f}  {ends}"
-            lines.append(f"{method.title:<{width}}  {100 * method.value:>6.1f} %  {past}")
+                errors = f"{100 * method.mean_error:>12.1f}  {ends}"
+            lines.append(f"{method.title:<{width}}  {100 * method.value:>6.1f} %  {errors}")
         return lines
 
 

@@ -108,7 +108,7 @@ class RunPair(NamedTuple):
         return self.a.run.path.resolve() == self.b.run.path.resolve()
 
     @property
-    def is_prepared_otherwise(self) -> bool:
+    def has_other_preparation(self) -> bool:
         """Whether both have the same source, but images of another size or preprocessing.
 
         Each model of a comparison may have its own preprocessing. Keys and labels show that the
@@ -214,7 +214,7 @@ def check_same_data(runs: RunPair) -> None:
     preprocessing."""
     a, b = runs
     digests = [run.record.data.digests.get(TEST) for run in runs]
-    if digests[0] == digests[1] or runs.is_prepared_otherwise:
+    if digests[0] == digests[1] or runs.has_other_preparation:
         return
     data = [_describe_data(run.record.data) for run in runs]
     if data[0] != data[1]:
@@ -291,9 +291,14 @@ class ResampledImages:
         resamples: int,
         grouping: Grouping | None,
         unit: Unit,
-        decided: str,
+        tested_metric: str,
     ) -> None:
-        self.name, self.resamples, self.unit, self.decided = name, resamples, unit, decided
+        self.name, self.resamples, self.unit, self.tested_metric = (
+            name,
+            resamples,
+            unit,
+            tested_metric,
+        )
         self.grouping = grouping and grouping.select(unit.places)
         self.keys, self.labels = first.keys, first.labels
         self.kind = unit.select(first).kind

@@ -78,13 +78,13 @@ class Comparison:
     """The comparison of a run with another run, or with published numbers."""
 
     main: TextTable
-    """A row for each number that is compared; below it, what the numbers are."""
+    """A row for each compared number; its caption says what the numbers are."""
 
     notes: Sequence[str]
-    """What they do and do not show, at most a few sentences each."""
+    """What the numbers show and do not show, at most a few sentences each."""
 
     scope: str = ""
-    """Whether it is about recipes or only about trained networks; "" where a note says so."""
+    """Whether it compares recipes or only trained networks; "" if a note says so."""
 
     robustness: TextTable | None = None
     """Effective robustness of A's models relative to B's; None if B has too few."""
@@ -94,7 +94,7 @@ class Comparison:
 
     @property
     def name(self) -> str:
-        """The name of its files, without the suffix."""
+        """The name of the files, without the suffix."""
         return self.main.name
 
     @property
@@ -108,20 +108,20 @@ class Comparison:
         return self.main.below[0]
 
     @property
-    def _others(self) -> list[TextTable]:
+    def _further_tables(self) -> list[TextTable]:
         return [table for table in (self.robustness, self.classes) if table is not None]
 
     def __str__(self) -> str:
-        every = [self.scope, str(self.main), *self.main.below]
-        for table in self._others:
-            every += [str(table), *table.below]
-        return "\n\n".join(part for part in (*every, *self.notes) if part)
+        paragraphs = [self.scope, str(self.main), *self.main.below]
+        for table in self._further_tables:
+            paragraphs += [str(table), *table.below]
+        return "\n\n".join(part for part in (*paragraphs, *self.notes) if part)
 
     def files(self) -> dict[str, str]:
-        """Write the tables in Markdown, CSV and LaTeX, by the files' names in a run folder."""
+        """The tables as Markdown, CSV and LaTeX, by the names of their files in a run folder."""
         below = [part for part in (self.scope, *self.main.below, *self.notes) if part]
         files: dict[str, str] = {}
-        for table in (replace(self.main, below=below), *self._others):
+        for table in (replace(self.main, below=below), *self._further_tables):
             files |= name_table_files(table.name, table.texts())
         return files
 
@@ -144,22 +144,25 @@ def compare_runs(a: str | os.PathLike[str], b: str | os.PathLike[str]) -> pd.Dat
 def read_run_comparison(a: str | os.PathLike[str], b: str | os.PathLike[str]) -> Comparison:
     """Compare the models of two runs on the same test images, from their stored predictions.
 
-    Models are paired by name; if each side has only one, these two. Shifts are paired by their ids
-    with all parameters.
+    Models are paired by name; the only models of both sides are paired whatever their names. Shifts
+    are paired by their ids with all parameters.
 
     Args:
         a, b: a run folder, or one model of it as FOLDER:MODEL; both may be models of one run.
 
     Returns:
         The comparison. Its table has one row for each pair of models, shift, level and metric
-        (accuracy, rms_calibration_error, negative_log_likelihood). Columns: a and b, the means over
-        seeds, with sd_a, sd_b (missing for one seed), seeds_a and seeds_b; difference, b − a, with
-        low and high of its 95 % interval over n paired images, and over the seeds of a side with
-        several; p and p_holm, only for the accuracy in one cell, the latter corrected over all
-        cells of the table; and verdict. The p-value comes from McNemar's exact test if each side
-        has one seed (with only_a_right and only_b_right), else from Student's t over seeds and
-        images. The verdict is `real` if p_holm says so; for rows without a test it may be `interval
-        excludes 0 (uncorrected)`; else it is `cannot tell`. Accuracies are fractions.
+        (accuracy, rms_calibration_error, negative_log_likelihood). Accuracies are fractions.
+
+        - `a`, `b`: the means over seeds, with `sd_a`, `sd_b` (missing for one seed), `seeds_a` and
+          `seeds_b`.
+        - `difference`: b − a, with `low` and `high` of its 95 % interval over `n` paired images,
+          and over the seeds of a side with several.
+        - `p`, `p_holm`: only for the accuracy in one cell; the latter is corrected over all cells
+          of the table. The test is McNemar's exact test if each side has one seed (with
+          `only_a_right` and `only_b_right`), else Student's t over seeds and images.
+        - `verdict`: `real` if `p_holm` is significant. A row without a test may be `interval
+          excludes 0 (uncorrected)`. Otherwise it is `cannot tell`.
 
     Raises:
         InputError: no run, an unknown model, models that cannot be paired, a model compared with
@@ -188,14 +191,14 @@ def read_run_comparison(a: str | os.PathLike[str], b: str | os.PathLike[str]) ->
         ]
     )
     titles = shift_titles(shared) | {name: name for name in same_images}
-    name, body = _file_name(runs), table_body(rows, titles)
+    name, body = _file_name(runs), write_table_body(rows, titles)
     not_compared = [
         f"{other} is not compared: its images are others, or of another size, in the two runs."
         for other in other_images
     ]
     return Comparison(
-        TextTable(name, LAYOUT, body, [caption(rows, runs, images)], rows_to_frame(rows)),
-        [*notes(rows, runs, shared, images), *not_compared],
+        TextTable(name, LAYOUT, body, [write_caption(rows, runs, images)], rows_to_frame(rows)),
+        [*write_notes(rows, runs, shared, images), *not_compared],
         scope=describe_scope(rows, {run.record.kind for run in runs}),
         robustness=None if units else robustness_table(runs, shared, images, titles, name),
         classes=None if units else class_table(runs, pairs, images, name),
@@ -203,17 +206,17 @@ def read_run_comparison(a: str | os.PathLike[str], b: str | os.PathLike[str]) ->
 
 
 def _file_name(runs: RunPair) -> str:
-    """Name the files after the other run, and after models that were asked for by name."""
+    """Name the files after the other run, and after models that the user named."""
     a, b = runs
     parts = [next(iter(a.models))] if a.models != a.every_model else []
     parts += [b.run.path.resolve().name]
     parts += [next(iter(b.models))] if b.models != b.every_model else []
     name = re.sub(r"[^A-Za-z0-9_.+-]+", "_", "_".join(parts))
-    # The files of a comparison with published numbers have this name.
+    # A comparison with published numbers already has files called compare_REFERENCE.
     return f"compare_{name}_run" if name in REFERENCES else f"compare_{name}"
 
 
-def table_body(rows: Sequence[ComparisonRow], titles: Mapping[str, str]) -> list[list[str]]:
+def write_table_body(rows: Sequence[ComparisonRow], titles: Mapping[str, str]) -> list[list[str]]:
     """Write rows as text, in the order of `LAYOUT`."""
     return [
         [
@@ -253,21 +256,23 @@ def shift_titles(shared: SharedShifts) -> dict[str, str]:
     return {CLEAN: "Clean", ALL: "All shifts", **sweeps}
 
 
-def caption(rows: Sequence[ComparisonRow], runs: RunPair, images: ResampledImages) -> str:
+def write_caption(rows: Sequence[ComparisonRow], runs: RunPair, images: ResampledImages) -> str:
     """Describe the numbers, and when a difference is called real."""
     metrics = "; ".join(dict.fromkeys(describe_metric(row.metric) for row in rows))
-    tested = [row for row in rows if row.is_tested]
-    over = RECIPES if images.grouping is None else OVER_GROUPS
-    tests = {MCNEMAR if row.test else over: None for row in tested}
-    several = any(max(row.a.n, row.b.n) > 1 for row in rows)
-    of_test = [
-        bool(row.crossed and row.crossed.errors) for row in rows if row.metric == images.decided
+    tested_cells = [row for row in rows if row.is_tested]
+    t_test = RECIPES if images.grouping is None else OVER_GROUPS
+    tests = dict.fromkeys(MCNEMAR if row.test else t_test for row in tested_cells)
+    has_seeds = any(max(row.a.n, row.b.n) > 1 for row in rows)
+    has_t_interval = [
+        bool(row.crossed and row.crossed.errors)
+        for row in rows
+        if row.metric == images.tested_metric
     ]
-    metric = "accuracy" if all(of_test) else "accuracies that vary over seeds or groups"
-    by_t = f" For {metric}, the interval is that of the t-test and uses no resamples."
-    by_t = by_t if any(of_test) else ""
-    if several:
-        by_t += f" {NORMAL_SEEDS}"
+    t_metric = "accuracy" if all(has_t_interval) else "accuracies that vary over seeds or groups"
+    t_note = f" For {t_metric}, the interval is that of the t-test and uses no resamples."
+    t_note = t_note if any(has_t_interval) else ""
+    if has_seeds:
+        t_note += f" {NORMAL_SEEDS}"
     return (
         f"A is {runs.a.name}, B is {runs.b.name}, on the same {len(images.keys):,} test images"
         f"{describe_group_count(images.grouping)}{'' if images.grouping is None else ALIKE}. "
@@ -275,9 +280,9 @@ def caption(rows: Sequence[ComparisonRow], runs: RunPair, images: ResampledImage
         "means, without attacks. In brackets: the 95 % interval of B − A over "
         f"{'images' if images.grouping is None else 'groups'}, paired "
         f"({images.resamples:,} resamples, the same for both)"
-        f"{OVER_SEEDS if several else ''}.{by_t} A difference "
+        f"{OVER_SEEDS if has_seeds else ''}.{t_note} A difference "
         f"is called {REAL} only if {' or '.join(tests)} of the accuracy in one cell says so "
-        f"after Holm's correction over the {len(tested)} cells of this table "
+        f"after Holm's correction over the {len(tested_cells)} cells of this table "
         f"(p < {SIGNIFICANCE:g}). Lines without a p-value have only their interval: if nothing "
         f"differs, about one in twenty of them still gets '{EXCLUDES}' by chance."
     )
@@ -286,30 +291,33 @@ def caption(rows: Sequence[ComparisonRow], runs: RunPair, images: ResampledImage
 def describe_scope(rows: Sequence[ComparisonRow], kinds: Collection[str] = ("study",)) -> str:
     """Say whether the rows are about recipes or only about trained networks.
 
-    An ensemble is one model of all seeds and says nothing about a recipe; `kinds` are those of the
-    runs.
+    An ensemble is one model of all seeds, so it says nothing about a recipe.
+
+    Args:
+        rows: the rows of the comparison.
+        kinds: the kinds of the two runs, such as `study`.
     """
     if "study" not in kinds and not any(row.is_of_recipes for row in rows):
         return "This is about these trained networks, on other test images like these."
-    alone = [row for row in rows if any(model.endswith(ENSEMBLE_SUFFIX) for model in row.pair)]
-    trained = [row for row in rows if row not in alone]
+    ensembles = [row for row in rows if any(model.endswith(ENSEMBLE_SUFFIX) for model in row.pair)]
+    trained = [row for row in rows if row not in ensembles]
     if trained and all(row.is_of_recipes for row in trained):
-        of_ensembles = " Those of ensembles cover only other test images." if alone else ""
+        ensemble_note = " Those of ensembles cover only other test images." if ensembles else ""
         return (
             "This is about the recipes: the intervals cover training again with other seeds on the "
-            f"same training images, and other test images like these.{of_ensembles}"
+            f"same training images, and other test images like these.{ensemble_note}"
         )
     if not trained:
         return "This is about these ensembles and networks, on other test images like these."
-    several = any(max(row.a.n, row.b.n) > 1 for row in trained)
+    has_seeds = any(max(row.a.n, row.b.n) > 1 for row in trained)
     return (
-        f"{'One' if several else 'Each'} side has only one training, so this is about these "
+        f"{'One' if has_seeds else 'Each'} side has only one training, so this is about these "
         "trained networks. A difference between them need not be one between their recipes: train "
         "each recipe with several seeds to find out."
     )
 
 
-def notes(
+def write_notes(
     rows: Sequence[ComparisonRow], runs: RunPair, shared: SharedShifts, images: ResampledImages
 ) -> list[str]:
     """Say what the numbers do not show, and at the end how many cells differ, and how."""
@@ -326,7 +334,7 @@ def notes(
         "differently.",
         *([TOO_FEW_NOTE] if any(row.difference.too_few for row in rows) else []),
         *_outlying_seeds(rows, titles),
-        *_count_differences(rows, images.decided),
+        *_count_differences(rows, images.tested_metric),
     ]
 
 
@@ -339,10 +347,10 @@ def _format_summary(summary: SeedSummary, percent: bool) -> str:
 def _only_in_one(runs: RunPair, shared: SharedShifts) -> Iterator[str]:
     for run, shifts in zip(runs, (shared.only_a, shared.only_b), strict=True):
         if shifts:
-            few = ", ".join(shifts[:3]) + (", ..." if len(shifts) > 3 else "")
+            examples = ", ".join(shifts[:3]) + (", ..." if len(shifts) > 3 else "")
             yield (
                 f"Only in {run.name}, and not in the means here: {len(shifts)} shifted sets of "
-                f"images ({few})."
+                f"images ({examples})."
             )
 
 
@@ -356,12 +364,12 @@ def _other_shift_seeds(runs: RunPair, shared: SharedShifts) -> Iterator[str]:
 
 
 def _other_preparation(runs: RunPair) -> Iterator[str]:
-    if runs.is_prepared_otherwise:
+    if runs.has_other_preparation:
         sizes = [run.record.data.side for run in runs]
-        ours, theirs = (" x ".join(map(str, size or ["?"])) for size in sizes)
+        size_a, size_b = (" x ".join(map(str, size or ["?"])) for size in sizes)
         yield (
             "The images are the same by source, keys and labels, but each model has its own "
-            f"preprocessing ({ours} and {theirs} pixels). The difference is between the models "
+            f"preprocessing ({size_a} and {size_b} pixels). The difference is between the models "
             "with their preprocessing, and a shift that is given in pixels is not the same at "
             "another size."
         )
@@ -382,26 +390,26 @@ def _outlying_seeds(rows: Sequence[ComparisonRow], titles: Mapping[str, str]) ->
         f"{titles[row.shift]}, {sentence}": None
         for row in rows
         if (row.shift, row.level) in ((CLEAN, NO_LEVEL), (ALL, MEAN))
-        for sentence in row.far_out
+        for sentence in row.outlier_notes
         if sentence
     }
     return list(sentences)
 
 
-def _count_differences(rows: Sequence[ComparisonRow], decided: str) -> Iterator[str]:
+def _count_differences(rows: Sequence[ComparisonRow], tested_metric: str) -> Iterator[str]:
     """Count the cells that differ in accuracy, with a test and with only an interval."""
-    # Only pairs whose predictions are the same on all sets of images.
-    classes = {row.pair.title for row in rows} - {r.pair.title for r in rows if not r.same_classes}
-    titles = [title for title in dict.fromkeys(row.pair.title for row in rows) if title in classes]
-    others = {row.pair.title for row in rows if not row.same_confidences}
-    if identical := [title for title in titles if title not in others]:
+    differing = {row.pair.title for row in rows if not row.same_classes}
+    all_titles = dict.fromkeys(row.pair.title for row in rows)
+    same_classes = [title for title in all_titles if title not in differing]
+    other_confidences = {row.pair.title for row in rows if not row.same_confidences}
+    if identical := [title for title in same_classes if title not in other_confidences]:
         yield f"{', '.join(identical)}: the predictions of both are identical in all cells."
-    if equal := [title for title in titles if title in others]:
+    if equal := [title for title in same_classes if title in other_confidences]:
         yield (
             f"{', '.join(equal)}: both predict the same class for every image in all cells, so "
             "their accuracies are equal; their probabilities differ."
         )
-    open_rows = [row for row in rows if not (row.pair.title in classes and row.metric == decided)]
+    open_rows = [row for row in rows if row.pair.title in differing or row.metric != tested_metric]
     if cells := [row for row in open_rows if row.is_tested]:
         yield f"After Holm's correction, the accuracy differs in {_count_directions(cells)}"
     untested = [row for row in open_rows if not row.is_tested]

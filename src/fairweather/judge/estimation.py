@@ -56,7 +56,7 @@ from fairweather.types.record import CLEAN, ENSEMBLE, NATURAL, VAL
 
 # The accuracy of fewer images is mostly chance: of 20, each is 5 points.
 FEWEST_IMAGES = 20
-Look = Callable[..., NetworkOutputs]  # `outputs_of` with the batch size and the device of the model
+Predict = Callable[..., NetworkOutputs]  # `compute_outputs` with a batch size and a device
 OWN_TEST = (
     "They are test images of the run itself: its clean cell was left out, and its shifts change "
     "these same images."
@@ -114,29 +114,30 @@ def estimate(
     if with_labels and not new.labelled:
         raise InputError(f"{new.name} has no labels that are each a class of the run by name")
     notes: list[str] = []
-    look = partial(compute_outputs, batch_size=model.record.settings.batch_size, device=device)
+    predict = partial(compute_outputs, batch_size=model.record.settings.batch_size, device=device)
     seeds, others = _open_other_seeds(model, notes)
-    images, outputs = _predict_unlabelled(model, others, new.images, look, tell)
+    images, outputs = _predict_unlabelled(model, others, new.images, predict, tell)
     validation = _read_validation(model)
     methods = fit_methods(validation, seeds=images.others is not None)
     known, left_out = read_known_cells(model, methods, seeds, new_images=images, tell=tell)
     notes += [OWN_TEST if shift == CLEAN else OWN_OTHER.format(shift) for shift in left_out]
-    answers, features, around = np.nan, np.nan, None
+    outputs_p, features_p, validation_cloud = np.nan, np.nan, None
     if validation is not None:
         if is_among(images, validation):
             notes.append(OWN_VALIDATION)
-        # Of each patient one image.
+        # One image of each patient: images of the same patient are not independent.
         grouping = read_grouping(model.run, VAL)
         independent = np.arange(len(validation)) if grouping is None else one_of_each(grouping)
         reference = UnlabelledPredictions.from_predictions(validation).rows[independent]
-        around = Cloud.from_rows(reference) if len(reference) > 1 else None
-        answers = outputs_differ_p(reference, images.rows)
-        # The root is for the new images; the run's own may be there too.
+        validation_cloud = Cloud.from_rows(reference) if len(reference) > 1 else None
+        outputs_p = outputs_differ_p(reference, images.rows)
+        # The root is for the new images; the run's own images may be there too.
         is_own = data == model.record.data.source
         roots = [place] if is_own else list(dict.fromkeys([None, image_options.root]))
-        features = _compare_features(model, outputs, independent, roots, look, offline, notes, tell)
-    unlike = differ_p(answers, features)
-    past = compute_past_errors(known, around, tell) if known else None
+        features_p = _compare_features(
+            model, outputs, independent, roots, predict, offline, notes, tell
+        )
+    past = compute_past_errors(known, validation_cloud, tell) if known else None
     estimates = apply_methods(methods, images).mean(axis=0)
     estimate = AccuracyEstimate(
         model=model.name,
@@ -144,32 +145,37 @@ def estimate(
         data=new.name,
         images=len(images),
         natural=sum(cell.shift.startswith(NATURAL) for cell in known),
-        unlike_p=unlike,
-        outputs_p=answers,
-        features_p=features,
+        unlike_p=differ_p(outputs_p, features_p),
+        outputs_p=outputs_p,
+        features_p=features_p,
         methods=_estimate_by_method(list(methods), estimates, past),
         truth=_true_accuracy(images, new) if with_labels else None,
         notes=tuple(notes),
     )
-    reason = _reason_against(new, around, past)
-    if around is None or past is None or len(images) < FEWEST_IMAGES:
+    reason = _explain_refusal(new, validation_cloud, past)
+    if validation_cloud is None or past is None or len(images) < FEWEST_IMAGES:
         return replace(estimate, reason=reason)
     batch = Cloud.from_rows(images.rows)
-    distances = [energy_distance(batch, cloud) for cloud in (around, *(c.cloud for c in known))]
-    like = _find_nearest_cell(batch, around, known, past, distances)
+    distances = [
+        energy_distance(batch, cloud)
+        for cloud in (validation_cloud, *(cell.cloud for cell in known))
+    ]
+    like = _find_nearest_cell(batch, validation_cloud, known, past, distances)
     estimate = replace(estimate, like=like, reason=reason)
     return estimate if reason else _with_range(estimate, estimates, past, known, distances)
 
 
-def _reason_against(new: NewImages, around: Cloud | None, past: PastErrors | None) -> str:
-    """Why the accuracy cannot be estimated, before anything is computed; "" if it can be."""
+def _explain_refusal(
+    new: NewImages, validation_cloud: Cloud | None, past: PastErrors | None
+) -> str:
+    """The reason against an estimate, if it shows before distances are computed; else ""."""
     shifts = 0 if past is None else len(past.shifts)
     if new.other_classes:
         return (
             f"the model does not have all classes of the images by name "
             f"({quote_names(new.other_classes)})"
         )
-    if around is None:
+    if validation_cloud is None:
         return "the run has no predictions of validation images, or of one patient only"
     if shifts < FEWEST_SHIFTS:
         return (
@@ -191,7 +197,7 @@ def _with_range(
     """Add the range, or why there is none.
 
     Args:
-        estimate: without a range; where its images are unlike the validation images, the range is
+        estimate: without a range; if its images differ from the validation images, the range is
             one-sided.
         estimates: float64 `[methods]`.
         past: the errors of the methods in each known cell.
@@ -200,9 +206,9 @@ def _with_range(
     """
     one_sided = bool(estimate.unlike_p < ALARM_LEVEL)
     accuracy = np.array([cell.accuracy for cell in known])
-    distance, *apart = distances
+    to_validation, *to_cells = distances
     bounds = past.judge(
-        estimates, estimate.images, distance, apart, accuracy if one_sided else None
+        estimates, estimate.images, to_validation, to_cells, accuracy if one_sided else None
     )
     if bounds is None:
         return replace(
@@ -211,10 +217,9 @@ def _with_range(
             "under any tested shift",
         )
     if bounds.is_too_wide:
-        lowest = f"{100 * bounds.low:.0f}"
-        span = f"as low as {lowest} %"
+        span = f"as low as {100 * bounds.low:.0f} %"
         if bounds.high is not None:
-            span = f"anywhere from {lowest} to {100 * bounds.high:.0f} %"
+            span = f"anywhere from {100 * bounds.low:.0f} to {100 * bounds.high:.0f} %"
         reason = f"the accuracy could be {span}, by what was seen under tested shifts"
         return replace(estimate, reason=reason)
     held = past.held(
@@ -246,7 +251,7 @@ def _open_other_seeds(model: RunModel, notes: list[str]) -> tuple[list[int], lis
 
 
 def _predict_unlabelled(
-    model: RunModel, others: Sequence[nn.Module], images: Images, look: Look, tell: Notify
+    model: RunModel, others: Sequence[nn.Module], images: Images, predict: Predict, tell: Notify
 ) -> tuple[UnlabelledPredictions, NetworkOutputs]:
     """The model's predictions for the images, and the outputs of its first network."""
     networks = [*model.networks, *(network for network in others if network not in model.networks)]
@@ -256,14 +261,18 @@ def _predict_unlabelled(
         def done(count: int, before: int = place * len(images)) -> None:
             tell(Event("look at the images", before + count, total))
 
-        outputs.append(look(network, images, done=done))
+        outputs.append(predict(network, images, done=done))
     own_logits = [output.logits for output in outputs[: len(model.networks)]]
     logits = own_logits[0] if len(own_logits) == 1 else mean_log_probability(own_logits)
-    of_others = outputs if model.seed == ENSEMBLE else outputs[1:]
-    classes = np.stack([o.logits.argmax(axis=1) for o in of_others]) if others else None
-    stored = logits if logits.shape[1] <= MOST_STORED_CLASSES else None
-    confidence = softmax(logits).max(axis=1)
-    return UnlabelledPredictions(logits.argmax(axis=1), confidence, stored, classes), outputs[0]
+    other_outputs = outputs if model.seed == ENSEMBLE else outputs[1:]
+    seed_classes = [output.logits.argmax(axis=1) for output in other_outputs]
+    predictions = UnlabelledPredictions(
+        logits.argmax(axis=1),
+        softmax(logits).max(axis=1),
+        logits if logits.shape[1] <= MOST_STORED_CLASSES else None,
+        np.stack(seed_classes) if others else None,
+    )
+    return predictions, outputs[0]
 
 
 def _read_validation(model: RunModel) -> Predictions | None:
@@ -277,7 +286,7 @@ def _compare_features(
     outputs: NetworkOutputs,
     independent: IntArray,
     roots: Sequence[str | Path | None],
-    look: Look,
+    predict: Predict,
     offline: bool,
     notes: list[str],
     tell: Notify,
@@ -296,29 +305,29 @@ def _compare_features(
     if images is None:
         notes.append(f"Features were not compared: {errors[0]}.")
         return np.nan
-    drawn = np.random.default_rng(0).permutation(independent)[:MOST_IMAGES]
-    images = images[np.sort(drawn)]
+    sample = np.random.default_rng(0).permutation(independent)[:MOST_IMAGES]
+    images = images[np.sort(sample)]
 
     def done(count: int) -> None:
         tell(Event("look at validation images", count, len(images)))
 
-    known = look(model.networks[0], images, done=done).features
+    known = predict(model.networks[0], images, done=done).features
     return np.nan if known is None else features_differ_p(known, outputs.features)
 
 
 def _find_nearest_cell(
     batch: Cloud,
-    around: Cloud,
+    validation_cloud: Cloud,
     known: Sequence[KnownCell],
     past: PastErrors,
     distances: Sequence[EnergyDistance],
 ) -> NearestCell | None:
-    """The known images that are nearest, if they are nearer than validation and clean ones."""
+    """The known images that are nearest, if nearer than validation images and clean images."""
     if past.is_unknown(distances):
         return None
     nearest = known[int(np.argmin([distance.value for distance in distances[1:]]))]
     clean = [cell.cloud for cell in known if cell.shift == CLEAN and cell is not nearest]
-    if not is_nearest(batch, nearest.cloud, [around, *clean], len(known)):
+    if not is_nearest(batch, nearest.cloud, [validation_cloud, *clean], len(known)):
         return None
     return NearestCell(nearest.shift, nearest.level, nearest.title, nearest.accuracy)
 

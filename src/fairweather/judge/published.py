@@ -250,8 +250,10 @@ def read_published_comparison(
     study = match_study(contents, studies)
     matched = MatchedStudy(contents, study, match_models(contents, study, rows or {}))
     frame = pairs_to_frame(matched.pairs)
-    main = TextTable(f"compare_{reference}", LAYOUT, table_body(matched), [caption(matched)], frame)
-    return Comparison(main, notes(matched))
+    main = TextTable(
+        f"compare_{reference}", LAYOUT, write_table_body(matched), [write_caption(matched)], frame
+    )
+    return Comparison(main, write_notes(matched))
 
 
 @dataclass(frozen=True)
@@ -405,7 +407,7 @@ def _standard_error(number: PublishedNumber, n: int | None) -> float:
     return math.sqrt(number.value * (1 - number.value) / n)
 
 
-def table_body(matched: MatchedStudy) -> list[list[str]]:
+def write_table_body(matched: MatchedStudy) -> list[list[str]]:
     """Write pairs as text, in the order of `LAYOUT`."""
     return [
         [
@@ -420,7 +422,7 @@ def table_body(matched: MatchedStudy) -> list[list[str]]:
     ]
 
 
-def caption(matched: MatchedStudy) -> str:
+def write_caption(matched: MatchedStudy) -> str:
     """Describe the numbers."""
     metrics = dict.fromkeys(describe_metric(pair.published.metric) for pair in matched.pairs)
     return (
@@ -441,7 +443,7 @@ def _format_numbers(pair: PublishedPair) -> list[str]:
     return [str(ScoreEntry(pair.measured, percent)), published, difference, inside]
 
 
-def notes(matched: MatchedStudy) -> list[str]:
+def write_notes(matched: MatchedStudy) -> list[str]:
     """Say how many published numbers are in the run's intervals, and what that does not mean."""
     return [
         _count_inside(matched),

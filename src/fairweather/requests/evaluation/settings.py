@@ -1,4 +1,4 @@
-"""From the options of an evaluation to its settings, titles, label mapping and groups."""
+"""Turn the options of an evaluation into its settings, titles, label mapping and groups."""
 
 from __future__ import annotations
 
@@ -27,9 +27,13 @@ from fairweather.types.options import GroupColumns, slice_name
 
 
 def model_titles(
-    asked: str | Mapping[str, str] | tuple[str, ...] | None, names: Iterable[str]
+    title_option: str | Mapping[str, str] | tuple[str, ...] | None, names: Iterable[str]
 ) -> dict[str, str]:
-    """The title of each model: the given one, or its name.
+    """The title of each model by its name; a model without one is called by its name.
+
+    Args:
+        title_option: one title for the only model, texts `NAME=TITLE`, or titles by name.
+        names: of all models.
 
     Raises `InputError` for a title of an unknown model, and for a title that several models share.
 
@@ -37,28 +41,29 @@ def model_titles(
     {'plain': 'Plain training', 'mixup': 'mixup'}
     """
     default = {name: name for name in names}
-    if asked is None:
+    if title_option is None:
         return default
-    if isinstance(asked, Mapping):
-        pairs = dict(asked)
+    if isinstance(title_option, Mapping):
+        given = dict(title_option)
     else:
-        texts = (asked,) if isinstance(asked, str) else asked
-        parted = [text.partition("=") for text in texts]
-        pairs = {name: title for name, _, title in parted}
-        if len(default) == 1 == len(texts) and not pairs.keys() <= default.keys():
+        texts = (title_option,) if isinstance(title_option, str) else title_option
+        parts = [text.partition("=") for text in texts]
+        given = {name: title for name, _, title in parts}
+        # The title of the only model may have a "=" in it.
+        if len(default) == len(texts) == 1 and not given.keys() <= default.keys():
             return dict.fromkeys(default, texts[0])
-        if not all(separator for _, separator, _ in parted):
+        if not all(separator for _, separator, _ in parts):
             raise InputError(
                 f"title names one model, and there are {len(default)}: give each its own, as "
                 f"{next(iter(default))}=TITLE, or in Python a dict of titles by name"
             )
-    for name in pairs:
+    for name in given:
         if name not in default:
             raise unknown_name("model in title:", name, default)
-    titles = {**default, **pairs}
-    named: dict[str, str] = {}
+    titles = {**default, **given}
+    name_by_title: dict[str, str] = {}
     for name, title in titles.items():
-        if (first := named.setdefault(title, name)) != name:
+        if (first := name_by_title.setdefault(title, name)) != name:
             raise InputError(f"title: {first} and {name} are both called {title!r}")
     return titles
 
@@ -99,9 +104,9 @@ def add_class_settings(
     settings that the task does not have.
     """
     if labels.ndim > 1:
-        of_one = ("ordered_classes", "priors", "operating_points", "ood", "slices")
-        if asked := [name for name in of_one if getattr(options, name)]:
-            raise InputError(f"{asked[0]} is for classification, and these images have more labels")
+        single_label = ("ordered_classes", "priors", "operating_points", "ood", "slices")
+        if given := [name for name in single_label if getattr(options, name)]:
+            raise InputError(f"{given[0]} is for classification, and these images have more labels")
         return settings
     points = parse_operating_points(options.operating_points)
     return replace(
@@ -113,15 +118,14 @@ def add_class_settings(
 
 
 def read_label_map(options: EvaluationOptions) -> Mapping[str, object] | None:
-    """The given label mapping, read from its file if it has one."""
-    given = options.class_map
-    return read_label_file(given) if isinstance(given, Path) else given
+    """The label mapping of the options, read from its file if they name one."""
+    class_map = options.class_map
+    return read_label_file(class_map) if isinstance(class_map, Path) else class_map
 
 
 def group_columns(options: EvaluationOptions) -> GroupColumns | None:
-    """Which columns say what belongs together; None if none are asked for."""
-    given = (options.metadata, options.group, options.slices, options.allow_shared_groups)
-    if not any(given):
+    """The columns with groups and slices; None without any option about them."""
+    if not any((options.metadata, options.group, options.slices, options.allow_shared_groups)):
         return None
     path = None if options.metadata is None else str(options.metadata)
     slices = tuple(map(slice_name, options.slices))
