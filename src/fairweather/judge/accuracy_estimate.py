@@ -69,7 +69,7 @@ class AccuracyEstimate:
     high: float | None = None
     """`low`, `high`: the range; None without an estimate. It is an extrapolation from past errors
     and covers the truth with no known probability. If the images differ from the validation images,
-    the range is one-sided and `high` is None."""
+    the range is one-sided, and `high` stays None."""
 
     reason: str = ""
     """Why there is no estimate; empty if there is one."""

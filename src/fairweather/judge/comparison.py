@@ -328,9 +328,9 @@ def write_notes(
         *_other_preparation(runs),
         *_other_images(rows),
         "An RMS calibration error is inflated by the noise of its bins, in both models but not by "
-        "the same amount. The interval of a difference is corrected for this noise and the "
-        "difference is not, so the difference may be near an end of its interval, or equal to it. "
-        "With few images that interval is wide: if it includes 0, the two may still be calibrated "
+        "the same amount. The interval of a difference is corrected for this noise; the difference "
+        "is not. So the difference may be near an end of its interval, or equal to it. With few "
+        "images that interval is wide: if it includes 0, the two may still be calibrated "
         "differently.",
         *([TOO_FEW_NOTE] if any(row.difference.too_few for row in rows) else []),
         *_outlying_seeds(rows, titles),
