@@ -12,7 +12,7 @@ import torch
 
 from fairweather.data.cache import (
     CachedImages,
-    Entry,
+    CacheEntry,
     content_digests,
     read_or_decode,
     unreadable_error,
@@ -254,7 +254,7 @@ class LoadPlan(NamedTuple):
     square: Square | None
     """How images become squares."""
 
-    entries: dict[str, Entry]
+    entries: dict[str, CacheEntry]
     """The images of each split in the cache, decoded or not."""
 
     test_images: int
@@ -317,7 +317,7 @@ def plan_loading(
     with explain_read_errors():
         contents = content_digests(parts)
     entries = {
-        name: Entry(part, name, contents[name], square, scale) for name, part in parts.items()
+        name: CacheEntry(part, name, contents[name], square, scale) for name, part in parts.items()
     }
     name = _name_prepared(listed, source, square)
     return LoadPlan(listed, name, square, entries, len(whole_test.keys), shared)
@@ -443,7 +443,7 @@ def _check_options(options: LoadOptions) -> None:
     check_limits(options)
 
 
-def _make_images(cached: CachedImages, entry: Entry, source: Source) -> Images:
+def _make_images(cached: CachedImages, entry: CacheEntry, source: Source) -> Images:
     listing, keys = entry.part.listing, entry.part.keys[cached.readable]
     labels = listing.labels[keys]
     check_no_empty_class(source.strata(labels), entry.name)
