@@ -172,8 +172,8 @@ def measure_study(folder, side, count, backbone):
     )
 
 
-def batches_of(images, shift, makers=None):
-    return shifted_batches(images, shift, 0, batch_slices(len(images), 32), makers=makers)
+def batches_of(images, shift, shifters=None):
+    return shifted_batches(images, shift, 0, batch_slices(len(images), 32), shifters=shifters)
 
 
 # ---------------------------------------------------------------- a device that uses no processor
@@ -204,13 +204,13 @@ def bench_overlap():
                 # With the images as they are.
                 device = min(seconds(predict_all, model, images, None, None) for _ in range(2))
                 for workers in (0, 1, 2):
-                    makers = Shifters(workers) if workers else None
-                    predict_all(model, images[:64], shift, makers)  # the processes start
+                    shifters = Shifters(workers) if workers else None
+                    predict_all(model, images[:64], shift, shifters)  # the processes start
                     whole = min(
-                        seconds(predict_all, model, images, shift, makers) for _ in range(2)
+                        seconds(predict_all, model, images, shift, shifters) for _ in range(2)
                     )
-                    if makers:
-                        makers.end()
+                    if shifters:
+                        shifters.end()
                     longer = max(device, alone / max(workers, 1))
                     told = f"{whole / longer:.2f}" if workers else "one after the other"
                     print(
@@ -220,9 +220,9 @@ def bench_overlap():
                     )
 
 
-def predict_all(model, images, shift, makers):
+def predict_all(model, images, shift, shifters):
     readers, batches = [Predictor(model)], batch_slices(len(images), 32)
-    predict_batches(readers, images, shift, batches=batches, device=NOWHERE, makers=makers)
+    predict_batches(readers, images, shift, batches=batches, device=NOWHERE, shifters=shifters)
 
 
 # ---------------------------------------------------------------- threads or processes
@@ -231,20 +231,20 @@ def predict_all(model, images, shift, makers):
 def bench_threads():
     print("| shift at 224 px | one thread, images/s | two threads | two processes |")
     print("|---|---|---|---|")
-    images, gains, makers = pictures(256, 224), [], Shifters(2)
-    list(batches_of(images[:64], CORRUPTIONS[0], makers))  # the processes start
+    images, gains, shifters = pictures(256, 224), [], Shifters(2)
+    list(batches_of(images[:64], CORRUPTIONS[0], shifters))  # the processes start
     with using_threads(1):
         for shift in CORRUPTIONS:
             one = min(seconds(list, batches_of(images, shift)) for _ in range(3))
             two = min(seconds(in_two_threads, images, shift) for _ in range(3))
-            processes = min(seconds(list, batches_of(images, shift, makers)) for _ in range(3))
+            processes = min(seconds(list, batches_of(images, shift, shifters)) for _ in range(3))
             gains.append((one / two, one / processes))
             print(
                 f"| {shift.name} | {len(images) / one:.0f} | {one / two:.2f} | "
                 f"{one / processes:.2f} |",
                 flush=True,
             )
-    makers.end()
+    shifters.end()
     for place, words in enumerate(("threads", "processes")):
         mean = statistics.geometric_mean(gain[place] for gain in gains)
         print(f"\nGeometric mean of two {words} over one: {mean:.2f}")

@@ -432,7 +432,9 @@ def resolve(name):
     return found
 
 
-@pytest.mark.parametrize("page", ["ARCHITECTURE.md", "CONTRIBUTING.md", "docs/extend.md"])
+@pytest.mark.parametrize(
+    "page", ["ARCHITECTURE.md", "CONTRIBUTING.md", "docs/extend.md", "docs/extend-shifts.md"]
+)
 def test_the_places_that_developers_are_sent_to_are_there(page):
     text, package = (ROOT / page).read_text(), ROOT / "src" / "fairweather"
     rooms = {path.stem for path in package.iterdir()}

@@ -105,7 +105,7 @@ def test_together_is_as_one_by_one_for_any_number_of_workers(
         batch_size=20,
         device=CPU,
         seed=5,
-        makers=shifters(workers),
+        shifters=shifters(workers),
     )
     for at, (place, temperature) in enumerate(((0, 1.0), (1, 2.0), (4, 1.0))):
         alone = predict(
@@ -147,10 +147,10 @@ def test_images_too_large_to_keep_are_shifted_once_for_each_kind(networks, toy_i
 
 
 class Late:
-    """Makers whose batches are made when they are waited for; they count those on their way."""
+    """A batch shifter that works when it is waited for, and counts the batches on their way."""
 
     def __init__(self, most):
-        self.most, self.waiting, self.largest, self.order = most, 0, 0, []
+        self.max_batches, self.waiting, self.largest, self.order = most, 0, 0, []
 
     def start(self, batch, shift, seed):
         self.waiting += 1
@@ -168,7 +168,7 @@ class Late:
 def test_batches_come_in_order_and_never_more_than_allowed_are_on_their_way(toy_images, most):
     late = Late(most)
     batches = list(
-        shifted_batches(toy_images, SHIFTS[2], 0, batch_slices(len(toy_images), 4), makers=late)
+        shifted_batches(toy_images, SHIFTS[2], 0, batch_slices(len(toy_images), 4), shifters=late)
     )
     assert [int(batch.keys[0]) for batch in batches] == late.order == list(range(0, 96, 4))
     assert (late.largest, late.waiting) == (most, 0)
@@ -176,7 +176,7 @@ def test_batches_come_in_order_and_never_more_than_allowed_are_on_their_way(toy_
 
 def test_who_stops_early_leaves_nothing_on_its_way(toy_images):
     late = Late(3)
-    batches = shifted_batches(toy_images, SHIFTS[1], 0, batch_slices(96, 8), makers=late)
+    batches = shifted_batches(toy_images, SHIFTS[1], 0, batch_slices(96, 8), shifters=late)
     next(batches)
     batches.close()
     assert late.waiting == 0
@@ -187,7 +187,7 @@ def test_the_next_images_may_be_larger_or_fewer(shifters):
         pixels = torch.randint(256, (count, 3, side, side), dtype=torch.uint8)
         images = Images(pixels, torch.zeros(count).long(), torch.arange(count), ("a",))
         found = list(
-            shifted_batches(images, SHIFTS[2], 1, batch_slices(count, 2), makers=shifters(2))
+            shifted_batches(images, SHIFTS[2], 1, batch_slices(count, 2), shifters=shifters(2))
         )
         assert torch.equal(
             torch.cat([batch.images for batch in found]), SHIFTS[2](pixels, images.keys, 1)
@@ -197,9 +197,9 @@ def test_the_next_images_may_be_larger_or_fewer(shifters):
 def test_an_error_of_the_input_in_a_shifter_is_raised_and_it_goes_on(shifters, toy_images):
     small = Images(toy_images.images[:, :, :4, :4], *columns_of(toy_images))
     with pytest.raises(InputError, match="at least 8 pixels"):
-        list(shifted_batches(small, SHIFTS[1], 0, batch_slices(96, 8), makers=shifters(1)))
+        list(shifted_batches(small, SHIFTS[1], 0, batch_slices(96, 8), shifters=shifters(1)))
     batches = list(
-        shifted_batches(toy_images, SHIFTS[1], 0, batch_slices(96, 96), makers=shifters(1))
+        shifted_batches(toy_images, SHIFTS[1], 0, batch_slices(96, 96), shifters=shifters(1))
     )
     assert torch.equal(batches[0].images, SHIFTS[1](toy_images.images, toy_images.keys, 0))
 
@@ -211,26 +211,26 @@ def columns_of(images):
 def test_an_error_of_the_code_in_a_shifter_has_its_traceback(shifters, toy_images):
     unknown = Shift("no_such_shift", 1, {"level": 1}, lambda images, keys, seed: images)
     with pytest.raises((InputError, RuntimeError), match="no_such_shift"):
-        list(shifted_batches(toy_images, unknown, 0, batch_slices(96, 8), makers=shifters(1)))
+        list(shifted_batches(toy_images, unknown, 0, batch_slices(96, 8), shifters=shifters(1)))
 
 
 def test_a_shifter_that_was_killed_is_told(toy_images):
-    makers = Shifters(1)
-    batches = shifted_batches(toy_images, SHIFTS[1], 0, batch_slices(96, 8), makers=makers)
+    batch_shifter = Shifters(1)
+    batches = shifted_batches(toy_images, SHIFTS[1], 0, batch_slices(96, 8), shifters=batch_shifter)
     next(batches)
-    (shifter,) = makers._processes
+    (shifter,) = batch_shifter._processes
     os.kill(shifter._process.pid, signal.SIGKILL)
     with pytest.raises(InputError, match=r"shifts images ended with signal 9.*continues"):
         list(batches)
-    makers.end()
+    batch_shifter.end()
 
 
 @pytest.mark.usefixtures("starting")
 def test_a_worker_ends_its_shifters(toy_images):
     worker = Worker(Plan(data={}, steps=()), device="cpu", workers=2)
-    makers = worker.shifters
-    list(shifted_batches(toy_images, SHIFTS[1], 0, batch_slices(96, 8), makers=makers))
-    processes = [each._process for each in makers._processes]
+    batch_shifter = worker.shifters
+    list(shifted_batches(toy_images, SHIFTS[1], 0, batch_slices(96, 8), shifters=batch_shifter))
+    processes = [each._process for each in batch_shifter._processes]
     assert [process.poll() for process in processes] == [None, None]
     worker.close()
     assert [process.poll() for process in processes] == [0, 0]
@@ -289,13 +289,15 @@ always_greedy = Shift("greedy", 1.0, {}, never)
 
 
 def test_a_stream_that_was_interrupted_does_not_spoil_the_next(shifters, toy_images):
-    makers = shifters(1)
-    batches = shifted_batches(toy_images, SHIFTS[2], 0, batch_slices(96, 8), makers=makers)
+    batch_shifter = shifters(1)
+    batches = shifted_batches(toy_images, SHIFTS[2], 0, batch_slices(96, 8), shifters=batch_shifter)
     next(batches)
     del batches  # a batch is on its way
-    started = [makers.start(toy_images[:8], SHIFTS[2], 0) for _ in range(2)]
+    started = [batch_shifter.start(toy_images[:8], SHIFTS[2], 0) for _ in range(2)]
     del started  # nobody waits for these
-    found = list(shifted_batches(toy_images, SHIFTS[2], 1, batch_slices(96, 8), makers=makers))
+    found = list(
+        shifted_batches(toy_images, SHIFTS[2], 1, batch_slices(96, 8), shifters=batch_shifter)
+    )
     expected = SHIFTS[2](toy_images.images, toy_images.keys, 1)
     assert torch.equal(torch.cat([batch.images for batch in found]), expected)
 
@@ -357,7 +359,7 @@ def test_images_are_those_of_the_index():
     images = Images(pixels, column, column, tuple("abcd"))
     order = [torch.tensor([3, 1]), torch.tensor([0, 2])]
     keep = torch.empty_like(pixels)
-    found = list(shifted_batches(images, None, 0, order, keep=keep))
+    found = list(shifted_batches(images, None, 0, order, out=keep))
     assert [batch.keys.tolist() for batch in found] == [[3, 1], [0, 2]]
     assert torch.equal(keep, pixels)
 

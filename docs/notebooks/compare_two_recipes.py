@@ -5,13 +5,13 @@
 # One training of each recipe compares two networks. To compare two recipes, train each with
 # several seeds.
 #
-# This notebook trains two recipes with three seeds each for one epoch, so that it ends in less
-# than a minute. Real studies train longer.
+# This notebook trains two recipes with three seeds each, for one epoch: it ends in less than a
+# minute. Real studies train longer.
 
 # %% [markdown]
 # ## A study
 #
-# A study is a YAML file. The keys under `defaults` hold for every model that does not set them
+# A study is a YAML file. The keys under `defaults` apply to every model that does not set them
 # itself.
 
 # %%
@@ -46,7 +46,7 @@ print(fw.plan("mixup.yaml").table["kind"].value_counts())
 # %% [markdown]
 # ## Train, predict, score
 #
-# `run` does the steps of the plan. If it is interrupted, the same call goes on.
+# `run` does the steps of the plan. If you interrupt it, the same call continues.
 
 # %%
 run = fw.run("mixup.yaml")
@@ -56,7 +56,7 @@ run
 # ## Which differences are real?
 #
 # `compare_runs` compares two models of one run, or of two runs on the same images. Here each side
-# is a recipe: the intervals cover training again with other seeds as well as other test images.
+# is a recipe: the intervals cover other seeds and other test images.
 
 # %%
 compared = fw.compare_runs(f"{run.path}:plain", f"{run.path}:mixup")
@@ -66,8 +66,7 @@ compared[compared["metric"] == "accuracy"][
 
 # %% [markdown]
 # "cannot tell" does not mean that the recipes are equal: with three seeds the intervals are wide.
-# Which of two recipes, and how many seeds to train, is the subject of [its own
-# page](../recipes.md).
+# [Which of two recipes?](../recipes.md) says how many seeds to train.
 #
 # ## The seeds themselves
 #

@@ -1,10 +1,12 @@
 # %% [markdown]
 # # Defer to a person
 #
-# A model need not answer every image. It can answer those on which its confidence reaches a
-# threshold, and defer the others to a person. The share that it answers is the **coverage**; the
-# share of wrong answers among them is the **risk**. This notebook chooses a threshold on
-# validation images and shows what it is worth when the images change.
+# A threshold that keeps the error rate at 5 % on clean digits does not keep it on turned digits.
+#
+# A model need not answer every image. It answers where its confidence reaches a threshold, and
+# defers the other images to a person (selective prediction). The share that it answers is the
+# **coverage**. The share of wrong answers among them is the **risk**. This notebook chooses a
+# threshold on validation images and measures it when the images change.
 
 # %% [markdown]
 # ## A model, and validation images
@@ -48,9 +50,9 @@ threshold = fw.metrics.threshold_at_risk(validation.confidence, validation.corre
 print(f"answer where the confidence is at least {threshold:.3f}")
 
 # %% [markdown]
-# ## Does the threshold keep its promise?
+# ## Does the threshold keep the error rate?
 #
-# On clean test images, and on images that are turned by 30 degrees.
+# Measure it on clean test images, and on images that are turned by 30 degrees.
 
 # %%
 turned = fw.make_shift("rotation", degrees=30)
@@ -66,9 +68,9 @@ for name, shift in {"clean": None, "turned": turned}.items():
     )
 
 # %% [markdown]
-# The threshold was chosen on clean images. On turned images the model is often wrong with high
-# confidence, so many more of its answers are wrong than the 5 % that were asked for. A threshold
-# does not carry over to images of another kind: measure it on the images that you expect.
+# On turned images the model is often wrong with high confidence. So many more of its answers are
+# wrong than the 5 % that you asked for. A threshold does not carry over to images of another
+# kind: measure it on the images that you expect.
 #
 # ## With intervals
 #

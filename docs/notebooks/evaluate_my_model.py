@@ -1,16 +1,14 @@
 # %% [markdown]
 # # Evaluate my model
 #
-# You have a PyTorch model and labelled test images. This notebook measures the accuracy of the
-# model on images that are darker or turned, unlike those it was trained with, and whether its
-# confidence falls with its accuracy.
+# You have a PyTorch model and labelled test images. How accurate is the model on darker or
+# turned images? Does its confidence fall with its accuracy? This notebook measures both.
 
 # %% [markdown]
 # ## A model
 #
-# Any module will do that takes images in [0, 1] and returns logits. Here a small network is
-# trained by a plain PyTorch loop on 4,000 handwritten digits. In your project, load your own
-# model instead.
+# Any module will do that takes images in [0, 1] and returns logits. In your project, load your
+# own model. Here a plain PyTorch loop trains a small network on 4,000 handwritten digits.
 
 # %%
 import torch
@@ -56,9 +54,9 @@ run = fw.evaluate(
 run
 
 # %% [markdown]
-# These are accuracies: on clean images, and as means over the levels of each shift. Every number
-# with its 95 % interval is a row of `run.scores`. Here are the accuracies and the RMS calibration
-# errors of every level.
+# The table has accuracies: on clean images, and as means over the levels of each shift.
+# `run.scores` has every number with its 95 % interval. Next come the accuracies and the RMS
+# calibration errors of every level.
 
 # %%
 scores = run.scores[run.scores["model"] == "Sequential"]  # the name of the module's class
@@ -70,7 +68,8 @@ shown[~shown["level"].isin(["mean", "worst"])][
 # %% [markdown]
 # ## Is it overconfident?
 #
-# `confidence_gap` is mean confidence minus accuracy. A positive number is an overconfident model.
+# `confidence_gap` is mean confidence minus accuracy. If it is positive, the model is
+# overconfident.
 
 # %%
 gap = scores[(scores["metric"] == "confidence_gap") & (scores["shift"] == "rotation")]

@@ -13,6 +13,7 @@ from dataclasses import dataclass
 ANSWERS = {
     "docs/calibration": ["calibration", "ECE", "temperature scaling", "overconfidence"],
     "docs/check": ["CI", "gate"],
+    "docs/cluster": ["several machines", "cluster"],
     "docs/conformal": ["conformal", "prediction sets"],
     "docs/deferral": ["review rate", "risk coverage"],
     "docs/estimate": ["drift", "without labels"],
@@ -25,10 +26,14 @@ ANSWERS = {
     "docs/other-images": ["OOD"],
     "docs/patients": ["patients", "subgroups"],
     "docs/predictions": ["black box"],
+    "docs/ray": ["Ray"],
     "docs/recipes": ["seed"],
     "docs/report": ["confusion matrix", "reliability diagram"],
     "docs/serve": ["guard"],
+    "docs/scaling": ["cores"],
     "docs/shifts": ["distribution shift", "shift", "corruptions"],
+    "docs/slurm": ["SLURM"],
+    "docs/tracking": ["MLflow"],
     "docs/troubleshooting": ["error message"],
 }
 

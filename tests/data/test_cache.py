@@ -18,7 +18,7 @@ from loky import get_reusable_executor
 from PIL import Image, ImageFile
 
 from fairweather.data import cache as decode
-from fairweather.data.cache import Entry, content_digests, open_sealed, read_or_decode, seal
+from fairweather.data.cache import CacheEntry, content_digests, open_sealed, read_or_decode, seal
 from fairweather.data.loading import load_data
 from fairweather.data.pixel_scans import digest
 from fairweather.data.pixels import Square, decode_image
@@ -93,7 +93,7 @@ def part_of(items, files=(), classes=1):
 def cached(items, *, name="test", size=None, skip_unreadable=False, content="content"):
     part = part_of(items)
     square = size and Square(size, resize=size)
-    return read_or_decode(Entry(part, name, content, square), skip_unreadable=skip_unreadable)
+    return read_or_decode(CacheEntry(part, name, content, square), skip_unreadable=skip_unreadable)
 
 
 def squares(*values, side=8):
@@ -116,7 +116,7 @@ def files_of(cache):
 
 
 def test_decoding_is_told_in_strides_and_once(folder, monkeypatch):
-    monkeypatch.setattr("fairweather.data.cache.STRIDE", 16)
+    monkeypatch.setattr("fairweather.data.cache.IMAGES_PER_REPORT", 16)
     seen = []
     load(folder, progress=seen.append)
     counts = (0, 16, 32, 40)
@@ -326,7 +326,7 @@ def test_items_are_read_as_processes_need_them(two_processes):
 
     part = Subset(Listing(np.zeros(1000, np.int64), items, ()), np.arange(1000))
     with pytest.raises(InputError, match="bad: "):
-        read_or_decode(Entry(part, "test", "content"), skip_unreadable=False)
+        read_or_decode(CacheEntry(part, "test", "content"), skip_unreadable=False)
     assert len(read) <= 1 + 16 * (2 * 2 + 2)
 
 
@@ -376,7 +376,7 @@ SLOW = """
     import pathlib, sys, time
     import numpy as np
     from fairweather.data import cache as decode
-    from fairweather.data.cache import Entry, read_or_decode
+    from fairweather.data.cache import CacheEntry, read_or_decode
     from fairweather.data.sources import RawImage, Listing
     from fairweather.data.splits import Subset
     from fairweather.data.pixels import Square
@@ -394,7 +394,7 @@ SLOW = """
 
     part = Subset(Listing(np.zeros(100, np.int64), read, ()), np.arange(100))
     square = Square(8, resize=8)
-    read_or_decode(Entry(part, "test", "content", square), skip_unreadable=False)
+    read_or_decode(CacheEntry(part, "test", "content", square), skip_unreadable=False)
     print("done", flush=True)
 """
 
@@ -537,7 +537,7 @@ def test_a_disk_that_fills_up_while_a_process_writes(two_processes, cache, monke
                 eval,
                 f"({ignore}, {limit}, __import__('time').sleep(0.02))[:0]",
             )
-        monkeypatch.setattr(decode, "reserve", lambda file, folder, needed: None)
+        monkeypatch.setattr(decode, "reserve_disk", lambda file, folder, needed: None)
         words = "File too large.*FAIRWEATHER_CACHE"
         with pytest.raises(InputError, match=words):
             cached(pngs(*range(100)))

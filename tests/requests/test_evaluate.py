@@ -629,7 +629,7 @@ def test_the_signature_names_every_option_with_its_default():
 
 @pytest.mark.parametrize("models", [None, [], {}], ids=str)
 def test_no_model_is_not_taken_for_predictions(models):
-    with pytest.raises(InputError, match=r"needs a model; only predictions:FILE may have none"):
+    with pytest.raises(InputError, match=r"needs a model; only predictions:FILE needs none"):
         fw.evaluate(models, "digits")
 
 

@@ -159,8 +159,11 @@ def model(**keys):
         ({"seeds": 0}, r"seeds: .*1 to 100 \(3 means \[0, 1, 2\]\), or a list.* 0$"),
         ({"seeds": 1598}, "seeds: .*1 to 100 .* 1598$"),
         ({"seeds": True}, "seeds: .*1 to 100 .* True$"),
-        ({"seeds": []}, r"seeds: .*list of whole numbers.* \[\]$"),
-        ({"seeds": [0, 1.5]}, r"seeds: .*list of whole numbers.* \[0, 1.5\]$"),
+        ({"seeds": []}, r"seeds: must be the number of seeds.*, or a list such as.* found \[\]$"),
+        (
+            {"seeds": [0, 1.5]},
+            r"seeds: must be .*, or a list such as.* found \[0, 1.5\]$",
+        ),
         ({"shifts": [{"gausian_blur": [1]}]}, "'gausian_blur'.*'gaussian_blur'"),
         ({"shifts": [{"gaussian_blur": [1], "x": 2}]}, "NAME: LEVELS"),
         ({"shifts": [{"suite": "paper"}]}, "'paper'.*'paper_pets'"),

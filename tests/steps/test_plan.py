@@ -87,7 +87,7 @@ def study_file(colour_folder, tmp_path_factory):
 @pytest.fixture(scope="module")
 def study(study_file, request):
     """The study with fewer models and shifts that has steps of every kind, or the whole of it."""
-    few = {"overrides": ["shifts=[{fgsm: [8/255]}]"], "only": ["swept"]}
+    few = {"overrides": ["shifts=[{fgsm: [8/255]}]"], "models": ["swept"]}
     return load_study(study_file, **getattr(request, "param", few))
 
 

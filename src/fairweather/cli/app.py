@@ -1,4 +1,4 @@
-"""The command line: thin, plain when piped, and one sentence for every mistake."""
+"""The command line: its commands, `fairweather list`, and one sentence for every mistake."""
 
 from __future__ import annotations
 
@@ -6,7 +6,7 @@ import io
 import os
 import sys
 import traceback
-from collections.abc import Callable, Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from functools import partial, wraps
 from pathlib import Path
 from typing import Annotated, Any, NoReturn
@@ -38,7 +38,7 @@ Entries = Iterable[tuple[str, str]]
 
 
 def list_names(
-    what: Annotated[
+    section: Annotated[
         str,
         typer.Argument(
             metavar="WHAT",
@@ -52,10 +52,10 @@ def list_names(
         fairweather list shifts
         fairweather list
     """
-    if what not in ("all", *SECTIONS):
-        raise unknown_name("list", what, ["all", *SECTIONS])
+    if section not in ("all", *SECTIONS):
+        raise unknown_name("list", section, ["all", *SECTIONS])
     for title, entries in SECTIONS.items():
-        if what in ("all", title):
+        if section in ("all", title):
             typer.echo(f"{title}:")
             for name, description in entries():
                 typer.echo(f"  {name:<41} {description}")
@@ -104,13 +104,13 @@ def _list_pretraining() -> Entries:
     return [(name, method.title) for name, method in METHODS.items()]
 
 
-def _shorten_names(sweeps: Iterable[str], most: int = 4) -> str:
+def _shorten_names(sweeps: Iterable[str], limit: int = 4) -> str:
     names = [name.rpartition("/")[2] for name in sweeps]
-    more = f" and {len(names) - most} more" if len(names) > most else ""
-    return ", ".join(names[:most]) + more
+    more = f" and {len(names) - limit} more" if len(names) > limit else ""
+    return ", ".join(names[:limit]) + more
 
 
-def _list_studies() -> Iterator[tuple[str, str]]:
+def _list_studies() -> Entries:
     from fairweather.files.yamlfile import parse_yaml
 
     for name, text in packaged_studies().items():
@@ -142,7 +142,7 @@ NEXT = {
 
 # ---------------------------------------------------------------- commands
 
-# By their panel in the help, in the order that they have there.
+# The panels of the help and their commands, in the order of the help.
 COMMANDS: Mapping[str, Mapping[str, Command]] = {
     "Commands to begin with": {
         "demo": demo,
@@ -167,7 +167,7 @@ COMMANDS: Mapping[str, Mapping[str, Command]] = {
     },
 }
 
-# What is checked of the arguments before torch is imported, so that a typo is reported at once.
+# Checks of arguments before a command imports torch, so that a typo is reported at once.
 FIRST_CHECKS: Mapping[str, Mapping[str, Callable[[Any], None]]] = {
     "demo": {"out": check_writable},
     "run": {"study": check_study_name, "out": check_writable},
@@ -184,7 +184,7 @@ FIRST_CHECKS: Mapping[str, Mapping[str, Callable[[Any], None]]] = {
 
 SUMMARY = "Will your image classifier still work, and know when it doesn't, once the images change?"
 INTERNAL_ERROR = 70  # EX_SOFTWARE of sysexits.h, which Python has on Unix alone
-# What Typer raises for arguments that it cannot read; its module depends on Typer's version.
+# Typer raises it for arguments that it cannot read; its module depends on Typer's version.
 UsageError: type[Exception] = typer.BadParameter.__mro__[1]
 
 app = typer.Typer(
@@ -233,9 +233,10 @@ for _panel, _commands in COMMANDS.items():
 
 
 def _cache_hint(error: OSError) -> str:
-    """Say how the folder of the cache is changed, if the system refused something there."""
-    named = isinstance(error.filename, str | os.PathLike)
-    if not named or not Path(error.filename).absolute().is_relative_to(cache_folder().absolute()):
+    """Say how to choose another cache folder, if the error is about a file in it."""
+    if not isinstance(error.filename, str | os.PathLike):
+        return ""
+    if not Path(error.filename).absolute().is_relative_to(cache_folder().absolute()):
         return ""
     return "; the environment variable FAIRWEATHER_CACHE names another folder for the cache"
 
@@ -244,10 +245,10 @@ def main() -> None:
     """Run the command line.
 
     It ends with status 2 and one sentence on bad input, with 130 when it was interrupted, and with
-    70 and a traceback when the program itself is at fault. Status 1, which Python would use, says
-    that a rule is broken.
+    70 and a traceback when the program itself is at fault. Python would use 1, which here says that
+    a rule of `check` is broken.
     """
-    # A terminal may not have every letter.
+    # Letters that the terminal cannot show are printed as question marks.
     if isinstance(sys.stdout, io.TextIOWrapper) and sys.stdout.encoding != "utf-8":
         sys.stdout.reconfigure(errors="replace")
     try:
@@ -256,7 +257,7 @@ def main() -> None:
         _exit_with(str(error))
     except OSError as error:
         _exit_with(f"{describe_os_error(error)}{_cache_hint(error)}")
-    except typer.Abort:  # older versions of Typer say so of an interruption
+    except typer.Abort:  # older versions of Typer raise it when interrupted
         sys.exit(130)
     except UsageError as error:
         _exit_with(_usage_sentence(error))
@@ -272,11 +273,11 @@ def _exit_with(sentence: str) -> NoReturn:
 
 
 def _usage_sentence(error: Any) -> str:  # noqa: ANN401 - a `UsageError`
-    """Say what Typer cannot read, and where it is explained."""
-    said, asked = error.format_message().strip().removesuffix("."), error.ctx
-    command = asked.command_path if asked else "fairweather"
-    written = getattr(error, "option_name", "")
-    new = RENAMED.get(written)
-    if new and new in {name for option in asked.command.params for name in option.opts}:
-        said = f"{written} is now called {new}"
-    return f"{said}; see: {command} --help"
+    """Say what Typer cannot read, and which help explains it."""
+    message, context = error.format_message().strip().removesuffix("."), error.ctx
+    command = context.command_path if context else "fairweather"
+    old_name = getattr(error, "option_name", "")
+    new_name = RENAMED.get(old_name)
+    if new_name and new_name in {name for param in context.command.params for name in param.opts}:
+        message = f"{old_name} is now called {new_name}"
+    return f"{message}; see: {command} --help"

@@ -407,7 +407,7 @@ def evaluate(
     given_sources = models.values() if isinstance(models, dict) else models
     if data is None and not all(source.startswith("predictions:") for source in given_sources):
         raise InputError(
-            f"name the data set that {model} is measured on; only predictions:FILE may have none"
+            f"name the data set that {model} is measured on; only predictions:FILE needs none"
         )
     if json and not dry_run:
         raise InputError("--json goes with --dry-run")

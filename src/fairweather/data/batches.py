@@ -18,12 +18,12 @@ from fairweather.types.measurement import Images, Index, Shift
 class BatchShifter(Protocol):
     """Shifts batches in other processes while earlier ones are predicted."""
 
-    most: int
-    """How many batches may be in progress."""
+    max_batches: int
+    """How many batches may be started and not yet collected."""
 
     def start(self, batch: Images, shift: Shift, seed: int) -> Callable[[], Images]:
-        """Begin to shift a batch; call the results in the same order, and each waits for its
-        batch."""
+        """Begin to shift a batch. Returns a function that waits for the shifted batch; call these
+        functions in the order in which their batches began."""
         ...
 
 
@@ -42,32 +42,32 @@ def shifted_batches(
     seed: int,
     batches: Iterable[Index],
     *,
-    makers: BatchShifter | None = None,
+    shifters: BatchShifter | None = None,
     pinned: bool = False,
-    keep: torch.Tensor | None = None,
+    out: torch.Tensor | None = None,
 ) -> Iterator[Images]:
     """Yield the shifted batches in order.
 
-    An image gets the same pixels in any batch and from any maker, since random shifts are keyed by
-    image.
+    An image gets the same pixels in any batch and from any process, since random shifts are keyed
+    by image.
 
     Args:
         images: 8-bit images, which may be larger than memory.
         shift: None for clean images.
         seed: seed of random shifts.
         batches: index of each batch.
-        makers: shift batches ahead; None to shift a batch when it is asked for.
+        shifters: shift batches ahead; None to shift a batch when it is asked for.
         pinned: put the pixels in page-locked memory, from which a GPU copies without waiting.
-        keep: uint8, like the pixels of `images`; it receives the shifted pixels.
+        out: uint8, like the pixels of `images`; it receives the shifted pixels.
 
     >>> pixels, column = torch.zeros(4, 3, 8, 8, dtype=torch.uint8), torch.arange(4)
     >>> images = Images(pixels, column, column, tuple("abcd"))
     >>> [batch.keys.tolist() for batch in shifted_batches(images, None, 0, batch_slices(4, 3))]
     [[0, 1, 2], [3]]
     """
-    for index, batch in _shift_ahead(images, shift, seed, batches, makers):
-        if keep is not None:
-            keep[index] = batch.images
+    for index, batch in _shift_ahead(images, shift, seed, batches, shifters):
+        if out is not None:
+            out[index] = batch.images
         yield replace(batch, images=batch.images.pin_memory()) if pinned else batch
 
 
@@ -76,9 +76,9 @@ def _shift_ahead(
     shift: Shift | None,
     seed: int,
     batches: Iterable[Index],
-    makers: BatchShifter | None,
+    shifters: BatchShifter | None,
 ) -> Iterator[tuple[Index, Images]]:
-    if shift is None or shift.level is None or makers is None:
+    if shift is None or shift.level is None or shifters is None:
         for index in batches:
             batch = images[index]
             if shift is not None:
@@ -89,15 +89,15 @@ def _shift_ahead(
     waiting: deque[tuple[Index, Callable[[], Images]]] = deque()
     try:
         for index in batches:
-            if len(waiting) == makers.most:
+            if len(waiting) == shifters.max_batches:
                 first, result = waiting.popleft()
                 yield first, result()
-            waiting.append((index, makers.start(images[index], shift, seed)))
+            waiting.append((index, shifters.start(images[index], shift, seed)))
         while waiting:
             first, result = waiting.popleft()
             yield first, result()
     finally:
-        for _, result in waiting:  # frees the makers for the next batches
+        for _, result in waiting:  # frees the shifters for the next batches
             with suppress(Exception):
                 result()
 

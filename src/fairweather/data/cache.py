@@ -1,4 +1,4 @@
-"""Decoded images on disk: one memory-mapped file per split, keyed by the content of its files."""
+"""Decoded images on disk: one memory-mapped file per split, named by a digest of its content."""
 
 from __future__ import annotations
 
@@ -49,7 +49,7 @@ from fairweather.processes import submit, wait_for_result
 from fairweather.progress import Event, Notify
 from fairweather.types.measurement import BoolArray
 
-# ---------------------------------------------------------------- the file of pixels
+# ---------------------------------------------------------------- files of pixels
 
 # The pixels come first, so that the memory map starts with them. Then come a JSON object (the
 # shape, which images could not be read, and the SHA-256 of the pixels), its length, and a mark. A
@@ -58,20 +58,20 @@ from fairweather.types.measurement import BoolArray
 
 RECORD_END = struct.Struct("<Q8s")
 RECORD_MARK = b"fwpixels"
-HASHED_BYTES = 1 << 24  # bytes of pixels that are hashed at a time
-CANNOT_RESERVE = (errno.EOPNOTSUPP, errno.EINVAL)
+HASHED_BYTES = 1 << 24  # bytes of pixels that are hashed in one call
+CANNOT_RESERVE = (errno.EOPNOTSUPP, errno.EINVAL)  # of some network file systems
 # Python 3.11 lacks the name; the value is that of <asm-generic/mman-common.h>.
 NO_RESERVE = getattr(mmap, "MAP_NORESERVE", 0x4000 if sys.platform == "linux" else 0)
 
 
 class PixelFile(NamedTuple):
-    """The content of a sealed file."""
+    """The content of a file that `seal` has completed."""
 
     images: torch.Tensor
-    """uint8 `[readable, 3, H, W]`, a memory map; writing to it changes memory alone."""
+    """uint8 `[readable, 3, H, W]`, a memory map; writing to it does not change the file."""
 
     unreadable: dict[int, str]
-    """The place of each image that could not be read, and the reason."""
+    """The reason why an image could not be read, by its place."""
 
 
 @contextmanager
@@ -83,8 +83,8 @@ def explain_cache_errors(folder: Path) -> Iterator[None]:
         raise cannot_store("decoded images", folder, error) from error
 
 
-def reserve(file: BinaryIO, folder: Path, needed: int) -> None:
-    """Reserve `needed` bytes of disk for a file, so that a full disk is noticed before the work.
+def reserve_disk(file: BinaryIO, folder: Path, needed: int) -> None:
+    """Reserve `needed` bytes of disk for a file, so that a full disk is noticed before decoding.
 
     Raises:
         InputError: there is not enough space; says how much is needed and how much there is.
@@ -97,7 +97,7 @@ def reserve(file: BinaryIO, folder: Path, needed: int) -> None:
             os.posix_fallocate(file.fileno(), 0, needed)
     except OSError as error:
         if error.errno in CANNOT_RESERVE:
-            return  # some network file systems cannot; writing reports a full disk later
+            return  # writing reports a full disk later
         if error.errno not in DISK_FULL:
             raise
         raise InputError(
@@ -108,7 +108,7 @@ def reserve(file: BinaryIO, folder: Path, needed: int) -> None:
 
 
 def seal(path: Path, shape: tuple[int, ...], unreadable: Mapping[int, str]) -> None:
-    """Cut a file after its pixels, append the record, and wait until everything is on the disk."""
+    """Cut a file after its pixels, append the record, and wait until all is on the disk."""
     places = {str(place): reason for place, reason in unreadable.items()}
     record: dict[str, Any] = {"shape": list(shape), "unreadable": places}
     with path.open("r+b") as file:
@@ -125,8 +125,8 @@ def seal(path: Path, shape: tuple[int, ...], unreadable: Mapping[int, str]) -> N
 def open_sealed(path: Path, count: int) -> PixelFile | None:
     """Map the file at `path`, made of `count` images; None if it is missing, cut or damaged.
 
-    The map is private and reserves no memory. Writing to it changes memory alone. It may be larger
-    than memory, since the system drops unchanged pages and reads them again.
+    Writing to the map does not change the file. The map may be larger than memory, since the system
+    drops unchanged pages and reads them again.
     """
     if not path.exists():
         return None
@@ -140,16 +140,18 @@ def open_sealed(path: Path, count: int) -> PixelFile | None:
     # Without this, one flipped bit on a disk would change scores unnoticed.
     hasher = hashlib.sha256()
     with memoryview(pixels) as view:
-        for chunk in range(0, math.prod(record["shape"]), HASHED_BYTES):
-            hasher.update(view[chunk : min(chunk + HASHED_BYTES, math.prod(record["shape"]))])
+        end = math.prod(record["shape"])
+        for start in range(0, end, HASHED_BYTES):
+            hasher.update(view[start : min(start + HASHED_BYTES, end)])
     hasher.update(json.dumps(record).encode())
     if hasher.hexdigest() != expected or record["shape"][0] + len(record["unreadable"]) != count:
         return None
     images = torch.from_numpy(np.ndarray(record["shape"], np.uint8, buffer=pixels))
-    return PixelFile(images, {int(place): why for place, why in record["unreadable"].items()})
+    return PixelFile(images, {int(place): text for place, text in record["unreadable"].items()})
 
 
 def _read_record(file: BinaryIO) -> dict[str, Any] | None:
+    """The JSON object after the pixels; None if the file does not end with a valid one."""
     size = file.seek(0, os.SEEK_END)
     if size < RECORD_END.size:
         return None
@@ -166,9 +168,9 @@ def _read_record(file: BinaryIO) -> dict[str, Any] | None:
     if not isinstance(record, dict) or record.keys() != {"shape", "unreadable", "sha256"}:
         return None
     shape = record["shape"]
-    plain = isinstance(shape, list) and all(type(side) is int for side in shape)
-    whole = plain and math.prod(shape) == start and isinstance(record["unreadable"], dict)
-    return record if whole else None
+    is_shape = isinstance(shape, list) and all(type(side) is int for side in shape)
+    is_valid = is_shape and math.prod(shape) == start and isinstance(record["unreadable"], dict)
+    return record if is_valid else None
 
 
 def _format_bytes(count: int) -> str:
@@ -178,7 +180,7 @@ def _format_bytes(count: int) -> str:
 # ---------------------------------------------------------------- decoding
 
 IMAGES_PER_TASK = 16  # decoding one small image costs less than sending it to a process
-SECONDS_ALONE = 1.0  # before other processes help, which need half a second to start
+SECONDS_ALONE = 1.0  # before other processes decode too; they need half a second to start
 # A numerical library may start one thread per core when it is imported; decoding needs none.
 ENVIRONMENT = {"OMP_NUM_THREADS": "1", "OPENBLAS_NUM_THREADS": "1"}
 
@@ -192,7 +194,7 @@ class DecodingResult(NamedTuple):
     """`(readable, 3, H, W)` of the pixels in the file."""
 
     unreadable: dict[int, str]
-    """The place of each item that is not in the file, and the reason."""
+    """The reason why an item could not be read, by its place."""
 
 
 def decode_images(
@@ -206,11 +208,11 @@ def decode_images(
 ) -> DecodingResult:
     """Decode `count` items into the empty file at `path`: uint8 `[readable, 3, H, W]`.
 
-    Items are taken from the iterator when they are needed, so that few encoded images are in memory
-    at a time. Decoded images are written directly to the file, whose space is reserved first. With
-    a `square`, images become `[3, size, size]` (see `decode_image`); without one, all must have the
-    same height and width. After one second, as many processes as there are cores decode the rest;
-    set `LOKY_MAX_CPU_COUNT` in the environment for fewer.
+    Items are taken from the iterator when they are needed, so that memory holds few encoded images.
+    Decoded images are written directly to the file, whose space is reserved first. With a `square`,
+    images become `[3, size, size]` (see `decode_image`); without one, all must have the same height
+    and width. After one second, as many processes as there are cores decode the rest; set
+    `LOKY_MAX_CPU_COUNT` in the environment for fewer.
 
     Raises:
         InputError: an image is unreadable and `skip_unreadable` is false; two images differ in
@@ -226,8 +228,8 @@ def decode_images(
     numbered, workers = enumerate(items), cpu_count()
     with strict_pillow(), _open_for_writing(path) as file:
         writer = _PixelWriter(file, path, count, square, skip_unreadable, scale)
-        _decode_alone(writer, numbered, workers)
-        _decode_together(writer, numbered, workers)
+        _decode_here(writer, numbered, workers)
+        _decode_in_parallel(writer, numbered, workers)
         writer.close_gaps()
     side = square.size if square else 0
     shape = writer.shape or (3, side, side)
@@ -247,7 +249,7 @@ def _open_for_writing(path: Path) -> Iterator[BinaryIO]:
 
 @dataclass
 class _PixelWriter:
-    """A file that is being filled: the only place that checks the shape of each image."""
+    """A file that is being filled. It decodes each image and checks its shape."""
 
     file: BinaryIO
     path: Path
@@ -257,7 +259,7 @@ class _PixelWriter:
     scale: Scale | None
     shape: tuple[int, ...] | None = None
     first: str = ""  # name of the image that has this shape
-    position: int = 0  # in the file: where the last write ended
+    position: int = 0  # where in the file the last write ended
     unreadable: dict[int, str] = field(default_factory=dict)
 
     def add(self, place: int, image: RawImage) -> None:
@@ -271,7 +273,7 @@ class _PixelWriter:
         if self.shape is None:
             self.shape, self.first = pixels.shape, image.name
             with explain_cache_errors(self.path.parent):
-                reserve(self.file, self.path.parent, self.count * pixels.nbytes)
+                reserve_disk(self.file, self.path.parent, self.count * pixels.nbytes)
         if pixels.shape != self.shape:
             raise InputError(
                 f"images differ in height x width: {self.first} has {_format_size(self.shape)} and "
@@ -304,8 +306,8 @@ class _PixelWriter:
 def to_pixels(content: Content, square: Square | None, scale: Scale | None = None) -> Pixels:
     """Make one image uint8 `[3, H, W]`, as `decode_image` does.
 
-    Pixels that already have their size only change their layout: Pillow would copy them several
-    times, and sending them to another process costs more than that.
+    Pixels that already have their final size only change their layout. Pillow would copy them
+    several times, and sending them to another process would cost even more.
 
     >>> to_pixels(np.full((9, 9), 7, dtype=np.uint8), None).shape
     (3, 9, 9)
@@ -337,18 +339,22 @@ def unreadable_error(name: str, reason: str) -> InputError:
     return InputError(f"cannot read {name}: {reason}")
 
 
-def _decode_alone(writer: _PixelWriter, numbered: Iterator[NumberedImage], workers: int) -> None:
+def _decode_here(writer: _PixelWriter, numbered: Iterator[NumberedImage], workers: int) -> None:
+    """Decode in this process: all items, or until it pays to start others."""
     start = time.perf_counter()
     for place, image in numbered:
         writer.add(place, image)
         if writer.scale is None and has_final_size(image.content, writer.square):
             continue
-        waited = time.perf_counter() - start >= SECONDS_ALONE
-        if waited and workers > 1 and writer.shape is not None:
+        is_slow = time.perf_counter() - start >= SECONDS_ALONE
+        if is_slow and workers > 1 and writer.shape is not None:
             return
 
 
-def _decode_together(writer: _PixelWriter, numbered: Iterator[NumberedImage], workers: int) -> None:
+def _decode_in_parallel(
+    writer: _PixelWriter, numbered: Iterator[NumberedImage], workers: int
+) -> None:
+    """Decode the rest in other processes; this one tries again what they cannot decode."""
     running: deque[tuple[list[NumberedImage], Future[list[int]]]] = deque()
 
     def collect_first() -> None:
@@ -363,7 +369,7 @@ def _decode_together(writer: _PixelWriter, numbered: Iterator[NumberedImage], wo
     try:
         # Executor.map would read every image before it returns the first result.
         while chunk := list(islice(numbered, IMAGES_PER_TASK)):
-            assert writer.shape is not None  # known since `_decode_alone`
+            assert writer.shape is not None  # known since `_decode_here`
             target = Target(writer.path, writer.shape, writer.square, max_pixels(), writer.scale)
             contents = [image.content for _, image in chunk]
             future = submit(workers, ENVIRONMENT, write_decoded, target, chunk[0][0], contents)
@@ -383,10 +389,10 @@ def _format_size(shape: tuple[int, ...]) -> str:
 
 # ---------------------------------------------------------------- the cache
 
-VERSION = 2  # raise it if the same files give other pixels, or if the layout of a file changes
-FILES_PER_TASK = 64
-ABANDONED = 3600.0  # seconds without a write, after which its process must have died
-STRIDE = 256  # images between two reports of progress
+VERSION = 2  # raise it if the same images give other pixels, or if the layout of a file changes
+FILES_PER_TASK = 64  # files whose digest a thread computes in one go
+ABANDONED_SECONDS = 3600.0  # after so long without a write, the process of a file must have died
+IMAGES_PER_REPORT = 256  # of progress
 
 
 class CachedImages(NamedTuple):
@@ -396,24 +402,24 @@ class CachedImages(NamedTuple):
     """uint8 `[readable, 3, H, W]`, memory-mapped; writing to it does not change the cache."""
 
     readable: BoolArray
-    """Bool `[N]`, which keys of the split these images have."""
+    """Bool `[N]`, which keys of the split have an image."""
 
     skipped: list[str]
-    """Names of the other images, from the folder of the source on if they have files."""
+    """Names of the images that could not be read; of a file, its path in the source's folder."""
 
     reason: str = ""
-    """Why the first of these cannot be read."""
+    """Why the first skipped image could not be read."""
 
 
 @dataclass(frozen=True)
-class Entry:
+class CacheEntry:
     """The images of a split and how they are decoded, which determine their file in the cache."""
 
     part: Subset
-    """A listing and keys into it."""
+    """The images: a listing and keys into it."""
 
     name: str
-    """Of the split. Splits of one file share its content, and may share their keys."""
+    """The name of the split. Splits of one file share its content, and may have the same keys."""
 
     content: str
     """Digest of the listing's files (`content_digests`)."""
@@ -424,7 +430,7 @@ class Entry:
 
     @property
     def path(self) -> Path:
-        """The file in the cache folder, which need not exist."""
+        """The file in the cache folder, whether it exists or not."""
         facts = {
             "version": VERSION,
             "part": self.name,
@@ -439,12 +445,12 @@ class Entry:
 
     @property
     def is_decoded(self) -> bool:
-        """Say whether the images are decoded in the cache."""
+        """Whether the cache has the decoded images."""
         return self.path.is_file()
 
 
 def read_or_decode(
-    entry: Entry, *, skip_unreadable: bool, progress: Notify | None = None
+    entry: CacheEntry, *, skip_unreadable: bool, progress: Notify | None = None
 ) -> CachedImages:
     """Map the decoded images of a split, and decode them first if they are not in the cache.
 
@@ -472,21 +478,22 @@ def read_or_decode(
     if not stored.unreadable:
         return CachedImages(stored.images, readable, [])
     # Names come from the listing: a file may have been renamed since it was decoded.
-    lost, names = part.keys[~readable], part.listing.names
+    skipped_keys, names = part.keys[~readable], part.listing.names
     reason = stored.unreadable[min(stored.unreadable)]
     if not skip_unreadable:
-        raise unreadable_error(next(iter(part.listing.read(lost[:1]))).name, reason)
+        raise unreadable_error(next(iter(part.listing.read(skipped_keys[:1]))).name, reason)
     if names is None:
-        skipped = [image.name for image in part.listing.read(lost)]
+        skipped = [image.name for image in part.listing.read(skipped_keys)]
     else:
-        skipped = [names[key] for key in lost]
+        skipped = [names[key] for key in skipped_keys]
     return CachedImages(stored.images, readable, skipped, reason)
 
 
 def content_digests(parts: Mapping[str, Subset]) -> dict[str, str]:
     """Return the SHA-256 of each split's files: of their bytes in order, whatever their names.
 
-    Files that splits share are read once. The `stretch` of a listing is appended to the digest.
+    Files that splits share are read once. The digest ends with the listing's `stretch`, which tells
+    listings of the same files apart.
     """
     files = {name: part.listing.files for name, part in parts.items()}
     digests = {paths: _digest_files(paths) for paths in set(files.values())}
@@ -494,12 +501,12 @@ def content_digests(parts: Mapping[str, Subset]) -> dict[str, str]:
 
 
 def _digest_files(files: tuple[Path, ...]) -> str:
-    slices = [files[i : i + FILES_PER_TASK] for i in range(0, len(files), FILES_PER_TASK)]
-    whole = hashlib.sha256()
+    chunks = [files[i : i + FILES_PER_TASK] for i in range(0, len(files), FILES_PER_TASK)]
+    hasher = hashlib.sha256()
     with ThreadPoolExecutor() as pool:  # hashing and reading release Python's lock
-        for digests in pool.map(lambda few: b"".join(map(_digest_file, few)), slices):
-            whole.update(digests)
-    return whole.hexdigest()
+        for digests in pool.map(lambda chunk: b"".join(map(_digest_file, chunk)), chunks):
+            hasher.update(digests)
+    return hasher.hexdigest()
 
 
 def _digest_file(path: Path) -> bytes:
@@ -509,7 +516,7 @@ def _digest_file(path: Path) -> bytes:
 
 def _describe_square(square: Square | None) -> int | list[object] | None:
     if square is None or square == Square(square.size, resize=square.size):
-        return square and square.size  # keeps the keys from before there were preparations
+        return square and square.size  # as in earlier versions, whose files stay in use
     return list(square)
 
 
@@ -517,14 +524,15 @@ def _read_images(part: Subset, name: str, progress: Notify | None) -> Iterator[R
     """Read the images of a split one by one, when decoding needs them, and report their number."""
     task, count = f"decode {name}", len(part.keys)
     for done, image in enumerate(part.listing.read(part.keys)):
-        if progress is not None and done % STRIDE == 0:
+        if progress is not None and done % IMAGES_PER_REPORT == 0:
             progress(Event(task, done, count))
         yield image
     if progress is not None:
         progress(Event(task, count, count))
 
 
-def _decode_once(entry: Entry, skip_unreadable: bool, progress: Notify | None) -> PixelFile:
+def _decode_once(entry: CacheEntry, skip_unreadable: bool, progress: Notify | None) -> PixelFile:
+    """Decode the images into the cache, unless another process does so meanwhile."""
     path, count = entry.path, len(entry.part.keys)
     with explain_cache_errors(path.parent):
         path.parent.mkdir(parents=True, exist_ok=True)
@@ -532,7 +540,7 @@ def _decode_once(entry: Entry, skip_unreadable: bool, progress: Notify | None) -
     with lock:
         with explain_cache_errors(path.parent):
             if (stored := open_sealed(path, count)) is not None:
-                return stored  # another process has decoded them meanwhile
+                return stored
             _remove_leftovers(path)
             partial = path.with_suffix(f".{secrets.token_hex(4)}.partial")
             partial.touch(exist_ok=False)
@@ -556,9 +564,9 @@ def _decode_once(entry: Entry, skip_unreadable: bool, progress: Notify | None) -
 
 
 def _remove_leftovers(path: Path) -> None:
-    """Remove the partial files of killed processes."""
+    """Remove the partial files of killed processes; the caller holds the lock of `path`."""
     for leftover in path.parent.glob("*.partial"):
-        ours = leftover.name.startswith(f"{path.stem}.")  # this process holds the lock
+        is_of_path = leftover.name.startswith(f"{path.stem}.")
         with contextlib.suppress(FileNotFoundError):
-            if ours or time.time() - leftover.lstat().st_mtime > ABANDONED:
+            if is_of_path or time.time() - leftover.lstat().st_mtime > ABANDONED_SECONDS:
                 leftover.unlink()

@@ -12,7 +12,7 @@ import torch
 
 from fairweather.data.cache import (
     CachedImages,
-    Entry,
+    CacheEntry,
     content_digests,
     read_or_decode,
     unreadable_error,
@@ -115,8 +115,8 @@ def load_data(
         limit: at most this many test images, each class in proportion and with at least one image.
             The images of a smaller limit are among those of a larger one. If the source has one
             file per image, only their files are read.
-        parts: the splits to load: test, and perhaps train and val. The others are None, and their
-            files are not decoded.
+        parts: the splits to load: test, and perhaps train and val. Other splits stay None, and
+            their files are not decoded.
         root: the folder that a relative PATH starts from; for a named set, the folder with its
             files.
         seed: random seed of the splits, the limit, the label noise and the imbalance.
@@ -142,8 +142,8 @@ def load_data(
             or `percentile:LOW..HIGH` of each image. Colour images are an error then. By default,
             16-bit images are scaled over all 16 bits, and DICOM files by their window.
         offline: do not download missing files.
-        progress: show how far it is, and lines for a person to read, such as whether the files of
-            a named set were verified (`Event` says how).
+        progress: show how far it is, and lines for a person to read (`Event` says how). A line says
+            whether the files of a named set were verified.
 
     Raises:
         InputError: an option, a name, a file or a label is wrong; the message is one sentence.
@@ -254,7 +254,7 @@ class LoadPlan(NamedTuple):
     square: Square | None
     """How images become squares."""
 
-    entries: dict[str, Entry]
+    entries: dict[str, CacheEntry]
     """The images of each split in the cache, decoded or not."""
 
     test_images: int
@@ -317,7 +317,7 @@ def plan_loading(
     with explain_read_errors():
         contents = content_digests(parts)
     entries = {
-        name: Entry(part, name, contents[name], square, scale) for name, part in parts.items()
+        name: CacheEntry(part, name, contents[name], square, scale) for name, part in parts.items()
     }
     name = _name_prepared(listed, source, square)
     return LoadPlan(listed, name, square, entries, len(whole_test.keys), shared)
@@ -443,7 +443,7 @@ def _check_options(options: LoadOptions) -> None:
     check_limits(options)
 
 
-def _make_images(cached: CachedImages, entry: Entry, source: Source) -> Images:
+def _make_images(cached: CachedImages, entry: CacheEntry, source: Source) -> Images:
     listing, keys = entry.part.listing, entry.part.keys[cached.readable]
     labels = listing.labels[keys]
     check_no_empty_class(source.strata(labels), entry.name)

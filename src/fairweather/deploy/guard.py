@@ -129,7 +129,7 @@ class Guard:
         """Answer a batch of images, or defer them.
 
         Raises:
-            InputError: they are no images of the right size.
+            InputError: they are not images of the right size.
         """
         return self.answers(self.see(self.prepared(batch)))
 
@@ -139,7 +139,7 @@ class Guard:
         The images must be independent: give one image of each video or patient.
 
         Raises:
-            InputError: they are no images of the right size.
+            InputError: they are not images of the right size.
         """
         return self.likeness(self.see(self.prepared(batch)))
 

@@ -37,12 +37,12 @@ def load_guard(
             not given.
         coverage: of a run: the share of images whose set holds the right class, on average over
             draws of validation images; 0.9 if not given.
-        weigh: of a run that knows which images belong together: `groups` (the default), such as
-            patients, which then count alike; or `images`, so that risk and coverage are shares of
-            all images, also if some patients have many.
+        weigh: of a run that knows which images belong together. With `groups` (the default), groups
+            such as patients count equally. With `images`, risk and coverage are shares of all
+            images, also if some patients have many.
         device: `auto`, `cpu`, `cuda`, ...
         data_root: of a run: the folder with the files of its data set, if it is not where the run
-            found it; the features of validation images are made again from these.
+            found it. The features of validation images are made again from these files.
         offline: of a run: download nothing.
 
     Returns:

@@ -91,7 +91,7 @@ class Fit(FrozenRecord):
 
 
 class ShareInterval(FrozenRecord):
-    """A share with its 95 % interval; all three are None for a share of no images."""
+    """A share with its 95 % interval; without images, all three values are missing (None)."""
 
     value: Share | None
     low: Share | None

@@ -29,12 +29,13 @@ from fairweather.errors import DISK_FULL, InputError
 from fairweather.files.folders import cannot_store
 from fairweather.progress import Event, Notify
 
-CHUNK = 1 << 18  # bytes
+CHUNK = 1 << 18  # bytes that are read at once
 MEGABYTE = 10**6  # bytes; the unit of progress
 TIMEOUT = 60.0  # seconds without a byte, after which a connection counts as dropped
 ATTEMPTS = 4  # attempts in a row without a new byte, after which a download fails
 PAUSE = 1.0  # seconds before the next attempt, doubled after each attempt without a new byte
-TEMPORARY = {408, 425, 429, 500, 502, 503, 504}  # status codes that are worth another attempt
+# Worth another attempt.
+TEMPORARY_STATUSES = {408, 425, 429, 500, 502, 503, 504}
 CANNOT_WRITE = {errno.EACCES, errno.EPERM, errno.EROFS, errno.ENOTDIR, errno.EEXIST, *DISK_FULL}
 CONTENT_RANGE = re.compile(r"bytes (?:(?P<start>\d+)-\d+|\*)/(?P<total>\d+|\*)")
 
@@ -63,17 +64,16 @@ def fetch(
 
     Bytes are written to `NAME.part` beside it. This partial file is renamed to `path` once it is
     complete and its checksums are right. An interrupted download resumes at its end by a range
-    request. If the file has changed, the server sends all of it (RFC 9110, 13.1.5: If-Range). After
-    a dropped connection it tries again, until several attempts in a row bring no new byte. The
+    request. If the file has changed, the server sends all of it (RFC 9110, 13.1.5: If-Range). A
+    dropped connection is tried again, until several attempts in a row bring no new byte. Then the
     partial file stays for the next call. If two processes want the same file, the second one waits
     for the first and uses its file.
 
     Args:
         url: https; or http, if there is a checksum or the server is this machine.
-        path: of the file; its folder is created.
-        md5: of the file, as hexadecimal digits. Without md5 and sha256, an existing file is not
-            checked.
-        sha256: likewise.
+        path: where the file is stored; its folder is created.
+        md5, sha256: checksums of the file, as hexadecimal digits. Without them, an existing file is
+            not checked.
         offline: raise an error instead of downloading.
         progress: called with the megabytes so far, and with their total if the server sends it.
 
@@ -89,8 +89,8 @@ def fetch(
     from https://example.org/digits.npz there, or allow downloads
     """
     checksums = {"md5": md5, "sha256": sha256}
-    # An existing file needs no checksum any more.
-    _check_address(url, checked=any(checksums.values()) or path.is_file())
+    # An existing file is not downloaded, so plain http does no harm.
+    _check_address(url, allow_http=any(checksums.values()) or path.is_file())
     try:
         return _fetch(url, path, checksums, offline, progress)
     except OSError as error:
@@ -104,9 +104,9 @@ def split_address(url: str) -> SplitResult:
     try:
         address = urlsplit(url)
         host = address.hostname or ""
-        _ = address.port  # not a number if a password contains a slash
+        _ = address.port  # raises ValueError if a password with a slash stands in its place
     except ValueError:
-        # Not repeated: it may have a password in it.
+        # The message leaves the address out: it may have a password in it.
         raise InputError("an address cannot be downloaded: it is not well formed") from None
     if address.username is not None or address.password is not None:
         raise InputError(
@@ -116,7 +116,7 @@ def split_address(url: str) -> SplitResult:
     return address
 
 
-def _check_address(url: str, *, checked: bool) -> None:
+def _check_address(url: str, *, allow_http: bool) -> None:
     """Raise `InputError` for an address that cannot be trusted, or that contains a password."""
     address = split_address(url)
     host = address.hostname or ""
@@ -124,7 +124,7 @@ def _check_address(url: str, *, checked: bool) -> None:
         raise InputError(f"{url!r} cannot be downloaded: it is not an http or https address")
     if not host:
         raise InputError(f"{url!r} cannot be downloaded: it names no host")
-    if address.scheme == "http" and not checked and not _is_this_machine(host):
+    if address.scheme == "http" and not allow_http and not _is_this_machine(host):
         raise InputError(
             f"{url!r} cannot be downloaded: over plain http anybody on the way can change the "
             "file; give an https address, or the checksum of the file (weights_sha256)"
@@ -141,8 +141,8 @@ def _is_this_machine(host: str) -> bool:
 class _Redirects(urllib.request.HTTPRedirectHandler):
     """Follows redirects only to addresses that a caller could have given."""
 
-    def __init__(self, checked: bool) -> None:
-        self.checked = checked
+    def __init__(self, allow_http: bool) -> None:
+        self.allow_http = allow_http
 
     def redirect_request(
         self,
@@ -154,7 +154,7 @@ class _Redirects(urllib.request.HTTPRedirectHandler):
         newurl: str,
     ) -> urllib.request.Request | None:
         try:
-            _check_address(newurl, checked=self.checked)
+            _check_address(newurl, allow_http=self.allow_http)
         except InputError as error:
             fp.close()
             raise InputError(f"{req.full_url} leads to another address: {error}") from None
@@ -184,9 +184,9 @@ def _fetch(
         if part.is_symlink() or _mark_path(part).is_symlink():
             _discard(part)  # remove the links: the files that they point to are not ours to write
         _download(url, part, any(checksums.values()), progress)
-        if wrong := _wrong_digest(part, checksums):
+        if mismatch := _describe_mismatch(part, checksums):
             _discard(part)
-            raise InputError(f"the file from {url} has {wrong}; it was removed")
+            raise InputError(f"the file from {url} has {mismatch}; it was removed")
         part.replace(path)
         _discard(part)
     return path
@@ -200,9 +200,9 @@ def file_digest(path: Path, algorithm: str) -> str:
     'd41d8cd98f00b204e9800998ecf8427e'
     """
     # Some systems forbid MD5 for security; here it only finds damaged downloads.
-    new = functools.partial(hashlib.new, algorithm, usedforsecurity=False)
+    new_hash = functools.partial(hashlib.new, algorithm, usedforsecurity=False)
     with path.open("rb") as file:
-        return hashlib.file_digest(file, new).hexdigest()
+        return hashlib.file_digest(file, new_hash).hexdigest()
 
 
 def combined_digest(paths: Iterable[Path]) -> str:
@@ -212,78 +212,81 @@ def combined_digest(paths: Iterable[Path]) -> str:
 
 
 def _check_existing(path: Path, checksums: Mapping[str, str | None]) -> Path:
-    if wrong := _wrong_digest(path, checksums):
-        raise InputError(f"{str(path)!r} has {wrong}; remove it to download it again")
+    if mismatch := _describe_mismatch(path, checksums):
+        raise InputError(f"{str(path)!r} has {mismatch}; remove it to download it again")
     return path
 
 
-def _wrong_digest(path: Path, checksums: Mapping[str, str | None]) -> str | None:
+def _describe_mismatch(path: Path, checksums: Mapping[str, str | None]) -> str | None:
+    """Name the checksum that a file should have and the one that it has; None if they agree."""
     for algorithm, expected in checksums.items():
         if expected and (digest := file_digest(path, algorithm)) != expected.lower():
             return f"the {algorithm.upper()} {digest} and not {expected}"
     return None
 
 
-def _download(url: str, part: Path, checked_later: bool, progress: Notify | None) -> None:
-    furthest, failures = _size(part), 0
+def _download(url: str, part: Path, has_checksum: bool, progress: Notify | None) -> None:
+    """Attempt the download until it is complete, or several attempts bring no new byte."""
+    largest, failures = _size(part), 0
     while True:
         try:
-            return _attempt(url, part, checked_later, progress)
-        except _DroppedError as dropped:
-            failures = 0 if _size(part) > furthest else failures + 1
-            furthest = max(furthest, _size(part))
+            return _attempt(url, part, has_checksum, progress)
+        except _DroppedError as error:
+            failures = 0 if _size(part) > largest else failures + 1
+            largest = max(largest, _size(part))
             if failures == ATTEMPTS:
                 raise InputError(
-                    f"{url} cannot be downloaded now ({dropped}): try again later, or put the file "
+                    f"{url} cannot be downloaded now ({error}): try again later, or put the file "
                     f"at {str(part.with_suffix(''))!r} yourself"
-                ) from dropped
+                ) from error
         time.sleep(PAUSE * 2**failures)
 
 
-def _attempt(url: str, part: Path, checked_later: bool, progress: Notify | None) -> None:
+def _attempt(url: str, part: Path, has_checksum: bool, progress: Notify | None) -> None:
+    """Complete the partial file in one request; raises `_DroppedError` if another may succeed."""
     mark = _read_partial_mark(part)
     # Without a validator, only a checksum shows that two pieces belong to different files.
-    usable = mark.url == url and (mark.validator or checked_later)
-    done = _size(part) if usable else 0
+    can_resume = mark.url == url and (mark.validator or has_checksum)
+    done = _size(part) if can_resume else 0
     try:
-        response = _open(url, done, mark.validator, checked_later)
+        response = _open(url, done, mark.validator, has_checksum)
     except urllib.error.HTTPError as error:
         with error:
             if error.code == 416 and done and _content_range(error.headers)[1] == done:
                 return  # the partial file is complete: the server has no bytes after its end
         if error.code == 416 and done:
             _discard(part)
-        elif error.code not in TEMPORARY:
+        elif error.code not in TEMPORARY_STATUSES:
             raise InputError(
                 f"{url} cannot be downloaded: the server says {error.code} {error.reason}"
             ) from error
         raise _DroppedError(f"the server says {error.code} {error.reason}") from error
     with response:
-        source = _PartialMark(url, _validator(response.headers))
+        new_mark = _PartialMark(url, _validator(response.headers))
         if response.status == http.client.PARTIAL_CONTENT:
             start, total = _content_range(response.headers)
             # An answer to If-Range may leave out the date (RFC 9110, 15.3.7).
-            if start != done or source.validator not in ("", mark.validator):
+            if start != done or new_mark.validator not in ("", mark.validator):
                 _discard(part)
                 raise _DroppedError("the file changed during the download")
         else:
             length = response.headers["Content-Length"]
             done, total = 0, int(length) if length and length.isdecimal() else None
             part.write_bytes(b"")  # before the new mark: it must never describe old bytes
-            _mark_path(part).write_text(json.dumps(source._asdict()), encoding="utf-8")
+            _mark_path(part).write_text(json.dumps(new_mark._asdict()), encoding="utf-8")
         _append(part, _chunks(response, done, total), done, total, progress)
     if total is not None and _size(part) != total:
         raise _DroppedError(f"the connection ended after {_size(part)} of {total} bytes")
 
 
-def _open(url: str, done: int, validator: str, checked_later: bool) -> http.client.HTTPResponse:
+def _open(url: str, done: int, validator: str, has_checksum: bool) -> http.client.HTTPResponse:
     headers = {"Accept-Encoding": "identity", "User-Agent": "fairweather"}
     if done:
         headers["Range"] = f"bytes={done}-"
         if validator:
             headers["If-Range"] = validator
     # A new opener: urlopen reads the proxies once and keeps them for the whole process.
-    opener = urllib.request.build_opener(_Redirects(checked_later))
+    opener = urllib.request.build_opener(_Redirects(has_checksum))
     try:
         return opener.open(urllib.request.Request(url, headers=headers), timeout=TIMEOUT)
     except urllib.error.HTTPError:
@@ -332,6 +335,7 @@ def _append(
 
 
 def _content_range(headers: Message) -> tuple[int | None, int | None]:
+    """The first byte and the total of a partial answer; None for what it does not say."""
     match = CONTENT_RANGE.fullmatch((headers.get("Content-Range") or "").strip())
     if not match:
         return None, None
@@ -340,8 +344,9 @@ def _content_range(headers: Message) -> tuple[int | None, int | None]:
 
 
 def _validator(headers: Message) -> str:
+    """The header by which a server tells versions of a file apart; empty if it sent none."""
     tag = headers.get("ETag") or ""
-    if tag and not tag.startswith("W/"):  # a weak one does not promise the same bytes
+    if tag and not tag.startswith("W/"):  # a weak tag does not promise the same bytes
         return tag
     return headers.get("Last-Modified") or ""
 

@@ -22,14 +22,14 @@ if TYPE_CHECKING:
 
 # ---------------------------------------------------------------- CSV
 
-# A spreadsheet treats a text that begins like this as a formula, and formulas can start programs.
-FORMULA = ("=", "+", "-", "@", "\t", "\r")
+# A spreadsheet reads a text that begins with one of these as a formula, which can start programs.
+FORMULA_STARTS = ("=", "+", "-", "@", "\t", "\r")
 NUMBER = re.compile(r"[-+]?([0-9]+\.?[0-9]*|\.[0-9]+)([eE][-+]?[0-9]+)?")
 
-# Python quotes a text that contains its line ending. It does not quote other carriage returns,
-# which readers take for the end of a row.
+# Python quotes a cell only if it contains a character of the line ending. With this ending, it also
+# quotes a cell with a carriage return, which readers would take for the end of a row.
 _LINE_END = "\r\n"
-_QUOTED = re.compile(r'(?<![^,;\t ])"(?:[^"]|"")*"')  # a cell in quotes
+_QUOTED_CELL = re.compile(r'(?<![^,;\t ])"(?:[^"]|"")*"')
 
 
 def escape_formula(value: object) -> object:
@@ -37,44 +37,44 @@ def escape_formula(value: object) -> object:
 
     A text that is a number, such as a level of -0.1, is not a formula.
 
-    >>> escape_formula("=1+1"), escape_formula("-a"), escape_formula("-0.1"), escape_formula(
-    ...     "a=b"
-    ... ), escape_formula(-1)
-    ("'=1+1", "'-a", '-0.1', 'a=b', -1)
+    >>> [escape_formula(value) for value in ("=1+1", "-a", "-0.1", "a=b", -1)]
+    ["'=1+1", "'-a", '-0.1', 'a=b', -1]
     """
-    if isinstance(value, str) and value.startswith(FORMULA) and not NUMBER.fullmatch(value):
+    if isinstance(value, str) and value.startswith(FORMULA_STARTS) and not NUMBER.fullmatch(value):
         return f"'{value}"
     return value
 
 
 def rows_to_csv(rows: Iterable[Iterable[object]]) -> str:
-    """Write rows as CSV whose lines end with a line feed; each reads back as one row.
+    """Write rows as CSV. Lines end with a line feed, and each row reads back as one row.
 
     >>> rows_to_csv([["file", "class"], ["a\\r=1+1", "b,c"]])
     'file,class\\n"a\\r=1+1","b,c"\\n'
     """
-    lines = _LineFeedText()
-    csv.writer(lines, lineterminator=_LINE_END).writerows(rows)
-    return lines.getvalue()
+    text = _LineFeedText()
+    csv.writer(text, lineterminator=_LINE_END).writerows(rows)
+    return text.getvalue()
 
 
 def frame_to_csv(frame: pd.DataFrame, float_format: str | None = "%.8g") -> str:
-    """Write a frame as CSV likewise, its numbers with eight significant digits, or all with None.
+    """Write a frame as CSV, as `rows_to_csv` does.
+
+    Numbers have eight significant digits; with None, as many as they need to be read back.
 
     >>> import pandas as pd
     >>> frame_to_csv(pd.DataFrame({"class": ["a\\rb"], "value": [1 / 3]}))
     'class,value\\n"a\\rb",0.33333333\\n'
     """
-    lines = _LineFeedText()
-    frame.to_csv(lines, index=False, float_format=float_format, lineterminator=_LINE_END)
-    return lines.getvalue()
+    text = _LineFeedText()
+    frame.to_csv(text, index=False, float_format=float_format, lineterminator=_LINE_END)
+    return text.getvalue()
 
 
 def read_csv_rows(path: Path, delimiter: str | None = None) -> list[tuple[int, list[str]]]:
     """Read the rows of a CSV file with the numbers of their lines; empty lines are left out.
 
-    Cells are separated by commas, semicolons or tabs, as the first line shows if no delimiter is
-    given; blanks around them are cut.
+    Without a delimiter, the first line shows whether it is comma, semicolon or tab. Blanks around
+    cells are cut.
 
     Raises `InputError` for a file that is not CSV.
     """
@@ -88,22 +88,22 @@ def read_csv_rows(path: Path, delimiter: str | None = None) -> list[tuple[int, l
         raise InputError(f"{str(path)!r} cannot be read as CSV: {error}") from error
 
 
-def find_delimiter(lines: Iterable[str], otherwise: str = ",") -> str:
-    """Find the most frequent of comma, semicolon and tab in the lines, outside quoted cells.
+def find_delimiter(lines: Iterable[str], default: str = ",") -> str:
+    """Find which of comma, semicolon and tab every line has most often, outside quoted cells.
 
     >>> find_delimiter(["a;b,c;d", "1;2;3"]), find_delimiter(["a b"], "space")
     (';', 'space')
     >>> find_delimiter(['file,"grade (0: none; 1: mild; 2: severe)"'])
     ','
     """
-    bare = [_QUOTED.sub("", line) for line in lines]
-    counts = {mark: min(line.count(mark) for line in bare) for mark in ",;\t"}
+    unquoted = [_QUOTED_CELL.sub("", line) for line in lines]
+    counts = {mark: min(line.count(mark) for line in unquoted) for mark in ",;\t"}
     best = max(counts, key=counts.__getitem__)
-    return best if counts[best] else otherwise
+    return best if counts[best] else default
 
 
 class _LineFeedText(io.StringIO):
-    """A text buffer for rows, each of which ends with a line feed alone."""
+    """A text buffer that replaces the line ending of each row by a line feed."""
 
     def write(self, row: str) -> int:
         return super().write(row.removesuffix(_LINE_END) + "\n")
@@ -137,16 +137,16 @@ def read_parquet_batches(path: Path, columns: Sequence[str], rows: int) -> Itera
 
 
 def _check_columns(file: pq.ParquetFile, columns: Sequence[str] | None, path: Path) -> list[str]:
-    """The names of the columns that are asked for, or of all, if each is the name of one.
+    """The names of the columns to read, or of all; raises `InputError` if two columns share one.
 
     pyarrow treats a name as the beginning of a path: `label` selects a whole structure, and also a
-    column `label.fine`. So the names must be selected once more.
+    column `label.fine`. So a caller selects the names once more from the columns it has read.
     """
-    # Counted once: predictions may have a column for each of 20,000 classes.
-    known = Counter(file.schema_arrow.names)
-    names = list(known if columns is None else columns)
-    if twice := [name for name in names if known[name] > 1]:
-        raise InputError(f"{str(path)!r} has two columns with the name {twice[0]!r}")
+    # A Counter is fast: predictions may have a column for each of 20,000 classes.
+    counts = Counter(file.schema_arrow.names)
+    names = list(counts if columns is None else columns)
+    if repeated := [name for name in names if counts[name] > 1]:
+        raise InputError(f"{str(path)!r} has two columns with the name {repeated[0]!r}")
     return names
 
 

@@ -42,10 +42,10 @@ from fairweather.types.measurement import (
 from fairweather.variants.calibration import LogitDivisor
 from fairweather.variants.fitted import NOTHING_FITTED, FittedParameters
 
-SLOW_SECONDS = 1.0  # seconds; longer predictions show their progress
+SLOW_SECONDS = 1.0  # longer predictions show their progress
 T = TypeVar("T")
 WhenHalved = Callable[[int], None]
-FeatureGetter = Callable[[], npt.NDArray[np.float32] | None]  # returns those of the last batch
+FeatureGetter = Callable[[], npt.NDArray[np.float32] | None]  # gives those of the last pass
 
 # ---------------------------------------------------------------- networks while they predict
 
@@ -71,8 +71,8 @@ def restore_modules(modules: Iterable[nn.Module]) -> Iterator[None]:
     try:
         yield
     finally:
-        for tensor, share in zip(tensors, data, strict=True):
-            tensor.data = share
+        for tensor, original in zip(tensors, data, strict=True):
+            tensor.data = original
         for module, name, buffer in buffers:
             module._buffers[name] = buffer
         for module, training in modes.items():
@@ -92,13 +92,14 @@ def evaluation_mode(model: nn.Module, device: torch.device) -> Iterator[None]:
 
 @contextmanager
 def watch_last_layer(model: nn.Module) -> Iterator[FeatureGetter]:
-    """Return a function that returns the input of the last layer with parameters in the last pass.
+    """Return a function that gives the features of the last pass: the input of the last layer.
 
-    It returns None if that layer is not linear or its input is not `[B, D]`.
+    Only layers with parameters count. The function gives None if the last one is not linear or its
+    input is not `[B, D]`.
     """
     features: list[torch.Tensor] = []
 
-    def keep(module: nn.Module, arguments: tuple[Any, ...], _: object) -> None:
+    def store_input(module: nn.Module, arguments: tuple[Any, ...], _: object) -> None:
         features.clear()
         match arguments:
             case (torch.Tensor(ndim=2) as inputs, *_) if isinstance(module, nn.Linear):
@@ -110,7 +111,7 @@ def watch_last_layer(model: nn.Module) -> Iterator[FeatureGetter]:
         for module in model.modules()
         if not any(True for _ in module.children()) and any(True for _ in module.parameters())
     ]
-    hooks = [layer.register_forward_hook(keep) for layer in layers]
+    hooks = [layer.register_forward_hook(store_input) for layer in layers]
     try:
         yield lambda: features.pop().float().cpu().numpy() if features else None
     finally:
@@ -170,8 +171,9 @@ def compute_logits(
 ) -> torch.Tensor:
     """Return the logits of one batch of 8-bit images, float32 `[B, classes]` on the CPU.
 
-    An attack changes the images as a float tensor on the device. Images and logits
-    are copies: a model may change its input, and reuse the memory of its output.
+    An attack changes the images as a float tensor on the device, and calls `tell` with the share of
+    its work that is done. Images and logits are copies: a model may change its input, and reuse the
+    memory of its output.
     """
     # Only page-locked memory, which batches for CUDA devices have, is copied without waiting.
     images = batch.images.to(device, non_blocking=device.type == "cuda")
@@ -186,25 +188,28 @@ def compute_logits(
 
 
 def check_logits(logits: object) -> None:
-    """Raise `InputError` unless these are plain real numbers `[B, classes]`.
+    """Raise `InputError` unless the logits are a dense tensor of real numbers `[B, classes]`.
 
     >>> check_logits(torch.zeros(2, 3, dtype=torch.bool))
     Traceback (most recent call last):
     fairweather.errors.InputError: a classifier must return logits as real numbers [B, classes],
     found a tensor of torch.bool
     """
-    must = "a classifier must return logits as real numbers [B, classes], found"
+    expected = "a classifier must return logits as real numbers [B, classes], found"
     if not isinstance(logits, torch.Tensor):
-        raise InputError(f"{must} a {type(logits).__name__}")
+        raise InputError(f"{expected} a {type(logits).__name__}")
     if kind := special_kind(logits):
-        raise InputError(f"{must} a {kind} tensor")
+        raise InputError(f"{expected} a {kind} tensor")
     if logits.dtype == torch.bool:
-        raise InputError(f"{must} a tensor of {logits.dtype}")
+        raise InputError(f"{expected} a tensor of {logits.dtype}")
     if logits.ndim != 2:
-        raise InputError(f"{must} a tensor {list(logits.shape)}")
+        raise InputError(f"{expected} a tensor {list(logits.shape)}")
 
 
-def _start(images: Images, device: str | torch.device, arithmetic: Arithmetic) -> torch.device:
+def _check_and_resolve(
+    images: Images, device: str | torch.device, arithmetic: Arithmetic
+) -> torch.device:
+    """The device by its name, if the images and the precision can be used on it."""
     if len(images) == 0:
         raise InputError("prediction needs at least one image, found none")
     device = resolve_device(device) if isinstance(device, str) else device
@@ -216,14 +221,14 @@ def _start(images: Images, device: str | torch.device, arithmetic: Arithmetic) -
 
 
 class KnownFeatures(NamedTuple):
-    """Known images that new images are compared with."""
+    """The features of known images, which out-of-distribution scores compare new images with."""
 
     features: npt.NDArray[np.float32] | None = None
-    """float32 `[M, D]` of known images; None if there are none to compare with."""
+    """float32 `[M, D]`; None leaves only the scores that use logits."""
 
 
 class Predictor(NamedTuple):
-    """A model that predicts, and what is done with its logits."""
+    """A model, and what is stored of its logits."""
 
     model: nn.Module
     """Float images in [0, 1] to logits."""
@@ -232,30 +237,31 @@ class Predictor(NamedTuple):
     """How its logits are changed."""
 
     known: KnownFeatures | None = None
-    """If given, the scores of `OOD_SCORES` are computed too, from the changed logits."""
+    """None to compute no out-of-distribution scores; else they come from the changed logits."""
 
     adapts: bool = False
-    """Whether it adapts to the images, so that it has an order and batches of its own."""
+    """Whether the model adapts to the batches it sees, so that it has an order and batches of its
+    own."""
 
     keeps_logits: bool = False
     """Keep the logits of any number of classes."""
 
     task: Task = CLASSIFICATION_TASK
-    """What is stored of the changed logits."""
+    """Which columns are stored of the changed logits."""
 
-    def make_columns(
+    def finish(
         self, images: Images, outputs: np.ndarray, features: npt.NDArray[np.float32] | None
     ) -> AnyPredictions:
         """The predictions to store, from the model's logits for images."""
         logits = self.fitted.change(outputs)
         labels, keys = images.labels.numpy(), images.keys.numpy()
-        columns = make_predictions(logits, labels, keys, images.classes, self.fitted, self.task)
+        predictions = make_predictions(logits, labels, keys, images.classes, self.fitted, self.task)
         if self.keeps_logits:
-            columns = columns.with_columns(logits=logits)
+            predictions = predictions.with_columns(logits=logits)
         if self.known is None:
-            return columns
+            return predictions
         scores = compute_ood_scores(OodInputs(logits, features, self.known.features))
-        return columns.with_columns(ood_scores=scores)
+        return predictions.with_columns(ood_scores=scores)
 
 
 @shows_progress
@@ -324,11 +330,11 @@ def predict(
 def make_image_notifier(
     task: str, total: int, progress: Notify | bool | None
 ) -> Callable[[float], None]:
-    """Make a callback that shows how many images of a task are done, if it takes long."""
-    notify, began = to_notify(progress), time.monotonic()
+    """Make a callback that shows how many images of a task are done, once it has taken long."""
+    notify, start = to_notify(progress), time.monotonic()
 
     def tell(done: float) -> None:
-        if time.monotonic() - began >= SLOW_SECONDS:
+        if time.monotonic() - start >= SLOW_SECONDS:
             notify(Event(task, int(done), total, part=done % 1))
 
     return tell
@@ -343,12 +349,12 @@ def predict_batches(
     device: str | torch.device = "auto",
     arithmetic: Arithmetic = FP32,
     seed: int = 0,
-    makers: BatchShifter | None = None,
-    keep: torch.Tensor | None = None,
+    shifters: BatchShifter | None = None,
+    out: torch.Tensor | None = None,
     when_halved: WhenHalved | None = None,
     tell: Callable[[float], None] | None = None,
 ) -> list[AnyPredictions]:
-    """Predict with several models as `predict` does, but shift every batch only once for all.
+    """Predict with several models as `predict` does, but shift every batch only once.
 
     Under attack, every model sees its own attacked images.
 
@@ -357,15 +363,16 @@ def predict_batches(
         images, shift, device, seed, when_halved: as in `predict`.
         arithmetic: how the logits are computed.
         batches: index of each batch.
-        makers: shift batches ahead, while the models predict earlier ones; the result does not
-            depend on them.
-        keep: uint8, like the pixels of `images`; it receives the shifted pixels.
-        tell: called with how many images are predicted so far, also between the runs of an attack.
+        shifters: shift batches ahead, while the models predict earlier ones; None gives the same
+            result.
+        out: uint8, like the pixels of `images`; it receives the shifted pixels.
+        tell: called with the mean number of images that each model has predicted so far, also
+            between the runs of an attack.
 
     Returns:
         The predictions of each model, in the order of the batches.
     """
-    device = _start(images, device, arithmetic)
+    device = _check_and_resolve(images, device, arithmetic)
     attack, shift = (shift, None) if isinstance(shift, Attack) else (None, shift)
     done = 0
 
@@ -378,7 +385,7 @@ def predict_batches(
         logits = compute_logits(predictor.model, part, attack, device, arithmetic, seed, tell_share)
         tell_share(1.0)
         done += len(part)
-        return predictor.make_columns(part, logits.numpy(), features())
+        return predictor.finish(part, logits.numpy(), features())
 
     batcher = Batcher(len(images), when_halved)
     parts: list[list[AnyPredictions]] = [[] for _ in predictors]
@@ -392,11 +399,11 @@ def predict_batches(
                 getters.append(modes.enter_context(watch_last_layer(predictor.model)))
         pinned = device.type == "cuda"
         for batch in shifted_batches(
-            images, shift, seed, batches, makers=makers, pinned=pinned, keep=keep
+            images, shift, seed, batches, shifters=shifters, pinned=pinned, out=out
         ):
-            for predictor, features, finished in zip(predictors, getters, parts, strict=True):
-                finished.extend(batcher.parts(batch, partial(predict_part, predictor, features)))
-    return [join_predictions(finished) for finished in parts]
+            for predictor, features, model_parts in zip(predictors, getters, parts, strict=True):
+                model_parts.extend(batcher.parts(batch, partial(predict_part, predictor, features)))
+    return [join_predictions(model_parts) for model_parts in parts]
 
 
 def make_predictions(
@@ -409,8 +416,9 @@ def make_predictions(
 ) -> AnyPredictions:
     """Make the per-image columns of a cell from float32 logits `[N, classes]`.
 
-    `labels` and `keys` are int64 `[N]`, `classes` the names in label order; `fitted` is what has
-    changed the logits, and `task` says what is stored of them: of classification, `Predictions`.
+    `labels` and `keys` are int64 `[N]`, `classes` the names in label order. `fitted` is what has
+    changed the logits. `task` says which columns are made of them: for classification,
+    `Predictions`.
     """
     if logits.shape[1] != len(classes):
         raise InputError(
@@ -432,7 +440,7 @@ def join_predictions(parts: Sequence[P]) -> P:
 
 
 class NetworkOutputs(NamedTuple):
-    """What a network says about images."""
+    """The logits and features of a network for some images."""
 
     logits: npt.NDArray[np.float32]
     """float32 `[N, classes]`."""
@@ -450,7 +458,7 @@ def compute_outputs(
     device: str | torch.device = "auto",
     arithmetic: Arithmetic = FP32,
     when_halved: WhenHalved | None = None,
-    done: Callable[[int], None] | None = None,
+    tell: Callable[[int], None] | None = None,
 ) -> NetworkOutputs:
     """Predict clean images, and keep the features too; labels are not used.
 
@@ -461,7 +469,7 @@ def compute_outputs(
         device: `auto`, `cpu`, `cuda`, ...
         arithmetic: how the logits are computed.
         when_halved: called with the new batch size when memory has run out.
-        done: called with the number of images done after each batch.
+        tell: called after each batch with the number of images predicted so far.
 
     Raises:
         InputError: there are no images, or the model returns something else than logits.
@@ -472,7 +480,7 @@ def compute_outputs(
     >>> outputs.logits.shape, outputs.features.shape
     ((4, 2), (4, 5))
     """
-    device = _start(images, device, arithmetic)
+    device = _check_and_resolve(images, device, arithmetic)
     logits: list[npt.NDArray[np.float32]] = []
     features: list[npt.NDArray[np.float32]] = []
     with evaluation_mode(model, device), watch_last_layer(model) as last_features:
@@ -487,16 +495,16 @@ def compute_outputs(
             if outputs.features is not None:
                 features.append(outputs.features)
             count += len(outputs.logits)
-            if done is not None:
-                done(count)
+            if tell is not None:
+                tell(count)
     joined = np.concatenate(features) if len(features) == len(logits) else None
     return NetworkOutputs(np.concatenate(logits), joined)
 
 
 # ---------------------------------------------------------------- plain and adapted models together
 
-# Bytes. Plain and adapted models need different batches of the same shifted images. These are kept
-# if they are not larger than this; otherwise they are made twice.
+# Plain and adapted models need different batches of the same shifted images. The shifted images are
+# kept for both if they are not larger than this; otherwise the shift is applied twice.
 MOST_KEPT_BYTES = 2**29
 
 
@@ -506,26 +514,26 @@ def predict_shared(
     shift: Shift | Attack,
     *,
     batch_size: int,
-    fitting: int | None = None,
+    safe_batch_size: int | None = None,
     device: torch.device,
     arithmetic: Arithmetic = FP32,
     seed: int = 0,
-    makers: BatchShifter | None = None,
+    shifters: BatchShifter | None = None,
     when_halved: WhenHalved | None = None,
     tell: Callable[[float], None] | None = None,
 ) -> list[AnyPredictions]:
     """Predict with several models as if one by one; models that adapt have their own batches.
 
-    These see the images in batches of nearly equal size, in an order shuffled by a fixed seed. A
-    data set sorted by class would otherwise give batches of one class, with other statistics than
-    the data.
+    Models that adapt see the images in batches of nearly equal size, in an order shuffled by a
+    fixed seed. A data set sorted by class would otherwise give batches of one class, with other
+    statistics than the data.
 
     Args:
         predictors: the models.
-        images, shift, device, arithmetic, seed, makers: as in `predict_batches`.
+        images, shift, device, arithmetic, seed, shifters: as in `predict_batches`.
         batch_size: images per forward pass.
-        fitting: a smaller number for which the memory is sufficient; models that adapt have
-            `batch_size` all the same.
+        safe_batch_size: a smaller batch size that is known to fit into memory. It is only for
+            models that do not adapt: for the others it would change the result.
         when_halved, tell: as in `predict_batches`, of models that do not adapt.
 
     Returns:
@@ -537,32 +545,38 @@ def predict_shared(
     """
     plain = [model for model in predictors if not model.adapts]
     adapted = [model for model in predictors if model.adapts]
-    keep, changes = None, shift.level is not None
-    if changes and plain and adapted and images.images.nbytes <= MOST_KEPT_BYTES:
-        keep = torch.empty_like(images.images)
-    predict_some = partial(
-        predict_batches, device=device, arithmetic=arithmetic, seed=seed, makers=makers
+    shifted_pixels, is_shifted = None, shift.level is not None
+    if is_shifted and plain and adapted and images.images.nbytes <= MOST_KEPT_BYTES:
+        shifted_pixels = torch.empty_like(images.images)
+    predict_group = partial(
+        predict_batches, device=device, arithmetic=arithmetic, seed=seed, shifters=shifters
     )
-    predictions: dict[bool, Iterator[AnyPredictions]] = {}
+    predictions: dict[bool, Iterator[AnyPredictions]] = {}  # by whether the model adapts
     if plain:
-        batches = batch_slices(len(images), fitting or batch_size)
-        part = predict_some(
-            plain, images, shift, batches=batches, keep=keep, when_halved=when_halved, tell=tell
+        batches = batch_slices(len(images), safe_batch_size or batch_size)
+        in_order = predict_group(
+            plain,
+            images,
+            shift,
+            batches=batches,
+            out=shifted_pixels,
+            when_halved=when_halved,
+            tell=tell,
         )
-        predictions[False] = iter(part)
+        predictions[False] = iter(in_order)
     if adapted:
         if len(images) < 2 or batch_size < 2:
             raise InputError("a model that adapts needs at least two images in a batch")
         order = np.random.default_rng(0).permutation(len(images))
         chunks = np.array_split(order, math.ceil(len(images) / batch_size))
-        shuffled = predict_some(
+        shuffled = predict_group(
             adapted,
-            images if keep is None else replace(images, images=keep),
-            shift if keep is None else None,
+            images if shifted_pixels is None else replace(images, images=shifted_pixels),
+            shift if shifted_pixels is None else None,
             batches=[torch.from_numpy(chunk) for chunk in chunks],
             when_halved=_refuse_smaller,
         )
-        predictions[True] = (part.take(np.argsort(order)) for part in shuffled)
+        predictions[True] = (each.take(np.argsort(order)) for each in shuffled)
     return [next(predictions[model.adapts]) for model in predictors]
 
 

@@ -1,9 +1,9 @@
-"""Processes that shift batches of images ahead, and the code that starts and asks them.
+"""Processes that shift batches of images ahead, and the code that starts them and sends orders.
 
-A shifter reads lines of JSON and answers each with a line. Pixels stay in memory that both
-processes have mapped, where the shifter overwrites them. These are processes because two threads
-shift only 1.4 times as fast as one: many small steps of NumPy hold Python's
-lock (benchmarks/notes/sharing.md). A shifter ends as soon as its input ends.
+A shifter reads lines of JSON and answers each with a line. It ends as soon as its input ends.
+Pixels stay in memory that both processes have mapped, where the shifter overwrites them. Two
+threads would shift only 1.4 times as fast as one: many small steps of NumPy hold Python's lock
+(benchmarks/notes/sharing.md).
 """
 
 from __future__ import annotations
@@ -29,7 +29,7 @@ from fairweather.processes import describe_exit, send_line, start_module, take_s
 from fairweather.types.measurement import Attack, Images, Shift
 from fairweather.types.record import FrozenRecord
 
-SLOTS = 2  # batches of each shifter: one in progress, and one that waits
+SLOTS = 2  # places for batches in a shifter's memory: one in progress, and one that waits
 
 
 class ShiftOrder(FrozenRecord):
@@ -51,16 +51,19 @@ class ShiftOrder(FrozenRecord):
     """Seed of random shifts."""
 
     @property
-    def size(self) -> int:
+    def nbytes(self) -> int:
         """Bytes of the pixels."""
         return int(np.prod(self.shape))
 
 
 class ShiftAnswer(FrozenRecord):
-    """The answer to an order: an error or nothing, and whether the input is at fault."""
+    """The answer to an order."""
 
     error: str = ""
-    is_input: bool = False
+    """Message or traceback; empty if the batch is shifted."""
+
+    is_input_error: bool = False
+    """Whether the user's input is at fault, not the program."""
 
 
 class Shifters:
@@ -71,24 +74,24 @@ class Shifters:
     """
 
     def __init__(self, number: int) -> None:
-        self.number, self.most = number, SLOTS * number
+        self.number, self.max_batches = number, SLOTS * number
         self._processes: list[_ShifterProcess] = []
         self._turns: Iterator[_ShifterProcess] = iter(())
 
     def start(self, batch: Images, shift: Shift, seed: int) -> Callable[[], Images]:
-        """Begin to shift a batch; ask for results in the order in which batches began."""
+        """Begin to shift a batch; collect results in the order in which batches began."""
         if not self._processes:
             self._processes = [_ShifterProcess() for _ in range(self.number)]
             self._turns = itertools.cycle(self._processes)
         process = next(self._turns)
-        number, view = process.put(batch, shift.id, seed)
+        order_number, view = process.order(batch, shift.id, seed)
         labels, keys, classes = batch.labels, batch.keys, batch.classes
 
-        def result() -> Images:
-            process.wait(number)
+        def wait_for_batch() -> Images:
+            process.wait_for_order(order_number)
             return Images(torch.from_numpy(view.copy()), labels, keys, classes)
 
-        return result
+        return wait_for_batch
 
     def end(self) -> None:
         """End the processes."""
@@ -109,17 +112,18 @@ class _ShifterProcess:
             "fairweather.inference.shifters", str(self._file), pass_fds=[self._file]
         )
         self._memory: mmap.mmap | None = None
-        self._slot = self._ordered = self._answered = 0
+        self._slot_bytes = self._order_count = self._answer_count = 0
 
-    def put(self, batch: Images, shift: str, seed: int) -> tuple[int, np.ndarray]:
+    def order(self, batch: Images, shift: str, seed: int) -> tuple[int, np.ndarray]:
         """Copy the pixels of a batch into the next slot and order the shift.
 
-        Returns the number of orders so far, with this one, and the pixels in the slot.
+        Returns the number of this order, counted from 1, and the pixels in the slot.
         """
         pixels = batch.images.numpy()
-        self._wait_until(self._ordered - SLOTS + 1)  # the slot may belong to an abandoned order
-        memory = self._memory_for(pixels.nbytes)
-        offset = self._ordered % SLOTS * self._slot
+        # The slot may belong to an abandoned order.
+        self._read_answers(self._order_count - SLOTS + 1)
+        memory = self._memory_with_slots(pixels.nbytes)
+        offset = self._order_count % SLOTS * self._slot_bytes
         view = np.frombuffer(memory, np.uint8, pixels.nbytes, offset).reshape(pixels.shape)
         view[...] = pixels
         order = ShiftOrder(
@@ -130,29 +134,29 @@ class _ShifterProcess:
             seed=seed,
         )
         send_line(self._process, order.model_dump_json())
-        self._ordered += 1
-        return self._ordered, view
+        self._order_count += 1
+        return self._order_count, view
 
-    def _memory_for(self, size: int) -> mmap.mmap:
-        """The memory, large enough for two batches of this size; views of the former one last."""
-        if self._memory is None or size > self._slot:
-            self._wait_until(self._ordered)  # slots change their places
-            self._slot = size
+    def _memory_with_slots(self, size: int) -> mmap.mmap:
+        """The memory, enlarged to slots of `size` bytes if needed; older views stay valid."""
+        if self._memory is None or size > self._slot_bytes:
+            self._read_answers(self._order_count)  # their slots are about to move
+            self._slot_bytes = size
             os.ftruncate(self._file, SLOTS * size)
             self._memory = mmap.mmap(self._file, SLOTS * size)
         return self._memory
 
-    def wait(self, number: int) -> None:
-        """Wait for the answer to an order, and skip the answers to earlier ones."""
-        answer = self._wait_until(number)
+    def wait_for_order(self, number: int) -> None:
+        """Wait for the answer to the order `number`, and skip the answers to earlier ones."""
+        answer = self._read_answers(number)
         if answer.error:
-            raise InputError(answer.error) if answer.is_input else RuntimeError(answer.error)
+            raise InputError(answer.error) if answer.is_input_error else RuntimeError(answer.error)
 
-    def _wait_until(self, answered: int) -> ShiftAnswer:
-        """Read answers until this many have come; return the last one."""
+    def _read_answers(self, count: int) -> ShiftAnswer:
+        """Read answers until `count` have come since the start; return the last one read now."""
         answer = ShiftAnswer()
         assert self._process.stdout is not None
-        while self._answered < answered:
+        while self._answer_count < count:
             line = self._process.stdout.readline()
             if not line:
                 status = describe_exit(self._process.wait())
@@ -161,7 +165,7 @@ class _ShifterProcess:
                     "out; the same command continues from what is finished"
                 )
             answer = ShiftAnswer.model_validate_json(line)
-            self._answered += 1
+            self._answer_count += 1
         return answer
 
     def end(self) -> None:
@@ -178,26 +182,26 @@ class _ShifterProcess:
 
 
 def main() -> None:
-    """Shift the batches that standard input orders, in the memory of an open file."""
+    """Shift the batches that standard input orders, in the memory of the file descriptor given."""
     torch.set_num_threads(1)
     cv2.setNumThreads(1)
     output = take_stdout()
     file, memory = int(sys.argv[1]), None
     for line in sys.stdin:
         order = ShiftOrder.model_validate_json(line)
-        if memory is None or len(memory) < order.offset + order.size:
+        if memory is None or len(memory) < order.offset + order.nbytes:
             memory = mmap.mmap(file, os.fstat(file).st_size)
         output.write(_execute_order(order, memory).model_dump_json() + "\n")
         output.flush()
 
 
 def _execute_order(order: ShiftOrder, memory: mmap.mmap) -> ShiftAnswer:
-    view = np.frombuffer(memory, np.uint8, order.size, order.offset).reshape(order.shape)
+    view = np.frombuffer(memory, np.uint8, order.nbytes, order.offset).reshape(order.shape)
     try:
         shift, keys = _parse_shift(order.shift), torch.tensor(order.keys)
         view[...] = shift_pixels(torch.from_numpy(view.copy()), keys, shift, order.seed).numpy()
     except InputError as error:
-        return ShiftAnswer(error=str(error), is_input=True)
+        return ShiftAnswer(error=str(error), is_input_error=True)
     except Exception:
         return ShiftAnswer(error=traceback.format_exc())
     return ShiftAnswer()

@@ -12,7 +12,7 @@ from fairweather.metrics.accuracy_estimation import RangeCheck
 from fairweather.report.tables import format_p_value
 from fairweather.types.measurement import Score
 
-ALARM_LEVEL = 0.05  # a smaller p-value means that images differ
+ALARM_LEVEL = 0.05  # below this p-value, images are said to differ from the validation images
 
 
 class MethodEstimate(NamedTuple):
@@ -60,22 +60,22 @@ class AccuracyEstimate:
     """What the images were loaded from."""
 
     images: int
-    """Their number."""
+    """How many there are."""
 
     value: float | None = None
-    """The estimated accuracy, in the range; None if it cannot be told."""
+    """The estimated accuracy, between `low` and `high`; None if there is no useful estimate."""
 
     low: float | None = None
     high: float | None = None
-    """`low`, `high`: the range; None if it cannot be told. It is an extrapolation from past errors
-    and covers the truth with no known probability. If the images are unlike the validation images,
-    the range is one-sided and `high` is None."""
+    """`low`, `high`: the range; None if there is no estimate. It extrapolates from past errors and
+    covers the truth with no known probability. If the images differ from the validation images
+    (`unlike_p`), the range is one-sided and `high` is None."""
 
     reason: str = ""
-    """Why it cannot be told; empty if it can."""
+    """Why there is no estimate; else empty."""
 
     method: str = ""
-    """The name of the method that the estimate comes from; empty if it cannot be told."""
+    """The name of the method that the estimate comes from; empty if there is no estimate."""
 
     shifts: int = 0
     cells: int = 0
@@ -86,19 +86,20 @@ class AccuracyEstimate:
     None without a range."""
 
     natural: int
-    """How many known sets are other images (`natural/NAME`) and not changes of the run's own test
-    images."""
+    """How many sets of the run are other images (`natural/NAME`), and not its test images changed
+    by a shift."""
 
     unlike_p: float
-    """P-value of the test whether the model sees the images as it sees validation images; NaN if it
-    cannot be told."""
+    """P-value of the test whether the model sees the images as it sees validation images; NaN if
+    the test was not made."""
 
     outputs_p: float
     features_p: float
-    """`outputs_p`, `features_p`: of its two parts, uncorrected; NaN for one that was not made."""
+    """`outputs_p`, `features_p`: p-values of the two parts of that test, uncorrected; NaN for a
+    part that was not made."""
 
     like: NearestCell | None = None
-    """What the images look most like; None if nothing is nearer than the validation images."""
+    """The known images that these look most like; None if the validation images are nearest."""
 
     methods: tuple[MethodEstimate, ...]
     """The estimate of each method."""
@@ -111,32 +112,35 @@ class AccuracyEstimate:
 
     def to_json(self) -> str:
         """Write it as JSON; unknown values are null."""
-        return json.dumps(_to_json(self), indent=1, allow_nan=False) + "\n"
+        return json.dumps(_to_json_value(self), indent=1, allow_nan=False) + "\n"
 
     def __str__(self) -> str:
         """The text that the command line prints."""
-        lines = [*self._first(), self._unlike()]
+        lines = [*self._headline(), self._difference()]
         if self.like:
-            right = _format_percent(self.like.accuracy)
-            lines.append(f"They look most like {self.like.title}, where its accuracy was {right}.")
+            accuracy = _format_percent(self.like.accuracy)
+            lines.append(
+                f"They look most like {self.like.title}, where its accuracy was {accuracy}."
+            )
         if self.truth:
             value, low, high, _ = self.truth
-            ends = f"95 % interval {100 * low:.1f} to {100 * high:.1f} %"
-            lines.append(f"Accuracy by their labels: {100 * value:.1f} % ({ends}).")
-        return "\n".join([*lines, *self.notes, "", *self._table()])
+            interval = f"95 % interval {100 * low:.1f} to {100 * high:.1f} %"
+            lines.append(f"Accuracy by their labels: {100 * value:.1f} % ({interval}).")
+        return "\n".join([*lines, *self.notes, "", *self._method_table()])
 
-    def _first(self) -> list[str]:
+    def _headline(self) -> list[str]:
+        """The estimate and where it comes from, or why there is no estimate."""
         subject = f"{self.model}, seed {self.seed}, {self.images:,} images of {self.data}"
         if self.value is None or self.low is None:
             return [f"No useful estimate: {self.reason}.", f"({subject})"]
         title = next(method.title for method in self.methods if method.name == self.method)
-        behind = f"{self.shifts} tested shifts ({self.cells} levels)"
+        sources = f"{self.shifts} tested shifts ({self.cells} levels)"
         if self.high is None:
             range_ = f"or as low as {_format_percent(self.low)}"
-            basis = f"The lower end is the worst that {behind} of that size suggest"
+            basis = f"The lower end is the worst that {sources} of that size suggest"
         else:
             range_ = f"between {100 * self.low:.0f} and {_format_percent(self.high)}"
-            basis = f"The range is how wrong such estimates were under {behind}"
+            basis = f"The range is how wrong such estimates were under {sources}"
         return [
             f"Estimated accuracy: {_format_percent(self.value)}, {range_} (an extrapolation).",
             f"({subject}; by {title})",
@@ -145,48 +149,46 @@ class AccuracyEstimate:
         ]
 
     def _evidence(self) -> list[str]:
-        """What the known shifts show, and what they do not."""
-        corrupted = "The tested shifts are corruptions of the run's own test images"
-        weak = f"{corrupted}: weak evidence about another hospital, camera or year."
-        lines = [] if self.natural else [weak]
-        if self.held is None or not self.held.told:
+        """How good such ranges were on the known shifts, and what these cannot show."""
+        corruptions = "The tested shifts are corruptions of the run's own test images"
+        weakness = f"{corruptions}: weak evidence about another hospital, camera or year."
+        lines = [] if self.natural else [weakness]
+        check = self.held
+        if check is None or not check.told:
             return lines
-        were = "was" if self.held.refused == 1 else "were"
-        held = (
+        were = "was" if check.refused == 1 else "were"
+        coverage = (
             f"Made without the shift in question, such ranges contained the accuracy at "
-            f"{self.held.held} of {self.held.told} levels"
-            + (f", and {self.held.refused} {were} refused" if self.held.refused else "")
+            f"{check.held} of {check.told} levels"
+            + (f", and {check.refused} {were} refused" if check.refused else "")
         )
-        same = "All these levels change the same test images, which says nothing about other images"
+        caveat = (
+            "All these levels change the same test images, which says nothing about other images"
+        )
         if self.natural:
-            same = "Levels that change the same test images are an easier question"
-        return [*lines, f"{held}. {same}."]
+            caveat = "Levels that change the same test images are an easier question"
+        return [*lines, f"{coverage}. {caveat}."]
 
-    def _unlike(self) -> str:
+    def _difference(self) -> str:
+        """Whether the images differ from validation images, by the test of both parts."""
         if math.isnan(self.unlike_p):
             return "They were not compared with validation images: too few, or none are stored."
-        parts = (
-            [f"answers {format_p_value(self.outputs_p)}"] if not math.isnan(self.outputs_p) else []
-        )
-        parts += (
-            [f"features {format_p_value(self.features_p)}"]
-            if not math.isnan(self.features_p)
-            else []
-        )
-        shown = f"{format_p_value(self.unlike_p)}: {', '.join(parts)}"
+        p_values = {"answers": self.outputs_p, "features": self.features_p}
+        parts = [f"{part} {format_p_value(p)}" for part, p in p_values.items() if not math.isnan(p)]
+        all_p = f"{format_p_value(self.unlike_p)}: {', '.join(parts)}"
         if self.unlike_p < ALARM_LEVEL:
-            return f"These images differ from the validation images (p {shown})."
-        return f"The test finds no difference from the validation images (p {shown})."
+            return f"These images differ from the validation images (p {all_p})."
+        return f"The test finds no difference from the validation images (p {all_p})."
 
-    def _table(self) -> list[str]:
+    def _method_table(self) -> list[str]:
         width = max(len(method.title) for method in self.methods)
         lines = [f"{'method':<{width}}  estimate    mean error  errors, from .. to (points)"]
         for method in self.methods:
-            past = f"{'-':>12}  -"
+            errors = f"{'-':>12}  -"
             if not math.isnan(method.mean_error):
                 ends = f"{100 * method.least_error:+.1f} .. {100 * method.largest_error:+.1f}"
-                past = f"{100 * method.mean_error:>12.1f}  {ends}"
-            lines.append(f"{method.title:<{width}}  {100 * method.value:>6.1f} %  {past}")
+                errors = f"{100 * method.mean_error:>12.1f}  {ends}"
+            lines.append(f"{method.title:<{width}}  {100 * method.value:>6.1f} %  {errors}")
         return lines
 
 
@@ -194,12 +196,13 @@ def _format_percent(share: float) -> str:
     return f"{100 * share:.0f} %"
 
 
-def _to_json(value: Any) -> Any:  # noqa: ANN401 - of any type that JSON has
+def _to_json_value(value: Any) -> Any:  # noqa: ANN401 - a value of any type
+    """The value as dicts, lists and numbers; numbers that are not finite are None."""
     if dataclasses.is_dataclass(value) and not isinstance(value, type):
         fields = dataclasses.fields(value)
-        return {field.name: _to_json(getattr(value, field.name)) for field in fields}
+        return {field.name: _to_json_value(getattr(value, field.name)) for field in fields}
     if isinstance(value, tuple) and hasattr(value, "_asdict"):
-        return {name: _to_json(field) for name, field in value._asdict().items()}
+        return {name: _to_json_value(field) for name, field in value._asdict().items()}
     if isinstance(value, tuple):
-        return [_to_json(element) for element in value]
+        return [_to_json_value(element) for element in value]
     return None if isinstance(value, float) and not math.isfinite(value) else value

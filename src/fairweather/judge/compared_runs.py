@@ -291,9 +291,10 @@ class ResampledImages:
         resamples: int,
         grouping: Grouping | None,
         unit: Unit,
-        decided: str,
+        tested_metric: str,
     ) -> None:
-        self.name, self.resamples, self.unit, self.decided = name, resamples, unit, decided
+        self.name, self.resamples, self.unit = name, resamples, unit
+        self.tested_metric = tested_metric
         self.grouping = grouping and grouping.select(unit.places)
         self.keys, self.labels = first.keys, first.labels
         self.kind = unit.select(first).kind

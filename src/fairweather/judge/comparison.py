@@ -62,12 +62,12 @@ from fairweather.types.record import (
     SUMMARY_LEVELS,
 )
 
-# Reports that a run can be compared with: NAME.csv has the numbers, NAME.yaml the facts.
+# Published numbers that a run can be compared with: NAME.csv has them, NAME.yaml the facts.
 REFERENCES = ("paper",)
 OVER_SEEDS = (
     ", and over the seeds of each side with several; (sd): the standard deviation over seeds"
 )
-ALIKE = ", each image counting alike"
+EQUALLY = ", each image counting alike"
 LAYOUT = TableLayout(
     ("Model", "Shift", "Level", "Metric", "A", "B", "B − A", "p (Holm)", "Verdict"), words=4
 )
@@ -78,13 +78,14 @@ class Comparison:
     """The comparison of a run with another run, or with published numbers."""
 
     main: TextTable
-    """A row for each number that is compared; below it, what the numbers are."""
+    """A row for each number that is compared; the text below says what the numbers are."""
 
     notes: Sequence[str]
-    """What they do and do not show, at most a few sentences each."""
+    """What the numbers show and what they do not, in a few sentences each."""
 
     scope: str = ""
-    """Whether it is about recipes or only about trained networks; "" where a note says so."""
+    """Whether the comparison is about recipes or only about trained networks; "" where a note says
+    so."""
 
     robustness: TextTable | None = None
     """Effective robustness of A's models relative to B's; None if B has too few."""
@@ -112,10 +113,10 @@ class Comparison:
         return [table for table in (self.robustness, self.classes) if table is not None]
 
     def __str__(self) -> str:
-        every = [self.scope, str(self.main), *self.main.below]
-        for table in self._others:
-            every += [str(table), *table.below]
-        return "\n\n".join(part for part in (*every, *self.notes) if part)
+        parts = [self.scope]
+        for table in (self.main, *self._others):
+            parts += [str(table), *table.below]
+        return "\n\n".join(part for part in (*parts, *self.notes) if part)
 
     def files(self) -> dict[str, str]:
         """Write the tables in Markdown, CSV and LaTeX, by the files' names in a run folder."""
@@ -171,10 +172,10 @@ def read_run_comparison(a: str | os.PathLike[str], b: str | os.PathLike[str]) ->
     pairs = pair_models(runs)
     check_same_data(runs)
     shared = find_shared_shifts(runs)
-    images, *units = resample_images(runs)
+    images, *units = resample_images(runs)  # whole images, then each unit of a task with units
     same_images, other_images = find_shared_images(runs)
-    sets = [(shared, resampled) for resampled in (images, *units)]
-    sets += [
+    compared_sets = [(shared, resampled) for resampled in (images, *units)]
+    compared_sets += [
         (SharedShifts(images=name), resampled)
         for name in same_images
         for resampled in resample_images(runs, name)
@@ -183,27 +184,27 @@ def read_run_comparison(a: str | os.PathLike[str], b: str | os.PathLike[str]) ->
         [
             row
             for pair in pairs
-            for shifts, resampled in sets
+            for shifts, resampled in compared_sets
             for row in compare_models(runs, pair, shifts, resampled)
         ]
     )
-    titles = shift_titles(shared) | {name: name for name in same_images}
-    name, body = _file_name(runs), table_body(rows, titles)
+    titles = _shift_titles(shared) | {name: name for name in same_images}
+    name, body = _file_name(runs), _write_body(rows, titles)
     not_compared = [
         f"{other} is not compared: its images are others, or of another size, in the two runs."
         for other in other_images
     ]
     return Comparison(
-        TextTable(name, LAYOUT, body, [caption(rows, runs, images)], rows_to_frame(rows)),
-        [*notes(rows, runs, shared, images), *not_compared],
-        scope=describe_scope(rows, {run.record.kind for run in runs}),
+        TextTable(name, LAYOUT, body, [_write_caption(rows, runs, images)], rows_to_frame(rows)),
+        [*_write_notes(rows, runs, shared, images), *not_compared],
+        scope=_describe_scope(rows, {run.record.kind for run in runs}),
         robustness=None if units else robustness_table(runs, shared, images, titles, name),
         classes=None if units else class_table(runs, pairs, images, name),
     )
 
 
 def _file_name(runs: RunPair) -> str:
-    """Name the files after the other run, and after models that were asked for by name."""
+    """Name the files after run B, and after the models that were given by name."""
     a, b = runs
     parts = [next(iter(a.models))] if a.models != a.every_model else []
     parts += [b.run.path.resolve().name]
@@ -213,7 +214,7 @@ def _file_name(runs: RunPair) -> str:
     return f"compare_{name}_run" if name in REFERENCES else f"compare_{name}"
 
 
-def table_body(rows: Sequence[ComparisonRow], titles: Mapping[str, str]) -> list[list[str]]:
+def _write_body(rows: Sequence[ComparisonRow], titles: Mapping[str, str]) -> list[list[str]]:
     """Write rows as text, in the order of `LAYOUT`."""
     return [
         [
@@ -247,35 +248,38 @@ def _format_level(level: str) -> str:
     return level if level in SUMMARY_LEVELS else format_255ths(level) or level
 
 
-def shift_titles(shared: SharedShifts) -> dict[str, str]:
-    """Give the title of every shift of the table by its name."""
+def _shift_titles(shared: SharedShifts) -> dict[str, str]:
+    """The title of every shift of the table, by its name."""
     sweeps = {sweep.name: sweep.title for sweep in shared.sweeps}
     return {CLEAN: "Clean", ALL: "All shifts", **sweeps}
 
 
-def caption(rows: Sequence[ComparisonRow], runs: RunPair, images: ResampledImages) -> str:
+def _write_caption(rows: Sequence[ComparisonRow], runs: RunPair, images: ResampledImages) -> str:
     """Describe the numbers, and when a difference is called real."""
     metrics = "; ".join(dict.fromkeys(describe_metric(row.metric) for row in rows))
     tested = [row for row in rows if row.is_tested]
-    over = RECIPES if images.grouping is None else OVER_GROUPS
-    tests = {MCNEMAR if row.test else over: None for row in tested}
-    several = any(max(row.a.n, row.b.n) > 1 for row in rows)
-    of_test = [
-        bool(row.crossed and row.crossed.errors) for row in rows if row.metric == images.decided
+    t_test = RECIPES if images.grouping is None else OVER_GROUPS
+    tests = {MCNEMAR if row.test else t_test: None for row in tested}
+    has_seeds = any(max(row.a.n, row.b.n) > 1 for row in rows)
+    is_from_t_test = [
+        bool(row.crossed and row.crossed.errors)
+        for row in rows
+        if row.metric == images.tested_metric
     ]
-    metric = "accuracy" if all(of_test) else "accuracies that vary over seeds or groups"
-    by_t = f" For {metric}, the interval is that of the t-test and uses no resamples."
-    by_t = by_t if any(of_test) else ""
-    if several:
-        by_t += f" {NORMAL_SEEDS}"
+    interval_note = ""
+    if any(is_from_t_test):
+        which = "accuracy" if all(is_from_t_test) else "accuracies that vary over seeds or groups"
+        interval_note = f" For {which}, the interval is that of the t-test and uses no resamples."
+    if has_seeds:
+        interval_note += f" {NORMAL_SEEDS}"
     return (
         f"A is {runs.a.name}, B is {runs.b.name}, on the same {len(images.keys):,} test images"
-        f"{describe_group_count(images.grouping)}{'' if images.grouping is None else ALIKE}. "
+        f"{describe_group_count(images.grouping)}{'' if images.grouping is None else EQUALLY}. "
         f"{metrics}. Mean: over the levels of a shift; all shifts: the mean of these "
         "means, without attacks. In brackets: the 95 % interval of B − A over "
         f"{'images' if images.grouping is None else 'groups'}, paired "
         f"({images.resamples:,} resamples, the same for both)"
-        f"{OVER_SEEDS if several else ''}.{by_t} A difference "
+        f"{OVER_SEEDS if has_seeds else ''}.{interval_note} A difference "
         f"is called {REAL} only if {' or '.join(tests)} of the accuracy in one cell says so "
         f"after Holm's correction over the {len(tested)} cells of this table "
         f"(p < {SIGNIFICANCE:g}). Lines without a p-value have only their interval: if nothing "
@@ -283,50 +287,50 @@ def caption(rows: Sequence[ComparisonRow], runs: RunPair, images: ResampledImage
     )
 
 
-def describe_scope(rows: Sequence[ComparisonRow], kinds: Collection[str] = ("study",)) -> str:
+def _describe_scope(rows: Sequence[ComparisonRow], kinds: Collection[str] = ("study",)) -> str:
     """Say whether the rows are about recipes or only about trained networks.
 
-    An ensemble is one model of all seeds and says nothing about a recipe; `kinds` are those of the
-    runs.
+    An ensemble is one model of all seeds and says nothing about a recipe. `kinds` are the kinds of
+    both runs.
     """
     if "study" not in kinds and not any(row.is_of_recipes for row in rows):
         return "This is about these trained networks, on other test images like these."
-    alone = [row for row in rows if any(model.endswith(ENSEMBLE_SUFFIX) for model in row.pair)]
-    trained = [row for row in rows if row not in alone]
-    if trained and all(row.is_of_recipes for row in trained):
-        of_ensembles = " Those of ensembles cover only other test images." if alone else ""
+    ensembles = [row for row in rows if any(model.endswith(ENSEMBLE_SUFFIX) for model in row.pair)]
+    others = [row for row in rows if row not in ensembles]
+    if others and all(row.is_of_recipes for row in others):
+        exception = " Those of ensembles cover only other test images." if ensembles else ""
         return (
             "This is about the recipes: the intervals cover training again with other seeds on the "
-            f"same training images, and other test images like these.{of_ensembles}"
+            f"same training images, and other test images like these.{exception}"
         )
-    if not trained:
+    if not others:
         return "This is about these ensembles and networks, on other test images like these."
-    several = any(max(row.a.n, row.b.n) > 1 for row in trained)
+    has_seeds = any(max(row.a.n, row.b.n) > 1 for row in others)
     return (
-        f"{'One' if several else 'Each'} side has only one training, so this is about these "
+        f"{'One' if has_seeds else 'Each'} side has only one training, so this is about these "
         "trained networks. A difference between them need not be one between their recipes: train "
         "each recipe with several seeds to find out."
     )
 
 
-def notes(
+def _write_notes(
     rows: Sequence[ComparisonRow], runs: RunPair, shared: SharedShifts, images: ResampledImages
 ) -> list[str]:
-    """Say what the numbers do not show, and at the end how many cells differ, and how."""
-    titles = shift_titles(shared)
+    """Say what the numbers do not show; the last notes count the cells that differ."""
+    titles = _shift_titles(shared)
     return [
         *_only_in_one(runs, shared),
         *_other_shift_seeds(runs, shared),
         *_other_preparation(runs),
         *_other_images(rows),
         "An RMS calibration error is inflated by the noise of its bins, in both models but not by "
-        "the same amount. The interval of a difference is corrected for this noise and the "
-        "difference is not, so the difference may be near an end of its interval, or equal to it. "
-        "With few images that interval is wide: if it includes 0, the two may still be calibrated "
+        "the same amount. The interval of a difference is corrected for this noise; the difference "
+        "is not. So the difference may be near an end of its interval, or equal to it. With few "
+        "images that interval is wide: if it includes 0, the two may still be calibrated "
         "differently.",
         *([TOO_FEW_NOTE] if any(row.difference.too_few for row in rows) else []),
         *_outlying_seeds(rows, titles),
-        *_count_differences(rows, images.decided),
+        *_count_differences(rows, images.tested_metric),
     ]
 
 
@@ -339,10 +343,10 @@ def _format_summary(summary: SeedSummary, percent: bool) -> str:
 def _only_in_one(runs: RunPair, shared: SharedShifts) -> Iterator[str]:
     for run, shifts in zip(runs, (shared.only_a, shared.only_b), strict=True):
         if shifts:
-            few = ", ".join(shifts[:3]) + (", ..." if len(shifts) > 3 else "")
+            examples = ", ".join(shifts[:3]) + (", ..." if len(shifts) > 3 else "")
             yield (
                 f"Only in {run.name}, and not in the means here: {len(shifts)} shifted sets of "
-                f"images ({few})."
+                f"images ({examples})."
             )
 
 
@@ -382,32 +386,34 @@ def _outlying_seeds(rows: Sequence[ComparisonRow], titles: Mapping[str, str]) ->
         f"{titles[row.shift]}, {sentence}": None
         for row in rows
         if (row.shift, row.level) in ((CLEAN, NO_LEVEL), (ALL, MEAN))
-        for sentence in row.far_out
+        for sentence in row.far_seeds
         if sentence
     }
     return list(sentences)
 
 
-def _count_differences(rows: Sequence[ComparisonRow], decided: str) -> Iterator[str]:
+def _count_differences(rows: Sequence[ComparisonRow], tested_metric: str) -> Iterator[str]:
     """Count the cells that differ in accuracy, with a test and with only an interval."""
-    # Only pairs whose predictions are the same on all sets of images.
-    classes = {row.pair.title for row in rows} - {r.pair.title for r in rows if not r.same_classes}
-    titles = [title for title in dict.fromkeys(row.pair.title for row in rows) if title in classes]
-    others = {row.pair.title for row in rows if not row.same_confidences}
-    if identical := [title for title in titles if title not in others]:
+    other_classes = {row.pair.title for row in rows if not row.same_classes}
+    other_confidences = {row.pair.title for row in rows if not row.same_confidences}
+    titles = dict.fromkeys(row.pair.title for row in rows if row.pair.title not in other_classes)
+    if identical := [title for title in titles if title not in other_confidences]:
         yield f"{', '.join(identical)}: the predictions of both are identical in all cells."
-    if equal := [title for title in titles if title in others]:
+    if equal := [title for title in titles if title in other_confidences]:
         yield (
             f"{', '.join(equal)}: both predict the same class for every image in all cells, so "
             "their accuracies are equal; their probabilities differ."
         )
-    open_rows = [row for row in rows if not (row.pair.title in classes and row.metric == decided)]
+    # Equal accuracies need no count: the sentences above report them.
+    open_rows = [
+        row for row in rows if row.metric != tested_metric or row.pair.title in other_classes
+    ]
     if cells := [row for row in open_rows if row.is_tested]:
         yield f"After Holm's correction, the accuracy differs in {_count_directions(cells)}"
     untested = [row for row in open_rows if not row.is_tested]
-    excluding = sum(row.verdict == EXCLUDES for row in untested)
+    excluding_0 = sum(row.verdict == EXCLUDES for row in untested)
     yield (
-        f"{excluding} of the {len(untested)} lines without a test say '{EXCLUDES}': if nothing "
+        f"{excluding_0} of the {len(untested)} lines without a test say '{EXCLUDES}': if nothing "
         "differs, about one in twenty does so by chance."
     )
 
@@ -415,17 +421,17 @@ def _count_differences(rows: Sequence[ComparisonRow], decided: str) -> Iterator[
 def _count_directions(cells: Sequence[ComparisonRow]) -> str:
     differing = [row for row in cells if row.verdict in (REAL, EXCLUDES)]
     b_better = sum(row.difference.value > 0 for row in differing)
-    ties = sum(row.verdict == CANNOT_TELL for row in cells)
+    undecided = sum(row.verdict == CANNOT_TELL for row in cells)
     pairs = len({row.pair for row in cells})
     units = "images" if all(row.test for row in cells) else "seeds and images"
-    several = f" of {pairs} pairs of models" if pairs > 1 else ""
+    of_pairs = f" of {pairs} pairs of models" if pairs > 1 else ""
     sentences = [
-        f"{len(differing)} of {len(cells)} {'cell' if len(cells) == 1 else 'cells'}{several}: B is "
-        f"better in {b_better}, A in {len(differing) - b_better}."
+        f"{len(differing)} of {len(cells)} {'cell' if len(cells) == 1 else 'cells'}{of_pairs}: B "
+        f"is better in {b_better}, A in {len(differing) - b_better}."
     ]
-    if ties:
+    if undecided:
         sentences.append(
-            f"{ties} {'is' if ties == 1 else 'are'} open: these {units} cannot tell which side is "
-            "better there."
+            f"{undecided} {'is' if undecided == 1 else 'are'} open: these {units} cannot tell "
+            "which side is better there."
         )
     return " ".join(sentences)

@@ -86,8 +86,8 @@ class ComparisonRow:
     """For the accuracy in one cell, from that test or from the t-test of `crossed`, after Holm's
     correction over all tests of the comparison; else NaN."""
 
-    far_out: tuple[str, ...] = ()
-    """Of each side with a seed far from the others a sentence, else ""."""
+    far_seeds: tuple[str, ...] = ()
+    """For each side a sentence about a seed that is far from the others; "" if there is none."""
 
     same_classes: bool = False
     """The models predict the same class for every image, in every cell and seed."""
@@ -196,7 +196,7 @@ def compare_models(
     for condition in (clean, *shared.means, *levels):
         for metric in metrics:
             row = replace(estimates.row(condition, metric), unit=images.unit.name)
-            if metric == images.decided:
+            if metric == images.tested_metric:
                 cells = weights.get(condition, {condition: 1.0})
                 right = [_mean_correctness(side, cells) for side in sides]
                 row = estimates.tested(row, right, images.grouping)
@@ -207,7 +207,7 @@ def compare_models(
                         )
                         for name, side, shares in zip("AB", sides, right, strict=True)
                     )
-                    row = replace(row, far_out=tuple(sentences))
+                    row = replace(row, far_seeds=tuple(sentences))
             yield row
 
 

@@ -253,10 +253,10 @@ def _predict_unlabelled(
     total, outputs = len(images) * len(networks), []
     for place, network in enumerate(networks):
 
-        def done(count: int, before: int = place * len(images)) -> None:
+        def tell_count(count: int, before: int = place * len(images)) -> None:
             tell(Event("look at the images", before + count, total))
 
-        outputs.append(look(network, images, done=done))
+        outputs.append(look(network, images, tell=tell_count))
     own_logits = [output.logits for output in outputs[: len(model.networks)]]
     logits = own_logits[0] if len(own_logits) == 1 else mean_log_probability(own_logits)
     of_others = outputs if model.seed == ENSEMBLE else outputs[1:]
@@ -299,10 +299,10 @@ def _compare_features(
     drawn = np.random.default_rng(0).permutation(independent)[:MOST_IMAGES]
     images = images[np.sort(drawn)]
 
-    def done(count: int) -> None:
+    def tell_count(count: int) -> None:
         tell(Event("look at validation images", count, len(images)))
 
-    known = look(model.networks[0], images, done=done).features
+    known = look(model.networks[0], images, tell=tell_count).features
     return np.nan if known is None else features_differ_p(known, outputs.features)
 
 

@@ -223,16 +223,16 @@ def compare_with_published(
             as `{"mixup_aug_pt": "lite0_mixup_aug_pt"}`.
 
     Returns:
-        One row per published number, clean images and means over levels first. Columns: model,
-        shift, level and metric as in scores.csv; published_model; measured with low, high and n,
-        missing if the run did not measure it; published, its source, and its binomial
-        standard_error if it is a share of a known number of images; difference, measured −
-        published; and inside, whether the published number is in [low, high]. Accuracies are
-        fractions.
+        One row per published number, clean images and means over levels first. `model`, `shift`,
+        `level` and `metric` are as in scores.csv. `published_model`, `published` and `source` are
+        about the published number. `standard_error` is its binomial one, if it is a share of a
+        known number of images. `measured`, `low`, `high` and `n` are missing if the run did not
+        measure it. `difference` is measured − published. `inside` says whether the published number
+        is in [low, high]. Accuracies are fractions.
 
     Raises:
-        InputError: an unknown reference, no finished run, scores that are not those that the run
-            wrote, a run with nothing to compare, or rows with an unknown name.
+        InputError: the reference is unknown, the run is not finished, or its scores are not those
+            that it wrote. Or the run has nothing to compare, or rows with an unknown name.
     """
     return read_published_comparison(run, reference, rows).table
 

@@ -138,7 +138,7 @@ class ReliabilityBins(NamedTuple):
     lower: FloatArray
     upper: FloatArray
     """`lower`, `upper`: for equal-width bins, the edges of the bin (lower excluded, upper
-    included); for equal-mass bins, the smallest and the largest confidence in the bin."""
+    included). For equal-mass bins, the smallest and the largest confidence in the bin."""
 
     images: FloatArray
     """The number of images in the bin."""

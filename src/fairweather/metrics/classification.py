@@ -129,7 +129,7 @@ def macro_auc(probabilities: ArrayLike, labels: ArrayLike, weights: Weights = No
 
     `1 / C Σ_c P(p_c of an image of c > p_c of an image of another class)`
 
-    Only classes with both positive and negative images count; the value is NaN if there are none.
+    Only classes with both positive and negative images count; without them the value is NaN.
 
     Args:
         probabilities: float `[n, classes]`, any score that ranks within a class; no NaN.
@@ -260,8 +260,8 @@ def _rank_area(scores: FloatArray, positive: BoolArray, columns: FloatArray) -> 
 class ClassCounts(NamedTuple):
     """The number of images of each class, and of calls of the class; one column per resample.
 
-    Every number is NaN where it would divide by 0: the sensitivity of a class without images, the
-    positive predictive value (PPV) of a class that is never called.
+    Every number is NaN where it would divide by 0. Examples are the sensitivity of a class without
+    images, and the positive predictive value (PPV) of a class that is never called.
 
     >>> counts = class_counts([0, 0, 1, 1], [0, 0, 0, 1], classes=3)
     >>> counts.sensitivity.ravel().round(2), counts.ppv.ravel()
@@ -439,7 +439,7 @@ def macro_pr_auc(probabilities: ArrayLike, labels: ArrayLike, weights: Weights =
     `1 / C Σ_c 1 / n_c Σ_i precision_c(p_ci)`: over the n_c images i of class c, the precision of c
     among all images with at least the probability p_ci.
 
-    Only classes with both positive and negative images count; the value is NaN if there are none.
+    Only classes with both positive and negative images count; without them the value is NaN.
 
     Args:
         probabilities: float `[n, classes]`, any score that ranks within a class; no NaN.

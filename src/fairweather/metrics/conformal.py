@@ -55,7 +55,7 @@ def class_scores(probabilities: ArrayLike, method: str = "lac") -> FloatArray:
     - `lac`: 1 − the probability of the class. Sets are the smallest on average.
     - `aps`: the sum of the probabilities of all classes that are more probable. Sets adapt to how
       hard an image is.
-    - `raps`: the same, plus 0.01 for each class beyond the fifth in order of probability: it avoids
+    - `raps`: the same, plus 0.01 for each class beyond the fifth in order of probability. It avoids
       very large sets of very improbable classes. With up to five classes it is `aps`.
 
     Args:
@@ -303,7 +303,7 @@ def size_stratified_coverage(
     """Lowest coverage of the images with sets of about the same size, in [0, 1].
 
     Sets that adapt to how hard an image is keep the promise at every size. Strata are sets of 1, 2
-    to 3, 4 to 10, 11 to 100 and more classes; one with fewer than 30 images does not count. NaN if
+    to 3, 4 to 10, 11 to 100 and more classes. One with fewer than 30 images does not count. NaN if
     none counts. The smallest of several noisy numbers is biased downwards.
 
     Args:

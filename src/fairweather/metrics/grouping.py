@@ -170,9 +170,9 @@ class Grouping:
         """Turn columns of images into one row for each group, its jackknife pseudo-values.
 
         Their mean is the mean of the images, and their variance the one that the jackknife finds. A
-        large group pulls the mean of all images towards its own, and so seems to differ little. So
-        its pseudo-value is the mean of all, plus the number of other groups times how far the group
-        moves the mean of the other images. Methods for independent images then work on groups.
+        large group pulls the mean of all images towards its own, and so seems to differ little. Its
+        pseudo-value is the mean of all, plus the number of other groups times how far the group
+        moves the mean of the others. Methods for independent images then work on groups.
 
         Args:
             columns: float `[n, k]`.

@@ -294,8 +294,8 @@ def estimate_means(
 ) -> list[Estimate]:
     """Estimate the mean of each column on the same resamples of the images as all cells.
 
-    It is for per-image numbers that are not a metric of one cell, such as the share of several
-    cells in which an image is right.
+    It is for per-image numbers that are not a metric of one cell. An example is the share of
+    several cells in which an image is right.
 
     Args:
         columns: float64 `[n, columns]`, with the images in the order of the predictions.
@@ -417,37 +417,39 @@ def to_score(estimate: Estimate, bounds: Ends = (-np.inf, np.inf)) -> Score:
     curve; see `skewed_interval`.
 
     "share" is the percentile interval if enough images are right and enough are wrong. With fewer
-    than `FEW` on one side, percentiles are too narrow, and if all images agree they have no width.
+    than `FEW_IMAGES` on one side, percentiles are too narrow. If all images agree, they have no
+    width.
     Then it is the interval of Clopper and Pearson. Its number of images is the one for which a
     share of this size has the variance of the replicates. For a single cell that is about its own
     number, for a mean over cells usually more.
 
-    "conditional" is for a share of some of the images, such as those of one class: the interval of
-    "share" for few images, whose number is that of these images (`Estimate.errors`).
+    "conditional" is for a share of some of the images, such as those of one class. It is the
+    interval of "share" for few images, with the number of these images (`Estimate.errors`).
 
-    "overlap" is for an F1 score, 2x / (1 + x), where x is the share of right calls among the images
+    "overlap" is for an F1 score, 2x / (1 + x). Here x is the share of right calls among the images
     of a class or called so. Its interval is that of x, with its ends transformed.
 
-    "area" is for the area under a curve of a class, or a mean of such areas: Student's t on the
-    logit scale, with the variance of DeLong (AUC), of Obuchowski (AUC, groups) or to first order
-    (average precision). It uses no resamples. If few images determine the variance, or the value is
-    0 or 1, it also covers Clopper and Pearson's interval for the number of disjoint pairs.
+    "area" is for the area under a curve of a class, or a mean of such areas. It is Student's t on
+    the logit scale, with the variance of DeLong (AUC), of Obuchowski (AUC, groups) or to first
+    order (average precision). It uses no resamples. Few images may determine the variance, or the
+    value is 0 or 1. Then it also covers Clopper and Pearson's interval for the number of disjoint
+    pairs.
 
     "classes" is for means over classes of shares or F1 scores, which may have few images. It is
     "skewed" less the bias that the replicates show, since a ratio of counts is biased.
 
-    "difference" is for one share minus another on the same images: percentiles, or the interval of
-    Bonett and Price if the two differ on fewer than `FEW` images.
+    "difference" is for one share minus another on the same images. It takes percentiles, or the
+    interval of Bonett and Price if the two differ on fewer than `FEW_IMAGES` images.
 
     "bounded" is for other means of shares: percentiles. If all images agree, as at a value of
     exactly 1, the other end is that of Clopper and Pearson.
 
-    "basic" is for a value v that is biased by the noise of its bins, and whose replicates r have
-    about the same bias once more. The interval reaches from 2v - mean(r) downwards and from v
-    upwards, each time by the longer tail of r. Both ends use the longer tail, because the spread
-    grows with the value: if the value is small by chance, its replicates spread too little. The
-    upper end keeps the bias, because the value has less bias than the replicates if accuracy is far
-    from confidence.
+    "basic" is for a value v that is biased by the noise of its bins. Its replicates r have about
+    the same bias once more. The interval reaches from 2v - mean(r) downwards and from v upwards,
+    each time by the longer tail of r. Both ends use the longer tail, because the spread grows with
+    the value: if the value is small by chance, its replicates spread too little. The upper end
+    keeps the bias, because the value has less bias than the replicates if accuracy is far from
+    confidence.
 
     "bias-corrected" is for binned calibration errors. It does the same with squares and takes the
     root at the end, because the bias of squares is a sum. The expected square of a bin's gap is its
@@ -455,8 +457,9 @@ def to_score(estimate: Estimate, bounds: Ends = (-np.inf, np.inf)) -> Score:
     interval.
 
     If whole groups were resampled, a "share" uses the outer of these ends and those of
-    `bent_interval`: the spread of groups is too small if the share is good by chance. A
-    "difference" is then `skewed_interval`, because few groups may have all images that differ.
+    `bent_interval`. The reason is that the spread of groups is too small if the share is good by
+    chance. A "difference" is then `skewed_interval`, because few groups may have all images that
+    differ.
 
     "searched" is for a value that is found by a search, which resamples would repeat: the interval
     of `Metric.search`. A mean over cells has the means of their ends, as if all missed together:
@@ -609,9 +612,9 @@ def _spread_and_skewness(value: float, replicates: FloatArray) -> Ends:
 def bonett_price_interval(value: float, replicates: FloatArray, n: float) -> Ends:
     """The 95 % interval of the difference of two shares on the same images.
 
-    It uses the percentiles of the replicates. If the two shares differ on fewer than `FEW` images,
-    or all replicates are equal, it is Bonett and Price's interval. That adds one image to each
-    side.
+    It uses the percentiles of the replicates. If the two shares differ on fewer than `FEW_IMAGES`
+    images, or all replicates are equal, it is Bonett and Price's interval. That adds one image to
+    each side.
 
     Args:
         value: the difference on the original images.

@@ -124,11 +124,11 @@ def paired_difference(first: Estimate, second: Estimate) -> Score:
     is treated as one fixed trained network. For two values of the same trained networks, use
     `paired_change`.
 
-    If the models differ on fewer than `FEW` images, the percentiles of a difference of accuracies
-    are too narrow; if they never differ, they have no width. Then the interval is that of Bonett
-    and Price, which adds one image for each side. For values that depend most on a few images, the
-    skewness of the differences is corrected (`skewed_interval`). What resamples of the two values
-    hide (`Estimate.hidden`) is added for both.
+    If the models differ on fewer than `FEW_IMAGES` images, the percentiles of a difference of
+    accuracies are too narrow. If they never differ, they have no width. Then the interval is that
+    of Bonett and Price, which adds one image for each side. For values that depend most on a few
+    images, the skewness of the differences is corrected (`skewed_interval`). What resamples of the
+    two values hide (`Estimate.hidden`) is added for both.
 
     The difference of two areas under curves uses the difference of their columns, which is DeLong's
     paired method, with Student's t (`column_spread`). It is widened by the difference of their
@@ -141,7 +141,7 @@ def paired_difference(first: Estimate, second: Estimate) -> Score:
     `to_score`. For example, a replicate r of a root mean square with the value v becomes
     sqrt(max(2v² − r², 0)). Then the differences are taken, and each end is the outermost of all
     ways. The difference itself is that of the uncorrected values, so it may be near an end. For
-    calibration errors, an interval that contains 0 does not mean that two models are equally
+    calibration errors, an interval that includes 0 does not mean that two models are equally
     calibrated: with few images it contains many other values too.
 
     Raises:

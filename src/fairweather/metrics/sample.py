@@ -61,8 +61,8 @@ def bootstrap_weights(n: int, resamples: int = 1000, seed: int = 0) -> NDArray[n
     """Draw how often each image counts in each resample: multinomial counts, `[resamples, n]`.
 
     The counts depend only on the arguments, so all cells of a run share them and their images are
-    resampled jointly. They are stored in 8 bits (50 MB for 50,000 images and 1,000 resamples,
-    instead of 400 MB in float64); `evaluate_metrics` converts them block by block. 8 bits are
+    resampled jointly. They are stored in 8 bits: 50 MB for 50,000 images and 1,000 resamples,
+    instead of 400 MB in float64. `evaluate_metrics` converts them block by block. 8 bits are
     enough: a count is nearly Poisson with mean 1, so it exceeds 255 with a probability below
     1e-500.
 

@@ -101,18 +101,19 @@ def coverage_interval(
 ) -> Ends:
     """The 95 % interval of the largest coverage with a true risk of at most `risk`.
 
-    The truth is about endless images: the coverage of the lowest threshold that keeps the risk
-    among them, 0 if there is none. Each end misses it in at most 2.5 % of draws of the images.
+    The truth is about unlimited images: the coverage of the lowest threshold that keeps the risk
+    among them, or 0 without such a threshold. Each end misses it in at most 2.5 % of draws of the
+    images.
 
-    The lower end is shown by tests, as in `guaranteed_threshold`: how rarely would so few answers
-    be wrong if the risk of a threshold were higher? Thresholds are tried from high to low, a
-    hundredth of the images apart, beginning at all images, half of them, a quarter and so on. The
-    order does not depend on which answers are wrong. The beginnings share 2 %, and each test that
-    is passed leaves its part to the next. The lower end is too high only if the search passes a
-    threshold whose risk is too high. The upper end needs no correction, because there is only one
-    true threshold. In all but 2 % of draws, it does not show so many wrong answers. The other 0.5 %
-    are for how many images are above a threshold. Few images show little. With fewer than 200
-    images at a risk of 5 %, the lower end is 1 or 0: either all answers pass together, or none.
+    Tests give the lower end, as in `guaranteed_threshold`: how rarely would so few answers be wrong
+    if the risk were higher? Thresholds are tried from high to low, a hundredth of the images apart,
+    beginning at all images, half of them, a quarter and so on. The order does not depend on which
+    answers are wrong. The beginnings share 2 %, and each test that is passed leaves its part to the
+    next. The lower end is too high only if the search passes a threshold whose risk is too high.
+    The upper end needs no correction, because there is only one true threshold. In all but 2 % of
+    draws, it does not show so many wrong answers. The other 0.5 % are for how many images are above
+    a threshold. Few images show little. With fewer than 200 images at a risk of 5 %, the lower end
+    is 1 or 0: either all answers pass together, or none.
 
     Args:
         confidence: float `[n]`, larger means more confident; no NaN.
@@ -279,8 +280,8 @@ def area_under_risk_coverage(
         correct: bool `[n]`.
         weights: how often each image counts, `[n]` or `[B, n]`; 2-D weights return `[B]`.
 
-    Without ties it is the mean of the running error rates of Geifman, Uziel and El-Yaniv 2019,
-    Bias-Reduced Uncertainty Estimation for Deep Neural Classifiers, section 2. Libraries that
+    Without ties it is the mean of the running error rates. (Geifman, Uziel and El-Yaniv 2019,
+    Bias-Reduced Uncertainty Estimation for Deep Neural Classifiers, section 2.) Libraries that
     connect the points by straight lines get other values: they differ by less than 1/(n - 1)
     without ties, and by more with ties.
 
@@ -297,8 +298,8 @@ def coverage_at_risk(
 
     It is 0 if even the most confident images are wrong more often. The threshold is chosen and
     evaluated on the same images, so the value is a best case and too large on average.
-    `coverage_interval` says what endless images would give; for a threshold chosen in advance, see
-    `threshold_at_risk` and `coverage_above`.
+    `coverage_interval` says what unlimited images would give; for a threshold chosen in advance,
+    see `threshold_at_risk` and `coverage_above`.
 
     Args:
         confidence: float `[n]`, larger means more confident; no NaN.
@@ -430,12 +431,12 @@ def guaranteed_threshold(
 
     Each candidate is tested: how rare would so few wrong answers be if its risk were above `risk`?
     The first candidate that fails ends the search. So the risk of the threshold is at most `risk`
-    in all but `1 - certainty` of the draws of these images, for any model, with or without ties.
-    The tests need no correction for their number. To go wrong, the search must pass the first
-    candidate with too high a risk, which is one test. For this the candidates and their order must
-    not depend on these images: take them from others, with `thresholds_to_try`. Binary search over
-    the confidences of the images themselves, as in algorithm 1 of Geifman and El-Yaniv, divides `1
-    - certainty` by the number of its tests.
+    in all but `1 - certainty` of the draws of these images. This is true for any model, with or
+    without ties. The tests need no correction for their number. To go wrong, the search must pass
+    the first candidate with too high a risk, which is one test. For this the candidates and their
+    order must not depend on these images: take them from others, with `thresholds_to_try`. Binary
+    search over the confidences of the images themselves, as in algorithm 1 of Geifman and El-Yaniv,
+    divides `1 - certainty` by the number of its tests.
 
     Args:
         confidence: float `[n]`, larger means more confident; no NaN. The images must be independent
@@ -445,8 +446,8 @@ def guaranteed_threshold(
         candidates: float `[k]`, each the smallest confidence that is answered.
         risk: the largest share of wrong answers, in (0, 1).
         certainty: the share of draws in which the promise holds, in (0, 1).
-        grouping: which images belong together, if all of them are given and each image is to count
-            alike. They are then counted as the independent images that they are worth
+        grouping: which images belong together, if all of them are given and each image counts
+            equally. They are then counted as the independent images that they are worth
             (`effective_sample`), which is not exact: see benchmarks/guarantee.py.
 
     Raises:
@@ -676,9 +677,9 @@ def atc_threshold(confidence: ArrayLike, correct: ArrayLike) -> float:
 
     If k images are wrong, the threshold is the (k + 1)-th smallest confidence, or infinite if all
     are wrong. A threshold cannot separate equal confidences. With ties, it is the confidence (or
-    infinity) below which the number of images is closest to k, or the smaller of two equally close
-    ones. So the ATC estimate on these same images is their accuracy if all confidences differ. With
-    ties, the error is at most half the share of the tied images.
+    infinity) below which the number of images is closest to k. Of two equally close ones it is the
+    smaller. So the ATC estimate on these same images is their accuracy if all confidences differ.
+    With ties, the error is at most half the share of the tied images.
 
     Args:
         confidence: float `[n]`, on clean validation images; larger means more confident; no NaN.

@@ -181,21 +181,21 @@ def load_model(
     """Build a classifier by name, or load an existing one, in evaluation mode.
 
     Args:
-        source: `torchvision:NAME`, `timm:NAME`, `run:FOLDER/models/NAME/seed-S` for a model of a
-            run, or any other source of `open_model`: `hf:REPO`, `onnx:FILE`,
+        source: `torchvision:NAME`, `timm:NAME`, or `run:FOLDER/models/NAME/seed-S` for a model of a
+            run. Or any other source of `open_model`: `hf:REPO`, `onnx:FILE`,
             `python:FILE.py:FUNCTION`, or a checkpoint's file with its architecture.
         architecture: only for a checkpoint's file: `torchvision:NAME` or `timm:NAME`.
         classes: number of outputs; None keeps the head of the backbone. A backbone by name gets a
             new head if the head of the weights has another number of outputs.
         weights: only for a backbone by name: `imagenet` (default), `none` for random weights,
-            `lite0`, `barlow_twins` or `vicreg` (published by their authors without a head, for
-            `torchvision:resnet50`; check their licence before you use them), a local file, or an
-            https address that is downloaded once. Projectors and other parts that only
+            `lite0`, a local file, or an https address that is downloaded once. `barlow_twins` and
+            `vicreg` were published by their authors without a head, for `torchvision:resnet50`.
+            Check their licence before you use them. Projectors and other parts that only
             self-supervised pre-training needs are left out.
         stem: `imagenet`, or `small` for small images.
         input_size: resize images to this square inside the classifier.
-        mean, std: normalisation; by default that of the weights (for a local file its own, or that
-            of the backbone's published weights), and no normalisation for `weights="none"`.
+        mean, std: normalisation; by default that of the weights. A local file has its own, or that
+            of the backbone's published weights; `weights="none"` has no normalisation.
         norm: `batch` or `group`; with published weights only `batch`.
         pooling: of the last feature maps: `average`, `max`, or `average+max`, the mean of both.
         width: only for timm's ResNets: multiplies the channels of every stage, rounded to

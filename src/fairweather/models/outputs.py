@@ -119,9 +119,8 @@ def sigmoid_error(subject: str) -> InputError:
     """Build the error for a model whose outputs are each a yes or no, with advice."""
     return InputError(
         f"{subject}: each output is a yes or no of its own, and a softmax over them would give a "
-        "wrong confidence; change the model to give logits, or set outputs (--outputs) to "
-        "probabilities, which divides each row by its sum, or to logits, which uses the numbers "
-        "as they are"
+        "wrong confidence; change the model to give logits, or set outputs (--outputs): "
+        "probabilities divides each row by its sum, logits uses the numbers as they are"
     )
 
 

@@ -71,12 +71,12 @@ class Run:
     def overview(self) -> str:
         """What is found about other images, and each model's accuracy on clean and on shifted ones.
 
-        First up to five sentences on other data sets, on other images of the same classes, and on
-        test images that have another source than the validation images; the worst comes first. Then
-        a table for a terminal: accuracy, and confidence minus accuracy, in percent and percentage
-        points, with 95 % intervals. A number under a shift is the mean over its levels; that under
-        `all` is the mean over the shifts, without attacks. Of several seeds it is their mean. Where
-        that would be more than 40 lines, the single shifts are left out.
+        First up to five sentences on other data sets, other images of the same classes, and test
+        images of another source than the validation images. The worst comes first. Then a table for
+        a terminal: accuracy, and confidence minus accuracy, in percent and percentage points, with
+        95 % intervals. A number under a shift is the mean over its levels; that under `all` is the
+        mean over the shifts, without attacks. Of several seeds it is their mean. Where that would
+        be more than 40 lines, the single shifts are left out.
         """
         parts = []
         for brief in self._briefs():

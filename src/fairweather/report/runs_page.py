@@ -207,7 +207,7 @@ def view(folder: str | Path = "runs", out: str | Path | None = None) -> Path:
 
     Args:
         folder: where runs are searched.
-        out: the page to write; `index.html` in the folder if it is None.
+        out: the page to write; `index.html` in the folder by default.
 
     Raises:
         InputError: no runs are there, or the file exists and is not such a page.

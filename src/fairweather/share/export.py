@@ -368,10 +368,10 @@ def export(
     shift with `__` for `/`.
 
     The manifest describes the data and names the file of each image. For each shift it contains the
-    parameters, the published constants, the numbers of images and bytes, the SHA-256 of the pixels,
-    the command and the versions. A shift is written completely or not at all. The same call again
-    continues an interrupted export. Later calls can add shifts if data, split, format and seed are
-    the same. Only one batch at a time is in memory.
+    parameters, the published constants, and the numbers of images and bytes. It also has the
+    SHA-256 of the pixels, the command and the versions. A shift is written completely or not at
+    all. The same call again continues an interrupted export. Later calls can add shifts if data,
+    split, format and seed are the same. Only one batch is in memory.
 
     Args:
         dataset: a data set, for example from `load_data`.
@@ -383,8 +383,9 @@ def export(
         progress: show how many images are written (`Event` says how).
 
     Raises:
-        InputError: the folder contains something else or is in use, there are no shifts, the split
-            or the format is unknown, two images have the same key, or a shift cannot be applied.
+        InputError: the folder contains something else or is in use. Or there are no shifts, the
+            split or the format is unknown, two images have the same key, or a shift cannot be
+            applied.
 
     >>> import tempfile
     >>> from fairweather.data.loading import load_data

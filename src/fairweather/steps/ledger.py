@@ -31,8 +31,8 @@ class Standing(NamedTuple):
 
     state: State
     """`done`; `stale`: done with other settings, or from files that were made with other settings;
-    `missing`: never done, or done, but its files are gone or damaged, or the files that it read
-    have changed since."""
+    or `missing`. A missing step was never done, or its files are gone or damaged, or the files that
+    it read have changed since."""
 
     record: StepRecord | None
     """Its record, if it was ever done, with whatever settings."""

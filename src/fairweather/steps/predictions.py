@@ -167,15 +167,15 @@ def _predict_again(
     assert step.network is not None, "what is given has its logits"
     predictions: list[AnyPredictions] = []
     for text in step.shifts:  # each begins with a new copy of an adapting network
-        reader = _load_reader(step.network, step.variant, worker, folder)._replace(
+        predictor = _load_predictor(step.network, step.variant, worker, folder)._replace(
             keeps_logits=True
         )
         predictions += predict_shared(
-            [reader],
+            [predictor],
             worker.images(step.val),
             parse_shift(text),
             batch_size=step.batch_size,
-            fitting=worker.batch_size(step.batch_size),
+            safe_batch_size=worker.batch_size(step.batch_size),
             device=worker.device,
             arithmetic=step.arithmetic,
             seed=step.shift_seed,
@@ -232,30 +232,30 @@ def do_predict(
 def do_predictions(
     steps: Sequence[plan.PredictStep], worker: Worker, folder: RunFolder, progress: Notify
 ) -> list[plan.StepResult]:
-    """Predict the same shifted images with several networks; `pixels_key` all steps is the same."""
+    """Predict the same shifted images with several networks; `pixels_key` is equal in all steps."""
     first = steps[0]
-    readers = [_make_reader(step, worker, folder) for step in steps]
+    predictors = [_make_predictor(step, worker, folder) for step in steps]
     task = plan.name_first([step.label for step in steps])
     images = worker.images(first.images)
     all_predictions = predict_shared(
-        readers,
+        predictors,
         images,
         parse_shift(first.shift),
         batch_size=first.batch_size,
-        fitting=worker.batch_size(first.batch_size),
+        safe_batch_size=worker.batch_size(first.batch_size),
         device=worker.device,
         arithmetic=first.arithmetic,
         seed=first.shift_seed,
-        makers=worker.shifters,
+        shifters=worker.shifters,
         when_halved=_make_halver(worker, progress),
         tell=make_image_notifier(task, len(images), progress),
     )
     return [
         # Batches of adapted networks are never halved.
         _store_predictions(
-            step, predictions, folder, None if reader.adapts else worker.halved(step.batch_size)
+            step, predictions, folder, None if predictor.adapts else worker.halved(step.batch_size)
         )
-        for step, reader, predictions in zip(steps, readers, all_predictions, strict=True)
+        for step, predictor, predictions in zip(steps, predictors, all_predictions, strict=True)
     ]
 
 
@@ -279,24 +279,24 @@ def _store_predictions(
 def has_changed_logits(predictions: Predictions) -> bool:
     """Say whether stored logits are not those that the classes were predicted from.
 
-    Version 0.2.0 stored the model's output without a copy, and a model may have overwritten it.
+    The first release stored the model's output without a copy, and a model may have overwritten it.
     """
     logits = predictions.logits
     return logits is not None and bool((logits.argmax(axis=1) != predictions.predicted).any())
 
 
-def _make_reader(step: plan.PredictStep, worker: Worker, folder: RunFolder) -> Predictor:
+def _make_predictor(step: plan.PredictStep, worker: Worker, folder: RunFolder) -> Predictor:
     assert isinstance(step.how, plan.ForwardPass)
-    reader = _load_reader(step.how.network, step.how.variant, worker, folder)
+    predictor = _load_predictor(step.how.network, step.how.variant, worker, folder)
     fitted, known = NOTHING_FITTED, None
     if step.how.variant is not None and step.how.fitted is not None:
         fitted = read_fitted(folder, step.how.variant, step.how.fitted)
     if step.ood_scores:
         known = KnownFeatures(read_features(folder, step.known) if step.known is not None else None)
-    return reader._replace(fitted=fitted, known=known)
+    return predictor._replace(fitted=fitted, known=known)
 
 
-def _load_reader(
+def _load_predictor(
     network: plan.AnyNetwork, variant: str | None, worker: Worker, folder: RunFolder
 ) -> Predictor:
     """A network, or its copy that adapts to the images."""

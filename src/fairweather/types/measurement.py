@@ -140,8 +140,8 @@ class Images:
     """Class names in label order, or the names of what is labelled."""
 
     names: TextArray | None = None
-    """`[N]` texts, the path of each image's file from the folder of its source on, with `/` between
-    folders; None if images have no files of their own."""
+    """`[N]` texts: the path of each image's file below the folder of its source, with `/` between
+    folders. None if images have no files of their own."""
 
     groups: Groups | None = None
     """Which images belong together, and their subgroups; None if nothing is known."""

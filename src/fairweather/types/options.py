@@ -220,7 +220,7 @@ class DataOptions:
     seed: int = option(0, "Random seed of splits, subsets and changed labels.")
     validation_fraction: float = option(
         0.1,
-        "Share of images for the validation split, if the data set has none.",
+        "Share of images for the validation split, if the data set has no such split.",
         within="[0, 1]",
     )
     test_fraction: float = option(

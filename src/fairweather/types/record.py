@@ -449,7 +449,7 @@ class RunSettings(FrozenRecord):
 
     fit_on: tuple[ShownText, ...] = ()
     """Ids of the shifts of the validation images that the variants `...-fit_on` were fitted on;
-    empty if there are none."""
+    empty without these variants."""
 
 
 class Machine(FrozenRecord):

@@ -251,7 +251,7 @@ def _parse_gpu(text: str) -> str:
     kind, number = match.groups()
     if int(number) > 1:
         raise InputError(
-            f"a job uses one GPU, found gpus {text!r}: ask for {number} jobs at a time with "
+            f"a job uses one GPU, found gpus {text!r}: ask for {number} concurrent jobs with "
             f"--jobs {number}, and for one GPU each with --gpus {kind + ':1' if kind else '1'}"
         )
     return text if int(number) else ""

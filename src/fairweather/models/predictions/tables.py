@@ -348,7 +348,7 @@ def _check_points(values: pd.Series[Any], place: str) -> None:
 def read_header(path: Path) -> list[str]:
     """The cells of the first line of a CSV file; raises `InputError` if the file is not text."""
     lines = _read_first_lines(path)
-    return _split_cells(lines[:1], find_delimiter(lines, otherwise=SPACES))[0] if lines else []
+    return _split_cells(lines[:1], find_delimiter(lines, default=SPACES))[0] if lines else []
 
 
 def _read_dataframe(
@@ -376,7 +376,7 @@ def _read_csv(path: Path, place: str, options: RowOptions) -> tuple[pd.DataFrame
     lines = _read_first_lines(path)
     if not lines:
         raise InputError(f"{place} is empty")
-    separator = find_delimiter(lines, otherwise=SPACES)
+    separator = find_delimiter(lines, default=SPACES)
     cells = _split_cells(lines, separator)
     headed = _has_header(cells)
     if headed:

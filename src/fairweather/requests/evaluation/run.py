@@ -76,8 +76,8 @@ def evaluate(
             with the returned `Run`.
         replace: replace finished work in the folder that was made with other settings; without it,
             such a call is refused.
-        progress: show how far it is, and lines for people: preprocessing, label mapping, and clean
-            accuracy, with a warning if it is not better than chance (see `Event`).
+        progress: show how far it is (see `Event`), and lines for people: preprocessing, label
+            mapping, and clean accuracy. A line warns if that is not better than chance.
         options: `EvaluationOptions` describes each; `help(fw.evaluate)` names them.
 
     Returns:
@@ -151,7 +151,7 @@ def make_request(
         models = _list_models(model)
         if not models or dataset is None:
             missing = "data set" if models else "model"
-            raise InputError(f"an evaluation needs a {missing}; only {PREFIX}FILE may have none")
+            raise InputError(f"an evaluation needs a {missing}; only {PREFIX}FILE needs none")
         if any(map(_is_predictions, models)):
             raise InputError(
                 f"{PREFIX} stands alone: several files of predictions are a folder or a mapping "

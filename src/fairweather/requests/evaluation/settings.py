@@ -1,4 +1,4 @@
-"""From the options of an evaluation to its settings, titles, label mapping and groups."""
+"""Turn the options of an evaluation into its settings, titles, label mapping and groups."""
 
 from __future__ import annotations
 
@@ -27,7 +27,7 @@ from fairweather.types.options import GroupColumns, slice_name
 
 
 def model_titles(
-    asked: str | Mapping[str, str] | tuple[str, ...] | None, names: Iterable[str]
+    given: str | Mapping[str, str] | tuple[str, ...] | None, names: Iterable[str]
 ) -> dict[str, str]:
     """The title of each model: the given one, or its name.
 
@@ -36,29 +36,29 @@ def model_titles(
     >>> model_titles({"plain": "Plain training"}, ["plain", "mixup"])
     {'plain': 'Plain training', 'mixup': 'mixup'}
     """
-    default = {name: name for name in names}
-    if asked is None:
-        return default
-    if isinstance(asked, Mapping):
-        pairs = dict(asked)
+    titles = {name: name for name in names}
+    if given is None:
+        return titles
+    if isinstance(given, Mapping):
+        title_by_name = dict(given)
     else:
-        texts = (asked,) if isinstance(asked, str) else asked
-        parted = [text.partition("=") for text in texts]
-        pairs = {name: title for name, _, title in parted}
-        if len(default) == 1 == len(texts) and not pairs.keys() <= default.keys():
-            return dict.fromkeys(default, texts[0])
-        if not all(separator for _, separator, _ in parted):
+        texts = (given,) if isinstance(given, str) else given
+        parts = [text.partition("=") for text in texts]
+        title_by_name = {name: title for name, _, title in parts}
+        if len(titles) == 1 == len(texts) and not title_by_name.keys() <= titles.keys():
+            return dict.fromkeys(titles, texts[0])  # the title of the only model, without NAME=
+        if not all(equals_sign for _, equals_sign, _ in parts):
             raise InputError(
-                f"title names one model, and there are {len(default)}: give each its own, as "
-                f"{next(iter(default))}=TITLE, or in Python a dict of titles by name"
+                f"title names one model, and there are {len(titles)}: give each its own, as "
+                f"{next(iter(titles))}=TITLE, or in Python a dict of titles by name"
             )
-    for name in pairs:
-        if name not in default:
-            raise unknown_name("model in title:", name, default)
-    titles = {**default, **pairs}
-    named: dict[str, str] = {}
+    for name in title_by_name:
+        if name not in titles:
+            raise unknown_name("model in title:", name, titles)
+    titles |= title_by_name
+    name_by_title: dict[str, str] = {}
     for name, title in titles.items():
-        if (first := named.setdefault(title, name)) != name:
+        if (first := name_by_title.setdefault(title, name)) != name:
             raise InputError(f"title: {first} and {name} are both called {title!r}")
     return titles
 
@@ -66,7 +66,7 @@ def model_titles(
 def make_settings(
     options: EvaluationOptions, shifts: tuple[Shift | Attack, ...], device: torch.device
 ) -> Settings:
-    """The settings of an evaluation; `add_class_settings` adds those about classes later.
+    """The settings of an evaluation, without those that `add_class_settings` adds.
 
     Raises `InputError` for a shift that is both fitted on and tested, and for a precision that the
     device lacks.
@@ -96,12 +96,12 @@ def add_class_settings(
     """Add the settings about classes, once classes and labels are known.
 
     Raises `InputError` for an unknown class, for a number that is not a probability, and for
-    settings that the task does not have.
+    settings that are only for classification, if an image has several labels.
     """
     if labels.ndim > 1:
-        of_one = ("ordered_classes", "priors", "operating_points", "ood", "slices")
-        if asked := [name for name in of_one if getattr(options, name)]:
-            raise InputError(f"{asked[0]} is for classification, and these images have more labels")
+        for name in ("ordered_classes", "priors", "operating_points", "ood", "slices"):
+            if getattr(options, name):
+                raise InputError(f"{name} is for classification, and these images have more labels")
         return settings
     points = parse_operating_points(options.operating_points)
     return replace(
@@ -114,14 +114,13 @@ def add_class_settings(
 
 def read_label_map(options: EvaluationOptions) -> Mapping[str, object] | None:
     """The given label mapping, read from its file if it has one."""
-    given = options.class_map
-    return read_label_file(given) if isinstance(given, Path) else given
+    class_map = options.class_map
+    return read_label_file(class_map) if isinstance(class_map, Path) else class_map
 
 
 def group_columns(options: EvaluationOptions) -> GroupColumns | None:
-    """Which columns say what belongs together; None if none are asked for."""
-    given = (options.metadata, options.group, options.slices, options.allow_shared_groups)
-    if not any(given):
+    """The columns with the groups and slices of the images; None if no option is about them."""
+    if not any((options.metadata, options.group, options.slices, options.allow_shared_groups)):
         return None
     path = None if options.metadata is None else str(options.metadata)
     slices = tuple(map(slice_name, options.slices))
@@ -129,14 +128,15 @@ def group_columns(options: EvaluationOptions) -> GroupColumns | None:
 
 
 def check_loaded_dataset(options: EvaluationOptions) -> None:
-    """Raise `InputError` for options that only apply to a data set that is given by name."""
+    """Raise `InputError` for options that a data set which is loaded already cannot follow."""
     if group_columns(options) is not None:
         raise InputError(
             "metadata goes with the name of a data set; this one is loaded already: give load_data "
             "the table, as groups=GroupColumns(...)"
         )
     names = ["size", "root", "limit", "validation_fraction"]
-    if not options.ood and not options.natural:  # their files are still to be read
+    # The data sets of `ood` and `natural` are read later, with these options.
+    if not options.ood and not options.natural:
         names += ["skip_unreadable", "allow_duplicates", "scale"]
     if given := [name for name in names if getattr(options, name)]:
         raise InputError(

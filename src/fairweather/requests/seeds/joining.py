@@ -354,8 +354,8 @@ def pack_run(
         progress: show how far it is (`Event` says how).
 
     Raises:
-        InputError: a name is unknown, the run is no study or is unfinished, a file is damaged, or
-            `out` contains something else.
+        InputError: a name is unknown, the run is not a study or is unfinished, a file is damaged,
+            or `out` contains something else.
 
     >>> import fairweather as fw
     >>> fw.pack_run("runs/missing", "packed")  # doctest: +ELLIPSIS
@@ -508,9 +508,9 @@ def join_seeds(
         progress: show how far it is (`Event` says how).
 
     Raises:
-        InputError: the runs differ in data, shifts, settings, versions or the recipe of a model
-            (the message names the first difference); two runs contain the same seed of a model; not
-            every model has every seed; predictions are missing or damaged; or `out` contains
+        InputError: the runs differ in data, shifts, settings, versions or the recipe of a model;
+            the message names the first difference. Or two runs have the same seed of a model, or
+            not every model has every seed. Or predictions are missing or damaged, or `out` contains
             something else.
     """
     if len(runs) < 2:

@@ -648,17 +648,18 @@ def run(
             here, otherwise by torchrun or srun, and all of them call this.
         nodes: how many machines do so; all must see the run folder.
         strategy: how they work together: `ddp`, torch's DistributedDataParallel.
-        executor: `local`; `slurm`, which submits array jobs and follows them; `slurm-local`, the
-            same jobs on this machine; `ray` for a Ray cluster on this machine, or the one that this
-            process is connected to; or `ray://HOST:PORT` for another one.
-        partition, gpus, time, setup: the settings of each SLURM job: a partition; a GPU as `1` or
-            `TYPE:1` (default: none); a time limit such as `2:00:00` (default: 4 hours); shell
-            commands that run first. At its time limit, a job is submitted again and continues.
+        executor: `local`; `slurm`, which submits array jobs and follows them; or `slurm-local`, the
+            same jobs on this machine. `ray` is a Ray cluster on this machine, or the one that this
+            process is connected to. `ray://HOST:PORT` is another one.
+        partition, gpus, time, setup: the settings of each SLURM job: a partition, a GPU as `1` or
+            `TYPE:1` (default: none), a time limit and shell commands that run first. The limit is 4
+            hours by default; write it as `2:00:00`. At its time limit, a job is submitted again and
+            continues.
         progress: show how far it is (`Event` says how).
 
     Raises:
-        InputError: the data, a model, the folder or the cluster does not fit the study, the machine
-            has too few cores for the jobs, or a process that did steps was killed.
+        InputError: the data, a model, the folder or the cluster does not fit the study. Or the
+            machine has too few cores for the jobs, or a process that did steps was killed.
         JobFailedError: a process that did steps failed.
         NeedsMissingError: jobs of a cluster were cancelled.
     """

@@ -236,7 +236,7 @@ class ModelEntry(NetworkEntry):
 
     `label_fraction` is the share of the training images that is used, the same for each class. The
     images of a smaller share are a subset of those of a larger one. With probability `label_noise`,
-    the label of an image is drawn anew from all classes.
+    the label of an image is drawn again from all classes.
 
     `interpolations` are shares in (0, 1). For each, a model with interpolated weights is measured
     too: 0 would be the probed pre-trained network, 1 the fine-tuned one.
@@ -344,9 +344,8 @@ def _list_seeds(seeds: object) -> list[int]:
     if isinstance(seeds, list) and seeds and all(type(seed) is int for seed in seeds):
         return seeds
     raise InputError(
-        f"must be the number of seeds, from 1 to {_MOST_SEEDS} (3 means [0, 1, 2]), or a list of "
-        f"whole numbers, such as [3, 4] (on the command line --seeds 3,4 or --seeds 3,), found "
-        f"{seeds!r}"
+        f"must be the number of seeds, from 1 to {_MOST_SEEDS} (3 means [0, 1, 2]), or a list such "
+        f"as [3, 4] (on the command line --seeds 3,4 or --seeds 3,), found {seeds!r}"
     )
 
 

@@ -155,8 +155,8 @@ class Pretraining(CheckedSettings, where="pretraining: "):
     """
 
     method: MethodName
-    """`barlow_twins`, `simclr`, `vicreg`, `simsiam` and `rotation` (predict by which right angle an
-    image was rotated) need no labels; `supervised` is the same loop with labels."""
+    """`barlow_twins`, `simclr`, `vicreg`, `simsiam` and `rotation` need no labels; `supervised` is
+    the same loop with labels. `rotation` predicts by which right angle an image was rotated."""
 
     epochs: Epochs = LEFT_OUT
     """Passes over the images."""
