@@ -59,7 +59,7 @@ def list_names(
             typer.echo(f"{title}:")
             for name, description in entries():
                 typer.echo(f"  {name:<41} {description}")
-    suggest(NEXT.get(what, "fairweather evaluate MODEL DATA --shift NAME"))
+    suggest(NEXT.get(section, "fairweather evaluate MODEL DATA --shift NAME"))
 
 
 def _list_shifts() -> Entries:
