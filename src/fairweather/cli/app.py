@@ -59,7 +59,7 @@ def list_names(
             typer.echo(f"{title}:")
             for name, description in entries():
                 typer.echo(f"  {name:<41} {description}")
-    suggest("fairweather preview --shift NAME, or: fairweather evaluate MODEL DATA --shift NAME")
+    suggest(NEXT.get(what, "fairweather evaluate MODEL DATA --shift NAME"))
 
 
 def _list_shifts() -> Entries:
@@ -128,6 +128,15 @@ LISTS: Mapping[str, Callable[[], Entries]] = {
     "models": _list_models,
     "data": _list_data,
     "pretraining": _list_pretraining,
+}
+
+# What one does with such a name; with most, one evaluates.
+NEXT = {
+    "studies": "fairweather run STUDY",
+    "shifts": "fairweather preview --shift NAME",
+    "suites": "fairweather preview --shift NAME",
+    "metrics": "fairweather check RUN 'METRIC[clean] >= 0.9'",
+    "pretraining": "fairweather run STUDY, with the name as the method of its pretraining",
 }
 
 

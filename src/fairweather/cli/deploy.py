@@ -106,12 +106,11 @@ def predict(
     for line in _summary_lines(guard, new, parts, likeness):
         typer.echo(line)
     typer.echo(f"{'table':<11}{out}")
-    suggest(
-        f"fairweather estimate {model if shares else 'RUN'} {data}   # how accurate is it here?"
-        if likeness.unlike
-        else f"open {out}: the rows with defer need a person",
-        quiet=quiet,
-    )
+    if likeness.unlike:
+        run = model if shares else "RUN"
+        suggest("fairweather estimate {} {}   # how accurate is it here?", run, data, quiet=quiet)
+    else:
+        suggest("open {}: the rows with defer need a person", out, quiet=quiet)
 
 
 def guard(
@@ -170,7 +169,7 @@ def guard(
     typer.echo(f"{'guard':<11}{folder}")
     if onnx is not None:
         typer.echo(f"{'onnx':<11}{onnx}")
-    suggest(f"fairweather predict {folder} images:FOLDER", quiet=quiet)
+    suggest("fairweather predict {} images:FOLDER", folder, quiet=quiet)
 
 
 def _read_shares(

@@ -79,7 +79,7 @@ def compare(
     typer.echo(f"{comparison}\n")
     for name in files:
         typer.echo(f"table   {folder / name}")
-    suggest(f"open {folder / next(iter(files))}", quiet=quiet)
+    suggest("open {}", folder / next(iter(files)), quiet=quiet)
 
 
 def _read_published_rows(asked: list[str]) -> dict[str, str]:
@@ -161,7 +161,8 @@ def check(
         write_atomically(junit, format_junit(verdicts))
     _print_table(format_verdicts(verdicts))
     page = folder / PAGE
-    suggest(f"open {page}" if page.is_file() else f"fairweather report {folder}", quiet=quiet)
+    what = ("open {}", page) if page.is_file() else ("fairweather report {}", folder)
+    suggest(*what, quiet=quiet)
     if not all(verdict.passed for verdict in verdicts):
         raise typer.Exit(1)
 
@@ -223,4 +224,4 @@ def estimate(
     if out is not None:
         write_atomically(out, accuracy.to_json())
         typer.echo(f"\njson    {out}")
-    suggest(f"fairweather predict {run} {data} --risk 5%", quiet=quiet)
+    suggest("fairweather predict {} {} --risk 5%", run, data, quiet=quiet)
