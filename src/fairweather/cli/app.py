@@ -52,9 +52,9 @@ def list_names(
         fairweather list shifts
         fairweather list
     """
-    if section not in ("all", *SECTIONS):
-        raise unknown_name("list", section, ["all", *SECTIONS])
-    for title, entries in SECTIONS.items():
+    if section not in ("all", *LISTS):
+        raise unknown_name("list", section, ["all", *LISTS])
+    for title, entries in LISTS.items():
         if section in ("all", title):
             typer.echo(f"{title}:")
             for name, description in entries():
@@ -119,7 +119,7 @@ def _list_studies() -> Entries:
             yield "", f"{fact}: {words}"
 
 
-SECTIONS: Mapping[str, Callable[[], Entries]] = {
+LISTS: Mapping[str, Callable[[], Entries]] = {
     "studies": _list_studies,
     "shifts": _list_shifts,
     "attacks": _list_attacks,
