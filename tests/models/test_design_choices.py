@@ -377,7 +377,11 @@ def test_choices_that_cannot_be_made_are_told_in_one_sentence(options, words):
         ("torchvision:densenet121", {"pooling": "max"}, "pooling.* for DenseNet"),
         ("timm:test_vit", {"pooling": "max"}, "pooling.* for VisionTransformer"),
         ("timm:test_vit", {"norm": "group"}, "batch norm, which VisionTransformer does not have"),
-        ("torchvision:squeezenet1_1", {"norm": "group"}, "batch norm, which SqueezeNet does not have"),
+        (
+            "torchvision:squeezenet1_1",
+            {"norm": "group"},
+            "batch norm, which SqueezeNet does not have",
+        ),
         ("onnx:x.onnx", {"norm": "group", "width": 0.5}, "take norm and width, not onnx:x.onnx"),
     ],
 )

@@ -160,7 +160,10 @@ def model(**keys):
         ({"seeds": 1598}, "seeds: .*1 to 100 .* 1598$"),
         ({"seeds": True}, "seeds: .*1 to 100 .* True$"),
         ({"seeds": []}, r"seeds: must be the number of seeds.*, or a list such as.* found \[\]$"),
-        ({"seeds": [0, 1.5]}, r"seeds: must be the number of seeds.*, or a list such as.* found \[0, 1.5\]$"),
+        (
+            {"seeds": [0, 1.5]},
+            r"seeds: must be the number of seeds.*, or a list such as.* found \[0, 1.5\]$",
+        ),
         ({"shifts": [{"gausian_blur": [1]}]}, "'gausian_blur'.*'gaussian_blur'"),
         ({"shifts": [{"gaussian_blur": [1], "x": 2}]}, "NAME: LEVELS"),
         ({"shifts": [{"suite": "paper"}]}, "'paper'.*'paper_pets'"),

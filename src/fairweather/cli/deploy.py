@@ -17,6 +17,7 @@ from fairweather.cli.options import (
     Quiet,
     progress,
     suggest,
+    suggest_measuring,
     takes,
 )
 from fairweather.errors import InputError
@@ -106,12 +107,10 @@ def predict(
     for line in _summary_lines(guard, new, parts, likeness):
         typer.echo(line)
     typer.echo(f"{'table':<11}{out}")
-    suggest(
-        f"fairweather estimate {model if shares else 'RUN'} {data}   # how accurate is it here?"
-        if likeness.unlike
-        else f"open {out}: the rows with defer need a person",
-        quiet=quiet,
-    )
+    if likeness.unlike:
+        suggest_measuring(model if shares else "RUN", quiet=quiet)
+    else:
+        suggest(f"open {out}: the rows with defer need a person", quiet=quiet)
 
 
 def guard(
@@ -233,7 +232,7 @@ def _summary_lines(
     first = f"{n:,} of {new.name}: {count:,} answered, {n - count:,} deferred"
     compared = f"{'WARNING' if likeness.unlike else 'compared':<11}{likeness}"
     lines = [f"{'images':<11}{first} ({format_percent(1 - count / n)})", *_promise_lines(guard)]
-    lines.insert(1 if likeness.unlike else len(lines), compared)
+    lines.insert(0 if likeness.unlike else len(lines), compared)
     if new.labelled:
         predicted = np.concatenate([answers.probabilities.argmax(axis=1) for answers in parts])
         wrong = (predicted != new.images.labels.numpy()) & answered

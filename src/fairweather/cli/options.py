@@ -100,6 +100,12 @@ def suggest(what: str, *, quiet: bool = False) -> None:
         typer.echo(f"next    {what}", err=True)
 
 
+def suggest_measuring(run: str, *, quiet: bool) -> None:
+    """End a command with how to measure a model on images that nobody has labelled yet."""
+    what = "label about 100 of these images, then: fairweather estimate"
+    suggest(f"{what} {run} folder:LABELLED --with-labels", quiet=quiet)
+
+
 # ---------------------------------------------------------------- first checks
 
 

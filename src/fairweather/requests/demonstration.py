@@ -130,7 +130,7 @@ def next_commands(run: Run) -> dict[str, str]:
     """The commands to go on with, and what each does."""
     folder, foggy = shlex.quote(str(run.path)), shlex.quote(f"images:{run.path / FOGGY}")
     return {
-        f"fairweather check {folder} 'accuracy[{FOG}] >= 90%'": "stops a pipeline: status 1",
+        f"fairweather check {folder} 'accuracy[{FOG}={WORST_LEVEL}] >= 90%'": "stops a pipeline: status 1",
         f"fairweather estimate {folder} {foggy}": f"gives no number for {FOGGY_IMAGES} foggy "
         "images, and says what they look like",
         f"fairweather predict {folder} {foggy} --risk 5%": "warns that these images differ from "
