@@ -47,8 +47,13 @@ def test_an_old_value_is_answered_with_the_new_one(tmp_path):
         check_study({**STUDY, "variants": [{"conformal": {"weigh": "clusters"}}]})
 
 
-def test_an_old_class_is_answered_with_the_new_one():
-    with pytest.raises(AttributeError, match="'Clusters'; it is now called Grouping"):
-        metrics.Clusters  # noqa: B018
+@pytest.mark.parametrize("old", ["Clusters", "Fitted", "Guaranteed"])
+def test_an_old_class_is_answered_with_the_new_one(old):
+    with pytest.raises(AttributeError, match=f"{old!r}; it is now called {RENAMED[old]}"):
+        getattr(metrics, old)
+    assert hasattr(metrics, RENAMED[old])
+
+
+def test_a_name_that_never_was_is_answered_as_python_does():
     with pytest.raises(AttributeError, match=r"no attribute 'Nothing'$"):
         metrics.Nothing  # noqa: B018

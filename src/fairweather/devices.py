@@ -1,4 +1,4 @@
-"""Choose the device and the precision; no other module asks what hardware there is."""
+"""Choose the device and the precision; only this module asks torch which hardware exists."""
 
 from __future__ import annotations
 
@@ -36,7 +36,7 @@ def resolve_device(name: str = "auto") -> torch.device:
     has_mps = torch.backends.mps.is_available()
     count = {"cpu": 1, "cuda": torch.cuda.device_count(), "mps": int(has_mps)}
     if (device.index or 0) >= count.get(device.type, 0):
-        available = ", ".join(kind for kind, n in count.items() if n)
+        available = ", ".join(kind for kind in count if count[kind])
         raise InputError(f"device {name!r} was asked for, but this machine has only: {available}")
     return device
 
@@ -50,17 +50,17 @@ def count_cores() -> int:
     return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
 
 
-def choose_workers(device: torch.device, asked: int | None, jobs: int = 1) -> int:
-    """Choose how many processes shift batches ahead of each job: as asked, or as fits the device.
+def choose_workers(device: torch.device, requested: int | None, jobs: int = 1) -> int:
+    """Choose how many processes prepare shifted batches for each job: as requested, or by device.
 
-    On a CPU it is 0, since such processes would take cores from the network. Beside a GPU, the jobs
-    share all cores but one each, and each has at most 8.
+    On a CPU it is 0, since these processes would take cores from the network. With a GPU, each job
+    has its share of the cores, less one for the job itself, and at most 8.
 
     >>> choose_workers(torch.device("cpu"), None), choose_workers(torch.device("cpu"), 2)
     (0, 2)
     """
-    if asked is not None:
-        return asked
+    if requested is not None:
+        return requested
     return 0 if device.type == "cpu" else max(min(count_cores() // jobs - 1, 8), 0)
 
 
@@ -71,10 +71,10 @@ def check_cores(count: int, threads: int, named: str = "jobs") -> None:
     """
     most = max(count_cores() // threads, 1)
     if count > most:
-        fewer = "; with threads 1 there can be more, but other threads are other results"
+        hint = "; with threads 1 there can be more, but other threads are other results"
         raise InputError(
             f"{count} {named} of {threads} threads need {count * threads} cores, and this machine "
-            f"has {count_cores()}: at most {most} {named}{fewer if threads > 1 else ''}"
+            f"has {count_cores()}: at most {most} {named}{hint if threads > 1 else ''}"
         )
 
 
@@ -106,7 +106,7 @@ def has_room_for(device: torch.device, size: int) -> bool:
     """
     if device.type != "cuda":
         return False
-    free_memory()  # what torch keeps for later counts as taken
+    free_memory()  # otherwise what torch keeps for later would count as used
     return size <= torch.cuda.mem_get_info(device)[0] // 4
 
 
@@ -152,7 +152,7 @@ def repeatable_kernels(
     Args:
         tf32: let a GPU round the factors of convolutions to 10 bits.
         benchmark: let cuDNN choose among its repeatable kernels by their speed.
-        products: let it round those of matrix products too.
+        products: let a GPU round the factors of matrix products to 10 bits too.
 
     >>> with repeatable_kernels():
     ...     torch.backends.cudnn.deterministic, torch.get_float32_matmul_precision()
@@ -171,16 +171,16 @@ def repeatable_kernels(
 
 @contextmanager
 def _saved_precision() -> Iterator[None]:
-    """Set aside how torch may round the factors of float32 products, until the block ends."""
+    """Clear how torch may round the factors of float32 products, and restore it after the block."""
     products = convolutions = None
-    with suppress(RuntimeError):  # torch refuses to tell if its newer settings differ
+    with suppress(RuntimeError):  # torch raises it if its newer settings disagree
         products = torch.get_float32_matmul_precision()
     with suppress(RuntimeError):
         convolutions = torch.backends.cudnn.allow_tf32
-    newer: list[tuple[Callable[[str], None], str]] = []
-    for place, change in _precision_settings():
-        newer.append((change, place.fp32_precision))
-        change("none")
+    saved: list[tuple[Callable[[str], None], str]] = []
+    for owner, set_precision in _precision_settings():
+        saved.append((set_precision, owner.fp32_precision))
+        set_precision("none")
     try:
         yield
     finally:
@@ -188,30 +188,30 @@ def _saved_precision() -> Iterator[None]:
             torch.set_float32_matmul_precision(products)
         if convolutions is not None:
             torch.backends.cudnn.allow_tf32 = convolutions
-        for change, value in newer:
-            change(value)
+        for set_precision, value in saved:
+            set_precision(value)
 
 
 def _precision_settings() -> list[tuple[Any, Callable[[str], None]]]:
-    """The places of torch 2.9 and later that hold a precision, and what changes it.
+    """The parts of torch 2.9 and later that have a precision, and a function that sets it.
 
-    General ones come before special ones.
+    A part comes after the more general one whose precision it can override.
     """
     if not hasattr(torch.backends, "fp32_precision"):
         return []
-    every: Any = torch.backends
-    cudnn, mkldnn = every.cudnn, every.mkldnn
-    parts = [every.cuda.matmul, cudnn.conv, cudnn.rnn, mkldnn.matmul, mkldnn.conv, mkldnn.rnn]
+    backends: Any = torch.backends
+    cudnn, mkldnn = backends.cudnn, backends.mkldnn
+    parts = [backends.cuda.matmul, cudnn.conv, cudnn.rnn, mkldnn.matmul, mkldnn.conv, mkldnn.rnn]
     return [
-        (every, partial(setattr, every, "fp32_precision")),
-        # Setting the attribute itself would change all of them.
+        (backends, partial(setattr, backends, "fp32_precision")),
+        # Setting the attribute would change the precision of all backends.
         (mkldnn, lambda value: mkldnn.set_flags(_fp32_precision=value)),
         *((part, partial(setattr, part, "fp32_precision")) for part in (cudnn, *parts)),
     ]
 
 
 # How torch's allocators (CUDA, MPS, CPU), cuBLAS, cuDNN 8 and 9, and ONNX Runtime report that
-# memory ran out. All but the first raise plain RuntimeErrors, so only their text tells.
+# memory ran out. Most raise a plain RuntimeError, so only the text of the error shows it.
 _OUT_OF_MEMORY_WORDS = (
     *("out of memory", "not enough memory", "can't allocate memory", "bad_alloc"),
     *("failed to allocate memory", "_status_alloc_failed", "_allocation_failed"),
@@ -297,12 +297,12 @@ def training_precision(name: str, device: torch.device) -> str:
     if name != "auto":
         return name
     ampere = (8, 0)
-    good = device.type == "cuda" and torch.cuda.get_device_capability(device) >= ampere
-    return "bf16" if good else "fp32"
+    has_bf16 = device.type == "cuda" and torch.cuda.get_device_capability(device) >= ampere
+    return "bf16" if has_bf16 else "fp32"
 
 
 class PrecisionAdapter(nn.Module):
-    """A network whose parameters are not float32: its images get their type, its outputs float32.
+    """Lets a network of another type, such as float16, take and return float32.
 
     >>> PrecisionAdapter(nn.Linear(2, 3).bfloat16(), torch.bfloat16)(torch.ones(1, 2)).dtype
     torch.float32
@@ -319,7 +319,7 @@ class PrecisionAdapter(nn.Module):
 
 
 def adapt_precision(network: nn.Module) -> nn.Module:
-    """Let a network whose first parameters are not float32 take float32 images.
+    """Wrap a network whose parameters are not float32, so that it takes float32 images.
 
     >>> type(adapt_precision(nn.Linear(2, 3).half())).__name__
     'PrecisionAdapter'

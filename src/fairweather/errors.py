@@ -62,6 +62,8 @@ RENAMED: Mapping[str, str] = {
     "networks": "models_in_memory",
     "workers": "shift_processes",
     "Clusters": "Grouping",
+    "Fitted": "FittedThresholds",
+    "Guaranteed": "GuaranteedThreshold",
 }
 
 

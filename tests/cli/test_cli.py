@@ -307,7 +307,8 @@ ENDS = {
     "check reported 'accuracy[clean] >= 90%'": "open reported/report.html",
     "compare run other": "open run/tables/",
     "report run": "open run/report.html, or: fairweather check run",
-    "plan quickstart --model basic": "fairweather run quickstart",
+    # The run of all its models would be another one than was planned.
+    "plan quickstart --model basic": "the same command with run in place of plan",
     "view .": "open index.html",
     "preview folder:photos --shift gamma,exponent=2": "open preview.png",
     "export folder:photos --out out --shift clean": "fairweather evaluate MODEL folder:out/clean",
@@ -315,6 +316,8 @@ ENDS = {
     "clean run": "fairweather clean run --remove left-over",
     "cancel run": "fairweather clean run",
     "list suites": "fairweather preview --shift NAME",
+    "list studies": "fairweather run STUDY",
+    "list models": "fairweather evaluate MODEL DATA --shift NAME",
 }
 
 
@@ -333,6 +336,25 @@ def test_a_command_ends_with_what_to_open_or_run_next(line, runs, tmp_path, monk
         again = ("--replace",) if "--replace" in HELPS[words[0]] else ()
         quiet = fairweather(*words, *again, "--quiet", cwd=tmp_path)
         assert (quiet.returncode, quiet.stderr) == (done.returncode, "")
+
+
+def test_the_next_command_quotes_names_as_a_shell_takes_them(runs, tmp_path):
+    shutil.copytree(runs / "run", tmp_path / "my run; {x}")
+    done = fairweather("clean", "my run; {x}", cwd=tmp_path)
+    assert done.stderr == "next    fairweather clean 'my run; {x}' --remove left-over\n"
+
+
+@pytest.mark.usefixtures("undrawn")
+def test_a_report_of_several_runs_leads_to_its_page_and_to_no_check(runs, tmp_path):
+    shutil.copytree(runs, tmp_path, dirs_exist_ok=True)
+    done = fairweather("report", "run", "other", cwd=tmp_path)
+    assert done.returncode == 0
+    assert done.stderr.splitlines()[-1] == "next    open reports/run+other/report.html"
+
+
+def test_the_help_of_the_program_fits_into_60_columns(tmp_path, monkeypatch):
+    monkeypatch.setenv("COLUMNS", "60")
+    assert max(map(len, fairweather("--help", cwd=tmp_path).stdout.splitlines())) < 60
 
 
 def test_every_command_has_such_an_end():

@@ -380,7 +380,7 @@ def test_choices_that_cannot_be_made_are_told_in_one_sentence(options, words):
         (
             "torchvision:squeezenet1_1",
             {"norm": "group"},
-            "batch norm, which SqueezeNet does not have",
+            "which SqueezeNet does not have",
         ),
         ("onnx:x.onnx", {"norm": "group", "width": 0.5}, "take norm and width, not onnx:x.onnx"),
     ],

@@ -463,9 +463,7 @@ def test_content_that_is_no_number_is_one_sentence(tmp_path):
 
 def test_labels_that_are_no_text_are_one_sentence(tmp_path):
     np.savez(tmp_path / "bytes.npz", probs=np.full((2, 3), 1 / 3), labels=np.array([b"a", b"\xff"]))
-    with pytest.raises(
-        InputError, match=r"bytes\.npz, 'labels' has b'.xff' in row 2, .*neither a name"
-    ):
+    with pytest.raises(InputError, match=r"bytes\.npz, 'labels' has b'.xff' in row 2, .*neither"):
         read(tmp_path / "bytes.npz")
 
 

@@ -310,15 +310,16 @@ def test_the_page_opens_with_the_most_accurate_model_and_not_with_its_variant(tm
 
 
 def test_a_threshold_that_answers_little_leaves_nothing_to_judge():
+    sends = "A threshold set on validation images sends"
     for answers, risk, last in (
         (29, 0.5, "That leaves too few answers to judge."),
         (500, math.nan, "That leaves too few answers to judge."),
-        (500, 0.5, "Of the other answers, 50 % are wrong."),
+        (500, 0.5, "Of the answers without review, 50 % are wrong."),
     ):
-        said = plain(describe_threshold("under fog", 0.9, risk, answers))
-        assert said == ["Today's threshold sends 90 % under fog to a person.", last]
-    assert plain(describe_threshold("under fog", 1.0, math.nan, 0)) == [
-        "Today's threshold sends every image under fog to a person."
+        said = plain(describe_threshold("images under fog", 0.9, risk, answers))
+        assert said == [f"{sends} 90 % of images under fog to a person.", last]
+    assert plain(describe_threshold("images under fog", 1.0, math.nan, 0)) == [
+        f"{sends} all images under fog to a person."
     ]
 
 
@@ -580,7 +581,7 @@ def test_only_what_all_models_were_tested_on_counts(tmp_path):
         both = [right[row.model, 0, cell].mean() for cell in CELLS[1:]]
         assert row.score.value == pytest.approx(np.mean(both))
     assert (
-        "on the 2 of 3 shifted sets of images that every model was tested on, so this "
+        "on the 2 of 3 shifted sets that every model was tested on. This "
         "mean can differ from those in other tables"
     ) in found.caption
 

@@ -38,9 +38,9 @@ def told(*rows, titles=None, natural_shift=False):
 @pytest.mark.parametrize(
     ("auroc", "said"),
     [
-        (0.456, "is more sure of the images of mnist5k than of its own"),
-        (0.51, "may be no surer of its own images than of those of mnist5k"),
-        (0.93, "is surer of its own images than of those of mnist5k"),
+        (0.456, "is more confident on the images of mnist5k than on its own"),
+        (0.51, "may be no more confident on its own images than on those of mnist5k"),
+        (0.93, "is more confident on its own images than on those of mnist5k"),
     ],
 )
 def test_another_data_set_is_told_apart_or_not(auroc, said):
@@ -106,7 +106,7 @@ def test_of_several_models_the_worst_is_told_and_no_variant():
             for model, value in zip(titles, (0.8, 0.6, 0.1), strict=True)]  # fmt: skip
     (found,) = told(*rows, titles=titles)
     assert found.startswith(
-        "At worst, “B” is surer of its own images than of those of x: its own image"
+        "At worst, “B” is more confident on its own images than on those of x: its own image"
     )
 
 
@@ -145,7 +145,7 @@ def run(tmp_path):
 def test_the_overview_begins_with_other_images(run):
     lines = fw.Run(run.path).overview().splitlines()
     assert lines[0].startswith(
-        f"“Model <A>” is more sure of the images of {HOSTILE} than of its own"
+        f"“Model <A>” is more confident on the images of {HOSTILE} than on its own"
     )
     assert "another source" in lines[2]
     assert lines[5:7] == ["report.html has 2 more such sentences.", ""]
@@ -160,7 +160,7 @@ def test_the_front_of_the_page_has_all_of_them(run):
     page = (run.path / "report.html").read_text()
     front = page[page.index("<h3>Other images</h3>") : page.index('<section id="details">')]
     assert front.count('<p class="note">“Model') == 7
-    assert "more sure of the images of &lt;b&gt;mnist &amp; 5&lt;/b&gt; than" in front
+    assert "more confident on the images of &lt;b&gt;mnist &amp; 5&lt;/b&gt; than" in front
     assert HOSTILE not in page
 
 

@@ -31,8 +31,7 @@ from fairweather.report.gallery import CONFUSIONS, MOST_CLASSES, count_confusion
 from fairweather.report.hurt import FEWEST_IMAGES, Division, find_hurt
 from fairweather.report.joint_runs import UNEQUAL_NOTE, read_runs, shorten_names
 from fairweather.report.levels import LARGE_PANELS, MOST_LARGE, SMALL_PANELS
-from fairweather.report.page import rendering
-from fairweather.report.page.shell import pack_json, write_policy
+from fairweather.report.page.shell import pack_json, read_script, write_policy
 from fairweather.report.provenance import write_citation
 from fairweather.report.reliability import MOST_SHIFTS, find_worst_conditions, keep_hardest
 from fairweather.report.review import RISKS, CellColumns, measure_review
@@ -227,10 +226,11 @@ def test_packing_is_the_same_each_time_and_carries_everything():
 
 
 def test_the_script_cannot_end_itself_and_evaluates_nothing_of_the_runs():
-    text = (Path(rendering.__file__).parent / "page.js").read_text()
-    assert "</script" not in text
-    assert "innerHTML" not in text
-    assert "unsafe-eval" not in write_policy([text])
+    for name in ("page.js", "runs.js"):
+        text = read_script(name)
+        assert "</script" not in text
+        assert "innerHTML" not in text
+        assert "unsafe-eval" not in write_policy([text])
 
 
 @pytest.fixture(scope="module")
@@ -490,6 +490,12 @@ def test_a_citation_is_balanced_whatever_the_names(pair):
         depth += (letter == "{") - (letter == "}")
         assert depth >= 0
     assert depth == 0
+
+
+def test_the_software_is_cited_by_one_title(pair):
+    cited = (Path(__file__).parents[2] / "CITATION.cff").read_text(encoding="utf-8")
+    [title] = re.findall(r'^title: "(.*)"$', cited, re.MULTILINE)
+    assert f"title = {{{{{title}}}}}" in write_citation(read_contents(pair[0]))
 
 
 def test_a_joint_report_replaces_its_own_and_nothing_else(

@@ -103,6 +103,17 @@ def test_one_seed_is_shown_as_it_is(tmp_path):
     assert (row.seeds, row.clean.accuracy.value) == (1, pytest.approx(0.8))
 
 
+def test_what_rounds_to_zero_has_no_minus(tmp_path):
+    rows = [
+        (*row[:5], -0.0001, -0.02, 0.02, 100) if row[4] == "confidence_gap" else row
+        for row in score_rows("plain", "0", 0.9, 0.3)
+    ]
+    write_run(tmp_path / "run", run_record({"plain": "Plain"}, [FOG]), rows)
+    text = fw.view(tmp_path).read_text()
+    assert "+0.0 <small>[−2.0, +2.0]" in text
+    assert "−0.0" not in text
+
+
 @pytest.mark.parametrize(
     ("name", "words"),
     [
@@ -339,7 +350,7 @@ def test_two_rows_are_compared(page):
         "30.0 [28.0, 32.0] Fog, severity 5",
         "+10.0",
     ]
-    assert rows[1][0] == ["Clean images", "+20.0 [+18.0, +22.0]", "0.0 [−2.0, +2.0]", "−20.0"]
+    assert rows[1][0] == ["Clean images", "+20.0 [+18.0, +22.0]", "+0.0 [−2.0, +2.0]", "−20.0"]
     settings = page.all("document.getElementById('settings').innerText")
     assert "settings.bootstrap" in settings
     assert "(1)" in settings  # nothing else differs

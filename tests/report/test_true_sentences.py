@@ -110,12 +110,15 @@ EVIDENCE = r"(These images|\w+ seeds) cannot confirm"
 COMMON = r"Statistically no better than always giving the most common answer \((.*) %\)\."
 TOO_FEW = "Too few errors for an interval."
 PLACE = r"(?P<shift>fog|rain) at severity (?P<level>\d)"
-SHARE = r"(every image|[\d.]+ %)"
+SHARE = r"([\d.]+ %)"
+PART = r"(no|all|[\d.]+ % of)"
 
 
 def is_share(text, value):
-    """Whether a share is written as it is: whole per cents, and a decimal near the ends."""
-    written = 100.0 if text == "every image" else number(text.removesuffix(" %"))
+    """Whether a share is written as it is: whole per cents, a decimal near the ends, or a word."""
+    if text in ("no", "all"):
+        return value == (text == "all")
+    written = number(text.split(" %")[0])
     return abs(written - 100 * value) <= (0.0501 if "." in text else 0.5001)
 
 
@@ -334,8 +337,8 @@ def needed_of(files, model, cell, risk):
 def check_review(contents, files, model, stops, cells):
     shift, level = find_worst(cells)
     for stop, risk in zip(stops, RISKS, strict=True):
-        under = rf" and {SHARE} under (fog|rain)" if contents.sweeps else ""
-        rule = rf"To keep errors at {SHARE}, a person must review {SHARE} of clean images{under}\."
+        under = rf" and {PART} images under (fog|rain)" if contents.sweeps else ""
+        rule = rf"To keep errors at {SHARE}, a person must review {PART} clean images{under}\."
         limit, clean, *others = re.fullmatch(rule, stop["said"][0]).groups()
         assert is_share(limit, risk)
         assert is_share(clean, needed_of(files, model, "clean", risk))
@@ -347,14 +350,15 @@ def check_review(contents, files, model, stops, cells):
             assert any(re.fullmatch(rule, text) for rule in THRESHOLD), text
         sent = [row[2][1] for row in stop["rows"]]
         assert all(sent)
-        [share] = re.findall(rf"Today's threshold sends {SHARE} ", stop["said"][1])
+        [share] = re.findall(rf"images sends {PART} ", stop["said"][1])
         assert is_share(share, sent[1 if others else 0][1])
 
 
 THRESHOLD = (
-    rf"Today's threshold sends {SHARE} (of clean images|under fog|under rain) to a person\.",
+    rf"A threshold set on validation images sends {PART} "
+    r"(clean images|images under fog|images under rain) to a person\.",
     r"That leaves too few answers to judge\.",
-    rf"Of the other answers, {SHARE} are wrong\.",
+    rf"Of the answers without review, {SHARE} are wrong\.",
 )
 
 
@@ -496,8 +500,8 @@ def test_what_is_said_of_other_images_is_what_their_intervals_say(seed):
     ):
         assert not DENIALS.search(text)
         if "pairs" in text:
-            assert ("surer" in text and "no surer" not in text) == (auroc - half > 0.5)
-            assert ("more sure of the images" in text) == (auroc + half < 0.5)
+            assert ("is more confident on its own" in text) == (auroc - half > 0.5)
+            assert ("more confident on the images" in text) == (auroc + half < 0.5)
         else:
             assert ("less than" in text) <= (there < clean)
             assert ("more than" in text) <= (there > clean)

@@ -246,6 +246,15 @@ def test_a_second_call_computes_nothing(shown, run):
     assert all(path.stat().st_mtime_ns == time for path, time in before.items())
 
 
+def test_the_printed_commands_end_alike_when_they_are_run_again(shown, commands):
+    files = {path.name for path in shown[1].iterdir()}
+    for command in commands:
+        for _ in range(2):
+            done = fairweather(*shlex.split(command)[1:], cwd=shown[1])
+            assert done.returncode == (1 if " check " in command else 0), done.stderr
+    assert {path.name for path in shown[1].iterdir()} == files == {"runs"}
+
+
 def test_printed_commands_name_another_folder_as_a_shell_takes_it(tmp_path):
     for command in demonstration.next_commands(fw.Run(tmp_path / "my runs")):
         assert str(tmp_path / "my runs") in shlex.split(command)[2]

@@ -162,7 +162,7 @@ def model(**keys):
         ({"seeds": []}, r"seeds: must be the number of seeds.*, or a list such as.* found \[\]$"),
         (
             {"seeds": [0, 1.5]},
-            r"seeds: must be the number of seeds.*, or a list such as.* found \[0, 1.5\]$",
+            r"seeds: must be .*, or a list such as.* found \[0, 1.5\]$",
         ),
         ({"shifts": [{"gausian_blur": [1]}]}, "'gausian_blur'.*'gaussian_blur'"),
         ({"shifts": [{"gaussian_blur": [1], "x": 2}]}, "NAME: LEVELS"),

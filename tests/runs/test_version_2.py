@@ -38,8 +38,12 @@ def clinic(tmp_path_factory):
 @pytest.fixture(scope="module")
 def continued(clinic):
     """The same study, run by the same command with the new name, and what was there before."""
-    run, versions = RunFolder(clinic / "run"), plan.VERSIONS
-    records = read_steps(run.path)
+    return run_again(clinic, RunFolder(clinic / "run"))
+
+
+def run_again(clinic, run):
+    """Run the study in a folder of a former run."""
+    versions, records = plan.VERSIONS, read_steps(run.path)
     libraries = next(
         record["depends"]["libraries"]
         for record in records.values()
@@ -94,6 +98,25 @@ def test_every_step_of_a_former_study_is_finished(continued):
     assert before.keys() == now.keys()
     for path, record in before.items():
         assert now[path]["depends"] == record["depends"]
+        if record["kind"] in ("train", "predict"):
+            assert now[path] == record
+
+
+def test_a_run_continues_after_its_groups_alone_were_written_by_the_new_names(clinic, tmp_path):
+    """As an interruption leaves it: other bytes of the same groups, and fits made from the old."""
+    run = RunFolder(tmp_path / "run")
+    copy_run(RunFolder(FORMER / "run"), run.path)
+    step = run.step("groups")
+    for name in step.files:
+        run.write_groups(name, run.groups(Path(name).stem))
+    checksums = {name: run.checksum(name) for name in step.files}
+    assert not checksums.items() & step.files.items()
+    run.finish(step.model_copy(update={"files": checksums}))
+    before = read_steps(run.path)
+    run_again(clinic, run)  # without `replace`
+    now = read_steps(run.path)
+    for path, record in before.items():
+        assert now[path]["files"] == record["files"] or record["kind"] in ("score", "sample")
         if record["kind"] in ("train", "predict"):
             assert now[path] == record
 

@@ -52,14 +52,14 @@ def list_names(
         fairweather list shifts
         fairweather list
     """
-    if section not in ("all", *SECTIONS):
-        raise unknown_name("list", section, ["all", *SECTIONS])
-    for title, entries in SECTIONS.items():
+    if section not in ("all", *LISTS):
+        raise unknown_name("list", section, ["all", *LISTS])
+    for title, entries in LISTS.items():
         if section in ("all", title):
             typer.echo(f"{title}:")
             for name, description in entries():
                 typer.echo(f"  {name:<41} {description}")
-    suggest("fairweather preview --shift NAME, or: fairweather evaluate MODEL DATA --shift NAME")
+    suggest(NEXT.get(section, "fairweather evaluate MODEL DATA --shift NAME"))
 
 
 def _list_shifts() -> Entries:
@@ -119,7 +119,7 @@ def _list_studies() -> Entries:
             yield "", f"{fact}: {words}"
 
 
-SECTIONS: Mapping[str, Callable[[], Entries]] = {
+LISTS: Mapping[str, Callable[[], Entries]] = {
     "studies": _list_studies,
     "shifts": _list_shifts,
     "attacks": _list_attacks,
@@ -128,6 +128,15 @@ SECTIONS: Mapping[str, Callable[[], Entries]] = {
     "models": _list_models,
     "data": _list_data,
     "pretraining": _list_pretraining,
+}
+
+# What one does with such a name; with most, one evaluates.
+NEXT = {
+    "studies": "fairweather run STUDY",
+    "shifts": "fairweather preview --shift NAME",
+    "suites": "fairweather preview --shift NAME",
+    "metrics": "fairweather check RUN 'METRIC[clean] >= 0.9'",
+    "pretraining": "fairweather run STUDY, with the name as the method of its pretraining",
 }
 
 

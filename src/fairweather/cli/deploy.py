@@ -110,7 +110,7 @@ def predict(
     if likeness.unlike:
         suggest_measuring(model if shares else "RUN", quiet=quiet)
     else:
-        suggest(f"open {out}: the rows with defer need a person", quiet=quiet)
+        suggest("open {}: the rows with defer need a person", out, quiet=quiet)
 
 
 def guard(
@@ -169,7 +169,7 @@ def guard(
     typer.echo(f"{'guard':<11}{folder}")
     if onnx is not None:
         typer.echo(f"{'onnx':<11}{onnx}")
-    suggest(f"fairweather predict {folder} images:FOLDER", quiet=quiet)
+    suggest("fairweather predict {} images:FOLDER", folder, quiet=quiet)
 
 
 def _read_shares(

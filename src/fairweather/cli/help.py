@@ -164,7 +164,7 @@ class DocumentedGroup(TyperGroup):
     def format_help(self, ctx: Any, formatter: Any) -> None:  # noqa: ANN401 - of Click
         """Write usage, what the program does, its commands, and its options."""
         formatter.write_usage(_bold(ctx.command_path), "COMMAND [OPTIONS]", prefix="")
-        formatter.write(f"\n{self.help}\n")
+        formatter.write(f"\n{textwrap.fill(self.help or '', formatter.width)}\n")
         shown: dict[str, list[tuple[str, str]]] = {}
         for command in self.commands.values():
             if isinstance(command, DocumentedCommand):

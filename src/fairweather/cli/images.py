@@ -70,7 +70,7 @@ def preview(
     sheet = contact_sheet.preview(picked, shifts, seed=shift_seed, subtitle=subtitle)
     write_atomically(out, sheet.png)
     typer.echo(f"preview {out}")
-    suggest(f"open {out}", quiet=quiet)
+    suggest("open {}", out, quiet=quiet)
 
 
 def export(
@@ -140,7 +140,7 @@ def export(
     typer.echo(f"{'manifest':<10}{manifest}")
     first = out / escape(shifts[0].id)
     source = f"folder:{first}" if format_ == "png" else f"npz:{first}.npz"
-    suggest(f"fairweather evaluate MODEL {source} --shift clean", quiet=quiet)
+    suggest("fairweather evaluate MODEL {} --shift clean", source, quiet=quiet)
 
 
 def _describe_images(

@@ -80,7 +80,7 @@ def compare(
     typer.echo(f"{comparison}\n")
     for name in files:
         typer.echo(f"table   {folder / name}")
-    suggest(f"open {folder / next(iter(files))}", quiet=quiet)
+    suggest("open {}", folder / next(iter(files)), quiet=quiet)
 
 
 def _read_published_rows(asked: list[str]) -> dict[str, str]:
@@ -162,7 +162,8 @@ def check(
         write_atomically(junit, format_junit(verdicts))
     _print_table(format_verdicts(verdicts))
     page = folder / PAGE
-    suggest(f"open {page}" if page.is_file() else f"fairweather report {folder}", quiet=quiet)
+    what = ("open {}", page) if page.is_file() else ("fairweather report {}", folder)
+    suggest(*what, quiet=quiet)
     if not all(verdict.passed for verdict in verdicts):
         raise typer.Exit(1)
 
@@ -228,6 +229,6 @@ def estimate(
     if accuracy.truth is None and accuracy.high is None:
         suggest_measuring(run, quiet=quiet)
     elif accuracy.value is None:
-        suggest(f"measure the model again with --natural new={data}", quiet=quiet)
+        suggest("measure the model again with --natural new={}", data, quiet=quiet)
     else:
-        suggest(f"fairweather predict {run} {data} --risk 5%", quiet=quiet)
+        suggest("fairweather predict {} {} --risk 5%", run, data, quiet=quiet)

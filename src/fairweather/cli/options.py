@@ -5,6 +5,7 @@ from __future__ import annotations
 import dataclasses
 import inspect
 import os
+import shlex
 import signal
 import threading
 import types
@@ -94,16 +95,20 @@ def progress(*, quiet: bool = False) -> Iterator[Notify]:
         yield show
 
 
-def suggest(what: str, *, quiet: bool = False) -> None:
-    """End a command with what to open or run next, on stderr, since it is no result."""
+def suggest(what: str, *names: object, quiet: bool = False) -> None:
+    """End a command with what to open or run next, on stderr, since it is no result.
+
+    Each `{}` stands for one of the names, which are quoted as a shell takes them.
+    """
     if not quiet:
-        typer.echo(f"next    {what}", err=True)
+        line = what.format(*(shlex.quote(str(name)) for name in names))
+        typer.echo(f"next    {line}", err=True)
 
 
 def suggest_measuring(run: str, *, quiet: bool) -> None:
     """End a command with how to measure a model on images that nobody has labelled yet."""
     what = "label about 100 of these images, then: fairweather estimate"
-    suggest(f"{what} {run} folder:LABELLED --with-labels", quiet=quiet)
+    suggest(what + " {} folder:LABELLED --with-labels", run, quiet=quiet)
 
 
 # ---------------------------------------------------------------- first checks

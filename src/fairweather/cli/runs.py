@@ -144,7 +144,7 @@ def plan(
     with resumable(), progress(quiet=quiet) as show:
         outlook = studies.plan(checked, out=out, device=device, offline=offline, progress=show)
     typer.echo(outlook.to_json() if json else str(outlook))
-    suggest(f"fairweather run {study}", quiet=quiet or json)
+    suggest("the same command with run in place of plan", quiet=quiet or json)
 
 
 def cancel(run: RunArgument) -> None:
@@ -162,7 +162,7 @@ def cancel(run: RunArgument) -> None:
         typer.echo(f"ended {ended} job{'s' * (ended > 1)} of {run}")
     else:
         typer.echo(f"no jobs of {run} are waiting or running")
-    suggest(f"fairweather clean {run}   # what the run has so far")
+    suggest("fairweather clean {}   # what the run has so far", run)
 
 
 def clean(
@@ -191,9 +191,7 @@ def clean(
         removed = cleaning.remove_files(run, remove)
         typer.echo(f"removed {len(removed.files)} files, {removed.bytes / 1e6:,.1f} MB\n")
     typer.echo(cleaning.format_disk_use(cleaning.measure_disk_use(opened)))
-    suggest(
-        f"fairweather report {run}" if remove else f"fairweather clean {run} --remove left-over"
-    )
+    suggest("fairweather report {}" if remove else "fairweather clean {} --remove left-over", run)
 
 
 def _read_study(
@@ -306,7 +304,7 @@ def pack(
     files = [path for path in packed.path.rglob("*") if path.is_file()]
     size = sum(path.stat().st_size for path in files)
     typer.echo(f"{packed.path}: {len(files)} files, {size / 1e6:.1f} MB")
-    suggest(f"fairweather report {packed.path} OTHER --join-seeds", quiet=quiet)
+    suggest("fairweather report {} OTHER --join-seeds", packed.path, quiet=quiet)
 
 
 def _find_missing_files(runs: Sequence[Path]) -> dict[Path, list[str]]:
@@ -338,12 +336,16 @@ def _build_report(runs: Sequence[Path], out: Path | None) -> Path:
 
 def print_places(folder: Path, track: str | None, *, quiet: bool) -> None:
     """Print where tables, figures and page are, where a tracker has the run, and what is next."""
+    from fairweather.types.record import PAGE, RECORD
+
     for what, name in (("tables", "tables"), ("figures", "figures"), ("page", "report.html")):
         if (folder / name).exists():  # figures may have been left out
             typer.echo(f"{what:<8}{folder / name}")
     send_run(folder, track)
-    page = folder / "report.html"
-    suggest(f"open {page}, or: fairweather check {folder} 'accuracy[clean] >= 90%'", quiet=quiet)
+    page = folder / PAGE
+    check = ", or: fairweather check {} 'accuracy[clean] >= 90%'"
+    # A report of several runs is no run.
+    suggest("open {}" + check * (folder / RECORD).is_file(), page, folder, quiet=quiet)
 
 
 # ---------------------------------------------------------------- evaluations

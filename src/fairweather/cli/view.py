@@ -33,4 +33,4 @@ def view(
     page = write_page(folder, out)
     typer.echo(f"{'page':<8}{page}")
     if not (open_ and webbrowser.open(page.resolve().as_uri())):
-        suggest(f"open {page}")
+        suggest("open {}", page)

@@ -1,4 +1,4 @@
-"""A table with facts of each image, such as the patient and the hospital that it comes from."""
+"""Read the group of each image (its patient) and its slices (its hospital) from a table."""
 
 from __future__ import annotations
 
@@ -24,8 +24,7 @@ from fairweather.data.sources import (
 )
 from fairweather.data.splits import Subset
 from fairweather.errors import InputError, check_case_distinct, check_name, join_names, unknown_name
-from fairweather.files import tables as parquet_files
-from fairweather.files.tables import find_delimiter
+from fairweather.files.tables import find_delimiter, read_parquet_table
 from fairweather.types.measurement import Groups, IntArray, TextArray
 from fairweather.types.options import CROSS, GroupColumns, slice_name, split_slice
 from fairweather.types.record import NATURAL
@@ -33,39 +32,31 @@ from fairweather.types.record import NATURAL
 Listings = Mapping[str, Listing]  # by split
 
 KEY, SPLIT = "key", "split"
-RESERVED = "class"  # rules have another meaning for class=NAME
+RESERVED_SLICE = "class"  # class=NAME has another meaning in rules
 MISSING = "missing"  # the slice of images whose row has no value
 
 
 @explain_read_errors()
 def read_groups(splits: Listings, columns: GroupColumns, source: str) -> dict[str, Groups]:
-    """Read what columns say of every image of some splits of a source, by the names of the splits.
+    """Read the groups and slices of every image of some splits of a source, by split.
 
-    They are columns of a table, or of the source itself. The column `file` (or another of
-    `FILE_COLUMNS`) of a table names the image of each row by its path inside the folder of the
-    source. The file's name is enough if no two images share it, with or without its ending. Without
-    such a column, the column `key` has the place of the image in its split, from 0 on. The column
-    `split` names the split if there are several. Rows about other images are ignored. Rows with
-    `natural/NAME` in the column `split` are about a set of other images of the same classes, and
-    about no other.
+    Their columns are in a table, or in the source itself. A table names the image of each row in
+    one of two ways:
+
+    - The column `file` (or another of `FILE_COLUMNS`) has its path inside the folder of the source.
+      The file's name is enough if no two images share it, with or without its ending.
+    - The column `key` has its position in its split, from 0 on; the column `split` names the split
+      if there are several.
+
+    Rows about other images are ignored. Rows with `natural/NAME` in the column `split` are only
+    about this set of other images of the same classes.
 
     Raises:
-        InputError: the source has no columns; the file is no table; a column is missing; an image
-            has no row, or two that say different things; or an image has no group.
+        InputError: the source has no columns; the file is not a table; a column is missing; an
+            image has no row, or two rows that differ; or an image has no group.
     """
     if columns.metadata is None:
-        place = f"the data source {source!r}"
-        _check_columns(columns, place)
-        if any(listing.table is None for listing in splits.values()):
-            raise InputError(
-                f"{place} has no columns of its own: give the path of a table with a row for each "
-                "image as metadata (--metadata)"
-            )
-        return {
-            split: _make_groups(listing.table(columns.columns), columns, place)
-            for split, listing in splits.items()
-            if listing.table is not None
-        }
+        return _read_source_columns(splits, columns, f"the data source {source!r}")
     path = Path(columns.metadata).expanduser()
     table = _select_rows(read_text_table(path), columns.natural)
     place = f"the table {str(path)!r}"
@@ -73,16 +64,16 @@ def read_groups(splits: Listings, columns: GroupColumns, source: str) -> dict[st
     for name in columns.columns:
         if name not in table:
             raise unknown_name(f"column of {path}", name, list(table.columns))
-    lower = {name.lower(): name for name in reversed(list(table.columns))}
-    by_file = next((lower[name] for name in FILE_COLUMNS if name in lower), None)
-    if by_file is None and KEY not in table:
+    by_lower_name = {name.lower(): name for name in reversed(list(table.columns))}
+    file_column = next((by_lower_name[n] for n in FILE_COLUMNS if n in by_lower_name), None)
+    if file_column is None and KEY not in table:
         raise InputError(
             f"{place} must have a column that says which image a row is about: file or {KEY}; "
             f"found {', '.join(map(str, table.columns))}"
         )
-    if by_file is not None and all(listing.names is not None for listing in splits.values()):
-        table = table.drop_duplicates([by_file, *columns.columns], ignore_index=True)
-        rows = _rows_by_file(splits, table[by_file], place)
+    if file_column is not None and all(listing.names is not None for listing in splits.values()):
+        table = table.drop_duplicates([file_column, *columns.columns], ignore_index=True)
+        rows = _rows_by_file(splits, table[file_column], place)
     elif KEY in table:
         identity = [KEY, SPLIT] if SPLIT in table else [KEY]
         table = table.drop_duplicates([*identity, *columns.columns], ignore_index=True)
@@ -92,20 +83,34 @@ def read_groups(splits: Listings, columns: GroupColumns, source: str) -> dict[st
             f"the images of this source have no files of their own, so {place} must have a column "
             f"{KEY}: the place of each image in its split, from 0 on"
         )
-    plain = table[columns.columns]
+    values = table[columns.columns]
     return {
-        split: _make_groups(plain.iloc[places], columns, place) for split, places in rows.items()
+        split: _make_groups(values.iloc[numbers], columns, place) for split, numbers in rows.items()
+    }
+
+
+def _read_source_columns(splits: Listings, columns: GroupColumns, place: str) -> dict[str, Groups]:
+    _check_columns(columns, place)
+    if any(listing.table is None for listing in splits.values()):
+        raise InputError(
+            f"{place} has no columns of its own: give the path of a table with a row for each "
+            "image as metadata (--metadata)"
+        )
+    return {
+        split: _make_groups(listing.table(columns.columns), columns, place)
+        for split, listing in splits.items()
+        if listing.table is not None
     }
 
 
 def natural_columns(groups: GroupColumns | None, names: Collection[str]) -> dict[str, GroupColumns]:
-    """Which columns say what belongs together in sets of other images of the same classes, by name.
+    """The columns with the groups of sets of other images of the same classes, by set.
 
-    A set is left out if a table does not say it: it has no rows with `natural/NAME` in the column
-    `split`. Subgroups are those of the test images alone.
+    A set is left out if the table has no rows about it, with `natural/NAME` in the column `split`.
+    Slices are left out too: only test images have them.
 
-    Raises `InputError` if a set has no rows and there are some about a set that is not asked for:
-    one of the two names is probably misspelt.
+    Raises `InputError` if a set has no rows, and the table has rows about a set that is not among
+    `names`: one of the two names is probably misspelt.
     """
     if groups is None or groups.metadata is None or groups.group is None or not names:
         return {}
@@ -125,7 +130,7 @@ def natural_columns(groups: GroupColumns | None, names: Collection[str]) -> dict
 
 
 def _select_rows(table: pd.DataFrame, natural: str | None) -> pd.DataFrame:
-    """The rows about the run's own images, or those about a set of other images of this name."""
+    """The rows about the set of other images with this name; with None, about the own images."""
     if SPLIT not in table:
         return table if natural is None else table[:0]
     if natural is not None:
@@ -138,7 +143,7 @@ def _select_rows(table: pd.DataFrame, natural: str | None) -> pd.DataFrame:
 def read_text_table(path: Path) -> pd.DataFrame:
     """Read a CSV or parquet file as text; an empty field is an empty text.
 
-    Raises `InputError` if it is neither.
+    Raises `InputError` for another kind of file, or one that is damaged.
     """
     check_exists(path)
     if path.suffix.lower() not in (".csv", ".tsv", ".parquet"):
@@ -160,24 +165,24 @@ def read_text_table(path: Path) -> pd.DataFrame:
             table = table.set_axis(table.iloc[0], axis="columns")[1:].reset_index(drop=True)
     except InputError:
         raise
-    except (ValueError, OSError) as error:  # also what pyarrow raises
+    except (ValueError, OSError) as error:  # the errors of pyarrow are ValueErrors too
         reason = str(error).partition("\n")[0]
         raise InputError(f"{str(path)!r} cannot be read as a table: {reason}") from error
     table.columns = table.columns.map(str)
-    twice = table.columns[table.columns.duplicated() & (table.columns != "")]
-    if len(twice):
-        raise InputError(f"{str(path)!r} has two columns with the name {twice[0]!r}")
+    duplicates = table.columns[table.columns.duplicated() & (table.columns != "")]
+    if len(duplicates):
+        raise InputError(f"{str(path)!r} has two columns with the name {duplicates[0]!r}")
     return table
 
 
 def _read_parquet(path: Path) -> pa.Table:
     """Read a parquet file, or a folder with the parts of one, as other programs write it."""
     if not path.is_dir():
-        return parquet_files.read_parquet_table(path)
+        return read_parquet_table(path)
     parts = [part for part in sorted(path.glob("*.parquet")) if part.name[0] not in "._"]
     if not parts:
         raise InputError(f"the folder {str(path)!r} has no parquet files")
-    return pa.concat_tables([parquet_files.read_parquet_table(part) for part in parts])
+    return pa.concat_tables([read_parquet_table(part) for part in parts])
 
 
 def column_to_text(column: pd.Series) -> pd.Series:
@@ -200,50 +205,56 @@ def _check_columns(columns: GroupColumns, place: str) -> None:
                 f"the slice {name} would write the values of {columns.group} into tables and on "
                 "the page, and each has few images: leave it out"
             )
-        if name == RESERVED:
-            raise InputError(f"a slice cannot be called {RESERVED}: rename the column of {place}")
+        if name == RESERVED_SLICE:
+            raise InputError(
+                f"a slice cannot be called {RESERVED_SLICE}: rename the column of {place}"
+            )
         if names.count(name) > 1:
             raise InputError(f"the slice {name} is asked for twice")
     check_case_distinct(names, "the slices")
 
 
 def _rows_by_file(splits: Listings, column: pd.Series, place: str) -> dict[str, IntArray]:
-    """Find the row of each image: the one whose name is the longest end of its file's path.
+    """Find the row of each image: the one that has the longest end of its file's path.
 
-    If an image has none, names are compared without their endings.
+    If an image has none, paths are compared without their suffixes.
     """
-    written = [str(PurePosixPath(name.strip().replace("\\", "/"))) for name in column]
+    cells = [str(PurePosixPath(name.strip().replace("\\", "/"))) for name in column]
     paths = {split: _file_paths(listing) for split, listing in splits.items()}
-    every = [path for split_paths in paths.values() for path in split_paths]
+    all_paths = [path for split_paths in paths.values() for path in split_paths]
     lost: list[str] = []
-    for short in (str, _without_suffix):
-        row_of = {short(name): row for row, name in enumerate(written)}
-        name_of = {path: _longest_known_end(short(path), row_of) for path in every}
-        lost = [path for path in every if name_of[path] is None]
+    for shorten in (str, _without_suffix):
+        row_by_name = {shorten(name): row for row, name in enumerate(cells)}
+        name_by_path = {path: _longest_known_end(shorten(path), row_by_name) for path in all_paths}
+        lost = [path for path in all_paths if name_by_path[path] is None]
         if not lost:
             break
     else:
         names = [name for listing in splits.values() for name in listing.names or ()]
-        missing = [name for name, path in zip(names, every, strict=True) if name_of[path] is None]
+        missing = [
+            name for name, path in zip(names, all_paths, strict=True) if name_by_path[path] is None
+        ]
         raise InputError(
-            f"{place} has no row for {len(lost)} of {len(every)} images, such as "
-            f"{join_names(missing)}; it names {join_names(written) if written else 'none'}"
+            f"{place} has no row for {len(lost)} of {len(all_paths)} images, such as "
+            f"{join_names(missing)}; it names {join_names(cells) if cells else 'none'}"
         )
-    shared = Counter(name_of[path] for path in every)
-    name, count = shared.most_common(1)[0]
+    uses = Counter(name_by_path[path] for path in all_paths)
+    name, count = uses.most_common(1)[0]
     if count > 1:
         raise InputError(
             f"{place} has one row for {count} images, {name}: name files with more of their folders"
         )
-    _check_once({str(name) for name in shared}, map(short, written), place)
+    _check_unique_rows({str(name) for name in uses}, map(shorten, cells), place)
     return {
-        split: np.array([row_of[str(name_of[path])] for path in split_paths], dtype=np.int64)
+        split: np.array(
+            [row_by_name[str(name_by_path[path])] for path in split_paths], dtype=np.int64
+        )
         for split, split_paths in paths.items()
     }
 
 
 def _file_paths(listing: Listing) -> list[str]:
-    """The paths of the files of images, as far as they are known."""
+    """The absolute path of each image's file, or the part of it that the listing knows."""
     if listing.file_per_image:
         return [Path(file).absolute().as_posix() for file in listing.files]
     return list(listing.names or ())
@@ -262,16 +273,17 @@ def _longest_known_end(path: str, known: Collection[str]) -> str | None:
 
 def _without_suffix(name: str) -> str:
     path = PurePosixPath(name)
-    return str(path.with_suffix("") if path.name else path)  # an empty field names none
+    return str(path.with_suffix("") if path.name else path)  # an empty field has no name
 
 
-def _check_once(images: Collection[str], written: Iterable[str], place: str) -> None:
-    counts = Counter(written)
-    twice = [name for name in images if counts[name] > 1]
-    if twice:
+def _check_unique_rows(images: Collection[str], rows: Iterable[str], place: str) -> None:
+    """Raise `InputError` if several rows are about one image; rows that agree are merged before."""
+    counts = Counter(rows)
+    duplicates = [name for name in images if counts[name] > 1]
+    if duplicates:
         raise InputError(
-            f"{place} has several rows that differ for {len(twice)} of {len(images)} images, such "
-            f"as {min(twice)}"
+            f"{place} has several rows that differ for {len(duplicates)} of {len(images)} images, "
+            f"such as {min(duplicates)}"
         )
 
 
@@ -298,23 +310,23 @@ def _rows_by_key(splits: Listings, table: pd.DataFrame, place: str) -> dict[str,
     result = {}
     for split, listing in splits.items():
         rows, count = np.flatnonzero(row_splits == split), len(listing.labels)
-        places = keys.to_numpy()[rows].astype(np.int64)
-        rows, places = rows[places < count], places[places < count]
-        _check_once({str(key) for key in places}, map(str, places), place)
-        row_of = np.full(count, -1, dtype=np.int64)
-        row_of[places] = rows
-        if len(lost := np.flatnonzero(row_of < 0)):
+        row_keys = keys.to_numpy()[rows].astype(np.int64)
+        rows, row_keys = rows[row_keys < count], row_keys[row_keys < count]
+        _check_unique_rows({str(key) for key in row_keys}, map(str, row_keys), place)
+        row_by_key = np.full(count, -1, dtype=np.int64)
+        row_by_key[row_keys] = rows
+        if len(lost := np.flatnonzero(row_by_key < 0)):
             set_name = "the set" if split == UNSPLIT else split
             raise InputError(
                 f"{place} has no row for {len(lost)} of {count} images of {set_name}, such as the "
                 f"one with the {KEY} {lost[0]}"
             )
-        result[split] = row_of
+        result[split] = row_by_key
     return result
 
 
 def _make_groups(table: pd.DataFrame, columns: GroupColumns, place: str) -> Groups:
-    # Blanks around a key would make two patients of one.
+    # Blanks are removed: with them, one patient would count as two.
     values = {
         name: np.array([value.strip() for value in table[name]], dtype=np.object_)
         for name in columns.columns
@@ -331,7 +343,7 @@ def _make_groups(table: pd.DataFrame, columns: GroupColumns, place: str) -> Grou
         filled = (
             np.where(values[name] == "", MISSING, values[name]) for name in split_slice(slice_)
         )
-        crossed = reduce(lambda before, after: before + CROSS + after, filled)
+        crossed = reduce(lambda left, right: left + CROSS + right, filled)
         for value in set(crossed):
             check_name(value, f"{place} has in {slice_} a value that cannot be used:")
         slices[slice_name(slice_)] = crossed
@@ -339,25 +351,28 @@ def _make_groups(table: pd.DataFrame, columns: GroupColumns, place: str) -> Grou
 
 
 class SourceGroups(NamedTuple):
-    """The groups of images that are not loaded, though a model may be trained or chosen on them."""
+    """The groups of training and validation images that are not loaded.
+
+    A model may be trained or selected on them, so they must not share groups with loaded images.
+    """
 
     columns: GroupColumns
-    """Which columns say what belongs together."""
+    """The columns with groups and slices."""
 
     others: Mapping[str, TextArray]
-    """The group names of training and validation images that are not needed, by split."""
+    """The group name of each image that is not loaded, by split."""
 
-    unknown: str
-    """Why these are not known, if they are not."""
+    unknown_reason: str
+    """Why these group names are not known; "" if they are."""
 
     def compare(self, every: Mapping[str, Subset], parts: Mapping[str, Subset]) -> list[str]:
-        """Say which splits share groups, those that are not loaded included.
+        """Say which splits share groups: a sentence for two splits, at least one of them loaded.
 
-        Raises `InputError` if two that are loaded do, unless that is allowed.
+        Raises `InputError` if two loaded splits share groups, unless that is allowed.
 
         Args:
             every: all splits of the source.
-            parts: those that are loaded.
+            parts: the splits that are loaded.
         """
         column = self.columns.group
         if column is None:
@@ -375,10 +390,10 @@ class SourceGroups(NamedTuple):
                 "measure them nevertheless, allow it (allow_shared: true under groups: of a study, "
                 "--allow-shared-groups of other commands)"
             )
-        # A part that is not loaded may have been read all the same: others are split off it.
-        for part, theirs in {**self.others, **groups}.items():
-            for name, ours in loaded.items() if part not in parts else ():
-                shared += describe_shared_groups({part: theirs, name: ours}, column)
+        # `groups` may have a split that is not loaded: validation images are split off `train`.
+        for other, other_groups in {**self.others, **groups}.items():
+            for name, names in loaded.items() if other not in parts else ():
+                shared += describe_shared_groups({other: other_groups, name: names}, column)
         return shared
 
     def explain_unknown(self, every: Mapping[str, Subset]) -> str:
@@ -387,16 +402,17 @@ class SourceGroups(NamedTuple):
             return ""
         if "train" not in every:
             return "the source has no training images"
-        reason = f"what the table says of the other splits cannot be used: {self.unknown}"
-        return reason if self.unknown else ""
+        if not self.unknown_reason:
+            return ""
+        return f"what the table says of the other splits cannot be used: {self.unknown_reason}"
 
 
 def read_source_groups(
     source: Source, columns: GroupColumns, parts: Collection[str], specification: str
 ) -> tuple[Source, SourceGroups]:
-    """Read what a table says of the images that are needed for some parts, and of the others.
+    """Read the groups of the splits that some parts need, and of training and validation images.
 
-    A table need not have the others. The splits of the result that are needed have their groups.
+    The returned source has groups for the splits that are needed. A table may leave the others out.
     """
     needed = {UNSPLIT, *parts}
     if "val" in parts and "val" not in source.splits:
@@ -406,35 +422,38 @@ def read_source_groups(
         name: source.splits[name]
         for name in ("train", "val")
         if columns.group is not None and name in source.splits and name not in needed
-        if columns.natural is None  # of other images, no model was trained on a part
+        if columns.natural is None  # no model was trained on a part of a set of other images
     }
-    unknown = ""
+    unknown_reason = ""
     try:
-        # Together: a row that could be about an image of either is no row of one of them.
+        # Read together, so that a row that fits images of two splits is noticed.
         groups = read_groups({**splits, **others}, columns, specification)
     except InputError as error:
         if not others:
             raise
-        groups, unknown = read_groups(splits, columns, specification), str(error)
+        groups, unknown_reason = read_groups(splits, columns, specification), str(error)
     known = {name: listing._replace(groups=groups[name]) for name, listing in splits.items()}
-    names_of_others = {
-        name: texts
+    other_names = {
+        name: names
         for name in others
-        if name in groups and (texts := groups[name].names) is not None
+        if name in groups and (names := groups[name].names) is not None
     }
     loaded = source._replace(splits={**source.splits, **known})
-    return loaded, SourceGroups(columns, names_of_others, unknown)
+    return loaded, SourceGroups(columns, other_names, unknown_reason)
 
 
 def describe_shared_groups(parts: Mapping[str, TextArray], group: str) -> list[str]:
-    """Say of each two parts how many groups have images in both; it names no group."""
+    """Say how many groups two parts share, for every pair of parts; no group is named."""
     sentences = []
-    for (first, ours), (second, theirs) in combinations(parts.items(), 2):
-        shared = set(ours) & set(theirs)
+    for (first, first_groups), (second, second_groups) in combinations(parts.items(), 2):
+        shared, total = (
+            set(first_groups) & set(second_groups),
+            set(first_groups) | set(second_groups),
+        )
         if shared:
-            images = int(np.isin(theirs.astype(str), sorted(map(str, shared))).sum())
+            images = int(np.isin(second_groups.astype(str), sorted(map(str, shared))).sum())
             sentences.append(
-                f"{len(shared)} of {len(set(ours) | set(theirs))} values of {group} have images "
-                f"in {first} and in {second} ({images} of {len(theirs)} images of {second})"
+                f"{len(shared)} of {len(total)} values of {group} have images in {first} and in "
+                f"{second} ({images} of {len(second_groups)} images of {second})"
             )
     return sentences

@@ -1,4 +1,4 @@
-"""Sets that are known by name: their files are found or downloaded, verified and listed."""
+"""Data sets that are known by name: find or download their files, verify and list them."""
 
 from __future__ import annotations
 
@@ -6,7 +6,7 @@ import gzip
 import hashlib
 import io
 import math
-import pickle  # nosec B403 # its unpickler here makes nothing but arrays
+import pickle  # nosec B403 # the unpickler below makes only inert objects
 import re
 import shutil
 import struct
@@ -39,7 +39,7 @@ from fairweather.files.download import fetch
 from fairweather.files.folders import cache_folder, cannot_store, read_facts
 from fairweather.types.measurement import ByteArray, IntArray
 
-# ---------------------------------------------------------------- files: found, verified, unpacked
+# ---------------------------------------------------------------- files: find, verify, unpack
 
 # The errors of a gzip stream that is cut off or altered, besides those of the tar format.
 DAMAGED = (EOFError, zlib.error, gzip.BadGzipFile)
@@ -68,10 +68,10 @@ def find_folder(name: str, root: Path, places: Sequence[str], marks: Sequence[st
     for place in places:
         if any((root / place / mark).exists() for mark in marks):
             return root / place
-    below = ", ".join(place for place in places if place != ".")
+    subfolders = ", ".join(place for place in places if place != ".")
     raise InputError(
         f"{str(root)!r} does not have {name}: there is no {marks[0]} in it or in its folders "
-        f"({below}); {describe_contents(root)}"
+        f"({subfolders}); {describe_contents(root)}"
     )
 
 
@@ -109,7 +109,7 @@ def md5(content: bytes) -> str:
 
 
 def check_md5(path: Path, digest: str, published: str, verify: bool) -> str:
-    """Return a digest; raise `InputError` if it must be the published one and is not."""
+    """Return the digest; raise `InputError` if `verify` is set and another one is published."""
     if verify and digest != published:
         raise InputError(
             f"{str(path)!r} is not the published file: its MD5 is {digest} instead of {published}; "
@@ -119,12 +119,12 @@ def check_md5(path: Path, digest: str, published: str, verify: bool) -> str:
 
 
 def describe_verification(name: str, notes: Mapping[str, object]) -> str | None:
-    """Say whether the files of a named set were verified; None if the notes do not tell.
+    """Say whether the files of a named set were verified; None if the notes do not say.
 
     Args:
         name: of the set.
         notes: of its `Source`, where `verified` says whether the files have the published
-            checksums, and `verification`, if it is there, why that is not known.
+            checksums. If that is not known, `verification` says why.
 
     >>> describe_verification(
     ...     "pathmnist@28", {"verified": True, "md5": "a8b06965200029087d5bd730944a56c1"}
@@ -148,25 +148,25 @@ def describe_verification(name: str, notes: Mapping[str, object]) -> str | None:
     return f"verified       {name} has the published MD5, {digests}"
 
 
-def obtain(request: SourceRequest, url: str, path: Path, published: str) -> Path:
-    """Download a file unless it is there; it must have the published MD5 if the request says so."""
-    expected = published if request.verify else None
+def download_file(request: SourceRequest, url: str, path: Path, published_md5: str) -> Path:
+    """Download a file unless it exists; check its MD5 if the request says so."""
+    expected = published_md5 if request.verify else None
     return fetch(url, path, md5=expected, offline=request.offline, progress=request.progress)
 
 
-def obtain_unpacked(
-    request: SourceRequest, url: str, archive: Path, published: str, top: str
+def download_and_unpack(
+    request: SourceRequest, url: str, archive: Path, published_md5: str, top: str
 ) -> None:
-    """Download an archive and unpack its folder `top` beside it, unless that folder is there."""
+    """Download an archive and unpack its folder `top` beside it, unless that folder exists."""
     if not archive.with_name(top).exists():
-        unpack(obtain(request, url, archive, published), top)
+        unpack(download_file(request, url, archive, published_md5), top)
 
 
 def unpack(archive: Path, top: str) -> None:
     """Unpack the folder `top` of a tar.gz beside the archive, completely or not at all.
 
-    A call first removes what an interrupted call has left. Devices and members that would
-    be written outside the folder are refused (the `data` filter of PEP 706).
+    First, it removes what an interrupted call left behind. The `data` filter of PEP 706 refuses
+    devices, and members that would be written outside the folder.
 
     Raises:
         InputError: the archive is damaged, unsafe, or has no such folder; or its folder cannot be
@@ -180,20 +180,20 @@ def unpack(archive: Path, top: str) -> None:
 
 def _unpack(archive: Path, top: str) -> None:
     target = archive.with_name(top)
-    part = archive.with_name(f".{top}.part")
+    partial = archive.with_name(f".{top}.part")
     with FileLock(archive.with_name(f".{top}.lock")):
         if target.exists():
             return
-        if part.is_symlink():
-            part.unlink()
-        shutil.rmtree(part, ignore_errors=True)
-        part.mkdir()
+        if partial.is_symlink():
+            partial.unlink()
+        shutil.rmtree(partial, ignore_errors=True)
+        partial.mkdir()
         try:
             with tarfile.open(archive, "r:gz") as tar:
-                tar.extractall(part, filter="data")
-            if not (part / top).is_dir():
+                tar.extractall(partial, filter="data")
+            if not (partial / top).is_dir():
                 raise InputError(f"the archive {str(archive)!r} has no folder {top!r}")
-            (part / top).rename(target)
+            (partial / top).rename(target)
         except tarfile.FilterError as error:
             raise InputError(f"the archive {str(archive)!r} is unsafe: {error}") from error
         except (tarfile.TarError, *DAMAGED) as error:
@@ -201,7 +201,7 @@ def _unpack(archive: Path, top: str) -> None:
                 f"the archive {str(archive)!r} is damaged ({error}): delete it to download it again"
             ) from error
         finally:
-            shutil.rmtree(part, ignore_errors=True)
+            shutil.rmtree(partial, ignore_errors=True)
 
 
 # ---------------------------------------------------------------- MNIST
@@ -246,10 +246,10 @@ FASHION_PLACES = (".", "FashionMNIST/raw", "raw", FASHION_MNIST)
 FASHION_URL = "http://fashion-mnist.s3-website.eu-central-1.amazonaws.com/"
 _FASHION_FACTS = read_facts("fairweather.data", "known_sets")[FASHION_MNIST]
 FASHION_CLASSES = tuple(_FASHION_FACTS["classes"])
-# Of the compressed files, as downloaded: torchvision.datasets.FashionMNIST.resources.
+# MD5s of the compressed files, as downloaded: torchvision.datasets.FashionMNIST.resources.
 FASHION_COMPRESSED_MD5: Mapping[str, str] = _FASHION_FACTS["compressed_md5"]
-# Of the files after decompression. Debian has compressed the same bytes again; torchvision stores
-# them uncompressed.
+# MD5s after decompression: Debian compressed the same bytes again, torchvision stores them
+# uncompressed.
 FASHION_CONTENT_MD5: Mapping[str, str] = _FASHION_FACTS["content_md5"]
 IDX_PREFIXES = {"train": "train", "test": "t10k"}
 UNSIGNED_BYTES = 0x08  # the third byte of an idx file; the fourth is the number of dimensions
@@ -294,6 +294,7 @@ def list_fashion_mnist(request: SourceRequest) -> Source:
 
 
 def _find_fashion(request: SourceRequest) -> tuple[Path, str]:
+    """The folder with the files, downloaded if need be, and where it comes from."""
     if request.path is not None:
         marks = [stem + suffix for stem in FASHION_CONTENT_MD5 for suffix in (".gz", "")]
         return find_folder(FASHION_MNIST, request.path, FASHION_PLACES, marks), str(request.path)
@@ -303,7 +304,7 @@ def _find_fashion(request: SourceRequest) -> tuple[Path, str]:
     for stem, checksum in FASHION_COMPRESSED_MD5.items():
         path = folder / f"{stem}.gz"
         if not path.exists():
-            obtain(request, f"{FASHION_URL}{stem}.gz", path, checksum)
+            download_file(request, f"{FASHION_URL}{stem}.gz", path, checksum)
     return folder, FASHION_URL
 
 
@@ -335,9 +336,9 @@ def _parse_idx(content: bytes, path: Path, shape: tuple[int, ...]) -> ByteArray:
     if tuple(sides) != shape:
         sizes = " x ".join(map(str, sides))
         raise InputError(f"{str(path)!r} has images of {sizes} pixels instead of 28 x 28")
-    needed = header.size + count * math.prod(shape)
-    if len(content) != needed:
-        raise InputError(f"{str(path)!r} has {len(content)} bytes, but its header says {needed}")
+    size = header.size + count * math.prod(shape)
+    if len(content) != size:
+        raise InputError(f"{str(path)!r} has {len(content)} bytes, but its header says {size}")
     return np.frombuffer(content, np.uint8, offset=header.size).reshape(count, *shape)
 
 
@@ -392,11 +393,12 @@ def _list_batches(split: str, paths: tuple[Path, ...], labels: list[IntArray]) -
 
 
 def _find_cifar(request: SourceRequest) -> tuple[Path, str]:
+    """The folder with the batches, downloaded if need be, and where it comes from."""
     if request.path is not None:
         marks = [file for batches in CIFAR_BATCHES.values() for file in batches]
         return find_folder(CIFAR10, request.path, CIFAR_PLACES, marks), str(request.path)
     folder = download_folder(CIFAR10)
-    obtain_unpacked(request, CIFAR_URL, folder / Path(CIFAR_URL).name, CIFAR_MD5, CIFAR_FOLDER)
+    download_and_unpack(request, CIFAR_URL, folder / Path(CIFAR_URL).name, CIFAR_MD5, CIFAR_FOLDER)
     return folder / CIFAR_FOLDER, CIFAR_URL
 
 
@@ -464,7 +466,7 @@ class _Inert:
         self.state = state
 
 
-# All names that the pickle of an array refers to, of numpy 1 and 2 and of Python 2 and 3.
+# All names that the pickle of an array may refer to, in numpy 1 and 2 and in Python 2 and 3.
 PICKLE_NAMES: dict[tuple[str, str], Callable[..., Any]] = {
     ("numpy.core.multiarray", "_reconstruct"): _Inert,
     ("numpy._core.multiarray", "_reconstruct"): _Inert,
@@ -489,7 +491,7 @@ class _InertUnpickler(pickle.Unpickler):
 PETS = "oxford-iiit-pet"
 PETS_PLACES = (".", PETS)
 PETS_URL = "https://www.robots.ox.ac.uk/~vgg/data/pets/data/"
-# MD5s: torchvision.datasets.OxfordIIITPet. Each archive has one folder that is called like it.
+# MD5s: torchvision.datasets.OxfordIIITPet. Each archive has one folder of the same name.
 _PETS_FACTS = read_facts("fairweather.data", "known_sets")[PETS]
 PETS_ARCHIVES: Mapping[str, str] = _PETS_FACTS["archives_md5"]
 PETS_LISTS = {"train": "trainval", "test": "test"}
@@ -506,19 +508,19 @@ def list_oxford_pets(request: SourceRequest) -> Source:
 
     With a path, they are read from there: the folder that has `images` and `annotations`, or the
     one around it. Without a path, they are read from the cache, and downloaded if they are missing.
-    `trainval.txt` is train and `test.txt` is test. Some of the breeds are enough if their ids go
-    from 1 without a gap. Files that are in no list are ignored. A .jpg may have any format that
-    Pillow reads; a few of the published files are not JPEGs.
+    `trainval.txt` is train and `test.txt` is test. A copy with fewer breeds works if its class ids
+    are 1, 2, ... without a gap. Files that are in no list are ignored. A .jpg may have any format
+    that Pillow reads; a few of the published files are not JPEGs.
 
     Raises:
         InputError: a folder, list or image is missing, or a line is wrong.
     """
     folder, origin = _find_pets(request)
-    for part in PETS_ARCHIVES:
-        if not (folder / part).is_dir():
-            raise missing_file(PETS, f"the folder {part}", folder)
+    for name in PETS_ARCHIVES:
+        if not (folder / name).is_dir():
+            raise missing_file(PETS, f"the folder {name}", folder)
     images = folder / "images"
-    present = {entry.name for entry in images.iterdir()}
+    file_names = {entry.name for entry in images.iterdir()}
     classes, splits, digests = {}, {}, {}
     for split, file in PETS_LISTS.items():
         path = folder / "annotations" / f"{file}.txt"
@@ -526,7 +528,7 @@ def list_oxford_pets(request: SourceRequest) -> Source:
         digests[path.name] = md5(content)
         pets = _parse_list(content, path)
         names = [f"{pet.name}.jpg" for pet in pets]
-        if missing := [name for name in names if name not in present]:
+        if missing := [name for name in names if name not in file_names]:
             raise InputError(
                 f"{len(missing)} of the {len(pets)} images in the list {str(path)!r} are missing "
                 f"from the folder images: {join_names(missing)}"
@@ -536,8 +538,8 @@ def list_oxford_pets(request: SourceRequest) -> Source:
         paths = tuple(images / name for name in names)
         splits[split] = list_files(labels, paths, relative_names(folder, paths))
     breeds = check_same_classes(classes)
-    if both := sorted(set(splits["train"].files) & set(splits["test"].files)):
-        raise InputError(f"{both[0].stem!r} is in trainval.txt and in test.txt")
+    if shared := sorted(set(splits["train"].files) & set(splits["test"].files)):
+        raise InputError(f"{shared[0].stem!r} is in trainval.txt and in test.txt")
     notes = {
         "origin": origin,
         "verified": False,
@@ -548,12 +550,13 @@ def list_oxford_pets(request: SourceRequest) -> Source:
 
 
 def _find_pets(request: SourceRequest) -> tuple[Path, str]:
+    """The folder with images and lists, downloaded if need be, and where it comes from."""
     if request.path is not None:
         return find_folder(PETS, request.path, PETS_PLACES, [*PETS_ARCHIVES]), str(request.path)
     folder = download_folder(PETS)
-    for part, checksum in PETS_ARCHIVES.items():
-        archive = f"{part}.tar.gz"
-        obtain_unpacked(request, f"{PETS_URL}{archive}", folder / archive, checksum, part)
+    for name, checksum in PETS_ARCHIVES.items():
+        archive = f"{name}.tar.gz"
+        download_and_unpack(request, f"{PETS_URL}{archive}", folder / archive, checksum, name)
     return folder, PETS_URL
 
 
@@ -576,8 +579,8 @@ def _parse_list(content: bytes, path: Path) -> list[_Pet]:
         raise InputError(f"{str(path)!r} names no images")
     names = [pet.name for pet in pets]
     if len(set(names)) < len(names):
-        twice = next(name for place, name in enumerate(names) if name in names[:place])
-        raise InputError(f"{str(path)!r} names {twice!r} twice")
+        duplicate = next(name for place, name in enumerate(names) if name in names[:place])
+        raise InputError(f"{str(path)!r} names {duplicate!r} twice")
     return pets
 
 
@@ -588,13 +591,13 @@ def _parse_line(line: str, position: str) -> _Pet:
             f"{position} is {line!r}; it must be the name of an image and the numbers of its "
             "class, species and breed, such as 'Abyssinian_100 1 1 1'"
         )
-    number, species = int(match["id"]), int(match["species"])
-    if not 1 <= number <= BREEDS:
-        raise InputError(f"{position} has the class id {number}; known are 1 to {BREEDS}")
+    class_id, species = int(match["id"]), int(match["species"])
+    if not 1 <= class_id <= BREEDS:
+        raise InputError(f"{position} has the class id {class_id}; known are 1 to {BREEDS}")
     if not 1 <= species <= SPECIES:
         raise InputError(f"{position} has the species {species}; known are 1 (cat) and 2 (dog)")
     # As torchvision does: american_bulldog becomes American Bulldog.
-    return _Pet(match["name"], number - 1, match["breed"].replace("_", " ").title())
+    return _Pet(match["name"], class_id - 1, match["breed"].replace("_", " ").title())
 
 
 def _read_breeds(pets: list[_Pet], path: Path) -> tuple[str, ...]:
@@ -609,6 +612,6 @@ def _read_breeds(pets: list[_Pet], path: Path) -> tuple[str, ...]:
         raise InputError(f"{str(path)!r} has no image with the class id {missing[0] + 1}")
     names = tuple(breeds[label] for label in sorted(breeds))
     if len(set(names)) < len(names):
-        twice = next(name for name in names if names.count(name) > 1)
-        raise InputError(f"{str(path)!r} lists {twice} with several class ids")
+        duplicate = next(name for name in names if names.count(name) > 1)
+        raise InputError(f"{str(path)!r} lists {duplicate} with several class ids")
     return names

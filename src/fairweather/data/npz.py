@@ -16,7 +16,7 @@ import numpy.typing as npt
 import pydantic
 from numpy.lib import format as npy
 
-from fairweather.data.named_sets import check_md5, download_folder, obtain
+from fairweather.data.named_sets import check_md5, download_file, download_folder
 from fairweather.data.sources import (
     SPLIT_NAMES,
     UNSPLIT,
@@ -389,7 +389,7 @@ def _obtain_medmnist(file: str, published: str, request: SourceRequest) -> tuple
         places.insert(0, target)
     path = next((place / file for place in places if (place / file).is_file()), None)
     if path is None:
-        path = obtain(request, MEDMNIST_URL.format(file=file), target / file, published)
+        path = download_file(request, MEDMNIST_URL.format(file=file), target / file, published)
         if request.verify:
             return path, published
     digest = file_digest(path, "md5")

@@ -29,12 +29,12 @@ from fairweather.errors import InputError, missing_extra
 from fairweather.models.wrappers import Ensemble
 
 PYTHON_OPERATORS = {getattr(operator, name): name for name in ARITHMETIC}
-# These check what is known of the tensors anyway.
+# The exporter inserts these checks of types and shapes. A graph leaves them out.
 ASSERTIONS = ("_assert_tensor_metadata", "_assert_scalar", "_assert_async", "sym_constrain_range")
-# A graph does the same operations in the same order, but other kernels may be chosen.
+# How far the logits of a graph may be from those of its network: torch may choose other kernels.
 TOLERANCE = 1e-3
 METADATA_VERSION = "1"
-Attributes = list[tuple[nn.Module, dict[str, Any]]]  # of each module of a network
+Attributes = list[tuple[nn.Module, dict[str, Any]]]  # each module of a network, and its attributes
 
 
 class TracedNetwork(NamedTuple):
@@ -51,8 +51,7 @@ def join_networks(networks: Sequence[nn.Module]) -> nn.Module:
 
 @contextmanager
 def _restoring_attributes(network: nn.Module) -> Iterator[Attributes]:
-    """Restore the attributes of a network afterwards: tracing leaves tensors without values in
-    some."""
+    """Restore the attributes of a network after tracing, which leaves tensors without values."""
     before = [(module, dict(vars(module))) for module in network.modules()]
     try:
         yield before
@@ -63,65 +62,71 @@ def _restoring_attributes(network: nn.Module) -> Iterator[Attributes]:
 
 
 def trace(networks: Sequence[nn.Module], size: tuple[int, int]) -> TracedNetwork:
-    """Trace networks to one graph for any number of images of a size; several are an ensemble.
+    """Trace a network, or several as an ensemble, to a graph for any number of images of a size.
 
     Raises:
-        InputError: their code cannot be traced, or does something that is not an operation of a
+        InputError: the code cannot be traced, or does something that is not an operation of a
             graph.
     """
     network = join_networks(networks)
     images = torch.rand(2, 3, *size, generator=torch.Generator().manual_seed(0))
     try:
-        with torch.no_grad(), warnings.catch_warnings(), _restoring_attributes(network) as before:
-            warnings.simplefilter("ignore")  # of the exporter about itself
-            expected = network(images.clone())  # it may change them
-            _forget_calls(before)
+        with (
+            torch.no_grad(),
+            warnings.catch_warnings(),
+            _restoring_attributes(network) as attributes,
+        ):
+            warnings.simplefilter("ignore")  # the exporter warns about itself
+            expected = network(images.clone())  # a network may change its input
+            _remove_call_tensors(attributes)
             batch = torch.export.Dim("batch", min=1)
             program = torch.export.export(
                 network, (images,), dynamic_shapes=({0: batch},), strict=False
             )
-            # In-place operations may change what others see, so each becomes one that changes
-            # nothing.
+            # Replace in-place operations: those of a graph must not change their inputs.
             program = program.run_decompositions({})
     except Exception as error:  # each network fails in its own way
         raise _not_traceable(error) from error
     tensors, names = _collect_tensors(program)
-    operations, last = [], None
+    operations, features = [], None
     for node in program.graph.nodes:
         if node.op == "call_function" and not _is_check(node.target):
             operation = _to_operation(node, names)
             operations.append(operation)
             if any(isinstance(argument, WeightName) for argument in operation.arguments):
-                last = (operation, node)
+                features = _find_features(operation, node)  # the last operation with weights counts
     (output,) = program.graph_signature.user_outputs
-    features = _find_features(*last) if last is not None and len(networks) == 1 else None
-    used = set[str]().union(*(operation.names(WeightName) for operation in operations))
-    weights = {name: tensors[name].detach().clone() for name in sorted(used)}
-    traced = TracedNetwork(Graph(tuple(operations), output, features), weights)
+    used_names = set[str]().union(*(operation.names(WeightName) for operation in operations))
+    weights = {name: tensors[name].detach().clone() for name in sorted(used_names)}
+    graph = Graph(tuple(operations), output, features if len(networks) == 1 else None)
+    traced = TracedNetwork(graph, weights)
     logits, _ = GraphNetwork(*traced)(images)
     if not torch.allclose(logits, expected, rtol=TOLERANCE, atol=TOLERANCE):
         raise _not_traceable("its graph gives other numbers")
     return traced
 
 
-def _forget_calls(before: Attributes) -> None:
+def _remove_call_tensors(before_call: Attributes) -> None:
     """Remove tensors that modules kept from a call, which the exporter would take for constants."""
-    for module, attributes in before:
-        now = vars(module)
-        for name in [name for name, value in now.items() if isinstance(value, torch.Tensor)]:
-            if attributes.get(name) is not now[name]:
-                del now[name]
+    for module, before in before_call:
+        attributes = vars(module)
+        for name, value in list(attributes.items()):
+            if isinstance(value, torch.Tensor) and before.get(name) is not value:
+                del attributes[name]
+
+
+def _first_line(error: object) -> str:
+    return str(error).strip().partition("\n")[0]
 
 
 def _not_traceable(error: object) -> InputError:
-    reason = str(error).strip().partition("\n")[0]
-    return InputError(f"the network cannot be stored as a list of operations: {reason}")
+    return InputError(f"the network cannot be stored as a list of operations: {_first_line(error)}")
 
 
 def _collect_tensors(
     program: Any,  # noqa: ANN401 - ExportedProgram
 ) -> tuple[dict[str, torch.Tensor], dict[str, ResultName | WeightName]]:
-    """The weights by the names of their placeholders, and what each placeholder is."""
+    """The weights by the names of their placeholders, and how a graph names each placeholder."""
     signature = program.graph_signature
     stored = {
         **signature.inputs_to_parameters,
@@ -147,29 +152,30 @@ def _to_operation(node: Any, names: Mapping[str, ResultName | WeightName]) -> Op
         if kind not in OPERATIONS:
             raise _not_traceable(f"it does {node.target}, which a guard does not know")
 
-    def given(argument: Any) -> Any:  # noqa: ANN401 - an argument of any operation
+    def convert(argument: Any) -> Any:  # noqa: ANN401 - an argument of any operation
         if isinstance(argument, torch.fx.Node):
             return names.get(argument.name, ResultName(argument.name))
         if isinstance(argument, list | tuple):
-            return [given(element) for element in argument]
+            return [convert(element) for element in argument]
         return argument
 
-    options = {name: given(value) for name, value in node.kwargs.items()}
-    operation = Operation(node.name, kind, tuple(map(given, node.args)), options)
+    options = {name: convert(value) for name, value in node.kwargs.items()}
+    operation = Operation(node.name, kind, tuple(map(convert, node.args)), options)
     check_pure(operation, "the network")
     return operation
 
 
-def _find_features(last: Operation, node: Any) -> str | None:  # noqa: ANN401 - torch.fx.Node
-    """The input of the last operation with weights, if that is linear with one row per image."""
-    first = last.arguments[0]
-    if last.kind != "linear.default" or not isinstance(first, ResultName) or first.name == IMAGES:
+def _find_features(operation: Operation, node: Any) -> str | None:  # noqa: ANN401 - torch.fx.Node
+    """The name of an operation's input, if the operation is linear with one row per image."""
+    source = operation.arguments[0]
+    if operation.kind != "linear.default" or not isinstance(source, ResultName):
         return None
-    return first.name if node.args[0].meta["val"].ndim == 2 else None
+    is_row_per_image = source.name != IMAGES and node.args[0].meta["val"].ndim == 2
+    return source.name if is_row_per_image else None
 
 
 class ServedNetwork(nn.Module):
-    """8-bit images to the outputs of a guard, as one graph for ONNX."""
+    """Turns 8-bit images into the outputs of a guard, as one graph for ONNX."""
 
     def __init__(self, network: nn.Module, temperature: float) -> None:
         super().__init__()
@@ -186,8 +192,8 @@ def export_onnx(networks: Sequence[nn.Module], record: GuardRecord) -> bytes:
     """Export networks with their preprocessing and temperature as one ONNX graph.
 
     It takes `images`, uint8 `[batch, 3, H, W]`, and gives `logits` and `probabilities` `[batch,
-    classes]`, and `confidence` `[batch]`. Its metadata have the classes, the threshold, the
-    quantile of sets, as `Fit` has them, and the promise.
+    classes]`, and `confidence` `[batch]`. Its metadata are the classes, the promise, and from `Fit`
+    the threshold, the quantile of prediction sets and the temperature.
 
     Raises:
         InputError: packages are missing, or the network cannot be exported.
@@ -204,7 +210,7 @@ def export_onnx(networks: Sequence[nn.Module], record: GuardRecord) -> bytes:
     outputs = ["logits", "probabilities", "confidence"]
     try:
         with warnings.catch_warnings(), _restoring_attributes(model):
-            warnings.simplefilter("ignore")  # of the exporter about itself
+            warnings.simplefilter("ignore")  # the exporter warns about itself
             program = torch.onnx.export(
                 model,
                 (images,),
@@ -215,9 +221,9 @@ def export_onnx(networks: Sequence[nn.Module], record: GuardRecord) -> bytes:
                 verbose=False,
             )
     except Exception as error:  # each network fails in its own way
-        reason = str(error).strip().partition("\n")[0]
-        raise InputError(f"the network cannot be exported to ONNX: {reason}") from error
-    assert program is not None, "it is given back where no file is named"
+        message = f"the network cannot be exported to ONNX: {_first_line(error)}"
+        raise InputError(message) from error
+    assert program is not None, "torch returns the program if no file is named"
     proto = program.model_proto
     fit, promise = record.fit, record.promise
     facts = {

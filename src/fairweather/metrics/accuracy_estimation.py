@@ -143,7 +143,7 @@ class PastErrors:
     """How wrong each method was on images with labels, in cells: levels of shifts."""
 
     shift: IntArray
-    """int64 `[cells]`, the number of each cell's shift; `UNCHANGED` for clean images, whose errors
+    """int64 `[cells]`, the number of each cell's shift; `NO_SHIFT` for clean images, whose errors
     count, but not as those of a shift."""
 
     errors: FloatArray

@@ -417,7 +417,8 @@ def to_score(estimate: Estimate, bounds: Ends = (-np.inf, np.inf)) -> Score:
     curve; see `skewed_interval`.
 
     "share" is the percentile interval if enough images are right and enough are wrong. With fewer
-    than `FEW` on one side, percentiles are too narrow, and if all images agree they have no width.
+    than `FEW_IMAGES` on one side, percentiles are too narrow. If all images agree, they have no
+    width.
     Then it is the interval of Clopper and Pearson. Its number of images is the one for which a
     share of this size has the variance of the replicates. For a single cell that is about its own
     number, for a mean over cells usually more.
@@ -438,7 +439,7 @@ def to_score(estimate: Estimate, bounds: Ends = (-np.inf, np.inf)) -> Score:
     "skewed" less the bias that the replicates show, since a ratio of counts is biased.
 
     "difference" is for one share minus another on the same images. It takes percentiles, or the
-    interval of Bonett and Price if the two differ on fewer than `FEW` images.
+    interval of Bonett and Price if the two differ on fewer than `FEW_IMAGES` images.
 
     "bounded" is for other means of shares: percentiles. If all images agree, as at a value of
     exactly 1, the other end is that of Clopper and Pearson.
@@ -611,9 +612,9 @@ def _spread_and_skewness(value: float, replicates: FloatArray) -> Ends:
 def bonett_price_interval(value: float, replicates: FloatArray, n: float) -> Ends:
     """The 95 % interval of the difference of two shares on the same images.
 
-    It uses the percentiles of the replicates. If the two shares differ on fewer than `FEW` images,
-    or all replicates are equal, it is Bonett and Price's interval. That adds one image to each
-    side.
+    It uses the percentiles of the replicates. If the two shares differ on fewer than `FEW_IMAGES`
+    images, or all replicates are equal, it is Bonett and Price's interval. That adds one image to
+    each side.
 
     Args:
         value: the difference on the original images.

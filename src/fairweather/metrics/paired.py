@@ -124,8 +124,8 @@ def paired_difference(first: Estimate, second: Estimate) -> Score:
     is treated as one fixed trained network. For two values of the same trained networks, use
     `paired_change`.
 
-    If the models differ on fewer than `FEW` images, the percentiles of a difference of accuracies
-    are too narrow. If they never differ, the percentiles have no width. Then the interval is that
+    If the models differ on fewer than `FEW_IMAGES` images, the percentiles of a difference of
+    accuracies are too narrow. If they never differ, they have no width. Then the interval is that
     of Bonett and Price, which adds one image for each side. For values that depend most on a few
     images, the skewness of the differences is corrected (`skewed_interval`). What resamples of the
     two values hide (`Estimate.hidden`) is added for both.

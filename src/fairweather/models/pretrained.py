@@ -205,6 +205,8 @@ def open_weights(file: str, options: ModelOptions, settings: Setup) -> OpenedMod
 
 
 def _check_weights(file: str, architecture: str | None) -> None:
+    if architecture is not None:
+        find_library(architecture)
     if not Path(file).expanduser().is_file():
         raise InputError(f"there is no file {file}{suggest_file(Path(file))}")
     if architecture is None:
@@ -212,7 +214,6 @@ def _check_weights(file: str, architecture: str | None) -> None:
             f"{file} holds only weights: name the network that they belong to with architecture "
             "(--architecture timm:NAME or torchvision:NAME)"
         )
-    find_library(architecture)
 
 
 FILE = SourceKind(

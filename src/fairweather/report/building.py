@@ -69,7 +69,7 @@ SECTIONS = (
         (
             overview.OVERVIEW,
             ranking.RANKING,
-            ranking.VARIANTS,
+            ranking.VARIANT_RANKING,
             summary.SUMMARY,
             summary.UNITS,
             summary.CLASSES,

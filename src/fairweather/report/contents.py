@@ -499,12 +499,12 @@ class Contents:
         if len(self.of_recipes) < len(self._of_several_seeds):
             return (
                 "An earlier version of fairweather made these scores: their intervals cover other "
-                "images and not other seeds. Run the same command again to compute them anew."
+                "images and not other seeds. To compute new ones, run the same command again."
             )
         if not self.of_recipes:
             return (
                 "Each recipe was trained once, so this is about these trained networks alone. With "
-                "another seed, the same recipe may give other numbers; `seeds: 3` in the study "
+                "another seed, the same recipe may give other numbers; “seeds: 3” in the study "
                 "shows by how much."
             )
         said = [

@@ -123,7 +123,7 @@ def _show_hurt(contents: Contents, _: Tables) -> PartView | None:
     if not hurt:
         return None
     nouns = list(dict.fromkeys(noun for own in hurt.values() for noun in own))
-    facts = {"nouns": nouns, "shifted": bool(find_shared_cells(contents, hurt))}
+    facts = {"nouns": nouns, "shifted": any(find_shared_cells(contents, [own]) for own in hurt)}
     return PartView(template="hurt.html.j2", facts=facts, carried={"hurt": hurt})
 
 

@@ -148,9 +148,8 @@ def _check_same_images(parts: Mapping[str, Contents]) -> None:
             for label, grouping in known.items()
         )
         raise InputError(
-            "a report of several runs needs the same groups of images, and of these "
-            f"{', '.join(counts)}: measure all with the same --metadata and --group, or report "
-            "them one by one"
+            f"a report of several runs needs the same groups of images, but {', '.join(counts)}. "
+            "Measure all with the same --metadata and --group, or report them one by one"
         )
 
 

@@ -148,11 +148,14 @@ def _describe_separation(title: str, name: str, scores: Mapping[str, Score]) -> 
     """
     score = scores[AUROC]
     if score.high < CHANCE_AUROC:
-        kind, said = SURER_OF_OTHERS, f"is more sure of the images of {name} than of its own"
+        kind, said = SURER_OF_OTHERS, f"is more confident on the images of {name} than on its own"
     elif score.low > CHANCE_AUROC:
-        kind, said = SURER, f"is surer of its own images than of those of {name}"
+        kind, said = SURER, f"is more confident on its own images than on those of {name}"
     else:
-        kind, said = NOT_SURER, f"may be no surer of its own images than of those of {name}"
+        kind, said = (
+            NOT_SURER,
+            f"may be no more confident on its own images than on those of {name}",
+        )
     wins = f"its own image has the higher confidence in {score.value:.2f} of the pairs"
     by = ""
     if kind == NOT_SURER and not score.too_few:
@@ -310,9 +313,9 @@ def _tabulate_other_data(contents: Contents) -> TextTable | None:
     caption = (
         "How well confidence separates the clean test images from those of another data set. "
         "AUROC: the probability that a test image has a higher confidence than an image of the "
-        "other data set; 0.5 is guessing, more is better. FPR at 95 % recall: the share of the "
-        "other data set's images with at least the confidence that 95 % of the test images reach; "
-        f"less is better. {INTERVALS} of both sets. "
+        "other data set; 0.5 is guessing, more is better. 95 % of the test images reach a "
+        "certain confidence. FPR at 95 % recall: the share of the other data set's images that "
+        f"reach it too; less is better. {INTERVALS} of both sets. "
         f"{describe_sample(contents, OOD, 'images of both sets together', views)}."
     )
     return tabulate_models("other_data", caption, columns, contents, views, drop_empty=True)
@@ -341,14 +344,14 @@ def _tabulate_other_scores(contents: Contents) -> TextTable | None:
     if not rows:
         return None
     caption = (
-        "What may tell the images of another data set better than confidence, the largest "
-        "softmax probability. Largest logit and energy: of the logits without softmax; "
-        "entropy: of all probabilities. k-NN distance: in the space of features to the nearest "
-        f"known images (k = {NEIGHBOURS}), of at most {MOST_FEATURES:,} that are drawn from "
-        "the training images, or from the validation images where no others were opened. "
+        "Scores that may separate the images of another data set better than confidence does. "
+        "Confidence is the largest softmax probability. Largest logit and energy: of the logits "
+        "without softmax. Entropy: of all probabilities. k-NN distance: to the nearest known "
+        f"images (k = {NEIGHBOURS}) in the space of features. At most {MOST_FEATURES:,} known "
+        "images are drawn from the training images, or else from the validation images. "
         "AUROC: 0.5 is guessing, more is better. FPR: the share of the other images that pass "
-        "where 95 % of the test images pass; less is better. Behind the data set: the score "
-        "with the largest AUROC, if its interval lies above that of confidence. "
+        "where 95 % of the test images pass; less is better. In brackets behind the data set: the "
+        "score with the largest AUROC, if its interval lies above that of confidence. "
         f"{INTERVALS} of both sets. "
         f"{describe_sample(contents, OOD, 'images of both sets together', views)}."
     )

@@ -182,8 +182,8 @@ def tabulate_promises(contents: Contents) -> Iterator[TextTable]:
     if not promises:
         return
     caption = (
-        "Prediction sets contain the label of as many images as promised, if images are "
-        "exchangeable with the clean validation images; under a shift nothing is promised. Broken: "
+        "Prediction sets contain the label of as many images as promised, if the images are "
+        "exchangeable with the clean validation images. Under a shift nothing is promised. Broken: "
         "the whole interval of the coverage is below the promise. The last three columns are of "
         f"the level with the lowest coverage. In brackets: {contents.intervals}"
     )
@@ -192,9 +192,9 @@ def tabulate_promises(contents: Contents) -> Iterator[TextTable]:
     caption += f". {contents.sample()}."
     if contents.grouping is not None:
         caption += (
-            " Sets without “of images” in their title promise the coverage for new patients (or "
-            "other groups) that count alike, and so they do in the coverage here; in scores.csv, "
-            "and in the other columns, each image counts alike."
+            " Sets without “of images” in their title promise the coverage for new groups, such "
+            "as patients. Groups count equally in that promise and in the coverage here. In the "
+            "other columns, and in scores.csv, images count equally."
         )
     lines = [
         [

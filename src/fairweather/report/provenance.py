@@ -31,8 +31,7 @@ def write_citation(contents: Contents) -> str:
     first, *_ = contents.records.values()
     software = {
         "author": "The fairweather authors",
-        "title": "fairweather: will this image classifier still work, and still know when it "
-        "doesn't, once the weather changes?",
+        "title": "fairweather: accuracy and calibration of image classifiers under shift",
         "version": first.provenance.versions.get("fairweather", "unknown"),
     }
     runs = [

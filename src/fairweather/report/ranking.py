@@ -40,6 +40,7 @@ from fairweather.report.tables import (
     TextTable,
     find_entry,
     format_p_value,
+    format_signed,
     tabulate_scores,
 )
 from fairweather.types.measurement import Score
@@ -355,8 +356,8 @@ def _describe_criterion(cells: int, tested: int) -> str:
             "without attacks"
         )
     return (
-        f"mean accuracy on the {cells} of {tested} shifted sets of images that every model was "
-        "tested on, so this mean can differ from those in other tables"
+        f"mean accuracy on the {cells} of {tested} shifted sets that every model was tested on. "
+        "This mean can differ from those in other tables"
     )
 
 
@@ -397,7 +398,7 @@ def _list_differences(contents: Contents, ranks: Ranking) -> list[Row]:
             row.title,
             "",
             [
-                (kind, *round_ends(own.score), words.format_signed_points(own.score.value))
+                (kind, *round_ends(own.score), format_signed(own.score.value, percent=True))
                 for kind, own in zip(kinds, ranks.differences[row.model], strict=False)
             ],
         )
@@ -417,7 +418,6 @@ def _show_comparison(contents: Contents, _: Tables) -> PartView | None:
         "note": note,
         "first": first,
         "notes": ranks.notes,
-        "shifted": ranks.shifted,
     }
     carried = {"compare": _list_differences(contents, ranks)}
     return PartView(template="compare.html.j2", facts=facts, carried=carried)
@@ -430,9 +430,9 @@ RANKING = ReportPart(show_tables("Ranking"), _ranking_tables)
 # ---------------------------------------------------------------- variants beside their model
 
 _THRESHOLD_NOTE = (
-    "Risk: the share of wrong answers among those at or above the threshold that keeps it to 5 % "
-    "on validation images, clean ones or those under the shifts that fit_on lists. Coverage: the "
-    "share of the images that is answered so. "
+    "Risk: the share of wrong answers among those at or above a confidence threshold. The "
+    "threshold keeps it at 5 % on validation images, clean or under the shifts of fit_on. "
+    "Coverage: the share of the images that is answered. "
 )
 
 
@@ -515,6 +515,6 @@ def _estimate_change(
     return (paired_change if alike else paired_difference)(first, second)
 
 
-VARIANTS = ReportPart(
+VARIANT_RANKING = ReportPart(
     show_tables("Variants beside their own model"), lambda contents: [tabulate_variants(contents)]
 )

@@ -1,4 +1,4 @@
-"""What to do: how many images a person must review, and what today's threshold sends there."""
+"""What to do: how many images a person must review, and what the threshold sends there."""
 
 from __future__ import annotations
 
@@ -59,7 +59,7 @@ class Review(NamedTuple):
         n: images.
         needed: the smallest share that keeps the risk; its interval covers those of all seeds.
         sent: the share that the threshold of the validation images sends to a person.
-        wrong: the share of the other answers that is wrong; NaN where a seed answers nothing.
+        wrong: the share of wrong answers without review; NaN where a seed answers nothing.
     """
 
     n: int
@@ -110,13 +110,13 @@ def _join_seeds(scores: Sequence[Score]) -> Score:
 
 def _list_places(outcome: ModelOutcome) -> Iterator[tuple[str, str, str, str]]:
     """Title, note, words and cell of clean images, and of the worst level of the hardest shifts."""
-    yield "Clean images", "", "of clean images", CLEAN
+    yield "Clean images", "", "clean images", CLEAN
     for low in order_lows(outcome)[: MOST_ROWS - 1]:
         sweep, level = low.sweep, low.level
         yield (
             sweep.title,
             sweep.level_in_words(level),
-            f"under {sweep.in_sentence}",
+            f"images under {sweep.in_sentence}",
             sweep.cells[level],
         )
 

@@ -17,7 +17,14 @@ from markupsafe import Markup
 from fairweather.errors import InputError, check_writable, describe_os_error
 from fairweather.report.contents import SCORING_STEP, Sweep, make_sweep
 from fairweather.report.facts import flatten_facts
-from fairweather.report.page.shell import make_environment, pack_json, read_own_file, write_policy
+from fairweather.report.page.shell import (
+    make_environment,
+    pack_json,
+    read_own_file,
+    read_script,
+    write_policy,
+)
+from fairweather.report.tables import format_signed
 from fairweather.runs.folder import VERSION_1_RECORD, RunFolder, open_finished_run, write_atomically
 from fairweather.types.measurement import Score
 from fairweather.types.record import (
@@ -239,7 +246,7 @@ def view(folder: str | Path = "runs", out: str | Path | None = None) -> Path:
 
 def render_runs(runs: Sequence[ListedRun], folder: Path, place: Path) -> str:
     """Fill the template of the page that lists runs; everything from a run is escaped."""
-    script = read_own_file("runs.js")
+    script = read_script("runs.js")
     style = read_own_file("style.css") + read_own_file("runs.css")
     carried = {
         "runs": [_describe_run(run) for run in runs],
@@ -251,6 +258,7 @@ def render_runs(runs: Sequence[ListedRun], folder: Path, place: Path) -> str:
         .render(
             folder=_show_path(folder),
             mark=MARK,
+            format_signed=format_signed,
             runs=[
                 (run, _find_link(run, place), _show_path(run.path.relative_to(folder)))
                 for run in runs

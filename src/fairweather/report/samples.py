@@ -202,7 +202,7 @@ def _read_mixup(run: RunFolder, index: _IndexFile) -> Mixup | None:
     strip = _decode(path, content)
     width, rest = divmod(strip.width, 3)
     if rest or not width:
-        raise InputError(f"{path} must contain 3 pictures side by side, found {strip.width} pixels")
+        raise InputError(f"{path} must contain 3 pictures in a row, found {strip.width} pixels")
     first, second, mixture = (
         strip.crop((left, 0, left + width, strip.height)) for left in range(0, strip.width, width)
     )

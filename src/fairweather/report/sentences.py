@@ -66,16 +66,6 @@ def format_points(points: float) -> str:
     return f"{text} point{'s' * (text != '1')}"
 
 
-def format_signed_points(points: float) -> str:
-    """Write a difference of two shares for a chart.
-
-    >>> format_signed_points(-0.0234), format_signed_points(0.0)
-    ('−2.3', '0.0')
-    """
-    text = f"{100 * points:+z.1f}".replace("-", "−")
-    return text.removeprefix("+") if text == "+0.0" else text
-
-
 def write_interval(score: Score) -> str:
     """Write an interval as a sentence.
 
@@ -230,11 +220,13 @@ def describe_class_share(off: ClassShare, where: str) -> str:
 
 
 def describe_review(risk: float, needed: Sequence[tuple[str, Score]]) -> str:
-    """Say how many images a person must review; of clean images, and then of the worst shift."""
-    shares = [
-        f"{'every image' if score.value >= 1 else format_share(score.value)} {where}"
-        for where, score in needed
-    ]
+    """Say how many images a person must review; of clean images, and then of the worst shift.
+
+    >>> needed = [("clean images", Score(0, 0, 0, 9)), ("images under fog", Score(1, 1, 1, 9))]
+    >>> describe_review(0.05, needed).replace(PERCENT, "%")
+    'To keep errors at 5%, a person must review no clean images and all images under fog.'
+    """
+    shares = [_write_part(score.value, where) for where, score in needed]
     return f"To keep errors at {format_share(risk)}, a person must review {join_words(shares)}."
 
 
@@ -247,14 +239,19 @@ def describe_threshold(where: str, reviewed: float, risk: float, answers: float)
         risk: the share of wrong answers among the others; NaN where there are none.
         answers: how many images are answered.
     """
-    share = "every image" if reviewed >= 1 else format_share(reviewed)
-    yield f"Today's threshold sends {share} {where} to a person."
+    share = _write_part(reviewed, where)
+    yield f"A threshold set on validation images sends {share} to a person."
     if reviewed >= 1:
         return
     if math.isnan(risk) or answers < FEW_ANSWERS:
         yield "That leaves too few answers to judge."
     else:
-        yield f"Of the other answers, {format_share(risk)} are wrong."
+        yield f"Of the answers without review, {format_share(risk)} are wrong."
+
+
+def _write_part(share: float, where: str) -> str:
+    part = "no" if share <= 0 else "all" if share >= 1 else f"{format_share(share)} of"
+    return f"{part} {where}"
 
 
 # ---- who is hurt

@@ -290,9 +290,9 @@ def _caption_slices(contents: Contents, column: str, tests: int, rows: Sequence[
     chosen = "images" if contents.grouping is None else "groups"
     words = [
         f"The test images by {column}. In brackets: {contents.intervals}. Against the others: "
-        f"clean accuracy minus that of all other images, with its 95 % interval{units}; p after "
-        f"Holm's correction over the {tests} {noun} of this table: how often another choice of as "
-        f"many {chosen} differs as much, for these networks. The worst of "
+        f"clean accuracy minus that of all other images, with its 95 % interval{units}. The p "
+        f"value is how often another choice of as many {chosen} differs as much, for these "
+        f"networks. It has Holm's correction over the {tests} {noun} of this table. The worst of "
         "several noisy numbers looks worse than the worst of the true ones: the interval beside "
         "it covers the worst true value.",
     ]

@@ -207,7 +207,7 @@ def _tabulate_stability(contents: Contents) -> TextTable | None:
     scores = contents.scores
     parts = [
         "Flip rate: the share of the images whose predicted class changes from one level to the "
-        "next, where clean counts as a level; the mean over neighbouring levels. It needs no "
+        "next. It is the mean over neighbouring levels; clean counts as a level. It needs no "
         "labels. It grows with the distance of the levels, so compare models by it, not shifts. "
         "All shifts: their mean, without attacks"
     ]
@@ -251,7 +251,7 @@ def _tabulate_deferral(contents: Contents) -> TextTable | None:
     caption = (
         "The model answers confident images and defers the rest to a person. Coverage: the share "
         "of the images that it answers, those at or above a confidence threshold. Risk: the share "
-        "of its answers that is wrong; there is none where it answers no image. The threshold was "
+        "of its answers that is wrong; missing where it answers no image. The threshold was "
         "fitted on clean validation images, so that at most 5 % of the answers on them are wrong. "
         f"{of_others}All numbers of a model and seed have the same threshold. For each shift, the "
         "mean over "

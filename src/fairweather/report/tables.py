@@ -210,8 +210,8 @@ Views = Mapping[str, Contents]
 ABSENT = "–"
 TOO_FEW = "too few errors"
 TOO_FEW_NOTE = (
-    "Too few errors: the number depends on the wrong images, or on those of a single bin or a rare "
-    "class, and there are so few of them that no interval would be valid."
+    "Too few errors: the number depends on the wrong images, or on those of a bin or a rare class. "
+    "There are too few of them for a valid interval."
 )
 CORRECTED = "bias-corrected: noise in the bins inflates the value, so it is near the upper end"
 

@@ -300,6 +300,6 @@ def _open_evaluated(record: RunRecord, model: ModelRecord, place: str, offline: 
     labels = match_labels(opened.classes, outputs, record.data.classes)
     if labels.note != model.facts.get("labels"):
         raise InputError(
-            f"{place} matched classes with a file of labels, which its record does not hold"
+            f"{place} matched classes with a class map, which its record does not hold"
         )
     return relabel(network, labels)

@@ -80,7 +80,7 @@ class SiteSettings(NamedTuple):
     device: str
     offline: bool
     workers: int | None
-    """As in `devices.workers_for`."""
+    """As in `devices.choose_workers`."""
 
     networks: int | None
     """`device`, `offline`, `networks`: as in `Worker`."""

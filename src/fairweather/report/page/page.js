@@ -1,21 +1,9 @@
 // The script of the page: draws its charts, sorts and copies tables, and lets a reader choose.
 // Everything from the run is put in as text, never as markup.
 (async () => {
-  const $ = (id) => document.getElementById(id);
   const data = await unpack($("payload").textContent);
   const chosen = { model: data.start, shift: "", stop: Number($("risk")?.value), noun: $("noun")?.value };
 
-  async function unpack(text) {
-    const bytes = Uint8Array.from(atob(text.trim()), (letter) => letter.charCodeAt(0));
-    const stream = new Blob([bytes]).stream().pipeThrough(new DecompressionStream("gzip"));
-    return new Response(stream).json();
-  }
-
-  function make(tag, properties, ...children) {
-    const element = Object.assign(document.createElement(tag), properties);
-    element.append(...children);
-    return element;
-  }
   function draw(tag, attributes, ...children) {
     const element = document.createElementNS("http://www.w3.org/2000/svg", tag);
     for (const [name, value] of Object.entries(attributes)) element.setAttribute(name, value);
@@ -173,13 +161,13 @@
 
   // Pictures. A name may be written from right to left; what stands beside it is not.
   const named = (index) => make("bdi", { textContent: data.classes[index] ?? "?" });
-  function picture(index, heading) {
+  function picture(index, heading, titled = false) {
     const { image, label, predictions } = data.gallery.pictures[index];
     const own = predictions[data.models.indexOf(chosen.model)];
     const shown = make("img", { src: image, alt: `Class ${data.classes[label] ?? "?"}, ${heading}` });
     shown.addEventListener("load", () => { if (Math.max(shown.naturalWidth, shown.naturalHeight) <= 64) shown.classList.add("pixels"); });
     const right = own?.[0] === label;
-    return make("figure", { className: "picture" }, shown, make("figcaption", { className: right ? "right" : "wrong" }, ...(own
+    return make("figure", { className: "picture" }, ...(titled ? [make("span", { className: "note" }, named(label))] : []), shown, make("figcaption", { className: right ? "right" : "wrong" }, ...(own
       ? [`${right ? "✓" : "✗"} “`, named(own[0]), "” ", make("strong", { textContent: `${Math.round(100 * own[1])}\u00a0%` })] : ["–"])));
   }
   function showPictures(own) {
@@ -190,7 +178,7 @@
     $("attacked").hidden = !cells.some((cell) => mine[cell]);
     $("strip").replaceChildren(...found.map((indices, row) => make("div", { className: "row" },
       make("h3", { textContent: row && own ? `${data.shifts[chosen.shift]}, ${headings[row].replaceAll(" ", "\u00a0")}` : headings[row] }),
-      indices.length ? make("div", { className: "pictures" }, ...indices.slice(0, 5).map((index) => picture(index, headings[row])))
+      indices.length ? make("div", { className: "pictures" }, ...indices.slice(0, 5).map((index) => picture(index, headings[row], !row)))
         : make("p", { className: "note", textContent: "No picture is stored for this model." }))));
   }
 

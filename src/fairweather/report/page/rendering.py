@@ -15,6 +15,7 @@ from fairweather.report.page.shell import (
     make_environment,
     pack_json,
     read_own_file,
+    read_script,
     write_policy,
 )
 from fairweather.report.section import ReportPart, Section
@@ -52,7 +53,7 @@ def render_page(
     for _, views in drawn:
         for view in views:
             carried |= view.carried
-    script = read_own_file("page.js")
+    script = read_script("page.js")
     return (
         _make_page_environment()
         .get_template("page.html.j2")

@@ -1,23 +1,10 @@
 // The script of the page that lists runs: sorts, filters, and shows two rows beside each other.
 // Everything from a run is put in as text, never as markup.
 (async () => {
-  const $ = (id) => document.getElementById(id);
   const { runs, rows } = await unpack($("payload").textContent);
   const lines = [...document.querySelectorAll(".runs tbody tr")];
   const boxes = new Map(lines.flatMap((line) => line.dataset.row ? [[Number(line.dataset.row), line.querySelector("input")]] : []));
   let chosen = [];
-
-  async function unpack(text) {
-    const bytes = Uint8Array.from(atob(text.trim()), (letter) => letter.charCodeAt(0));
-    const stream = new Blob([bytes]).stream().pipeThrough(new DecompressionStream("gzip"));
-    return new Response(stream).json();
-  }
-
-  function make(tag, properties, ...children) {
-    const element = Object.assign(document.createElement(tag), properties);
-    element.append(...children);
-    return element;
-  }
 
   // Filters.
   const texts = new Map(lines.map((line) => [line, line.textContent.toLowerCase()]));
@@ -102,8 +89,8 @@
     });
   }
   function percent(share, signed) {
-    const text = (100 * share).toFixed(1);
-    return (signed && share > 0 ? `+${text}` : text).replace("-", "−");
+    const text = Math.abs(100 * share).toFixed(1);
+    return `${share < 0 && Number(text) ? "−" : signed ? "+" : ""}${text}`;
   }
   function write(score, signed) {
     if (!score || score[0] === null) return "–";

@@ -21,6 +21,11 @@ def read_own_file(name: str) -> str:
     )
 
 
+def read_script(name: str) -> str:
+    """Read a page's own script, after what all scripts begin with."""
+    return read_own_file("common.js") + read_own_file(name)
+
+
 def make_environment() -> jinja2.Environment:
     """Templates that lie beside this file; whatever they show is escaped."""
     return jinja2.Environment(
