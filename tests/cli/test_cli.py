@@ -50,6 +50,7 @@ from tests.helpers.started import started
         (["list", "everything"], "unknown list 'everything'"),
         (["report", "nowhere"], "nowhere holds no run"),
         (["evaluate", "torchvision:resnet19", "mnist5k"], "did you mean 'resnet18'?"),
+        (["evaluate", "mymodel.pt", "folder:photos"], "there is no file mymodel.pt"),
         (["run", "--nonsense"], "No such option: --nonsense"),
         (["rum"], "No such command 'rum'"),
     ],

@@ -228,6 +228,10 @@ def test_images_like_nothing_known_cannot_be_told(run, folder):
     assert other.unlike_p <= 0.002
     assert other.like is None
     assert str(other).startswith("No useful estimate: ")
+    titles = [method.title for method in other.methods]
+    assert len(titles) >= 5
+    assert not [title for title in ("method", *titles) if f"\n{title}  " in str(other)]
+    assert all(title in other.to_json() for title in titles)
     named = fw.estimate(run, f"folder:{pictures}/test", device="cpu")
     assert "all classes of the images by name ('blue', 'green', 'red')" in named.reason
     with pytest.raises(InputError, match="no labels that are each a class"):
@@ -334,6 +338,13 @@ def test_the_command_prints_the_range_first_and_writes_json(
     assert written["held"] == found.held._asdict()
     assert [each["name"] for each in written["methods"]] == [each.name for each in found.methods]
     assert out.read_text() == found.to_json()
+
+
+def test_images_that_differ_lead_to_labels_and_not_to_predict(run, jpeg, monkeypatch, capsys):
+    status, told = command(monkeypatch, capsys, run, jpeg, "--device", "cpu")
+    assert (status, told.out.startswith("Estimated accuracy")) == (0, True)
+    measured = f"fairweather estimate {run} folder:LABELLED --with-labels"
+    assert told.err.endswith(f"next    label about 100 of these images, then: {measured}\n")
 
 
 def test_images_like_the_validation_images_have_two_ends_and_real_shifts_are_no_corruptions(found):

@@ -179,7 +179,7 @@ def test_a_model_that_names_nothing_is_taken_in_order(model):
     found = match_labels(model, 4, ["d", "c", "b", "a"])
     assert found.columns == ((0,), (1,), (2,), (3,))
     assert found.note == "in order: the model names no classes"
-    with pytest.raises(InputError, match=r"4 outputs.* 2 classes.*--class-map"):
+    with pytest.raises(InputError, match=r"4 outputs.* 2 classes.*--class-map .* as 'a,0'.*FILE -"):
         match_labels(model, 4, ["a", "b"])
 
 

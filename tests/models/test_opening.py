@@ -732,7 +732,7 @@ def test_layers_of_a_network_are_not_taken_for_one(module):
             r"'nonsense'.*torchvision:NAME, timm:NAME, hf",
         ),
         ("file:x", {}, "'file:x'.*python:FILE.py:FUNCTION"),
-        ("w.pth", {}, "w.pth.* architecture timm:NAME"),
+        ("w.pth", {}, "no file w.pth"),
         ("w.pth", {"architecture": TINY_RESNET}, "no file w.pth"),
         ("w.pth", {"architecture": "resnet18"}, "'resnet18'.*timm:NAME"),
         (TINY_RESNET, {"architecture": TINY_RESNET}, "architecture .* timm:test"),
@@ -753,6 +753,12 @@ def test_layers_of_a_network_are_not_taken_for_one(module):
 def test_bad_sources_get_one_clear_sentence(source, options, words):
     with pytest.raises(InputError, match=words):
         open_model(source, **options)
+
+
+def test_weights_without_a_network_name_the_option(tmp_path):
+    (tmp_path / "w.pth").touch()
+    with pytest.raises(InputError, match=r"w\.pth holds only weights.*--architecture timm:NAME"):
+        open_model(str(tmp_path / "w.pth"))
 
 
 @pytest.mark.parametrize("options", [{}, {"weights": "none"}, {"weights": "lite0"}], ids=str)

@@ -218,6 +218,22 @@ def test_foggy_digits_are_none_that_the_run_has_seen_in_fog(run):
     assert str(demonstration.FOGGY_LEVEL) not in of_fog["level"].tolist()
 
 
+def test_a_run_without_validation_images_says_so_and_leads_to_no_command_that_needs_them(shown):
+    folder, foggy = shown[1], "folder:runs/demo/foggy"
+    evaluate = ("evaluate", f"run:{NETWORK}", foggy, "--shift", "clean", "--out", "runs/bare")
+    done = fairweather(*evaluate, cwd=folder)
+    needed = "estimate and predict need validation images: add --validation-fraction 0.5"
+    assert f"\nnote    {needed}\nnext    " in done.stderr
+    assert "note" not in fairweather(*evaluate, "--quiet", cwd=folder).stderr
+    for images, end in (
+        (foggy.replace("folder", "images"), "estimate runs/bare folder:LABELLED --with-labels\n"),
+        (f"{foggy} --with-labels", f"again with --natural new={foggy}\n"),
+    ):
+        done = fairweather("estimate", "runs/bare", *images.split(), cwd=folder)
+        assert "No useful estimate: the run has no predictions of validation" in done.stdout
+        assert done.stderr.endswith(end)
+
+
 # ---- again, elsewhere, and without the digits
 
 

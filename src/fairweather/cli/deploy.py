@@ -17,6 +17,7 @@ from fairweather.cli.options import (
     Quiet,
     progress,
     suggest,
+    suggest_measuring,
     takes,
 )
 from fairweather.errors import InputError
@@ -107,8 +108,7 @@ def predict(
         typer.echo(line)
     typer.echo(f"{'table':<11}{out}")
     if likeness.unlike:
-        run = model if shares else "RUN"
-        suggest("fairweather estimate {} {}   # how accurate is it here?", run, data, quiet=quiet)
+        suggest_measuring(model if shares else "RUN", quiet=quiet)
     else:
         suggest("open {}: the rows with defer need a person", out, quiet=quiet)
 
@@ -232,7 +232,7 @@ def _summary_lines(
     first = f"{n:,} of {new.name}: {count:,} answered, {n - count:,} deferred"
     compared = f"{'WARNING' if likeness.unlike else 'compared':<11}{likeness}"
     lines = [f"{'images':<11}{first} ({format_percent(1 - count / n)})", *_promise_lines(guard)]
-    lines.insert(1 if likeness.unlike else len(lines), compared)
+    lines.insert(0 if likeness.unlike else len(lines), compared)
     if new.labelled:
         predicted = np.concatenate([answers.probabilities.argmax(axis=1) for answers in parts])
         wrong = (predicted != new.images.labels.numpy()) & answered

@@ -19,6 +19,7 @@ from fairweather.cli.options import (
     RunArgument,
     progress,
     suggest,
+    suggest_measuring,
     takes,
 )
 from fairweather.cli.runs import join_runs
@@ -224,4 +225,10 @@ def estimate(
     if out is not None:
         write_atomically(out, accuracy.to_json())
         typer.echo(f"\njson    {out}")
-    suggest("fairweather predict {} {} --risk 5%", run, data, quiet=quiet)
+    # `predict` would warn of images that differ, and needs validation images as an estimate does.
+    if accuracy.truth is None and accuracy.high is None:
+        suggest_measuring(run, quiet=quiet)
+    elif accuracy.value is None:
+        suggest("measure the model again with --natural new={}", data, quiet=quiet)
+    else:
+        suggest("fairweather predict {} {} --risk 5%", run, data, quiet=quiet)

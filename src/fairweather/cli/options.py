@@ -105,6 +105,12 @@ def suggest(what: str, *names: object, quiet: bool = False) -> None:
         typer.echo(f"next    {line}", err=True)
 
 
+def suggest_measuring(run: str, *, quiet: bool) -> None:
+    """End a command with how to measure a model on images that nobody has labelled yet."""
+    what = "label about 100 of these images, then: fairweather estimate"
+    suggest(what + " {} folder:LABELLED --with-labels", run, quiet=quiet)
+
+
 # ---------------------------------------------------------------- first checks
 
 

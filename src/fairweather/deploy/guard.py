@@ -100,8 +100,9 @@ class Likeness(NamedTuple):
         shown = "p < 0.001" if self.p < 0.001 else f"p = {self.p:.2g}"
         if self.unlike:
             return (
-                f"these images differ from the validation images ({compared}, {shown}): the error "
-                "limit need not hold for them"
+                f"these images differ from the validation images ({compared}, {shown}). The error "
+                "limit need not hold for them: do not use these answers unless a person reviews "
+                "them"
             )
         few = ". Fewer than 100 images show only large differences" if self.images < 100 else ""
         return f"no significant difference from the validation images ({compared}, {shown}){few}"

@@ -115,7 +115,7 @@ class AccuracyEstimate:
         return json.dumps(_to_json_value(self), indent=1, allow_nan=False) + "\n"
 
     def __str__(self) -> str:
-        """The text that the command line prints."""
+        """The text that the command line prints; the methods are left out if none is useful."""
         lines = [*self._headline(), self._difference()]
         if self.like:
             accuracy = _format_percent(self.like.accuracy)
@@ -126,7 +126,8 @@ class AccuracyEstimate:
             value, low, high, _ = self.truth
             interval = f"95 % interval {100 * low:.1f} to {100 * high:.1f} %"
             lines.append(f"Accuracy by their labels: {100 * value:.1f} % ({interval}).")
-        return "\n".join([*lines, *self.notes, "", *self._method_table()])
+        table = [] if self.value is None else ["", *self._method_table()]
+        return "\n".join([*lines, *self.notes, *table])
 
     def _headline(self) -> list[str]:
         """The estimate and where it comes from, or why there is no estimate."""

@@ -236,6 +236,10 @@ def select_conditions(rule: Rule, rows: ModelScores) -> list[ShiftLevel]:
     if rule.slice and shift.startswith(NATURAL):
         raise InputError(f"slices are subgroups of the test images, and {shift} has other images")
     known = list(dict.fromkeys(condition.shift for condition in rows))
+    named = shift.rpartition(",")[0]
+    if shift not in known and named in known and sign == "=":
+        right = f"{rule.metric}[{named}={level}]"
+        raise InputError(f"a rule names only the level, not its parameter: write {right}")
     if shift not in known:
         raise unknown_name("shift", shift, [*known, ALL_CELLS])
     levels = [condition.level for condition in rows if condition.shift == shift]

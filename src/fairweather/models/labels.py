@@ -238,7 +238,8 @@ def _match_in_order(outputs: int, data_classes: Sequence[str]) -> LabelMap:
         raise InputError(
             f"the model names no classes and has {outputs:,} outputs, but the data has "
             f"{len(data_classes):,} classes ({quote_names(data_classes)}): say which output each "
-            "one is with --class-map FILE"
+            f"one is with --class-map FILE.csv, in lines such as '{data_classes[0]},0'. For "
+            "weights of your own network, name their file: FILE --architecture timm:NAME"
         )
     numbers = _parse_numbers(data_classes)
     order = list(range(outputs)) if numbers is None else numbers

@@ -205,14 +205,15 @@ def open_weights(file: str, options: ModelOptions, settings: Setup) -> OpenedMod
 
 
 def _check_weights(file: str, architecture: str | None) -> None:
+    if architecture is not None:
+        find_library(architecture)
+    if not Path(file).expanduser().is_file():
+        raise InputError(f"there is no file {file}{suggest_file(Path(file))}")
     if architecture is None:
         raise InputError(
-            f"{file} holds only weights: name the network that they belong to with the "
-            "architecture timm:NAME or torchvision:NAME"
+            f"{file} holds only weights: name the network that they belong to with architecture "
+            "(--architecture timm:NAME or torchvision:NAME)"
         )
-    find_library(architecture)
-    if not Path(file).expanduser().is_file():
-        raise InputError(f"weights: there is no file {file}{suggest_file(Path(file))}")
 
 
 FILE = SourceKind(

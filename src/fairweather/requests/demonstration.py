@@ -129,9 +129,10 @@ def read_score(run: Run, shift: str, level: str, metric: str) -> Score:
 def next_commands(run: Run) -> dict[str, str]:
     """The commands to go on with, and what each does."""
     folder, foggy = shlex.quote(str(run.path)), shlex.quote(f"images:{run.path / FOGGY}")
+    rule = f"'accuracy[{FOG}={WORST_LEVEL}] >= 90%'"
     table = shlex.quote(str(run.path / f"{FOGGY}.csv"))  # replaced, so that it can be run again
     return {
-        f"fairweather check {folder} 'accuracy[{FOG}] >= 90%'": "stops a pipeline: status 1",
+        f"fairweather check {folder} {rule}": "stops a pipeline: status 1",
         f"fairweather estimate {folder} {foggy}": f"gives no number for {FOGGY_IMAGES} foggy "
         "images, and says what they look like",
         f"fairweather predict {folder} {foggy} --risk 5% --out {table} --replace": "warns that "
