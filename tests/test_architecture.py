@@ -95,6 +95,24 @@ def test_every_part_stands_in_the_table():
     assert {part(path) for path in MODULES} - {"__init__", "__main__"} == set(MAY_IMPORT)
 
 
+def test_no_class_name_stands_twice():
+    trees = [ast.parse(path.read_text()) for path in MODULES]
+    names = [
+        node.name for tree in trees for node in ast.walk(tree) if isinstance(node, ast.ClassDef)
+    ]
+    assert sorted(set(names)) == sorted(names)
+
+
+@pytest.mark.parametrize("path", MODULES, ids=lambda path: path.name)
+def test_a_variable_says_what_it_holds(path):
+    names = {
+        node.id
+        for node in ast.walk(ast.parse(path.read_text()))
+        if isinstance(node, ast.Name) and isinstance(node.ctx, ast.Store)
+    }
+    assert not names & {"each", "found"}
+
+
 @pytest.mark.parametrize(
     "line",
     [

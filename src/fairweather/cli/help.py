@@ -146,9 +146,11 @@ class DocumentedCommand(TyperCommand):
     def panels(self, ctx: Any) -> dict[str, list[tuple[str, str]]]:  # noqa: ANN401 - of Click
         """Names and meanings of the arguments, and of the options of each panel."""
         parameters = self.get_params(ctx)
-        given = [each for each in parameters if isinstance(each, TyperArgument)]
-        shown = {"Arguments": [(each.metavar or "", each.help or "") for each in given]}
-        options = {max(each.opts, key=len): each for each in parameters if each not in given}
+        given = [name for name in parameters if isinstance(name, TyperArgument)]
+        shown = {"Arguments": [(name.metavar or "", name.help or "") for name in given]}
+        options = {
+            max(option.opts, key=len): option for option in parameters if option not in given
+        }
         for title, metavars in PANELS.items():
             shown[title] = [
                 _describe_option(options[name], metavar, ctx)
@@ -170,7 +172,7 @@ class DocumentedGroup(TyperGroup):
             if isinstance(command, DocumentedCommand):
                 rows = shown.setdefault(command.rich_help_panel or "", [])
                 rows.append((command.name or "", command.explained()[0][0]))
-        shown["Options"] = [_describe_option(each, "", ctx) for each in self.get_params(ctx)]
+        shown["Options"] = [_describe_option(option, "", ctx) for option in self.get_params(ctx)]
         for title, rows in shown.items():
             _write_panel(formatter, title, rows)
 

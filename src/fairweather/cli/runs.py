@@ -33,7 +33,6 @@ from fairweather.cli.options import (
 )
 from fairweather.errors import InputError, check_writable
 from fairweather.requests.evaluation_options import EvaluationOptions, check_options
-from fairweather.types.record import VAL
 from fairweather.workers.options import Sharing, read_sharing
 
 if TYPE_CHECKING:
@@ -435,6 +434,8 @@ def evaluate(
         suggest("the same command without --dry-run", quiet=quiet or json)
         return
     typer.echo("\n" + finished.overview() + "\n")
+    from fairweather.types.record import VAL
+
     if data is not None and VAL not in finished.record.data.digests and not quiet:
         lack = "estimate and predict need validation images: add --validation-fraction 0.5"
         typer.echo(f"note    {lack}", err=True)

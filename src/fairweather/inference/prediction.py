@@ -576,7 +576,7 @@ def predict_shared(
             batches=[torch.from_numpy(chunk) for chunk in chunks],
             when_halved=_refuse_smaller,
         )
-        predictions[True] = (each.take(np.argsort(order)) for each in shuffled)
+        predictions[True] = (columns.take(np.argsort(order)) for columns in shuffled)
     return [next(predictions[model.adapts]) for model in predictors]
 
 

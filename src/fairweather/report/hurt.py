@@ -67,10 +67,10 @@ def find_hurt(
     if len(kept) < 2:
         return None
     worst = kept[np.argsort(sums[kept] / counts[kept], kind="stable")][:MOST_PARTS]
-    found = []
+    parts = []
     for at in worst.tolist():
         scores = [_estimate(contents, columns, division.parts == at) for columns in (clean, right)]
-        found.append((f"{division.noun} {division.names[at]}", int(counts[at]), scores))
+        parts.append((f"{division.noun} {division.names[at]}", int(counts[at]), scores))
     rows = [
         Row(
             name[:1].upper() + name[1:],
@@ -80,10 +80,10 @@ def find_hurt(
                 None if shifted is None else make_mark("mean", scores[1]),
             ],
         )
-        for name, n, scores in found
+        for name, n, scores in parts
     ]
     everyone = _estimate(contents, right, np.ones(len(right), dtype=bool))
-    _, _, (before, there) = found[0]
+    _, _, (before, there) = parts[0]
     said = words.describe_hurt(
         rows[0].title, there, before if shifted is not None else None, everyone
     )
@@ -104,11 +104,11 @@ def _hurt_by(contents: Contents, model: str, images: ImageKeys) -> Mapping[str, 
     shifted = read_correct(contents, model, cells, images) if cells else None
     if clean is None or (cells and shifted is None):
         return {}
-    found = (
+    hurt = (
         (division.noun, find_hurt(contents, division, clean, shifted))
         for division in list_divisions(contents, images)
     )
-    return {noun: {"rows": own[0], "said": own[1]} for noun, own in found if own}
+    return {noun: {"rows": rows[0], "said": rows[1]} for noun, rows in hurt if rows}
 
 
 def _show_hurt(contents: Contents, _: Tables) -> PartView | None:

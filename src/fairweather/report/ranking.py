@@ -103,7 +103,7 @@ class RankedModel(NamedTuple):
         return format_p_value(self.p_next)
 
 
-class Difference(NamedTuple):
+class TestedDifference(NamedTuple):
     """A difference of two models' accuracy with its interval, and p after Holm's correction."""
 
     score: Score
@@ -127,7 +127,7 @@ class Ranking(NamedTuple):
     shifted: bool
     caption: str
     notes: tuple[str, ...]
-    differences: Mapping[str, tuple[Difference, Difference]]
+    differences: Mapping[str, tuple[TestedDifference, TestedDifference]]
     evidence: str
 
     @property
@@ -260,11 +260,11 @@ def rank_models(contents: Contents) -> Ranking | None:
 
 def _compare_with(
     columns: Sequence[FloatArray], first: int, ranges: _RankRanges, contents: Contents
-) -> list[Difference]:
+) -> list[TestedDifference]:
     """Subtract the accuracy of one model from that of each, on the same images."""
     estimates = estimate_seed_means(columns, contents.bootstrap, contents.grouping)
     return [
-        Difference(paired_difference(estimates[first], estimate), float(ranges.p[first, at]))
+        TestedDifference(paired_difference(estimates[first], estimate), float(ranges.p[first, at]))
         for at, estimate in enumerate(estimates)
     ]
 

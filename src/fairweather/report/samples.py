@@ -172,13 +172,13 @@ def _read_columns(path: Path, schema: pa.Schema) -> list[list[Any]]:
     """Read the columns of a file of pictures, which must be those of the schema."""
     try:
         table = read_parquet(path)
-        found = ", ".join(f"{field.name} ({field.type})" for field in table.schema)
+        columns = ", ".join(f"{field.name} ({field.type})" for field in table.schema)
         if table.schema.equals(schema):
             return [table[name].to_pylist() for name in schema.names]
     except (OSError, pa.ArrowException, UnicodeDecodeError) as error:  # text that is not UTF-8
         raise InputError(f"{path} cannot be read: {one_line(str(error))}") from None
     wanted = ", ".join(f"{field.name} ({field.type})" for field in schema)
-    raise InputError(f"{path} must have the columns {wanted}, found {found}")
+    raise InputError(f"{path} must have the columns {wanted}, found {columns}")
 
 
 def _is_webp(content: bytes) -> bool:
