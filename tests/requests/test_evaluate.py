@@ -982,8 +982,9 @@ def test_the_command_line_from_model_to_check_and_comparison(model, colour_folde
     else:
         code, said, told = fairweather(*command, cwd=tmp_path)
     assert code == 0, told
-    *steps, end = told.splitlines()
+    *steps, note, end = told.splitlines()
     assert all(line.startswith("done  ") for line in steps)
+    assert note.startswith("note    estimate and predict need validation images")
     assert end.startswith("next    open runs/")
     assert "clean          accuracy" in said
     folder = said.split("page    ")[1].strip().removesuffix("/report.html")
