@@ -384,7 +384,8 @@ def test_quiet_commands_say_nothing_of_their_steps(study, colour_folder, tmp_pat
     assert said(*words, "--set", "recipe.epochs=1") == []
     evaluation = ["evaluate", write_model(tmp_path), f"folder:{colour_folder}", "--device", "cpu"]
     evaluation += ["--shift", "gamma: [2]", "--bootstrap", "100", "--out"]
-    *lines, end = said(*evaluation, tmp_path / "one")
+    *lines, note, end = said(*evaluation, tmp_path / "one")
+    assert note.startswith("note    estimate and predict need validation images")
     stages = [line.split()[1] for line in lines]
     assert len({*stages}) == len(stages) >= 4
     numbers = [int(re.search(r"\((\d+) of", line)[1]) for line in lines]

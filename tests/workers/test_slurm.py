@@ -160,9 +160,10 @@ def start(study, setup, tmp_path):
 
 @pytest.fixture
 def often(monkeypatch):
-    """Look and ask often."""
-    for name in ("LOOK_INTERVAL", "QUERY_INTERVAL", "REMINDER_INTERVAL"):
-        monkeypatch.setattr(slurm, name, 0.2)
+    """Ask often, and look so often that a training of a fraction of a second is seen."""
+    monkeypatch.setattr(slurm, "QUERY_INTERVAL", 0.2)
+    for name in ("LOOK_INTERVAL", "REMINDER_INTERVAL"):
+        monkeypatch.setattr(slurm, name, 0.02)
 
 
 def wait_for(what, seconds=120):
