@@ -89,16 +89,15 @@ def demo(
         {"validation_fraction": VALIDATION_FRACTION, "title": TITLE, "threads": 1},
     )
     run = run_request(request, Path(out), replace=replace, progress=show)
-    digits = load_data(DATA, validation_fraction=VALIDATION_FRACTION, progress=show)
-    assert digits.val is not None, "the fraction asks for it"
-    _write_foggy(Path(out) / FOGGY, digits.val)
+    if not (foggy := Path(out) / FOGGY).exists():
+        digits = load_data(DATA, validation_fraction=VALIDATION_FRACTION, progress=show)
+        assert digits.val is not None, "the fraction asks for it"
+        _write_foggy(foggy, digits.val)
     return run
 
 
 def _write_foggy(folder: Path, validation: Images) -> None:
-    """Write foggy images of all classes, with one folder for each, unless they are there."""
-    if folder.exists():
-        return
+    """Write foggy images of all classes, with one folder for each."""
     places = np.linspace(0, len(validation) - 1, FOGGY_IMAGES).astype(np.int64)
     images = validation[places]
     fog = make_shift(FOG, severity=FOGGY_LEVEL)
@@ -136,5 +135,5 @@ def next_commands(run: Run) -> dict[str, str]:
         f"fairweather estimate {folder} {foggy}": f"gives no number for {FOGGY_IMAGES} foggy "
         "images, and says what they look like",
         f"fairweather predict {folder} {foggy} --risk 5% --out {table} --replace": "warns that "
-        "these images differ from those that its promise rests on",
+        "these images differ from the validation images",
     }
