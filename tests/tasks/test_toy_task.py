@@ -20,7 +20,8 @@ from fairweather.metrics.areas import area_interval, auc_column
 from fairweather.metrics.classification import class_areas
 from fairweather.requests.study.run import try_study
 from fairweather.runs.folder import RunFolder
-from fairweather.tasks.task import TASKS, Strata, Task, Unit
+from fairweather.tasks.table import TASKS
+from fairweather.tasks.task import Strata, Task, Unit
 from fairweather.types.kinds import TaskKind
 from fairweather.types.measurement import AnyPredictions, Dataset, Groups, Images
 from fairweather.variants.calibration import Calibration

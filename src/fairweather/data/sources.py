@@ -15,7 +15,8 @@ import pandas as pd
 
 from fairweather.errors import InputError, join_names
 from fairweather.progress import Notify
-from fairweather.tasks.task import Strata, find_task
+from fairweather.tasks.table import find_task
+from fairweather.tasks.task import Strata
 from fairweather.types.measurement import CLASSIFICATION, ByteArray, Groups, IntArray, TextArray
 
 UNSPLIT = "all"  # the name of a set that is not split yet, in place of `options.SPLITS`
@@ -173,7 +174,7 @@ class Source(NamedTuple):
     `folder:PATH/val` names it."""
 
     task: str = CLASSIFICATION
-    """What is told of each image; a name of `fairweather.tasks.task.TASKS`."""
+    """What is told of each image; a name of `fairweather.tasks.table.TASKS`."""
 
     def strata(self, labels: IntArray) -> Strata:
         """Group images by their labels, as the task says."""

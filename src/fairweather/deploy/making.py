@@ -41,7 +41,7 @@ from fairweather.runs.folder import write_atomically
 from fairweather.runs.provenance import package_versions
 from fairweather.runs.scores import read_grouping
 from fairweather.steps.run_model import RunModel, open_validation_images
-from fairweather.tasks.task import mean_log_probability
+from fairweather.tasks.classification import mean_log_probability
 from fairweather.types.measurement import Images, Predictions
 from fairweather.types.record import CLEAN, NATURAL, TEST, VAL, ModelRecord, predictions_file
 from fairweather.variants.calibration import LogitDivisor

@@ -27,7 +27,8 @@ from fairweather.devices import (
 from fairweather.errors import InputError, no_exit
 from fairweather.metrics.detection import OodInputs, compute_ood_scores
 from fairweather.progress import Event, Notify, shows_progress, to_notify
-from fairweather.tasks.task import CLASSIFICATION_TASK, Task
+from fairweather.tasks.classification import CLASSIFICATION_TASK
+from fairweather.tasks.task import Task
 from fairweather.types.measurement import (
     AnyPredictions,
     Attack,
@@ -428,7 +429,7 @@ def make_predictions(
         keys=keys,
         labels=labels,
         **fitted.columns(logits, labels, task),
-        logits=logits if len(classes) <= task.most_stored else None,
+        logits=logits if task.stores_logits(len(classes)) else None,
         classes=classes,
     )
     return predictions

@@ -36,7 +36,8 @@ from fairweather.steps.plan import (
     link_steps,
 )
 from fairweather.steps.worker import get_splits, open_data
-from fairweather.tasks.task import MOST_STORED_CLASSES, find_task
+from fairweather.tasks.classification import MOST_STORED_CLASSES
+from fairweather.tasks.table import find_task
 from fairweather.types.kinds import TaskKind
 from fairweather.types.measurement import AnyPredictions, Attack, Dataset, Images, Shift
 from fairweather.types.record import NATURAL, ModelRecord

@@ -23,7 +23,8 @@ import pyarrow as pa
 import pyarrow.parquet
 
 from fairweather.errors import InputError, add_file_name, check_text
-from fairweather.tasks.task import Task, find_task
+from fairweather.tasks.table import find_task
+from fairweather.tasks.task import Task
 from fairweather.types.measurement import (
     CLASSIFICATION,
     AnyPredictions,
@@ -599,6 +600,8 @@ def _read_ood_scores(table: pa.Table) -> dict[str, npt.NDArray[np.float32]]:
 def shrink_predictions(content: bytes) -> bytes:
     """Make a file of predictions small: no logits, single precision, better packed.
 
+    Several labels of an image keep their logits, from which all else is computed.
+
     Args:
         content: a parquet file as `RunFolder.write_predictions` writes it.
 
@@ -608,12 +611,13 @@ def shrink_predictions(content: bytes) -> bytes:
         So the order of very confident images stays, which a rounded confidence would lose.
     """
     table = read_parquet(pa.BufferReader(content))
+    is_single = not pa.types.is_nested(table["labels"].type)
     narrow = {"labels": pa.int32(), "predicted": pa.int32()}
     narrow |= dict.fromkeys((DOUBT, "nll", "brier"), pa.float32())
     if "confidence" in table.column_names:
         doubt = 1 - table["confidence"].to_numpy()
         table = table.drop_columns(["confidence"]).append_column(DOUBT, pa.array(doubt))
-    names = [name for name in table.column_names if name != "logits"]
+    names = [name for name in table.column_names if name != "logits" or not is_single]
     # Several labels of an image stay as they are.
     single = {name for name in names if not pa.types.is_nested(table[name].type)}
     columns = {

@@ -19,7 +19,7 @@ from fairweather.steps.predictions import groups_digest
 from fairweather.steps.samples import MIXUP
 from fairweather.steps.score_rows import is_imagenet_at_224
 from fairweather.steps.worker import get_splits, open_data
-from fairweather.tasks.task import find_task
+from fairweather.tasks.table import find_task
 from fairweather.types.measurement import CLASSIFICATION, Attack, Dataset, Shift
 from fairweather.types.record import (
     ABSENT_METRICS,
@@ -231,7 +231,7 @@ class Measurement(Settings):
     @property
     def stores_logits(self) -> bool:
         """Whether the logits of labelled images are stored."""
-        return len(self.data.classes) <= find_task(self.data.task).most_stored
+        return find_task(self.data.task).stores_logits(len(self.data.classes))
 
     def fitted_on(self, variant: Variant | None) -> tuple[str, ...]:
         """The shifts of the validation images that a variant, or a model's thresholds, fit on."""

@@ -32,7 +32,7 @@ from fairweather.runs.fingerprints import (
     effective_facts,
 )
 from fairweather.runs.folder import fingerprint
-from fairweather.tasks.task import find_task
+from fairweather.tasks.table import find_task
 from fairweather.training.recipe import Recipe
 from fairweather.training.selfsupervised.pretraining_recipe import Pretraining
 from fairweather.types.measurement import CLASSIFICATION

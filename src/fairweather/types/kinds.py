@@ -9,10 +9,14 @@ class TaskKind(NamedTuple):
     """A kind of predictions; metrics, calibrations and sections say which kind they accept."""
 
     labels: str = "single"
-    """What a label is: `single`, one class of each image."""
+    """What a label is: `single`, one class; `known`, 0 or 1; `masked`, 0, 1 or unknown."""
 
     outputs: str = "softmax"
-    """What the logits become: `softmax`, probabilities that sum to one."""
+    """What the logits become: `softmax`, probabilities that sum to one, or `sigmoid`, one each."""
 
     unit: str = "image"
     """What a prediction is of: `image`, or a part of its labels such as `finding`."""
+
+
+FINDINGS = TaskKind("masked", "sigmoid", "image")  # several findings of an image
+FINDING = TaskKind("known", "sigmoid", "finding")  # one of them, where it is known

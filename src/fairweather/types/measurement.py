@@ -27,6 +27,8 @@ if TYPE_CHECKING:  # reports, comparisons and rules start in half the time witho
 MAX_SIDE = 4096  # pixels; no classifier takes more
 MIN_SIDE = 8  # pixels; published shifts are not meaningful on smaller images
 CLASSIFICATION = "classification"  # the task of data that name none
+MULTILABEL = "multilabel"  # the task of several findings of an image
+UNKNOWN = -1  # the label of a finding that nobody looked for, or that is uncertain
 Parameter = float | int | str
 IntArray = npt.NDArray[np.int64]
 ByteArray = npt.NDArray[np.uint8]
@@ -200,7 +202,7 @@ class Dataset:
     """Facts for the record of the run, such as the number of skipped files."""
 
     task: str = CLASSIFICATION
-    """What is to be told of each image; a name of `fairweather.tasks.task.TASKS`."""
+    """What is to be told of each image; a name of `fairweather.tasks.table.TASKS`."""
 
     def __post_init__(self) -> None:
         check_text(self.name, "the name of the data set")

@@ -64,7 +64,8 @@ from fairweather.shifts.table import CLEAN as UNCHANGED
 from fairweather.steps.measurement import DataFacts, MeasuredModel, collect_facts
 from fairweather.steps.plan import DATA, PlannedDataset
 from fairweather.steps.worker import open_data, predictions_digest
-from fairweather.tasks.task import MOST_STORED_CLASSES, find_task
+from fairweather.tasks.classification import MOST_STORED_CLASSES
+from fairweather.tasks.table import find_task
 from fairweather.types.measurement import CLASSIFICATION, AnyPredictions, Dataset, Shift
 from fairweather.types.record import CLEAN, TEST, VAL, VALIDATION, ModelRecord, predictions_file
 from fairweather.variants.variant import Variant

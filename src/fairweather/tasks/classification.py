@@ -1,0 +1,60 @@
+"""Classification: one class of each image."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterable, Mapping
+from typing import Any
+
+import numpy as np
+import scipy.special
+from numpy.typing import NDArray
+
+from fairweather.metrics.columns import IntArray, per_image
+from fairweather.tasks.task import Logits, Strata, Task
+from fairweather.types.measurement import CLASSIFICATION, Predictions
+
+# With more classes than this, logits would need more space than everything else in a run folder.
+MOST_STORED_CLASSES = 100
+
+
+def mean_log_probability(logits: Iterable[Logits | None]) -> Logits:
+    """Return the logarithm of the mean of the members' probabilities.
+
+    Args:
+        logits: float32 `[N, classes]` per member.
+
+    Returns:
+        float32 `[N, classes]`.
+
+    Raises `ValueError` if the logits of a member are not stored.
+
+    Source: Lakshminarayanan et al. 2017, section 2.4.
+
+    >>> sure, unsure = np.float32([[9, 0]]), np.float32([[0, 0]])
+    >>> np.exp(mean_log_probability([sure, unsure])).round(3).tolist()
+    [[0.75, 0.25]]
+    """
+    logs = []
+    for member in logits:
+        if member is None:
+            raise ValueError("an ensemble needs the logits of every member")
+        logs.append(scipy.special.log_softmax(member.astype(np.float64), axis=1))
+    together = scipy.special.logsumexp(np.stack(logs), axis=0) - math.log(len(logs))
+    return np.asarray(together, dtype=np.float32)
+
+
+def _classification_columns(logits: Logits, labels: IntArray) -> Mapping[str, NDArray[Any]]:
+    return per_image(logits, labels)._asdict()
+
+
+CLASSIFICATION_TASK = Task(
+    name=CLASSIFICATION,
+    predictions=Predictions,
+    columns=_classification_columns,
+    strata=Strata,  # the images of each class
+    kinds=(Predictions.kind,),
+    combine=mean_log_probability,
+    decision_metric="accuracy",
+    most_stored=MOST_STORED_CLASSES,
+)

@@ -1,0 +1,182 @@
+"""Several findings of each image, each of which is there, is not, or is unknown."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass
+from typing import Any, ClassVar
+
+import numpy as np
+import scipy.special
+from numpy.typing import NDArray
+
+from fairweather.errors import InputError
+from fairweather.metrics.columns import IntArray, per_image
+from fairweather.tasks.task import Logits, Strata, Task, Unit
+from fairweather.types.kinds import FINDING, FINDINGS, TaskKind
+from fairweather.types.measurement import (
+    MULTILABEL,
+    UNKNOWN,
+    AnyPredictions,
+    BoolArray,
+    Predictions,
+)
+
+
+@dataclass(frozen=True)
+class FindingsPredictions(AnyPredictions):
+    """What is stored of each image: its labels, and the logit of each finding."""
+
+    kind: ClassVar[TaskKind] = FINDINGS
+    stored: ClassVar[Mapping[str, type[np.generic]]] = {"keys": np.int64, "labels": np.int64}
+
+    keys: IntArray
+    """int64 `[N]`."""
+
+    labels: IntArray
+    """int64 `[N, L]`: 1, 0 or `UNKNOWN`."""
+
+    logits: Logits
+    """float32 `[N, L]`; the sigmoid of each is the probability of the finding."""
+
+    classes: tuple[str, ...]
+    """The names of the findings."""
+
+    @property
+    def probability(self) -> NDArray[np.float64]:
+        """float64 `[N, L]`, the probability of each finding."""
+        return np.asarray(scipy.special.expit(self.logits.astype(np.float64)))
+
+    @property
+    def known(self) -> BoolArray:
+        """bool `[N, L]`: is it known whether the finding is there."""
+        return self.labels != UNKNOWN
+
+    @property
+    def correct(self) -> BoolArray:
+        """bool `[N]`: are all known findings decided right, at a probability of 0.5."""
+        right = (self.logits >= 0) == (self.labels == 1)
+        return np.asarray((right | ~self.known).all(axis=1))
+
+
+@dataclass(frozen=True)
+class FindingPredictions(Predictions):
+    """One finding of the images where it is known: a classifier of two classes.
+
+    The classes are `no FINDING` and `FINDING`, and the logits are 0 and that of the finding.
+    """
+
+    kind: ClassVar[TaskKind] = FINDING
+
+
+def select_finding(predictions: FindingsPredictions, column: int) -> FindingPredictions:
+    """Take one finding of the images where it is known.
+
+    Its probability of exactly 0.5 says that it is there.
+
+    >>> both = FindingsPredictions(
+    ...     np.arange(3), np.array([[1], [UNKNOWN], [0]]), np.float32([[2], [0], [3]]), ("Mass",)
+    ... )
+    >>> mass = select_finding(both, 0)
+    >>> mass.keys.tolist(), mass.correct.tolist(), mass.confidence.round(2).tolist()
+    ([0, 2], [True, False], [0.88, 0.95])
+    """
+    places, name = np.flatnonzero(predictions.known[:, column]), predictions.classes[column]
+    labels, logit = predictions.labels[places, column], predictions.logits[places, column]
+    logits = np.stack([np.zeros_like(logit), logit], axis=1)
+    columns = per_image(logits, labels)._replace(predicted=(logit >= 0).astype(np.int64))
+    return FindingPredictions(
+        keys=predictions.keys[places],
+        labels=labels,
+        logits=logits,
+        classes=(f"no {name}", name),
+        **columns._asdict(),
+    )
+
+
+def _units(predictions: FindingsPredictions) -> tuple[Unit, ...]:
+    def unit(column: int, name: str) -> Unit:
+        places = np.flatnonzero(predictions.known[:, column])
+        return Unit(f"finding={name}", places, lambda images: select_finding(images, column))
+
+    return tuple(unit(*item) for item in enumerate(predictions.classes))
+
+
+def check_labels(labels: IntArray, classes: tuple[str, ...]) -> None:
+    """Raise `InputError` unless labels are `[N, L]` of 0, 1 and `UNKNOWN`.
+
+    >>> check_labels(np.array([[0, 2]]), ("Effusion", "Mass"))
+    Traceback (most recent call last):
+    fairweather.errors.InputError: the label of Mass must be 0, 1 or -1 (unknown), found 2
+    """
+    if labels.ndim != 2 or labels.shape[1] != len(classes):
+        raise InputError(
+            f"labels must have a column for each of {len(classes)} findings, found "
+            f"{list(labels.shape)}"
+        )
+    wrong = ~np.isin(labels, (0, 1, UNKNOWN))
+    if wrong.any():
+        row, column = np.argwhere(wrong)[0]
+        raise InputError(
+            f"the label of {classes[column]} must be 0, 1 or {UNKNOWN} (unknown), found "
+            f"{labels[row, column]}"
+        )
+
+
+def rarest_finding(labels: IntArray, classes: tuple[str, ...]) -> Strata:
+    """Divide images by the rarest finding that each has, so that every split has rare ones.
+
+    Source: the order of Sechidis et al. 2011, which divides the rarest label first.
+
+    >>> rarest_finding(np.array([[1, 1], [1, 0], [0, 0], [1, 0]]), ("Effusion", "Mass"))
+    Strata(numbers=array([2, 1, 0, 1]), names=('none', 'Effusion', 'Mass'))
+    """
+    present = labels == 1
+    order = np.argsort(present.sum(axis=0), kind="stable")
+    rarest = np.where(present.any(axis=1), order[present[:, order].argmax(axis=1)] + 1, 0)
+    places, numbers = np.unique(rarest, return_inverse=True)
+    return Strata(numbers.astype(np.int64), tuple(("none", *classes)[place] for place in places))
+
+
+def mean_probability(logits: Iterable[Logits | None]) -> Logits:
+    """Return the logit of the mean of the members' probabilities.
+
+    Args:
+        logits: float32 `[N, L]` per member.
+
+    Returns:
+        float32 `[N, L]`.
+
+    Raises `ValueError` if the logits of a member are not stored.
+
+    >>> sure, unsure = np.float32([[9]]), np.float32([[0]])
+    >>> scipy.special.expit(mean_probability([sure, unsure])).round(3).tolist()
+    [[0.75]]
+    """
+    members = []
+    for member in logits:
+        if member is None:
+            raise ValueError("an ensemble needs the logits of every member")
+        members.append(member.astype(np.float64))
+    present, absent = (
+        scipy.special.logsumexp(-np.logaddexp(0, signed), axis=0)
+        for signed in (-np.stack(members), np.stack(members))
+    )
+    return np.asarray(present - absent, dtype=np.float32)
+
+
+def _no_columns(logits: Logits, labels: IntArray) -> Mapping[str, NDArray[Any]]:
+    return {}  # all is computed from the logits
+
+
+MULTILABEL_TASK = Task(
+    name=MULTILABEL,
+    predictions=FindingsPredictions,
+    columns=_no_columns,
+    strata=rarest_finding,
+    kinds=(FINDINGS, FINDING),
+    combine=mean_probability,
+    decision_metric="decision_accuracy",
+    check=check_labels,
+    units=_units,
+)
