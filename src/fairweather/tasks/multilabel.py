@@ -129,13 +129,14 @@ def rarest_finding(labels: IntArray, classes: tuple[str, ...]) -> Strata:
     Source: the order of Sechidis et al. 2011, which divides the rarest label first.
 
     >>> rarest_finding(np.array([[1, 1], [1, 0], [0, 0], [1, 0]]), ("Effusion", "Mass"))
-    Strata(numbers=array([2, 1, 0, 1]), names=('none', 'Effusion', 'Mass'))
+    Strata(numbers=array([2, 1, 0, 1]), names=('none', 'Effusion', 'Mass'), needed=False)
     """
     present = labels == 1
     order = np.argsort(present.sum(axis=0), kind="stable")
     rarest = np.where(present.any(axis=1), order[present[:, order].argmax(axis=1)] + 1, 0)
     places, numbers = np.unique(rarest, return_inverse=True)
-    return Strata(numbers.astype(np.int64), tuple(("none", *classes)[place] for place in places))
+    names = tuple(("none", *classes)[place] for place in places)
+    return Strata(numbers.astype(np.int64), names, needed=False)
 
 
 def mean_probability(logits: Iterable[Logits | None]) -> Logits:

@@ -26,6 +26,9 @@ class Strata(NamedTuple):
     names: tuple[str, ...]
     """What messages call each; each has images."""
 
+    needed: bool = True
+    """Whether every split must have images of each; otherwise, as many splits as possible."""
+
 
 class Unit(NamedTuple):
     """A part of each image that is judged by itself, such as one finding."""
