@@ -155,3 +155,39 @@ def test_options_about_classes_are_refused(tmp_path, option):
     present = np.eye(2, dtype=int).repeat(20, axis=0)
     with pytest.raises(fw.InputError, match=f"{next(iter(option))} is about classes"):
         load_data(many(tmp_path, present), **option)
+
+
+def archive(folder, **content):
+    np.savez(folder / "set.npz", **content)
+    return f"npz:{folder / 'set.npz'}"
+
+
+def test_an_archive_has_several_labels_an_image(tmp_path):
+    images = np.random.default_rng(0).integers(256, size=(4, SIDE, SIDE), dtype=np.uint8)
+    labels = np.array([[0, 1], [1, 1], [-1, 0], [0, 0]], dtype=np.int8)
+    named = np.array(["Mass", "Edema"])
+    dataset, lines = lines_of(
+        archive(tmp_path, images=images, labels=labels, classes=named), test_fraction=1
+    )
+    assert (dataset.classes, dataset.task) == (("Mass", "Edema"), "multilabel")
+    assert dataset.test.labels.tolist() == labels.tolist()
+    assert lines[0] == "note           findings: 2 an image: Mass, Edema"
+    unnamed = np.where(labels == -1, np.nan, labels).astype(np.float32)
+    listed = list_source(archive(tmp_path, images=images, labels=unnamed))
+    assert listed.classes == ("0", "1")
+    assert listed.splits["all"].labels.tolist() == labels.tolist()
+    one_hot = list_source(archive(tmp_path, images=images, labels=np.eye(2)[[0, 1, 1, 0]]))
+    assert "exactly one, so these may be classes" in one_hot.remarks[0]
+
+
+@pytest.mark.parametrize(
+    ("content", "words"),
+    [
+        ({"labels": np.eye(2)[[0, 1]], "classes": np.array(["a", "b", "c"])}, "2 labels .* 3 nam"),
+        ({"labels": np.array([[0, 1], [3, 0]])}, "label 1 of .* is 3 in column 0"),
+    ],
+)
+def test_wrong_labels_of_an_archive_are_one_sentence(tmp_path, content, words):
+    images = np.zeros((2, SIDE, SIDE), np.uint8)
+    with pytest.raises(fw.InputError, match=words):
+        list_source(archive(tmp_path, images=images, **content))

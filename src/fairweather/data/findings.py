@@ -30,7 +30,7 @@ class FindingLabels(NamedTuple):
     empty: int = 0
     """How many cells are empty."""
 
-    def describe(self, meaning: str) -> str:
+    def describe(self, meaning: str = "unknown") -> str:
         """Say what was understood; `meaning` of empty cells is one of `EMPTY_CHOICES`.
 
         >>> FindingLabels(("Effusion", "Mass"), np.array([[1, -1]]), 1).describe("unknown")
