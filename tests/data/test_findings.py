@@ -1,6 +1,11 @@
 """Data sets whose images have several findings: tables, folders, archives and parquet files."""
 
+import io
+import json
+
 import numpy as np
+import pyarrow as pa
+import pyarrow.parquet as pq
 import pytest
 from PIL import Image
 
@@ -191,3 +196,105 @@ def test_wrong_labels_of_an_archive_are_one_sentence(tmp_path, content, words):
     images = np.zeros((2, SIDE, SIDE), np.uint8)
     with pytest.raises(fw.InputError, match=words):
         list_source(archive(tmp_path, images=images, **content))
+
+
+def parquet(path, columns, features=None):
+    """A file with encoded images beside some columns, in the layout of Hugging Face."""
+    rng, cells = np.random.default_rng(0), []
+    for _ in range(len(next(iter(columns.values())))):
+        content = io.BytesIO()
+        pixels = rng.integers(256, size=(SIDE, SIDE), dtype=np.uint8)
+        Image.fromarray(pixels).save(content, "PNG")
+        cells.append({"bytes": content.getvalue(), "path": None})
+    written = pa.table({"image": cells, **columns})
+    if features:
+        metadata = {"huggingface": json.dumps({"info": {"features": features}})}
+        written = written.replace_schema_metadata(metadata)
+    pq.write_table(written, path)
+    return f"parquet:{path}"
+
+
+def test_lists_of_numbered_classes_are_findings(tmp_path):
+    names = ["No Finding", "Mass", "Edema"]
+    features = {"labels": {"feature": {"names": names, "_type": "ClassLabel"}, "_type": "List"}}
+    spec = parquet(tmp_path / "a.parquet", {"labels": [[1, 2], [0], [2], []]}, features)
+    dataset, lines = lines_of(spec, test_fraction=1)
+    assert dataset.classes == ("Mass", "Edema")
+    assert dataset.test.labels.tolist() == [[1, 1], [0, 0], [0, 1], [0, 0]]
+    assert lines[0] == "note           findings: 2 an image: Mass, Edema"
+    wrong = parquet(tmp_path / "b.parquet", {"labels": [[1], [3]]}, features)
+    with pytest.raises(fw.InputError, match=r"row 1 of .* has label 3; allowed are 0 to 2"):
+        list_source(wrong)
+
+
+def test_lists_of_one_length_are_labels_of_each_finding(tmp_path):
+    spec = parquet(tmp_path / "a.parquet", {"id": [5, 6], "label": [[1, 0, -1], [0, None, 1]]})
+    listed = list_source(spec)
+    assert listed.classes == ("0", "1", "2")
+    assert listed.splits["all"].labels.tolist() == [[1, 0, -1], [0, -1, 1]]
+    for lists in ([[1], [0, 1]], [[], []]):
+        with pytest.raises(fw.InputError, match=r"label of each finding.* Sequence of ClassLabel"):
+            list_source(parquet(tmp_path / "b.parquet", {"label": lists}))
+    with pytest.raises(fw.InputError, match=r"row 1 of .* has no label"):
+        list_source(parquet(tmp_path / "b.parquet", {"label": [[1, 0], None]}))
+    with pytest.raises(fw.InputError, match=r"row 0 of .* has '2' in the column '1'"):
+        list_source(parquet(tmp_path / "b.parquet", {"label": [[1, 2], [0, 0]]}))
+
+
+def test_columns_of_a_parquet_file_are_named(tmp_path):
+    spec = parquet(
+        tmp_path / "a.parquet", {"Mass": [1, 0, None], "Edema": [True, False, True], "Age": [1] * 3}
+    )
+    with pytest.raises(fw.InputError, match=r"several columns .*findings=A\|B"):
+        list_source(spec)
+    listed = list_source(f"{spec},findings=Edema|Mass,empty=absent")
+    assert listed.classes == ("Edema", "Mass")
+    assert listed.splits["all"].labels.tolist() == [[1, 1], [0, 0], [1, 0]]
+    with pytest.raises(fw.InputError, match=r"unknown column of .*did you mean 'Mass'"):
+        list_source(f"{spec},findings=Mas")
+
+
+def test_shards_must_agree_on_the_findings(tmp_path):
+    parquet(tmp_path / "train.parquet", {"label": [[1, 0], [0, 1]]})
+    parquet(tmp_path / "test.parquet", {"label": [[1, 0, 0], [0, 1, 1]]})
+    with pytest.raises(fw.InputError, match="different numbers of labels an image"):
+        list_source(f"parquet:{tmp_path}")
+
+
+@pytest.mark.parametrize("place", ["inside", "above the only folder", "beside"])
+def test_a_folder_without_class_folders_takes_its_table(tmp_path, place):
+    root = tmp_path / "xrays"
+    pictures(root / "images" if place == "above the only folder" else root, 4)
+    name = "xrays.csv" if place == "beside" else "truth.csv"
+    table(tmp_path if place == "beside" else root, NIH, name)
+    dataset, lines = lines_of(f"folder:{root}", test_fraction=1)
+    assert dataset.classes == ("Edema", "Effusion", "Mass")
+    assert dataset.test.labels.tolist() == [[0, 1, 1], [0, 0, 0], [0, 0, 1], [1, 0, 1]]
+    assert lines[0] == f"note           the labels are those of {name}"
+
+
+def test_class_folders_beside_a_table_stay_classes(tmp_path):
+    pictures(tmp_path / "cat", 1)
+    pictures(tmp_path / "dog", 1)
+    table(tmp_path, NIH)
+    assert list_source(f"folder:{tmp_path}").classes == ("cat", "dog")
+
+
+def test_two_tables_are_not_chosen_from(tmp_path):
+    pictures(tmp_path / "xrays", 1)
+    table(tmp_path / "xrays", NIH, "a.csv")
+    table(tmp_path / "xrays", NIH, "b.csv")
+    with pytest.raises(fw.InputError, match="has no class folders"):
+        list_source(f"folder:{tmp_path / 'xrays'}")
+
+
+def test_a_line_names_findings_that_a_split_lacks(tmp_path):
+    pictures(tmp_path, 4)
+    text = "file,split,A,B,C\n0,train,1,0,\n1,train,0,1,1\n2,test,1,0,\n3,test,1,,\n"
+    _, lines = lines_of(f"{table(tmp_path, text)},findings=A|B|C", validation_fraction=0.0)
+    assert lines[1:] == [
+        "note           train: no image lacks 'C'",
+        "note           test: no image lacks 'A'",
+        "note           test: no image has 'B'",
+        "note           test: no image has a known label of 'C'",
+    ]

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Callable, Iterable, Mapping, Sequence
+from pathlib import Path
 from typing import NamedTuple
 
 import numpy as np
@@ -14,8 +16,46 @@ SEPARATOR = "|"  # between the findings of an image in one cell, such as `Effusi
 NO_FINDING = "no finding"  # the cell of an image without any, in upper or lower case
 # What an empty cell of a finding says: by default, no label is made up.
 EMPTY_CHOICES: Mapping[str, int] = {"unknown": UNKNOWN, "absent": 0}
+_COLUMNS_AT_END = re.compile(r"(?P<path>.*?)(?P<given>(,(findings|empty)=[^,]*)*)", re.DOTALL)
 _EMPTY, _WRONG = 2, 3  # codes beside the labels
 _CODES = {"": _EMPTY, "nan": _EMPTY, "<na>": _EMPTY, "none": _EMPTY, "true": 1, "false": 0}
+
+
+class FindingColumns(NamedTuple):
+    """What a specification says of the columns of findings."""
+
+    names: tuple[str, ...] = ()
+    """The findings; empty if none are named."""
+
+    empty: str = "unknown"
+    """The meaning of empty cells, one of `EMPTY_CHOICES`."""
+
+    @classmethod
+    def read(cls, given: Mapping[str, str]) -> FindingColumns:
+        """Read `findings` and `empty`; raises `InputError` for an unknown meaning.
+
+        >>> FindingColumns.read({"findings": "Mass|Edema", "empty": "absent"})
+        FindingColumns(names=('Mass', 'Edema'), empty='absent')
+        """
+        names = given.get("findings", "")
+        columns = cls(
+            tuple(name.strip() for name in names.split(SEPARATOR)) if names else (),
+            given.get("empty", cls._field_defaults["empty"]),
+        )
+        parse_empty(columns.empty)
+        return columns
+
+
+def split_specification(path: Path) -> tuple[Path, FindingColumns]:
+    """Take `,findings=A|B` and `,empty=absent` off the end of a path.
+
+    >>> split_specification(Path("a.parquet,findings=Mass|Edema"))[1].names
+    ('Mass', 'Edema')
+    """
+    match = _COLUMNS_AT_END.fullmatch(str(path))
+    assert match is not None  # every path fits
+    given = dict(part.split("=", 1) for part in match["given"].split(",")[1:])
+    return Path(match["path"]), FindingColumns.read(given)
 
 
 class FindingLabels(NamedTuple):

@@ -13,10 +13,10 @@ import pandas as pd
 
 from fairweather.data.findings import (
     SEPARATOR,
+    FindingColumns,
     FindingLabels,
     has_several_findings,
     list_finding_columns,
-    parse_empty,
     read_finding_columns,
     split_findings,
 )
@@ -51,6 +51,9 @@ def list_folder(request: SourceRequest) -> Source:
     Files in nested folders belong to their class. Hidden files are ignored. Every other file counts
     as an image, so that a file that is not an image is reported and not silently left out.
 
+    A folder of images without class folders takes its labels from the one table in it, or beside it
+    with its name, as `csv:` does.
+
     Raises:
         InputError: the folder is missing, or has no class folders, an empty class folder, two
             folders for one split, or splits with different classes.
@@ -60,6 +63,11 @@ def list_folder(request: SourceRequest) -> Source:
         raise InputError(
             f"{str(path)!r} is a file; folder: needs a folder with one folder per class"
         )
+    if (table := _find_table(path)) is not None:
+        images = f",{IMAGES}={path.name}" if table.parent != path else ""
+        listed = list_csv(request._replace(path=Path(f"{table}{images}")))
+        remark = f"the labels are those of {table.name}"
+        return listed._replace(remarks=(remark, *listed.remarks))
     roots = _split_folders(path)
     folders = {split: _class_folders(root) for split, root in roots.items()}
     classes = check_same_classes(
@@ -87,6 +95,20 @@ def list_images(request: SourceRequest) -> Source:
         raise InputError(f"{str(path)!r} has no files")
     labels = np.zeros(len(paths), np.int64)
     return Source((UNLABELLED,), {UNSPLIT: _list_below(paths, labels, path)})
+
+
+def _find_table(path: Path) -> Path | None:
+    """The one table of a folder without class folders: in it, or beside it with its name."""
+    folders = _visible_folders(path)
+    if len(folders) > 1 or any(map(_visible_folders, folders)):
+        return None
+    tables = [file for file in _visible(path) if file.suffix.lower() in TABLE_SUFFIXES]
+    if not folders:
+        beside = (
+            path.absolute().with_name(f"{path.absolute().name}{end}") for end in TABLE_SUFFIXES
+        )
+        tables += [file for file in beside if file.is_file()]
+    return tables[0] if len(tables) == 1 else None
 
 
 def _split_folders(path: Path) -> dict[str, Path]:
@@ -161,6 +183,7 @@ def _visible_files(folder: Path) -> Iterator[Path]:
 
 # ---------------------------------------------------------------- csv:PATH
 
+TABLE_SUFFIXES = (".csv", ".tsv")
 # The accepted names of columns, in any case.
 TABLE_COLUMNS: Mapping[str, tuple[str, ...]] = {
     "file": FILE_COLUMNS,
@@ -231,10 +254,10 @@ def list_csv(request: SourceRequest) -> Source:
 
     The table is CSV (with commas, semicolons or tabs) with a header. The columns of files, labels
     and splits are found by their names (`TABLE_COLUMNS`), or stated: `,file=NAME`, `,label=NAME`,
-    `,split=NAME`. Files are below the folder of the table, or below `images=FOLDER`, which may be
-    relative to it. A missing extension is found if only one file fits. Split names are those of
-    `folder:`; without such a column, the table is one set. Classes are sorted by name, or by number
-    if all are whole numbers. Keys count the rows of each split.
+    `,split=NAME`. Files are below the folder of the table, below the only folder in it, or below
+    `images=FOLDER`, which may be relative to it. A missing extension is found if only one file
+    fits. Split names are those of `folder:`; without such a column, the table is one set. Classes
+    are sorted by name, or by number if all are whole numbers. Keys count the rows of each split.
 
     Images may have several findings. Then a cell of the label is like `Effusion|Mass` or `No
     Finding`, or each finding has a column of 0, 1, -1 (unknown) and empty cells, which
@@ -248,11 +271,12 @@ def list_csv(request: SourceRequest) -> Source:
     check_exists(path)
     if path.is_dir():
         raise InputError(f"{str(path)!r} is a folder; csv: needs a table, such as labels.csv")
-    table, empty = _read_table(path, given), given.get(EMPTY, "unknown")
-    parse_empty(empty)  # a wrong word is told before the files are looked for
-    classes, labels, findings = _read_labels(table, _named_findings(given), empty)
+    asked, table = FindingColumns.read(given), _read_table(path, given)
+    classes, labels, findings = _read_labels(table, asked)
     folder = path.parent / Path(given.get(IMAGES, "")).expanduser()
     check_exists(folder)
+    if IMAGES not in given:
+        folder = _only_folder(folder, table.read("file")[0])
     files, row_splits = _find_files(folder, table), np.array(table.splits())
     splits = {}
     for split in (*SPLITS, UNSPLIT):
@@ -262,7 +286,7 @@ def list_csv(request: SourceRequest) -> Source:
             listing = list_files(labels[rows], tuple(folder / name for name in names), names)
             splits[split] = listing._replace(table=partial(table.select, rows))
     remark = find_text_format(path).remark(path.name)
-    understood = "" if findings is None else f"findings: {findings.describe(empty)}"
+    understood = "" if findings is None else f"findings: {findings.describe(asked.empty)}"
     return Source(
         classes,
         splits,
@@ -271,23 +295,19 @@ def list_csv(request: SourceRequest) -> Source:
     )
 
 
-def _named_findings(given: Mapping[str, str]) -> tuple[str, ...]:
-    text = given.get(FINDINGS, "")
-    return tuple(name.strip() for name in text.split(SEPARATOR)) if text else ()
-
-
 def _read_labels(
-    table: LabelTable, names: tuple[str, ...], empty: str
+    table: LabelTable, asked: FindingColumns
 ) -> tuple[tuple[str, ...], IntArray, FindingLabels | None]:
     """Classes, the labels of all rows, and what was read if these are findings."""
     column = table.columns["label"]
-    if names and (column is None or set(names) & set(table.header)):
-        findings = read_finding_columns(table.by_name(names), empty, table.name_row)
+    if asked.names and (column is None or set(asked.names) & set(table.header)):
+        cells_by_name = table.by_name(asked.names)
+        findings = read_finding_columns(cells_by_name, asked.empty, table.name_row)
         return findings.names, findings.labels, findings
     cells = table.read("label")
-    if names or has_several_findings(cells):
+    if asked.names or has_several_findings(cells):
         place = f"the column {table.header[column or 0]!r} of {table.place}"
-        findings = split_findings(cells, names, place)
+        findings = split_findings(cells, asked.names, place)
         return findings.names, findings.labels, findings
     classes = _sort_classes(set(cells))
     numbers = {name: number for number, name in enumerate(classes)}
@@ -353,6 +373,13 @@ def _find_column(table: LabelTable, kind: str, given: Mapping[str, str]) -> int 
         f"{place} has {problem}: its columns are {names}; it must have one of "
         f"{', '.join(TABLE_COLUMNS[kind])}, or say which with csv:PATH,{kind}=NAME"
     )
+
+
+def _only_folder(folder: Path, first: str) -> Path:
+    """The only folder in a folder, if the first file of a table is there and not in the folder."""
+    names = {name for entry in _visible(folder) for name in (entry.name, entry.stem)}
+    inner = _visible_folders(folder)
+    return inner[0] if len(inner) == 1 and not names & {*Path(first).parts[:1]} else folder
 
 
 def _find_files(folder: Path, table: LabelTable) -> list[str]:

@@ -55,6 +55,7 @@ from fairweather.errors import (
     unknown_name,
 )
 from fairweather.progress import Event, Notify, shows_progress, to_notify
+from fairweather.tasks.table import find_task
 from fairweather.types.measurement import MAX_SIDE, MIN_SIDE, Dataset, Images
 from fairweather.types.options import (
     SPLITS,
@@ -181,6 +182,10 @@ def load(
             names = f"{join_names(cached.skipped)} ({cached.reason})"
             line = f"left out       {count} cannot be read: {names}"
             tell(Event(f"decode {name}", 0, None, line=line))
+    task = find_task(plan.source.task)
+    for name, images in splits.items():
+        for remark in task.remarks(images.labels.numpy(), images.classes):
+            tell(Event(f"decode {name}", 0, None, line=f"note           {name}: {remark}"))
     height, width = _common_size(splits)
     side = plan.source.side
     if side is not None and (height, width) != (side, side):

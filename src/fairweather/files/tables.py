@@ -172,6 +172,8 @@ class _LineFeedText(io.StringIO):
 
 # ---------------------------------------------------------------- parquet
 
+LISTS = (pa.ListType, pa.LargeListType, pa.FixedSizeListType)  # types of columns of lists
+
 
 def read_parquet_schema(path: Path) -> pa.Schema:
     """Read the names and types of the columns; raises `InputError` for a file that is damaged."""

@@ -72,6 +72,9 @@ class Task:
     """Raises `InputError` for labels that are none, given the names of classes; `Images` check
     single ones."""
 
+    remarks: Callable[[IntArray, tuple[str, ...]], tuple[str, ...]] = lambda labels, classes: ()
+    """Says what labels lack for some numbers, one sentence each; a split may lack it."""
+
     units: Callable[[Any], tuple[Unit, ...]] = lambda _: ()
     """What is judged by itself, from predictions; empty if that is only the image."""
 

@@ -21,6 +21,7 @@ import pyarrow.compute
 
 from fairweather.errors import UNREADABLE_ARRAYS, InputError, first_line, quote_names, unknown_name
 from fairweather.files.tables import (
+    LISTS,
     find_delimiter,
     find_encoding,
     read_parquet_table,
@@ -53,7 +54,6 @@ OUTPUT_ARRAYS = (
     *("predictions", "preds", "scores", "outputs", "y_prob", "y_proba", "y_score", "y_pred"),
 )
 CLASS_ARRAYS = ("classes", "class_names", "label_names")
-LISTS = (pa.ListType, pa.LargeListType, pa.FixedSizeListType)
 
 Column = npt.NDArray[Any]
 Content: TypeAlias = "Path | pd.DataFrame | npt.NDArray[Any]"
