@@ -328,7 +328,7 @@ def try_settings(dataset: Dataset, settings: Settings, purpose: str) -> None:
         settings: how it is measured.
         purpose: what needs two classes, for the message.
     """
-    if len(dataset.classes) < 2:
+    if len(dataset.classes) < find_task(dataset.task).least_classes:
         raise InputError(
             f"{dataset.name} has only the class {dataset.classes[0]!r}: {purpose} needs at least "
             "two"
