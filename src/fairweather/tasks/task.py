@@ -78,6 +78,9 @@ class Task:
     units: Callable[[Any], tuple[Unit, ...]] = lambda _: ()
     """What is judged by itself, from predictions; empty if that is only the image."""
 
+    least_classes: int = 1
+    """With fewer classes, nothing can be told."""
+
     most_stored: int | None = None
     """With more classes, logits are not stored; None where all else is computed from them."""
 
