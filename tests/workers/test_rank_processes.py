@@ -22,6 +22,7 @@ from fairweather.processes import start_module
 from fairweather.runs.folder import RunFolder
 from fairweather.shifts.table import make_shift
 from fairweather.training import ranks as group
+from fairweather.training.losses import ONE_CLASS, SEVERAL_FINDINGS
 from fairweather.training.ranks import (
     ALONE,
     LocalEnvironment,
@@ -30,7 +31,6 @@ from fairweather.training.ranks import (
     join_ranks,
     synchronise_batchnorm,
 )
-from fairweather.training.losses import ONE_CLASS, SEVERAL_FINDINGS
 from fairweather.training.recipe import (
     Adversarial,
     AsymmetricLoss,

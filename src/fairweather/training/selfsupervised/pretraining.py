@@ -18,7 +18,7 @@ from torch import nn
 from fairweather.devices import in_evaluation_mode
 from fairweather.errors import CollapsedError, InputError
 from fairweather.training import loop_parts
-from fairweather.training.augmentation import move_if_room, training_batches
+from fairweather.training.augmentation import known_share, move_if_room, training_batches
 from fairweather.training.losses import ONE_CLASS, LabelLoss
 from fairweather.training.ranks import ALONE, Fabric, Ranks, synchronise_batchnorm
 from fairweather.training.selfsupervised.methods import (
@@ -338,6 +338,7 @@ def _train_epoch(
     ranks: Ranks,
 ) -> dict[str, float]:
     learner.train()
+    method = METHODS[recipe.method]
     order = torch.from_numpy(rng.permutation(len(images)))
     # With several processes, the losses need equal parts.
     steps = [
@@ -353,10 +354,13 @@ def _train_epoch(
         )
         part = ranks.part(len(batch))
         views = [view[part] for view in _make_views(batch.images.to(fabric.device), recipe, rng)]
-        targets = METHODS[recipe.method].targets(batch.labels)[part]
-        outcome = learner(views, targets.to(fabric.device))
-        loop_parts.take_step(fabric, learner, optimizer, outcome.loss, recipe.clip_gradient_norm)
-        losses.append(ranks.mean(outcome.loss.detach()))
+        targets = method.targets(batch.labels)
+        outcome = learner(views, targets[part].to(fabric.device))
+        loss = outcome.loss
+        if method.learns_labels and ranks.size > 1:  # the mean is over the known labels of the part
+            loss = loss * float(known_share(targets[part]) / known_share(targets).clamp(min=1e-9))
+        loop_parts.take_step(fabric, learner, optimizer, loss, recipe.clip_gradient_norm)
+        losses.append(ranks.mean(loss.detach()))
         embeddings.append(outcome.embedding.detach())
         if loop_parts.is_check_due(step, len(steps), fabric.device):
             loop_parts.stop_unless_finite(losses, epoch, _weights_rate(optimizer))
