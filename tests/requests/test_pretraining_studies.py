@@ -28,7 +28,7 @@ from fairweather.shifts.table import SHIFTS, make_shift, operation_name
 from fairweather.steps.measurement import collect_facts
 from fairweather.steps.plan import DATA
 from fairweather.steps.training import training_images
-from fairweather.tasks.classification import CLASSIFICATION_TASK, mean_log_probability
+from fairweather.tasks.classification import mean_log_probability
 from fairweather.training.operations import TESTED_AS
 from fairweather.training.selfsupervised.pretraining_recipe import NAMED_VIEWS
 from fairweather.types.measurement import Images
@@ -615,7 +615,7 @@ def test_another_seed_of_the_labels_trains_again(tmp_path):
 def test_which_images_stay_is_decided_by_their_true_labels(colour_folder):
     train = fw.load_data(f"folder:{colour_folder}", size=16).train
     noisy = corrupt_labels(train, 0.5, seed=3)
-    chosen = choose_labelled(train.labels.numpy(), 0.4, seed=3)
+    chosen = choose_labelled(train, 0.4, seed=3)
     assert (noisy.labels != train.labels).any()
     assert train[chosen].labels.bincount().tolist() == [11, 11, 10]
     assert torch.equal(noisy[chosen].keys, train[chosen].keys)
@@ -628,7 +628,7 @@ def test_all_images_are_taken_as_they_are_and_not_copied(colour_folder):
         plan = make_plan(
             make_study_inputs(study, {DATA: collect_facts(dataset)}, torch.device("cpu"))
         )
-        taken = training_images(plan.step("models/a/seed-0"), dataset.train, CLASSIFICATION_TASK)
+        taken = training_images(plan.step("models/a/seed-0"), dataset.train)
         assert taken.images.data_ptr() == dataset.train.images.data_ptr()
         assert torch.equal(taken.labels, dataset.train.labels) == (noise == 0)
 
@@ -641,15 +641,15 @@ def test_fewer_labels_are_among_more_and_stratified():
     counts = labels.bincount()
     before = set()
     for fraction in (0.001, 0.01, 0.1, 0.5, 1):
-        chosen = choose_labelled(train.labels.numpy(), fraction, seed=1)
+        chosen = choose_labelled(train, fraction, seed=1)
         assert before <= set(chosen.tolist())
         before = set(chosen.tolist())
         found = labels[chosen].bincount(minlength=3)
         assert found.min() >= 1
         assert (found - fraction * counts).abs().max() <= 2
     assert len(before) == 600
-    others = choose_labelled(train.labels.numpy(), 0.1, seed=2)
-    assert set(others.tolist()) != set(choose_labelled(train.labels.numpy(), 0.1, seed=1).tolist())
+    others = choose_labelled(train, 0.1, seed=2)
+    assert set(others.tolist()) != set(choose_labelled(train, 0.1, seed=1).tolist())
 
 
 def test_weights_of_a_pretraining_are_marked_wherever_they_come_from(probed, colour_folder):

@@ -43,7 +43,6 @@ from fairweather.steps.plan import (
 )
 from fairweather.steps.worker import Worker
 from fairweather.tasks.table import find_task
-from fairweather.tasks.task import Task
 from fairweather.training.losses import ONE_CLASS, LabelLoss, find_loss
 from fairweather.training.ranks import ALONE, Ranks, synchronise_batchnorm
 from fairweather.training.recipe import Recipe
@@ -112,8 +111,7 @@ def _train(
         dataset = worker.dataset(step.train.data)
         spec = _loaded_spec(step, dataset, folder)
         weights = _weights_facts(step, spec, worker.offline)
-        images, val = worker.images(step.train), worker.images(step.val)
-        train = training_images(step, images, find_task(dataset.task))
+        train, val = training_images(step, worker.images(step.train)), worker.images(step.val)
         loss = training_loss(dataset)
         recipe = loss.complete(recipe)
         model = build(spec, step.seed, offline=worker.offline)
@@ -232,7 +230,7 @@ def pretraining_loss(recipe: Pretraining, dataset: Dataset) -> LabelLoss:
     return training_loss(dataset) if METHODS[recipe.method].learns_labels else ONE_CLASS
 
 
-def training_images(step: TrainStep, train: Images, task: Task) -> Images:
+def training_images(step: TrainStep, train: Images) -> Images:
     """The training images with the labels that this model gets."""
     # The true labels decide which images stay, so that these are the same for any label noise.
     if step.label_seed is None:
@@ -240,8 +238,7 @@ def training_images(step: TrainStep, train: Images, task: Task) -> Images:
     noisy = corrupt_labels(train, step.label_noise, step.label_seed)
     if step.label_fraction == 1:
         return noisy  # not a copy: the pixels may be larger than memory
-    strata = task.strata(train.labels.numpy(), train.classes).numbers
-    return noisy[choose_labelled(strata, step.label_fraction, step.label_seed)]
+    return noisy[choose_labelled(train, step.label_fraction, step.label_seed)]
 
 
 def training_attack(recipe: Recipe) -> Attack | None:

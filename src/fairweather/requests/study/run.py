@@ -12,6 +12,7 @@ import torch
 
 from fairweather.data.groups import natural_columns
 from fairweather.data.loading import tested_share
+from fairweather.data.splits import check_has_classes
 from fairweather.devices import Arithmetic, check_cores, resolve_device, training_precision
 from fairweather.errors import InputError, unknown_name
 from fairweather.files.yamlfile import dump_yaml
@@ -540,7 +541,8 @@ def try_study(
             if spec not in tried:
                 _try_model(settings, spec, dataset, offline)
             try_shifts(entry.training_shifts(), image, 0)
-            _check_label_noise(entry, dataset)
+            if entry.label_noise:
+                check_has_classes(dataset.test.labels.numpy(), "label_noise")
             for attempt in entry.tries():
                 _try_recipe(attempt.recipe, spec, dataset)
         tried.add(spec)
@@ -576,13 +578,6 @@ def _try_model(settings: Settings, spec: ModelSpec, dataset: Dataset, offline: b
         logits = model.train()(train[:2].images.float() / 255)
     if not isinstance(logits, torch.Tensor):
         raise InputError(f"{spec.backbone} does not return plain logits in training mode")
-
-
-def _check_label_noise(entry: ModelEntry, dataset: Dataset) -> None:
-    if entry.label_noise and training_loss(dataset).accepts.labels != "single":
-        raise InputError(
-            "label_noise draws another class, and these images have several findings: leave it out"
-        )
 
 
 def _try_recipe(recipe: Recipe, spec: ModelSpec, dataset: Dataset) -> None:
