@@ -12,7 +12,8 @@ import numpy.typing as npt
 import torch
 from torch import nn
 
-from fairweather.attacks.table import ATTACKS
+from fairweather.attacks.problem import needs_classes_error
+from fairweather.attacks.table import ATTACKS, select_labels
 from fairweather.errors import InputError, check_name, unknown_name
 from fairweather.files.yamlfile import read_yaml
 from fairweather.metrics.grouping import number_groups
@@ -303,10 +304,12 @@ def check_task(dataset: Dataset, settings: Settings) -> None:
     task = find_task(dataset.task)
     for images in get_splits(dataset).values():
         task.check(images.labels.numpy(), images.classes)
-    attacks = (shift.name for shift in settings.shifts if shift.name in ATTACKS)
-    declared = [(name, ATTACKS[name].accepts) for name in attacks]
-    declared += [(variant.kind, variant.accepts) for variant in settings.variants]
-    check_accepted(dataset, declared)
+    for attack in settings.shifts:
+        if isinstance(attack, Attack):
+            if not set(ATTACKS[attack.name].accepts) & set(task.kinds):
+                raise needs_classes_error(attack.name)
+            select_labels(attack, dataset.test[:1])  # raises for an unknown finding
+    check_accepted(dataset, [(variant.kind, variant.accepts) for variant in settings.variants])
 
 
 def check_accepted(dataset: Dataset, declared: Iterable[tuple[str, TaskKind]]) -> None:
@@ -351,7 +354,7 @@ def try_shifts(shifts: Sequence[Shift | Attack], image: Images, seed: int) -> No
 def try_model(model: nn.Module, settings: Settings, image: Images) -> None:
     """Try the variants and attacks on a model; raises `InputError` for one that does not work.
 
-    The labels for the attacks are classes that the model does not predict: an attack on a wrong
+    The labels for the attacks are those that the model does not predict: an attack on a wrong
     answer checks its settings and does not search.
     """
     for variant in settings.variants:
@@ -361,7 +364,11 @@ def try_model(model: nn.Module, settings: Settings, image: Images) -> None:
         return
     pixels = image.images.float() / 255
     with torch.no_grad():
-        wrong_labels = (model(pixels).argmax(1) + 1) % len(image.classes)
+        logits = model(pixels)
+    if image.labels.ndim == 1:
+        wrong_labels = (logits.argmax(1) + 1) % len(image.classes)
+    else:
+        wrong_labels = (logits < 0).long()
     for attack in attacks:
         attack(model, pixels, wrong_labels, image.keys, settings.shift_seed)
     # All other attacks need gradients, and a model may refuse to give them.
