@@ -13,7 +13,7 @@ import torch
 from torch import nn
 
 from fairweather.attacks.table import ATTACKS
-from fairweather.errors import InputError, check_name, unknown_name
+from fairweather.errors import InputError, check_name, quote_names, unknown_name
 from fairweather.files.yamlfile import read_yaml
 from fairweather.metrics.grouping import number_groups
 from fairweather.progress import Notify
@@ -38,10 +38,11 @@ from fairweather.steps.plan import (
 from fairweather.steps.worker import get_splits, open_data
 from fairweather.tasks.classification import MOST_STORED_CLASSES
 from fairweather.tasks.table import find_task
+from fairweather.tasks.task import Task
 from fairweather.types.kinds import TaskKind
 from fairweather.types.measurement import AnyPredictions, Attack, Dataset, Images, Shift
 from fairweather.types.record import NATURAL, ModelRecord
-from fairweather.variants.variant import Variant
+from fairweather.variants.variant import VARIANTS, Variant, variant_class
 
 # ---------------------------------------------------------------- priors and operating points
 
@@ -304,17 +305,28 @@ def check_task(dataset: Dataset, settings: Settings) -> None:
     for images in get_splits(dataset).values():
         task.check(images.labels.numpy(), images.classes)
     attacks = (shift.name for shift in settings.shifts if shift.name in ATTACKS)
-    declared = [(name, ATTACKS[name].accepts) for name in attacks]
-    declared += [(variant.kind, variant.accepts) for variant in settings.variants]
-    check_accepted(dataset, declared)
+    check_accepted(dataset, [(name, ATTACKS[name].accepts) for name in attacks])
+    check_variants(settings.variants, task, dataset.name)
 
 
 def check_accepted(dataset: Dataset, declared: Iterable[tuple[str, TaskKind]]) -> None:
-    """Raise `InputError` unless attacks, variants or losses accept the task of a data set."""
+    """Raise `InputError` unless attacks or losses accept the task of a data set."""
     task = find_task(dataset.task)
     for name, accepts in declared:
         if accepts not in task.kinds:
             raise InputError(f"{name} does not accept the task of {dataset.name}, {task.name}")
+
+
+def check_variants(variants: Iterable[Variant], task: Task, name: str) -> None:
+    """Raise `InputError` unless all variants accept the task of the data set with this name."""
+    for variant in variants:
+        if not set(variant.accepts) & set(task.kinds):
+            every = {kind: variant_class(kind)() for kind in VARIANTS}
+            allowed = [kind for kind, own in every.items() if set(own.accepts) & set(task.kinds)]
+            raise InputError(
+                f"{variant.kind} does not accept the task of {name}, {task.name}: use one of "
+                f"{quote_names(allowed)}"
+            )
 
 
 def try_settings(dataset: Dataset, settings: Settings, purpose: str) -> None:
