@@ -1,17 +1,21 @@
 """What is fitted for several findings of an image."""
 
 import numpy as np
+import pandas as pd
 import pytest
 import scipy.special
 import sklearn.isotonic
 import sklearn.linear_model
+import torch
 
 import fairweather as fw
 from fairweather.errors import InputError
+from fairweather.metrics.risk_control import control_missed
 from fairweather.runs.folder import read_json
+from fairweather.runs.scores import read_grouping
 from fairweather.tasks.multilabel import FindingsPredictions
 from fairweather.types.kinds import FINDINGS
-from fairweather.types.measurement import UNKNOWN
+from fairweather.types.measurement import UNKNOWN, Dataset, Images
 from fairweather.variants.findings import FEWEST_OF_EACH
 from fairweather.variants.variant import VARIANTS, complete_variants, read_variant
 from tests.helpers.findings import NAMES, Brightness, draw_dataset, draw_predictions
@@ -172,10 +176,99 @@ def test_what_is_about_classes_is_refused_with_what_there_is(kind, tmp_path):
             out=tmp_path / "run",
             progress=False,
         )
-    assert "'temperature'" in str(e.value)
+    assert "use one of temperature, batchnorm" in str(e.value)
     assert not (tmp_path / "run").exists()
 
 
 def test_every_variant_accepts_some_task():
     for kind in VARIANTS:
         assert complete_variants([kind], fit_on=True)[0].accepts
+
+
+# ---------------------------------------------------------------- risk control
+
+
+@pytest.mark.parametrize("form", ["risk_control: {missed: 20%}", {"risk_control": {"missed": 0.2}}])
+def test_a_share_is_written_in_both_forms(form):
+    assert read_variant(form).name == "risk_control-0.2"
+    assert read_variant(read_variant(form).text) == read_variant(form)
+
+
+@pytest.mark.parametrize(
+    ("parameters", "words"),
+    [
+        ("{missed: 0}", "missed of risk_control must be a share between 0 and 1"),
+        ("{missed: many}", "such as 10%, found 'many'"),
+        ("{confidence: 2}", "confidence of risk_control must be a share"),
+        ("{sure: 0.9}", "sure"),
+    ],
+)
+def test_bad_risk_control_is_one_sentence(parameters, words):
+    with pytest.raises(InputError, match=words):
+        read_variant(f"risk_control: {parameters}")
+
+
+def test_too_few_images_with_a_finding_are_refused_before_anything_is_predicted(tmp_path):
+    with pytest.raises(InputError, match="needs at least 199 validation images with a finding"):
+        fw.evaluate(
+            {"net": Brightness(20.0)},
+            draw_dataset(val=100),
+            variants=["risk_control: {missed: 0.5%}"],
+            outputs="logits",
+            out=tmp_path / "run",
+            progress=False,
+        )
+
+
+@pytest.fixture(scope="module", params=[None, 60])
+def controlled(request, tmp_path_factory):
+    """A run with sets of findings, whose images are independent or of 60 patients."""
+    return fw.evaluate(
+        {"net": Brightness(20.0)},
+        draw_dataset(patients=request.param),
+        ["brightness_factor: [0.7]"],
+        variants=["risk_control: {missed: 0.2}"],
+        outputs="logits",
+        bootstrap=100,
+        out=tmp_path_factory.mktemp("controlled") / "run",
+        device="cpu",
+        progress=False,
+    )
+
+
+def test_a_run_says_what_sets_of_findings_miss_and_how_large_they_are(controlled):
+    folder, name = controlled.folder, "net+risk_control-0.2"
+    fitted = read_json(folder.file(read_variant("risk_control: {missed: 0.2}").file("net", 0)))
+    grouping = read_grouping(folder, "val")
+    validation = folder.read_cell(folder.predictions("net", 0, "clean", "val"))
+    assert fitted["threshold"] == control_missed(
+        validation.probability, validation.labels, missed=0.2, grouping=grouping
+    )
+    scores = pd.read_csv(controlled.path / "scores.csv").query("model == @name and unit == 'image'")
+    for shift, level in (("clean", "none"), ("brightness_factor", "0.7")):
+        part = shift if level == "none" else f"{shift},factor={level}"
+        cell = folder.read_cell(folder.predictions(name, 0, part))
+        missed, sizes = [], []
+        for p, labels in zip(cell.probability, cell.labels, strict=True):
+            in_set = p >= fitted["threshold"]
+            sizes.append(in_set.sum())
+            if (labels == 1).any():
+                missed.append(1 - in_set[labels == 1].mean())
+        rows = scores.query("shift == @shift and level == @level").set_index("metric")
+        assert rows.value["missed_findings"] == pytest.approx(np.mean(missed), rel=1e-6)
+        assert rows.n["missed_findings"] == len(missed)
+        assert rows.value["finding_set_size"] == pytest.approx(np.mean(sizes), rel=1e-6)
+    assert not scores[scores.metric == "missed_findings"].empty
+
+
+def test_sets_of_findings_are_refused_for_classes(tmp_path):
+    pixels = torch.zeros(40, 3, 9, 9, dtype=torch.uint8)
+    images = Images(pixels, torch.arange(40) % 3, torch.arange(40), NAMES)
+    data = Dataset("classes", None, images, images, (0.4,) * 3, (0.2,) * 3)
+    said = (
+        "risk_control does not accept the task of classes, classification: use one of .*conformal"
+    )
+    with pytest.raises(InputError, match=said):
+        fw.evaluate(
+            {"net": Brightness(20.0)}, data, variants=["risk_control"], out=tmp_path / "run"
+        )

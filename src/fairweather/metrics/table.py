@@ -23,6 +23,7 @@ from fairweather.metrics.classification import (
 )
 from fairweather.metrics.columns import FloatArray, nanmean, rank_area, ratio
 from fairweather.metrics.conformal import coverage_deviations, lowest_stratum_coverage
+from fairweather.metrics.finding_sets import FINDING_SET_METRICS
 from fairweather.metrics.findings import FINDING_METRICS
 from fairweather.metrics.hidden_error import (
     HiddenErrorFunction,
@@ -503,4 +504,5 @@ METRICS: dict[str, Metric] = index_by_name(
         hidden_error=hidden_in_strata,
     ),
     *FINDING_METRICS,
+    *FINDING_SET_METRICS,
 )

@@ -13,7 +13,7 @@ import torch
 from torch import nn
 
 from fairweather.attacks.table import ATTACKS
-from fairweather.errors import InputError, check_name, quote_names, unknown_name
+from fairweather.errors import InputError, check_name, unknown_name
 from fairweather.files.yamlfile import read_yaml
 from fairweather.metrics.grouping import number_groups
 from fairweather.progress import Notify
@@ -325,7 +325,7 @@ def check_variants(variants: Iterable[Variant], task: Task, name: str) -> None:
             allowed = [kind for kind, own in every.items() if set(own.accepts) & set(task.kinds)]
             raise InputError(
                 f"{variant.kind} does not accept the task of {name}, {task.name}: use one of "
-                f"{quote_names(allowed)}"
+                f"{', '.join(allowed)}"
             )
 
 

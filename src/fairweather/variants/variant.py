@@ -262,6 +262,7 @@ VARIANTS = {
     "top_versus_all": "fairweather.variants.curves:TopVersusAll",
     "thresholds-fit_on": "fairweather.variants.variant:Thresholds",
     "conformal": "fairweather.variants.prediction_sets:Conformal",
+    "risk_control": "fairweather.variants.risk_control:RiskControl",
 }
 
 
