@@ -31,8 +31,8 @@ from fairweather.variants.variant import VARIANTS
 NAMES = ("Effusion", "Mass")
 UNKNOWN = -1
 OF_IMAGE, OF_FINDING = (
-    TaskKind("masked", "sigmoid", "image"),
-    TaskKind("masked", "sigmoid", "finding"),
+    TaskKind("masked", "sigmoid", "toy image"),
+    TaskKind("masked", "sigmoid", "toy finding"),
 )
 
 

@@ -56,6 +56,15 @@ from fairweather.types.measurement import Predictions
 FEWEST, FEWEST_OF_LOSSES, FEWEST_OF_RANKS, FEWEST_IN_A_BIN = 5, 20, 30, 30
 
 
+def metrics_of(kind: TaskKind) -> list[Metric]:
+    """The rows of metrics of one kind of predictions, in table order.
+
+    >>> metrics_of(Predictions.kind)[0].name
+    'accuracy'
+    """
+    return [metric for metric in METRICS.values() if metric.accepts.kind == kind]
+
+
 def shown_metrics(least: Literal[1, 2], kind: TaskKind | None = None) -> list[str]:
     """The names of the rows that are shown so prominently, the most prominent first.
 
@@ -76,9 +85,9 @@ def absent_metrics(
     Those of prediction sets are left out: they are about variants, not about a model.
     """
     return [
-        (name, reason)
-        for name, metric in METRICS.items()
-        if not metric.accepts.sets and metric.accepts.kind == predictions.kind
+        (metric.name, reason)
+        for metric in metrics_of(predictions.kind)
+        if not metric.accepts.sets
         if (reason := metric.accepts.explain_absence(predictions, fitted)) is not None
     ]
 
