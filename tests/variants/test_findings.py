@@ -249,7 +249,8 @@ def test_a_run_says_what_sets_of_findings_miss_and_how_large_they_are(controlled
         part = shift if level == "none" else f"{shift},factor={level}"
         cell = folder.read_cell(folder.predictions(name, 0, part))
         missed, sizes = [], []
-        for p, labels in zip(cell.probability, cell.labels, strict=True):
+        judged = (cell.labels != UNKNOWN).any(axis=1)
+        for p, labels in zip(cell.probability[judged], cell.labels[judged], strict=True):
             in_set = p >= fitted["threshold"]
             sizes.append(in_set.sum())
             if (labels == 1).any():

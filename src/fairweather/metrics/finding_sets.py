@@ -29,8 +29,9 @@ def _covered(predictions: AnyPredictions) -> FloatArray:
 
 
 def _mean_set_size(sample: Sample) -> FloatArray:
-    weights = sample.weights.astype(np.float64)
-    return np.asarray(weights @ sample.predictions.set_size / weights.sum(axis=1))
+    weights, sizes = sample.weights.astype(np.float64), sample.predictions.set_size
+    assert sizes is not None, "there are no sets; ask `Metric.applies`"
+    return np.asarray(weights @ sizes / weights.sum(axis=1))
 
 
 @dataclass(frozen=True, kw_only=True)

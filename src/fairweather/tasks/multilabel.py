@@ -75,6 +75,11 @@ class FindingsPredictions(AnyPredictions):
         return self.labels != UNKNOWN
 
     @property
+    def confidence(self) -> NDArray[np.float64]:
+        """float64 `[N]`, the confidence in the least sure of an image's decisions."""
+        return np.maximum(self.probability, 1 - self.probability).min(axis=1)
+
+    @property
     def correct(self) -> BoolArray:
         """bool `[N]`: are all known findings decided right, at a probability of 0.5."""
         right = (self.logits >= 0) == (self.labels == 1)
@@ -201,4 +206,5 @@ MULTILABEL_TASK = Task(
     decision_metric="decision_accuracy",
     check=check_labels,
     units=_units,
+    judged=lambda images: np.flatnonzero(images.known.any(axis=1)),
 )
