@@ -113,6 +113,9 @@ class PlannedModel(ModelOptions):
     digest: str
     """Digest of the weights and all settings of the model."""
 
+    task_name: str = CLASSIFICATION
+    """What it predicts."""
+
 
 class ImagesReference(FrozenRecord):
     """A split of a data set of the plan; the digest is None until its images are decoded."""

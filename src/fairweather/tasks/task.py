@@ -75,6 +75,9 @@ class Task:
     judged: Callable[[Any], IntArray] = lambda predictions: np.arange(len(predictions))
     """The places of the images that are judged as a whole, from predictions."""
 
+    least_classes: int = 1
+    """With fewer classes, nothing can be told."""
+
     most_stored: int | None = None
     """With more classes, logits are not stored; None where all else is computed from them."""
 

@@ -17,12 +17,12 @@ from fairweather.metrics.columns import FloatArray, LabelArray
 from fairweather.metrics.grouping import Grouping
 from fairweather.tasks.multilabel import FindingsPredictions
 from fairweather.tasks.task import Logits
-from fairweather.types.kinds import FINDINGS, TaskKind
+from fairweather.types.kinds import CLASSES, FINDINGS, TaskKind
 from fairweather.types.measurement import AnyPredictions
 from fairweather.types.record import fitted_file
 from fairweather.variants.findings import fit_findings
 from fairweather.variants.fitted import FittedParameters
-from fairweather.variants.variant import FIT_ON, FITTED_UNDER_SHIFTS, ONE_CLASS, PostHoc, Variant
+from fairweather.variants.variant import FIT_ON, FITTED_UNDER_SHIFTS, PostHoc, Variant
 
 
 class LogitDivisor(FittedParameters):
@@ -104,7 +104,7 @@ class Calibration(PostHoc):
         rows, truth = np.asarray(logits, dtype=np.float64), np.asarray(labels)
         before = mean_nll(rows, truth)  # checks both
         effect = {"images": len(rows), "nll_before": before, "nll_after": before}
-        fitted = self.fitted_types[ONE_CLASS].model_validate(
+        fitted = self.fitted_types[CLASSES].model_validate(
             {**effect, **self.fit_fields(rows, truth)}
         )
         return fitted.model_copy(update={"nll_after": mean_nll(fitted.change(rows), truth)})

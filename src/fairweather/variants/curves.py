@@ -15,7 +15,7 @@ from pydantic import Field, FiniteFloat, model_validator
 from fairweather.errors import unknown_name
 from fairweather.metrics.columns import BoolArray, FloatArray, LabelArray
 from fairweather.tasks.task import Logits
-from fairweather.types.kinds import FINDINGS, TaskKind
+from fairweather.types.kinds import CLASSES, FINDINGS, TaskKind
 from fairweather.types.record import FrozenRecord
 from fairweather.variants.calibration import (
     LEAST_SCALE,
@@ -29,7 +29,7 @@ from fairweather.variants.calibration import (
 )
 from fairweather.variants.findings import FittedFindings
 from fairweather.variants.fitted import FittedParameters
-from fairweather.variants.variant import FIT_ON, ONE_CLASS
+from fairweather.variants.variant import FIT_ON
 
 _Share = Annotated[float, Field(ge=0, le=1)]
 
@@ -125,7 +125,7 @@ class Isotonic(Calibration):
     kind: ClassVar[str] = "isotonic"
     kind_title: ClassVar[str] = "isotonic regression"
     fitted_types: ClassVar[Mapping[TaskKind, type[FittedParameters]]] = {
-        ONE_CLASS: FittedIsotonic,
+        CLASSES: FittedIsotonic,
         FINDINGS: FittedFindings[FittedIsotonic],
     }
 
@@ -206,7 +206,7 @@ class TopVersusAll(Calibration):
     kind: ClassVar[str] = "top_versus_all"
     kind_title: ClassVar[str] = "top-versus-all"
     fitted_types: ClassVar[Mapping[TaskKind, type[FittedParameters]]] = {
-        ONE_CLASS: FittedTopVersusAll
+        CLASSES: FittedTopVersusAll
     }
     method: Literal["isotonic", "logistic"] = "isotonic"
     """How this chance is fitted: `isotonic` or `logistic`."""

@@ -32,12 +32,12 @@ from fairweather.metrics.grouping import Grouping, Weigh, check_weigh
 from fairweather.metrics.two_sample import one_of_each
 from fairweather.tasks.classification import CLASSIFICATION_TASK
 from fairweather.tasks.task import Logits, Task
-from fairweather.types.kinds import TaskKind
+from fairweather.types.kinds import CLASSES, TaskKind
 from fairweather.types.measurement import AnyPredictions, format_number, is_finite
 from fairweather.types.record import sets_file
 from fairweather.variants.fitted import FittedParameters
 from fairweather.variants.scaling import fit_temperature
-from fairweather.variants.variant import ONE_CLASS, PostHoc
+from fairweather.variants.variant import PostHoc
 
 # Probabilities in memory at once, which limits the memory for many classes.
 PROBABILITIES_AT_ONCE = 4_000_000
@@ -116,7 +116,7 @@ class Conformal(PostHoc):
     """
 
     kind: ClassVar[str] = "conformal"
-    fitted_types: ClassVar[Mapping[TaskKind, type[FittedParameters]]] = {ONE_CLASS: FittedSets}
+    fitted_types: ClassVar[Mapping[TaskKind, type[FittedParameters]]] = {CLASSES: FittedSets}
     makes_sets: ClassVar[bool] = True
     difference: ClassVar[str] = "its confidence differs, and it has prediction sets"
     method: Method = "lac"

@@ -14,7 +14,7 @@ from pydantic import Field, FiniteFloat, model_validator
 
 from fairweather.metrics.columns import FloatArray, LabelArray
 from fairweather.tasks.task import Logits
-from fairweather.types.kinds import FINDINGS, TaskKind
+from fairweather.types.kinds import CLASSES, FINDINGS, TaskKind
 from fairweather.variants.calibration import (
     LEAST_SCALE,
     MOST_BIAS,
@@ -28,7 +28,6 @@ from fairweather.variants.calibration import (
 )
 from fairweather.variants.findings import FittedFindings
 from fairweather.variants.fitted import FittedParameters
-from fairweather.variants.variant import ONE_CLASS
 
 
 class FittedTemperature(LogitDivisor):
@@ -56,7 +55,7 @@ class Temperature(Calibration):
     kind: ClassVar[str] = "temperature"
     kind_title: ClassVar[str] = "temperature scaling"
     fitted_types: ClassVar[Mapping[TaskKind, type[FittedParameters]]] = {
-        ONE_CLASS: FittedTemperature,
+        CLASSES: FittedTemperature,
         FINDINGS: FittedFindings[FittedTemperature],
     }
 
@@ -150,7 +149,7 @@ class VectorScaling(Calibration):
     kind: ClassVar[str] = "vector_scaling"
     kind_title: ClassVar[str] = "vector scaling"
     fitted_types: ClassVar[Mapping[TaskKind, type[FittedParameters]]] = {
-        ONE_CLASS: FittedVectorScaling,
+        CLASSES: FittedVectorScaling,
         FINDINGS: FittedFindings[FittedVectorScaling],
     }
 

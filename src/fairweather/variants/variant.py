@@ -17,7 +17,7 @@ from typing import TYPE_CHECKING, ClassVar
 
 from fairweather.errors import InputError, unknown_name
 from fairweather.files.yamlfile import parse_yaml
-from fairweather.types.kinds import FINDINGS, TaskKind
+from fairweather.types.kinds import CLASSES, FINDINGS, TaskKind
 
 if TYPE_CHECKING:
     # `--help` should not wait for these
@@ -31,8 +31,7 @@ if TYPE_CHECKING:
     from fairweather.variants.fitted import FittedParameters
 
 
-ONE_CLASS = TaskKind()
-EVERY_KIND = (ONE_CLASS, FINDINGS)
+EVERY_KIND = (CLASSES, FINDINGS)
 # The suffix of names of variants that are fitted on the images that `fit_on` lists.
 FIT_ON = "-fit_on"
 FITTED_UNDER_SHIFTS = "fitted under shifts"
@@ -73,7 +72,7 @@ class Variant:
         """The kinds of predictions that it changes."""
         return self.fitted_types or EVERY_KIND
 
-    def phrase(self, images: int, batch_size: int, kind: TaskKind = ONE_CLASS) -> str:
+    def phrase(self, images: int, batch_size: int, kind: TaskKind = CLASSES) -> str:
         """The title, with further facts that results depend on, such as the size of batches.
 
         Args:
@@ -158,7 +157,7 @@ class PostHoc(Variant):
         """Its name without that of the variant in `of`."""
         return self.kind
 
-    def phrase(self, images: int, batch_size: int, kind: TaskKind = ONE_CLASS) -> str:
+    def phrase(self, images: int, batch_size: int, kind: TaskKind = CLASSES) -> str:
         before = [] if self.of is None else [self.of.phrase(images, batch_size)]
         return " + ".join([*before, self.title_of(kind)])
 
@@ -211,7 +210,7 @@ class Adapting(Variant):
         """
         raise NotImplementedError
 
-    def phrase(self, images: int, batch_size: int, kind: TaskKind = ONE_CLASS) -> str:
+    def phrase(self, images: int, batch_size: int, kind: TaskKind = CLASSES) -> str:
         return f"{self.title} ({even_batches(images, batch_size)} images)"
 
     @property
