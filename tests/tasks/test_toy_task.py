@@ -152,8 +152,7 @@ class Bias(Calibration):
 
     kind: ClassVar = "toy_bias"
     kind_title: ClassVar = "a bias of each finding"
-    fitted_type: ClassVar = FittedBias
-    accepts: ClassVar = OF_IMAGE
+    fitted_types: ClassVar = {OF_IMAGE: FittedBias}
 
     def fit(self, predictions, grouping):
         def gap(bias, logits, labels):
