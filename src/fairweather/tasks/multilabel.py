@@ -187,6 +187,16 @@ def rarest_finding(labels: IntArray, classes: tuple[str, ...]) -> Strata:
     return Strata(numbers.astype(np.int64), names, needed=False)
 
 
+def name_present(labels: IntArray, classes: tuple[str, ...]) -> list[str]:
+    """Name the findings that each image has.
+
+    >>> name_present(np.array([[1, 1], [0, UNKNOWN]]), ("Effusion", "Mass"))
+    ['Effusion, Mass', 'none']
+    """
+    names = np.array(classes, dtype=object)
+    return [", ".join(names[row]) or "none" for row in labels == 1]
+
+
 def mean_probability(logits: Iterable[Logits | None]) -> Logits:
     """Return the logit of the mean of the members' probabilities.
 
@@ -223,6 +233,7 @@ MULTILABEL_TASK = Task(
     predictions=FindingsPredictions,
     columns=_no_columns,
     strata=rarest_finding,
+    name_labels=name_present,
     kinds=(FINDINGS, FINDING),
     combine=mean_probability,
     decision_metric="decision_accuracy",

@@ -59,6 +59,9 @@ class Task:
     strata: Callable[[IntArray, tuple[str, ...]], Strata]
     """Divides images by their labels and the names of classes."""
 
+    name_labels: Callable[[IntArray, tuple[str, ...]], list[str]]
+    """Writes the label of each image as text, given the names of classes."""
+
     kinds: tuple[TaskKind, ...]
     """What its predictions and those of its units are; metrics accept one of them."""
 
