@@ -42,7 +42,7 @@ class Finding(NamedTuple):
     """How many clean images are answered right."""
 
     fog: Score
-    """How many are answered right in the thickest fog."""
+    """How many are answered right in fog of the highest level."""
 
     confidence: Score
     """The mean confidence there."""
