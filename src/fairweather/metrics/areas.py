@@ -183,11 +183,12 @@ def disjoint_pairs(positive: BoolArray, groups: IntArray | None = None) -> int:
 def least_pairs(labels: LabelArray | BoolArray, groups: IntArray | None = None) -> float:
     """How many independent pairs the mean of the AUCs of all classes is worth at least.
 
-    The mean is one over pairs of images, each with a weight. Let no image (or group) be in pairs of
-    more than a weight of W, and no two of them in pairs of more than w. By Vizing's theorem, the
-    pairs can be divided into sets without a common image, as if 1 / (W + w) of them were in each.
-    By Hölder's inequality, the mean is then no more likely to be far off than that of so many
-    independent pairs. Two classes of n and m images are worth nearly the smaller of n and m.
+    The mean is over pairs of images, each with a weight. Let the pairs of one image, or group,
+    weigh at most W, and those of the same two at most w. By Vizing's theorem, the pairs can be
+    divided into sets in which no image is twice, with 1 / (W + w) pairs in a set on average. By
+    Hölder's inequality, Chernoff's bound for so many independent pairs then holds for the mean,
+    given how many images of each class there are. Two classes of n and m images are worth almost
+    min(n, m).
 
     Args:
         labels: `[n]`, of one class, whether each image is of it.
@@ -197,8 +198,7 @@ def least_pairs(labels: LabelArray | BoolArray, groups: IntArray | None = None) 
         0 if there is only one label.
 
     Source: Hoeffding 1963, Probability Inequalities for Sums of Bounded Random Variables, section
-    5; Janson 2004, Large Deviations for Sums of Partly Dependent Random Variables; Vizing 1965, The
-    Chromatic Class of a Multigraph.
+    5, for sets without a common image; Vizing 1965, The Chromatic Class of a Multigraph.
 
     >>> round(least_pairs(np.arange(1000) < 100), 1)
     99.9
