@@ -18,15 +18,20 @@ OPERATORS: Mapping[str, Callable[[float, float], bool]] = {
     "<": operator.lt,
 }
 CHANGES = ("drop", "rise")
-# What may follow the bar of METRIC[CELL|OF]: a class, a slice, the worst slice, or a class in a
-# slice.
+# What may follow the bar of METRIC[CELL|OF]: a class, a slice, the worst slice, a class in a slice,
+# or the same of a finding, which also has means.
 CLASS, WORST_SLICE = "class=", "worst "
+MEANS = ("mean ", "weighted mean ")
 SUBJECTS = (
     "class=NAME",
     "COLUMN=VALUE",
     "worst COLUMN",
     "class=NAME|COLUMN=VALUE",
     "class=NAME|worst COLUMN",
+    "finding=NAME",
+    "finding=NAME|COLUMN=VALUE",
+    "worst finding",
+    "weighted mean finding",
 )
 FORM = "[MODEL:] METRIC[CELL|OF] [drop|rise] OPERATOR NUMBER"
 EXAMPLE = "accuracy[brightness_factor] drop <= 5%"
@@ -228,10 +233,10 @@ def _check_subject(rule: Rule) -> None:
 
 
 def _is_slice(text: str) -> bool:
-    """Tell whether a text is COLUMN=VALUE or `worst COLUMN`."""
-    name, sign, value = text.partition("=")
-    if not sign:
-        return text.startswith(WORST_SLICE)
+    """Tell whether a text is COLUMN=VALUE, `worst COLUMN` or `mean COLUMN`, alone or of a slice."""
+    if text.startswith((WORST_SLICE, *MEANS)):
+        return True
+    name, _, value = text.partition("=")
     return bool(name.strip() and value.strip() and "|" not in name)
 
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping
 from copy import copy
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cached_property
 from typing import Any, NamedTuple, cast
 
@@ -40,6 +40,7 @@ from fairweather.metrics.columns import (
     equal_mass_cuts,
     equal_width_places,
     fixed_size_cuts,
+    merge_levels,
     order_by_confidence,
     order_by_label,
     softmax,
@@ -261,6 +262,19 @@ class PreparedCell:
         return softmax(self.predictions.logits)
 
     @cached_property
+    def of_probability(self) -> PreparedCell:
+        """Of a finding, the same as a classifier that always says that it is there.
+
+        Its confidence is the probability of the finding, and its accuracy the prevalence.
+        """
+        p, probability = self.predictions, self.probabilities[:, 1]
+        always = p.with_columns(predicted=np.ones_like(p.labels), confidence=probability)
+        same = replace(self, predictions=always)
+        # Sums below single levels are of ranks, which metrics of a probability do not need.
+        vars(same).update(order=same.order and merge_levels(same.order, 2 * BINS, BINS))
+        return same
+
+    @cached_property
     def auc_columns(self) -> FloatArray:
         """`auc_column` of each class present, `[n, k]`; 0 if there is only one."""
         return self._columns_of_areas(auc_column)
@@ -338,8 +352,8 @@ class PreparedCell:
 
         `means` stay in float64, because float32 would change their seventh digit.
         """
-        if not isinstance(self.predictions, Predictions) or self.predictions.logits is None:
-            return self
+        if self.predictions.kind != Predictions.kind or self.predictions.logits is None:
+            return self  # metrics of findings have no sums by class
         columns, bins = self.by_class, self.class_bins
         same = copy(self)  # with everything that is already cached
         vars(same).update(
@@ -397,6 +411,12 @@ class Sample:
     def predictions(self) -> Predictions:
         """The cell's columns, in the order of `weights`."""
         return self.prepared.predictions
+
+    @cached_property
+    def of_probability(self) -> Sample:
+        """Of a finding, the same of `PreparedCell.of_probability`."""
+        prepared = self.prepared.of_probability
+        return Sample(prepared, prepared.order, self.weights)
 
     @cached_property
     def _means(self) -> FloatArray:

@@ -7,6 +7,7 @@ from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, S
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import replace
 from functools import cache
+from types import MappingProxyType
 
 import numpy as np
 import pandas as pd
@@ -15,6 +16,7 @@ from threadpoolctl import ThreadpoolController
 from fairweather.errors import InputError
 from fairweather.files.tables import frame_to_csv
 from fairweather.metrics import (
+    METRICS,
     Estimate,
     FittedThresholds,
     Resamples,
@@ -26,6 +28,7 @@ from fairweather.metrics import (
 )
 from fairweather.metrics.areas import scatter_column
 from fairweather.metrics.columns import IntArray
+from fairweather.metrics.findings import point_metric_names
 from fairweather.metrics.grouping import Grouping
 from fairweather.metrics.metric import MetricRow
 from fairweather.metrics.rows import require_row
@@ -36,6 +39,7 @@ from fairweather.types.record import (
     ALL,
     COLUMNS,
     ENSEMBLE,
+    IMAGE,
     MEAN,
     SLICE_COLUMNS,
     SPREAD,
@@ -44,6 +48,7 @@ from fairweather.types.record import (
     WORST,
     is_shifted,
     mean_unit_name,
+    weighted_mean_unit_name,
     worst_slice_label,
 )
 
@@ -200,50 +205,59 @@ def add_worst(table: Table, apart: Collection[str] = ()) -> dict[ScoreKey, Estim
 
 def estimate_units(
     task: Task,
-    first: AnyPredictions,
-    sets: Callable[[], Iterable[tuple[ScoreKey, AnyPredictions]]],
+    cells: Iterable[tuple[ScoreKey, AnyPredictions]],
     resamples: int,
     grouping: Grouping | None = None,
     metrics: Collection[str] | None = None,
+    points: Mapping[str, float] = MappingProxyType({}),
     *,
     threads: int = 1,
 ) -> dict[str, dict[ScoreKey, Estimates]]:
-    """Estimate metrics of whole images, of each unit, and of the mean over units.
+    """Estimate metrics of whole images, of each unit, and of the two means over units.
 
-    All are estimated on the same resamples of the images.
+    All are estimated on the same resamples of the images. A unit that is known for no image has no
+    estimates, and one of `Unit.left_out` is in no mean.
 
     Args:
         task: which units there are.
-        first: predictions of the images.
-        sets: gives the key of each cell and its predictions, once for each unit.
+        cells: the key of each cell and its predictions; the logits of all are kept in memory.
         resamples: how many resamples of the images.
         grouping: which images belong together, if whole groups are to be resampled.
         metrics, threads: as in `estimate_metrics`.
+        points: the probability from which on a finding is called, by its name.
 
     Returns:
         The estimates by what is in the column `unit` of scores.csv.
 
     Raises `InputError` if a cell was not predicted on the same images in the same order.
     """
-
-    def parts(unit: Unit) -> Iterator[tuple[ScoreKey, AnyPredictions, None]]:
-        for key, predictions in sets():
-            if not _has_same_images(first, predictions):
-                raise InputError(f"{'/'.join(key)} was predicted on other images")
-            yield key, unit.select(predictions), None
-
+    kept: list[tuple[ScoreKey, AnyPredictions]] = []
+    for key, predictions in cells:
+        first = kept[0][1] if kept else predictions
+        if not _has_same_images(first, predictions):
+            raise InputError(f"{'/'.join(key)} was predicted on other images")
+        kept.append((key, predictions.with_columns(keys=first.keys, labels=first.labels)))
+    if not kept:
+        return {}
+    first = kept[0][1]
     tables: dict[str, dict[ScoreKey, Estimates]] = {}
-    among_all = []
+    in_means: list[tuple[Unit, IntArray]] = []
     for unit in task.every_unit(first):
         if not len(unit.places):
-            continue  # a finding that another hospital did not look for
+            continue
         shared = draw_unit_resamples(unit, first, resamples, grouping)
-        tables[unit.name] = dict(estimate_metrics(parts(unit), shared, metrics, threads=threads))
-        among_all.append(_places_among_all(unit, shared, grouping))
-    _, *units = tables
-    if units:
-        pairs = list(zip(tables.values(), among_all, strict=True))[1:]
-        tables[mean_unit_name(units[0])] = _mean_of_units(pairs, len(first), grouping)
+        names = metrics
+        if metrics is None and (extra := point_metric_names(points.get(unit.value))):
+            names = [*METRICS, *extra]
+        parts = ((key, unit.select(predictions), None) for key, predictions in kept)
+        tables[unit.name] = dict(estimate_metrics(parts, shared, names, threads=threads))
+        if unit.name != IMAGE and not unit.left_out:
+            in_means.append((unit, _places_among_all(unit, shared, grouping)))
+    if in_means:
+        pairs = [(tables[unit.name], places) for unit, places in in_means]
+        weights, (name, *_) = [unit.weight for unit, _ in in_means], in_means[0][0]
+        tables[mean_unit_name(name)] = _mean_of_units(pairs, None, len(first), grouping)
+        tables[weighted_mean_unit_name(name)] = _mean_of_units(pairs, weights, len(first), grouping)
     return tables
 
 
@@ -270,6 +284,7 @@ def _places_among_all(unit: Unit, shared: Resamples, grouping: Grouping | None) 
 
 def _mean_of_units(
     units: Sequence[tuple[Mapping[ScoreKey, Estimates], IntArray]],
+    weights: Sequence[float] | None,
     images: int,
     grouping: Grouping | None,
 ) -> dict[ScoreKey, Estimates]:
@@ -277,6 +292,7 @@ def _mean_of_units(
 
     Args:
         units: the estimates of each, with `_places_among_all`.
+        weights: of each; None if all count the same.
         images: the number of all images.
         grouping: of all images.
     """
@@ -290,7 +306,9 @@ def _mean_of_units(
 
     return {
         key: {
-            name: mean_estimate([of_all(table[key][name], places) for table, places in units])
+            name: mean_estimate(
+                [of_all(table[key][name], places) for table, places in units], weights
+            )
             for name in estimates
             if all(name in table[key] for table, _ in units)
         }
@@ -353,8 +371,9 @@ def seed_spread(frame: pd.DataFrame) -> pd.DataFrame:
     """
     rows = frame[~frame["seed"].isin([MEAN, SPREAD, ENSEMBLE])]
     keys = [name for name in ("model", "shift", "level", "unit", "metric") if name in frame]
+    same = {name: (name, "first") for name in ("n", "groups") if name in frame}
     spread = rows.groupby(keys, sort=False).agg(
-        value=("value", "std"), n=("n", "first"), seeds=("seed", "nunique")
+        value=("value", "std"), seeds=("seed", "nunique"), **same
     )
     repeated = spread[spread["seeds"] > 1].reset_index()
     return repeated.assign(seed=SPREAD, low=np.nan, high=np.nan)[list(frame)]

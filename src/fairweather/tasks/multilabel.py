@@ -97,7 +97,15 @@ def select_finding(predictions: FindingsPredictions, column: int) -> FindingPred
 def _units(predictions: FindingsPredictions) -> tuple[Unit, ...]:
     def unit(column: int, name: str) -> Unit:
         places = np.flatnonzero(predictions.known[:, column])
-        return Unit(f"finding={name}", places, lambda images: select_finding(images, column))
+        present = int((predictions.labels[:, column] == 1).sum())
+        why = {0: "no image has it", len(places): "every image has it"}.get(present, "")
+        if not len(places):
+            why = "it is unknown for every image"
+
+        def select(images: FindingsPredictions) -> FindingPredictions:
+            return select_finding(images, column)
+
+        return Unit(f"finding={name}", places, select, present, why)
 
     return tuple(unit(*item) for item in enumerate(predictions.classes))
 
