@@ -11,6 +11,7 @@ from types import MappingProxyType
 
 import numpy as np
 import pandas as pd
+from numpy.typing import NDArray
 from threadpoolctl import ThreadpoolController
 
 from fairweather.errors import InputError
@@ -32,6 +33,7 @@ from fairweather.metrics.findings import point_metric_names
 from fairweather.metrics.grouping import Grouping
 from fairweather.metrics.metric import MetricRow
 from fairweather.metrics.rows import require_row
+from fairweather.metrics.sample import draw_counts
 from fairweather.runs.folder import RunFolder
 from fairweather.tasks.task import Task, Unit
 from fairweather.types.measurement import AnyPredictions, Cell, Score
@@ -240,12 +242,13 @@ def estimate_units(
     if not kept:
         return {}
     first = kept[0][1]
+    counts = draw_counts(len(first), resamples, grouping=grouping)
     tables: dict[str, dict[ScoreKey, Estimates]] = {}
     in_means: list[tuple[Unit, IntArray]] = []
     for unit in task.every_unit(first):
         if not len(unit.places):
             continue
-        shared = draw_unit_resamples(unit, first, resamples, grouping)
+        shared = select_resamples(unit, first, counts, grouping)
         names = metrics
         if metrics is None and (extra := point_metric_names(points.get(unit.value))):
             names = [*METRICS, *extra]
@@ -266,12 +269,11 @@ def _has_same_images(first: AnyPredictions, second: AnyPredictions) -> bool:
     return all(np.array_equal(*pair) for pair in pairs)
 
 
-def draw_unit_resamples(
-    unit: Unit, first: AnyPredictions, resamples: int, grouping: Grouping | None
+def select_resamples(
+    unit: Unit, first: AnyPredictions, counts: NDArray[np.uint8], grouping: Grouping | None
 ) -> Resamples:
-    """Draw resamples of all images, given predictions of these, for those of a unit."""
-    strata = unit.select(first).strata
-    return Resamples.draw_part(strata, unit.places, len(first), resamples, grouping)
+    """Keep the images of a unit, given predictions and resamples of all images."""
+    return Resamples.from_part(unit.select(first).strata, unit.places, counts, grouping)
 
 
 def _places_among_all(unit: Unit, shared: Resamples, grouping: Grouping | None) -> IntArray:
