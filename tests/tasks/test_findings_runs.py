@@ -197,6 +197,7 @@ def test_rules_are_of_findings_their_means_the_worst_and_slices(run):
         "auc[clean] >= 0.7": scores["mean finding", "auc"],
         "hamming_loss[clean] <= 0.5": scores["image", "hamming_loss"],
         "sensitivity@0.3[clean|finding=Effusion] >= 0.5": at_point,
+        "sensitivity[clean|finding=Effusion@0.3] >= 0.5": at_point,
         "auc[clean|finding=Effusion|site=B] >= 0.6": slices["site=B", "finding=Effusion", "auc"],
         "auc[clean|finding=Effusion|worst site] >= 0.6": at_worst,
         "exact_match[clean|site=A] >= 0.2": slices["site=A", "image", "exact_match"],
