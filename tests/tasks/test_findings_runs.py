@@ -317,6 +317,9 @@ def test_predictions_from_a_file_give_the_numbers_of_the_module(run, dataset, tm
     )
     columns = ["value", "low", "high", "n"]
     ours, theirs = (cells_of(each)[columns] for each in (given, run))
+    fitted = theirs.index.difference(ours.index).get_level_values("metric")
+    assert all("validation_threshold" in name or "atc" in name for name in fitted)
+    theirs = theirs.loc[ours.index]
     pd.testing.assert_frame_equal(ours, theirs, rtol=1e-4)
 
 

@@ -8,7 +8,7 @@ from typing import Literal
 
 import numpy as np
 
-from fairweather.metrics.columns import BoolArray, FloatArray, IntArray, ratio
+from fairweather.metrics.columns import FloatArray, ratio
 from fairweather.metrics.metric import (
     CLASS_METRICS,
     POINT_SIGN,
@@ -20,7 +20,7 @@ from fairweather.metrics.metric import (
 )
 from fairweather.metrics.sample import Sample
 from fairweather.types.kinds import FINDING, FINDINGS
-from fairweather.types.measurement import UNKNOWN, AnyPredictions, Predictions, format_number
+from fairweather.types.measurement import UNKNOWN, Predictions, format_number
 
 PRESENT = 1  # the class of a finding that is there
 # With fewer errors, or images with the finding, there is no interval (benchmarks/findings.py).
@@ -51,39 +51,13 @@ class FindingMetric(ClassMetric):
         return len(predictions)
 
 
-@dataclass(frozen=True)
-class ImageMetric(Metric):
-    """A metric of all findings of an image."""
-
-    def images(self, predictions: Predictions) -> int:
-        """Count the images with a known finding."""
-        return int(_known(predictions).any(axis=1).sum())
-
-
-def _known(predictions: AnyPredictions) -> BoolArray:
-    return np.asarray(predictions.labels != UNKNOWN)
-
-
-def _wrong(predictions: AnyPredictions) -> BoolArray:
-    """Bool `[n, L]`: is a known finding decided wrong."""
-    assert predictions.logits is not None
-    called = predictions.logits >= 0
-    return np.asarray((called != (predictions.labels == PRESENT)) & _known(predictions))
-
-
-def _share_of_exact_images(s: Sample) -> FloatArray:
-    judged = _known(s.predictions).any(axis=1)
-    exact = judged & ~_wrong(s.predictions).any(axis=1)
-    return _ratio_of_sums(s, np.stack([exact, judged], axis=1))
-
-
 def _share_of_wrong_labels(s: Sample) -> FloatArray:
-    sums = [part(s.predictions).sum(axis=1) for part in (_wrong, _known)]
-    return _ratio_of_sums(s, np.stack(sums, axis=1))
-
-
-def _ratio_of_sums(s: Sample, columns: BoolArray | IntArray) -> FloatArray:
-    return ratio(*(s.weights.astype(np.float64) @ columns.astype(np.float64)).T)
+    p = s.predictions
+    assert p.logits is not None
+    known = p.labels != UNKNOWN
+    wrong = known & ((p.logits >= 0) != (p.labels == PRESENT))
+    sums = np.stack([wrong.sum(axis=1), known.sum(axis=1)], axis=1)
+    return ratio(*(s.weights.astype(np.float64) @ sums).T)
 
 
 def find_point_metric(name: str) -> FindingMetric | None:
@@ -218,18 +192,18 @@ def finding_metrics(table: Mapping[str, Metric]) -> tuple[Metric, ...]:
             shown=2,
             interval="share",
         ),
-        ImageMetric(
+        Metric(
             "exact_match",
             "Exact match",
             "share of the images whose known findings are all decided right, at a probability of "
             "0.5",
-            _share_of_exact_images,
+            lambda s: s.mean("correct"),
             higher_is_better=True,
             unit="%",
             accepts=Accepts(FINDINGS),
             interval="share",
         ),
-        ImageMetric(
+        Metric(
             "hamming_loss",
             "Hamming loss",
             "share of the known findings of all images that are decided wrong, at a probability of "

@@ -8,6 +8,7 @@ from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import replace
 from functools import cache
 from types import MappingProxyType
+from typing import cast
 
 import numpy as np
 import pandas as pd
@@ -22,6 +23,7 @@ from fairweather.metrics import (
     FittedThresholds,
     Resamples,
     evaluate_resamples,
+    fit_on,
     mean_estimate,
     recipe_estimate,
     to_score,
@@ -34,9 +36,10 @@ from fairweather.metrics.grouping import Grouping
 from fairweather.metrics.metric import MetricRow
 from fairweather.metrics.rows import require_row
 from fairweather.metrics.sample import draw_counts
+from fairweather.metrics.table import needs_thresholds
 from fairweather.runs.folder import RunFolder
 from fairweather.tasks.task import Task, Unit
-from fairweather.types.measurement import AnyPredictions, Cell, Score
+from fairweather.types.measurement import AnyPredictions, Cell, Predictions, Score
 from fairweather.types.record import (
     ALL,
     COLUMNS,
@@ -213,6 +216,7 @@ def estimate_units(
     metrics: Collection[str] | None = None,
     points: Mapping[str, float] = MappingProxyType({}),
     *,
+    fitted_on: Mapping[tuple[str, str], AnyPredictions] = MappingProxyType({}),
     threads: int = 1,
 ) -> dict[str, dict[ScoreKey, Estimates]]:
     """Estimate metrics of whole images, of each unit, and of the two means over units.
@@ -227,12 +231,18 @@ def estimate_units(
         grouping: which images belong together, if whole groups are to be resampled.
         metrics, threads: as in `estimate_metrics`.
         points: the probability from which on a finding is called, by its name.
+        fitted_on: predictions of validation images by model and seed, for thresholds of each unit.
 
     Returns:
         The estimates by what is in the column `unit` of scores.csv.
 
     Raises `InputError` if a cell was not predicted on the same images in the same order.
     """
+    thresholds = {
+        (*model, name): fitted
+        for model, validation in fitted_on.items()
+        for name, fitted in fit_units(task, validation).items()
+    }
     kept: list[tuple[ScoreKey, AnyPredictions]] = []
     for key, predictions in cells:
         first = kept[0][1] if kept else predictions
@@ -252,16 +262,33 @@ def estimate_units(
         names = metrics
         if metrics is None and (extra := point_metric_names(points.get(unit.value))):
             names = [*METRICS, *extra]
-        parts = ((key, unit.select(predictions), None) for key, predictions in kept)
+        parts = (
+            (key, unit.select(predictions), thresholds.get((*key[:2], unit.name)))
+            for key, predictions in kept
+        )
         tables[unit.name] = dict(estimate_metrics(parts, shared, names, threads=threads))
         if unit.name != IMAGE and not unit.left_out:
             in_means.append((unit, _places_among_all(unit, shared, grouping)))
     if in_means:
         pairs = [(tables[unit.name], places) for unit, places in in_means]
         weights, (name, *_) = [unit.weight for unit, _ in in_means], in_means[0][0]
-        tables[mean_unit_name(name)] = _mean_of_units(pairs, None, len(first), grouping)
-        tables[weighted_mean_unit_name(name)] = _mean_of_units(pairs, weights, len(first), grouping)
+        whole = tables.get(IMAGE, {})
+        for mean, shares in (
+            (mean_unit_name(name), None),
+            (weighted_mean_unit_name(name), weights),
+        ):
+            tables[mean] = _mean_of_units(pairs, shares, whole, len(first), grouping)
     return tables
+
+
+def fit_units(task: Task, validation: AnyPredictions) -> dict[str, FittedThresholds]:
+    """Fit the thresholds of whole images and of each unit that metrics need, by its name."""
+    parts = {unit.name: unit.select(validation) for unit in task.every_unit(validation)}
+    return {
+        name: fit_on(cast("Predictions", part))  # it reads only the confidence and what is right
+        for name, part in parts.items()
+        if len(part) and needs_thresholds(part.kind)
+    }
 
 
 def _has_same_images(first: AnyPredictions, second: AnyPredictions) -> bool:
@@ -287,6 +314,7 @@ def _places_among_all(unit: Unit, shared: Resamples, grouping: Grouping | None) 
 def _mean_of_units(
     units: Sequence[tuple[Mapping[ScoreKey, Estimates], IntArray]],
     weights: Sequence[float] | None,
+    whole: Mapping[ScoreKey, Estimates],
     images: int,
     grouping: Grouping | None,
 ) -> dict[ScoreKey, Estimates]:
@@ -295,6 +323,7 @@ def _mean_of_units(
     Args:
         units: the estimates of each, with `_places_among_all`.
         weights: of each; None if all count the same.
+        whole: the estimates of whole images, whose metrics have no mean over units.
         images: the number of all images.
         grouping: of all images.
     """
@@ -312,7 +341,7 @@ def _mean_of_units(
                 [of_all(table[key][name], places) for table, places in units], weights
             )
             for name in estimates
-            if all(name in table[key] for table, _ in units)
+            if all(name in table[key] for table, _ in units) and name not in whole.get(key, {})
         }
         for key, estimates in units[0][0].items()
     }

@@ -238,6 +238,11 @@ def _score_images(
         step.bootstrap,
         grouping,
         points=step.operating_points,
+        fitted_on={
+            (row.model, str(row.seed)): join_predictions(list(map(folder.read_cell, files)))
+            for row in step.rows
+            if (files := _validation_files(step, row))
+        },
         threads=torch.get_num_threads(),
     )
     tables = {name: _summarize(table.items()) for name, table in estimated.items()}
