@@ -189,7 +189,7 @@ def test_an_archive_has_several_labels_an_image(tmp_path):
     ("content", "words"),
     [
         ({"labels": np.eye(2)[[0, 1]], "classes": np.array(["a", "b", "c"])}, "2 labels .* 3 nam"),
-        ({"labels": np.array([[0, 1], [3, 0]])}, "label 1 of .* is 3 in column 0"),
+        ({"labels": np.array([[0, 1], [3, 0]])}, "has the label 3 in row 1, column 0"),
     ],
 )
 def test_wrong_labels_of_an_archive_are_one_sentence(tmp_path, content, words):

@@ -309,7 +309,7 @@ def check_task(dataset: Dataset, settings: Settings) -> None:
     check_accepted(dataset, declared)
 
 
-def check_accepted(dataset: Dataset, declared: Iterable[tuple[str, TaskKind]]) -> None:
+def check_accepted(dataset: Dataset | DataFacts, declared: Iterable[tuple[str, TaskKind]]) -> None:
     """Raise `InputError` unless attacks, variants or losses accept the task of a data set."""
     task = find_task(dataset.task)
     for name, accepts in declared:

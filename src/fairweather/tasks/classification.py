@@ -56,5 +56,6 @@ CLASSIFICATION_TASK = Task(
     kinds=(Predictions.kind,),
     combine=mean_log_probability,
     decision_metric="accuracy",
+    least_classes=2,
     most_stored=MOST_STORED_CLASSES,
 )

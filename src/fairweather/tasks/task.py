@@ -68,6 +68,9 @@ class Task:
     decision_metric: str
     """The share of right decisions, whose differences are tested."""
 
+    noun: str = "classes"
+    """What messages call its classes."""
+
     check: Callable[[IntArray, tuple[str, ...]], None] = lambda labels, classes: None
     """Raises `InputError` for labels that are none, given the names of classes; `Images` check
     single ones."""
@@ -77,6 +80,9 @@ class Task:
 
     units: Callable[[Any], tuple[Unit, ...]] = lambda _: ()
     """What is judged by itself, from predictions; empty if that is only the image."""
+
+    least_classes: int = 1
+    """With fewer classes, nothing can be told."""
 
     most_stored: int | None = None
     """With more classes, logits are not stored; None where all else is computed from them."""
