@@ -155,7 +155,7 @@ def _match_keys(rows: PredictionRows, truth: Truth) -> tuple[IntArray, str]:
         return np.arange(count), ""
     if rows.keys is None:
         raise InputError(
-            f"{truth.place} has keys and {rows.place} has none: name the column of the keys with "
+            f"{rows.place} lacks the keys that {truth.place} has: name their column with "
             "--key-column"
         )
     row_by_key = {str(key): row for row, key in enumerate(truth.keys.tolist())}

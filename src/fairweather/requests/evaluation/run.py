@@ -69,9 +69,9 @@ def evaluate(
         predictions: instead of a model, its predictions: a DataFrame or an array
             `[images, classes]` of probabilities, their logarithms or logits. A dict has several by
             name, `MODEL[-seedN][-SHIFT,LEVEL]`.
-        labels: of predictions, the true label of each row, or of several findings `[images,
-            findings]` of 0, 1 and -1 (unknown), if neither a column nor a data set has them. A
-            DataFrame or the path of a table is matched by the column with the keys.
+        labels: of predictions, the true label of each row, if neither a column nor a data set has
+            them. Of several findings, `[images, findings]` of 0, 1 and -1 (unknown). A DataFrame or
+            the path of a table is matched by the column with the keys.
         out: the run folder. Finished work in it is not computed again, so that a second call
             continues an interrupted one. Without it, a temporary folder is used, and deleted
             with the returned `Run`.
