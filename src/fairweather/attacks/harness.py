@@ -7,10 +7,18 @@ from collections.abc import Callable, Sequence
 import torch
 from torch import nn
 
-from fairweather.attacks.problem import AttackPlan, AttackRun, Problem, compute_logits
+from fairweather.attacks.problem import (
+    AttackPlan,
+    AttackRun,
+    Problem,
+    are_wrong,
+    compute_logits,
+    needs_classes_error,
+)
 from fairweather.devices import in_evaluation_mode, repeatable_kernels
 from fairweather.errors import InputError, NotFiniteError
-from fairweather.types.measurement import AttackResult, Tell
+from fairweather.types.kinds import FINDINGS
+from fairweather.types.measurement import UNKNOWN, AttackResult, Tell
 
 # Pixels near 1 are multiples of 6e-8 in float32, so a perturbation may exceed epsilon by that much.
 ROUNDING_ERROR = 1e-6
@@ -26,11 +34,11 @@ def attack_right_images(
 ) -> AttackResult:
     """Attack the images that the model gets right; each run attacks those that are still right.
 
-    An image that the model already gets wrong is returned unchanged. For an image that no run
-    breaks, the point of the first run is returned.
+    An image that the model already gets wrong (`are_wrong`) is returned unchanged. For an image
+    that no run breaks, the point of the first run is returned.
     """
     points = problem.images.clone()
-    clean = problem.logits.argmax(1) != problem.labels
+    clean = are_wrong(problem.logits, problem.labels)
     broken = {"clean": clean, **{part.name: torch.zeros_like(clean) for part in runs}}
     right = (~clean).nonzero().squeeze(1)
     for number, part in enumerate(runs):
@@ -54,7 +62,7 @@ def change_every_image(
     Adversarial training needs this: if wrong images were not changed, it would train on clean
     images exactly where the model has most to learn.
     """
-    clean = problem.logits.argmax(1) != problem.labels
+    clean = are_wrong(problem.logits, problem.labels)
     if not runs:
         return AttackResult(problem.images, {"clean": clean})
     points, wrong = _find_points(name, runs[0], problem)
@@ -119,7 +127,10 @@ def _check_inputs(
             f"{name} needs images in [0, 1], found {low:.4g} to {high:.4g}; "
             "normalisation belongs inside the model"
         )
-    for column, values in (("label", labels), ("key", keys)):
+    several = labels.ndim == 2  # findings
+    if several and FINDINGS not in plan.accepts:
+        raise needs_classes_error(name)
+    for column, values in (("label", labels[:, 0] if several else labels), ("key", keys)):
         if values.dtype != torch.int64 or values.shape != images.shape[:1]:
             shape = f"{values.dtype} {list(values.shape)}"
             raise InputError(
@@ -145,6 +156,9 @@ def _check_logits(
         raise InputError(f"{name} needs a model with logits [B, classes], found {shape}")
     if not bool(logits.isfinite().all()):
         raise NotFiniteError(f"{name} needs a model with finite logits, found NaN or infinity")
+    if labels.ndim == 2:
+        _check_findings(name, logits, labels)
+        return logits
     classes = logits.shape[1]
     if classes < plan.least_classes:
         hint = f"; ask for {plan.instead}" if plan.instead else ""
@@ -156,6 +170,17 @@ def _check_logits(
         span = f"{int(labels.min())} to {int(labels.max())}"
         raise InputError(f"labels go from {span}, but the model has {classes} classes")
     return logits
+
+
+def _check_findings(name: str, logits: torch.Tensor, labels: torch.Tensor) -> None:
+    if logits.shape != labels.shape:
+        raise InputError(
+            f"{name} needs a label of each of the model's {logits.shape[1]} outputs, found "
+            f"{list(labels.shape)}"
+        )
+    if not bool(torch.isin(labels, torch.tensor([0, 1, UNKNOWN], device=labels.device)).all()):
+        span = f"{int(labels.min())} to {int(labels.max())}"
+        raise InputError(f"labels of findings must be 0, 1 or {UNKNOWN} (unknown), found {span}")
 
 
 def _check_outputs(name: str, problem: Problem, points: torch.Tensor) -> None:

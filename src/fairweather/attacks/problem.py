@@ -13,7 +13,8 @@ from torch import nn
 from fairweather.attacks import draws
 from fairweather.errors import InputError
 from fairweather.shifts.ranges import Range, at_most
-from fairweather.types.measurement import MAX_SIDE, is_finite
+from fairweather.types.kinds import TaskKind
+from fairweather.types.measurement import MAX_SIDE, UNKNOWN, Predictions, is_finite
 
 Loss = Callable[[torch.Tensor, torch.Tensor, torch.Tensor], torch.Tensor]
 
@@ -32,8 +33,35 @@ class Slope(NamedTuple):
 def cross_entropy(
     logits: torch.Tensor, labels: torch.Tensor, targets: torch.Tensor
 ) -> torch.Tensor:
-    """Return the cross-entropy of the labels in nats, `[B]`; the targets are not used."""
-    return F.cross_entropy(logits, labels, reduction="none")
+    """Return the cross-entropy of the labels in nats, `[B]`; the targets are not used.
+
+    For labels of findings, `[B, L]`, it is the sum of the binary cross-entropies of the known ones.
+
+    >>> logits, labels = torch.zeros(1, 3), torch.tensor([[1, 0, UNKNOWN]])
+    >>> cross_entropy(logits, labels, labels)  # 2 ln 2
+    tensor([1.3863])
+    """
+    if labels.ndim == 1:
+        return F.cross_entropy(logits, labels, reduction="none")
+    there, known = (labels == 1).float(), labels != UNKNOWN
+    losses = F.binary_cross_entropy_with_logits(logits, there, reduction="none")
+    return losses.where(known, torch.zeros_like(losses)).sum(1)
+
+
+def are_wrong(logits: torch.Tensor, labels: torch.Tensor) -> torch.Tensor:
+    """Tell where the label is not the predicted class, bool `[B]`.
+
+    For labels of findings, `[B, L]`, it tells where no known finding is decided right: as long as
+    one is, an attack on their sum can still make something worse.
+
+    >>> labels = torch.tensor([[1, 0], [1, 0], [1, UNKNOWN]])
+    >>> are_wrong(torch.tensor([[-2.0, 3.0], [2.0, 3.0], [-2.0, 3.0]]), labels)
+    tensor([ True, False,  True])
+    """
+    if labels.ndim == 1:
+        return logits.argmax(1) != labels
+    right = (logits >= 0) == (labels == 1)
+    return ~(right & (labels != UNKNOWN)).any(1)
 
 
 def logit_lead(logits: torch.Tensor, labels: torch.Tensor, targets: torch.Tensor) -> torch.Tensor:
@@ -81,6 +109,14 @@ def compute_logits(model: nn.Module, images: torch.Tensor) -> torch.Tensor:
     if not isinstance(logits, torch.Tensor):
         raise InputError(f"an attack needs a model that returns a tensor, found {type(logits)}")
     return logits.to(torch.float32, copy=True)
+
+
+def needs_classes_error(name: str) -> InputError:
+    """Build the error for an attack on a class, where images have several findings."""
+    return InputError(
+        f"{name} attacks the one class of each image, and these images have several findings: use "
+        "fgsm, pgd or apgd_ce"
+    )
 
 
 def _missing_gradient() -> InputError:
@@ -277,6 +313,7 @@ class AttackSettings:
     queries: Count = STANDARD["queries"]
     targets: Count = STANDARD["targets"]
     restarts: Count = STANDARD["restarts"]
+    finding: str | None = None
 
 
 @dataclass(frozen=True)
@@ -290,8 +327,10 @@ class Problem:
     """float32 `[B, 3, H, W]` in [0, 1]."""
 
     labels: torch.Tensor
+    """int64 `[B]`, or `[B, L]` of findings: 0, 1 or `UNKNOWN`."""
+
     keys: torch.Tensor
-    """`labels`, `keys`: int64 `[B]`."""
+    """int64 `[B]`."""
 
     logits: torch.Tensor
     """float32 `[B, classes]` on the unchanged images."""
@@ -341,11 +380,11 @@ class Problem:
             raise _missing_gradient()
         if not bool(gradient.isfinite().all()):
             raise InputError("the model's gradient with respect to its images is not finite")
-        return Slope(logits.detach().argmax(1) != self.labels, value.detach(), gradient)
+        return Slope(are_wrong(logits.detach(), self.labels), value.detach(), gradient)
 
     def is_wrong(self, points: torch.Tensor) -> torch.Tensor:
         """Whether the model gets each point wrong, bool `[B]`."""
-        return compute_logits(self.model, points).argmax(1) != self.labels
+        return are_wrong(compute_logits(self.model, points), self.labels)
 
     def draw_direction(self) -> torch.Tensor:
         """Draw a perturbation of length 1 for each image, uniform on the sphere of the norm."""
@@ -388,7 +427,8 @@ class AttackPlan(NamedTuple):
 
     least_classes: int = 2
     instead: str = ""
-    """`least_classes`, `instead`: as in `AttackKind`."""
+    accepts: Sequence[TaskKind] = (Predictions.kind,)
+    """`least_classes`, `instead`, `accepts`: as in `AttackKind`."""
 
     @property
     def ball(self) -> Norm:

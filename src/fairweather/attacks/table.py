@@ -36,8 +36,16 @@ from fairweather.attacks.square import square
 from fairweather.errors import InputError, unknown_name
 from fairweather.shifts.ranges import check_arguments
 from fairweather.shifts.table import SweepLevels
-from fairweather.types.kinds import TaskKind
-from fairweather.types.measurement import Attack, Parameter, Predictions, make_levels
+from fairweather.types.kinds import FINDINGS, TaskKind
+from fairweather.types.measurement import (
+    UNKNOWN,
+    Attack,
+    Images,
+    Parameter,
+    Predictions,
+    format_number,
+    make_levels,
+)
 
 WITHOUT_DLR = "auto_ensemble_without_dlr"
 
@@ -106,8 +114,8 @@ class AttackKind:
     instead: str = ""
     """The attack that the error message then recommends."""
 
-    accepts: TaskKind = Predictions.kind
-    """The kind of predictions whose loss it raises."""
+    accepts: tuple[TaskKind, ...] = (Predictions.kind,)
+    """The kinds of predictions whose loss it raises."""
 
     level: ClassVar = "epsilon"
     """The parameter that a sweep varies."""
@@ -128,7 +136,8 @@ class AttackKind:
         """Plan the runs of the attack."""
         settings = AttackSettings(**{"steps": self.steps, **parameters})
         runs = partial(_list_runs, self.parts, settings)
-        return AttackPlan(settings.epsilon, settings.norm, runs, self.least_classes, self.instead)
+        least, instead = self.least_classes, self.instead
+        return AttackPlan(settings.epsilon, settings.norm, runs, least, instead, self.accepts)
 
 
 def _list_runs(parts: Sequence[str], settings: AttackSettings, classes: int) -> list[AttackRun]:
@@ -154,16 +163,22 @@ def _run_part(
     return attack(problem, settings, targets, restart)
 
 
+# Their loss is a sum over what is known of an image.
+CLASSES_OR_FINDINGS = (Predictions.kind, FINDINGS)
+
 ATTACKS: Mapping[str, AttackKind] = {
-    "fgsm": AttackKind("FGSM", ("fgsm",), ()),
+    "fgsm": AttackKind("FGSM", ("fgsm",), ("finding",), accepts=CLASSES_OR_FINDINGS),
     "pgd": AttackKind(
         "PGD",
         ("pgd",),
-        ("steps", "step_size", "restarts"),
+        ("steps", "step_size", "restarts", "finding"),
         note=lambda parameters: "",
         steps=10,
+        accepts=CLASSES_OR_FINDINGS,
     ),
-    "apgd_ce": AttackKind("APGD-CE", ("apgd_ce",), ("steps", "restarts")),
+    "apgd_ce": AttackKind(
+        "APGD-CE", ("apgd_ce",), ("steps", "restarts", "finding"), accepts=CLASSES_OR_FINDINGS
+    ),
     "apgd_t": AttackKind(
         "targeted APGD-DLR",
         ("apgd_t",),
@@ -205,8 +220,13 @@ def make_attack(name: str, **parameters: Parameter) -> Attack:
     Every attack takes `norm`, "linf" (the default) or "l2". FGSM takes nothing else. PGD takes
     `steps`, `step_size` and `restarts`. APGD and FAB take `steps` and `restarts`, and the targeted
     ones also `targets`. Square takes `queries` and `restarts`. The ensembles take all of these
-    except `step_size`. Raises `InputError` for a name, a parameter or a value that the table of
-    attacks does not allow.
+    except `step_size`.
+
+    For images with several findings, FGSM, PGD and APGD-CE raise the sum of the losses of all known
+    findings. With `finding=NAME` they raise the loss of one. The others need one class of each
+    image.
+
+    Raises `InputError` for a name, a parameter or a value that the table of attacks does not allow.
 
     >>> make_attack("pgd", epsilon=0.1, steps=5, norm="l2").id
     'pgd,epsilon=0.1,norm=l2,steps=5'
@@ -237,6 +257,8 @@ def _build_attack(change: AttackMode, name: str, parameters: Mapping[str, Parame
             raise unknown_name(f"parameter of {name}", key, known)
         if key == "norm" and (not isinstance(value, str) or value not in NORMS):
             raise unknown_name(f"norm of {name}", value, NORMS)
+    if "finding" in parameters:  # a number is the name of a finding too
+        parameters = {**parameters, "finding": _check_finding(parameters["finding"])}
     check_arguments(name, AttackSettings, parameters)
     if kind.level not in parameters:
         raise InputError(f"{name} needs its level, {kind.level}=NUMBER")
@@ -249,6 +271,45 @@ def _build_attack(change: AttackMode, name: str, parameters: Mapping[str, Parame
         )
     apply = partial(run_attack, name, plan, change=change)
     return Attack(name, float(parameters[kind.level]), ordered, apply)
+
+
+def _check_finding(name: Parameter) -> str:
+    """The name of a finding, unless it would not be read back from the id of an attack."""
+    text = format_number(name)
+    if not text.strip() or set(text) & set(",:=[]{}\n"):
+        raise InputError(
+            f"an attack cannot be on a finding called {text!r}: rename it without , : = [ ] {{ }}"
+        )
+    return text
+
+
+def select_labels(attack: Attack, images: Images) -> torch.Tensor:
+    """Return the labels that an attack makes a model miss: if it names a finding, its labels alone.
+
+    Args:
+        attack: the labels of all findings but the one that it names become `UNKNOWN`.
+        images: with labels `[N]` of classes or `[N, L]` of findings.
+
+    Raises:
+        InputError: the attack names a finding, and the images have none of this name.
+
+    >>> pixels, labels = torch.zeros(1, 3, 8, 8, dtype=torch.uint8), torch.tensor([[1, 0]])
+    >>> images = Images(pixels, labels, torch.arange(1), ("Effusion", "Mass"))
+    >>> select_labels(make_attack("pgd", epsilon=0.1, finding="Mass"), images)
+    tensor([[-1,  0]])
+    """
+    finding = attack.parameters.get("finding")
+    if finding is None:
+        return images.labels
+    if images.labels.ndim == 1:
+        raise InputError(
+            f"{attack.name}: finding={finding} is for images with several findings, and these have "
+            "one class each: leave it out"
+        )
+    if finding not in images.classes:
+        raise unknown_name(f"finding of {attack.name}", finding, images.classes)
+    others = torch.tensor([name != finding for name in images.classes])
+    return images.labels.masked_fill(others.to(images.labels.device), UNKNOWN)
 
 
 def sweep(name: str, levels: SweepLevels) -> list[Attack]:

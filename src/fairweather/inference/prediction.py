@@ -15,6 +15,7 @@ import numpy.typing as npt
 import torch
 from torch import nn
 
+from fairweather.attacks.table import select_labels
 from fairweather.data.batches import BatchShifter, batch_slices, shifted_batches
 from fairweather.devices import (
     FP32,
@@ -28,6 +29,7 @@ from fairweather.errors import InputError, no_exit
 from fairweather.metrics.detection import OodInputs, compute_ood_scores
 from fairweather.progress import Event, Notify, shows_progress, to_notify
 from fairweather.tasks.classification import CLASSIFICATION_TASK
+from fairweather.tasks.multilabel import MULTILABEL_TASK
 from fairweather.tasks.task import Task
 from fairweather.types.measurement import (
     AnyPredictions,
@@ -35,7 +37,6 @@ from fairweather.types.measurement import (
     Images,
     Index,
     P,
-    Predictions,
     Shift,
     join_columns,
     special_kind,
@@ -180,7 +181,7 @@ def compute_logits(
     images = batch.images.to(device, non_blocking=device.type == "cuda")
     inputs = images.to(memory_format=torch.channels_last).float().div_(255)
     if attack is not None:
-        labels, keys = batch.labels.to(device), batch.keys.to(device)
+        labels, keys = select_labels(attack, batch).to(device), batch.keys.to(device)
         inputs = attack(model, inputs, labels, keys, seed, tell)
     with arithmetic.on(device):
         logits = model(inputs)
@@ -279,7 +280,7 @@ def predict(
     temperature: float = 1.0,
     when_halved: WhenHalved | None = None,
     progress: Notify | bool | None = True,
-) -> Predictions:
+) -> AnyPredictions:
     """Predict all images, clean, under a shift or under an attack.
 
     Shifts are applied to the 8-bit images, attacks to the float tensors. The model is in evaluation
@@ -289,8 +290,8 @@ def predict(
     Args:
         model: float images `[B, 3, H, W]` in [0, 1] to logits `[B, classes]`; float32, or of the
             type of its parameters.
-        images: labelled 8-bit images with as many classes as the model has logits. They may be
-            larger than memory; with more than 100 classes, logits are not stored.
+        images: labelled 8-bit images with as many classes, or findings, as the model has logits.
+            They may be larger than memory; with more than 100 classes, logits are not stored.
         shift: a shift or an attack; None for clean images. An attack uses the model and the labels,
             and its images are not rounded.
         batch_size: images per forward pass.
@@ -302,6 +303,9 @@ def predict(
         when_halved: called with the new batch size when memory has run out.
         progress: show how far it is (`Event` says how).
 
+    Returns:
+        `Predictions` of classes; of labels `[N, L]`, the `FindingsPredictions`.
+
     >>> model = nn.Sequential(nn.Flatten(), nn.Linear(3 * 8 * 8, 2))
     >>> pixels, labels = torch.zeros(4, 3, 8, 8, dtype=torch.uint8), torch.tensor([0, 1, 0, 1])
     >>> images = Images(pixels, labels, torch.arange(4), ("cat", "dog"))
@@ -310,9 +314,11 @@ def predict(
     """
     if batch_size < 1:
         raise InputError(f"batch_size must be >= 1, found {batch_size}")
+    task = MULTILABEL_TASK if images.labels.ndim > 1 else CLASSIFICATION_TASK
+    task.check(images.labels.numpy(), images.classes)
     with restore_modules([model]):
         (predictions,) = predict_batches(
-            [Predictor(adapt_precision(model), LogitDivisor(value=temperature))],
+            [Predictor(adapt_precision(model), LogitDivisor(value=temperature), task=task)],
             images,
             shift,
             batches=batch_slices(len(images), batch_size),
@@ -324,7 +330,6 @@ def predict(
                 f"predict {shift.id if shift else 'clean'}", len(images), progress
             ),
         )
-    assert isinstance(predictions, Predictions)
     return predictions
 
 

@@ -12,7 +12,8 @@ import numpy.typing as npt
 import torch
 from torch import nn
 
-from fairweather.attacks.table import ATTACKS
+from fairweather.attacks.problem import needs_classes_error
+from fairweather.attacks.table import ATTACKS, select_labels
 from fairweather.errors import InputError, check_name, unknown_name
 from fairweather.files.yamlfile import read_yaml
 from fairweather.metrics.grouping import number_groups
@@ -38,10 +39,11 @@ from fairweather.steps.plan import (
 from fairweather.steps.worker import get_splits, open_data
 from fairweather.tasks.classification import MOST_STORED_CLASSES
 from fairweather.tasks.table import find_task
+from fairweather.tasks.task import Task
 from fairweather.types.kinds import TaskKind
 from fairweather.types.measurement import AnyPredictions, Attack, Dataset, Images, Shift
 from fairweather.types.record import NATURAL, ModelRecord
-from fairweather.variants.variant import Variant
+from fairweather.variants.variant import VARIANTS, Variant, variant_class
 
 # ---------------------------------------------------------------- priors and operating points
 
@@ -303,18 +305,32 @@ def check_task(dataset: Dataset, settings: Settings) -> None:
     task = find_task(dataset.task)
     for images in get_splits(dataset).values():
         task.check(images.labels.numpy(), images.classes)
-    attacks = (shift.name for shift in settings.shifts if shift.name in ATTACKS)
-    declared = [(name, ATTACKS[name].accepts) for name in attacks]
-    declared += [(variant.kind, variant.accepts) for variant in settings.variants]
-    check_accepted(dataset, declared)
+    for attack in settings.shifts:
+        if isinstance(attack, Attack):
+            if not set(ATTACKS[attack.name].accepts) & set(task.kinds):
+                raise needs_classes_error(attack.name)
+            select_labels(attack, dataset.test[:1])  # raises for an unknown finding
+    check_variants(settings.variants, task, dataset.name)
 
 
-def check_accepted(dataset: Dataset | DataFacts, declared: Iterable[tuple[str, TaskKind]]) -> None:
-    """Raise `InputError` unless attacks, variants or losses accept the task of a data set."""
+def check_accepted(dataset: Dataset, declared: Iterable[tuple[str, TaskKind]]) -> None:
+    """Raise `InputError` unless losses and methods accept the task of a data set."""
     task = find_task(dataset.task)
     for name, accepts in declared:
         if accepts not in task.kinds:
             raise InputError(f"{name} does not accept the task of {dataset.name}, {task.name}")
+
+
+def check_variants(variants: Iterable[Variant], task: Task, name: str) -> None:
+    """Raise `InputError` unless all variants accept the task of the data set with this name."""
+    for variant in variants:
+        if not set(variant.accepts) & set(task.kinds):
+            every = {kind: variant_class(kind)() for kind in VARIANTS}
+            allowed = [kind for kind, own in every.items() if set(own.accepts) & set(task.kinds)]
+            raise InputError(
+                f"{variant.kind} does not accept the task of {name}, {task.name}: use one of "
+                f"{', '.join(allowed)}"
+            )
 
 
 def try_settings(dataset: Dataset, settings: Settings, purpose: str) -> None:
@@ -325,7 +341,7 @@ def try_settings(dataset: Dataset, settings: Settings, purpose: str) -> None:
         settings: how it is measured.
         purpose: what needs two classes, for the message.
     """
-    if len(dataset.classes) < 2:
+    if len(dataset.classes) < find_task(dataset.task).least_classes:
         raise InputError(
             f"{dataset.name} has only the class {dataset.classes[0]!r}: {purpose} needs at least "
             "two"
@@ -351,7 +367,7 @@ def try_shifts(shifts: Sequence[Shift | Attack], image: Images, seed: int) -> No
 def try_model(model: nn.Module, settings: Settings, image: Images) -> None:
     """Try the variants and attacks on a model; raises `InputError` for one that does not work.
 
-    The labels for the attacks are classes that the model does not predict: an attack on a wrong
+    The labels for the attacks are those that the model does not predict: an attack on a wrong
     answer checks its settings and does not search.
     """
     for variant in settings.variants:
@@ -361,7 +377,11 @@ def try_model(model: nn.Module, settings: Settings, image: Images) -> None:
         return
     pixels = image.images.float() / 255
     with torch.no_grad():
-        wrong_labels = (model(pixels).argmax(1) + 1) % len(image.classes)
+        logits = model(pixels)
+    if image.labels.ndim == 1:
+        wrong_labels = (logits.argmax(1) + 1) % len(image.classes)
+    else:
+        wrong_labels = (logits < 0).long()
     for attack in attacks:
         attack(model, pixels, wrong_labels, image.keys, settings.shift_seed)
     # All other attacks need gradients, and a model may refuse to give them.

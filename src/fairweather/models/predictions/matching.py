@@ -29,6 +29,7 @@ from fairweather.models.predictions.tables import (
     RowOptions,
     column_error,
 )
+from fairweather.types.kinds import CLASSES, FINDINGS, TaskKind
 from fairweather.types.measurement import UNKNOWN
 
 
@@ -102,9 +103,10 @@ def match_predictions(
     several = images.labels.ndim > 1
     if rows.outputs.shape[1] == 1 and not several:
         raise column_error(rows.place)
-    mapped = _match_classes(rows, classes, options, labels)
+    predicts = FINDINGS if several else CLASSES
+    mapped = _match_classes(rows, classes, options, labels, predicts)
     if several:
-        outputs, kind, unused = _select_findings(rows, mapped, classes, options)
+        outputs, kind, unused = _select_findings(rows, mapped, options)
     else:
         outputs, kind, unused = _select_outputs(rows, mapped, options)
     order, note = _match_rows(rows, images)
@@ -217,17 +219,18 @@ def _match_classes(
     classes: tuple[str, ...],
     options: RowOptions,
     labels: Mapping[str, object] | None,
+    predicts: TaskKind,
 ) -> LabelMap:
     count = rows.outputs.shape[1]
     if options.classes:
         _check_count(options.classes, rows)
-        return match_labels(options.classes, count, classes, labels)
+        return match_labels(options.classes, count, classes, labels, predicts)
     if rows.names is None:
-        return match_labels(None, count, classes, labels)
+        return match_labels(None, count, classes, labels, predicts)
     reason: InputError | None = None
     for names in dict.fromkeys((rows.names, strip_affixes(rows.names))):
         try:
-            return match_labels(names, count, classes, labels)
+            return match_labels(names, count, classes, labels, predicts)
         except InputError as error:
             reason = error  # of the names without affixes, if there are some
     raise InputError(f"{rows.place}: {reason}, or name the class of each column with --classes")
@@ -279,14 +282,9 @@ def _select_outputs(
 
 
 def _select_findings(
-    rows: PredictionRows, mapped: LabelMap, classes: tuple[str, ...], options: RowOptions
+    rows: PredictionRows, mapped: LabelMap, options: RowOptions
 ) -> tuple[npt.NDArray[np.float64], OutputKind, list[str]]:
     """The outputs of the findings, their kind, and notes on them and on the other columns."""
-    for name, places in zip(classes, mapped.columns, strict=True):
-        if len(places) > 1:
-            raise InputError(
-                f"{rows.place} has {len(places)} outputs of {name!r}: a finding has one"
-            )
     used = [place for (place,) in mapped.columns]
     names = rows.names or tuple(map(str, range(mapped.outputs)))
     rest = [name for at, name in enumerate(names) if at not in used]
