@@ -401,6 +401,11 @@ def export(
     if others := [shift for shift in shifts if not isinstance(shift, Shift)]:
         raise InputError(f"only shifts can be exported, found {others[0]!r}")
     images = select_part(dataset, part)
+    if images.labels.ndim > 1 and format == "png":
+        raise InputError(
+            "png has a folder for each class, and these images have several findings: use the "
+            "format npz"
+        )
     distinct = list({shift.id: shift for shift in shifts}.values())
     _check_inputs(distinct, images, seed)
     folder = Path(out)

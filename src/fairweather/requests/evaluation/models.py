@@ -53,6 +53,7 @@ from fairweather.requests.evaluation.settings import (
     make_settings,
     model_titles,
     read_label_map,
+    refuse_class_options,
 )
 from fairweather.requests.evaluation_options import EvaluationOptions, read_natural_sources
 from fairweather.requests.execution import describe_groups
@@ -153,6 +154,8 @@ class ModelRequest:
         fractions, task = _split_data(self, runs[0], settings, tell)
         priors = read_priors(options.priors)
         predicts = find_task(task).kinds[0]
+        if predicts == FINDINGS:
+            refuse_class_options(options)
         opened = [_open_model(self, model, predicts) for model in self.models]
         source = _common_source(self, opened, runs, fractions)
         dataset = self.dataset

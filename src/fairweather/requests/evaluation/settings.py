@@ -105,13 +105,7 @@ def add_class_settings(
     settings that are only for classification, if an image has several labels.
     """
     if labels.ndim > 1:
-        for name in ("ordered_classes", "priors", "operating_points", "ood", "slices"):
-            if getattr(options, name):
-                instead = INSTEAD_FOR_FINDINGS.get(name, "leave it out")
-                raise InputError(
-                    f"{name} is for classification, and these images have several findings: "
-                    f"{instead}"
-                )
+        refuse_class_options(options)
         return settings
     points = parse_operating_points(options.operating_points)
     return replace(
@@ -120,6 +114,16 @@ def add_class_settings(
         priors=complete_priors(priors, labels, classes),
         operating_points=check_operating_points(points, classes),
     )
+
+
+def refuse_class_options(options: EvaluationOptions) -> None:
+    """Raise `InputError` for an option that images with several findings have no use for."""
+    for name in ("ordered_classes", "priors", "operating_points", "ood", "slices"):
+        if getattr(options, name):
+            instead = INSTEAD_FOR_FINDINGS.get(name, "leave it out")
+            raise InputError(
+                f"{name} is for classification, and these images have several findings: {instead}"
+            )
 
 
 def read_label_map(options: EvaluationOptions) -> Mapping[str, object] | None:
