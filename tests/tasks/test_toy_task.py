@@ -31,8 +31,8 @@ from fairweather.variants.variant import VARIANTS
 NAMES = ("Effusion", "Mass")
 UNKNOWN = -1
 OF_IMAGE, OF_FINDING = (
-    TaskKind("masked", "sigmoid", "image"),
-    TaskKind("masked", "sigmoid", "finding"),
+    TaskKind("masked", "sigmoid", "toy image"),
+    TaskKind("masked", "sigmoid", "toy finding"),
 )
 
 
@@ -152,8 +152,7 @@ class Bias(Calibration):
 
     kind: ClassVar = "toy_bias"
     kind_title: ClassVar = "a bias of each finding"
-    fitted_type: ClassVar = FittedBias
-    accepts: ClassVar = OF_IMAGE
+    fitted_types: ClassVar = {OF_IMAGE: FittedBias}
 
     def fit(self, predictions, grouping):
         def gap(bias, logits, labels):
@@ -414,9 +413,10 @@ def test_labels_and_options_that_the_task_does_not_know_are_refused(dataset, tmp
             evaluated(dataset, tmp_path / "run", Halves(20.0), **asked)
 
 
-def test_a_study_is_refused_by_the_loss_that_it_would_train_with(dataset):
+def test_a_study_is_refused_where_no_loss_accepts_its_task(dataset, monkeypatch):
+    monkeypatch.setitem(TASKS, TOY.name, replace(TOY, kinds=(TaskKind("boxes", "sigmoid"),)))
     sets = replace(dataset, train=dataset.val)
-    with pytest.raises(InputError, match="cross-entropy of a training does not accept the task of"):
+    with pytest.raises(InputError, match="no loss of a training accepts the task of toys, toy"):
         try_study(None, None, sets, {}, offline=True)
 
 

@@ -22,7 +22,7 @@ from fairweather.cli.options import (
 )
 from fairweather.errors import InputError
 from fairweather.progress import Event, Notify
-from fairweather.types.options import ImageOptions, check_limits
+from fairweather.types.options import ImageOptions, check_limits, parse_share
 
 if TYPE_CHECKING:
     from fairweather.deploy.guard import Answers, Guard, Likeness
@@ -186,12 +186,8 @@ def read_share(text: str, option: str) -> float:
     >>> read_share("5%", "--risk"), read_share("0.05", "--risk")
     (0.05, 0.05)
     """
-    number, percent, rest = text.strip().partition("%")
-    try:
-        share = float(number) / (100 if percent else 1)
-    except ValueError:
-        share = -1.0
-    if rest or not 0 < share < 1:  # nor NaN
+    share = parse_share(text)
+    if share is None:
         raise InputError(f"{option} must be a share such as 5% or 0.05, found {text!r}")
     return share
 

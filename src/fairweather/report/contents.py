@@ -22,7 +22,13 @@ from fairweather.runs.provenance import list_machines
 from fairweather.runs.scores import read_grouping
 from fairweather.tasks.table import find_task
 from fairweather.types.kinds import TaskKind
-from fairweather.types.measurement import Predictions, Score, format_255ths, format_number
+from fairweather.types.measurement import (
+    AnyPredictions,
+    Predictions,
+    Score,
+    format_255ths,
+    format_number,
+)
 from fairweather.types.record import (
     CLEAN,
     ENSEMBLE,
@@ -360,6 +366,13 @@ class Contents:
         """Read the predictions of a cell by the id of its shift; None where there are none."""
         run, file = self._file(model, seed, cell, TEST)
         return run.read_predictions(file) if run.file(file).is_file() else None
+
+    def read_cell(
+        self, model: str, seed: str, cell: str, part: str = TEST
+    ) -> AnyPredictions | None:
+        """Read the predictions of a cell of whatever task; None where there are none."""
+        run, file = self._file(model, seed, cell, part)
+        return run.read_cell(file) if run.file(file).is_file() else None
 
     def has(self, model: str, seed: str, cell: str) -> bool:
         """Say whether there are predictions of a cell, by the id of its shift."""

@@ -120,7 +120,7 @@ def _variant_titles(inputs: Inputs, measurement: Measurement) -> dict[str, str]:
         if name not in inputs.records:
             all_titles[name] = titles[name]
         for variant in measurement.variants:
-            phrase = variant.phrase(images, measurement.batch_size)
+            phrase = variant.phrase(images, measurement.batch_size, measurement.kind)
             all_titles[variant_name(name, variant.name)] = f"{titles[name]} + {phrase}"
     return all_titles
 

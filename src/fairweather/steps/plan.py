@@ -669,9 +669,9 @@ class ScoreStep(Step):
     def made_with(self) -> dict[str, JsonValue]:
         # Metrics of prediction sets count only if there are sets, so that other scores stay
         # finished.
-        kinds = find_task(self.task_name).kinds
+        kinds = set(find_task(self.task_name).kinds)
         metrics = (*METRICS.values(), *CLASS_METRICS.values())
-        rows = [row for row in metrics if row.accepts.kind in kinds]
+        rows = [row for row in metrics if kinds.intersection(row.accepts.kinds)]
         return {"metrics": [row.name for row in rows if self.sets or not row.accepts.sets]}
 
 

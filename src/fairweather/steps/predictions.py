@@ -319,8 +319,7 @@ def _make_halver(worker: Worker, progress: Notify) -> Callable[[int], None]:
 
 def read_fitted(folder: RunFolder, variant: str, file: str) -> FittedParameters:
     """Read the fit of a variant; raises `InputError` for another file."""
-    fitted = read_variant(variant).fitted_type
-    assert fitted is not None
+    fitted = read_variant(variant).fitted_types[folder.task.predictions.kind]
     return fitted.read(read_json(folder.file(file)), str(folder.file(file)))
 
 
