@@ -42,7 +42,7 @@ from fairweather.models.outputs import (
 )
 from fairweather.models.predictions.files import note_seeds
 from fairweather.models.preprocessing import describe_preprocessing, prepare_at
-from fairweather.models.run_models import find_run_path
+from fairweather.models.run_models import check_learned, find_run_path
 from fairweather.models.sources import OpenedModel
 from fairweather.models.user_modules import open_module, read_class_names
 from fairweather.progress import Notify
@@ -525,6 +525,7 @@ def _open_model(request: ModelRequest, model: str | nn.Module, predicts: TaskKin
     """Open a model, for images of the requested size."""
     options = request.options
     if isinstance(model, str):
+        check_learned(model, predicts)
         opened = open_with_options(model, options, offline=options.offline, predicts=predicts)
     else:
         source, side = _name_module(model), options.size
