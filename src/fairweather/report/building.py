@@ -64,7 +64,7 @@ SECTIONS = (
     ),
     Section("knows", "Does it know?", (front.KNOWLEDGE, findings.CURVES), front=True),
     Section("review", "What to do", (review.REVIEW, findings.WORKLIST), front=True),
-    Section("hurt", "Who is hurt", (hurt.HURT,), front=True),
+    Section("hurt", "Worst classes and groups", (hurt.HURT,), front=True),
     Section("compare", "Compare models", (ranking.COMPARISON,), front=True),
     Section(
         "tables",

@@ -31,7 +31,7 @@ ROUNDING = 1e-9
 MOST_NAMED = 3  # findings below a picture, the most probable first
 
 
-class Place(NamedTuple):
+class ShownImages(NamedTuple):
     """Test images that the page shows: clean, or a shift at its worst level."""
 
     title: str
@@ -39,7 +39,7 @@ class Place(NamedTuple):
     """In words; "" where there is none."""
 
     sentence: str
-    """How a sentence names them, such as `under fog at severity 5`."""
+    """How a sentence names them, such as `under fog at level 5`."""
 
     shift: str
     level_name: str
@@ -50,7 +50,7 @@ class FindingsOutcome(NamedTuple):
     """What becomes of a model: its mean AUC on clean images and at the worst of each shift."""
 
     title: str
-    places: tuple[Place, ...]
+    places: tuple[ShownImages, ...]
     """Clean images first, and then the shifts, the lowest mean AUC first."""
 
     means: tuple[Score, ...]
@@ -84,7 +84,7 @@ def _read_outcome(contents: Contents, model: str) -> FindingsOutcome | None:
     clean = _known(contents.score(AUC, model, CLEAN, NO_LEVEL))
     if clean is None:
         return None
-    places = [(Place("Clean", "", "on clean images", CLEAN, NO_LEVEL, CLEAN), clean)]
+    places = [(ShownImages("Clean", "", "on clean images", CLEAN, NO_LEVEL, CLEAN), clean)]
     lows = (_find_low(contents, model, sweep) for sweep in contents.sweeps)
     places += sorted((low for low in lows if low), key=lambda low: low[1].value)
     return FindingsOutcome(contents.titles[model], *zip(*places, strict=True))
@@ -94,7 +94,7 @@ def _known(score: Score | None) -> Score | None:
     return None if score is None or math.isnan(score.value) else score
 
 
-def _find_low(contents: Contents, model: str, sweep: Sweep) -> tuple[Place, Score] | None:
+def _find_low(contents: Contents, model: str, sweep: Sweep) -> tuple[ShownImages, Score] | None:
     """The level of a shift with the lowest mean AUC."""
     known = [
         (level, score)
@@ -106,7 +106,7 @@ def _find_low(contents: Contents, model: str, sweep: Sweep) -> tuple[Place, Scor
     level, score = min(known, key=lambda item: item[1].value)
     where = f"under {'attack by ' if sweep.is_attack else ''}{sweep.at(level)}"
     cell, in_words = sweep.cells[level], sweep.level_in_words(level)
-    return Place(sweep.title, in_words, where, sweep.name, level, cell), score
+    return ShownImages(sweep.title, in_words, where, sweep.name, level, cell), score
 
 
 def choose_model(contents: Contents) -> str | None:
@@ -137,7 +137,7 @@ def write_tiles(contents: Contents, model: str) -> list[list[str]]:
 
 
 def _find_largest_fall(
-    views: Mapping[str, Contents], model: str, low: Place
+    views: Mapping[str, Contents], model: str, low: ShownImages
 ) -> tuple[str, float, float] | None:
     """The finding whose AUC falls most, with its AUC before and there."""
     falls = []
@@ -150,7 +150,7 @@ def _find_largest_fall(
 
 
 def _find_largest_gap(
-    views: Mapping[str, Contents], model: str, place: Place
+    views: Mapping[str, Contents], model: str, place: ShownImages
 ) -> tuple[str, Score] | None:
     """The finding whose mean probability is farthest from its share of the images."""
     gaps = [
@@ -223,8 +223,8 @@ def _show_map(contents: Contents, _: Tables) -> PartView | None:
 
 
 def _list_areas(
-    views: Mapping[str, Contents], model: str, places: Sequence[Place]
-) -> list[tuple[str, Place, Score]]:
+    views: Mapping[str, Contents], model: str, places: Sequence[ShownImages]
+) -> list[tuple[str, ShownImages, Score]]:
     """The AUC of each finding at each place, the lowest first."""
     areas = [
         (name, place, score)
@@ -307,7 +307,7 @@ def _trace(finding: Predictions) -> Curves | None:
 
 
 def _describe_finding(
-    contents: Contents, view: Contents, model: str, name: str, places: Sequence[Place]
+    contents: Contents, view: Contents, model: str, name: str, places: Sequence[ShownImages]
 ) -> FindingView:
     """What the page says of a finding: at each place, and at each level of each shift."""
     levels = {
@@ -342,7 +342,7 @@ def _describe_finding(
     return FindingView(levels=levels, said=said, curves={})
 
 
-def _choose_pictures(contents: Contents, place: Place) -> dict[str, object]:
+def _choose_pictures(contents: Contents, place: ShownImages) -> dict[str, object]:
     """The cells of a shift whose pictures are shown, up to the level of a place."""
     (sweep,) = (sweep for sweep in contents.sweeps if sweep.name == place.shift)
     rows = choose_rows(sweep, place.level_name)
@@ -427,7 +427,7 @@ def measure_worklist(
 
 
 def _describe_stop(
-    places: Sequence[Place], lists: Mapping[str, Sequence[Worklist]], missed: float
+    places: Sequence[ShownImages], lists: Mapping[str, Sequence[Worklist]], missed: float
 ) -> Stop:
     """What the page says at a stop of the slider, of each finding at one or two places."""
     where = places[-1].sentence

@@ -171,17 +171,16 @@ def _cannot_confirm(performance: Performance) -> str:
 
 
 def describe_shifts(lows: Sequence[WorstLevel]) -> Iterator[str]:
-    """Say which shift costs most, which costs least, and which may cost as much as the worst."""
+    """Say under which shift accuracy is lowest and highest, and which may be as low as that."""
     first, *others = sorted(lows, key=lambda low: low.performance.accuracy.value)
-    at = _name_place(first)
-    yield f"{at[:1].upper()}{at[1:]} costs most: {_right(first)}."
+    yield f"Accuracy is lowest under {_name_place(first)}: {_right(first)}."
     if others:
         best = others[-1]
-        yield f"{best.sweep.title} costs least: {_right(best)} at the worst level."
+        yield f"It is highest under {best.sweep.in_sentence}: {_right(best)} at the worst level."
     top = first.performance.accuracy.high
     if alike := sum(low.performance.accuracy.low <= top for low in others):
         more = "1 other shift" if alike == 1 else f"{alike} other shifts"
-        yield f"{more} may cost as much: the intervals overlap."
+        yield f"It may be as low under {more}: the intervals overlap."
 
 
 def _right(low: WorstLevel) -> str:
@@ -254,7 +253,7 @@ def _write_part(share: float, where: str) -> str:
     return f"{part} {where}"
 
 
-# ---- who is hurt
+# ---- the worst classes and groups
 
 
 def describe_hurt(name: str, there: Score, clean: Score | None, everyone: Score) -> Iterator[str]:
@@ -343,15 +342,15 @@ def tile_gap(name: str, gap: Score, where: str) -> list[str]:
 
 
 def describe_areas(areas: Sequence[tuple[str, str, Score]]) -> list[str]:
-    """Say which finding is told worst and where, from AUCs with the lowest first.
+    """Say which finding has the lowest AUC and where, from AUCs with the lowest first.
 
-    >>> describe_areas([("Mass", "under fog at severity 5", Score(0.61, 0.5, 0.7, 200))])
-    ['“Mass” is told worst under fog at severity 5: AUC 0.61.']
+    >>> describe_areas([("Mass", "under fog at level 5", Score(0.61, 0.5, 0.7, 200))])
+    ['AUC is lowest for “Mass” under fog at level 5: 0.61.']
     """
     if not areas:
         return []
     name, where, score = areas[0]
-    said = [f"“{name}” is told worst {where}: AUC {format_area(score.value)}."]
+    said = [f"AUC is lowest for “{name}” {where}: {format_area(score.value)}."]
     if score.low <= 0.5:
         said.append("That is statistically no better than a coin.")
     return said
