@@ -33,10 +33,11 @@ from fairweather.metrics import (
     to_score,
 )
 from fairweather.metrics.conformal import FEWEST_IN_STRATUM
+from fairweather.metrics.table import metrics_of
 from fairweather.types.measurement import Predictions, Score
 
 STORED = Path(__file__).with_suffix(".csv")
-ROWS = [metric for metric in METRICS.values() if metric.alias_of is None]
+ROWS = [metric for metric in metrics_of(Predictions.kind) if metric.alias_of is None]
 # Images, and how many draws of them.
 TRIALS = {200: 400, 1000: 200, 5000: 100}
 POPULATION, RESAMPLES = 100_000, 300

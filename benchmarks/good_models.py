@@ -19,13 +19,13 @@ import numpy as np
 
 from fairweather import metrics
 from fairweather.metrics import (
-    METRICS,
     FittedThresholds,
     Resamples,
     evaluate_resamples,
     fit_on,
     to_score,
 )
+from fairweather.metrics.table import metrics_of
 from fairweather.types.measurement import Predictions, Score
 
 STORED = Path(__file__).parents[1] / "tests" / "predictions"
@@ -33,7 +33,9 @@ POPULATIONS = ("tissue_89", "tissue_99")
 TRIALS = {200: 800, 500: 500, 2000: 400}  # by the number of images
 RESAMPLES = 400
 ROWS = [
-    metric for metric in METRICS.values() if metric.alias_of is None and not metric.accepts.sets
+    metric
+    for metric in metrics_of(Predictions.kind)
+    if metric.alias_of is None and not metric.accepts.sets
 ]
 
 

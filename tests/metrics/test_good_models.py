@@ -1,7 +1,7 @@
 """Do the 95 % intervals of real predictions cover the true value, or report too few errors?
 
 `benchmarks/good_models.py` asks the same at length. The bar: either tail misses at most 5 % of the
-truths, and so no rule with its limit at the truth is passed in more, for every row of `METRICS`.
+truths, and so no rule with its limit at the truth is passed in more, for every row of a classifier.
 """
 
 from functools import cache
@@ -13,6 +13,8 @@ from benchmarks import good_models
 from fairweather.judge.rules import Rule
 from fairweather.judge.verdicts import Verdict
 from fairweather.metrics import METRICS, Estimate, bootstrap_weights, to_score
+from fairweather.metrics.table import metrics_of
+from fairweather.types.measurement import Predictions
 from tests.helpers.chance import most
 
 pytestmark = pytest.mark.usefixtures("undrawn")
@@ -20,7 +22,7 @@ pytestmark = pytest.mark.usefixtures("undrawn")
 # Prediction sets are not of models but of variants; test_conformal.py simulates their coverage.
 NAMES = [
     metric.name
-    for metric in METRICS.values()
+    for metric in metrics_of(Predictions.kind)
     if metric.alias_of is None and not metric.accepts.sets
 ]
 # Images, and how many draws of them: what takes a few seconds each.

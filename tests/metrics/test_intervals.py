@@ -10,7 +10,6 @@ import scipy.stats
 from fairweather import metrics
 from fairweather.errors import InputError
 from fairweather.metrics import (
-    METRICS,
     Estimate,
     FittedThresholds,
     intervals,
@@ -19,12 +18,14 @@ from fairweather.metrics import (
     worst_estimate,
 )
 from fairweather.metrics.hidden_error import HiddenError
+from fairweather.metrics.table import metrics_of
 from fairweather.runs.scores import add_means
 from fairweather.types.measurement import Predictions
 from tests.helpers.chance import FALSE_ALARM, counts_p, deviations, fewest, mean_p
 
-NAMES = [metric.name for metric in METRICS.values()]
-BOUNDS = {metric.name: metric.bounds for metric in METRICS.values()}
+ROWS = metrics_of(Predictions.kind)  # test_findings.py is about those of findings
+NAMES = [metric.name for metric in ROWS]
+BOUNDS = {metric.name: metric.bounds for metric in ROWS}
 # With few images, some bins of equal width are almost empty.
 SPARSE = ("maximum_calibration_error", "maximum_calibration_error/10-equal-width")
 FITTED = FittedThresholds(threshold=0.6, atc_threshold=0.5)
@@ -60,7 +61,7 @@ def test_percentiles_are_those_of_numpy_to_the_bit():
 
 def test_the_table_is_sound():
     assert len(NAMES) == len(set(NAMES))
-    for metric in METRICS.values():
+    for metric in ROWS:
         assert metric.bounds[0] < metric.bounds[1]
         assert metric.alias_of in (None, f"{metric.name}/10-equal-width")
         # A binned error is biased by the noise of its bins: the value once, the replicates twice.
@@ -144,7 +145,7 @@ def test_metrics_that_do_not_apply_are_absent_for_a_reason(options, fitted, abse
 
 def test_an_alias_is_computed_once():
     estimates = metrics.evaluate_metrics(simulated(), np.ones((3, 300)))
-    for metric in METRICS.values():
+    for metric in ROWS:
         if metric.alias_of:
             assert estimates[metric.name] is estimates[metric.alias_of]
 
@@ -283,7 +284,7 @@ def test_equal_images_have_the_width_of_errors_that_none_has_made():
         assert math.isnan(scores.pop(f"{mean}_specificity").value)
         assert math.isnan(scores.pop(f"{mean}_npv").value)
     # No image is wrong, so metrics that depend on the wrong ones have no interval.
-    few = [metric.name for metric in METRICS.values() if metric.fewest and metric.name in scores]
+    few = [metric.name for metric in ROWS if metric.fewest and metric.name in scores]
     few = [name for name in few if name not in SPARSE]
     assert few
     assert all(scores.pop(name).too_few for name in few)
@@ -291,7 +292,7 @@ def test_equal_images_have_the_width_of_errors_that_none_has_made():
     assert scores.pop("coverage_at_risk/0.05") == (1, 0, 1, 40)
     # 40 of 40 right is no proof of perfection: were 91 % right, that would happen in 2.5 %.
     end = 0.025 ** (1 / 40)
-    kinds = {metric.name: metric.interval for metric in METRICS.values()}
+    kinds = {metric.name: metric.interval for metric in ROWS}
     for name, score in scores.items():
         value, low, high, _ = score
         if kinds[name] == "share":
@@ -521,7 +522,7 @@ def test_the_errors_that_carry_a_metric_are_counted(margin):
     assert estimates["negative_log_likelihood"].errors == 80 - right
     assert estimates["confidence_auroc"].errors == min(80 - right, right)
     scores = metrics.score(predictions, 20, fitted=FITTED)
-    for metric in METRICS.values():
+    for metric in ROWS:
         few = estimates[metric.name].errors < metric.fewest
         assert scores[metric.name].too_few == (few and not math.isnan(scores[metric.name].value))
 

@@ -10,8 +10,9 @@ import torch
 
 from fairweather import metrics
 from fairweather.errors import InputError
-from fairweather.metrics import METRICS, Estimate, FittedThresholds, intervals, to_score
+from fairweather.metrics import Estimate, FittedThresholds, intervals, to_score
 from fairweather.metrics.columns import equal_width_places, merge_levels, order_by_confidence
+from fairweather.metrics.table import metrics_of
 from fairweather.runs.scores import (
     add_means,
     add_worst,
@@ -25,8 +26,9 @@ from fairweather.shifts.table import CLEAN, sweep
 from fairweather.types.measurement import Cell, Predictions
 from tests.helpers import reference
 
-NAMES = [metric.name for metric in METRICS.values() if metric.alias_of is None]
-BOUNDS = {metric.name: metric.bounds for metric in METRICS.values()}
+ROWS = metrics_of(Predictions.kind)  # test_findings.py is about those of findings
+NAMES = [metric.name for metric in ROWS if metric.alias_of is None]
+BOUNDS = {metric.name: metric.bounds for metric in ROWS}
 FITTED = FittedThresholds(threshold=0.7, atc_threshold=0.6)
 
 

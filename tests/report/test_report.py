@@ -27,6 +27,7 @@ from PIL import Image
 
 from fairweather.errors import InputError
 from fairweather.metrics import METRICS, per_image
+from fairweather.metrics.table import metrics_of
 from fairweather.report.building import build_report, make_tables
 from fairweather.report.charts import (
     COLORS,
@@ -402,7 +403,7 @@ def test_clean_metrics_has_a_row_a_metric_without_aliases(run, names):
     header, _, *rows = markdown_cells(run, "clean_metrics")
     metrics = [
         m
-        for m in METRICS.values()
+        for m in metrics_of(Predictions.kind)
         if m.alias_of is None and not m.accepts.ordered and not (m.accepts.fitted or m.accepts.sets)
     ]
     assert len(header) == 1 + len(MODELS)
@@ -473,7 +474,7 @@ def test_csv_of_all_metrics_has_a_row_a_metric_like_the_table(run, names):
     rows = read_scores(run, "tables/clean_metrics.csv")
     assert [row["metric"] for row in rows] == [
         m.name
-        for m in METRICS.values()
+        for m in metrics_of(Predictions.kind)
         if m.alias_of is None and not m.accepts.ordered and not (m.accepts.fitted or m.accepts.sets)
     ]
     assert list(rows[0])[:6] == ["metric", "title", "basic", "basic low", "basic high", "mixup_aug"]
@@ -959,7 +960,7 @@ def test_page_answers_first_and_says_how(run, page):
         "Where it breaks",
         "Does it know?",
         "What to do",
-        "Who is hurt",
+        "Worst classes and groups",
         "Compare models",
         "Details Each recipe was trained once",
         "Ranking Model",

@@ -31,8 +31,8 @@ from fairweather.variants.variant import VARIANTS
 NAMES = ("Effusion", "Mass")
 UNKNOWN = -1
 OF_IMAGE, OF_FINDING = (
-    TaskKind("masked", "sigmoid", "image"),
-    TaskKind("masked", "sigmoid", "finding"),
+    TaskKind("masked", "sigmoid", "toy image"),
+    TaskKind("masked", "sigmoid", "toy finding"),
 )
 
 
@@ -94,6 +94,7 @@ def units(predictions):
 
 
 TOY = Task(
+    name_labels=lambda labels, classes: [str(row) for row in labels.tolist()],
     name="toy_findings",
     predictions=Findings,
     columns=lambda logits, labels: {"probability": scipy.special.expit(logits.astype(np.float64))},
@@ -152,8 +153,7 @@ class Bias(Calibration):
 
     kind: ClassVar = "toy_bias"
     kind_title: ClassVar = "a bias of each finding"
-    fitted_type: ClassVar = FittedBias
-    accepts: ClassVar = OF_IMAGE
+    fitted_types: ClassVar = {OF_IMAGE: FittedBias}
 
     def fit(self, predictions, grouping):
         def gap(bias, logits, labels):

@@ -27,6 +27,7 @@ from fairweather.steps.plan import (
     ScoreStep,
 )
 from fairweather.steps.predictions import read_fitted
+from fairweather.types.kinds import TaskKind
 from fairweather.types.measurement import Images
 from fairweather.types.record import fitted_file, predictions_file
 from fairweather.variants.scaling import fit_temperature
@@ -54,7 +55,7 @@ def fitted_like(name, predictions):
 
 
 def stored_of(name, content):
-    return FITS[name].fitted_type.model_validate(content)
+    return FITS[name].fitted_types[TaskKind()].model_validate(content)
 
 
 RECIPE = {"epochs": 2, "batch_size": 16, "learning_rate": 0.01}
@@ -348,7 +349,7 @@ def test_beyond_100_classes_a_calibration_changes_what_the_network_predicts_agai
     for variant, fit in list(FITS.items())[:2]:
         for added, images in (("", (clean, labels)), ("-fit_on", both)):
             stored = read_json(run.path / fitted_file(name, 0, f"{variant}{added}"))
-            fitted = fit.fitted_type.model_validate(stored)
+            fitted = fit.fitted_types[TaskKind()].model_validate(stored)
             expected = fit.fit_logits(*images)
             assert fitted.images == expected.images
             assert fitted.nll_after == pytest.approx(expected.nll_after, rel=1e-6)

@@ -223,7 +223,8 @@ def make_attack(name: str, **parameters: Parameter) -> Attack:
     except `step_size`.
 
     For images with several findings, FGSM, PGD and APGD-CE raise the sum of the losses of all known
-    findings, or with `finding=NAME` the loss of one. The others need one class of each image.
+    findings. With `finding=NAME` they raise the loss of one. The others need one class of each
+    image.
 
     Raises `InputError` for a name, a parameter or a value that the table of attacks does not allow.
 

@@ -22,13 +22,14 @@ from fairweather.cli.options import (
 )
 from fairweather.errors import InputError
 from fairweather.progress import Event, Notify
-from fairweather.types.options import ImageOptions, check_limits
+from fairweather.types.options import ImageOptions, check_limits, parse_share
 
 if TYPE_CHECKING:
     from fairweather.deploy.guard import Answers, Guard, Likeness
     from fairweather.steps.run_model import NewImages
 
 BATCH_SIZE = 256  # images that are answered at once
+UNLIKE = 4  # the exit status if the images differ from the validation images
 
 Risk = Annotated[
     str | None,
@@ -78,8 +79,8 @@ def predict(
 ) -> None:
     """Predict with a bounded error rate, and leave uncertain images to a person.
 
-    The table has a row for each image: class, confidence, answer or defer, and possible classes. A
-    warning says if the images differ from the validation set.
+    The table has a row for each image: class, confidence, answer or defer, and possible classes. If
+    the images differ from the validation images, it warns, and ends with status 4.
 
     Examples:
         fairweather predict runs/mine images:new --risk 5%
@@ -109,8 +110,8 @@ def predict(
     typer.echo(f"{'table':<11}{out}")
     if likeness.unlike:
         suggest_measuring(model if shares else "RUN", quiet=quiet)
-    else:
-        suggest("open {}: the rows with defer need a person", out, quiet=quiet)
+        raise typer.Exit(UNLIKE)
+    suggest("open {}: the rows with defer need a person", out, quiet=quiet)
 
 
 def guard(
@@ -186,12 +187,8 @@ def read_share(text: str, option: str) -> float:
     >>> read_share("5%", "--risk"), read_share("0.05", "--risk")
     (0.05, 0.05)
     """
-    number, percent, rest = text.strip().partition("%")
-    try:
-        share = float(number) / (100 if percent else 1)
-    except ValueError:
-        share = -1.0
-    if rest or not 0 < share < 1:  # nor NaN
+    share = parse_share(text)
+    if share is None:
         raise InputError(f"{option} must be a share such as 5% or 0.05, found {text!r}")
     return share
 

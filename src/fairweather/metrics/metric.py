@@ -73,6 +73,9 @@ class Accepts:
     kind: TaskKind = Predictions.kind
     """Which predictions: of which labels, outputs and units."""
 
+    also: tuple[TaskKind, ...] = ()
+    """Other predictions that have what it needs, such as a confidence."""
+
     ordered: bool = False
     """Whether it needs classes in an order, such as grades."""
 
@@ -91,11 +94,16 @@ class Accepts:
     fractions: bool = False
     """Whether images may count in fractions, as under other class priors."""
 
+    @property
+    def kinds(self) -> tuple[TaskKind, ...]:
+        """All kinds of predictions that it can be computed from."""
+        return (self.kind, *self.also)
+
     def explain_absence(
         self, predictions: Predictions, fitted: FittedThresholds | None = None
     ) -> str | None:
         """Return why a metric cannot be computed from these predictions; None if it can."""
-        if predictions.kind != self.kind:
+        if predictions.kind not in self.kinds:
             return f"it needs predictions of {self.kind}, found {predictions.kind}"
         classes = len(predictions.classes)
         if classes < self.classes:

@@ -250,9 +250,12 @@ class PreparedCell:
     @cached_property
     def order(self) -> ConfidenceOrder | None:
         """The images in order of confidence; None for predictions without a confidence."""
-        if not isinstance(self.predictions, Predictions):
-            return None
-        return order_by_confidence(self.predictions.confidence, self.predictions.correct)
+        confidence = getattr(self.predictions, "confidence", None)
+        return (
+            confidence
+            if confidence is None
+            else order_by_confidence(confidence, self.predictions.correct)
+        )
 
     @cached_property
     def probabilities(self) -> FloatArray:
@@ -295,14 +298,9 @@ class PreparedCell:
     def means(self) -> ColumnMatrix:
         """Columns with one number per image, whose means are metrics."""
         p = self.predictions
-        columns = {
-            "images": np.ones(len(p)),
-            "correct": p.correct,
-            "top5_correct": p.top5_correct,
-            "nll": p.nll,
-            "brier": p.brier,
-            "confidence": p.confidence,
-        }
+        names = ("correct", "top5_correct", "nll", "brier", "confidence")
+        columns: dict[str, NDArray[Any]] = {"images": np.ones(len(p))}
+        columns |= {name: getattr(p, name) for name in names if hasattr(p, name)}
         if p.covered is not None and p.set_size is not None:
             columns["covered"] = p.covered
             columns["set_size"] = p.set_size

@@ -23,6 +23,7 @@ from fairweather.metrics.classification import (
 )
 from fairweather.metrics.columns import FloatArray, nanmean, rank_area, ratio
 from fairweather.metrics.conformal import coverage_deviations, lowest_stratum_coverage
+from fairweather.metrics.finding_sets import FINDING_SET_METRICS
 from fairweather.metrics.findings import FINDING_METRICS
 from fairweather.metrics.hidden_error import (
     HiddenErrorFunction,
@@ -45,7 +46,7 @@ from fairweather.metrics.selective import (
     largest_coverage,
     risk_area,
 )
-from fairweather.types.kinds import TaskKind
+from fairweather.types.kinds import FINDING, FINDINGS, TaskKind
 from fairweather.types.measurement import Predictions
 
 # With fewer errors than these, no interval covers the true value as often as it should
@@ -53,6 +54,17 @@ from fairweather.types.measurement import Predictions
 # which it may add much more, and for those of the rank of the errors among all images. The last
 # number counts images, in each bin of a metric that depends on a single bin.
 FEWEST, FEWEST_OF_LOSSES, FEWEST_OF_RANKS, FEWEST_IN_A_BIN = 5, 20, 30, 30
+# A finding is deferred by the confidence in its decision, an image by that in its least sure one.
+OF_CONFIDENCE = (FINDING, FINDINGS)
+
+
+def metrics_of(kind: TaskKind) -> list[Metric]:
+    """The rows of metrics of one kind of predictions, in table order.
+
+    >>> metrics_of(Predictions.kind)[0].name
+    'accuracy'
+    """
+    return [metric for metric in METRICS.values() if metric.accepts.kind == kind]
 
 
 def shown_metrics(least: Literal[1, 2], kind: TaskKind | None = None) -> list[str]:
@@ -64,7 +76,16 @@ def shown_metrics(least: Literal[1, 2], kind: TaskKind | None = None) -> list[st
     ['accuracy', 'rms_calibration_error', 'negative_log_likelihood']
     """
     ordered = sorted(METRICS.values(), key=lambda metric: -metric.shown)
-    return [m.name for m in ordered if m.shown >= least and kind in (None, m.accepts.kind)]
+    return [m.name for m in ordered if m.shown >= least and kind in (None, *m.accepts.kinds)]
+
+
+def needs_thresholds(kind: TaskKind) -> bool:
+    """Tell whether a metric of predictions of this kind needs thresholds from validation images.
+
+    >>> needs_thresholds(Predictions.kind)
+    True
+    """
+    return any(m.accepts.fitted and kind in m.accepts.kinds for m in METRICS.values())
 
 
 def absent_metrics(
@@ -75,9 +96,9 @@ def absent_metrics(
     Those of prediction sets are left out: they are about variants, not about a model.
     """
     return [
-        (name, reason)
-        for name, metric in METRICS.items()
-        if not metric.accepts.sets and metric.accepts.kind == predictions.kind
+        (metric.name, reason)
+        for metric in metrics_of(predictions.kind)
+        if not metric.accepts.sets
         if (reason := metric.accepts.explain_absence(predictions, fitted)) is not None
     ]
 
@@ -205,8 +226,8 @@ METRICS: dict[str, Metric] = index_by_name(
     Metric(
         "macro_pr_auc",
         "Macro PR-AUC",
-        "mean over the classes of the average precision: the mean over the images of the class "
-        "of the precision among all images with at least their probability",
+        "mean over classes of average precision: over the images of the class, the mean precision "
+        "among images with at least their probability",
         lambda s: nanmean(s.precisions),
         higher_is_better=True,
         accepts=Accepts(classes=2, logits=True),
@@ -390,7 +411,7 @@ METRICS: dict[str, Metric] = index_by_name(
         "mean over the images of the share of wrong answers among those at least as confident",
         lambda s: risk_area(s.ordered.levels),
         higher_is_better=False,
-        accepts=Accepts(fractions=True),
+        accepts=Accepts(also=OF_CONFIDENCE, fractions=True),
         interval="skewed",
         carried_by="rarer",
         fewest=FEWEST_OF_RANKS,
@@ -402,7 +423,7 @@ METRICS: dict[str, Metric] = index_by_name(
         "wrong",
         lambda s: largest_coverage(s.ordered.levels, risk=RISK),
         higher_is_better=True,
-        accepts=Accepts(fractions=True),
+        accepts=Accepts(also=OF_CONFIDENCE, fractions=True),
         interval="searched",
         search=lambda p, grouping, weights: coverage_interval(
             p.confidence, p.correct, risk=RISK, grouping=grouping, weights=weights
@@ -414,7 +435,7 @@ METRICS: dict[str, Metric] = index_by_name(
         "probability that a right answer is more confident than a wrong one; ties count half",
         lambda s: rank_area(s.ordered.levels),
         higher_is_better=True,
-        accepts=Accepts(fractions=True),
+        accepts=Accepts(also=OF_CONFIDENCE, fractions=True),
         interval="skewed",
         carried_by="rarer",
         fewest=FEWEST_OF_RANKS,
@@ -435,7 +456,7 @@ METRICS: dict[str, Metric] = index_by_name(
         "on clean validation images",
         lambda s: ratio(s.total("answered_wrong"), s.total("answered")),
         higher_is_better=False,
-        accepts=Accepts(fitted=True),
+        accepts=Accepts(also=OF_CONFIDENCE, fitted=True),
         interval="share",
         hidden_error=hidden_among_answered,
     ),
@@ -445,18 +466,18 @@ METRICS: dict[str, Metric] = index_by_name(
         "share of the images at or above that confidence",
         lambda s: s.mean("answered"),
         higher_is_better=True,
-        accepts=Accepts(fitted=True),
+        accepts=Accepts(also=OF_CONFIDENCE, fitted=True),
         interval="share",
     ),
     Metric(
         "atc_accuracy",
         "Accuracy estimated without labels (ATC)",
-        "share of the images above a confidence threshold, chosen so that on validation images "
-        "the share below it equals the error rate; needs no labels (Garg et al. 2022)",
+        "share of images above the confidence threshold below which the share of validation "
+        "images equals their error rate; needs no labels (Garg et al. 2022)",
         lambda s: s.mean("above_atc"),
         higher_is_better=None,
         unit="%",
-        accepts=Accepts(fitted=True),
+        accepts=Accepts(also=OF_CONFIDENCE, fitted=True),
         interval="share",
     ),
     Metric(
@@ -465,7 +486,7 @@ METRICS: dict[str, Metric] = index_by_name(
         "that estimate − accuracy",
         lambda s: s.mean("above_atc") - s.mean("correct"),
         higher_is_better=None,
-        accepts=Accepts(fitted=True),
+        accepts=Accepts(also=OF_CONFIDENCE, fitted=True),
         bounds=(-1.0, 1.0),
         interval="difference",
     ),
@@ -494,8 +515,8 @@ METRICS: dict[str, Metric] = index_by_name(
     Metric(
         "size_stratified_coverage/30-per-stratum",
         "Lowest coverage of prediction sets of similar size (30 images per stratum)",
-        "lowest share of covered labels among images with sets of 1, 2 to 3, 4 to 10, 11 to 100 "
-        "or more classes, of those strata that have at least 30 images",
+        "lowest share of covered labels over sets of 1, 2 to 3, 4 to 10, 11 to 100 and more "
+        "classes, where at least 30 images have one",
         lambda s: lowest_stratum_coverage(s.strata),
         higher_is_better=True,
         accepts=Accepts(sets=True),
@@ -503,4 +524,5 @@ METRICS: dict[str, Metric] = index_by_name(
         hidden_error=hidden_in_strata,
     ),
     *FINDING_METRICS,
+    *FINDING_SET_METRICS,
 )

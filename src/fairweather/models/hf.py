@@ -35,6 +35,7 @@ from fairweather.models.preprocessing import (
 )
 from fairweather.models.sources import OpenedModel, Setup, SourceKind, folder_name
 from fairweather.models.wrappers import Classifier
+from fairweather.types.kinds import FINDINGS, TaskKind
 from fairweather.types.measurement import parse_class_names
 from fairweather.types.options import ModelOptions, Preparation
 from fairweather.types.record import DESCRIPTION
@@ -325,7 +326,8 @@ def open_hf(place: str, options: ModelOptions, settings: Setup) -> OpenedModel:
 
     Args:
         place: a folder that `save_pretrained` wrote, or `OWNER/NAME` on the hub.
-        settings: offline, a model of the hub is taken only from the local cache.
+        settings: offline, a model of the hub is taken only from the local cache; its `problem_type`
+            must be what the model predicts.
 
     Raises:
         InputError: there is no such model; a weight is missing (such as the head), unused or of
@@ -349,7 +351,7 @@ def open_hf(place: str, options: ModelOptions, settings: Setup) -> OpenedModel:
         vet_repository(transformers, repo, config_file, processor_file, weights) as vetted,
     ):
         network = _load_network(transformers, repo, vetted, weights)
-        classes = _read_classes(repo, network.config)
+        classes = _read_classes(repo, network.config, settings.predicts)
         if processor_file is None and network.config.model_type != TIMM_WRAPPER:
             raise InputError(
                 f"hf:{repo} does not describe its preprocessing: add its preprocessor_config.json, "
@@ -503,11 +505,16 @@ def _explain_errors(problem: str) -> Iterator[None]:
         raise InputError(f"{problem} ({first_line(error)})") from error
 
 
-def _read_classes(repo: str, config: Config) -> tuple[str, ...] | None:
-    kind = config.problem_type
-    if kind not in (None, "single_label_classification") or config.num_labels < 2:
+def _read_classes(repo: str, config: Config, predicts: TaskKind) -> tuple[str, ...] | None:
+    kind, wanted, least, words = (
+        *(config.problem_type, "single_label_classification", 2),
+        "a classifier of two or more classes",
+    )
+    if predicts == FINDINGS:
+        wanted, least, words = "multi_label_classification", 1, "a model of several findings"
+    if kind not in (None, wanted) or config.num_labels < least:
         actual = f"{kind or 'a model'} with {config.num_labels} outputs"
-        raise InputError(f"hf:{repo} is not a classifier of two or more classes: it is {actual}")
+        raise InputError(f"hf:{repo} is not {words}: it is {actual}")
     if set(config.id2label) != set(range(config.num_labels)):
         raise InputError(f"hf:{repo}: id2label must name the outputs 0 to {config.num_labels - 1}")
     written = [config.id2label[number] for number in range(config.num_labels)]

@@ -16,8 +16,10 @@ from fairweather.files.tables import read_csv_rows
 from fairweather.files.yamlfile import parse_yaml
 from fairweather.models.class_names import IMAGENET_CLASSES, OutputNames, find_wnids, read_imagenet
 from fairweather.models.wrappers import LabelMapper
+from fairweather.types.kinds import CLASSES, FINDINGS, TaskKind
 
 LABEL_HEADER = ("data", "model")  # of a CSV that has one
+IN_ORDER = "in order: the model names no "  # stored in records, with classes or findings
 
 
 def read_label_file(path: Path) -> dict[str, object]:
@@ -121,6 +123,16 @@ def _read_csv(path: Path, name: str) -> dict[str, object]:
 Columns = tuple[tuple[int, ...], ...]
 
 
+class _Noun(NamedTuple):
+    """What messages call an output: one of them, and several."""
+
+    one: str
+    many: str
+
+
+CLASS_NOUN, FINDING_NOUN = _Noun("class", "classes"), _Noun("finding", "findings")
+
+
 class LabelMap(NamedTuple):
     """Which of a model's outputs belong to each class of a data set."""
 
@@ -134,12 +146,27 @@ class LabelMap(NamedTuple):
     outputs: int
     """The number of outputs."""
 
+    def describe(self, classes: Sequence[str]) -> str:
+        """Say how classes were matched; where their order is assumed, which output each one is.
+
+        >>> LabelMap(((0,), (1,)), IN_ORDER + "classes", 2).describe(["cat", "dog"])
+        "in order: the model names no classes, so output 0 is taken to be 'cat', 1 'dog'; else give
+        --class-map"
+        """
+        if not self.note.startswith(IN_ORDER):
+            return self.note
+        first, *order = (f"{output} {name!r}" for output, name in enumerate(classes))
+        named = ", ".join(order if len(order) < 3 else [order[0], "...", order[-1]])
+        first = first.replace(" ", " is taken to be ", 1)
+        return f"{self.note}, so output {first}, {named}; else give --class-map"
+
 
 def match_labels(
     model_classes: Sequence[str] | None,
     outputs: int,
     data_classes: Sequence[str],
     given: Mapping[str, object] | None = None,
+    predicts: TaskKind = CLASSES,
 ) -> LabelMap:
     """Find the outputs of a model for each class of the data.
 
@@ -155,6 +182,7 @@ def match_labels(
         data_classes: names in label order.
         given: for each data class a class name, wnid, synonym or output number, or a list of these
             (`read_label_file`). Then no class is matched automatically.
+        predicts: what the model predicts; a finding has one output.
 
     Raises:
         InputError: a class has no output, could be one of several, or shares one with another
@@ -165,18 +193,20 @@ def match_labels(
     >>> match_labels(None, 3, ["a", "b"], {"a": [0, 2], "b": 1}).columns
     ((0, 2), (1,))
     """
+    noun = FINDING_NOUN if predicts == FINDINGS else CLASS_NOUN
     if model_classes is not None and len(model_classes) != outputs:
         raise InputError(
-            f"the model names {len(model_classes):,} classes but has {outputs:,} outputs"
+            f"the model names {len(model_classes):,} {noun.many} but has {outputs:,} outputs"
         )
     if given is not None:
         names = None if model_classes is None else OutputNames(model_classes)
-        return _match_given(names, outputs, data_classes, given)
+        return _match_given(names, outputs, data_classes, given, noun)
     if model_classes is None:
-        return _match_in_order(outputs, data_classes)
+        return _match_in_order(outputs, data_classes, noun)
     if tuple(data_classes) == tuple(model_classes):
-        return _describe_match(tuple((place,) for place in range(outputs)), outputs, ["name"])
-    return _match_names(OutputNames(model_classes), data_classes)
+        own = tuple((place,) for place in range(outputs))
+        return _describe_match(own, outputs, ["name"], noun)
+    return _match_names(OutputNames(model_classes), data_classes, noun)
 
 
 def places_by_name(classes: Sequence[str], among: Sequence[str]) -> list[int] | None:
@@ -205,53 +235,55 @@ def relabel(model: nn.Module, labels: LabelMap) -> nn.Module:
     return LabelMapper(model, labels.columns)
 
 
-def _match_names(names: OutputNames, data_classes: Sequence[str]) -> LabelMap:
+def _match_names(names: OutputNames, data_classes: Sequence[str], noun: _Noun) -> LabelMap:
     outputs, matches = len(names.names), names.find_all(data_classes)
     if not any(matches):
         if _are_numbers(names.names):
-            return _match_in_order(outputs, data_classes)
+            return _match_in_order(outputs, data_classes, noun)
         numbers = _parse_numbers(data_classes)
         if numbers is not None and sorted(numbers) == list(range(outputs)):
-            note = "the data's class names are numbers, used as the numbers of the model's outputs"
+            names_of_data = f"the data's {noun.one} names"
+            note = f"{names_of_data} are numbers, used as the numbers of the model's outputs"
             return LabelMap(tuple((number,) for number in numbers), note, outputs)
     pairs = list(zip(data_classes, matches, strict=True))
     if missing := [name for name, match in pairs if match is None]:
-        raise _unmatched_error(missing, data_classes, names)
+        raise _unmatched_error(missing, data_classes, names, noun)
     matched = [match for match in matches if match is not None]
     columns = tuple((match.output,) for match in matched)
     _check_disjoint(columns, data_classes)
-    return _describe_match(columns, outputs, [match.matched_by for match in matched])
+    return _describe_match(columns, outputs, [match.matched_by for match in matched], noun)
 
 
-def _describe_match(columns: Columns, outputs: int, by: Sequence[str]) -> LabelMap:
+def _describe_match(columns: Columns, outputs: int, by: Sequence[str], noun: _Noun) -> LabelMap:
     some = "the" if len(columns) == outputs else f"{len(columns):,} of the"
     manner = " and ".join(dict.fromkeys(by))
-    return LabelMap(columns, f"{some} model's {outputs:,} classes, matched by {manner}", outputs)
+    called = noun.one if outputs == 1 else noun.many
+    return LabelMap(columns, f"{some} model's {outputs:,} {called}, matched by {manner}", outputs)
 
 
-def _match_in_order(outputs: int, data_classes: Sequence[str]) -> LabelMap:
+def _match_in_order(outputs: int, data_classes: Sequence[str], noun: _Noun) -> LabelMap:
     if outputs == IMAGENET_CLASSES and set(data_classes) <= set(read_imagenet().wnids):
         place = {wnid: output for output, wnid in enumerate(read_imagenet().wnids)}
         note = "the model names no classes: its 1,000 outputs are taken to be ImageNet's, by wnid"
         return LabelMap(tuple((place[name],) for name in data_classes), note, outputs)
     if len(data_classes) != outputs:
         raise InputError(
-            f"the model names no classes and has {outputs:,} outputs, but the data has "
-            f"{len(data_classes):,} classes ({quote_names(data_classes)}): say which output each "
-            f"one is with --class-map FILE.csv, in lines such as '{data_classes[0]},0'. For "
+            f"the model names no {noun.many} and has {outputs:,} outputs, but the data has "
+            f"{len(data_classes):,} {noun.many} ({quote_names(data_classes)}): say which output "
+            f"each one is with --class-map FILE.csv, in lines such as '{data_classes[0]},0'. For "
             "weights of your own network, name their file: FILE --architecture timm:NAME"
         )
     numbers = _parse_numbers(data_classes)
     order = list(range(outputs)) if numbers is None else numbers
     rank = {number: place for place, number in enumerate(sorted(order))}
-    note = "in order: the model names no classes"
+    note = IN_ORDER + noun.many
     for (number, name), (following, other) in itertools.pairwise(
         zip(order, data_classes, strict=True)
     ):
         if number > following:
             note = (
-                "by number: the model names no classes, and the data's are numbers in the order of "
-                f"text, {name!r} before {other!r}"
+                f"by number: the model names no {noun.many}, and the data's are numbers in the "
+                f"order of text, {name!r} before {other!r}"
             )
             break
     return LabelMap(tuple((rank[number],) for number in order), note, outputs)
@@ -262,15 +294,17 @@ def _match_given(
     outputs: int,
     data_classes: Sequence[str],
     chosen: Mapping[str, object],
+    noun: _Noun,
 ) -> LabelMap:
     labels = check_labels(chosen, "the labels")
     for name in labels:
         if name not in data_classes:
-            raise unknown_name("class of the data in class_map,", name, data_classes)
+            raise unknown_name(f"{noun.one} of the data in class_map,", name, data_classes)
     missing = [name for name in data_classes if name not in labels]
     if missing:
         raise InputError(
-            f"the labels must have all {len(data_classes):,} classes of the data; without one are "
+            f"the labels must have all {len(data_classes):,} {noun.many} of the data; without one "
+            "are "
             f"{quote_names(missing)}"
         )
     columns: list[tuple[int, ...]] = []
@@ -278,10 +312,15 @@ def _match_given(
         value: Any = labels[name]
         values = value if isinstance(value, list) else [value]
         columns.append(tuple(_find_output(wanted, names, outputs) for wanted in values))
+        if noun is FINDING_NOUN and len(values) > 1:
+            raise InputError(
+                f"the labels give {len(values)} outputs for {name!r}: a finding has one, because "
+                "the probabilities of several findings cannot be added"
+            )
     _check_disjoint(columns, data_classes)
     used = sum(map(len, columns))
-    classes = "class" if len(columns) == 1 else "classes"
-    note = f"{len(columns):,} {classes} on {used:,} of the model's {outputs:,} outputs, as given"
+    called = noun.one if len(columns) == 1 else noun.many
+    note = f"{len(columns):,} {called} on {used:,} of the model's {outputs:,} outputs, as given"
     return LabelMap(tuple(columns), note, outputs)
 
 
@@ -316,13 +355,13 @@ def _check_disjoint(columns: Sequence[tuple[int, ...]], data_classes: Sequence[s
 
 
 def _unmatched_error(
-    missing: Sequence[str], data_classes: Sequence[str], names: OutputNames
+    missing: Sequence[str], data_classes: Sequence[str], names: OutputNames, noun: _Noun
 ) -> InputError:
     known = names.known()
     near = difflib.get_close_matches(missing[0], known, n=1, cutoff=0.7)
     hint = f" (closest to {missing[0]!r} is {near[0]!r})" if near else ""
     return InputError(
-        f"the model has no class for {len(missing):,} of the data's {len(data_classes):,}: "
+        f"the model has no {noun.one} for {len(missing):,} of the data's {len(data_classes):,}: "
         f"{quote_names(missing)}{hint}; the data has {quote_names(data_classes)}, and the model "
         f"has {quote_names(names.names)}; map them with --class-map FILE"
     )

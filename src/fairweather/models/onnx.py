@@ -22,12 +22,14 @@ from fairweather.files.download import combined_digest, file_digest
 from fairweather.models.building import check_normalisation
 from fairweather.models.outputs import (
     LOGITS,
-    LogProbabilities,
+    OF_FINDINGS,
     OutputKind,
+    convert_outputs,
     detect_kind,
     parse_outputs,
     sigmoid_error,
     single_output_error,
+    softmax_error,
 )
 from fairweather.models.preprocessing import (
     NO_NORMALISATION,
@@ -48,6 +50,7 @@ from fairweather.models.sources import (
 )
 from fairweather.models.wrappers import Classifier, GrayInput, to_gray
 from fairweather.runs.folder import is_relative_name
+from fairweather.types.kinds import FINDINGS, TaskKind
 from fairweather.types.measurement import MAX_SIDE, parse_class_names
 from fairweather.types.options import ModelOptions, Preparation
 
@@ -431,17 +434,19 @@ class OnnxNetwork(nn.Module):
 USUAL_SIZE = 224  # pixels: a graph that takes any size is tried on these
 
 
-def open_onnx(place: str, options: ModelOptions, _: Setup) -> OpenedModel:
+def open_onnx(place: str, options: ModelOptions, settings: Setup) -> OpenedModel:
     """Open an ONNX file as a classifier, with everything that its graph says about it.
 
     If the outputs are probabilities, their logarithm is taken (`LogProbabilities`). They are
-    probabilities if the graph ends in a Softmax, or if every row is >= 0 and sums to one. The model
-    runs on a GPU if its images are there and ONNX Runtime can, and with as many threads as torch.
+    probabilities if the graph ends in a Softmax, or if every row is >= 0 and sums to one. Of
+    findings, they are probabilities if the graph ends in a Sigmoid. The model runs on a GPU if its
+    images are there and ONNX Runtime can, and with as many threads as torch.
 
     Args:
         place: the file; weights may be in other files in the same folder.
         options: a mean and std, if normalisation is not part of the graph; a size, if the graph
             takes any size; the kind of the outputs, which overrides the graph.
+        settings: what the model predicts.
 
     Raises:
         InputError: it is not an ONNX file, takes neither RGB nor gray images, does not give logits
@@ -456,8 +461,9 @@ def open_onnx(place: str, options: ModelOptions, _: Setup) -> OpenedModel:
     images, output = find_image_input(model, path), find_output(model, path)
     sessions = OnnxSessions(path.absolute())
     sessions.open()  # raises for a damaged graph, before its nodes are read
-    outputs = parse_outputs(options.outputs)
-    outputs = outputs or _read_output_kind(find_last_operator(model, output), path)
+    predicts = settings.predicts
+    outputs = parse_outputs(options.outputs, predicts)
+    outputs = outputs or _read_output_kind(find_last_operator(model, output), path, predicts)
     inner, scale = trace_normalisation(model, path, images)
     normalisation = check_normalisation(options.mean, options.std)
     if normalisation and inner:
@@ -472,9 +478,11 @@ def open_onnx(place: str, options: ModelOptions, _: Setup) -> OpenedModel:
         raise InputError(f"onnx:{path} takes images of {size} pixels, not of {options.input_size}")
     graph = OnnxNetwork(sessions, images, output, scale)
     logits = _run_on_noise(graph, normalisation or NO_NORMALISATION, size)
-    width, outputs = logits.shape[1], outputs or _detect_output_kind(logits)
-    logarithm = outputs is not None and outputs.kind == "probabilities"
-    network = LogProbabilities(graph) if logarithm else graph
+    width = logits.shape[1]
+    if width < 2 and predicts != FINDINGS:
+        raise single_output_error(f"onnx:{path}")
+    outputs = outputs or _detect_output_kind(logits, predicts)
+    network = graph if outputs is None else convert_outputs(graph, outputs.kind)
     preparation = None if size is None else Preparation(size)
     origin = f"{'the graph' if images.size else 'input_size'}; filter and crop are assumed"
     names = read_class_names(model)
@@ -502,8 +510,12 @@ def open_onnx(place: str, options: ModelOptions, _: Setup) -> OpenedModel:
     return OpenedModel(classifier, name, digest, classes, preparation, facts, outputs)
 
 
-def _read_output_kind(last: str, path: Path) -> OutputKind | None:
+def _read_output_kind(last: str, path: Path, predicts: TaskKind) -> OutputKind | None:
     """The kind of the outputs, if the last operator of the graph shows it."""
+    if predicts == FINDINGS:
+        if last in ("Softmax", "LogSoftmax"):
+            raise softmax_error(f"onnx:{path} ends in {last}")
+        return OutputKind(OF_FINDINGS, "it ends in Sigmoid") if last == "Sigmoid" else None
     if last == "Sigmoid":
         raise sigmoid_error(f"onnx:{path} ends in Sigmoid")
     if last in ("Softmax", "LogSoftmax"):
@@ -511,10 +523,10 @@ def _read_output_kind(last: str, path: Path) -> OutputKind | None:
     return None
 
 
-def _detect_output_kind(outputs: torch.Tensor) -> OutputKind | None:
+def _detect_output_kind(outputs: torch.Tensor, predicts: TaskKind) -> OutputKind | None:
     """The kind that the outputs look like; None if two pictures of noise are too few to tell."""
     kind = detect_kind(outputs)
-    if kind == "probabilities":
+    if kind == "probabilities" and predicts != FINDINGS:
         return OutputKind(kind, "rows are >= 0 and sum to one")
     return LOGITS if kind == "logits" else None
 
@@ -531,8 +543,6 @@ def _run_on_noise(
         if size is None:
             raise InputError(f"{error}; if it needs another size, give input_size") from error
         raise
-    if outputs.shape[1] < 2:
-        raise single_output_error(f"onnx:{network.sessions.path}")
     return outputs
 
 

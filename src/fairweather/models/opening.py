@@ -25,6 +25,7 @@ from fairweather.models.sources import (
     refuse_foreign,
 )
 from fairweather.models.user_modules import PYTHON
+from fairweather.types.kinds import CLASSES, TaskKind
 from fairweather.types.options import ModelOptions, takes
 
 # By the kind before the colon; `file` needs no kind.
@@ -88,11 +89,12 @@ def open_with_options(
     classes: int | None = None,
     offline: bool = False,
     seed: int = 0,
+    predicts: TaskKind = CLASSES,
 ) -> OpenedModel:
-    """Open a classifier as `open_model` does."""
+    """Open a classifier as `open_model` does, or a model that predicts something else."""
     kind, place = find_source(source)
     check_model(source, options, classes)
-    return kind.open(place, options, Setup(classes, offline, seed))
+    return kind.open(place, options, Setup(classes, offline, seed, predicts))
 
 
 def list_given_options(options: ModelOptions) -> dict[str, Any]:

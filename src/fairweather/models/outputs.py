@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable, Mapping
 from typing import Literal, NamedTuple
 
 import numpy as np
@@ -10,6 +11,7 @@ import torch
 from torch import nn
 
 from fairweather.errors import InputError, unknown_name
+from fairweather.types.kinds import CLASSES, FINDINGS, TaskKind
 
 # The choices of the option `--outputs`; with `auto`, the numbers decide.
 OUTPUT_CHOICES = ("auto", "logits", "probabilities")
@@ -18,12 +20,17 @@ GIVEN = "given"  # the origin of an `OutputKind` that the user has named
 SUM_TOLERANCE = 0.01
 # A probability of zero becomes this, the smallest normal float32 (1.2e-38, logarithm -87.3).
 SMALLEST = torch.finfo(torch.float32).tiny
+# A probability of one becomes this, the largest float32 below it (logit 16.6).
+LARGEST = 1 - torch.finfo(torch.float32).eps / 2
+OF_FINDINGS: Literal["probabilities of findings"] = "probabilities of findings"
 
 
 class OutputKind(NamedTuple):
     """The kind that outputs are treated as, and why; logarithms of probabilities are logits too."""
 
-    kind: Literal["logits", "probabilities", "logarithms of probabilities"]
+    kind: Literal[
+        "logits", "probabilities", "logarithms of probabilities", "probabilities of findings"
+    ]
     """What they are treated as."""
 
     origin: str
@@ -78,10 +85,73 @@ def log_probabilities(probabilities: torch.Tensor) -> torch.Tensor:
     return values.clamp_min(SMALLEST).log()
 
 
-def parse_outputs(outputs: str) -> OutputKind | None:
+class FindingLogits(nn.Module):
+    """A model whose probabilities of findings are turned into logits; see `finding_logits`.
+
+    >>> model = FindingLogits(nn.Sequential(nn.Flatten(), nn.Sigmoid()))
+    >>> images = torch.rand(2, 3, 8, 8)
+    >>> model(images).allclose(images.flatten(1), atol=1e-6)
+    True
+    """
+
+    def __init__(self, model: nn.Module) -> None:
+        super().__init__()
+        self.model = model
+
+    def forward(self, images: torch.Tensor) -> torch.Tensor:
+        """Give the logits of the probabilities of a batch."""
+        return finding_logits(self.model(images))
+
+
+def finding_logits(probabilities: torch.Tensor) -> torch.Tensor:
+    """Turn probabilities of findings into logits: float `[B, L]` to float32 `[B, L]`.
+
+    The sigmoid of the logits gives the probabilities again. A probability of 0 or 1 has no logit,
+    so that the logits are kept from -87.3 to 16.6: those of the smallest normal float32, and of the
+    largest below 1. What is beyond these passes no gradient back.
+
+    Raises:
+        InputError: a number is not in [0, 1].
+
+    >>> finding_logits(torch.tensor([[0.0, 0.5, 0.9, 1.0]]))
+    tensor([[-87.3365,   0.0000,   2.1972,  16.6355]])
+    """
+    values = probabilities.float()
+    if not ((values >= 0) & (values <= 1)).all():
+        raise InputError(
+            "outputs that are treated as probabilities of findings must be in [0, 1], found "
+            f"{float(values.min()):.4g} to {float(values.max()):.4g}; set outputs (--outputs) to "
+            "logits"
+        )
+    values = values.clamp(SMALLEST, LARGEST)
+    return (values / (1 - values)).log()
+
+
+# Modules around a model that does not give logits, by the kind of its outputs.
+CONVERSIONS: Mapping[str, Callable[[nn.Module], nn.Module]] = {
+    "probabilities": LogProbabilities,
+    OF_FINDINGS: FindingLogits,
+}
+
+
+def convert_outputs(model: nn.Module, kind: str) -> nn.Module:
+    """Make a model with outputs of this kind give logits.
+
+    >>> type(convert_outputs(nn.Flatten(), "logits")).__name__
+    'Flatten'
+    """
+    return CONVERSIONS[kind](model) if kind in CONVERSIONS else model
+
+
+def parse_outputs(outputs: str, predicts: TaskKind = CLASSES) -> OutputKind | None:
     """Read what the option `--outputs` says of the outputs; None for `auto`.
 
-    Raises `InputError` for another word.
+    Args:
+        outputs: the option.
+        predicts: what the model predicts; of findings, probabilities are one each.
+
+    Raises:
+        InputError: another word.
 
     >>> parse_outputs("probabilities").kind
     'probabilities'
@@ -90,7 +160,9 @@ def parse_outputs(outputs: str) -> OutputKind | None:
         raise unknown_name("outputs", outputs, OUTPUT_CHOICES)
     if outputs == "auto":
         return None
-    return OutputKind("probabilities" if outputs == "probabilities" else "logits", GIVEN)
+    if outputs == "logits":
+        return OutputKind("logits", GIVEN)
+    return OutputKind(OF_FINDINGS if predicts == FINDINGS else "probabilities", GIVEN)
 
 
 def detect_kind(outputs: torch.Tensor) -> Literal["logits", "probabilities", "sigmoids"]:
@@ -113,6 +185,39 @@ def detect_kind(outputs: torch.Tensor) -> Literal["logits", "probabilities", "si
     if ((values.sum(1) - 1).abs() < SUM_TOLERANCE).all():
         return "probabilities"
     return "sigmoids" if (values <= 1).all() and values.any() else "logits"
+
+
+def detect_finding_kind(outputs: torch.Tensor, subject: str) -> OutputKind:
+    """Detect whether outputs `[B, L]` of findings are logits or probabilities.
+
+    Args:
+        outputs: of some images; outputs that are all in [0, 1] are probabilities.
+        subject: what messages call the model.
+
+    Raises:
+        InputError: each row sums to one, as probabilities of classes do.
+
+    >>> print(detect_finding_kind(torch.tensor([[0.9, 0.8]]), "the model"))
+    probabilities of findings (all are in [0, 1] for 1 image)
+    >>> detect_finding_kind(torch.tensor([[0.9, -0.8]]), "the model").kind
+    'logits'
+    """
+    kind, count = detect_kind(outputs), len(outputs)
+    images = f"{count} image{'s' if count > 1 else ''}"
+    if kind == "logits":
+        return OutputKind(kind, f"not all are in [0, 1] for {images}")
+    if kind == "probabilities" and outputs.shape[1] > 1:
+        raise softmax_error(f"{subject} gives numbers in [0, 1] that sum to one for {images}")
+    return OutputKind(OF_FINDINGS, f"all are in [0, 1] for {images}")
+
+
+def softmax_error(subject: str) -> InputError:
+    """Build the error for a model of classes, where images have several findings, with advice."""
+    return InputError(
+        f"{subject}, as probabilities of classes do, and these images have several findings: "
+        "change the model to give a logit of each finding, or set outputs (--outputs) to "
+        "probabilities if each is of its own finding"
+    )
 
 
 def sigmoid_error(subject: str) -> InputError:

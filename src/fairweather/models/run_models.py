@@ -10,22 +10,25 @@ from fairweather.models.building import load_checkpoint
 from fairweather.models.preprocessing import UNKNOWN_ORIGIN, describe_preparation
 from fairweather.models.sources import OpenedModel, Setup, SourceKind, folder_name, suggest_file
 from fairweather.runs.folder import RunFolder, read_json
+from fairweather.types.kinds import FINDINGS, TaskKind
+from fairweather.types.measurement import MULTILABEL
 from fairweather.types.options import ModelOptions, Preparation
 from fairweather.types.record import DESCRIPTION, RECORD, WEIGHTS
 
 
-def open_run(place: str, _: ModelOptions, __: Setup) -> OpenedModel:
+def open_run(place: str, _: ModelOptions, settings: Setup) -> OpenedModel:
     """Open the model in `FOLDER/models/NAME/seed-S` of a run.
 
     Images are prepared at the size of the run's training images, if the run has a record and this
     size is a square.
 
-    Raises `InputError` if the folder does not hold a finished model, or if its record or files have
-    changed.
+    Raises `InputError` if the folder does not hold a finished model, if its record or files have
+    changed, or if it was trained to predict something else.
     """
     folder = Path(place).expanduser()
     home = folder.resolve()
     _check_unchanged(home)
+    _check_task(home, settings.predicts)
     model = load_checkpoint(folder)
     written = read_json(folder / DESCRIPTION)
     preparation, origin = _read_preparation(home)
@@ -63,6 +66,17 @@ def _check_unchanged(folder: Path) -> None:
         for name in (DESCRIPTION, WEIGHTS):
             if (folder / name).is_file():  # a missing file is reported with the folder
                 run.holds(folder.relative_to(run.path).joinpath(name).as_posix())
+
+
+def _check_task(folder: Path, predicts: TaskKind) -> None:
+    """Raise `InputError` for a model of findings where classes are asked for, and vice versa."""
+    run = _find_run(folder)
+    if run is None or (run.record.data.task == MULTILABEL) == (predicts == FINDINGS):
+        return
+    learned, asked = "one class of each image", "several findings"
+    if predicts != FINDINGS:
+        learned, asked = asked, learned
+    raise InputError(f"run:{folder} was trained to predict {learned}, and these data have {asked}")
 
 
 def _read_preparation(folder: Path) -> tuple[Preparation | None, str]:

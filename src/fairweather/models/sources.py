@@ -13,6 +13,7 @@ from torch import nn
 
 from fairweather.errors import InputError, check_name
 from fairweather.models.outputs import LOGITS, OutputKind
+from fairweather.types.kinds import CLASSES, TaskKind
 from fairweather.types.options import ModelOptions, Preparation
 
 # The options of a model from any program.
@@ -70,6 +71,7 @@ class Setup(NamedTuple):
     classes: int | None = None
     offline: bool = False
     seed: int = 0
+    predicts: TaskKind = CLASSES
 
 
 @dataclass(frozen=True)

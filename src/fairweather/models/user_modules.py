@@ -17,7 +17,7 @@ from torch import nn
 from fairweather.devices import PrecisionAdapter, adapt_precision
 from fairweather.errors import InputError, StoppedError, one_line, unknown_name
 from fairweather.models.building import check_normalisation, state_digest
-from fairweather.models.outputs import LogProbabilities, parse_outputs
+from fairweather.models.outputs import convert_outputs, parse_outputs
 from fairweather.models.preprocessing import (
     NO_NORMALISATION,
     UNKNOWN_ORIGIN,
@@ -27,6 +27,7 @@ from fairweather.models.preprocessing import (
 )
 from fairweather.models.sources import MODULE_OPTIONS, OpenedModel, Setup, SourceKind, folder_name
 from fairweather.models.wrappers import Classifier, GrayInput, is_gray_network
+from fairweather.types.kinds import CLASSES, TaskKind
 from fairweather.types.options import ModelOptions, Preparation
 
 
@@ -40,12 +41,14 @@ def open_module(
     code: str,
     side: int | None = None,
     classes: tuple[str, ...] | None = None,
+    predicts: TaskKind = CLASSES,
 ) -> OpenedModel:
     """Open a module from images in [0, 1] to logits or probabilities.
 
     Args:
         module: it is brought to the CPU and into evaluation mode.
         name, source, classes: as in `OpenedModel`.
+        predicts: as in `Setup`.
         options: those of `MODULE_OPTIONS` that were given.
         subject: what messages call it.
         code: what the digest is of besides the tensors.
@@ -55,7 +58,8 @@ def open_module(
         InputError: a mean and std are given to a module that normalises its images itself, or its
             mode or tensors cannot be had.
     """
-    given, outputs = check_normalisation(options.mean, options.std), parse_outputs(options.outputs)
+    given = check_normalisation(options.mean, options.std)
+    outputs = parse_outputs(options.outputs, predicts)
     size, inner = options.input_size, find_normalisation(module)
     if given and inner:
         raise InputError(
@@ -87,8 +91,8 @@ def open_module(
         facts["numbers"] = f"the model computes in {network.dtype}: images are converted to it"
     if is_gray_network(network, size or side):
         facts["gray"], network = GrayInput.note, GrayInput(network)
-    if outputs is not None and outputs.kind == "probabilities":
-        network = LogProbabilities(network)
+    if outputs is not None:
+        network = convert_outputs(network, outputs.kind)
     if framed:
         framed.network = network
     preparation = None if size is None else Preparation(size)
@@ -134,7 +138,7 @@ def run_file(path: Path, function: str, seed: int) -> tuple[nn.Module, tuple[str
     if not isinstance(value, nn.Module):
         kind = type(value).__name__
         raise InputError(f"python: {function}() in {path} returned a {kind}, not a torch.nn.Module")
-    return value, _read_class_names(value) or _read_class_names(namespace), digest
+    return value, read_class_names(value) or read_class_names(namespace), digest
 
 
 def open_python(place: str, options: ModelOptions, settings: Setup) -> OpenedModel:
@@ -153,6 +157,7 @@ def open_python(place: str, options: ModelOptions, settings: Setup) -> OpenedMod
         subject=subject,
         code=f"{digest} {function} {options.input_size}",
         classes=classes,
+        predicts=settings.predicts,
     )
     note = f"{subject} is the user's own code: the file was run to make it"
     return replace(opened, facts={**opened.facts, "runs_code": note})
@@ -200,7 +205,8 @@ def _list_names(module: ModuleType) -> Iterator[str]:
             yield name
 
 
-def _read_class_names(holder: object) -> tuple[str, ...] | None:
+def read_class_names(holder: object) -> tuple[str, ...] | None:
+    """Read the names of a module's outputs from its attribute `classes` or `class_names`."""
     for attribute in ("classes", "class_names"):
         names = getattr(holder, attribute, None)
         if isinstance(names, list | tuple) and names and all(isinstance(n, str) for n in names):

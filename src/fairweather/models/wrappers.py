@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from functools import cache
 from typing import Any
 
@@ -12,6 +12,7 @@ import torch.nn.functional as F
 from torch import nn
 
 from fairweather.errors import StoppedError
+from fairweather.types.kinds import CLASSES, TaskKind
 
 # ---------------------------------------------------------------- normalisation
 
@@ -212,7 +213,12 @@ def accepts_images(network: nn.Module, channels: int, side: int) -> bool:
 
 
 class Ensemble(nn.Module):
-    """Average the probabilities of classifiers of the same classes, and give the logarithms.
+    """Average the probabilities of models of the same classes or findings, and give logits.
+
+    Args:
+        members: the models.
+        predicts: what they predict: classes, of which the logits are the logarithms of the mean
+            probabilities, or findings, of which they are its logits.
 
     Source: Lakshminarayanan et al. 2017, Simple and Scalable Predictive Uncertainty Estimation
     using Deep Ensembles, section 2.4.
@@ -223,15 +229,30 @@ class Ensemble(nn.Module):
     tensor([1., 1., 1.])
     """
 
-    def __init__(self, members: Sequence[nn.Module]) -> None:
+    def __init__(self, members: Sequence[nn.Module], predicts: TaskKind = CLASSES) -> None:
         super().__init__()
         self.members = nn.ModuleList(members)
+        self.average = AVERAGES[predicts.outputs]
 
     def forward(self, images: torch.Tensor) -> torch.Tensor:
-        """Give the log-probabilities of a batch, `[B, classes]`."""
+        """Give the logits of a batch, `[B, classes]`."""
         # Each gets images of its own, since it may change them.
-        logs = torch.stack([member(images.clone()).log_softmax(1) for member in self.members])
-        return logs.logsumexp(0) - math.log(len(self.members))
+        return self.average(torch.stack([member(images.clone()) for member in self.members]))
+
+
+def _average_softmax(logits: torch.Tensor) -> torch.Tensor:
+    return logits.log_softmax(2).logsumexp(0) - math.log(len(logits))
+
+
+def _average_sigmoid(logits: torch.Tensor) -> torch.Tensor:
+    return F.logsigmoid(logits).logsumexp(0) - F.logsigmoid(-logits).logsumexp(0)
+
+
+# The logits of the mean probability of members `[M, B, C]`, by what logits become.
+AVERAGES: Mapping[str, Callable[[torch.Tensor], torch.Tensor]] = {
+    "softmax": _average_softmax,
+    "sigmoid": _average_sigmoid,
+}
 
 
 # ---------------------------------------------------------------- classes of the data

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import math
 from collections import Counter
+from collections.abc import Callable, Mapping
 from functools import partial
 from pathlib import Path
 
@@ -15,6 +16,7 @@ from fairweather.metrics import Resamples, evaluate_resamples, to_score
 from fairweather.metrics.grouping import Grouping, number_groups
 from fairweather.progress import Event, Notify
 from fairweather.report.finished_run import Run
+from fairweather.requests.finding_lines import CHANCE_AUC, clean_finding_lines
 from fairweather.requests.inputs import Inputs, make_measurement, make_plan
 from fairweather.runs.claims import check_run_path
 from fairweather.runs.fingerprints import effective_facts
@@ -24,7 +26,7 @@ from fairweather.steps.measurement import Measurement
 from fairweather.steps.outlook import Outlook
 from fairweather.steps.plan import DATA, NATURAL_DATA
 from fairweather.steps.sweeps import describe_shifts
-from fairweather.types.measurement import CLASSIFICATION, Groups, Score
+from fairweather.types.measurement import CLASSIFICATION, MULTILABEL, Groups, Score
 from fairweather.types.record import (
     CLEAN,
     ENSEMBLE,
@@ -118,7 +120,7 @@ def _variant_titles(inputs: Inputs, measurement: Measurement) -> dict[str, str]:
         if name not in inputs.records:
             all_titles[name] = titles[name]
         for variant in measurement.variants:
-            phrase = variant.phrase(images, measurement.batch_size)
+            phrase = variant.phrase(images, measurement.batch_size, measurement.kind)
             all_titles[variant_name(name, variant.name)] = f"{titles[name]} + {phrase}"
     return all_titles
 
@@ -126,7 +128,6 @@ def _variant_titles(inputs: Inputs, measurement: Measurement) -> dict[str, str]:
 # ---------------------------------------------------------------- what a person reads
 
 MOST_NAMED_VALUES = 6  # of a column of slices, in a line
-CHANCE_AUC = 0.5  # the AUC of a model that knows nothing
 
 
 def clean_steps(inputs: Inputs) -> dict[str, str]:
@@ -151,7 +152,8 @@ def add_clean_accuracy(inputs: Inputs, folder: RunFolder, tell: Notify) -> Notif
         label = waiting.pop(event.step, None)
         if label is not None:
             file, prefix = f"{event.step}.parquet", label if several else ""
-            for line in clean_accuracy_lines(folder, file, inputs.advice, prefix, grouping):
+            describe = CLEAN_LINES.get(folder.task.name, lambda *_: [])
+            for line in describe(folder, file, inputs.advice, prefix, grouping):
                 tell(Event("evaluate", 0, None, line=line))
 
     return notify
@@ -202,8 +204,6 @@ def clean_accuracy_lines(
         model: the model that made them, if there are several.
         grouping: which images belong together, if that is known.
     """
-    if folder.task.name != CLASSIFICATION:
-        return []
     predictions = folder.read_predictions(file)
     resamples = folder.record.settings.bootstrap
     shared = Resamples.draw(predictions.strata, resamples, grouping=grouping)
@@ -273,6 +273,13 @@ def explain_chance(auc: Score | None, classes: int, advice: str) -> str:
             "exchanged; see --class-map and --classes"
         )
     return f": {advice}"
+
+
+# What is said of clean predictions, by the task.
+CLEAN_LINES: Mapping[str, Callable[..., list[str]]] = {
+    CLASSIFICATION: clean_accuracy_lines,
+    MULTILABEL: clean_finding_lines,
+}
 
 
 # ---------------------------------------------------------------- execution

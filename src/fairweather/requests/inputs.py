@@ -39,10 +39,11 @@ from fairweather.steps.plan import (
 from fairweather.steps.worker import get_splits, open_data
 from fairweather.tasks.classification import MOST_STORED_CLASSES
 from fairweather.tasks.table import find_task
+from fairweather.tasks.task import Task
 from fairweather.types.kinds import TaskKind
 from fairweather.types.measurement import AnyPredictions, Attack, Dataset, Images, Shift
 from fairweather.types.record import NATURAL, ModelRecord
-from fairweather.variants.variant import Variant
+from fairweather.variants.variant import VARIANTS, Variant, variant_class
 
 # ---------------------------------------------------------------- priors and operating points
 
@@ -309,15 +310,27 @@ def check_task(dataset: Dataset, settings: Settings) -> None:
             if not set(ATTACKS[attack.name].accepts) & set(task.kinds):
                 raise needs_classes_error(attack.name)
             select_labels(attack, dataset.test[:1])  # raises for an unknown finding
-    check_accepted(dataset, [(variant.kind, variant.accepts) for variant in settings.variants])
+    check_variants(settings.variants, task, dataset.name)
 
 
 def check_accepted(dataset: Dataset, declared: Iterable[tuple[str, TaskKind]]) -> None:
-    """Raise `InputError` unless attacks, variants or losses accept the task of a data set."""
+    """Raise `InputError` unless losses and methods accept the task of a data set."""
     task = find_task(dataset.task)
     for name, accepts in declared:
         if accepts not in task.kinds:
             raise InputError(f"{name} does not accept the task of {dataset.name}, {task.name}")
+
+
+def check_variants(variants: Iterable[Variant], task: Task, name: str) -> None:
+    """Raise `InputError` unless all variants accept the task of the data set with this name."""
+    for variant in variants:
+        if not set(variant.accepts) & set(task.kinds):
+            every = {kind: variant_class(kind)() for kind in VARIANTS}
+            allowed = [kind for kind, own in every.items() if set(own.accepts) & set(task.kinds)]
+            raise InputError(
+                f"{variant.kind} does not accept the task of {name}, {task.name}: use one of "
+                f"{', '.join(allowed)}"
+            )
 
 
 def try_settings(dataset: Dataset, settings: Settings, purpose: str) -> None:
@@ -328,7 +341,7 @@ def try_settings(dataset: Dataset, settings: Settings, purpose: str) -> None:
         settings: how it is measured.
         purpose: what needs two classes, for the message.
     """
-    if len(dataset.classes) < 2:
+    if len(dataset.classes) < find_task(dataset.task).least_classes:
         raise InputError(
             f"{dataset.name} has only the class {dataset.classes[0]!r}: {purpose} needs at least "
             "two"

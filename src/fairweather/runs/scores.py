@@ -7,6 +7,8 @@ from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, S
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import replace
 from functools import cache
+from types import MappingProxyType
+from typing import cast
 
 import numpy as np
 import pandas as pd
@@ -19,6 +21,7 @@ from fairweather.metrics import (
     FittedThresholds,
     Resamples,
     evaluate_resamples,
+    fit_on,
     mean_estimate,
     recipe_estimate,
     to_score,
@@ -29,9 +32,10 @@ from fairweather.metrics.columns import IntArray
 from fairweather.metrics.grouping import Grouping
 from fairweather.metrics.metric import MetricRow
 from fairweather.metrics.rows import require_row
+from fairweather.metrics.table import needs_thresholds
 from fairweather.runs.folder import RunFolder
 from fairweather.tasks.task import Task, Unit
-from fairweather.types.measurement import AnyPredictions, Cell, Score
+from fairweather.types.measurement import AnyPredictions, Cell, Predictions, Score
 from fairweather.types.record import (
     ALL,
     COLUMNS,
@@ -206,6 +210,7 @@ def estimate_units(
     grouping: Grouping | None = None,
     metrics: Collection[str] | None = None,
     *,
+    fitted_on: Mapping[tuple[str, str], AnyPredictions] = MappingProxyType({}),
     threads: int = 1,
 ) -> dict[str, dict[ScoreKey, Estimates]]:
     """Estimate metrics of whole images, of each unit, and of the mean over units.
@@ -219,18 +224,24 @@ def estimate_units(
         resamples: how many resamples of the images.
         grouping: which images belong together, if whole groups are to be resampled.
         metrics, threads: as in `estimate_metrics`.
+        fitted_on: predictions of validation images by model and seed, for thresholds of each unit.
 
     Returns:
         The estimates by what is in the column `unit` of scores.csv.
 
     Raises `InputError` if a cell was not predicted on the same images in the same order.
     """
+    thresholds = {
+        (*model, name): fitted
+        for model, validation in fitted_on.items()
+        for name, fitted in fit_units(task, validation).items()
+    }
 
-    def parts(unit: Unit) -> Iterator[tuple[ScoreKey, AnyPredictions, None]]:
+    def parts(unit: Unit) -> Iterator[tuple[ScoreKey, AnyPredictions, FittedThresholds | None]]:
         for key, predictions in sets():
             if not _has_same_images(first, predictions):
                 raise InputError(f"{'/'.join(key)} was predicted on other images")
-            yield key, unit.select(predictions), None
+            yield key, unit.select(predictions), thresholds.get((*key[:2], unit.name))
 
     tables: dict[str, dict[ScoreKey, Estimates]] = {}
     among_all = []
@@ -245,6 +256,16 @@ def estimate_units(
         pairs = list(zip(tables.values(), among_all, strict=True))[1:]
         tables[mean_unit_name(units[0])] = _mean_of_units(pairs, len(first), grouping)
     return tables
+
+
+def fit_units(task: Task, validation: AnyPredictions) -> dict[str, FittedThresholds]:
+    """Fit the thresholds of whole images and of each unit that metrics need, by its name."""
+    parts = {unit.name: unit.select(validation) for unit in task.every_unit(validation)}
+    return {
+        name: fit_on(cast("Predictions", part))  # it reads only the confidence and what is right
+        for name, part in parts.items()
+        if len(part) and needs_thresholds(part.kind)
+    }
 
 
 def _has_same_images(first: AnyPredictions, second: AnyPredictions) -> bool:

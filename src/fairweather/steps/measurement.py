@@ -20,6 +20,7 @@ from fairweather.steps.samples import MIXUP
 from fairweather.steps.score_rows import is_imagenet_at_224
 from fairweather.steps.worker import get_splits, open_data
 from fairweather.tasks.table import find_task
+from fairweather.types.kinds import TaskKind
 from fairweather.types.measurement import CLASSIFICATION, Attack, Dataset, Shift
 from fairweather.types.record import (
     ABSENT_METRICS,
@@ -229,6 +230,11 @@ class Measurement(Settings):
     """The shifts whose images are shown; None for all, and none without images."""
 
     @property
+    def kind(self) -> TaskKind:
+        """What the predictions of labelled images are of."""
+        return find_task(self.data.task).kinds[0]
+
+    @property
     def stores_logits(self) -> bool:
         """Whether the logits of labelled images are stored."""
         return find_task(self.data.task).stores_logits(len(self.data.classes))
@@ -294,9 +300,7 @@ def plan_conclusion(measurement: Measurement, models: Sequence[MeasuredModel]) -
         for variant in measurement.variants
         if (file := variant.file(model.name, model.seed)) is not None
     ]
-    # Pictures are chosen by their classes.
-    pictured = measurement.pictured != () and measurement.data.task == CLASSIFICATION
-    samples = [_plan_samples(measurement, models)] if pictured else []
+    samples = [_plan_samples(measurement, models)] if measurement.pictured != () else []
     pictures = [file for step in samples for file in (*step.leaves, *step.may_leave)]
     predictions = dict.fromkeys((*score.reads, *fitted))
     report = plan.ReportStep(
@@ -396,7 +400,7 @@ def _plan_variant(
     if variant.adapting is not None:
         source = variant_name(model.name, variant.adapting.name)
     images = measurement.data.images[TEST]
-    label = f"{model.label} + {variant.phrase(images, measurement.batch_size)}"
+    label = f"{model.label} + {variant.phrase(images, measurement.batch_size, measurement.kind)}"
     if file is not None:
         yield _plan_fit(measurement, model, variant, source, label, file)
     for part, shift in measurement.cells(fit_on=measurement.fits_under_shifts(variant)):

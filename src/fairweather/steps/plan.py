@@ -65,7 +65,7 @@ VERSIONS = {
     "group": 1,
     "score": 8,
     "sample": 3,
-    "report": 12,
+    "report": 13,
 }
 # Fields that change results only if a step uses a network.
 MACHINE_FIELDS = ("device", "threads")
@@ -112,6 +112,9 @@ class PlannedModel(ModelOptions):
 
     digest: str
     """Digest of the weights and all settings of the model."""
+
+    task_name: str = CLASSIFICATION
+    """What it predicts."""
 
 
 class ImagesReference(FrozenRecord):
@@ -666,9 +669,9 @@ class ScoreStep(Step):
     def made_with(self) -> dict[str, JsonValue]:
         # Metrics of prediction sets count only if there are sets, so that other scores stay
         # finished.
-        kinds = find_task(self.task_name).kinds
+        kinds = set(find_task(self.task_name).kinds)
         metrics = (*METRICS.values(), *CLASS_METRICS.values())
-        rows = [row for row in metrics if row.accepts.kind in kinds]
+        rows = [row for row in metrics if kinds.intersection(row.accepts.kinds)]
         return {"metrics": [row.name for row in rows if self.sets or not row.accepts.sets]}
 
 

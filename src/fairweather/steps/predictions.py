@@ -30,6 +30,7 @@ from fairweather.runs.scores import read_grouping
 from fairweather.steps import plan
 from fairweather.steps.sweeps import parse_shift
 from fairweather.steps.worker import Worker
+from fairweather.types.kinds import FINDINGS
 from fairweather.types.measurement import AnyPredictions, Attack, Groups, Predictions
 from fairweather.types.record import VAL
 from fairweather.variants.fitted import NOTHING_FITTED, FittedParameters
@@ -268,7 +269,8 @@ def _store_predictions(
     """Write predictions; `halved` is the batch size that was used, if memory has run out."""
     if step.labelled:
         folder.write_predictions(step.leaves[0], predictions)
-        note = f"{step.shift}: accuracy {np.mean(predictions.correct):.1%}"
+        called = "exact match" if predictions.kind == FINDINGS else "accuracy"
+        note = f"{step.shift}: {called} {np.mean(predictions.correct):.1%}"
     else:
         assert isinstance(predictions, Predictions), "only classifiers are scored on other data"
         folder.write_unlabelled(step.leaves[0], predictions)
@@ -317,8 +319,7 @@ def _make_halver(worker: Worker, progress: Notify) -> Callable[[int], None]:
 
 def read_fitted(folder: RunFolder, variant: str, file: str) -> FittedParameters:
     """Read the fit of a variant; raises `InputError` for another file."""
-    fitted = read_variant(variant).fitted_type
-    assert fitted is not None
+    fitted = read_variant(variant).fitted_types[folder.task.predictions.kind]
     return fitted.read(read_json(folder.file(file)), str(folder.file(file)))
 
 

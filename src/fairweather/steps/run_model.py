@@ -22,7 +22,8 @@ from fairweather.models.preprocessing import prepare_at
 from fairweather.progress import Notify
 from fairweather.runs.folder import RunFolder, open_finished_run
 from fairweather.steps.plan import PlannedDataset
-from fairweather.steps.worker import as_logits, drop_labels, open_data
+from fairweather.steps.worker import as_logits, drop_labels, open_data, renumber_labels
+from fairweather.tasks.table import find_task
 from fairweather.types.measurement import Images, Predictions
 from fairweather.types.options import ImageOptions, LoadOptions, ModelOptions, Preparation
 from fairweather.types.record import (
@@ -173,7 +174,7 @@ def open_images(
         unlabelled = replace(drop_labels(dataset.test, classes), names=dataset.test.names)
         others = () if dataset.classes == (UNLABELLED,) else dataset.classes
         return NewImages(dataset.name, unlabelled, labelled=False, other_classes=others)
-    labels = torch.tensor(places)[dataset.test.labels]
+    labels = renumber_labels(dataset.test.labels, places, classes)
     images = replace(dataset.test, labels=labels, classes=classes)
     return NewImages(dataset.name, images, labelled=True)
 
@@ -287,7 +288,8 @@ def _open_evaluated(record: RunRecord, model: ModelRecord, place: str, offline: 
         )
     names = {field.name for field in fields(ModelOptions)} & settings.keys()
     options = ModelOptions(**{name: settings[name] for name in names})
-    opened = open_with_options(source, options, offline=offline)
+    predicts = find_task(record.data.task).kinds[0]
+    opened = open_with_options(source, options, offline=offline, predicts=predicts)
     if opened.digest != model.facts.get("digest"):
         raise InputError(f"{source} has changed since {place} measured it")
     size = record.data.arguments.get("size")
@@ -297,7 +299,7 @@ def _open_evaluated(record: RunRecord, model: ModelRecord, place: str, offline: 
     side = record.data.side or (32, 32)
     with torch.no_grad():
         outputs = network(torch.zeros(1, 3, *side)).shape[1]
-    labels = match_labels(opened.classes, outputs, record.data.classes)
+    labels = match_labels(opened.classes, outputs, record.data.classes, predicts=predicts)
     if labels.note != model.facts.get("labels"):
         raise InputError(
             f"{place} matched classes with a class map, which its record does not hold"

@@ -93,7 +93,7 @@ def do_score(step: ScoreStep, worker: Worker, folder: RunFolder, progress: Notif
         parts.append(([Cell(row.model, row.seed, shift) for row in step.rows], groupings[name]))
     tell = _make_counter(step.task, sum(len(members) for members, _ in parts), progress)
     if step.task_name != CLASSIFICATION:
-        frame, counts = _unit_rows(parts, folder, step.bootstrap, tell)
+        frame, counts = _unit_rows(parts, folder, step, tell)
         frame = _with_spread(frame)
         if groupings[TEST] is not None:
             places = zip(frame["unit"], frame["shift"], strict=True)
@@ -184,13 +184,18 @@ def _summarize(estimated: Iterable[tuple[ScoreKey, Estimates]]) -> dict[ScoreKey
 def _unit_rows(
     parts: Sequence[tuple[Sequence[Cell], Grouping | None]],
     folder: RunFolder,
-    bootstrap: int,
+    step: ScoreStep,
     tell: Callable[[int], None],
 ) -> tuple[pd.DataFrame, dict[tuple[str, str], int | None]]:
     """Make the rows of whole images and of each unit, of the mean over units, and of the worst.
 
     Also return the number of groups with known labels, by unit and shift, except for the worst.
     """
+    validation = {
+        (row.model, str(row.seed)): join_predictions(list(map(folder.read_cell, files)))
+        for row in step.rows
+        if (files := _validation_files(step, row))
+    }
     tables: dict[str, dict[ScoreKey, Estimates]] = {}
     for cells, grouping in parts:
         estimated = estimate_units(
@@ -199,8 +204,9 @@ def _unit_rows(
             lambda cells=cells: (  # type: ignore[misc]
                 (score_key(cell), folder.read_cell(cell_file(cell))) for cell in cells
             ),
-            bootstrap,
+            step.bootstrap,
             grouping,
+            fitted_on=validation,
             threads=torch.get_num_threads(),
         )
         for name, table in estimated.items():

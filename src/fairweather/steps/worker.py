@@ -26,7 +26,7 @@ from fairweather.models.checkpoints import interpolate
 from fairweather.models.labels import LabelMap, places_by_name, relabel
 from fairweather.models.onnx import OnnxNetwork
 from fairweather.models.opening import open_with_options
-from fairweather.models.outputs import LogProbabilities
+from fairweather.models.outputs import convert_outputs
 from fairweather.models.preprocessing import prepare_at
 from fairweather.models.sources import OpenedModel
 from fairweather.models.wrappers import Ensemble
@@ -46,8 +46,9 @@ from fairweather.steps.plan import (
     TrainedNetwork,
     network_files,
 )
+from fairweather.tasks.table import find_task
 from fairweather.training.ranks import ALONE, Ranks
-from fairweather.types.measurement import AnyPredictions, Dataset, Images, Predictions
+from fairweather.types.measurement import UNKNOWN, AnyPredictions, Dataset, Images, Predictions
 from fairweather.types.record import NATURAL, PROBED, TEST, TRAIN, VAL
 
 FileVersion = tuple[str, int, int, int]  # of a file: path, inode, nanoseconds, bytes
@@ -212,7 +213,7 @@ class Worker:
                 return model
             case EnsembleNetwork(members=members):
                 networks = [self._load(member, folder) for member in members]
-                return Ensemble(networks).eval()
+                return Ensemble(networks, folder.task.kinds[0]).eval()
 
     def close(self) -> None:
         """End the processes that it has started."""
@@ -291,7 +292,7 @@ def match_labels_by_name(images: Images, classes: tuple[str, ...], name: str) ->
     """Relabel images by the run's classes; they may have only some of these.
 
     Classes are matched by name. Their order means nothing: other images may have as many classes
-    with other meanings.
+    with other meanings. A finding that they do not have is unknown.
 
     Raises `InputError` if the run lacks a class of the images.
     """
@@ -302,7 +303,29 @@ def match_labels_by_name(images: Images, classes: tuple[str, ...], name: str) ->
             f"by name ({quote_names(classes)}): call them as the run does, such as by renaming "
             "their folders"
         )
-    return replace(images, labels=torch.tensor(places)[images.labels], classes=classes)
+    return replace(images, labels=renumber_labels(images.labels, places, classes), classes=classes)
+
+
+def renumber_labels(
+    labels: torch.Tensor, places: Sequence[int], classes: tuple[str, ...]
+) -> torch.Tensor:
+    """Give labels the places of other classes, or labels of findings the columns of others.
+
+    Args:
+        labels: int64 `[N]`, or `[N, L]` of findings.
+        places: of each of their classes or findings among the others.
+        classes: the others; a finding among them without a column is unknown.
+
+    >>> renumber_labels(torch.tensor([0, 1]), [2, 0], ("cat", "dog", "fox"))
+    tensor([2, 0])
+    >>> renumber_labels(torch.tensor([[0, 1]]), [2, 0], ("Effusion", "Mass", "Nodule"))
+    tensor([[ 1, -1,  0]])
+    """
+    if labels.ndim == 1:
+        return torch.tensor(places)[labels]
+    columns = labels.new_full((len(labels), len(classes)), UNKNOWN)
+    columns[:, list(places)] = labels
+    return columns
 
 
 def check_natural(
@@ -324,6 +347,11 @@ def check_natural(
         if name.startswith(NATURAL_DATA)
     }
     for other in others.values():
+        if other.task != dataset.task:
+            raise InputError(
+                f"{other.name} and {dataset.name} have other kinds of labels ({other.task} and "
+                f"{dataset.task}): natural images are labelled as the run's own"
+            )
         match_labels_by_name(other.test[:1], dataset.classes, other.name)
         sides = [" x ".join(map(str, shown.test.images.shape[2:])) for shown in (other, dataset)]
         if sides[0] != sides[1]:
@@ -360,7 +388,8 @@ def open_planned_model(source: PlannedModel, *, offline: bool = False) -> nn.Mod
 
     Raises `InputError` if the model has changed since the plan was made.
     """
-    opened = open_with_options(source.source, source, offline=offline)
+    predicts = find_task(source.task_name).kinds[0]
+    opened = open_with_options(source.source, source, offline=offline, predicts=predicts)
     if source.size is not None:
         opened = prepare_at(opened, source.size, keep=source.input_size is not None)
     if model_digest(opened, source.taken_for, source.columns) != source.digest:
@@ -383,10 +412,10 @@ def model_digest(opened: OpenedModel, taken_for: str, columns: tuple[tuple[int, 
 
 
 def as_logits(opened: OpenedModel, taken_for: str) -> nn.Module:
-    """A model that returns logits: the logarithms of probabilities, unless opening took these."""
-    if opened.outputs is None and taken_for == "probabilities":
-        return LogProbabilities(opened.model).eval()
-    return opened.model
+    """A model that returns logits: outputs of another kind are converted, unless opening did."""
+    return (
+        convert_outputs(opened.model, taken_for).eval() if opened.outputs is None else opened.model
+    )
 
 
 def count_bytes(model: nn.Module) -> int:

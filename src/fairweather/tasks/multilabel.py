@@ -23,12 +23,27 @@ from fairweather.types.measurement import (
 )
 
 
+def sigmoid(logits: NDArray[np.floating]) -> NDArray[np.float64]:
+    """The probability of each finding, float64, from its logit.
+
+    >>> sigmoid(np.float32([[0, 2]])).round(3)
+    array([[0.5  , 0.881]])
+    """
+    return np.asarray(scipy.special.expit(logits.astype(np.float64)))
+
+
 @dataclass(frozen=True)
 class FindingsPredictions(AnyPredictions):
     """What is stored of each image: its labels, and the logit of each finding."""
 
     kind: ClassVar[TaskKind] = FINDINGS
-    stored: ClassVar[Mapping[str, type[np.generic]]] = {"keys": np.int64, "labels": np.int64}
+    stored: ClassVar[Mapping[str, type[np.generic]]] = {
+        "keys": np.int64,
+        "labels": np.int64,
+        # Only for variants that make sets of findings.
+        "set_size": np.int64,
+        "covered": np.float64,
+    }
 
     keys: IntArray
     """int64 `[N]`."""
@@ -42,15 +57,27 @@ class FindingsPredictions(AnyPredictions):
     classes: tuple[str, ...]
     """The names of the findings."""
 
+    set_size: IntArray | None = None
+    """int64 `[N]`, the number of findings in each set; None without sets."""
+
+    covered: NDArray[np.float64] | None = None
+    """float64 `[N]`, the share of the findings that are there, and known, that is in the set; NaN
+    without such a finding, None without sets."""
+
     @property
     def probability(self) -> NDArray[np.float64]:
         """float64 `[N, L]`, the probability of each finding."""
-        return np.asarray(scipy.special.expit(self.logits.astype(np.float64)))
+        return sigmoid(self.logits)
 
     @property
     def known(self) -> BoolArray:
         """bool `[N, L]`: is it known whether the finding is there."""
         return self.labels != UNKNOWN
+
+    @property
+    def confidence(self) -> NDArray[np.float64]:
+        """float64 `[N]`, the confidence in the least sure of an image's decisions."""
+        return np.maximum(self.probability, 1 - self.probability).min(axis=1)
 
     @property
     def correct(self) -> BoolArray:
@@ -160,6 +187,16 @@ def rarest_finding(labels: IntArray, classes: tuple[str, ...]) -> Strata:
     return Strata(numbers.astype(np.int64), names, needed=False)
 
 
+def name_present(labels: IntArray, classes: tuple[str, ...]) -> list[str]:
+    """Name the findings that each image has.
+
+    >>> name_present(np.array([[1, 1], [0, UNKNOWN]]), ("Effusion", "Mass"))
+    ['Effusion, Mass', 'none']
+    """
+    names = np.array(classes, dtype=object)
+    return [", ".join(names[row]) or "none" for row in labels == 1]
+
+
 def mean_probability(logits: Iterable[Logits | None]) -> Logits:
     """Return the logit of the mean of the members' probabilities.
 
@@ -196,10 +233,12 @@ MULTILABEL_TASK = Task(
     predictions=FindingsPredictions,
     columns=_no_columns,
     strata=rarest_finding,
+    name_labels=name_present,
     kinds=(FINDINGS, FINDING),
     combine=mean_probability,
     decision_metric="decision_accuracy",
     check=check_labels,
     remarks=describe_lacks,
     units=_units,
+    judged=lambda images: np.flatnonzero(images.known.any(axis=1)),
 )

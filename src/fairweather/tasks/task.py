@@ -59,6 +59,9 @@ class Task:
     strata: Callable[[IntArray, tuple[str, ...]], Strata]
     """Divides images by their labels and the names of classes."""
 
+    name_labels: Callable[[IntArray, tuple[str, ...]], list[str]]
+    """Writes the label of each image as text, given the names of classes."""
+
     kinds: tuple[TaskKind, ...]
     """What its predictions and those of its units are; metrics accept one of them."""
 
@@ -78,6 +81,12 @@ class Task:
     units: Callable[[Any], tuple[Unit, ...]] = lambda _: ()
     """What is judged by itself, from predictions; empty if that is only the image."""
 
+    judged: Callable[[Any], IntArray] = lambda predictions: np.arange(len(predictions))
+    """The places of the images that are judged as a whole, from predictions."""
+
+    least_classes: int = 1
+    """With fewer classes, nothing can be told."""
+
     most_stored: int | None = None
     """With more classes, logits are not stored; None where all else is computed from them."""
 
@@ -87,5 +96,9 @@ class Task:
 
     def every_unit(self, predictions: AnyPredictions) -> tuple[Unit, ...]:
         """Whole images, and then the units of the task."""
-        whole = np.arange(len(predictions), dtype=np.int64)
-        return (Unit(IMAGE, whole, lambda predictions: predictions), *self.units(predictions))
+
+        def select(images: AnyPredictions) -> AnyPredictions:
+            places = self.judged(images)
+            return images if len(places) == len(images) else images.take(places)
+
+        return (Unit(IMAGE, self.judged(predictions), select), *self.units(predictions))

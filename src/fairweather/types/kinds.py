@@ -18,5 +18,6 @@ class TaskKind(NamedTuple):
     """What a prediction is of: `image`, or a part of its labels such as `finding`."""
 
 
+CLASSES = TaskKind()  # one class of each image
 FINDINGS = TaskKind("masked", "sigmoid", "image")  # several findings of an image
 FINDING = TaskKind("known", "sigmoid", "finding")  # one of them, where it is known

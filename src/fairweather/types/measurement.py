@@ -427,6 +427,9 @@ class AnyPredictions:
     classes: tuple[str, ...]
     """The names of what the logits are of."""
 
+    covered: npt.NDArray[Any] | None = None
+    """`[N]`, what of the labels is in a set; None without sets."""
+
     kind: ClassVar[TaskKind]
     """What these are predictions of."""
 

@@ -114,6 +114,20 @@ def _adapter(kind: type) -> pydantic.TypeAdapter[Any]:
     return pydantic.TypeAdapter(kind)
 
 
+def parse_share(written: object) -> float | None:
+    """Read a share between 0 and 1, as a number or in per cent; None for anything else.
+
+    >>> parse_share("5%"), parse_share(0.05), parse_share(1), parse_share("many")
+    (0.05, 0.05, None, None)
+    """
+    number, percent, rest = str(written).strip().partition("%")
+    try:
+        share = float(number) / (100 if percent else 1)
+    except ValueError:
+        return None
+    return share if not rest and 0 < share < 1 else None  # nor NaN
+
+
 def check_limits(options: Any) -> None:  # noqa: ANN401 - a dataclass of options
     """Raise `InputError` for the first option that is outside its limits.
 

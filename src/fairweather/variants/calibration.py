@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
-from typing import Any, ClassVar
+from typing import Any
 
 import numpy as np
 import scipy.optimize
@@ -15,9 +15,12 @@ from fairweather.errors import InputError
 from fairweather.metrics import per_image
 from fairweather.metrics.columns import FloatArray, LabelArray
 from fairweather.metrics.grouping import Grouping
+from fairweather.tasks.multilabel import FindingsPredictions
 from fairweather.tasks.task import Logits
+from fairweather.types.kinds import CLASSES, FINDINGS, TaskKind
 from fairweather.types.measurement import AnyPredictions
 from fairweather.types.record import fitted_file
+from fairweather.variants.findings import fit_findings
 from fairweather.variants.fitted import FittedParameters
 from fairweather.variants.variant import FIT_ON, FITTED_UNDER_SHIFTS, PostHoc, Variant
 
@@ -49,7 +52,6 @@ MOST_BIAS = 16.0
 class Calibration(PostHoc):
     """The logits are changed by numbers that are fitted on validation images."""
 
-    fitted_type: ClassVar[type[FittedParameters]]
     fit_on: bool = False
     """Whether these are the images that `fit_on` lists, not clean ones alone."""
 
@@ -69,6 +71,9 @@ class Calibration(PostHoc):
     def title(self) -> str:
         return f"{super().title} {FITTED_UNDER_SHIFTS}" if self.fit_on else super().title
 
+    def title_of(self, kind: TaskKind) -> str:
+        return f"{self.title}, one for each finding" if kind == FINDINGS else self.title
+
     @property
     def uses_fit_on(self) -> bool:
         return self.fit_on
@@ -80,6 +85,9 @@ class Calibration(PostHoc):
         return fitted_file(model, seed, self.name)
 
     def fit(self, predictions: AnyPredictions, grouping: Grouping | None) -> FittedParameters:
+        if isinstance(predictions, FindingsPredictions):
+            fitted = fit_findings(predictions, self.fit_logits)
+            return self.fitted_types[FINDINGS].model_validate({"findings": fitted})
         assert predictions.logits is not None
         return self.fit_logits(predictions.logits, predictions.labels)
 
@@ -96,7 +104,9 @@ class Calibration(PostHoc):
         rows, truth = np.asarray(logits, dtype=np.float64), np.asarray(labels)
         before = mean_nll(rows, truth)  # checks both
         effect = {"images": len(rows), "nll_before": before, "nll_after": before}
-        fitted = self.fitted_type.model_validate({**effect, **self.fit_fields(rows, truth)})
+        fitted = self.fitted_types[CLASSES].model_validate(
+            {**effect, **self.fit_fields(rows, truth)}
+        )
         return fitted.model_copy(update={"nll_after": mean_nll(fitted.change(rows), truth)})
 
     def fit_fields(self, rows: FloatArray, truth: LabelArray) -> dict[str, Any]:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Annotated, Any, ClassVar, Literal, Self
 
@@ -14,6 +15,7 @@ from pydantic import Field, FiniteFloat, model_validator
 from fairweather.errors import unknown_name
 from fairweather.metrics.columns import BoolArray, FloatArray, LabelArray
 from fairweather.tasks.task import Logits
+from fairweather.types.kinds import CLASSES, FINDINGS, TaskKind
 from fairweather.types.record import FrozenRecord
 from fairweather.variants.calibration import (
     LEAST_SCALE,
@@ -25,6 +27,7 @@ from fairweather.variants.calibration import (
     check_class_count,
     minimise_convex,
 )
+from fairweather.variants.findings import FittedFindings
 from fairweather.variants.fitted import FittedParameters
 from fairweather.variants.variant import FIT_ON
 
@@ -121,7 +124,10 @@ class Isotonic(Calibration):
 
     kind: ClassVar[str] = "isotonic"
     kind_title: ClassVar[str] = "isotonic regression"
-    fitted_type: ClassVar[type[FittedParameters]] = FittedIsotonic
+    fitted_types: ClassVar[Mapping[TaskKind, type[FittedParameters]]] = {
+        CLASSES: FittedIsotonic,
+        FINDINGS: FittedFindings[FittedIsotonic],
+    }
 
     def fit_fields(self, rows: FloatArray, truth: LabelArray) -> dict[str, Any]:
         columns = enumerate(scipy.special.softmax(rows, axis=1).T)
@@ -199,7 +205,9 @@ class TopVersusAll(Calibration):
 
     kind: ClassVar[str] = "top_versus_all"
     kind_title: ClassVar[str] = "top-versus-all"
-    fitted_type: ClassVar[type[FittedParameters]] = FittedTopVersusAll
+    fitted_types: ClassVar[Mapping[TaskKind, type[FittedParameters]]] = {
+        CLASSES: FittedTopVersusAll
+    }
     method: Literal["isotonic", "logistic"] = "isotonic"
     """How this chance is fitted: `isotonic` or `logistic`."""
 

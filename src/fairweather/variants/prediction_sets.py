@@ -32,6 +32,7 @@ from fairweather.metrics.grouping import Grouping, Weigh, check_weigh
 from fairweather.metrics.two_sample import one_of_each
 from fairweather.tasks.classification import CLASSIFICATION_TASK
 from fairweather.tasks.task import Logits, Task
+from fairweather.types.kinds import CLASSES, TaskKind
 from fairweather.types.measurement import AnyPredictions, format_number, is_finite
 from fairweather.types.record import sets_file
 from fairweather.variants.fitted import FittedParameters
@@ -115,7 +116,7 @@ class Conformal(PostHoc):
     """
 
     kind: ClassVar[str] = "conformal"
-    fitted_type: ClassVar[type[FittedSets]] = FittedSets
+    fitted_types: ClassVar[Mapping[TaskKind, type[FittedParameters]]] = {CLASSES: FittedSets}
     makes_sets: ClassVar[bool] = True
     difference: ClassVar[str] = "its confidence differs, and it has prediction sets"
     method: Method = "lac"

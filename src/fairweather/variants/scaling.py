@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Annotated, Any, ClassVar, Literal, Self
 
@@ -13,6 +14,7 @@ from pydantic import Field, FiniteFloat, model_validator
 
 from fairweather.metrics.columns import FloatArray, LabelArray
 from fairweather.tasks.task import Logits
+from fairweather.types.kinds import CLASSES, FINDINGS, TaskKind
 from fairweather.variants.calibration import (
     LEAST_SCALE,
     MOST_BIAS,
@@ -24,6 +26,7 @@ from fairweather.variants.calibration import (
     mean_nll,
     minimise_convex,
 )
+from fairweather.variants.findings import FittedFindings
 from fairweather.variants.fitted import FittedParameters
 
 
@@ -51,7 +54,10 @@ class Temperature(Calibration):
 
     kind: ClassVar[str] = "temperature"
     kind_title: ClassVar[str] = "temperature scaling"
-    fitted_type: ClassVar[type[FittedParameters]] = FittedTemperature
+    fitted_types: ClassVar[Mapping[TaskKind, type[FittedParameters]]] = {
+        CLASSES: FittedTemperature,
+        FINDINGS: FittedFindings[FittedTemperature],
+    }
 
     def fit_logits(self, logits: ArrayLike, labels: ArrayLike) -> FittedTemperature:
         return fit_temperature(logits, labels)
@@ -142,7 +148,10 @@ class VectorScaling(Calibration):
 
     kind: ClassVar[str] = "vector_scaling"
     kind_title: ClassVar[str] = "vector scaling"
-    fitted_type: ClassVar[type[FittedParameters]] = FittedVectorScaling
+    fitted_types: ClassVar[Mapping[TaskKind, type[FittedParameters]]] = {
+        CLASSES: FittedVectorScaling,
+        FINDINGS: FittedFindings[FittedVectorScaling],
+    }
 
     def fit_fields(self, rows: FloatArray, truth: LabelArray) -> dict[str, Any]:
         warm = fit_temperature(rows, truth)

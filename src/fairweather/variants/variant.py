@@ -17,11 +17,11 @@ from typing import TYPE_CHECKING, ClassVar
 
 from fairweather.errors import InputError, unknown_name
 from fairweather.files.yamlfile import parse_yaml
-from fairweather.types.kinds import TaskKind
+from fairweather.types.kinds import CLASSES, FINDINGS, TaskKind
 
 if TYPE_CHECKING:
     # `--help` should not wait for these
-    from collections.abc import Sequence
+    from collections.abc import Collection, Sequence
 
     from torch import nn
 
@@ -31,6 +31,7 @@ if TYPE_CHECKING:
     from fairweather.variants.fitted import FittedParameters
 
 
+EVERY_KIND = (CLASSES, FINDINGS)
 # The suffix of names of variants that are fitted on the images that `fit_on` lists.
 FIT_ON = "-fit_on"
 FITTED_UNDER_SHIFTS = "fitted under shifts"
@@ -46,17 +47,15 @@ class Variant:
     kind_title: ClassVar[str]
     """The title of the kind."""
 
-    fitted_type: ClassVar[type[FittedParameters] | None] = None
-    """The type of what is fitted, which is stored in a file; None if nothing is."""
+    fitted_types: ClassVar[Mapping[TaskKind, type[FittedParameters]]] = {}
+    """The type of what is fitted and stored in a file, for each kind of predictions; empty if
+    nothing is."""
 
     makes_sets: ClassVar[bool] = False
     """Whether its predictions have prediction sets."""
 
     difference: ClassVar[str] = "only its confidence differs"
     """The words of reports if it gives the same answers as its model."""
-
-    accepts: ClassVar[TaskKind] = TaskKind()
-    """The kind of predictions that it changes."""
 
     @property
     def name(self) -> str:
@@ -68,8 +67,19 @@ class Variant:
         """What reports add to the title of the model."""
         return self.kind_title
 
-    def phrase(self, images: int, batch_size: int) -> str:
-        """The title, with further facts that results depend on, such as the size of batches."""
+    @property
+    def accepts(self) -> Collection[TaskKind]:
+        """The kinds of predictions that it changes."""
+        return self.fitted_types or EVERY_KIND
+
+    def phrase(self, images: int, batch_size: int, kind: TaskKind = CLASSES) -> str:
+        """The title, with further facts that results depend on, such as the size of batches.
+
+        Args:
+            images: the number of test images.
+            batch_size: how many are predicted at once.
+            kind: what the predictions are of.
+        """
         raise NotImplementedError
 
     @property
@@ -147,9 +157,13 @@ class PostHoc(Variant):
         """Its name without that of the variant in `of`."""
         return self.kind
 
-    def phrase(self, images: int, batch_size: int) -> str:
+    def phrase(self, images: int, batch_size: int, kind: TaskKind = CLASSES) -> str:
         before = [] if self.of is None else [self.of.phrase(images, batch_size)]
-        return " + ".join([*before, self.title])
+        return " + ".join([*before, self.title_of(kind)])
+
+    def title_of(self, kind: TaskKind) -> str:
+        """The title for predictions of this kind."""
+        return self.title
 
     @property
     def adapting(self) -> Adapting | None:
@@ -196,7 +210,7 @@ class Adapting(Variant):
         """
         raise NotImplementedError
 
-    def phrase(self, images: int, batch_size: int) -> str:
+    def phrase(self, images: int, batch_size: int, kind: TaskKind = CLASSES) -> str:
         return f"{self.title} ({even_batches(images, batch_size)} images)"
 
     @property
@@ -247,6 +261,7 @@ VARIANTS = {
     "top_versus_all": "fairweather.variants.curves:TopVersusAll",
     "thresholds-fit_on": "fairweather.variants.variant:Thresholds",
     "conformal": "fairweather.variants.prediction_sets:Conformal",
+    "risk_control": "fairweather.variants.risk_control:RiskControl",
 }
 
 

@@ -31,9 +31,11 @@ from fairweather.models.opening import (
 from fairweather.models.outputs import (
     GIVEN,
     LOGITS,
+    OF_FINDINGS,
     OutputKind,
+    convert_outputs,
+    detect_finding_kind,
     detect_kind,
-    log_probabilities,
     parse_outputs,
     sigmoid_error,
     single_output_error,
@@ -42,7 +44,7 @@ from fairweather.models.predictions.files import note_seeds
 from fairweather.models.preprocessing import describe_preprocessing, prepare_at
 from fairweather.models.run_models import find_run_path
 from fairweather.models.sources import OpenedModel
-from fairweather.models.user_modules import open_module
+from fairweather.models.user_modules import open_module, read_class_names
 from fairweather.progress import Notify
 from fairweather.requests.evaluation.settings import (
     add_class_settings,
@@ -67,7 +69,16 @@ from fairweather.runs.folder import fingerprint, open_finished_run
 from fairweather.steps.measurement import OOD_DATA, MeasuredModel, Settings, collect_facts
 from fairweather.steps.plan import DATA, NATURAL_DATA, OpenedNetwork, PlannedDataset, PlannedModel
 from fairweather.steps.worker import as_logits, check_natural, model_digest, open_data
-from fairweather.types.measurement import Attack, Dataset, Images, Preparation, Shift
+from fairweather.tasks.table import find_task
+from fairweather.types.kinds import FINDINGS, TaskKind
+from fairweather.types.measurement import (
+    MULTILABEL,
+    Attack,
+    Dataset,
+    Images,
+    Preparation,
+    Shift,
+)
 from fairweather.types.record import TEST, VAL, ModelRecord
 from fairweather.workers.options import Sharing
 
@@ -79,7 +90,13 @@ ADVICE = (
 MOST_SAMPLE_IMAGES = 64  # test images that show whether outputs are probabilities
 
 
+# What is made of outputs that are not logits, by their kind.
+TAKEN = {
+    "probabilities": ": their logarithm is taken",
+    OF_FINDINGS: ": the logit of each is taken",
+}
 UNKNOWN_SEED = 0  # of a model with an unknown seed
+DIVISIBLE = {UNSPLIT, "train"}  # splits of which a part can become the validation split
 
 
 class ModelName(NamedTuple):
@@ -117,6 +134,14 @@ class ModelRequest:
                 f"{asked}: other processes open the model and the data by name, not as objects"
             )
 
+    def takes_validation_fraction(self) -> bool:
+        """Say whether a part of the images can become the validation split."""
+        run = read_training_data(self.models[0])
+        if isinstance(self.dataset, Dataset) or _is_asked_for(self, run):
+            return False
+        listed = list_source(self.dataset, self.options.root, offline=True, verify=False)
+        return not DIVISIBLE.isdisjoint(listed.splits)
+
     def make_inputs(self, device: torch.device, tell: Notify) -> Inputs:
         """Open the models, load the data with their preprocessing, and match their classes.
 
@@ -134,9 +159,10 @@ class ModelRequest:
                 name.partition("@")[0] not in DATA_SOURCES
             ):  # a path; a named set may be a long download
                 list_source(name, offline=True)
-        fractions = _split_data(self, runs[0], settings, tell)
+        fractions, task = _split_data(self, runs[0], settings, tell)
         priors = read_priors(options.priors)
-        opened = [_open_model(self, model) for model in self.models]
+        predicts = find_task(task).kinds[0]
+        opened = [_open_model(self, model, predicts) for model in self.models]
         source = _common_source(self, opened, runs, fractions)
         dataset = self.dataset
         if isinstance(dataset, str):
@@ -230,9 +256,10 @@ class EvaluatedModel(NamedTuple):
         notes = (self.opened.facts.get(fact) for fact in ("runs_code", "numbers", "gray"))
         lines += [f"note           {note}" for note in notes if note]
         lines.append(f"preprocessing  {describe_preprocessing(self.opened)}")
-        if self.outputs.kind == "probabilities" or self.outputs.origin == GIVEN:
-            taken = ": their logarithm is taken" if self.outputs.kind == "probabilities" else ""
-            lines.append(f"outputs        {self.outputs.kind} ({self.outputs.origin}){taken}")
+        kind, origin = self.outputs.kind, self.outputs.origin
+        taken = TAKEN.get(kind, "")
+        if taken or origin == GIVEN or self.planned.task_name == MULTILABEL:
+            lines.append(f"outputs        {kind} ({origin}){taken}")
         return lines
 
 
@@ -281,11 +308,11 @@ def _describe_inputs(
     lines += [f"note           {note}" for note in note_seeds(model.name for model in models)]
     lines.append(
         f"data           {dataset.name}: n = {len(test):,}{some}, {width} x {height} pixels, "
-        f"{len(test.classes)} classes"
+        f"{_count_classes(dataset)}"
     )
     for model, label in labelled:
         prefix = f"{label}: " if len(models) > 1 else ""
-        lines.append(f"labels         {prefix}{model.labels.note}")
+        lines.append(f"labels         {prefix}{model.labels.describe(dataset.classes)}")
         normalised = model.opened.facts.get("normalisation")
         if odd := describe_odd_range(normalised, dataset.mean, dataset.std):
             lines.append(f"warning        {prefix}{odd}")
@@ -296,7 +323,7 @@ def _describe_inputs(
             known = describe_groups(natural.test.groups)
             lines.append(
                 f"natural        {name.removeprefix(NATURAL_DATA)}: {natural.name}, n = "
-                f"{len(natural.test):,}, {len(natural.classes)} of these classes"
+                f"{len(natural.test):,}, {_count_classes(natural, 'of these ')}"
                 f"{f', {known}' if known else ''}"
             )
     if verified := describe_verification(dataset.name, notes):
@@ -306,6 +333,12 @@ def _describe_inputs(
     if fitting := notes.get("fitting"):
         lines.append(f"fitting        {fitting}")
     return lines
+
+
+def _count_classes(dataset: Dataset, which: str = "") -> str:
+    count, several = len(dataset.classes), dataset.task == MULTILABEL
+    noun = ("finding" if count == 1 else "findings") if several else "classes"
+    return f"{count} {which}{noun}"
 
 
 def _try_model(model: EvaluatedModel, settings: Settings, image: Images) -> None:
@@ -380,17 +413,17 @@ def _match_model(
     label_map: Mapping[str, object] | None,
 ) -> EvaluatedModel:
     """Find out what a model's outputs are, and map them to the classes of the data."""
-    first = _compute_outputs(opened, dataset.test[:1])
-    outputs = opened.outputs or parse_outputs(options.outputs)
+    predicts = find_task(dataset.task).kinds[0]
+    first = _compute_outputs(opened, dataset.test[:1], predicts)
+    outputs = opened.outputs or parse_outputs(options.outputs, predicts)
     if outputs is None and detect_kind(first) == "logits":  # one image shows it for most models
-        outputs = LOGITS
+        outputs = LOGITS if predicts != FINDINGS else detect_finding_kind(first, opened.name)
     elif outputs is None:
-        outputs = _infer_outputs(
-            opened, dataset.test[: min(MOST_SAMPLE_IMAGES, options.batch_size)]
-        )
-    labels = match_labels(opened.classes, first.shape[1], dataset.classes, label_map)
-    if opened.outputs is None and outputs.kind == "probabilities":
-        log_probabilities(first)  # raises for negative numbers
+        sample = dataset.test[: min(MOST_SAMPLE_IMAGES, options.batch_size)]
+        outputs = _infer_outputs(opened, sample, predicts)
+    labels = match_labels(opened.classes, first.shape[1], dataset.classes, label_map, predicts)
+    if opened.outputs is None:
+        convert_outputs(nn.Identity(), outputs.kind)(first)  # raises for numbers that are none
     planned = PlannedModel(
         **list_given_options(options),
         source=str(opened.facts.get("source", opened.name)),
@@ -399,6 +432,7 @@ def _match_model(
         answers=labels.outputs,
         columns=labels.columns,
         digest=model_digest(opened, outputs.kind, labels.columns),
+        task_name=dataset.task,
     )
     network = relabel(as_logits(opened, outputs.kind), labels)
     return EvaluatedModel(name.model, name.seed, opened, outputs, labels, network, planned)
@@ -493,11 +527,11 @@ def _check_names(request: ModelRequest) -> None:
             check_model_options(_name_module(model), options)
 
 
-def _open_model(request: ModelRequest, model: str | nn.Module) -> OpenedModel:
+def _open_model(request: ModelRequest, model: str | nn.Module, predicts: TaskKind) -> OpenedModel:
     """Open a model, for images of the requested size."""
     options = request.options
     if isinstance(model, str):
-        opened = open_with_options(model, options, offline=options.offline)
+        opened = open_with_options(model, options, offline=options.offline, predicts=predicts)
     else:
         source, side = _name_module(model), options.size
         if isinstance(request.dataset, Dataset):
@@ -510,6 +544,9 @@ def _open_model(request: ModelRequest, model: str | nn.Module) -> OpenedModel:
             subject=source,
             code=repr(model),
             side=side,
+            # A module of classes in memory has always been matched in order.
+            classes=read_class_names(model) if predicts == FINDINGS else None,
+            predicts=predicts,
         )
     if options.size is None:
         return opened
@@ -527,21 +564,24 @@ def _without_checksums(tell: Notify) -> Notify:
 
 def _split_data(
     request: ModelRequest, run: PlannedDataset | None, settings: Settings, tell: Notify
-) -> dict[str, float]:
-    """The fractions of the split: nothing is trained, so the other images are for fitting.
+) -> tuple[dict[str, float], str]:
+    """The fractions of the split, and the task of the data.
 
-    They are empty for loaded data, and for the data of the run that trained the model, which keep
-    their split. Raises `InputError` for data without labels, and if a variant needs a validation
-    split, and there is none.
+    Nothing is trained, so the other images are for fitting. The fractions are empty for loaded
+    data, and for the data of the run that trained the model, which keep their split. Raises
+    `InputError` for data without labels, and if a variant needs a validation split, and there is
+    none.
     """
     options, share = request.options, request.options.validation_fraction
     if isinstance(request.dataset, Dataset):
         check_loaded_dataset(options)
         has_validation = bool(request.dataset.val)
         check_has_validation(settings.variants, request.dataset.name, has_validation=has_validation)
-        return {}
+        return {}, request.dataset.task
     if _is_asked_for(request, run):
-        return {}
+        folder = find_run_path(str(request.models[0]))
+        assert folder is not None
+        return {}, open_finished_run(folder).record.data.task
     name = request.dataset
     listed = list_source(
         name, options.root, offline=options.offline, progress=_without_checksums(tell)
@@ -553,15 +593,16 @@ def _split_data(
     by_name = UNSPLIT in listed.splits and tested_share(name) < 1
     has_validation = bool(share) or by_name or "val" in listed.splits
     check_has_validation(settings.variants, name, has_validation=has_validation)
-    if share and not {UNSPLIT, "train"} & listed.splits.keys():
+    if share and DIVISIBLE.isdisjoint(listed.splits):
         raise InputError(f"{name} has only test images: leave validation_fraction out")
     if share and "val" in listed.splits:
         raise InputError(f"{name} has a validation split of its own: leave validation_fraction out")
     if by_name:  # as load_data splits it
-        return {"validation_fraction": share} if share else {}
+        return {"validation_fraction": share} if share else {}, listed.task
     if UNSPLIT not in listed.splits:
-        return {"validation_fraction": share}
-    return {"test_fraction": 1 - share, "validation_fraction": 1.0 if share else 0.0}
+        return {"validation_fraction": share}, listed.task
+    fractions = {"test_fraction": 1 - share, "validation_fraction": 1.0 if share else 0.0}
+    return fractions, listed.task
 
 
 def read_training_data(model: str | nn.Module) -> PlannedDataset | None:
@@ -630,9 +671,12 @@ def _other_sources(
     }
 
 
-def _infer_outputs(opened: OpenedModel, images: Images) -> OutputKind:
+def _infer_outputs(opened: OpenedModel, images: Images, predicts: TaskKind) -> OutputKind:
     """Find out what the outputs are from how they look."""
-    kind = detect_kind(_compute_outputs(opened, images))
+    outputs = _compute_outputs(opened, images, predicts)
+    if predicts == FINDINGS:
+        return detect_finding_kind(outputs, opened.name)
+    kind = detect_kind(outputs)
     if kind == "logits":
         return LOGITS
     if kind == "sigmoids":
@@ -640,7 +684,7 @@ def _infer_outputs(opened: OpenedModel, images: Images) -> OutputKind:
     return OutputKind(kind, f"for {len(images)} test images they are >= 0 and sum to one")
 
 
-def _compute_outputs(opened: OpenedModel, test: Images) -> torch.Tensor:
+def _compute_outputs(opened: OpenedModel, test: Images, predicts: TaskKind) -> torch.Tensor:
     """A model's outputs `[B, outputs]`; an error in the model becomes one sentence."""
     height, width = test.images.shape[2:]
     try:
@@ -658,7 +702,7 @@ def _compute_outputs(opened: OpenedModel, test: Images) -> torch.Tensor:
             f"({type(error).__name__}: {reason}); {way_out}"
         ) from error
     plain = isinstance(logits, torch.Tensor) and not logits.is_nested
-    if plain and logits.shape[1:] in ((), (1,)):
+    if plain and predicts != FINDINGS and logits.shape[1:] in ((), (1,)):
         raise single_output_error(opened.name)
     try:
         check_logits(logits)

@@ -25,6 +25,12 @@ from fairweather.steps.measurement import Settings
 from fairweather.types.measurement import Attack, Shift
 from fairweather.types.options import GroupColumns, slice_name
 
+# What to do in place of options that need classes.
+INSTEAD_FOR_FINDINGS = {
+    "priors": "leave it out, and compare AUCs, which do not depend on how common a finding is",
+    "ood": "name images with the same findings with natural (--natural)",
+}
+
 
 def model_titles(
     given: str | Mapping[str, str] | tuple[str, ...] | None, names: Iterable[str]
@@ -101,7 +107,11 @@ def add_class_settings(
     if labels.ndim > 1:
         for name in ("ordered_classes", "priors", "operating_points", "ood", "slices"):
             if getattr(options, name):
-                raise InputError(f"{name} is for classification, and these images have more labels")
+                instead = INSTEAD_FOR_FINDINGS.get(name, "leave it out")
+                raise InputError(
+                    f"{name} is for classification, and these images have several findings: "
+                    f"{instead}"
+                )
         return settings
     points = parse_operating_points(options.operating_points)
     return replace(

@@ -1,0 +1,102 @@
+"""What a person reads of a model's findings on clean images, as soon as these are predicted."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping
+
+import numpy as np
+
+from fairweather.errors import join_names
+from fairweather.metrics import to_score
+from fairweather.metrics.grouping import Grouping
+from fairweather.runs.folder import RunFolder
+from fairweather.runs.scores import Estimates, ScoreKey, estimate_units
+from fairweather.tasks.multilabel import FindingsPredictions
+from fairweather.types.measurement import Score
+from fairweather.types.record import CLEAN, NO_LEVEL, mean_unit_name
+
+AREA = "auc"  # the metric that is said
+CHANCE_AUC = 0.5  # the AUC of a model that knows nothing
+FINDING_UNIT = "finding="
+# A sigmoid that is taken of a probability is from 0.5 to 0.73: what is taken for its logit, and is
+# the probability, is in [0, 1].
+TWICE = (-1e-4, 1 + 1e-4)
+
+
+def clean_finding_lines(
+    folder: RunFolder, file: str, advice: str, model: str = "", grouping: Grouping | None = None
+) -> list[str]:
+    """Say the mean AUC over findings on clean images, and warn of what is probably a mistake.
+
+    The interval is the one of scores.csv: from the same resamples of the images.
+
+    Args:
+        folder, file, advice, model, grouping: as in `clean_accuracy_lines`.
+    """
+    predictions = folder.read_cell(file)
+    assert isinstance(predictions, FindingsPredictions)
+    key = (model, "", CLEAN, NO_LEVEL)
+    tables = estimate_units(
+        folder.task,
+        predictions,
+        lambda: [(key, predictions)],
+        folder.record.settings.bootstrap,
+        grouping,
+        [AREA],
+    )
+    scores = _read_scores(tables, key)
+    mean = scores.pop(mean_unit_name(FINDING_UNIT), None)
+    areas = {name.removeprefix(FINDING_UNIT): score for name, score in scores.items()}
+    prefix = f"{model}: " if model else ""
+    warnings = [f"warning        {prefix}{text}" for text in _find_mistakes(predictions, areas)]
+    if mean is None or np.isnan(mean.value):
+        text = "no finding is known to be there in one image and absent in another"
+        return [f"clean          {prefix}no AUC: {text}", *warnings]
+    lowest = min(areas, key=lambda name: areas[name].value)
+    groups = f" in {grouping.count:,} groups; images count equally" if grouping else ""
+    ends = "no interval" if mean.too_few else f"{mean.low:.3f}, {mean.high:.3f}"
+    line = (
+        f"clean          {prefix}mean AUC {mean.value:.3f} [{ends}] of {len(areas)} "
+        f"finding{'s' if len(areas) > 1 else ''}, n = {mean.n:,}{groups}"
+    )
+    if len(areas) > 1:
+        line += f"; the lowest is {areas[lowest].value:.3f}, of {lowest}"
+    return [line, *_explain_chance(mean, advice), *warnings]
+
+
+def _read_scores(
+    tables: Mapping[str, Mapping[ScoreKey, Estimates]], key: ScoreKey
+) -> dict[str, Score]:
+    """The area of each unit that has one."""
+    estimates = {name: table[key].get(AREA) for name, table in tables.items()}
+    scores = {name: to_score(one, (0.0, 1.0)) for name, one in estimates.items() if one is not None}
+    return {name: score for name, score in scores.items() if not np.isnan(score.value)}
+
+
+def _explain_chance(mean: Score, advice: str) -> Iterator[str]:
+    low = mean.value if mean.too_few else mean.low
+    if low > CHANCE_AUC:
+        return
+    if mean.value > CHANCE_AUC:
+        yield f"note           {mean.n:,} images cannot confirm that it is above chance (0.5)"
+    else:
+        yield f"warning        that is not above chance (0.5): {advice}"
+
+
+def _find_mistakes(predictions: FindingsPredictions, areas: Mapping[str, Score]) -> Iterator[str]:
+    logits = predictions.logits
+    same = (logits == logits[:1]).all(axis=0)
+    if len(logits) > 1 and same.any():
+        names = [predictions.classes[place] for place in np.flatnonzero(same)]
+        yield f"the probability of {join_names(names)} is the same for every image"
+    elif ((logits >= TWICE[0]) & (logits <= TWICE[1])).all():
+        yield (
+            "all probabilities are between 0.50 and 0.73, as if a sigmoid was taken twice; see "
+            "--outputs"
+        )
+    below = [name for name, score in areas.items() if score.high < CHANCE_AUC]
+    if below:
+        yield (
+            f"the AUC of {join_names(below)} is below 0.5: outputs or labels are probably "
+            "exchanged; see --class-map"
+        )
