@@ -1,6 +1,7 @@
 """Studies on images with several findings: trainings, the choice of checkpoints, and refusals."""
 
 import json
+from pathlib import Path
 
 import numpy as np
 import pandas as pd
@@ -158,6 +159,38 @@ def test_an_interrupted_training_ends_with_the_same_bytes(run, file, tmp_path, n
     assert any("validation mean AUC" in event.note for event in notes)
     weights = f"models/{name}/seed-0/model.safetensors"
     assert (again.path / weights).read_bytes() == (run.path / weights).read_bytes()
+
+
+def write_chest_x_rays(path):
+    """A small file in the format of ChestMNIST, in which each finding is there and is not."""
+    generator, content = np.random.default_rng(0), {}
+    for part, count in (("train", 48), ("val", 24), ("test", 24)):
+        content[f"{part}_images"] = generator.integers(0, 256, (count, 28, 28), dtype=np.uint8)
+        labels = (generator.random((count, 14)) < 0.3).astype(np.uint8)
+        labels[0], labels[1] = 0, 1
+        content[f"{part}_labels"] = labels
+    np.savez_compressed(path, **content)
+
+
+def test_the_study_of_chest_x_rays_runs_on_a_small_file_in_the_published_format(tmp_path):
+    write_chest_x_rays(tmp_path / "chestmnist.npz")
+    file = Path(__file__).parents[2] / "results/chestmnist/study.yaml"
+    noise = "{medmnist_c/shot_noise: {severity: [5], dataset: chestmnist}}"
+    overrides = [f"shifts=[{{brightness_factor: [0.8]}}, {noise}]", f"data.root={tmp_path}"]
+    overrides += ["data.verify=false", "seeds=1", "threads=1", "bootstrap=100"]
+    overrides += ["recipe.epochs=1", "recipe.batch_size=24"]
+    run = fw.run(
+        file,
+        out=tmp_path / "run",
+        overrides=overrides,
+        device="cpu",
+        progress=False,
+    )
+    scores = pd.read_csv(run.path / "scores.csv")
+    auc = scores[scores["metric"] == "auc"]
+    assert set(auc["model"]) == {"basic", "mixup_aug", "asymmetric"}
+    assert len(set(auc["unit"])) == 14 + 2  # their mean and the worst
+    assert {"clean", "brightness_factor", "medmnist_c/shot_noise"} <= set(auc["shift"])
 
 
 def with_recipe(**recipe):
