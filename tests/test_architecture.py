@@ -20,7 +20,7 @@ MAY_IMPORT = {
     "data": LEAVES | {"tasks"},
     "shifts": LEAVES,
     "attacks": LEAVES | {"shifts"},
-    "training": LEAVES | {"data", "shifts"},
+    "training": LEAVES | {"data", "metrics", "shifts"},
     "runs": LEAVES | {"metrics", "tasks"},
     "models": LEAVES | {"data", "runs"},
     "inference": LEAVES | {"attacks", "data", "metrics", "tasks", "variants"},

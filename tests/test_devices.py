@@ -18,7 +18,7 @@ from fairweather.steps.plan import OpenedNetwork, Plan
 from fairweather.steps.worker import Worker, count_bytes
 from fairweather.training.loop_parts import seeded
 from fairweather.training.ranks import ALONE
-from fairweather.training.selfsupervised.pretraining import NeighbourProbe, knn_accuracy
+from fairweather.training.selfsupervised.pretraining import NeighbourProbe, knn_quality
 from tests.helpers.memory_habits import Plain
 
 CPU = torch.device("cpu")
@@ -255,7 +255,7 @@ def test_attacks_sum_up_in_the_same_order_on_every_device(name, norm, toy_images
 def test_neighbours_vote_in_any_order(toy_images):
     encoder = nn.Sequential(nn.AdaptiveAvgPool2d(2), nn.Flatten())
     with Repeatable("scatter_add_"):
-        assert 0 < knn_accuracy(encoder, NeighbourProbe(toy_images[:48], toy_images[48:]), CPU) <= 1
+        assert 0 < knn_quality(encoder, NeighbourProbe(toy_images[:48], toy_images[48:]), CPU) <= 1
 
 
 def test_a_running_sum_has_the_same_last_bit_in_any_order():

@@ -69,6 +69,19 @@ def test_a_byte_order_mark_and_tabs_are_read(folder):
     assert list_source(f"csv:{folder}/t.tsv").classes == ("á",)
 
 
+def test_a_table_of_an_older_spreadsheet_is_read_and_said(folder):
+    (folder / "labels.csv").write_bytes("file;label\na;été\nb;été\nc;hiver\n".encode("cp1252"))
+    lines = []
+    dataset = load_data(
+        f"csv:{folder}/labels.csv,images=photos",
+        test_fraction=1,
+        progress=lambda event: lines.append(event.line),
+    )
+    assert dataset.classes == ("hiver", "été")
+    remark = "note           labels.csv is read as Latin-1 with ';' between cells"
+    assert [line for line in lines if line] == [remark]
+
+
 @pytest.mark.parametrize(
     ("lines", "words"),
     [
@@ -108,8 +121,8 @@ def test_wrong_specifications_are_one_sentence(folder):
 
 
 def test_bytes_that_are_no_text_are_one_sentence(folder):
-    (folder / "labels.csv").write_bytes(b"file,label\na,\xff\xfe\n")
-    with pytest.raises(fw.InputError, match="cannot be read as CSV"):
+    (folder / "labels.csv").write_bytes(b"file,label\na,\xff\x00\n")
+    with pytest.raises(fw.InputError, match="is not a text file in UTF-8 or Latin-1"):
         list_source(f"csv:{folder}/labels.csv")
 
 

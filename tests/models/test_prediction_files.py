@@ -418,7 +418,7 @@ def test_labels_beside_the_predictions_must_be_those_of_the_data(tmp_path):
         ("p\n0.5\n0.4\n", "one column of outputs"),
         ("cat,dog,wolf\n.5,.5,0\n", "no class for 1 of the data's 3: 'fox'"),
         ("cat,dog,fox\n1,2,inf\n", "not finite in row 1"),
-        ("a;b\n\xff;1\n".encode("latin-1"), "not a text file"),
+        (b"a;b\n\xff;\x001\n", "not a text file"),
     ],
 )
 def test_a_file_that_cannot_be_used_is_one_sentence(tmp_path, content, told):

@@ -94,6 +94,7 @@ def units(predictions):
 
 
 TOY = Task(
+    name_labels=lambda labels, classes: [str(row) for row in labels.tolist()],
     name="toy_findings",
     predictions=Findings,
     columns=lambda logits, labels: {"probability": scipy.special.expit(logits.astype(np.float64))},
@@ -413,9 +414,10 @@ def test_labels_and_options_that_the_task_does_not_know_are_refused(dataset, tmp
             evaluated(dataset, tmp_path / "run", Halves(20.0), **asked)
 
 
-def test_a_study_is_refused_by_the_loss_that_it_would_train_with(dataset):
+def test_a_study_is_refused_where_no_loss_accepts_its_task(dataset, monkeypatch):
+    monkeypatch.setitem(TASKS, TOY.name, replace(TOY, kinds=(TaskKind("boxes", "sigmoid"),)))
     sets = replace(dataset, train=dataset.val)
-    with pytest.raises(InputError, match="cross-entropy of a training does not accept the task of"):
+    with pytest.raises(InputError, match="no loss of a training accepts the task of toys, toy"):
         try_study(None, None, sets, {}, offline=True)
 
 

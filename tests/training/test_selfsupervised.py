@@ -20,7 +20,7 @@ from fairweather.training.selfsupervised.pretraining import (
     NeighbourProbe,
     correlation_of_views,
     embedding_std,
-    knn_accuracy,
+    knn_quality,
     pretrain,
     stop_if_collapsed,
 )
@@ -371,11 +371,11 @@ def test_knn_accuracy_by_definition():
     encoder = nn.Sequential(nn.Flatten(), nn.Dropout(0.5))
     features = pixels.flatten(1).double().numpy() / 255
     expected = slow_knn(features[:90], labels[:90], features[90:], 4)
-    accuracy = knn_accuracy(encoder, NeighbourProbe(both[:90], both[90:]), CPU)
+    accuracy = knn_quality(encoder, NeighbourProbe(both[:90], both[90:]), CPU)
     assert accuracy == pytest.approx(np.mean(np.array(expected) == labels[90:].numpy()))
     assert encoder.training
     assert encoder[1].training
-    few = knn_accuracy(encoder, NeighbourProbe(both[:3], both[:3]), CPU)
+    few = knn_quality(encoder, NeighbourProbe(both[:3], both[:3]), CPU)
     assert few == 1
 
 
@@ -391,7 +391,7 @@ def test_a_probe_looks_at_a_few_images_evenly_spread():
     pixels = torch.zeros(6001, 3, 8, 8, dtype=torch.uint8)
     labels = torch.arange(6001) * 2 // 6001
     many = Images(pixels, labels, torch.arange(6001), ("a", "b"))
-    knn_accuracy(wrapped, NeighbourProbe(many, many), CPU)
+    knn_quality(wrapped, NeighbourProbe(many, many), CPU)
     assert sum(seen) == 3001 + 1501
 
 
@@ -454,7 +454,7 @@ def test_barlow_twins_finds_what_its_views_have_in_common():
         )
     images, asked = striped(256, 0), 1000
     probe = NeighbourProbe(images, striped(asked, 1))
-    before = knn_accuracy(encoder, probe, CPU)
+    before = knn_quality(encoder, probe, CPU)
     views = Views(
         crop_scale=(0.5, 1.0),
         horizontal_flip=0.0,

@@ -22,6 +22,7 @@ from fairweather.processes import start_module
 from fairweather.runs.folder import RunFolder
 from fairweather.shifts.table import make_shift
 from fairweather.training import ranks as group
+from fairweather.training.losses import ONE_CLASS, SEVERAL_FINDINGS
 from fairweather.training.ranks import (
     ALONE,
     LocalEnvironment,
@@ -30,11 +31,18 @@ from fairweather.training.ranks import (
     join_ranks,
     synchronise_batchnorm,
 )
-from fairweather.training.recipe import Adversarial, AugMix, GaussianNoise, Recipe, Rotation
+from fairweather.training.recipe import (
+    Adversarial,
+    AsymmetricLoss,
+    AugMix,
+    GaussianNoise,
+    Recipe,
+    Rotation,
+)
 from fairweather.training.selfsupervised.pretraining import NeighbourProbe, pretrain
 from fairweather.training.selfsupervised.pretraining_recipe import Pretraining
 from fairweather.training.supervised import fit
-from fairweather.types.measurement import Images
+from fairweather.types.measurement import UNKNOWN, Images
 from tests.helpers.forking import modules_forked, side_by_side
 from tests.helpers.same_bytes import same
 
@@ -53,13 +61,23 @@ RECIPES = {
     "adversarial": replace(PLAIN, adversarial=Adversarial(epsilon=4 / 255, steps=2)),
 }
 METHODS = ("barlow_twins", "vicreg", "rotation", "supervised")
+# Of several findings, a part of a batch may have more known labels than another.
+OF_FINDINGS = {
+    "findings": replace(PLAIN, asymmetric_loss=AsymmetricLoss(), positive_weights="balanced"),
+    "mixed findings": RECIPES["mixup"],
+    "findings, augmix": RECIPES["augmix"],
+}
+UNCLEAR = "supervised findings"
 
 
-def images(count, seed):
+def images(count, seed, loss=ONE_CLASS):
     generator = torch.Generator().manual_seed(seed)
     labels = torch.arange(count) % 3
     pixels = torch.randint(0, 120, (count, 3, 8, 8), generator=generator, dtype=torch.uint8)
     pixels[torch.arange(count), labels] += 100
+    if loss is SEVERAL_FINDINGS:
+        labels = nn.functional.one_hot(labels, 3)
+        labels[torch.rand(count, 3, generator=generator) < 0.4] = UNKNOWN
     return Images(pixels, labels, torch.arange(count), ("red", "green", "blue"))
 
 
@@ -72,40 +90,45 @@ def network():
         return nn.Sequential(first, *pooled, head), head
 
 
-def trained(recipe, members):
+def trained(recipe, members, loss=ONE_CLASS):
     model, head = network()
     with_attack = recipe.adversarial is not None
     attack = make_training_attack("pgd", epsilon=4 / 255, steps=2) if with_attack else None
     shifts = [make_shift("gamma", exponent=2.0)] if recipe is PLAIN else []
     epochs = fit(
         model,
-        images(23, 1),
-        images(20, 2),
+        images(23, 1, loss),
+        images(20, 2, loss),
         recipe,
         head=head,
         train_shifts=shifts,
         attack=attack,
         ranks=members,
+        loss=loss,
     )
     *_, last = epochs
-    measured = ("train_loss", "train_accuracy", "val_loss", "val_accuracy")
+    measured = ("train_loss", f"train_{loss.metric}", "val_loss", f"val_{loss.metric}")
     return [[row[key] for key in measured] for row in last.history], last.state["best"]
 
 
-def pretrained(method, members):
+def pretrained(method, members, loss=ONE_CLASS):
     model, _ = network()
     widths = {} if method in ("rotation", "supervised") else {"projector": (6,)}
     rates = {"optimizer": "sgd", "learning_rate": 0.1, "bias_learning_rate": 0.1}
     recipe = Pretraining(method, epochs=2, batch_size=8, weight_decay=0, **widths, **rates)
-    probe = NeighbourProbe(images(23, 1), images(20, 2))
-    epochs = pretrain(model[:-1], images(24, 1), recipe, features=8, probe=probe, ranks=members)
+    probe = NeighbourProbe(images(23, 1, loss), images(20, 2, loss), loss)
+    train = images(24, 1, loss)
+    epochs = pretrain(model[:-1], train, recipe, features=8, probe=probe, ranks=members, loss=loss)
     *_, last = epochs
-    measured = ("train_loss", "embedding_std", "knn_accuracy")
+    measured = ("train_loss", "embedding_std", f"knn_{loss.metric}")
     return [[row[key] for key in measured] for row in last.history], last.state["encoder"]
 
 
 def everything(members):
     found = {name: trained(recipe, members) for name, recipe in RECIPES.items()}
+    for name, recipe in OF_FINDINGS.items():
+        found[name] = trained(recipe, members, SEVERAL_FINDINGS)
+    found[UNCLEAR] = pretrained("supervised", members, SEVERAL_FINDINGS)
     return found | {method: pretrained(method, members) for method in METHODS}
 
 
@@ -177,7 +200,7 @@ def alone():
     return everything(ALONE)
 
 
-@pytest.mark.parametrize("name", [*RECIPES, *METHODS])
+@pytest.mark.parametrize("name", [*RECIPES, *METHODS, *OF_FINDINGS, UNCLEAR])
 def test_two_processes_train_what_one_trains(together, alone, name):
     """Up to the order of sums: here each has at most a thousand terms of about one, in float32.
 

@@ -35,6 +35,7 @@ if TYPE_CHECKING:
     from fairweather.steps.run_model import NewImages
 
 BATCH_SIZE = 256  # images that are answered at once
+UNLIKE = 4  # the exit status if the images differ from the validation images
 
 Risk = Annotated[
     str | None,
@@ -85,8 +86,8 @@ def predict(
     """Predict with a bounded error rate, and leave uncertain images to a person.
 
     The table has a row for each image: class, confidence, answer or defer, and possible classes.
-    Of several findings an image, each has a column: present, absent or review. A warning says if
-    the images differ from the validation set.
+    Of several findings an image, each has a column: present, absent or review. If the images differ
+    from the validation images, it warns, and ends with status 4.
 
     Examples:
         fairweather predict runs/mine images:new --risk 5%
@@ -117,9 +118,9 @@ def predict(
     typer.echo(f"{'table':<11}{out}")
     if likeness.unlike:
         suggest_measuring(model if shares else "RUN", quiet=quiet)
-    else:
-        deferred = "findings with review" if isinstance(guard, FindingsGuard) else "rows with defer"
-        suggest(f"open {{}}: the {deferred} need a person", out, quiet=quiet)
+        raise typer.Exit(UNLIKE)
+    deferred = "findings with review" if isinstance(guard, FindingsGuard) else "rows with defer"
+    suggest(f"open {{}}: the {deferred} need a person", out, quiet=quiet)
 
 
 def guard(

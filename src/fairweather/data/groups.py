@@ -24,7 +24,7 @@ from fairweather.data.sources import (
 )
 from fairweather.data.splits import Subset
 from fairweather.errors import InputError, check_case_distinct, check_name, join_names, unknown_name
-from fairweather.files.tables import find_delimiter, read_parquet_table
+from fairweather.files.tables import find_text_format, read_parquet_table
 from fairweather.types.measurement import Groups, IntArray, TextArray
 from fairweather.types.options import CROSS, GroupColumns, slice_name, split_slice
 from fairweather.types.record import NATURAL
@@ -154,13 +154,12 @@ def read_text_table(path: Path) -> pd.DataFrame:
             texts = [column_to_text(table[name]) for name in table]
             table = pd.concat(texts, axis=1) if texts else table
         else:
-            sep = "\t"
-            if path.suffix.lower() == ".csv":
-                with path.open(encoding="utf-8-sig") as file:
-                    sep = find_delimiter([file.readline()])
+            encoding, sep = find_text_format(path)
+            if path.suffix.lower() == ".tsv":
+                sep = "\t"
             # The header is read as a row: pandas would rename a column that is there twice.
             table = pd.read_csv(
-                path, dtype=str, keep_default_na=False, sep=sep, encoding="utf-8-sig", header=None
+                path, dtype=str, keep_default_na=False, sep=sep, encoding=encoding, header=None
             )
             table = table.set_axis(table.iloc[0], axis="columns")[1:].reset_index(drop=True)
     except InputError:
@@ -365,6 +364,9 @@ class SourceGroups(NamedTuple):
     unknown_reason: str
     """Why these group names are not known; "" if they are."""
 
+    remark: str
+    """What is unusual about the table; "" if nothing is."""
+
     def compare(self, every: Mapping[str, Subset], parts: Mapping[str, Subset]) -> list[str]:
         """Say which splits share groups: a sentence for two splits, at least one of them loaded.
 
@@ -439,7 +441,14 @@ def read_source_groups(
         if name in groups and (names := groups[name].names) is not None
     }
     loaded = source._replace(splits={**source.splits, **known})
-    return loaded, SourceGroups(columns, other_names, unknown_reason)
+    return loaded, SourceGroups(columns, other_names, unknown_reason, _describe_table(columns))
+
+
+def _describe_table(columns: GroupColumns) -> str:
+    path = Path(columns.metadata or "").expanduser()
+    if path.suffix.lower() not in (".csv", ".tsv"):
+        return ""
+    return find_text_format(path).remark(path.name)
 
 
 def describe_shared_groups(parts: Mapping[str, TextArray], group: str) -> list[str]:

@@ -40,6 +40,7 @@ from fairweather.data.sources import (
 from fairweather.data.splits import (
     Subset,
     add_label_noise,
+    check_has_classes,
     check_has_test,
     choose_imbalanced,
     limit_subset,
@@ -54,6 +55,7 @@ from fairweather.errors import (
     unknown_name,
 )
 from fairweather.progress import Event, Notify, shows_progress, to_notify
+from fairweather.tasks.table import find_task
 from fairweather.types.measurement import MAX_SIDE, MIN_SIDE, Dataset, Images
 from fairweather.types.options import (
     SPLITS,
@@ -180,6 +182,10 @@ def load(
             names = f"{join_names(cached.skipped)} ({cached.reason})"
             line = f"left out       {count} cannot be read: {names}"
             tell(Event(f"decode {name}", 0, None, line=line))
+    task = find_task(plan.source.task)
+    for name, images in splits.items():
+        for remark in task.remarks(images.labels.numpy(), images.classes):
+            tell(Event(f"decode {name}", 0, None, line=f"note           {name}: {remark}"))
     height, width = _common_size(splits)
     side = plan.source.side
     if side is not None and (height, width) != (side, side):
@@ -293,6 +299,8 @@ def plan_loading(
             )
         square = None
     check_has_test(listed, source)
+    for remark in listed.remarks:
+        tell(Event("list images", 1, 1, line=f"note           {remark}"))
     source_groups = None
     if options.groups is not None:
         listed, source_groups = read_source_groups(listed, options.groups, options.parts, source)
@@ -301,7 +309,8 @@ def plan_loading(
     shared = []
     if source_groups is not None:
         shared = source_groups.compare(every, parts)
-        lines = [f"warning        {line}" for line in shared]
+        lines = [f"note           {source_groups.remark}"] if source_groups.remark else []
+        lines += [f"warning        {line}" for line in shared]
         if why := source_groups.explain_unknown(every):
             lines.append(
                 f"note           {why}; so nothing says whether a model was trained on images of "
@@ -427,6 +436,11 @@ def _unknown_source(source: str, entry: str, root: str | Path | None) -> InputEr
 def _degrade_labels(part: Subset, classes: int, options: LoadOptions) -> Subset:
     """Make the classes imbalanced by their true labels, then make some labels wrong."""
     labels, seed = part.listing.labels, options.seed
+    for name in ("label_noise", "imbalance"):
+        if getattr(options, name) != getattr(LoadOptions, name):
+            check_has_classes(labels, name)
+    if labels.ndim > 1:
+        return part
     keys = part.keys[choose_imbalanced(labels[part.keys], classes, options.imbalance, seed)]
     noisy = add_label_noise(labels, classes, options.label_noise, seed)
     return Subset(part.listing._replace(labels=noisy), keys)

@@ -16,6 +16,7 @@ import numpy.typing as npt
 import pydantic
 from numpy.lib import format as npy
 
+from fairweather.data.findings import FindingLabels
 from fairweather.data.named_sets import check_md5, download_file, download_folder
 from fairweather.data.sources import (
     SPLIT_NAMES,
@@ -31,7 +32,7 @@ from fairweather.data.sources import (
 from fairweather.errors import UNREADABLE_ARRAYS, InputError
 from fairweather.files.download import file_digest
 from fairweather.files.folders import read_facts
-from fairweather.types.measurement import ByteArray, IntArray
+from fairweather.types.measurement import MULTILABEL, UNKNOWN, ByteArray, IntArray
 from fairweather.types.options import SPLITS
 from fairweather.types.record import ORDERED_CLASSES
 
@@ -66,9 +67,10 @@ def list_npz(request: SourceRequest) -> Source:
 
     The split names are those of `folder:`; `images` and `labels` are one set without splits. Images
     are uint8, gray or RGB. Channels may be first or last if the shape is not ambiguous. Labels are
-    whole numbers from 0, `[N]` or `[N, 1]`. Text in `classes` (or `class_names`) names the classes;
-    without it they are "0" to the largest label of any split. Images are read in blocks, so a file
-    may be larger than memory. Keys are places in the array. Loading never executes code: pickled
+    whole numbers from 0, `[N]` or `[N, 1]`. Or they are findings: `[N, L]` of 0, 1 and -1 (unknown,
+    as NaN is). Text in `classes` (or `class_names`) names the classes or findings; without it they
+    are "0" to the largest label of any split. Images are read in blocks, so a file may be larger
+    than memory. Keys are places in the array. Loading never executes code: pickled
     objects are refused.
 
     Raises:
@@ -95,8 +97,19 @@ def list_archive(path: Path, classes: tuple[str, ...] | None = None) -> Source:
     for images, labels in pairs.values():
         _check_images(images)
         _check_label_shape(labels, images)
-    columns = {split: _read_labels(labels) for split, (_, labels) in pairs.items()}
     named = classes or (_read_class_names(arrays[class_keys[0]]) if class_keys else None)
+    widths = {math.prod(labels.shape[1:]) for _, labels in pairs.values()}
+    if len(widths) > 1:
+        first, *_, last = sorted(widths)
+        raise InputError(f"{str(path)!r} has {first} labels an image in one split and {last} else")
+    several = widths != {1}
+    columns = {
+        split: (_read_findings if several else _read_labels)(labels)
+        for split, (_, labels) in pairs.items()
+    }
+    splits = {split: _list_split(images, columns[split]) for split, (images, _) in pairs.items()}
+    if several:
+        return _name_findings(path, named, splits)
     largest = max(columns, key=lambda split: columns[split].max())
     every = np.concatenate(list(columns.values()))
     count = len(named) if named else count_classes(every, str(pairs[largest][1]))
@@ -106,10 +119,26 @@ def list_archive(path: Path, classes: tuple[str, ...] | None = None) -> Source:
                 f"label {outside[0]} of {labels} is {columns[split][outside[0]]}; with {count} "
                 f"classes, allowed are 0 to {count - 1}"
             )
-    return Source(
-        named or tuple(str(label) for label in range(count)),
-        {split: _list_split(images, columns[split]) for split, (images, _) in pairs.items()},
-    )
+    return Source(named or tuple(str(label) for label in range(count)), splits)
+
+
+def _name_findings(
+    path: Path, named: tuple[str, ...] | None, splits: Mapping[str, Listing]
+) -> Source:
+    """The source of images with several findings, whose names are numbers if none are given."""
+    every = np.concatenate([listing.labels for listing in splits.values()])
+    findings = named or tuple(map(str, range(every.shape[1])))
+    if len(findings) != every.shape[1]:
+        raise InputError(
+            f"{str(path)!r} has {every.shape[1]} labels an image and {len(findings)} names"
+        )
+    remark = f"findings: {FindingLabels(findings, every).describe()}"
+    if ((every == 1).sum(axis=1) == 1).all() and (every != UNKNOWN).all():
+        remark += (
+            "; each image has exactly one, so these may be classes: then save the number of each "
+            "as labels [N]"
+        )
+    return Source(findings, splits, task=MULTILABEL, remarks=(remark,))
 
 
 def _array_names(path: Path) -> list[str]:
@@ -183,13 +212,8 @@ def _check_label_shape(labels: ArrayHeader, images: ArrayHeader) -> None:
     shape = list(labels.shape)
     if labels.dtype.kind not in "iufb":
         raise InputError(f"{labels} is {labels.dtype}; labels are whole numbers from 0")
-    if len(shape) == 2 and shape[1] > 1:
-        raise InputError(
-            f"{labels} has {shape[1]} labels per image (its shape is {shape}); it must have one "
-            "class per image, [N] or [N, 1]: of several labels, make a set of two classes from each"
-        )
     if len(shape) not in (1, 2):
-        raise InputError(f"{labels} has the shape {shape}; allowed are [N] and [N, 1]")
+        raise InputError(f"{labels} has the shape {shape}; allowed are [N], [N, 1] and [N, L]")
     if shape[0] != images.shape[0] or 0 in shape:
         raise InputError(f"{labels} has {shape[0]} labels for {images.shape[0]} images")
 
@@ -204,6 +228,19 @@ def _read_labels(labels: ArrayHeader) -> IntArray:
             f"label {wrong[0]} of {labels} is {values[wrong[0]]}; labels are whole numbers from 0"
         )
     return whole
+
+
+def _read_findings(labels: ArrayHeader) -> IntArray:
+    values = _read_whole(labels)
+    # A NaN is unknown: what some programs write where others write -1.
+    unknown = np.isnan(values) if labels.dtype.kind == "f" else np.zeros(labels.shape, np.bool_)
+    if (wrong := ~np.isin(values, (0, 1, UNKNOWN)) & ~unknown).any():
+        row, column = np.argwhere(wrong)[0]
+        raise InputError(
+            f"label {row} of {labels} is {values[row, column]} in column {column}; of several "
+            f"findings, labels are 0, 1 and {UNKNOWN} (unknown)"
+        )
+    return np.where(unknown, UNKNOWN, values).astype(np.int64)
 
 
 def _read_whole(array: ArrayHeader) -> npt.NDArray[np.generic]:
@@ -297,8 +334,8 @@ class MedMNISTSet(NamedTuple):
     """What its images show."""
 
     task: str
-    """As MedMNIST calls it. Each image has one class in all of these; an ordinal regression is
-    treated as a classification, as its authors do."""
+    """As MedMNIST calls it. Each image has one class, but any number of findings in chestmnist; an
+    ordinal regression is treated as a classification, as its authors do."""
 
     channels: int
     """1 for gray images, 3 for RGB."""
@@ -313,7 +350,7 @@ class MedMNISTSet(NamedTuple):
     """By resolution, of the published file."""
 
     classes_are: str
-    """What the classes stand for."""
+    """What the classes stand for, such as `findings`."""
 
     @property
     def title(self) -> str:

@@ -13,6 +13,13 @@ import pandas as pd
 import pyarrow as pa
 import pyarrow.compute as pc
 
+from fairweather.data.findings import (
+    NO_FINDING,
+    FindingColumns,
+    FindingLabels,
+    read_finding_columns,
+    split_specification,
+)
 from fairweather.data.groups import column_to_text
 from fairweather.data.sources import (
     SPLIT_NAMES,
@@ -27,11 +34,17 @@ from fairweather.data.sources import (
     require_path,
 )
 from fairweather.errors import InputError, unknown_name
-from fairweather.files.tables import read_parquet_batches, read_parquet_schema, read_parquet_table
-from fairweather.types.measurement import IntArray, parse_class_names
+from fairweather.files.tables import (
+    LISTS,
+    read_parquet_batches,
+    read_parquet_schema,
+    read_parquet_table,
+)
+from fairweather.types.measurement import MULTILABEL, IntArray, parse_class_names
 from fairweather.types.options import SPLITS
 
 ROWS_PER_BATCH = 256
+LIST_COLUMNS = ("label", "labels")  # of lists
 # train.parquet or train-00000-of-00002.parquet, the latter once with a hash at its end
 FILE_NAME = re.compile(
     r"(?P<split>[a-z]+)(-(?P<shard>\d+)-of-(?P<shards>\d+)(-[0-9a-f]+)?)?\.parquet", re.IGNORECASE
@@ -44,7 +57,11 @@ class ParquetTable(NamedTuple):
     path: Path
     image: str
     labels: IntArray
+    """int64 `[N]`, or `[N, L]` of several findings."""
+
     classes: tuple[str, ...] | None
+    empty: int = 0
+    """How many labels of findings are missing."""
 
 
 def list_parquet(request: SourceRequest) -> Source:
@@ -58,14 +75,21 @@ def list_parquet(request: SourceRequest) -> Source:
     it, the classes are "0" to the largest label of any split. Keys are row numbers over the shards
     in their order.
 
+    Images may have several findings. Then labels are lists: of the present ones, which a `Sequence`
+    of `ClassLabel` names, or of 0, 1 and -1 (unknown) for each. Or each finding has a column, which
+    `parquet:PATH,findings=A|B` names; `,empty=absent` takes a missing label for 0 and not unknown.
+
     Raises:
         InputError: a file or shard is missing or is not parquet; there is no column of images or
             labels, or there are several; a label is null or out of range; or splits have different
             classes.
     """
-    path = require_path(request)
+    named_path, asked = split_specification(request.path or Path())
+    path = require_path(request._replace(path=named_path))
     shards = _find_shards(path) if path.is_dir() else {UNSPLIT: [path]}
-    tables = {split: [_open_table(file) for file in files] for split, files in shards.items()}
+    tables = {
+        split: [_open_table(file, asked) for file in files] for split, files in shards.items()
+    }
     every = [table for parts in tables.values() for table in parts]
     named = {
         f"{split} ({table.path.name})": table.classes
@@ -73,11 +97,20 @@ def list_parquet(request: SourceRequest) -> Source:
         for table in parts
         if table.classes is not None
     }
+    widths = {table.labels.shape[1:] for table in every}
+    if len(widths) > 1:
+        raise InputError(f"the files of {str(path)!r} have different numbers of labels an image")
+    labels = np.concatenate([table.labels for table in every])
     if named:
         classes = check_same_classes(named)
     else:
-        labels = np.concatenate([table.labels for table in every])
-        classes = tuple(map(str, range(count_classes(labels, repr(str(path))))))
+        count = labels.shape[1] if labels.ndim > 1 else count_classes(labels, repr(str(path)))
+        classes = tuple(map(str, range(count)))
+    splits = {split: _list_split(parts) for split, parts in tables.items()}
+    if labels.ndim > 1:
+        findings = FindingLabels(classes, labels, sum(table.empty for table in every))
+        remark = f"findings: {findings.describe(asked.empty)}"
+        return Source(classes, splits, task=MULTILABEL, remarks=(remark,))
     for table in every:
         outside = np.flatnonzero((table.labels < 0) | (table.labels >= len(classes)))
         if len(outside):
@@ -85,7 +118,7 @@ def list_parquet(request: SourceRequest) -> Source:
                 f"row {outside[0]} of {str(table.path)!r} has label {table.labels[outside[0]]}; "
                 f"allowed are 0 to {max(len(classes) - 1, 0)}"
             )
-    return Source(classes, {split: _list_split(parts) for split, parts in tables.items()})
+    return Source(classes, splits)
 
 
 def has_parquet_files(folder: Path) -> bool:
@@ -139,12 +172,25 @@ def _order_shards(files: list[re.Match[str]], split: str, place: Path) -> list[s
     return [by_shard[shard] for shard in sorted(by_shard)]
 
 
-def _open_table(path: Path) -> ParquetTable:
+def _open_table(path: Path, asked: FindingColumns) -> ParquetTable:
     schema = read_parquet_schema(path)
     features = _read_features(schema)
     images = [field.name for field in schema if _is_image(field.type)]
     image = _choose_column(path, schema, "image", images)
+    if asked.names:
+        for name in asked.names:
+            if name not in schema.names:
+                raise unknown_name(f"column of {str(path)!r}", name, schema.names)
+        cells = read_parquet_table(path, asked.names)
+        columns = {name: cells[name].to_pylist() for name in asked.names}
+        findings = read_finding_columns(columns, asked.empty, lambda row: f"row {row} of {path}")
+        return ParquetTable(path, image, findings.labels, findings.names, findings.empty)
     labels = [field.name for field in schema if pa.types.is_integer(field.type)]
+    lists = [field.name for field in schema if isinstance(field.type, LISTS)]
+    usual = [name for name in lists if name in LIST_COLUMNS]
+    if usual or (lists and not labels):
+        label = _choose_column(path, schema, "label", usual or lists)
+        return _open_lists(path, image, label, features.get(label, {}))
     declared = [name for name in labels if features.get(name, {}).get("_type") == "ClassLabel"]
     label = _choose_column(path, schema, "label", declared or labels)
     names = features.get(label, {}).get("names")
@@ -156,6 +202,38 @@ def _open_table(path: Path) -> ParquetTable:
         row = column.is_null().index(True).as_py()
         raise InputError(f"row {row} of {str(path)!r} has no label")
     return ParquetTable(path, image, column.to_numpy().astype(np.int64), classes)
+
+
+def _open_lists(path: Path, image: str, label: str, feature: Mapping[str, Any]) -> ParquetTable:
+    """Read labels that are lists: of the present findings by number, or of each one's label."""
+    lists = read_parquet_table(path, [label]).column(0)
+    if lists.null_count:
+        raise InputError(f"row {lists.is_null().index(True).as_py()} of {str(path)!r} has no label")
+    rows, declared = lists.to_pylist(), feature.get("feature")
+    names = declared.get("names") if isinstance(declared, dict) else None
+    place = f"the lists in {label!r} of {str(path)!r}"
+    if isinstance(names, list) and names:
+        classes = parse_class_names(names, repr(str(path)))
+        present = np.zeros((len(rows), len(classes)), dtype=np.int64)
+        for row, numbers in enumerate(rows):
+            for number in numbers:
+                if not isinstance(number, int) or not 0 <= number < len(classes):
+                    raise InputError(
+                        f"row {row} of {str(path)!r} has label {number}; allowed are 0 to "
+                        f"{len(classes) - 1}"
+                    )
+                present[row, number] = 1
+        kept = [at for at, name in enumerate(classes) if name.lower() != NO_FINDING]
+        return ParquetTable(path, image, present[:, kept], tuple(classes[at] for at in kept))
+    lengths = {len(row) for row in rows}
+    if len(lengths) != 1 or not max(lengths):
+        raise InputError(
+            f"{place} must have a label of each finding, 0, 1 or -1 (unknown), or be a Sequence of "
+            "ClassLabel, which names the findings"
+        )
+    columns = {str(at): [row[at] for row in rows] for at in range(max(lengths))}
+    findings = read_finding_columns(columns, "unknown", lambda row: f"row {row} of {path}")
+    return ParquetTable(path, image, findings.labels, None, findings.empty)
 
 
 def _read_features(schema: pa.Schema) -> Mapping[str, Any]:
@@ -181,6 +259,8 @@ def _choose_column(path: Path, schema: pa.Schema, name: str, candidates: list[st
         return candidates[0]
     columns = ", ".join(f"{field.name} ({field.type})" for field in schema)
     problem = f"several columns that could be the {name}" if candidates else f"no {name} column"
+    if name == "label" and candidates:
+        problem += " (name those of findings with parquet:PATH,findings=A|B)"
     needed = {"image": "struct<bytes: binary, path: string>", "label": "integer"}[name]
     raise InputError(
         f"{str(path)!r} has {problem}: its columns are {columns}; it must have one of type "

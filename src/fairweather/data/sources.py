@@ -21,7 +21,9 @@ from fairweather.types.measurement import CLASSIFICATION, ByteArray, Groups, Int
 
 UNSPLIT = "all"  # the name of a set that is not split yet, in place of `options.SPLITS`
 # The columns of a table that say which image a row is about, in upper or lower case.
-FILE_COLUMNS = ("file", "filename", "file_name", "path", "filepath", "image", "image_id")
+FILE_COLUMNS = (
+    *("file", "filename", "file_name", "path", "filepath", "image", "image_id", "image index"),
+)
 # The names of splits in folders and tables, and ours.
 SPLIT_NAMES = {
     "train": "train",
@@ -175,6 +177,9 @@ class Source(NamedTuple):
 
     task: str = CLASSIFICATION
     """What is told of each image; a name of `fairweather.tasks.table.TASKS`."""
+
+    remarks: tuple[str, ...] = ()
+    """What was assumed about the files, one sentence each."""
 
     def strata(self, labels: IntArray) -> Strata:
         """Group images by their labels, as the task says."""

@@ -12,7 +12,16 @@ import torch
 
 from fairweather.data.sources import UNSPLIT, Listing, Source, check_no_empty_class
 from fairweather.errors import InputError
-from fairweather.types.measurement import BoolArray, Images, IntArray, TextArray
+from fairweather.tasks.table import find_task
+from fairweather.tasks.task import Strata
+from fairweather.types.measurement import (
+    CLASSIFICATION,
+    MULTILABEL,
+    BoolArray,
+    Images,
+    IntArray,
+    TextArray,
+)
 from fairweather.types.options import SPLITS
 
 # ---------------------------------------------------------------- splits and subsets
@@ -200,12 +209,12 @@ def limit_subset(part: Subset, source: Source, limit: int, seed: int) -> Subset:
     """
     if limit >= len(part.keys):
         return part
-    strata, classes = source.strata(part.listing.labels[part.keys])
-    if limit < len(classes):
+    strata = source.strata(part.listing.labels[part.keys])
+    if strata.needed and limit < len(strata.names):
         raise InputError(
-            f"limit must be at least {len(classes)}, one image per class, found {limit}"
+            f"limit must be at least {len(strata.names)}, one image per class, found {limit}"
         )
-    keys = np.sort(part.keys[stratified_order(strata, seed)[:limit]])
+    keys = np.sort(part.keys[stratified_order(strata.numbers, seed)[:limit]])
     listing = part.listing
     if listing.file_per_image:  # then the other files are not even read for the digest
         listing = listing._replace(files=tuple(listing.files[key] for key in keys))
@@ -243,18 +252,40 @@ def _split_off(
     """Move a fraction of the images to `chosen_name`; a split without images is left out."""
     if fraction in (0, 1):
         return {chosen_name if fraction else rest_name: part}
-    strata, classes = source.strata(part.listing.labels[part.keys])
     names = part.listing.group_names
-    if names is None:
-        chosen = choose_stratified(strata, classes, fraction, seed, PURPOSES[chosen_name])
+    groups = None if names is None else names[part.keys]
+    strata = _join_rare(source.strata(part.listing.labels[part.keys]), groups)
+    drawn = (fraction, seed, PURPOSES[chosen_name])
+    if groups is None:
+        chosen = choose_stratified(strata.numbers, strata.names, *drawn)
     else:
-        chosen = choose_groups(
-            strata, names[part.keys], classes, fraction, seed, PURPOSES[chosen_name]
-        )
+        chosen = choose_groups(strata.numbers, groups, strata.names, *drawn)
     return {
         rest_name: part._replace(keys=part.keys[~chosen]),
         chosen_name: part._replace(keys=part.keys[chosen]),
     }
+
+
+def _join_rare(strata: Strata, groups: TextArray | None) -> Strata:
+    """Join strata of one image or one group, which cannot be divided, with the largest one.
+
+    Classes are left alone, because both sides need each of them.
+
+    >>> _join_rare(Strata(np.array([0, 0, 1]), ("none", "Mass"), needed=False), None)
+    Strata(numbers=array([0, 0, 0]), names=('none',), needed=False)
+    """
+    if strata.needed:
+        return strata
+    holders = np.arange(len(strata.numbers)) if groups is None else groups.astype(str)
+    _, numbered = np.unique(holders, return_inverse=True)
+    pairs = np.unique(np.stack([strata.numbers, numbered]), axis=1)
+    is_rare = np.bincount(pairs[0], minlength=len(strata.names)) < 2
+    largest = np.bincount(strata.numbers).argmax()
+    joined = np.where(is_rare[strata.numbers], largest, strata.numbers)
+    places, numbers = np.unique(joined, return_inverse=True)
+    return strata._replace(
+        numbers=numbers.astype(np.int64), names=tuple(strata.names[place] for place in places)
+    )
 
 
 # ---------------------------------------------------------------- training labels
@@ -315,10 +346,25 @@ def choose_imbalanced(labels: IntArray, classes: int, ratio: float, seed: int) -
     return stays
 
 
+def check_has_classes(labels: IntArray, option: str) -> None:
+    """Raise `InputError` for an option about classes, if images have several findings.
+
+    >>> check_has_classes(np.zeros((4, 2)), "imbalance")
+    Traceback (most recent call last):
+    fairweather.errors.InputError: imbalance is about classes, and these images have several
+    findings each: leave it out
+    """
+    if labels.ndim > 1:
+        raise InputError(
+            f"{option} is about classes, and these images have several findings each: leave it out"
+        )
+
+
 def choose_labelled(train: Images, fraction: float, seed: int) -> torch.Tensor:
     """Choose a share of the training images, each class in proportion and with at least one image.
 
-    The images of a smaller share are among those of a larger one.
+    The images of a smaller share are among those of a larger one. Images with several findings are
+    chosen by the rarest finding of each.
 
     Args:
         train: images with their true labels; every class has at least one.
@@ -333,9 +379,11 @@ def choose_labelled(train: Images, fraction: float, seed: int) -> torch.Tensor:
     >>> train[choose_labelled(train, 0.1, seed=0)].labels.bincount().tolist()
     [5, 5]
     """
-    labels = train.labels.numpy()
-    count = max(int(np.floor(len(labels) * fraction + 0.5)), len(np.unique(labels)))
-    return torch.from_numpy(np.sort(stratified_order(labels, seed)[:count]))
+    task = find_task(CLASSIFICATION if train.labels.ndim == 1 else MULTILABEL)
+    strata, _, needed = task.strata(train.labels.numpy(), train.classes)
+    least = len(np.unique(strata)) if needed else 1
+    count = max(int(np.floor(len(strata) * fraction + 0.5)), least)
+    return torch.from_numpy(np.sort(stratified_order(strata, seed)[:count]))
 
 
 def corrupt_labels(train: Images, probability: float, seed: int) -> Images:
@@ -352,5 +400,6 @@ def corrupt_labels(train: Images, probability: float, seed: int) -> Images:
     """
     if probability == 0:
         return train
+    check_has_classes(train.labels.numpy(), "label_noise")
     noisy = add_label_noise(train.labels.numpy(), len(train.classes), probability, seed)
     return replace(train, labels=torch.from_numpy(noisy))

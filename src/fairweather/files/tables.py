@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import codecs
 import csv
 import io
 import re
@@ -9,7 +10,7 @@ from collections import Counter
 from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, NamedTuple
 
 import pyarrow as pa
 import pyarrow.parquet as pq
@@ -30,6 +31,29 @@ NUMBER = re.compile(r"[-+]?([0-9]+\.?[0-9]*|\.[0-9]+)([eE][-+]?[0-9]+)?")
 # quotes a cell with a carriage return, which readers would take for the end of a row.
 _LINE_END = "\r\n"
 _QUOTED_CELL = re.compile(r'(?<![^,;\t ])"(?:[^"]|"")*"')
+UTF8, LATIN1 = "utf-8-sig", "cp1252"  # what Windows calls Latin-1 has more letters
+_NEVER_IN_TEXT = re.compile(rb"[\x00-\x08\x0e-\x1f]")
+
+
+class TextFormat(NamedTuple):
+    """How the text of a table is written."""
+
+    encoding: str
+    """`UTF8` or `LATIN1`."""
+
+    delimiter: str
+    """What stands between two cells."""
+
+    def remark(self, name: str) -> str:
+        """Say what is unusual about a table that is called so; "" for UTF-8 with commas or tabs.
+
+        >>> TextFormat(LATIN1, ";").remark("a.csv"), TextFormat(UTF8, ",").remark("a.csv")
+        ("a.csv is read as Latin-1 with ';' between cells", '')
+        """
+        unusual = ["as Latin-1"] if self.encoding == LATIN1 else []
+        if self.delimiter == ";":
+            unusual.append(f"with {self.delimiter!r} between cells")
+        return f"{name} is read {' '.join(unusual)}" if unusual else ""
 
 
 def escape_formula(value: object) -> object:
@@ -78,14 +102,51 @@ def read_csv_rows(path: Path, delimiter: str | None = None) -> list[tuple[int, l
 
     Raises `InputError` for a file that is not CSV.
     """
+    form = find_text_format(path)
     try:
-        with path.open(encoding="utf-8-sig", newline="") as file:
-            delimiter = delimiter or find_delimiter([file.readline()])
-            file.seek(0)
-            rows = csv.reader(file, delimiter=delimiter, skipinitialspace=True, strict=True)
+        with path.open(encoding=form.encoding, newline="") as file:
+            rows = csv.reader(
+                file, delimiter=delimiter or form.delimiter, skipinitialspace=True, strict=True
+            )
             return [(rows.line_num, [cell.strip() for cell in row]) for row in rows if row]
-    except (UnicodeDecodeError, csv.Error) as error:
+    except csv.Error as error:
         raise InputError(f"{str(path)!r} cannot be read as CSV: {error}") from error
+
+
+def find_text_format(path: Path) -> TextFormat:
+    """Find the encoding of a table, and in its first line the delimiter.
+
+    Raises `InputError` for a file that is not text.
+    """
+    encoding = find_encoding(path)
+    with path.open(encoding=encoding, newline="") as file:
+        return TextFormat(encoding, find_delimiter([file.readline()]))
+
+
+def find_encoding(path: Path) -> str:
+    """Find whether a text file is in UTF-8 or, as older spreadsheets write it, in Latin-1.
+
+    Raises `InputError` for a file that is neither.
+    """
+    decoder = codecs.getincrementaldecoder("utf-8")()
+    try:
+        with path.open("rb") as file:
+            for chunk in iter(lambda: file.read(1 << 20), b""):
+                decoder.decode(chunk)
+        decoder.decode(b"", final=True)
+    except UnicodeDecodeError:
+        content = path.read_bytes()
+        is_utf16 = content.startswith((codecs.BOM_UTF16_LE, codecs.BOM_UTF16_BE))
+        try:
+            content.decode(LATIN1)
+        except UnicodeDecodeError:
+            is_latin1 = False
+        else:
+            is_latin1 = not is_utf16 and not _NEVER_IN_TEXT.search(content)
+        if not is_latin1:
+            raise InputError(f"{str(path)!r} is not a text file in UTF-8 or Latin-1") from None
+        return LATIN1
+    return UTF8
 
 
 def find_delimiter(lines: Iterable[str], default: str = ",") -> str:
@@ -110,6 +171,8 @@ class _LineFeedText(io.StringIO):
 
 
 # ---------------------------------------------------------------- parquet
+
+LISTS = (pa.ListType, pa.LargeListType, pa.FixedSizeListType)  # types of columns of lists
 
 
 def read_parquet_schema(path: Path) -> pa.Schema:

@@ -8,6 +8,7 @@ from pathlib import Path, PurePosixPath
 
 from fairweather.errors import InputError
 from fairweather.report import (
+    findings,
     front,
     gallery,
     hurt,
@@ -53,15 +54,17 @@ SECTIONS = (
     Section(
         "verdict",
         "Verdict",
-        (front.VERDICT,),
+        (front.VERDICT, findings.VERDICT),
         front=True,
         brief=overview.summarize_overview,
     ),
-    Section("sees", "What it sees", (gallery.PICTURES,), front=True),
-    Section("breaks", "Where it breaks", (front.BREAKS, front.OTHER_IMAGES), front=True),
-    Section("knows", "Does it know?", (front.KNOWLEDGE,), front=True),
-    Section("review", "What to do", (review.REVIEW,), front=True),
-    Section("hurt", "Who is hurt", (hurt.HURT,), front=True),
+    Section("sees", "What it sees", (gallery.PICTURES, findings.PICTURES), front=True),
+    Section(
+        "breaks", "Where it breaks", (front.BREAKS, findings.MAP, front.OTHER_IMAGES), front=True
+    ),
+    Section("knows", "Does it know?", (front.KNOWLEDGE, findings.CURVES), front=True),
+    Section("review", "What to do", (review.REVIEW, findings.WORKLIST), front=True),
+    Section("hurt", "Worst classes and groups", (hurt.HURT,), front=True),
     Section("compare", "Compare models", (ranking.COMPARISON,), front=True),
     Section(
         "tables",

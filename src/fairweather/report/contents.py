@@ -22,7 +22,13 @@ from fairweather.runs.provenance import list_machines
 from fairweather.runs.scores import read_grouping
 from fairweather.tasks.table import find_task
 from fairweather.types.kinds import TaskKind
-from fairweather.types.measurement import Predictions, Score, format_255ths, format_number
+from fairweather.types.measurement import (
+    AnyPredictions,
+    Predictions,
+    Score,
+    format_255ths,
+    format_number,
+)
 from fairweather.types.record import (
     CLEAN,
     ENSEMBLE,
@@ -71,7 +77,7 @@ class Sweep:
         neutral: the level that changes nothing; clean images are drawn there.
         note: what a reader must know about the levels; may be empty.
         cells: the id of each shifted test set, by its level as scores.csv writes it, ascending.
-        constants: where a level is only a rank, such as a severity: the numbers behind it.
+        constants: where a level is only a rank, such as 1 to 5: the numbers behind it.
         kind: shift or attack.
     """
 
@@ -128,8 +134,8 @@ class Sweep:
 
         >>> Sweep("b", "Brightness", "brightness factor f", 1.0, "", {}).at("0.4")
         'brightness at f = 0.4'
-        >>> Sweep("imagenet_c/jpeg", "JPEG compression", "severity", 0.0, "", {}).at("5")
-        'JPEG compression at severity 5'
+        >>> Sweep("imagenet_c/jpeg", "JPEG compression", "level", 0.0, "", {}).at("5")
+        'JPEG compression at level 5'
         >>> Sweep("hue", "Hue", "turn of the colour circle", 0.0, "", {}).at("0.5")
         'hue at 0.5 of the colour circle'
         >>> attack = Sweep("pgd", "PGD", "budget ε (in [0, 1])", 0.0, "", {}, kind="attack")
@@ -146,7 +152,7 @@ class Sweep:
 
         >>> Sweep("b", "Brightness", "brightness factor f", 1.0, "", {}).heading("0.8")
         'f = 0.8'
-        >>> Sweep("s", "Snow", "severity", 0.0, "", {}).heading("3")
+        >>> Sweep("s", "Snow", "level", 0.0, "", {}).heading("3")
         '3'
         >>> attack = Sweep("p", "PGD", "budget ε", 0.0, "", {}, kind="attack")
         >>> attack.heading("0.00784313725490196")
@@ -158,8 +164,8 @@ class Sweep:
     def spelled(self, level: str) -> str:
         """Write a level so that it can stand alone.
 
-        >>> Sweep("s", "Snow", "severity", 0.0, "", {}).spelled("3")
-        'severity 3'
+        >>> Sweep("s", "Snow", "level", 0.0, "", {}).spelled("3")
+        'level 3'
         """
         heading = self.heading(level)
         return heading if "=" in heading else f"{self.level_title} {heading}"
@@ -194,7 +200,7 @@ def make_sweep(record: SweepRecord) -> Sweep:
     return Sweep(
         name=record.name,
         title=record.title,
-        level_title=record.level_title,
+        level_title=record.level_words,
         neutral=record.neutral,
         note=record.note,
         cells={level: cell.id for level, cell in levels.items()},
@@ -360,6 +366,13 @@ class Contents:
         """Read the predictions of a cell by the id of its shift; None where there are none."""
         run, file = self._file(model, seed, cell, TEST)
         return run.read_predictions(file) if run.file(file).is_file() else None
+
+    def read_cell(
+        self, model: str, seed: str, cell: str, part: str = TEST
+    ) -> AnyPredictions | None:
+        """Read the predictions of a cell of whatever task; None where there are none."""
+        run, file = self._file(model, seed, cell, part)
+        return run.read_cell(file) if run.file(file).is_file() else None
 
     def has(self, model: str, seed: str, cell: str) -> bool:
         """Say whether there are predictions of a cell, by the id of its shift."""

@@ -107,6 +107,8 @@ def _show_verdict(contents: Contents, _: Tables) -> PartView | None:
             "start": start,
             "tiles": write_tiles(contents, start),
             "models": {model: outcome.title for model, outcome in outcomes.items()},
+            "chosen": "that is most accurate on clean images",
+            "terms": "Sure: the probability that a model gives its own answer, called confidence.",
         },
         carried={
             "start": start,

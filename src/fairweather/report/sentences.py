@@ -171,17 +171,16 @@ def _cannot_confirm(performance: Performance) -> str:
 
 
 def describe_shifts(lows: Sequence[WorstLevel]) -> Iterator[str]:
-    """Say which shift costs most, which costs least, and which may cost as much as the worst."""
+    """Say under which shift accuracy is lowest and highest, and which may be as low as that."""
     first, *others = sorted(lows, key=lambda low: low.performance.accuracy.value)
-    at = _name_place(first)
-    yield f"{at[:1].upper()}{at[1:]} costs most: {_right(first)}."
+    yield f"Accuracy is lowest under {_name_place(first)}: {_right(first)}."
     if others:
         best = others[-1]
-        yield f"{best.sweep.title} costs least: {_right(best)} at the worst level."
+        yield f"It is highest under {best.sweep.in_sentence}: {_right(best)} at the worst level."
     top = first.performance.accuracy.high
     if alike := sum(low.performance.accuracy.low <= top for low in others):
         more = "1 other shift" if alike == 1 else f"{alike} other shifts"
-        yield f"{more} may cost as much: the intervals overlap."
+        yield f"It may be as low under {more}: the intervals overlap."
 
 
 def _right(low: WorstLevel) -> str:
@@ -254,7 +253,7 @@ def _write_part(share: float, where: str) -> str:
     return f"{part} {where}"
 
 
-# ---- who is hurt
+# ---- the worst classes and groups
 
 
 def describe_hurt(name: str, there: Score, clean: Score | None, everyone: Score) -> Iterator[str]:
@@ -300,3 +299,94 @@ def describe_tie_with(evidence: str, title: str, others: int) -> str:
     """Say in a note how many other models the tests cannot tell from one."""
     more = "1 other model" if others == 1 else f"{others} other models"
     return f"{evidence[:1].upper()}{evidence[1:]} cannot tell “{title}” from {more}."
+
+
+# ---- several findings
+
+
+def format_area(value: float) -> str:
+    """Write an area under a curve.
+
+    >>> format_area(0.9245)
+    '0.92'
+    """
+    return f"{value:.2f}"
+
+
+def tile_area(score: Score, line: str) -> list[str]:
+    """A tile with an AUC: the number, a line about it, and its interval."""
+    if math.isnan(score.low):
+        return [format_area(score.value), line, "Too few images for an interval."]
+    low, high = map(format_area, score[1:3])
+    return [format_area(score.value), line, f"95{PERCENT} interval: {low} to {high}."]
+
+
+def describe_fall(name: str, before: float, there: float) -> str:
+    """Say which finding loses most.
+
+    >>> describe_fall("Mass", 0.91, 0.6)
+    '“Mass” falls most: from 0.91 to 0.60.'
+    """
+    return f"“{name}” falls most: from {format_area(before)} to {format_area(there)}."
+
+
+def tile_gap(name: str, gap: Score, where: str) -> list[str]:
+    """A tile with the largest gap between a mean probability and the share of the images."""
+    side = "high" if gap.value > 0 else "low"
+    lines = [format_points(gap.value), f"too {side} a mean probability of “{name}” {where}"]
+    if gap.too_few:
+        return [*lines, "Too few images for an interval."]
+    if gap.low <= 0 <= gap.high:
+        return [*lines, "Its interval includes no gap, so this may be noise."]
+    return lines
+
+
+def describe_areas(areas: Sequence[tuple[str, str, Score]]) -> list[str]:
+    """Say which finding has the lowest AUC and where, from AUCs with the lowest first.
+
+    >>> describe_areas([("Mass", "under fog at level 5", Score(0.61, 0.5, 0.7, 200))])
+    ['AUC is lowest for “Mass” under fog at level 5: 0.61.']
+    """
+    if not areas:
+        return []
+    name, where, score = areas[0]
+    said = [f"AUC is lowest for “{name}” {where}: {format_area(score.value)}."]
+    if score.low <= 0.5:
+        said.append("That is statistically no better than a coin.")
+    return said
+
+
+def describe_finding(name: str, where: str, area: Score | None, gap: Score | None) -> Iterator[str]:
+    """Say how well a finding is told at a place, and whether its probabilities are right."""
+    if area is None:
+        yield f"“{name}” has no AUC {where}: all its images are alike there."
+        return
+    yield f"“{name}” has an AUC of {format_area(area.value)} {where}."
+    if gap is not None:
+        doubt = " That may be noise." if gap.too_few or gap.low <= 0 <= gap.high else ""
+        side = "high" if gap.value > 0 else "low"
+        yield f"Its mean probability is {format_points(gap.value)} too {side}.{doubt}"
+
+
+def describe_worklist(missed: float, name: str, share: str, where: str) -> str:
+    """Say what a person must look at, of the finding that needs most.
+
+    >>> describe_worklist(0.05, "Mass", "40%", "under fog").replace(PERCENT, "%")
+    'To miss at most 5% of “Mass” under fog, a person must look at 40% of the images.'
+    """
+    least = format_share(missed)
+    return (
+        f"To miss at most {least} of “{name}” {where}, a person must look at {share} of the images."
+    )
+
+
+def describe_missed(name: str, share: float, where: str) -> str:
+    """Say what a threshold fitted on validation images misses.
+
+    >>> describe_missed("Mass", 0.3, "under fog").replace(PERCENT, "%")
+    'A threshold set for this on validation images misses 30% of “Mass” under fog.'
+    """
+    return (
+        f"A threshold set for this on validation images misses {format_share(share)} of “{name}” "
+        f"{where}."
+    )

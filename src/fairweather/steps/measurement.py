@@ -300,9 +300,7 @@ def plan_conclusion(measurement: Measurement, models: Sequence[MeasuredModel]) -
         for variant in measurement.variants
         if (file := variant.file(model.name, model.seed)) is not None
     ]
-    # Pictures are chosen by their classes.
-    pictured = measurement.pictured != () and measurement.data.task == CLASSIFICATION
-    samples = [_plan_samples(measurement, models)] if pictured else []
+    samples = [_plan_samples(measurement, models)] if measurement.pictured != () else []
     pictures = [file for step in samples for file in (*step.leaves, *step.may_leave)]
     predictions = dict.fromkeys((*score.reads, *fitted))
     report = plan.ReportStep(

@@ -65,7 +65,7 @@ VERSIONS = {
     "group": 1,
     "score": 8,
     "sample": 3,
-    "report": 12,
+    "report": 13,
 }
 # Fields that change results only if a step uses a network.
 MACHINE_FIELDS = ("device", "threads")

@@ -30,7 +30,10 @@ from fairweather.runs.folder import RunFolder, to_parquet
 from fairweather.steps.plan import SampleStep, StepResult
 from fairweather.steps.sweeps import group_by_sweep, parse_shift, shift_kind
 from fairweather.steps.worker import Worker
-from fairweather.types.measurement import Attack, Dataset, Images, Shift
+from fairweather.tasks.classification import CLASSIFICATION_TASK
+from fairweather.tasks.table import find_task
+from fairweather.tasks.task import Task
+from fairweather.types.measurement import CLASSIFICATION, Attack, Dataset, Images, Shift
 from fairweather.types.record import predictions_file
 
 LONGEST = 112  # pixels of the longer side
@@ -86,7 +89,9 @@ def do_sample(step: SampleStep, worker: Worker, folder: RunFolder, progress: Not
     """Choose pictures by the predictions, and store them under the shifts of the predictions."""
     shifts = [shift for text in step.shifts if isinstance(shift := parse_shift(text), Shift)]
     dataset = worker.dataset(step.images.data)
-    choice = choose_pictures(folder, dataset.test, shifts, step.models)
+    choice = PictureChoice({}, {})  # mistakes are those of a classifier
+    if dataset.task == CLASSIFICATION:
+        choice = choose_pictures(folder, dataset.test, shifts, step.models)
     write_samples(folder, dataset, shifts, step.shift_seed, choice, step.mixup)
     if step.attacks:
         folder.write(ATTACKED, _attack_pictures(step, worker, folder))
@@ -99,7 +104,8 @@ def _attack_pictures(step: SampleStep, worker: Worker, folder: RunFolder) -> byt
     An attack draws its random numbers by image, so it finds the same change, apart from rounding in
     batches of another size.
     """
-    strip = pick_pictures(worker.dataset(step.images.data).test, MOST_PICTURES)
+    dataset = worker.dataset(step.images.data)
+    strip = pick_pictures(dataset.test, MOST_PICTURES, task=find_task(dataset.task))
     attacks = [attack for text in step.attacks if isinstance(attack := parse_shift(text), Attack)]
     columns: dict[str, list[Any]] = {name: [] for name in ATTACKED_COLUMNS.names}
     for name, network in step.networks.items():
@@ -290,10 +296,11 @@ def write_samples(
     The strip has up to six test images of different classes. With `mixup`, an example of MixUp is
     stored too. Returns the names of the files.
     """
-    strip = pick_pictures(dataset.test, MOST_PICTURES)
+    task = find_task(dataset.task)
+    strip = pick_pictures(dataset.test, MOST_PICTURES, task=task)
     index: dict[str, Any] = {
         "version": INDEX_VERSION,
-        "labels": _label_names(strip),
+        "labels": task.name_labels(strip.labels.numpy(), strip.classes),
         "strip": strip.keys.tolist(),
         "lost": _as_json(choice.lost),
         "mistakes": {name: _as_json(images) for name, images in choice.mistakes.items()},
@@ -303,18 +310,28 @@ def write_samples(
         for key, cell in chain.from_iterable(by_name.values()):
             wanted[cell].add(key)
     run.write(PICTURES, _encode_pictures(dataset.test, shifts, shift_seed, wanted))
-    if mixup and dataset.train is not None and len(pair := pick_pictures(dataset.train, 2)) == 2:
+    if (
+        mixup
+        and dataset.train is not None
+        and len(pair := pick_pictures(dataset.train, 2, task=task)) == 2
+    ):
         run.write(MIXUP, _encode_mixture(pair.images))
-        index["mixup"] = {"file": MIXUP, "labels": _label_names(pair), "weight": MIXUP_WEIGHT}
+        index["mixup"] = {
+            "file": MIXUP,
+            "labels": task.name_labels(pair.labels.numpy(), pair.classes),
+            "weight": MIXUP_WEIGHT,
+        }
     run.write(INDEX, json.dumps(index, indent=1) + "\n")
     return [INDEX, PICTURES, *([MIXUP] if "mixup" in index else [])]
 
 
-def pick_pictures(images: Images, most: int, seed: int = 0) -> Images:
-    """Pick at most `most` images of different classes, by the seed, in the order of the classes."""
+def pick_pictures(
+    images: Images, most: int, seed: int = 0, task: Task = CLASSIFICATION_TASK
+) -> Images:
+    """Pick at most `most` images of different strata, such as classes, by the seed, in order."""
     rng = np.random.default_rng(seed)
     order = rng.permutation(len(images))
-    labels = images.labels.numpy()[order]
+    labels = task.strata(images.labels.numpy(), images.classes).numbers[order]
     first_of_class = np.unique(labels, return_index=True)[1]
     chosen = np.sort(rng.permutation(first_of_class)[:most])
     by_class = chosen[np.argsort(labels[chosen])]
@@ -353,10 +370,6 @@ def _encode_pictures(
         columns["key"] += keys.tolist()
         columns["image"] += make_thumbnails(shift(images.images, images.keys, seed))
     return to_parquet(pa.table(columns, schema=PICTURE_COLUMNS))
-
-
-def _label_names(images: Images) -> list[str]:
-    return [images.classes[label] for label in images.labels.tolist()]
 
 
 def _encode_mixture(pair: torch.Tensor) -> bytes:

@@ -19,7 +19,7 @@ from fairweather.attacks.shift_lists import expand_only_shifts
 from fairweather.attacks.table import make_training_attack
 from fairweather.data.splits import choose_labelled, corrupt_labels
 from fairweather.devices import is_out_of_memory
-from fairweather.errors import TrainingDivergedError
+from fairweather.errors import InputError, TrainingDivergedError
 from fairweather.files.tables import frame_to_csv
 from fairweather.models.backbones import make_encoder, state_without_head
 from fairweather.models.building import (
@@ -33,6 +33,7 @@ from fairweather.models.building import (
 from fairweather.progress import Event, Notify
 from fairweather.runs.folder import RunFolder, read_json
 from fairweather.steps.plan import (
+    DATA,
     ChooseStep,
     PretrainStep,
     Step,
@@ -41,18 +42,21 @@ from fairweather.steps.plan import (
     step_fingerprint,
 )
 from fairweather.steps.worker import Worker
+from fairweather.tasks.table import find_task
+from fairweather.training.losses import ONE_CLASS, LabelLoss, find_loss
 from fairweather.training.ranks import ALONE, Ranks, synchronise_batchnorm
 from fairweather.training.recipe import Recipe
+from fairweather.training.selfsupervised.methods import METHODS
 from fairweather.training.selfsupervised.pretraining import (
     NeighbourProbe,
     PretrainingEpoch,
     pretrain,
 )
+from fairweather.training.selfsupervised.pretraining_recipe import Pretraining
 from fairweather.training.supervised import fit, select_epoch
 from fairweather.types.measurement import Attack, Dataset, Images
 from fairweather.types.record import CORRELATION, DESCRIPTION, DIVERGED, HISTORY, PROBED, WEIGHTS
 
-SELECTED = ("epoch", "val_accuracy", "val_loss")
 RESUME = "resume"  # the folder of an unfinished training's state
 STATE = f"{RESUME}/state.pt"
 # The end of its file, after its SHA-256; files of earlier versions have neither.
@@ -108,6 +112,8 @@ def _train(
         spec = _loaded_spec(step, dataset, folder)
         weights = _weights_facts(step, spec, worker.offline)
         train, val = training_images(step, worker.images(step.train)), worker.images(step.val)
+        loss = training_loss(dataset)
+        recipe = loss.complete(recipe)
         model = build(spec, step.seed, offline=worker.offline)
     training = _Training(step, recipe.epochs, worker, folder, progress)
     training.tell(_start_note(weights))
@@ -129,9 +135,11 @@ def _train(
         attack=training_attack(recipe),
         after_step=training.tell_part,
         ranks=worker.ranks,
+        loss=loss,
     ):
         row = epoch.state["history"][-1]
-        note = f"validation accuracy {row['val_accuracy']:.1%}, loss {row['val_loss']:.3f}"
+        shown = loss.shown(row[f"val_{loss.metric}"])
+        note = f"validation {shown}, loss {row['val_loss']:.3f}"
         training.end_epoch(epoch.state, note)
     state = training.state
     assert state is not None
@@ -149,8 +157,10 @@ def _train(
         "label_noise": step.label_noise,
         "train_shifts": list(step.train_shifts),
         "precision": step.precision,
-        **{key: chosen[key] for key in SELECTED},
+        **{key: chosen[key] for key in loss.selected()},
     }
+    if (weighed := loss.weigh(recipe, train)) is not None:
+        facts["positive_weights"] = dict(zip(dataset.classes, weighed.tolist(), strict=True))
     files: dict[str, bytes | str] = {
         WEIGHTS: encode_safetensors(state["best"]),
         DESCRIPTION: render_model_json(replace(spec, weights=step.spec.weights), facts),
@@ -203,6 +213,21 @@ class _Training:
         if files:
             drop_state(self._step, self._folder)
         return StepResult(self._note, share=1 - self._begun / self._epochs)
+
+
+def training_loss(dataset: Dataset) -> LabelLoss:
+    """How the labels of a data set are learned; raises `InputError` if no loss accepts its task."""
+    loss = find_loss(find_task(dataset.task).kinds)
+    if loss is None:
+        raise InputError(
+            f"no loss of a training accepts the task of {dataset.name}, {dataset.task}"
+        )
+    return loss
+
+
+def pretraining_loss(recipe: Pretraining, dataset: Dataset) -> LabelLoss:
+    """How a pre-training learns labels, if it does; then `InputError` as in `training_loss`."""
+    return training_loss(dataset) if METHODS[recipe.method].learns_labels else ONE_CLASS
 
 
 def training_images(step: TrainStep, train: Images) -> Images:
@@ -265,6 +290,8 @@ def _weights_facts(step: TrainStep, spec: ModelSpec, offline: bool) -> dict[str,
 
 def do_choose(step: ChooseStep, worker: Worker, folder: RunFolder, progress: Notify) -> StepResult:
     """Choose the best try of a sweep by validation, and write the table of all tries."""
+    loss = find_loss(folder.task.kinds)
+    assert loss is not None  # it has trained the tries
     rows: list[dict[str, Any]] = []
     for number, (values, source) in enumerate(zip(step.values, step.folders, strict=True), 1):
         diverged = folder.file(f"{source}/{DIVERGED}")
@@ -272,13 +299,14 @@ def do_choose(step: ChooseStep, worker: Worker, folder: RunFolder, progress: Not
             result = read_json(diverged)
         else:
             facts = read_json(folder.file(f"{source}/{DESCRIPTION}"))
-            result = {key: facts[key] for key in SELECTED}
+            result = {key: facts[key] for key in loss.selected()}
         rows.append({"try": number, **values, **result})
     table = pd.DataFrame(rows, columns=list(dict.fromkeys(key for row in rows for key in row)))
     if "val_loss" not in table:
         raise TrainingDivergedError(f"every try of {step.title} diverged; {rows[-1]['diverged']}")
-    ranked = table.assign(val_accuracy=-table["val_accuracy"]).dropna(subset=["val_loss"])
-    order = ["val_accuracy", "val_loss"] if step.metric == "accuracy" else ["val_loss"]
+    metric = f"val_{loss.metric}"
+    ranked = table.assign(**{metric: -table[metric]}).dropna(subset=["val_loss"])
+    order = ["val_loss"] if step.metric == "nll" else [metric, "val_loss"]
     chosen = int(ranked.sort_values(order, kind="stable").index[0])
     table["chosen"] = table.index == chosen
     recipe = read_json(folder.file(f"{step.folders[chosen]}/{DESCRIPTION}"))["recipe"]
@@ -294,12 +322,15 @@ def do_pretrain(
     with worker.ranks.agreeing():
         dataset, images = worker.dataset(step.images.data), worker.images(step.images)
         # Features are judged on the run's own images, also if others were used for pre-training.
-        probe = NeighbourProbe(*map(worker.images, step.probe))
+        own = training_loss(worker.dataset(DATA))
+        known, asked = map(worker.images, step.probe)
+        probe = NeighbourProbe(known, asked, own)
+        loss = pretraining_loss(step.recipe, dataset)
         spec = with_statistics(step.spec, dataset) if step.own_statistics else step.spec
         classifier = build(spec, step.seed, offline=worker.offline)
     training = _Training(step, step.recipe.epochs, worker, folder, progress)
     training.tell("")
-    encoder = make_encoder(classifier, spec.backbone)
+    encoder, quality = make_encoder(classifier, spec.backbone), f"knn_{own.metric}"
     last: PretrainingEpoch | None = None
     for last in pretrain(
         encoder.module,
@@ -314,10 +345,11 @@ def do_pretrain(
         after_step=training.tell_part,
         ranks=worker.ranks,
         sync_batchnorm=step.sync_batchnorm,
+        loss=loss,
     ):
         row = last.history[-1]
         note = (
-            f"k-NN accuracy {row['knn_accuracy']:.1%}, loss {row['train_loss']:.3g}, "
+            f"k-NN {own.shown(row[quality])}, loss {row['train_loss']:.3g}, "
             f"embedding spread {row['embedding_std']:.2f}"
         )
         training.end_epoch(last.state, note)
@@ -329,12 +361,12 @@ def do_pretrain(
         "title": step.title,
         "data": dataset.name,
         "images": len(dataset.train),
-        "labels_used": step.recipe.method == "supervised",
+        "labels_used": METHODS[step.recipe.method].learns_labels,
         "seed": step.seed,
         "recipe": asdict(step.recipe),
         "weights": describe_weights(spec, offline=worker.offline),
         "precision": step.precision,
-        **{key: last.history[-1][key] for key in ("epoch", "knn_accuracy", "embedding_std")},
+        **{key: last.history[-1][key] for key in ("epoch", quality, "embedding_std")},
     }
     files: dict[str, bytes | str] = {
         WEIGHTS: encode_safetensors(state_without_head(classifier, spec.backbone)),

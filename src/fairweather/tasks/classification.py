@@ -53,6 +53,7 @@ CLASSIFICATION_TASK = Task(
     predictions=Predictions,
     columns=_classification_columns,
     strata=Strata,  # the images of each class
+    name_labels=lambda labels, classes: [classes[label] for label in labels.tolist()],
     kinds=(Predictions.kind,),
     combine=mean_log_probability,
     decision_metric="accuracy",

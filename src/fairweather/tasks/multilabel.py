@@ -10,7 +10,7 @@ import numpy as np
 import scipy.special
 from numpy.typing import NDArray
 
-from fairweather.errors import InputError
+from fairweather.errors import InputError, quote_names
 from fairweather.metrics.columns import IntArray, per_image
 from fairweather.tasks.task import Logits, Strata, Task, Unit
 from fairweather.types.kinds import FINDING, FINDINGS, TaskKind
@@ -148,6 +148,27 @@ def check_labels(labels: IntArray, classes: tuple[str, ...]) -> None:
             f"the label of {classes[column]} must be 0, 1 or {UNKNOWN} (unknown), found "
             f"{labels[row, column]}"
         )
+    if len(labels) and (labels == UNKNOWN).all():
+        raise InputError("every label of every finding is unknown, so nothing can be measured")
+
+
+def describe_lacks(labels: IntArray, classes: tuple[str, ...]) -> tuple[str, ...]:
+    """Name the findings that all images have, that none has, and that are never known.
+
+    >>> describe_lacks(np.array([[1, 0, -1], [-1, 0, -1]]), ("Effusion", "Mass", "Edema"))
+    ("no image lacks 'Effusion'", "no image has 'Mass'", "no image has a known label of 'Edema'")
+    """
+    is_present, is_absent = (labels == 1).any(axis=0), (labels == 0).any(axis=0)
+    lacks = {
+        "no image lacks": is_present & ~is_absent,
+        "no image has": is_absent & ~is_present,
+        "no image has a known label of": ~is_present & ~is_absent,
+    }
+    return tuple(
+        f"{text} {quote_names([classes[place] for place in np.flatnonzero(lacking)])}"
+        for text, lacking in lacks.items()
+        if lacking.any()
+    )
 
 
 def rarest_finding(labels: IntArray, classes: tuple[str, ...]) -> Strata:
@@ -156,13 +177,24 @@ def rarest_finding(labels: IntArray, classes: tuple[str, ...]) -> Strata:
     Source: the order of Sechidis et al. 2011, which divides the rarest label first.
 
     >>> rarest_finding(np.array([[1, 1], [1, 0], [0, 0], [1, 0]]), ("Effusion", "Mass"))
-    Strata(numbers=array([2, 1, 0, 1]), names=('none', 'Effusion', 'Mass'))
+    Strata(numbers=array([2, 1, 0, 1]), names=('none', 'Effusion', 'Mass'), needed=False)
     """
     present = labels == 1
     order = np.argsort(present.sum(axis=0), kind="stable")
     rarest = np.where(present.any(axis=1), order[present[:, order].argmax(axis=1)] + 1, 0)
     places, numbers = np.unique(rarest, return_inverse=True)
-    return Strata(numbers.astype(np.int64), tuple(("none", *classes)[place] for place in places))
+    names = tuple(("none", *classes)[place] for place in places)
+    return Strata(numbers.astype(np.int64), names, needed=False)
+
+
+def name_present(labels: IntArray, classes: tuple[str, ...]) -> list[str]:
+    """Name the findings that each image has.
+
+    >>> name_present(np.array([[1, 1], [0, UNKNOWN]]), ("Effusion", "Mass"))
+    ['Effusion, Mass', 'none']
+    """
+    names = np.array(classes, dtype=object)
+    return [", ".join(names[row]) or "none" for row in labels == 1]
 
 
 def mean_probability(logits: Iterable[Logits | None]) -> Logits:
@@ -201,10 +233,12 @@ MULTILABEL_TASK = Task(
     predictions=FindingsPredictions,
     columns=_no_columns,
     strata=rarest_finding,
+    name_labels=name_present,
     kinds=(FINDINGS, FINDING),
     combine=mean_probability,
     decision_metric="decision_accuracy",
     check=check_labels,
+    remarks=describe_lacks,
     units=_units,
     judged=lambda images: np.flatnonzero(images.known.any(axis=1)),
 )

@@ -26,6 +26,9 @@ class Strata(NamedTuple):
     names: tuple[str, ...]
     """What messages call each; each has images."""
 
+    needed: bool = True
+    """Whether every split must have images of each; otherwise, as many splits as possible."""
+
 
 class Unit(NamedTuple):
     """A part of each image that is judged by itself, such as one finding."""
@@ -56,6 +59,9 @@ class Task:
     strata: Callable[[IntArray, tuple[str, ...]], Strata]
     """Divides images by their labels and the names of classes."""
 
+    name_labels: Callable[[IntArray, tuple[str, ...]], list[str]]
+    """Writes the label of each image as text, given the names of classes."""
+
     kinds: tuple[TaskKind, ...]
     """What its predictions and those of its units are; metrics accept one of them."""
 
@@ -68,6 +74,9 @@ class Task:
     check: Callable[[IntArray, tuple[str, ...]], None] = lambda labels, classes: None
     """Raises `InputError` for labels that are none, given the names of classes; `Images` check
     single ones."""
+
+    remarks: Callable[[IntArray, tuple[str, ...]], tuple[str, ...]] = lambda labels, classes: ()
+    """Says what labels lack for some numbers, one sentence each; a split may lack it."""
 
     units: Callable[[Any], tuple[Unit, ...]] = lambda _: ()
     """What is judged by itself, from predictions; empty if that is only the image."""

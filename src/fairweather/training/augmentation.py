@@ -21,7 +21,7 @@ from fairweather.devices import has_room_for
 from fairweather.training.loop_parts import to_input
 from fairweather.training.policies import augmix, rand_augment, trivial_augment
 from fairweather.training.recipe import GaussianNoise, RandomErasing, Recipe
-from fairweather.types.measurement import Images, Shift
+from fairweather.types.measurement import UNKNOWN, Images, Shift
 
 Integers = npt.NDArray[np.int64]
 _BOX_TRIES = 10  # random boxes per image, as in torchvision; if none fits, nothing is erased
@@ -226,7 +226,30 @@ class TrainingBatch(NamedTuple):
     first."""
 
     targets: torch.Tensor
-    """Classes int64 `[B]`, or soft labels float `[B, classes]` that sum to one."""
+    """Labels as in `Images`, or soft labels float `[B, classes]`: of one class, they sum to one; of
+    several findings, each is in [0, 1], or NaN where it is unknown."""
+
+
+def soft_labels(labels: torch.Tensor, classes: int) -> torch.Tensor:
+    """Make float32 labels `[B, classes]`, which can be mixed, from those of `Images`.
+
+    A label that is unknown is NaN, and so is each mixture with it.
+
+    >>> soft_labels(torch.tensor([1]), 3), soft_labels(torch.tensor([[1, UNKNOWN, 0]]), 3)
+    (tensor([[0., 1., 0.]]), tensor([[1., nan, 0.]]))
+    """
+    if labels.ndim == 1:
+        return F.one_hot(labels, classes).float()
+    return labels.float().masked_fill(labels == UNKNOWN, math.nan)
+
+
+def known_share(targets: torch.Tensor) -> torch.Tensor:
+    """The share of labels or soft labels that are known, a scalar.
+
+    >>> known_share(torch.tensor([[1.0, math.nan]])), known_share(torch.tensor([[1, 0]]))
+    (tensor(0.5000), tensor(1.))
+    """
+    return (targets.isfinite() & (targets != UNKNOWN)).float().mean()
 
 
 def mix_up(
@@ -240,7 +263,7 @@ def mix_up(
 
     Args:
         images: float `[B, 3, H, W]`.
-        labels: int64 `[B]`.
+        labels: int64, as in `Images`. A mixed label of a finding is known only where both are.
         classes: number of classes, the width of the soft labels.
         alpha: each image's own weight is drawn from Beta(alpha, alpha).
         rng: random source of weights and partners.
@@ -252,7 +275,7 @@ def mix_up(
     n = len(images)
     weight = torch.from_numpy(rng.beta(alpha, alpha, n)).to(images)
     partner = torch.from_numpy(rng.permutation(n)).to(images.device)
-    targets = F.one_hot(labels, classes).to(images)
+    targets = soft_labels(labels, classes).to(images)
     mixed = torch.lerp(images[partner], images, weight.reshape(n, 1, 1, 1))
     return TrainingBatch((mixed,), torch.lerp(targets[partner], targets, weight.reshape(n, 1)))
 
@@ -287,7 +310,7 @@ def cut_mix(
     partner = torch.from_numpy(rng.permutation(n)).to(images.device)
     pasted = mask_boxes(boxes, height, width, images.device)
     share = torch.from_numpy(box_areas(boxes) / (height * width)).to(images).reshape(n, 1)
-    targets = F.one_hot(labels, classes).to(images)
+    targets = soft_labels(labels, classes).to(images)
     mixed = torch.where(pasted, images[partner], images)
     return TrainingBatch((mixed,), torch.lerp(targets, targets[partner], share))
 

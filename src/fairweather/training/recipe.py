@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from dataclasses import dataclass, fields
+from dataclasses import dataclass, field, fields, replace
 from typing import Annotated, Literal
 
 from fairweather.errors import InputError
@@ -25,6 +25,8 @@ from fairweather.shifts.ranges import (
 )
 
 LARGEST_ASPECT = 1000.0
+Metric = Literal["accuracy", "auc"]  # of validation
+BALANCED = "balanced"  # positive weights by how many images have a finding
 Aspect = Annotated[float, between(1 / LARGEST_ASPECT, LARGEST_ASPECT)]
 
 
@@ -100,6 +102,23 @@ class GaussianNoise(CheckedSettings, where="recipe: gaussian_noise."):
 
     std: Annotated[float, POSITIVE, at_most(1)]
     probability: Share = 0.5
+
+
+@dataclass(frozen=True)
+class AsymmetricLoss(CheckedSettings, where="recipe: asymmetric_loss."):
+    """Let easy findings count less, those that are absent most (Ben-Baruch et al. 2021).
+
+    The defaults are those of the authors' training on MS-COCO.
+    """
+
+    gamma_neg: NotNegative = 4.0
+    """The exponent of an absent finding: its loss counts p^gamma_neg, with p its probability."""
+
+    gamma_pos: NotNegative = 0.0
+    """The exponent of a finding that is there: its loss counts (1 - p)^gamma_pos."""
+
+    clip: BelowOne = 0.05
+    """The probability of an absent finding is lowered by this; one below it costs nothing."""
 
 
 @dataclass(frozen=True)
@@ -190,14 +209,15 @@ class Recipe(CheckedSettings, where="recipe: "):
     """Alpha of the Beta distribution of MixUp (Zhang et al. 2018), 0 for none."""
 
     label_smoothing: BelowOne = 0.0
-    """Weight of the uniform distribution in the targets, in [0, 1)."""
+    """Weight of the uniform distribution in the targets, in [0, 1); of a finding, of 0.5."""
 
     clip_gradient_norm: Positive | None = None
     """Largest allowed norm of the whole gradient; None for no limit."""
 
-    select: Literal["accuracy", "nll", "last"] = "accuracy"
+    select: Literal["accuracy", "auc", "nll", "last"] = "accuracy"
     """The checkpoint that is kept: highest validation `accuracy` (ties: lower loss), lowest
-    validation `nll`, or the `last`. If any epochs train the backbone, only these count."""
+    validation `nll`, or the `last`. If any epochs train the backbone, only these count. For several
+    findings of an image, `accuracy` stands for `auc`, the highest mean AUC over the findings."""
 
     probe_epochs: int = 0
     """Number of epochs at the start in which only the head is trained; the backbone is frozen and
@@ -238,11 +258,36 @@ class Recipe(CheckedSettings, where="recipe: "):
     """Decay of a moving average of the weights; the average is then evaluated and stored instead of
     the weights; 0 for none. The first steps have at most (1 + step) / (10 + step)."""
 
+    asymmetric_loss: AsymmetricLoss | None = None
+    """`AsymmetricLoss` or None, for several findings of an image. Their loss is otherwise binary
+    cross-entropy, mean over the known labels."""
+
+    positive_weights: Literal["balanced"] | dict[str, float] | None = field(
+        default=None, hash=False
+    )
+    """How much a finding that is there counts in the loss, by finding, such as `{Mass: 5}`; 1 for
+    those not named. `balanced` is the number of training images without the finding, divided by
+    that with it."""
+
     def __post_init__(self) -> None:
         super().__post_init__()
         require("recipe: probe_epochs", self.probe_epochs, between(0, self.epochs))
+        if isinstance(self.positive_weights, dict):
+            for name, weight in self.positive_weights.items():
+                require(f"recipe: positive_weights.{name}", weight, POSITIVE)
         self._check_warmup()
         self._check_together()
+
+    def selecting(self, metric: Metric) -> Recipe:
+        """The same recipe, with `select` by a metric of validation in place of the accuracy.
+
+        Raises `InputError` if it selects by another metric.
+        """
+        if self.select not in ("accuracy", "nll", "last", metric):
+            raise InputError(
+                f"recipe: select must be {metric}, nll or last for these data, found {self.select}"
+            )
+        return replace(self, select=metric) if self.select == "accuracy" else self
 
     def _check_warmup(self) -> None:
         after = self.epochs - self.probe_epochs
@@ -269,4 +314,4 @@ class Recipe(CheckedSettings, where="recipe: "):
                 )
 
 
-RECIPE_KEYS = tuple(field.name for field in fields(Recipe))
+RECIPE_KEYS = tuple(setting.name for setting in fields(Recipe))

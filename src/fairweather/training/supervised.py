@@ -16,27 +16,42 @@ from fairweather.errors import InputError
 from fairweather.training import loop_parts
 from fairweather.training.augmentation import (
     TrainingBatch,
+    known_share,
     make_batch,
     move_if_room,
     training_batches,
 )
-from fairweather.training.policies import jensen_shannon
+from fairweather.training.losses import ONE_CLASS, LabelLoss, Weights
 from fairweather.training.ranks import ALONE, Fabric, Ranks
 from fairweather.training.recipe import Recipe
 from fairweather.training.selfsupervised.methods import rotate_quarter
-from fairweather.types.kinds import TaskKind
-from fairweather.types.measurement import Attack, Images, Predictions, Shift
+from fairweather.types.measurement import Attack, Images, Shift
 
 # --- The loss
 
 Forward = Callable[[torch.Tensor], torch.Tensor]
 
 
-def supervised_loss(forward: Forward, batch: TrainingBatch, recipe: Recipe) -> torch.Tensor:
-    """Cross-entropy of the first view, plus the consistency loss of AugMix's other views.
+def supervised_loss(
+    forward: Forward,
+    batch: TrainingBatch,
+    recipe: Recipe,
+    loss: LabelLoss = ONE_CLASS,
+    weights: Weights = None,
+    known: torch.Tensor | None = None,
+) -> torch.Tensor:
+    """Loss of the labels of the first view, plus the consistency loss of AugMix's other views.
 
     One forward pass has all views, so that batch norm sees them together, as in the published code
     (Hendrycks et al. 2020).
+
+    Args:
+        forward: the network: float `[B, 3, H, W]` to logits `[B, C]`.
+        batch: the images, or one process's part of them.
+        recipe: the settings of the loss.
+        loss: how the labels are learned.
+        weights: what findings that are there count, float `[L]`; None for 1.
+        known: the share of known labels in the batch of all processes; None if this is all of it.
 
     >>> batch = TrainingBatch((torch.zeros(2, 3, 8, 8),), torch.tensor([0, 1]))
     >>> supervised_loss(lambda images: torch.zeros(len(images), 2), batch, Recipe())
@@ -44,26 +59,11 @@ def supervised_loss(forward: Forward, batch: TrainingBatch, recipe: Recipe) -> t
     """
     logits = forward(torch.cat(batch.views)) if len(batch.views) > 1 else forward(batch.views[0])
     clean, *others = logits.split(len(batch.targets))
-    loss = F.cross_entropy(clean, batch.targets, label_smoothing=recipe.label_smoothing)
+    share = known_share(batch.targets) if known is None else known
+    total = loss.compute(clean, batch.targets, recipe, weights, share)
     if others and recipe.augmix:
-        loss = loss + recipe.augmix.consistency * jensen_shannon(clean, *others)
-    return loss
-
-
-class TrainingLoss(NamedTuple):
-    """A loss of supervised training."""
-
-    name: str
-    """For messages."""
-
-    compute: Callable[[Forward, TrainingBatch, Recipe], torch.Tensor]
-    """The loss of a batch, from the network, the batch and the recipe."""
-
-    accepts: TaskKind
-    """The kind of predictions that it trains for."""
-
-
-CROSS_ENTROPY = TrainingLoss("the cross-entropy of a training", supervised_loss, Predictions.kind)
+        total = total + recipe.augmix.consistency * loss.divergence(clean, *others)
+    return total
 
 
 def attack_batch(
@@ -80,7 +80,7 @@ def attack_batch(
     """
     (images,) = batch.views
     seed = int(rng.integers(2**31))
-    return TrainingBatch((attack(model, images, batch.targets, keys, seed),), batch.targets)
+    return batch._replace(views=(attack(model, images, batch.targets, keys, seed),))
 
 
 class RotationTask(nn.Module):
@@ -170,9 +170,13 @@ class Learner:
         head: nn.Module | None,
         seed: int,
         fabric: Fabric,
+        labels: LabelLoss,
+        weights: Weights,
     ) -> None:
         """Move the model to the device, with a second head if the recipe asks for one."""
         self.model, self.recipe, self.head = model, recipe, head
+        self.labels = labels
+        self.weights = None if weights is None else weights.to(fabric.device)
         self.fabric, self.device = fabric, fabric.device
         model.to(self.device, memory_format=torch.channels_last)  # type: ignore[call-overload]
         self.task: RotationTask | None = None
@@ -280,6 +284,7 @@ def fit(
     attack: Attack | None = None,
     after_step: Callable[[float], None] | None = None,
     ranks: Ranks = ALONE,
+    loss: LabelLoss = ONE_CLASS,
 ) -> Iterator[Epoch]:
     """Train a classifier, one epoch at a time.
 
@@ -303,15 +308,18 @@ def fit(
             that are done.
         ranks: the processes that train together; each must call this with the same arguments, and
             gets the same epochs.
+        loss: how the labels are learned: one class of each image, or several findings.
 
     Raises:
-        InputError: there are too few images, or the recipe needs a head or an attack that is not
-            given.
+        InputError: there are too few images, the recipe does not fit the labels, or it needs a head
+            or an attack that is not given.
         TrainingDivergedError: a loss is not finite; the message has epoch, step and learning rate.
     """
     _check_training(train, recipe, head, attack, ranks)
+    loss.check(train, val)
     device = device or torch.device("cpu")
-    learner = Learner(model, recipe, head, seed, ranks.fabric(device, precision))
+    recipe, fabric = loss.complete(recipe), ranks.fabric(device, precision)
+    learner = Learner(model, recipe, head, seed, fabric, loss, loss.weigh(recipe, train))
     if not train_shifts:  # shifts need the pixels on the CPU
         train = move_if_room(train, learner.device)
     history: list[dict[str, float]] = []
@@ -392,14 +400,17 @@ def _train_epoch(
             learner.optimizer, loop_parts.learning_rate_scale(recipe, epoch + step / len(steps))
         )
         rate = loop_parts.learning_rates(learner.optimizer)["head"]
-        batch = make_batch(images, recipe, rng, learner.device, train_shifts)
         part = ranks.part(len(images))
+        batch = make_batch(images, recipe, rng, learner.device, train_shifts)
+        known = known_share(batch.targets)
         batch = TrainingBatch(tuple(view[part] for view in batch.views), batch.targets[part])
         if attack is not None:
             keys = images.keys[part].to(learner.device)
             with ranks.agreeing(), loop_parts.report_divergence(epoch, step, rate):
                 batch = attack_batch(batch, keys, learner.model, attack, rng)
-        loss = CROSS_ENTROPY.compute(learner.forward, batch, recipe)
+        loss = supervised_loss(
+            learner.forward, batch, recipe, learner.labels, learner.weights, known
+        )
         if learner.task is not None:
             turned = learner.task.loss(learner.forward, batch.views[0], rng)
             loss = loss + recipe.rotation_prediction * turned
@@ -427,25 +438,27 @@ def _evaluate_epoch(learner: Learner, train: Images, val: Images, ranks: Ranks) 
         ranks.copy_statistics(model)
     # A fixed, evenly spread subset: no second pass in training mode, no extra randomness.
     stride = -(-len(train) // MOST_CLEAN_TRAINING_IMAGES)
-    _, train_accuracy = _evaluate(learner, train[::stride], ranks)
-    val_loss, val_accuracy = _evaluate(learner, val, ranks)
-    return {"train_accuracy": train_accuracy, "val_loss": val_loss, "val_accuracy": val_accuracy}
+    metric = learner.labels.metric
+    _, train_value = _evaluate(learner, train[::stride], ranks)
+    val_loss, val_value = _evaluate(learner, val, ranks)
+    return {f"train_{metric}": train_value, "val_loss": val_loss, f"val_{metric}": val_value}
 
 
 @torch.inference_mode()
 def _evaluate(learner: Learner, images: Images, ranks: Ranks) -> tuple[float, float]:
-    """Mean cross-entropy in nats and accuracy of clean, unmixed images."""
+    """Mean cross-entropy in nats, and the metric of the labels, of clean, unmixed images."""
     learner.evaluated.eval()
-    loss, correct = 0.0, 0
+    loss, outcomes = 0.0, list[torch.Tensor]()
     cut = list(loop_parts.cut_batches(torch.arange(len(images)), 2 * learner.recipe.batch_size))
     for index in cut[ranks.rank :: ranks.size]:
         batch = images[slice(int(index[0]), int(index[-1]) + 1)]
         logits = learner.predict(loop_parts.to_input(batch.images.to(learner.device)))
         labels = batch.labels.to(learner.device)
-        loss += float(F.cross_entropy(logits, labels, reduction="sum"))
-        correct += int((logits.argmax(1) == labels).sum())
-    losses, hits = zip(*ranks.gather((loss, correct)), strict=True)
-    return sum(losses) / len(images), sum(hits) / len(images)
+        loss += float(learner.labels.entropy(logits, labels, reduction="sum"))
+        outcomes.append(learner.labels.outcomes(logits, labels).cpu())
+    losses, parts = zip(*ranks.gather((loss, outcomes)), strict=True)
+    mean = sum(losses) / learner.labels.count(images.labels)
+    return mean, learner.labels.measure(torch.cat([rows for part in parts for rows in part]))
 
 
 def select_epoch(history: list[dict[str, float]], recipe: Recipe) -> int:
@@ -463,4 +476,5 @@ def select_epoch(history: list[dict[str, float]], recipe: Recipe) -> int:
         return last
     if recipe.select == "nll":
         return min(candidates, key=lambda i: history[i]["val_loss"])
-    return min(candidates, key=lambda i: (-history[i]["val_accuracy"], history[i]["val_loss"]))
+    metric = f"val_{recipe.select}"
+    return min(candidates, key=lambda i: (-history[i][metric], history[i]["val_loss"]))

@@ -20,7 +20,12 @@ import pyarrow as pa
 import pyarrow.compute
 
 from fairweather.errors import UNREADABLE_ARRAYS, InputError, first_line, quote_names, unknown_name
-from fairweather.files.tables import find_delimiter, read_parquet_table
+from fairweather.files.tables import (
+    LISTS,
+    find_delimiter,
+    find_encoding,
+    read_parquet_table,
+)
 
 # Usual names of columns, without regard to case.
 LABEL_COLUMNS = (
@@ -49,7 +54,6 @@ OUTPUT_ARRAYS = (
     *("predictions", "preds", "scores", "outputs", "y_prob", "y_proba", "y_score", "y_pred"),
 )
 CLASS_ARRAYS = ("classes", "class_names", "label_names")
-LISTS = (pa.ListType, pa.LargeListType, pa.FixedSizeListType)
 
 Column = npt.NDArray[Any]
 Content: TypeAlias = "Path | pd.DataFrame | npt.NDArray[Any]"
@@ -347,7 +351,7 @@ def _check_points(values: pd.Series[Any], place: str) -> None:
 
 def read_header(path: Path) -> list[str]:
     """The cells of the first line of a CSV file; raises `InputError` if the file is not text."""
-    lines = _read_first_lines(path)
+    lines, _ = _read_first_lines(path)
     return _split_cells(lines[:1], find_delimiter(lines, default=SPACES))[0] if lines else []
 
 
@@ -373,7 +377,7 @@ def _read_dataframe(
 
 
 def _read_csv(path: Path, place: str, options: RowOptions) -> tuple[pd.DataFrame, bool]:
-    lines = _read_first_lines(path)
+    lines, encoding = _read_first_lines(path)
     if not lines:
         raise InputError(f"{place} is empty")
     separator = find_delimiter(lines, default=SPACES)
@@ -400,7 +404,7 @@ def _read_csv(path: Path, place: str, options: RowOptions) -> tuple[pd.DataFrame
                 index_col=False,
                 keep_default_na=False,
                 skipinitialspace=True,
-                encoding="utf-8-sig",
+                encoding=encoding,
                 on_bad_lines="error",
             )
     except (ValueError, OSError, pd.errors.ParserWarning) as error:  # also errors of decoding
@@ -522,12 +526,13 @@ def _read_arrays(arrays: Arrays, place: str, options: RowOptions) -> PredictionR
     return PredictionRows(place, plain, columns, labels, keys, notes, places)
 
 
-def _read_first_lines(path: Path) -> list[str]:
+def _read_first_lines(path: Path) -> tuple[list[str], str]:
+    """The first lines that are not empty, and the encoding of the file."""
     try:
-        with path.open(encoding="utf-8-sig", newline="") as file:
-            return [line for line in itertools.islice(file, LINES_LOOKED_AT) if line.strip()]
-    except UnicodeDecodeError:
-        raise InputError(f"{str(path)!r} is not a text file in UTF-8") from None
+        encoding = find_encoding(path)
+        with path.open(encoding=encoding, newline="") as file:
+            lines = [line for line in itertools.islice(file, LINES_LOOKED_AT) if line.strip()]
+            return lines, encoding
     except OSError as error:
         raise InputError(f"{str(path)!r} cannot be read: {error.strerror}") from None
 

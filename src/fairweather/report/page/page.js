@@ -11,13 +11,16 @@
     return element;
   }
 
-  // Marks: a shape for each kind of number, around its own middle.
+  // Marks: a shape for each kind of number, around its own middle. Accuracy is blue, and round but where
+  // it is worst; diamonds are confidence alone.
   const SHAPES = {
     circle: "M-5,0a5,5 0 1,0 10,0a5,5 0 1,0 -10,0Z", diamond: "M0,-6.5L6.5,0L0,6.5L-6.5,0Z", triangle: "M-6,-5L6,-5L0,6Z",
+    ring: "M-5.5,0a5.5,5.5 0 1,0 11,0a5.5,5.5 0 1,0 -11,0ZM-3,0a3,3 0 1,1 6,0a3,3 0 1,1 -6,0Z",
+    square: "M-4.5,-4.5L4.5,-4.5L4.5,4.5L-4.5,4.5Z", cross: "M-6,-4L-4,-6L0,-2L4,-6L6,-4L2,0L6,4L4,6L0,2L-4,6L-6,4L-2,0Z",
   };
   const LOOKS = {
-    clean: ["circle", "●"], mean: ["diamond", "◆"], worst: ["triangle", "▼"], right: ["circle", "●"],
-    sure: ["diamond", "◆"], needed: ["circle", "●"], sent: ["diamond", "◆"],
+    clean: ["circle", "●"], mean: ["ring", "○"], worst: ["triangle", "▼"], right: ["circle", "●"],
+    sure: ["diamond", "◆"], needed: ["square", "■"], sent: ["cross", "✕"],
   };
   const at = (share) => `${(100 * share).toFixed(3)}%`;
   const mark = (kind, x, y) => draw("svg", { x, y, overflow: "visible" },
@@ -68,7 +71,7 @@
     const { said, rows } = data.breaks?.[chosen.model] ?? { said: [], rows: [] };
     if (!$("breaks-rows")) return;
     say($("breaks-said"), rows.length ? said : ["This model was tested under no shift."]);
-    drawRows($("breaks-rows"), rows, { head: "Shift", open,
+    drawRows($("breaks-rows"), rows, { head: "Right answers under", open,
       kinds: { clean: [0, "clean"], mean: [1, "mean"], worst: [2, "worst"] } });
   }
   function open(shift) {
@@ -83,7 +86,7 @@
     $("risk-says").textContent = stop?.risk ?? "";
     $("risk").setAttribute("aria-valuetext", stop?.risk ?? "");
     say($("review-said"), stop?.said ?? ["This model has no predictions here."]);
-    drawRows($("review-rows"), stop?.rows ?? [], { head: "Images reviewed", kinds: { needed: [0, "needed"], sent: [1, "by the threshold"] } });
+    drawRows($("review-rows"), stop?.rows ?? [], data.reviewed ?? { head: "Share to review of", kinds: { needed: [0, "needed"], sent: [1, "by the threshold"] } });
   }
   function showHurt() {
     if (!$("hurt-rows")) return;
@@ -105,7 +108,7 @@
   const known = () => data.knows?.[chosen.model] ?? {};
   function showShift() {
     const own = known()[chosen.shift];
-    if ($("shift")) {
+    if ($("knows-chart")) {
       $("shift").replaceChildren(...Object.keys(known()).map((value) => make("option", { value, textContent: data.shifts[value] })));
       $("shift").value = chosen.shift;
       $("shift").disabled = Object.keys(known()).length < 2;
@@ -114,6 +117,7 @@
     }
     for (const button of document.querySelectorAll("button.open"))
       button.setAttribute("aria-pressed", String(data.shifts[chosen.shift] === button.textContent));
+    showFinding();
     showPictures(own);
     showCloser(own);
   }
@@ -159,16 +163,95 @@
       make("p", { className: "note", textContent: own?.axis ?? "" }));
   }
 
+  // Several findings: a map of findings and shifts, and the curves of one.
+  const signed = (x, digits) => (x === 0 ? "0" : `${x > 0 ? "+" : "−"}${Math.abs(x).toFixed(digits)}`);
+  function showMap() {
+    const own = data.map?.[chosen.model], gap = $("shown")?.value === "1";
+    if (!own) return;
+    say($("map-said"), own.said);
+    const write = (x) => (gap ? signed(100 * x, 0) : x.toFixed(2));
+    const heads = own.columns.map(([title, level, shift]) => make("th", { scope: "col" },
+      shift === "clean" ? title : make("button", { type: "button", className: "open", textContent: title, onclick: () => open(shift) }),
+      level && make("span", { className: "note", textContent: level })));
+    $("map").replaceChildren(
+      make("thead", {}, make("tr", {}, make("th", { scope: "col", textContent: "Finding" }), ...heads)),
+      make("tbody", {}, ...own.rows.map(([name, ...cells]) => make("tr", {},
+        make("th", { scope: "row" }, make("button", { type: "button", className: "open", textContent: name, onclick: () => openFinding(name) })),
+        ...cells.map((cell) => {
+          const numbers = cell[gap ? 1 : 0], item = make("td", { textContent: numbers ? write(numbers[0]) : "–" });
+          if (!numbers) return item;
+          const [value, low, high] = numbers, far = gap ? Math.abs(value) / 0.3 : (1 - value) / 0.5;
+          item.style.setProperty("--share", `${Math.round(40 * Math.min(1, Math.max(0, far)))}%`);
+          item.title = low === null ? "too few images for an interval" : `95 % interval ${write(low)} to ${write(high)}`;
+          if (gap && value < 0) item.className = "cautious";
+          return item;
+        })))));
+  }
+  function openFinding(name) {
+    $("finding").value = name;
+    showFinding();
+    $("knows").scrollIntoView({ block: "nearest" });
+    $("finding").focus({ preventScroll: true });
+  }
+  function showFinding() {
+    const own = data.findings?.[chosen.model]?.[$("finding")?.value];
+    if (!own) return;
+    const shifts = Object.keys(own.levels), shift = shifts.includes(chosen.shift) ? chosen.shift : shifts[0] ?? "clean";
+    $("shift").replaceChildren(...(shifts.length ? shifts : ["clean"]).map((value) => make("option", { value, textContent: data.shifts[value] })));
+    $("shift").value = shift;
+    $("shift").disabled = shifts.length < 2;
+    say($("finding-said"), own.said[shift] ?? []);
+    const of = (curve) => [["right", "clean"], ...(shift === "clean" ? [] : [["worst", shift]])].flatMap(([kind, place]) =>
+      own.curves?.[place] ? [{ kind, points: own.curves[place][curve] }] : []);
+    const levels = own.levels[shift] ?? [], last = Math.max(1, levels.length - 1);
+    const areas = levels.map(([, value, low, high], index) => [index / last, value, low, high]);
+    $("curves").replaceChildren(
+      drawLines("AUC at each level", data.axes[shift] ?? "", [{ kind: "worst", points: areas, marked: true }], levels.map(([title], index) => [index / last, title]), false),
+      drawLines("ROC", "1 − specificity; up: sensitivity", of(0)),
+      drawLines("Calibration", "mean probability; up: share of the images with it", of(1).map((line) => ({ ...line, marked: true }))));
+  }
+  // Lines in a unit square, with a diagonal for reference.
+  function drawLines(title, axis, lines, ticks = [[0, "0"], [0.5, "0.5"], [1, "1"]], diagonal = true) {
+    const d = (points) => points.map(([x, y], index) => `${index ? "L" : "M"}${100 * x},${100 - 100 * y}`).join("");
+    const stretched = draw("svg", { viewBox: "0 0 100 100", preserveAspectRatio: "none", width: "100%", height: "100%" },
+      ...(diagonal ? [draw("path", { d: "M0,100L100,0", class: "zero", "vector-effect": "non-scaling-stroke" })] : []),
+      ...lines.map(({ kind, points }) => draw("path", { d: d(points), class: `curve-line ${kind}`, "vector-effect": "non-scaling-stroke" })));
+    const grid = [0, 0.5, 1].flatMap((share) => [
+      draw("line", { x1: "0", x2: "100%", y1: at(1 - share), y2: at(1 - share), class: "grid" }),
+      draw("text", { x: "-6", y: at(1 - share), dy: "4", "text-anchor": "end" }, String(share))]);
+    const every = Math.ceil(ticks.length / 6);
+    const below = ticks.filter((_, index) => index % every === 0).map(([x, text]) => draw("text", { x: at(x), y: "100%", dy: "18", "text-anchor": "middle" }, text));
+    const marks = lines.filter(({ marked }) => marked).flatMap(({ kind, points }) => points.flatMap(([x, y, low, high]) => [
+      ...(low != null ? [draw("line", { x1: at(x), x2: at(x), y1: at(1 - low), y2: at(1 - high), class: `interval ${kind}` })] : []),
+      mark(kind, at(x), at(1 - y))]));
+    const chart = make("div", { className: "lines" }, make("h3", { textContent: title }),
+      make("div", { className: "plot", role: "img" }, draw("svg", { class: "whole" }, ...grid, stretched, ...marks, ...below)),
+      make("p", { className: "note", textContent: axis }));
+    chart.querySelector(".plot").setAttribute("aria-label", `${title}. ${lines.map(({ kind, points }) =>
+      `${kind === "right" ? "Clean" : "Under the shift"}: ${points.filter((_, index) => index % Math.ceil(points.length / 12) === 0).map(([x, y]) => `${x.toFixed(2)}, ${y.toFixed(2)}`).join("; ")}`).join(". ")}.`);
+    return chart;
+  }
+
   // Pictures. A name may be written from right to left; what stands beside it is not.
   const named = (index) => make("bdi", { textContent: data.classes[index] ?? "?" });
+  function pixelated(image) {
+    image.addEventListener("load", () => { if (Math.max(image.naturalWidth, image.naturalHeight) <= 64) image.classList.add("pixels"); });
+    return image;
+  }
   function picture(index, heading, titled = false) {
     const { image, label, predictions } = data.gallery.pictures[index];
     const own = predictions[data.models.indexOf(chosen.model)];
-    const shown = make("img", { src: image, alt: `Class ${data.classes[label] ?? "?"}, ${heading}` });
-    shown.addEventListener("load", () => { if (Math.max(shown.naturalWidth, shown.naturalHeight) <= 64) shown.classList.add("pixels"); });
+    if (data.gallery.findings) return findingsPicture(image, heading, label, own, titled);
+    const shown = pixelated(make("img", { src: image, alt: `Class ${data.classes[label] ?? "?"}, ${heading}` }));
     const right = own?.[0] === label;
     return make("figure", { className: "picture" }, ...(titled ? [make("span", { className: "note" }, named(label))] : []), shown, make("figcaption", { className: right ? "right" : "wrong" }, ...(own
       ? [`${right ? "✓" : "✗"} “`, named(own[0]), "” ", make("strong", { textContent: `${Math.round(100 * own[1])}\u00a0%` })] : ["–"])));
+  }
+  function findingsPicture(image, heading, label, own, titled) {
+    const shown = pixelated(make("img", { src: image, alt: `Findings: ${label}, ${heading}` }));
+    const lines = (own ?? []).map(([finding, probability, there]) => make("span", { className: `finding ${there === -1 ? "" : (there === 1) === (probability >= 0.5) ? "right" : "wrong"}` },
+      { 1: "✓\u00a0", 0: "✗\u00a0" }[there] ?? "?\u00a0", named(finding), " ", make("strong", { textContent: `${Math.round(100 * probability)}\u00a0%` })));
+    return make("figure", { className: "picture" }, ...(titled ? [make("span", { className: "note", textContent: label })] : []), shown, make("figcaption", {}, ...lines));
   }
   function showPictures(own) {
     if (!$("strip") || !data.gallery) return;
@@ -223,6 +306,7 @@
     if (!shifts.includes(chosen.shift)) chosen.shift = shifts[0] ?? "";
     showVerdict();
     showBreaks();
+    showMap();
     showShift();
     showReview();
     showHurt();
@@ -264,11 +348,23 @@
     button.dataset.timer = setTimeout(() => { button.textContent = button.dataset.words; }, 1500);
   }
 
-  for (const [id, key, show] of [["model", "model", showModel], ["shift", "shift", showShift], ["noun", "noun", showHurt]])
+  for (const [id, key, show] of [["model", "model", showModel], ["shift", "shift", showShift], ["noun", "noun", showHurt], ["shown", "shown", showMap], ["finding", "finding", showFinding]])
     $(id)?.addEventListener("change", ({ target }) => { chosen[key] = target.value; show(); });
   $("risk")?.addEventListener("input", ({ target }) => { chosen.stop = Number(target.value); showReview(); });
   if (chosen.model) showModel();
   showComparison();
+
+  // In two columns, each section goes where there is room first, and stays there.
+  const ends = [0, 0];
+  const fit = new ResizeObserver((entries) => {
+    for (const { target } of entries) target.style.setProperty("--rows", Math.ceil(target.getBoundingClientRect().height));
+  });
+  for (const section of document.querySelectorAll(".front > section")) {
+    const column = section.id === "verdict" ? 0 : ends.indexOf(Math.min(...ends));
+    if (section.id !== "verdict") ends[column] += section.offsetHeight;
+    section.style.setProperty("--column", column + 1);
+    fit.observe(section);
+  }
   document.documentElement.dataset.ready = "yes";
 })().catch((error) => {
   document.documentElement.dataset.ready = "no";

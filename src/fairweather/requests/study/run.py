@@ -12,6 +12,7 @@ import torch
 
 from fairweather.data.groups import natural_columns
 from fairweather.data.loading import tested_share
+from fairweather.data.splits import check_has_classes
 from fairweather.devices import Arithmetic, check_cores, resolve_device, training_precision
 from fairweather.errors import InputError, unknown_name
 from fairweather.files.yamlfile import dump_yaml
@@ -31,7 +32,6 @@ from fairweather.requests.execution import check_run_folder, execute_run, make_o
 from fairweather.requests.inputs import (
     Inputs,
     Trainings,
-    check_accepted,
     check_operating_points,
     model_label,
     open_datasets,
@@ -70,12 +70,17 @@ from fairweather.steps.plan import (
     pretraining_files,
     training_files,
 )
-from fairweather.steps.training import training_attack, with_statistics
+from fairweather.steps.training import (
+    pretraining_loss,
+    training_attack,
+    training_loss,
+    with_statistics,
+)
 from fairweather.steps.worker import check_natural
 from fairweather.training.ranks import check_launch, find_launcher
 from fairweather.training.recipe import Recipe
 from fairweather.training.selfsupervised.methods import METHODS
-from fairweather.training.supervised import CROSS_ENTROPY, RotationTask, check_square_images
+from fairweather.training.supervised import RotationTask, check_square_images
 from fairweather.types.measurement import Dataset, Images, format_number
 from fairweather.types.options import DataOptions, GroupColumns, Preparation, slice_name, takes
 from fairweather.types.record import (
@@ -518,8 +523,11 @@ def try_study(
                 f"{dataset.name} has no {part} images: a study needs training and validation "
                 "images, since test images must not choose a checkpoint"
             )
-    check_accepted(dataset, [(CROSS_ENTROPY.name, CROSS_ENTROPY.accepts)])
+    loss = training_loss(dataset)
     try_settings(dataset, settings, "a study")
+    assert dataset.train is not None
+    assert dataset.val is not None
+    loss.check(dataset.train, dataset.val)
     image = dataset.test[:1]
     for name, start in study.pretraining.items():
         with _explain_errors(f"pretraining.{name}", start.backbone, starts[name].test):
@@ -533,6 +541,8 @@ def try_study(
             if spec not in tried:
                 _try_model(settings, spec, dataset, offline)
             try_shifts(entry.training_shifts(), image, 0)
+            if entry.label_noise:
+                check_has_classes(dataset.test.labels.numpy(), "label_noise")
             for attempt in entry.tries():
                 _try_recipe(attempt.recipe, spec, dataset)
         tried.add(spec)
@@ -546,16 +556,14 @@ def _complete_spec(entry: NetworkEntry, dataset: Dataset) -> ModelSpec:
 def _try_pretraining(start: PretrainingEntry, dataset: Dataset, offline: bool) -> None:
     if dataset.train is None:
         raise InputError(f"{dataset.name} has no training images")
-    method = METHODS[start.recipe.method]
-    if method.accepts is not None:
-        check_accepted(dataset, [(start.recipe.method, method.accepts)])
+    method, loss = METHODS[start.recipe.method], pretraining_loss(start.recipe, dataset)
     height, width = dataset.test.images.shape[2:]
     if start.recipe.method == "rotation" and height != width:
         raise InputError(f"rotation needs square images, found {height}x{width}")
     model = build(_complete_spec(start, dataset), offline=offline)
     encoder = make_encoder(model, start.backbone)
     with torch.random.fork_rng(devices=[]):  # a projector and dropout use random numbers
-        method.build(encoder.features, start.recipe, len(dataset.classes))
+        method.build(encoder.features, start.recipe, len(dataset.classes), loss)
         encoder.module.train()(dataset.train[:2].images.float() / 255)
 
 
@@ -574,6 +582,9 @@ def _try_model(settings: Settings, spec: ModelSpec, dataset: Dataset, offline: b
 
 def _try_recipe(recipe: Recipe, spec: ModelSpec, dataset: Dataset) -> None:
     check_square_images(dataset.test, recipe)
+    loss = training_loss(dataset)
+    assert dataset.train is not None
+    loss.weigh(loss.complete(recipe), dataset.train)
     if not (recipe.rotation_prediction or recipe.adversarial):
         return
     model = build(replace(spec, weights="none", weights_sha256=None))

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
+from functools import partial
 from typing import Any, NamedTuple
 
 import torch
@@ -11,9 +12,8 @@ import torch.nn.functional as F
 from torch import nn
 
 from fairweather.errors import InputError, missing_extra
+from fairweather.training.losses import LabelLoss
 from fairweather.training.selfsupervised.pretraining_recipe import Pretraining
-from fairweather.types.kinds import TaskKind
-from fairweather.types.measurement import Predictions
 
 EPSILON = 1e-5  # that of batch norm, with which the published code normalises
 TURNS = 4  # rotations by 0, 90, 180 and 270 degrees
@@ -121,11 +121,15 @@ def rotate_quarter(images: torch.Tensor, turns: torch.Tensor) -> torch.Tensor:
 
 
 def label_loss(
-    encoder: Predictor, head: Predictor, images: torch.Tensor, labels: torch.Tensor
+    encoder: Predictor,
+    head: Predictor,
+    images: torch.Tensor,
+    labels: torch.Tensor,
+    entropy: Callable[..., torch.Tensor] = F.cross_entropy,
 ) -> tuple[torch.Tensor, torch.Tensor]:
     """Measure how well labels are predicted; like `rotation_loss`, for unrotated images."""
     features = encoder(images)
-    return F.cross_entropy(head(features), labels), features
+    return entropy(head(features), labels), features
 
 
 def rotation_loss(
@@ -170,15 +174,14 @@ class Method(NamedTuple):
     may_collapse: bool
     """Whether training must check that not all images have the same embedding."""
 
-    build: Callable[[int, Pretraining, int], nn.Module]
-    """`(features, recipe, classes)` to the module `(encoder, views, targets) -> Outcome`."""
+    build: Callable[[int, Pretraining, int, LabelLoss], nn.Module]
+    """`(features, recipe, classes, loss)` to the module `(encoder, views, targets) -> Outcome`."""
 
     targets: Callable[[torch.Tensor], torch.Tensor] = lambda labels: labels
-    """From the labels of a batch, int64 `[B]`, to what its images are to predict, int64 `[B]`; two
-    views need none."""
+    """From the labels of a batch to what its images are to predict; two views need none."""
 
-    accepts: TaskKind | None = None
-    """The kind of predictions whose labels it learns; None if it uses no labels."""
+    learns_labels: bool = False
+    """Whether it learns labels; the others see none."""
 
 
 def _cycle_turns(labels: torch.Tensor) -> torch.Tensor:
@@ -225,7 +228,7 @@ class TwoViews(nn.Module):
 class SimSiam(nn.Module):
     """Each view predicts the embedding of the other, and no gradient flows through the latter."""
 
-    def __init__(self, features: int, recipe: Pretraining, classes: int) -> None:
+    def __init__(self, features: int, recipe: Pretraining, *_: object) -> None:
         super().__init__()
         width = recipe.projector[-1]
         norm = nn.BatchNorm1d(width, affine=False)
@@ -264,14 +267,14 @@ class LayerPrediction(nn.Module):
         return BatchLoss(*self.loss(encoder, self.head, views[0], targets))
 
 
-def _barlow_twins(features: int, recipe: Pretraining, classes: int) -> nn.Module:
+def _barlow_twins(features: int, recipe: Pretraining, *_: object) -> nn.Module:
     def loss(first: torch.Tensor, second: torch.Tensor) -> torch.Tensor:
         return barlow_twins_loss(first, second, recipe.redundancy_weight)
 
     return TwoViews(build_projector(features, recipe.projector), loss)
 
 
-def _simclr(features: int, recipe: Pretraining, classes: int) -> nn.Module:
+def _simclr(features: int, recipe: Pretraining, *_: object) -> nn.Module:
     """As in the authors' code, the embedding has a batch norm without offset."""
     loss = _import_lightly().NTXentLoss(temperature=recipe.temperature, gather_distributed=True)
     norm = nn.BatchNorm1d(recipe.projector[-1])
@@ -279,7 +282,7 @@ def _simclr(features: int, recipe: Pretraining, classes: int) -> nn.Module:
     return TwoViews(build_projector(features, recipe.projector, norm), loss)
 
 
-def _vicreg(features: int, recipe: Pretraining, classes: int) -> nn.Module:
+def _vicreg(features: int, recipe: Pretraining, *_: object) -> nn.Module:
     loss = _import_lightly().VICRegLoss(
         recipe.invariance_weight,
         recipe.variance_weight,
@@ -314,14 +317,16 @@ METHODS: Mapping[str, Method] = {
         "rotation prediction (Gidaris et al. 2018)",
         1,
         False,
-        lambda features, recipe, classes: LayerPrediction(features, TURNS, rotation_loss),
+        lambda features, *_: LayerPrediction(features, TURNS, rotation_loss),
         _cycle_turns,
     ),
     "supervised": Method(
         "supervised",
         1,
         False,
-        lambda features, recipe, classes: LayerPrediction(features, classes, label_loss),
-        accepts=Predictions.kind,
+        lambda features, _, classes, loss: LayerPrediction(
+            features, classes, partial(label_loss, entropy=loss.entropy)
+        ),
+        learns_labels=True,
     ),
 }

@@ -18,7 +18,8 @@ from torch import nn
 from fairweather.devices import in_evaluation_mode
 from fairweather.errors import CollapsedError, InputError
 from fairweather.training import loop_parts
-from fairweather.training.augmentation import move_if_room, training_batches
+from fairweather.training.augmentation import known_share, move_if_room, training_batches
+from fairweather.training.losses import ONE_CLASS, LabelLoss
 from fairweather.training.ranks import ALONE, Fabric, Ranks, synchronise_batchnorm
 from fairweather.training.selfsupervised.methods import (
     METHODS,
@@ -46,9 +47,12 @@ class NeighbourProbe(NamedTuple):
     train: Images
     val: Images
 
+    loss: LabelLoss = ONE_CLASS
+    """What kind of labels they have."""
 
-def knn_accuracy(encoder: nn.Module, probe: NeighbourProbe, device: torch.device) -> float:
-    """The share of validation images that their 20 nearest training images classify correctly.
+
+def knn_quality(encoder: nn.Module, probe: NeighbourProbe, device: torch.device) -> float:
+    """The accuracy, or the mean AUC of findings, of the votes of the 20 nearest training images.
 
     Neighbours are nearest by the cosine s of the features; each votes with the weight exp(s / 0.07)
     (Wu et al. 2018, section 3.4). At most 5,000 training and 2,000 validation images, evenly
@@ -64,7 +68,7 @@ def knn_accuracy(encoder: nn.Module, probe: NeighbourProbe, device: torch.device
     >>> pixels[torch.arange(6), labels] = 200
     >>> both = Images(pixels, labels, torch.arange(6), ("red", "green", "blue"))
     >>> encoder = nn.Sequential(nn.AdaptiveAvgPool2d(1), nn.Flatten())
-    >>> knn_accuracy(encoder, NeighbourProbe(both, both), torch.device("cpu"))
+    >>> knn_quality(encoder, NeighbourProbe(both, both), torch.device("cpu"))
     1.0
     """
     train, val = (
@@ -79,9 +83,9 @@ def knn_accuracy(encoder: nn.Module, probe: NeighbourProbe, device: torch.device
     # the vote.
     weights = ((nearest.values - nearest.values[:, :1]) / TEMPERATURE).exp()
     # As whole numbers, whose sum does not depend on the order of addition on a GPU.
-    votes = torch.zeros(len(val), len(train.classes), device=device, dtype=torch.int64)
-    votes.scatter_add_(1, labels[nearest.indices], (weights * 2**32).round().long())
-    return float((votes.argmax(1).cpu() == val.labels).double().mean())
+    heavy = (weights * 2**32).round().long()
+    votes = probe.loss.vote(heavy, labels[nearest.indices], len(train.classes))
+    return probe.loss.measure(probe.loss.outcomes(votes.cpu(), val.labels))
 
 
 def take_evenly_spread(images: Images, most: int) -> Images:
@@ -185,7 +189,8 @@ class PretrainingEpoch(NamedTuple):
 
     history: list[dict[str, float]]
     """One row per epoch so far; the last is this epoch's. Its keys are `epoch`, `train_loss`,
-    `embedding_std`, `knn_accuracy` (with a probe), `learning_rate` and `images_per_second`."""
+    `embedding_std`, `learning_rate` and `images_per_second`, and with a probe `knn_accuracy`, or
+    `knn_auc` of several findings."""
 
     state: State
     """Everything that pre-training needs to continue; `encoder` holds the weights."""
@@ -225,6 +230,7 @@ def pretrain(
     after_step: Callable[[float], None] | None = None,
     ranks: Ranks = ALONE,
     sync_batchnorm: bool = False,
+    loss: LabelLoss = ONE_CLASS,
 ) -> Iterator[PretrainingEpoch]:
     """Pre-train an encoder, one epoch at a time.
 
@@ -239,7 +245,7 @@ def pretrain(
         images: training images; only `supervised` uses their labels.
         recipe: all settings.
         features: number of features that the encoder returns.
-        probe: labelled images for the k-NN accuracy after every epoch; None for no such column.
+        probe: labelled images for the k-NN votes after every epoch; None for no such column.
         seed: random seed of the projector's weights, the order, views and dropout.
         device: where to train; by default the CPU.
         precision: `fp32` or `bf16` (mixed).
@@ -251,6 +257,7 @@ def pretrain(
             there are processes is left out of it.
         sync_batchnorm: batch norm, also that of the projector, has the statistics of the whole
             batch, of all processes; for GPUs only.
+        loss: how `supervised` learns the labels.
 
     Raises `TrainingDivergedError` with epoch, step and learning rate if a loss is not finite.
     Raises `CollapsedError` if the embedding is the same for all images at the end of an epoch.
@@ -262,7 +269,8 @@ def pretrain(
     device = device or torch.device("cpu")
     method = METHODS[recipe.method]
     with loop_parts.seeded(_derive_seed(seed, 1), torch.device("cpu")):
-        learner = EncoderWithObjective(encoder, method.build(features, recipe, len(images.classes)))
+        objective = method.build(features, recipe, len(images.classes), loss)
+        learner = EncoderWithObjective(encoder, objective)
     if sync_batchnorm:
         synchronise_batchnorm(learner)
     learner.to(device, memory_format=torch.channels_last)  # type: ignore[call-overload]
@@ -313,7 +321,7 @@ def pretrain(
         if method.may_collapse:
             stop_if_collapsed(row["embedding_std"], epoch, recipe.method)
         if probe is not None:
-            row["knn_accuracy"] = knn_accuracy(encoder, probe, device)
+            row[f"knn_{probe.loss.metric}"] = knn_quality(encoder, probe, device)
         history = [*history, row]
         yield so_far()
 
@@ -330,6 +338,7 @@ def _train_epoch(
     ranks: Ranks,
 ) -> dict[str, float]:
     learner.train()
+    method = METHODS[recipe.method]
     order = torch.from_numpy(rng.permutation(len(images)))
     # With several processes, the losses need equal parts.
     steps = [
@@ -345,10 +354,13 @@ def _train_epoch(
         )
         part = ranks.part(len(batch))
         views = [view[part] for view in _make_views(batch.images.to(fabric.device), recipe, rng)]
-        targets = METHODS[recipe.method].targets(batch.labels)[part]
-        outcome = learner(views, targets.to(fabric.device))
-        loop_parts.take_step(fabric, learner, optimizer, outcome.loss, recipe.clip_gradient_norm)
-        losses.append(ranks.mean(outcome.loss.detach()))
+        targets = method.targets(batch.labels)
+        outcome = learner(views, targets[part].to(fabric.device))
+        loss = outcome.loss
+        if method.learns_labels and ranks.size > 1:  # the mean is over the known labels of the part
+            loss = loss * float(known_share(targets[part]) / known_share(targets).clamp(min=1e-9))
+        loop_parts.take_step(fabric, learner, optimizer, loss, recipe.clip_gradient_norm)
+        losses.append(ranks.mean(loss.detach()))
         embeddings.append(outcome.embedding.detach())
         if loop_parts.is_check_due(step, len(steps), fabric.device):
             loop_parts.stop_unless_finite(losses, epoch, _weights_rate(optimizer))

@@ -1,0 +1,542 @@
+"""Several findings of an image: the AUC of each under each shift, and its probabilities there."""
+
+from __future__ import annotations
+
+import base64
+import math
+from collections.abc import Mapping, Sequence
+from dataclasses import replace
+from typing import NamedTuple, TypedDict
+
+import numpy as np
+import numpy.typing as npt
+import scipy.special
+
+from fairweather.report import sentences as words
+from fairweather.report.contents import Contents, Sweep, ensembles_as_models
+from fairweather.report.front import Row, choose_rows, round_ends
+from fairweather.report.review import RISKS, START, Stop
+from fairweather.report.section import PartView, ReportPart, Tables
+from fairweather.tasks.multilabel import FindingsPredictions, select_finding
+from fairweather.types.kinds import FINDINGS
+from fairweather.types.measurement import Predictions, Score
+from fairweather.types.record import CLEAN, NO_LEVEL, TEST, VAL, base_model
+
+FloatArray = npt.NDArray[np.float64]
+AUC, GAP, UNIT = "auc", "probability_gap", "finding="
+BINS = 10  # of a reliability curve, with as many images each
+POINTS = 60  # of a ROC curve at most
+# What rounding may take off a share of images.
+ROUNDING = 1e-9
+MOST_NAMED = 3  # findings below a picture, the most probable first
+
+
+class ShownImages(NamedTuple):
+    """Test images that the page shows: clean, or a shift at its worst level."""
+
+    title: str
+    level: str
+    """In words; "" where there is none."""
+
+    sentence: str
+    """How a sentence names them, such as `under fog at level 5`."""
+
+    shift: str
+    level_name: str
+    cell: str
+
+
+class FindingsOutcome(NamedTuple):
+    """What becomes of a model: its mean AUC on clean images and at the worst of each shift."""
+
+    title: str
+    places: tuple[ShownImages, ...]
+    """Clean images first, and then the shifts, the lowest mean AUC first."""
+
+    means: tuple[Score, ...]
+    """The mean AUC of all findings at each place."""
+
+
+def split_by_finding(contents: Contents) -> Mapping[str, Contents]:
+    """The scores of each finding by its name; of a single run."""
+    if len(contents.runs) != 1:
+        return {}
+    (run,) = contents.runs.values()
+    rows = ensembles_as_models(run.unit_scores)
+    return {
+        str(unit).removeprefix(UNIT): replace(
+            contents, scores=own.drop(columns="unit").reset_index(drop=True)
+        )
+        for unit, own in rows.groupby("unit", sort=False)
+        if str(unit).startswith(UNIT)
+    }
+
+
+def read_findings(contents: Contents) -> dict[str, FindingsOutcome]:
+    """Read what becomes of each model that was tested on clean images."""
+    if not contents.once(split_by_finding):
+        return {}
+    read = ((model, _read_outcome(contents, model)) for model in contents.titles)
+    return {model: outcome for model, outcome in read if outcome is not None}
+
+
+def _read_outcome(contents: Contents, model: str) -> FindingsOutcome | None:
+    clean = _known(contents.score(AUC, model, CLEAN, NO_LEVEL))
+    if clean is None:
+        return None
+    places = [(ShownImages("Clean", "", "on clean images", CLEAN, NO_LEVEL, CLEAN), clean)]
+    lows = (_find_low(contents, model, sweep) for sweep in contents.sweeps)
+    places += sorted((low for low in lows if low), key=lambda low: low[1].value)
+    return FindingsOutcome(contents.titles[model], *zip(*places, strict=True))
+
+
+def _known(score: Score | None) -> Score | None:
+    return None if score is None or math.isnan(score.value) else score
+
+
+def _find_low(contents: Contents, model: str, sweep: Sweep) -> tuple[ShownImages, Score] | None:
+    """The level of a shift with the lowest mean AUC."""
+    known = [
+        (level, score)
+        for level in sweep.cells
+        if (score := _known(contents.score(AUC, model, sweep.name, level)))
+    ]
+    if not known:
+        return None
+    level, score = min(known, key=lambda item: item[1].value)
+    where = f"under {'attack by ' if sweep.is_attack else ''}{sweep.at(level)}"
+    cell, in_words = sweep.cells[level], sweep.level_in_words(level)
+    return ShownImages(sweep.title, in_words, where, sweep.name, level, cell), score
+
+
+def choose_model(contents: Contents) -> str | None:
+    """The model that the page opens with: the highest mean AUC on clean images."""
+    outcomes = contents.once(read_findings)
+    own = [model for model in outcomes if base_model(model) == model] or list(outcomes)
+    return max(own, key=lambda model: outcomes[model].means[0].value, default=None)
+
+
+# ---------------------------------------------------------------- verdict
+
+
+def write_tiles(contents: Contents, model: str) -> list[list[str]]:
+    """Write the tiles of a model: a number each, a line about it, and what to know of it."""
+    outcome, views = contents.once(read_findings)[model], contents.once(split_by_finding)
+    tiles = [words.tile_area(outcome.means[0], f"mean AUC {outcome.places[0].sentence}")]
+    if len(outcome.places) > 1:
+        low = outcome.places[1]
+        tiles.append(
+            words.tile_area(outcome.means[1], f"mean AUC {low.sentence}, where it is lowest")
+        )
+        if fall := _find_largest_fall(views, model, low):
+            tiles[-1].append(words.describe_fall(*fall))
+    where = outcome.places[min(1, len(outcome.places) - 1)]
+    if gap := _find_largest_gap(views, model, where):
+        tiles.append(words.tile_gap(*gap, where.sentence))
+    return tiles
+
+
+def _find_largest_fall(
+    views: Mapping[str, Contents], model: str, low: ShownImages
+) -> tuple[str, float, float] | None:
+    """The finding whose AUC falls most, with its AUC before and there."""
+    falls = []
+    for name, view in views.items():
+        before = _known(view.score(AUC, model, CLEAN, NO_LEVEL))
+        there = _known(view.score(AUC, model, low.shift, low.level_name))
+        if before and there and there.value < before.value:
+            falls.append((there.value - before.value, name, before.value, there.value))
+    return min(falls)[1:] if falls else None
+
+
+def _find_largest_gap(
+    views: Mapping[str, Contents], model: str, place: ShownImages
+) -> tuple[str, Score] | None:
+    """The finding whose mean probability is farthest from its share of the images."""
+    gaps = [
+        (name, gap)
+        for name, view in views.items()
+        if (gap := _known(view.score(GAP, model, place.shift, place.level_name)))
+    ]
+    return max(gaps, key=lambda item: abs(item[1].value), default=None)
+
+
+def _show_verdict(contents: Contents, _: Tables) -> PartView | None:
+    outcomes, start = contents.once(read_findings), contents.once(choose_model)
+    if start is None:
+        return None
+    tiles = {model: write_tiles(contents, model) for model in outcomes}
+    return PartView(
+        template="verdict.html.j2",
+        facts={
+            "start": start,
+            "tiles": tiles[start],
+            "models": {model: outcome.title for model, outcome in outcomes.items()},
+            "chosen": "with the highest mean AUC",
+            "terms": "AUC: the probability that an image with the finding gets a higher probability"
+            " of it than one without; a coin has 0.5.",
+        },
+        carried={"start": start, "tiles": tiles},
+    )
+
+
+# ---------------------------------------------------------------- the map of findings and shifts
+
+Number = tuple[float, float | None, float | None]
+"""A value with the ends of its interval; None for an end that there is none of."""
+
+
+def _numbers(score: Score | None) -> Number | None:
+    return round_ends(score) if score is not None and _known(score) else None
+
+
+def _show_map(contents: Contents, _: Tables) -> PartView | None:
+    outcomes, views = contents.once(read_findings), contents.once(split_by_finding)
+    if not outcomes:
+        return None
+    carried = {
+        model: {
+            "columns": [[place.title, place.level, place.shift] for place in outcome.places],
+            "rows": [
+                [
+                    name,
+                    *(
+                        [
+                            _numbers(view.score(metric, model, place.shift, place.level_name))
+                            for metric in (AUC, GAP)
+                        ]
+                        for place in outcome.places
+                    ),
+                ]
+                for name, view in views.items()
+            ],
+            "said": words.describe_areas(
+                [
+                    (name, place.sentence, score)
+                    for name, place, score in _list_areas(views, model, outcome.places)
+                ]
+            ),
+        }
+        for model, outcome in outcomes.items()
+    }
+    return PartView(template="findings.html.j2", carried={"map": carried})
+
+
+def _list_areas(
+    views: Mapping[str, Contents], model: str, places: Sequence[ShownImages]
+) -> list[tuple[str, ShownImages, Score]]:
+    """The AUC of each finding at each place, the lowest first."""
+    areas = [
+        (name, place, score)
+        for place in places
+        for name, view in views.items()
+        if (score := _known(view.score(AUC, model, place.shift, place.level_name)))
+    ]
+    return sorted(areas, key=lambda item: item[2].value)
+
+
+# ---------------------------------------------------------------- the curves of a finding
+
+
+def read_finding(
+    contents: Contents, model: str, seed: str, cell: str, part: str = TEST
+) -> list[Predictions] | None:
+    """Read a cell of a model, one entry for each finding; None where it was not predicted."""
+    images = contents.read_cell(model, seed, cell, part)
+    if not isinstance(images, FindingsPredictions):
+        return None
+    return [select_finding(images, column) for column in range(len(images.classes))]
+
+
+def trace_roc(labels: npt.NDArray[np.int64], probability: FloatArray) -> list[list[float]]:
+    """The ROC curve of one finding: 1 − specificity and sensitivity, `POINTS` of them at most.
+
+    >>> trace_roc(np.array([0, 1]), np.array([0.2, 0.7]))
+    [[0.0, 0.0], [0.0, 1.0], [1.0, 1.0]]
+    """
+    levels, level = np.unique(-probability, return_inverse=True)
+    shares = [
+        np.append(0, np.bincount(level[labels == side], minlength=len(levels)).cumsum())
+        for side in (0, 1)
+    ]
+    kept = np.unique(np.linspace(0, len(levels), POINTS).round().astype(int))
+    return [[round(float(side[at] / side[-1]), 4) for side in shares] for at in kept]
+
+
+def trace_reliability(labels: npt.NDArray[np.int64], probability: FloatArray) -> list[list[float]]:
+    """Mean probability of a finding and the share that has it, in bins of as many images each.
+
+    >>> trace_reliability(np.array([0, 1]), np.array([0.2, 0.7]))
+    [[0.2, 0.0], [0.7, 1.0]]
+    """
+    order = np.argsort(probability, kind="stable")
+    bins = np.array_split(order, min(BINS, len(order)))
+    return [
+        [round(float(values[part].mean()), 4) for values in (probability, labels)] for part in bins
+    ]
+
+
+def _probability(finding: Predictions) -> FloatArray:
+    assert finding.logits is not None, "findings are stored as logits"
+    return np.asarray(scipy.special.expit(finding.logits[:, 1].astype(np.float64)))
+
+
+class FindingView(TypedDict):
+    """What the page says of a finding, by shift: AUCs with the titles of levels, sentences, curves.
+
+    Sentences and curves are those of clean images and of the level with the lowest mean AUC.
+    """
+
+    levels: dict[str, list[list[str | float | None]]]
+    said: dict[str, list[str]]
+    curves: dict[str, Curves]
+
+
+class Curves(NamedTuple):
+    """The curves of a finding at a place: of the first seed."""
+
+    roc: list[list[float]]
+    reliability: list[list[float]]
+
+
+def _trace(finding: Predictions) -> Curves | None:
+    labels, probability = finding.labels, _probability(finding)
+    if len(np.unique(labels)) < 2:
+        return None
+    return Curves(trace_roc(labels, probability), trace_reliability(labels, probability))
+
+
+def _describe_finding(
+    contents: Contents, view: Contents, model: str, name: str, places: Sequence[ShownImages]
+) -> FindingView:
+    """What the page says of a finding: at each place, and at each level of each shift."""
+    levels = {
+        sweep.name: [
+            [title, *numbers]
+            for _, title, shift, level in sorted(
+                [
+                    (sweep.neutral, "clean", CLEAN, NO_LEVEL),
+                    *(
+                        (float(level), sweep.number(level), sweep.name, level)
+                        for level in sweep.cells
+                    ),
+                ]
+            )
+            if (numbers := _numbers(view.score(AUC, model, shift, level)))
+        ]
+        for sweep in contents.sweeps
+    }
+    said = {
+        place.shift: [
+            *words.describe_finding(
+                name,
+                place.sentence,
+                *(
+                    _known(view.score(metric, model, place.shift, place.level_name))
+                    for metric in (AUC, GAP)
+                ),
+            )
+        ]
+        for place in places
+    }
+    return FindingView(levels=levels, said=said, curves={})
+
+
+def _choose_pictures(contents: Contents, place: ShownImages) -> dict[str, object]:
+    """The cells of a shift whose pictures are shown, up to the level of a place."""
+    (sweep,) = (sweep for sweep in contents.sweeps if sweep.name == place.shift)
+    rows = choose_rows(sweep, place.level_name)
+    return {
+        "cells": [CLEAN, *(sweep.cells[level] for level in rows)],
+        "headings": ["Clean", *map(sweep.level_in_words, rows)],
+        "worst": place.cell,
+    }
+
+
+def _show_curves(contents: Contents, _: Tables) -> PartView | None:
+    outcomes, views = contents.once(read_findings), contents.once(split_by_finding)
+    if not outcomes:
+        return None
+    known: dict[str, dict[str, FindingView]] = {}
+    for model, outcome in outcomes.items():
+        seed = contents.seeds_of(model)[0]
+        known[model] = {
+            name: _describe_finding(contents, view, model, name, outcome.places)
+            for name, view in views.items()
+        }
+        for place in outcome.places:
+            for column, finding in enumerate(read_finding(contents, model, seed, place.cell) or ()):
+                own = known[model].get(contents.classes[column])
+                if own is not None and (curves := _trace(finding)):
+                    own["curves"][place.shift] = curves
+    shown = {
+        model: {
+            place.shift: _choose_pictures(contents, place)
+            for place in outcome.places
+            if place.shift != CLEAN
+        }
+        for model, outcome in outcomes.items()
+    }
+    axes = {sweep.name: sweep.level_title for sweep in contents.sweeps}
+    titles = {CLEAN: "Clean", **{sweep.name: sweep.title for sweep in contents.sweeps}}
+    several = len(contents.seeds) > 1
+    return PartView(
+        template="finding.html.j2",
+        facts={"seed": f"seed {contents.seeds[0]}" if several else "", "findings": list(views)},
+        carried={"findings": known, "knows": shown, "axes": axes, "shifts": titles},
+    )
+
+
+# ---------------------------------------------------------------- what to review
+
+
+def threshold_for(labels: npt.NDArray[np.int64], probability: FloatArray, missed: float) -> float:
+    """The largest probability from which on at most this share of those with a finding is missed.
+
+    >>> threshold_for(np.array([1, 1, 0, 1]), np.array([0.9, 0.2, 0.5, 0.7]), 0.34)
+    0.7
+    """
+    positive = np.sort(probability[labels == 1])
+    return float(positive[math.floor(missed * len(positive) + ROUNDING)])
+
+
+class Worklist(NamedTuple):
+    """What a person must look at to see those with a finding, the most probable images first."""
+
+    needed: float
+    """The smallest share of the images that contains them but for the share that may be missed."""
+
+    missed: float | None
+    """The share of them that the threshold of the validation images misses; None without one."""
+
+    positives: int
+    """How many have the finding."""
+
+
+def measure_worklist(
+    finding: Predictions, missed: float, threshold: float | None
+) -> Worklist | None:
+    """Measure what a person must look at; None where no image has the finding."""
+    labels, probability = finding.labels, _probability(finding)
+    positives = int(labels.sum())
+    if not positives:
+        return None
+    needed = float((probability >= threshold_for(labels, probability, missed)).mean())
+    below = None if threshold is None else float((probability[labels == 1] < threshold).mean())
+    return Worklist(needed, below, positives)
+
+
+def _describe_stop(
+    places: Sequence[ShownImages], lists: Mapping[str, Sequence[Worklist]], missed: float
+) -> Stop:
+    """What the page says at a stop of the slider, of each finding at one or two places."""
+    where = places[-1].sentence
+    order = sorted(lists, key=lambda name: -lists[name][-1].needed)
+    rows = [
+        Row(
+            name,
+            f"{lists[name][-1].positives:,} images with it",
+            [
+                (kind, round(item.needed, 5), None, None, words.format_share(item.needed))
+                for kind, item in zip(("clean", "worst"), lists[name], strict=False)
+            ],
+        )
+        for name in order
+    ]
+    said = []
+    if order:
+        share = words.format_share(lists[order[0]][-1].needed)
+        said.append(words.describe_worklist(missed, order[0], share, where))
+    if known := [
+        (own[-1].missed, name) for name, own in lists.items() if own[-1].missed is not None
+    ]:
+        share_missed, name = max(known)
+        said.append(words.describe_missed(name, share_missed, where))
+    return Stop(risk=words.format_share(missed), said=said, rows=rows)
+
+
+def _read_worklists(contents: Contents, model: str, outcome: FindingsOutcome) -> list[Stop]:
+    """What the page says at each stop of the slider; of the first seed."""
+    seed, places = contents.seeds_of(model)[0], outcome.places[:2]
+    cells = [read_finding(contents, model, seed, place.cell) for place in places]
+    validation = read_finding(contents, model, seed, CLEAN, VAL)
+    stops = []
+    for missed in RISKS:
+        lists: dict[str, list[Worklist]] = {}
+        for column, name in enumerate(contents.classes):
+            fitted = None
+            if validation is not None and validation[column].labels.any():
+                known = validation[column]
+                fitted = threshold_for(known.labels, _probability(known), missed)
+            measured = [measure_worklist(cell[column], missed, fitted) for cell in cells if cell]
+            if own := [item for item in measured if item is not None]:
+                lists[name] = own
+        stops.append(_describe_stop(places, lists, missed))
+    return stops
+
+
+def _show_review(contents: Contents, _: Tables) -> PartView | None:
+    outcomes = contents.once(read_findings)
+    stops = {model: _read_worklists(contents, model, own) for model, own in outcomes.items()}
+    stops = {model: own for model, own in stops.items() if own[START]["rows"]}
+    if not stops:
+        return None
+    facts = {"stops": len(RISKS), "start": START}
+    kinds = {"clean": [0, "clean"], "worst": [1, "worst shift"]}
+    return PartView(
+        template="worklist.html.j2",
+        facts=facts,
+        carried={"review": stops, "reviewed": {"head": "Images to look at", "kinds": kinds}},
+    )
+
+
+# ---------------------------------------------------------------- pictures
+
+
+def _show_pictures(contents: Contents, _: Tables) -> PartView | None:
+    """Show a few pictures with the findings that a model gives the highest probabilities."""
+    outcomes, samples = contents.once(read_findings), contents.samples
+    if samples is None or not samples.pictures or not outcomes:
+        return None
+    models = list(outcomes)
+    known = {
+        (model, cell): images
+        for model in models
+        for cell in dict.fromkeys(cell for cell, _ in samples.pictures)
+        if (images := contents.read_cell(model, contents.seeds_of(model)[0], cell))
+        if isinstance(images, FindingsPredictions)
+    }
+    pictures: list[dict[str, object]] = []
+    strip: dict[str, list[int]] = {}
+    for (cell, key), image in samples.pictures.items():
+        said = [_say_of_image(known.get((model, cell)), key) for model in models]
+        if key in samples.strip:
+            strip.setdefault(cell, []).append(len(pictures))
+        label = samples.labels[samples.strip.index(key)] if key in samples.strip else ""
+        uri = "data:image/webp;base64," + base64.b64encode(image).decode()
+        pictures.append({"image": uri, "cell": cell, "label": label, "predictions": said})
+    gallery = {"pictures": pictures, "strip": strip, "attacked": {}, "findings": True}
+    seed = f"seed {contents.seeds[0]}" if len(contents.seeds) > 1 else ""
+    return PartView(
+        template="pictures.html.j2",
+        facts={"seed": seed},
+        carried={"gallery": gallery, "models": models, "classes": contents.classes},
+    )
+
+
+def _say_of_image(
+    images: FindingsPredictions | None, key: int
+) -> list[tuple[int, float, int]] | None:
+    """The most probable findings of an image: place, probability and label of each."""
+    if images is None or not (images.keys == key).any():
+        return None
+    row = int((images.keys == key).argmax())
+    probability, labels = images.probability[row], images.labels[row]
+    order = np.argsort(-probability, kind="stable")[:MOST_NAMED].tolist()
+    return [(at, round(float(probability[at]), 3), int(labels[at])) for at in order]
+
+
+VERDICT, MAP, CURVES, WORKLIST, PICTURES = (
+    ReportPart(show, accepts=FINDINGS)
+    for show in (_show_verdict, _show_map, _show_curves, _show_review, _show_pictures)
+)

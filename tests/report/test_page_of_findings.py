@@ -1,0 +1,264 @@
+"""The page of several findings: its numbers against scores.csv, and what a reader can do."""
+
+import json
+import math
+
+import numpy as np
+import pandas as pd
+import pytest
+import scipy.special
+import torch
+from sklearn.metrics import roc_auc_score
+from torch import nn
+
+import fairweather as fw
+from fairweather.report.contents import read_contents
+from fairweather.report.findings import (
+    measure_worklist,
+    read_finding,
+    threshold_for,
+    trace_reliability,
+    trace_roc,
+)
+from fairweather.runs.folder import RunFolder
+from fairweather.types.measurement import UNKNOWN, Dataset, Images
+from tests.conftest import figures_left_out
+from tests.helpers.browser import browser, missing, opened
+from tests.report.test_report import carried, crowded, split_sentences
+
+NAMES = ("Effusion", "Mass <b>", "Nodule")
+SHIFTS = ["brightness_factor: [0.7, 1.3]", "gaussian_blur: [0.8]"]
+in_browser = pytest.mark.skipif(bool(missing()), reason=missing())
+
+
+def images_of(count, seed):
+    generator = torch.Generator().manual_seed(seed)
+    truth = torch.rand(count, 3, generator=generator) < torch.tensor([0.4, 0.2, 0.1])
+    pixels = torch.full((count, 3, 9, 9), 90.0)
+    for row in range(3):
+        pixels[:, :, 3 * row : 3 * row + 3] += 60 * truth[:, row, None, None, None]
+    noise = torch.randn(count, 1, 3, 1, generator=generator).repeat_interleave(3, 2)
+    labels = truth.long()
+    labels[torch.rand(count, 3, generator=generator) < 0.15] = UNKNOWN
+    pixels = (pixels + 25 * noise).clamp(0, 255).to(torch.uint8)
+    return Images(pixels, labels, torch.arange(count), NAMES)
+
+
+class Thirds(nn.Module):
+    """The brightness of each third of an image as the logit of a finding."""
+
+    def __init__(self, scale):
+        super().__init__()
+        self.scale = nn.Parameter(torch.tensor(scale))
+
+    def forward(self, images):
+        return self.scale * (images.unflatten(2, (3, -1)).mean(dim=(1, 3, 4)) - 0.47)
+
+
+@pytest.fixture(scope="module")
+def run(tmp_path_factory):
+    data = Dataset(
+        "toys", None, images_of(120, 1), images_of(300, 2), (0.4,) * 3, (0.2,) * 3, {}, "multilabel"
+    )
+    with figures_left_out():
+        made = fw.evaluate(
+            {"sharp": Thirds(20.0), "flat": Thirds(2.0)},
+            data,
+            SHIFTS,
+            outputs="logits",
+            bootstrap=100,
+            out=tmp_path_factory.mktemp("findings") / "run",
+            device="cpu",
+            progress=False,
+        )
+    return RunFolder(made.path)
+
+
+@pytest.fixture(scope="module")
+def scores(run):
+    frame = pd.read_csv(run.path / "scores.csv", dtype={"level": str, "seed": str})
+    return frame.set_index(["model", "unit", "shift", "level", "metric"])
+
+
+def test_the_map_has_the_numbers_of_scores_and_the_worst_level_of_each_shift(run, scores):
+    for model, own in carried(run)["map"].items():
+        levels = {"clean": "none"}
+        for shift, known in (("brightness_factor", ("0.7", "1.3")), ("gaussian_blur", ("0.8",))):
+            areas = {at: scores.loc[model, "mean finding", shift, at, "auc"].value for at in known}
+            levels[shift] = min(areas, key=areas.get)
+        assert own["columns"][0][2] == "clean"
+        assert {shift for _, _, shift in own["columns"]} == set(levels)
+        assert [name for name, *_ in own["rows"]] == list(NAMES)
+        for name, *cells in own["rows"]:
+            for (_, _, shift), pair in zip(own["columns"], cells, strict=True):
+                for metric, (value, low, high) in zip(
+                    ("auc", "probability_gap"), pair, strict=True
+                ):
+                    row = scores.loc[model, f"finding={name}", shift, levels[shift], metric]
+                    ends = (None, None) if math.isnan(row.low) else (row.low, row.high)
+                    assert (value, low, high) == pytest.approx((row.value, *ends), abs=1e-5)
+
+
+def test_the_tiles_say_the_mean_area_and_the_largest_gap(run, scores):
+    data = carried(run)
+    assert data["start"] == "sharp"  # the first of two that tie in the order of the study
+    for model, (clean, low, gap) in data["tiles"].items():
+        assert clean[0] == f"{scores.loc[model, 'mean finding', 'clean', 'none', 'auc'].value:.2f}"
+        assert "on clean images" in clean[1]
+        means = scores.xs((model, "mean finding", "auc"), level=("model", "unit", "metric"))
+        shifted = means[means.index.get_level_values("level").str.fullmatch(r"[0-9.]+")]
+        assert low[0] == f"{shifted['value'].min():.2f}"
+        gaps = {name: cells[1][1][0] for name, *cells in data["map"][model]["rows"]}
+        name = max(gaps, key=lambda finding: abs(gaps[finding]))
+        assert gap[0] == f"{100 * abs(gaps[name]):.0f} points"
+        assert f"too {'high' if gaps[name] > 0 else 'low'}" in gap[1]
+        assert f"“{name}”" in gap[1]
+
+
+def test_the_curves_of_a_finding_have_its_area_and_its_share(run):
+    contents = read_contents(run)
+    for model, own in carried(run)["findings"].items():
+        for column, name in enumerate(NAMES):
+            finding = read_finding(contents, model, "0", "clean")[column]
+            roc, reliability = own[name]["curves"]["clean"]
+            probability = scipy.special.expit(finding.logits[:, 1].astype(float))
+            x, y = np.array(roc).T
+            exact = roc_auc_score(finding.labels, probability)
+            # The drawn curve has at most 60 points: its area misses steps of at most that width.
+            assert np.trapezoid(y, x) == pytest.approx(exact, abs=1 / 59)
+            means, shares = np.array(reliability).T
+            assert (np.diff(means) >= 0).all()
+            parts = [len(part) for part in np.array_split(finding.labels, 10)]
+            assert shares @ parts == pytest.approx(
+                finding.labels.sum(), abs=1e-3 * len(parts) * max(parts)
+            )
+
+
+def test_a_roc_curve_with_ties_steps_aside_and_up_at_once():
+    labels, probability = np.array([0, 1, 0, 1]), np.array([0.5, 0.5, 0.2, 0.9])
+    assert trace_roc(labels, probability) == [[0, 0], [0, 0.5], [0.5, 1], [1, 1]]
+    assert trace_reliability(labels[:2], np.array([0.5, 0.6])) == [[0.5, 0], [0.6, 1]]
+
+
+@pytest.mark.parametrize("missed", [0.0, 0.05, 0.2, 1 / 3])
+def test_the_worklist_is_the_smallest_share_that_misses_few_enough(run, missed):
+    contents = read_contents(run)
+    for finding in read_finding(contents, "sharp", "0", "clean"):
+        probability = scipy.special.expit(finding.logits[:, 1].astype(float))
+        positive = probability[finding.labels == 1]
+        enough = [at for at in probability if (positive < at).mean() <= missed + 1e-12]
+        shares = [(probability >= at).mean() for at in enough]
+        threshold = threshold_for(finding.labels, probability, missed)
+        measured = measure_worklist(finding, missed, threshold)
+        assert measured.needed == pytest.approx(min(shares))
+        assert measured.missed == pytest.approx((positive < threshold).mean())
+        assert measured.missed <= missed + 1e-12
+        assert measured.positives == len(positive)
+
+
+def test_the_sentences_are_short_and_the_review_names_its_numbers(run):
+    data = carried(run)
+    said = [text for tiles in data["tiles"].values() for tile in tiles for text in tile[1:]]
+    said += [text for own in data["map"].values() for text in own["said"]]
+    for findings in data["findings"].values():
+        said += [
+            text for own in findings.values() for texts in own["said"].values() for text in texts
+        ]
+    for stops in data["review"].values():
+        for stop in stops:
+            said += stop["said"]
+            name = stop["rows"][0][0]
+            assert f"“{name}”" in stop["said"][0]
+            assert stop["rows"][0][2][-1][4] in stop["said"][0]
+            needed = [row[2][-1][1] for row in stop["rows"]]
+            assert needed == sorted(needed, reverse=True)
+    sentences = [sentence for text in said for sentence in split_sentences(text)]
+    assert crowded(sentences) == []
+    assert [sentence for sentence in sentences if len(sentence.split()) > 25] == []
+
+
+def test_pictures_have_the_most_probable_findings_and_whether_they_are_there(run):
+    data, contents = carried(run), read_contents(run)
+    gallery = data["gallery"]
+    assert set(gallery["strip"]) == {
+        "clean",
+        *(cell.id for sweep in run.record.sweeps for cell in sweep.cells),
+    }
+    clean = contents.read_cell("sharp", "0", "clean")
+    samples = json.loads((run.path / "samples/index.json").read_text())
+    for at, key in zip(gallery["strip"]["clean"], sorted(samples["strip"]), strict=True):
+        picture = gallery["pictures"][at]
+        named = picture["predictions"][data["models"].index("sharp")]
+        row = int(np.flatnonzero(clean.keys == key)[0])
+        by_name = {finding: (p, label) for finding, p, label in named}
+        for finding, (p, label) in by_name.items():
+            assert p == pytest.approx(clean.probability[row, finding], abs=5e-4)
+            assert label == clean.labels[row, finding]
+        present = [name for name, label in zip(NAMES, clean.labels[row], strict=True) if label == 1]
+        assert picture["label"] == (", ".join(present) or "none")
+
+
+def test_a_finding_without_positives_is_left_out_of_sentences(tmp_path):
+    images = images_of(100, 3)
+    images.labels[:, 2] = 0
+    data = Dataset("toys", None, None, images, (0.4,) * 3, (0.2,) * 3, {}, "multilabel")
+    with figures_left_out():
+        made = fw.evaluate(
+            {"net": Thirds(20.0)},
+            data,
+            ["gaussian_blur: [0.8]"],
+            outputs="logits",
+            bootstrap=100,
+            out=tmp_path / "run",
+            device="cpu",
+            progress=False,
+        )
+    page = carried(RunFolder(made.path))
+    rows = {name: cells for name, *cells in page["map"]["net"]["rows"]}
+    assert all(pair[0] is None for pair in rows["Nodule"])
+    assert "has no AUC" in page["findings"]["net"]["Nodule"]["said"]["clean"][0]
+    assert all(math.isfinite(float(tile[0])) for tile in page["tiles"]["net"][:2])
+
+
+@pytest.fixture(scope="module")
+def chromium():
+    with browser() as started:
+        yield started
+
+
+@in_browser
+def test_a_finding_and_a_shift_are_opened_by_their_names(chromium, run):
+    with opened(chromium, run.path / "report.html") as page:
+        buttons = page.tab.locator("#map tbody button")
+        assert buttons.all_inner_texts() == list(NAMES)
+        before = page.tab.locator("#curves").inner_html()
+        buttons.nth(1).click()
+        assert page.all("document.getElementById('finding').value") == NAMES[1]
+        assert page.all("document.activeElement.id") == "finding"
+        assert NAMES[1] in page.tab.locator("#finding-said p").first.inner_text()
+        assert page.tab.locator("#curves").inner_html() != before
+        assert page.tab.locator("#curves .lines").count() == 3
+        shift = page.tab.locator("#map thead button").nth(1)
+        title = shift.inner_text()
+        shift.click()
+        assert page.all("document.getElementById('shift').selectedOptions[0].textContent") == title
+        assert all(title in head for head in page.tab.locator("#strip h3").all_inner_texts()[1:])
+        areas = page.tab.locator("#map tbody td").all_inner_texts()
+        page.tab.locator("#shown").select_option("1")
+        gaps = page.tab.locator("#map tbody td").all_inner_texts()
+        assert all(float(area) <= 1 for area in areas)
+        assert gaps != areas
+        assert page.all("document.querySelectorAll('main b').length") == 0  # a name is text
+        assert (page.said, page.asked) == ([], [])
+
+
+@in_browser
+@pytest.mark.parametrize("width", [375, 1400])
+@pytest.mark.parametrize("scheme", ["light", "dark"])
+def test_the_page_of_findings_is_accessible_and_nothing_is_cut_off(chromium, run, width, scheme):
+    axe = pytest.importorskip("axe_playwright_python.sync_playwright")
+    with opened(chromium, run.path / "report.html", width=width, color_scheme=scheme) as page:
+        assert page.all("document.documentElement.scrollWidth") <= width
+        assert page.all("document.documentElement.scrollHeight") <= 8000
+        found = axe.Axe().run(page.tab).response["violations"]
+        assert [violation["id"] for violation in found] == []
