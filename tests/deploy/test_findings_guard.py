@@ -330,3 +330,10 @@ def test_sets_of_classes_are_refused_with_what_there_is(run, tmp_path):
     assert "coverage is that of sets of classes" in done.stderr
     assert not (tmp_path / "guard").exists()
     assert make_promise(0.1).coverage == 0.9
+
+
+def test_accuracy_without_labels_is_refused_with_what_to_do(run, new):
+    done = fairweather("estimate", run, f"images:{new}")
+    assert done.returncode == 2
+    assert "estimate is about one class of each image" in done.stderr
+    assert "label about 100 of the images" in done.stderr

@@ -58,7 +58,13 @@ from fairweather.requests.evaluation.settings import (
 )
 from fairweather.requests.evaluation_options import EvaluationOptions, check_options
 from fairweather.requests.execution import describe_groups
-from fairweather.requests.inputs import Inputs, check_task, model_label, read_priors
+from fairweather.requests.inputs import (
+    Inputs,
+    check_task,
+    check_variants,
+    model_label,
+    read_priors,
+)
 from fairweather.runs.folder import fingerprint
 from fairweather.shifts.table import CLEAN as UNCHANGED
 from fairweather.steps.measurement import DataFacts, MeasuredModel, collect_facts
@@ -168,6 +174,7 @@ class PredictionsRequest:
         for loaded in datasets.values():
             check_task(loaded, settings)
         reader.read_all(facts, images, labels)
+        check_variants(settings.variants, find_task(facts.task), facts.name)
         _check_variants(settings.variants, parts, facts)
         if (known := images.get(VAL)) is not None:
             validation = datasets[DATA].val if datasets else None
@@ -435,7 +442,7 @@ def _check_variants(variants: Sequence[Variant], parts: Sequence[str], facts: Da
                 f"{variant.kind} is fitted on predictions of clean validation images: give these "
                 f"too, as the shift {VALIDATION} (MODEL-{VALIDATION}.csv)"
             )
-        if len(facts.classes) > MOST_STORED_CLASSES:
+        if not find_task(facts.task).stores_logits(len(facts.classes)):
             raise InputError(
                 f"{variant.kind} needs stored logits, and beyond {MOST_STORED_CLASSES} classes "
                 f"they are not stored; there are {len(facts.classes):,}"
