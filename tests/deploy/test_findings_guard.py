@@ -309,6 +309,25 @@ def test_predict_writes_a_column_for_each_finding(saved, new, tmp_path):
     assert pq.read_table(tmp_path / "answers.parquet").column_names == list(rows[0])
 
 
+def test_known_labels_of_new_images_count_the_wrong_answers(saved, tmp_path):
+    images = draw_findings(40, 9)
+    order = [2, 0, 1]  # a table may name the findings in another order
+    lines = [",".join(["file", *(NAMES[place] for place in order)])]
+    for number, (image, labels) in enumerate(zip(images.images, images.labels, strict=True)):
+        Image.fromarray(image.permute(1, 2, 0).numpy()).save(tmp_path / f"{number:02}.png")
+        cells = ["" if labels[place] == UNKNOWN else str(int(labels[place])) for place in order]
+        lines.append(",".join([f"{number:02}.png", *cells]))
+    (tmp_path / "labels.csv").write_text("\n".join(lines) + "\n", encoding="utf-8")
+    source = f"csv:{tmp_path / 'labels.csv'},findings={'|'.join(NAMES[place] for place in order)}"
+    done = fairweather("predict", saved, source, "--out", tmp_path / "answers.csv")
+    assert done.returncode == 0, done.stderr
+    answers, labels = fw.load_guard(saved, device="cpu")(images.images), images.labels.numpy()
+    for column, name in enumerate(NAMES):
+        sure = answers.answered[:, column] & (labels[:, column] != UNKNOWN)
+        wrong = sure & (answers.present[:, column] != (labels[:, column] == 1))
+        assert f"{name}: by the labels {wrong.sum()} answers are wrong" in done.stdout
+
+
 def test_dark_images_are_warned_of(saved):
     guard = fw.load_guard(saved, device="cpu")
     images = draw_findings(80, 9).images
