@@ -104,8 +104,10 @@ def add_class_settings(
     Raises `InputError` for an unknown class, for a number that is not a probability, and for
     settings that are only for classification, if an image has several labels.
     """
+    points = parse_operating_points(options.operating_points)
+    settings = replace(settings, operating_points=check_operating_points(points, classes))
     if labels.ndim > 1:
-        for name in ("ordered_classes", "priors", "operating_points", "ood", "slices"):
+        for name in ("ordered_classes", "priors", "ood"):
             if getattr(options, name):
                 instead = INSTEAD_FOR_FINDINGS.get(name, "leave it out")
                 raise InputError(
@@ -113,12 +115,10 @@ def add_class_settings(
                     f"{instead}"
                 )
         return settings
-    points = parse_operating_points(options.operating_points)
     return replace(
         settings,
         ordered=options.ordered_classes,
         priors=complete_priors(priors, labels, classes),
-        operating_points=check_operating_points(points, classes),
     )
 
 
