@@ -99,6 +99,7 @@ TOY = Task(
     kinds=(OF_IMAGE, OF_FINDING),
     combine=lambda logits: np.mean(list(logits), axis=0),
     decision_metric="finding_accuracy",
+    rule="finding_accuracy[clean] >= 90%",
     units=units,
 )
 

@@ -336,16 +336,18 @@ def _build_report(runs: Sequence[Path], out: Path | None) -> Path:
 
 def print_places(folder: Path, track: str | None, *, quiet: bool) -> None:
     """Print where tables, figures and page are, where a tracker has the run, and what is next."""
+    from fairweather.runs.folder import RunFolder
     from fairweather.types.record import PAGE, RECORD
 
     for what, name in (("tables", "tables"), ("figures", "figures"), ("page", "report.html")):
         if (folder / name).exists():  # figures may have been left out
             typer.echo(f"{what:<8}{folder / name}")
     send_run(folder, track)
-    page = folder / PAGE
-    check = ", or: fairweather check {} 'accuracy[clean] >= 90%'"
-    # A report of several runs is no run.
-    suggest("open {}" + check * (folder / RECORD).is_file(), page, folder, quiet=quiet)
+    if not (folder / RECORD).is_file():  # a report of several runs is no run
+        suggest("open {}", folder / PAGE, quiet=quiet)
+        return
+    check = f"fairweather check {{}} '{RunFolder(folder).task.rule}'"
+    suggest(f"open {{}}, or: {check}", folder / PAGE, folder, quiet=quiet)
 
 
 # ---------------------------------------------------------------- evaluations

@@ -25,6 +25,7 @@ from fairweather.report.tables import (
     TextTable,
     tabulate_scores,
 )
+from fairweather.types.kinds import CLASSES, FINDINGS
 from fairweather.types.measurement import Score
 from fairweather.types.record import (
     ALL,
@@ -41,9 +42,29 @@ from fairweather.types.record import (
 # ---------------------------------------------------------------- the table
 
 STATES = ("Clean", "Mean over shifts", "Worst level", "Strongest attack")
-BRIEF = TableLayout(("model", "images", "accuracy (%)", "confidence − accuracy"), words=2)
 MOST_LINES = 40  # in a terminal
 MOST_SENTENCES = 5  # above them; the page has all
+
+
+class BriefMetric(NamedTuple):
+    """A metric in a terminal: its name in scores.csv, its heading, its factor and its format."""
+
+    name: str
+    heading: str
+    factor: int
+    form: str
+
+
+BRIEF_METRICS = {
+    CLASSES: (
+        BriefMetric("accuracy", "accuracy (%)", 100, "z.1f"),
+        BriefMetric("confidence_gap", "confidence − accuracy", 100, "+z.1f"),
+    ),
+    FINDINGS: (
+        BriefMetric("auc", "mean AUC", 1, "z.3f"),
+        BriefMetric("probability_gap", "mean probability − prevalence", 100, "+z.1f"),
+    ),
+}
 
 
 class Measure(NamedTuple):
@@ -133,13 +154,15 @@ def summarize_overview(contents: Contents) -> Brief:
     sentences = list_other_images(contents)
     shown, rest = sentences[:MOST_SENTENCES], len(sentences) - MOST_SENTENCES
     more = [f"{PAGE} has {rest} more such sentences."] if rest > 0 else []
-    return Brief([*shown, *more], BRIEF, _brief_lines(contents))
+    metrics = next((own for kind, own in BRIEF_METRICS.items() if kind in contents.kinds), ())
+    layout = TableLayout(("model", "images", *(metric.heading for metric in metrics)), words=2)
+    return Brief([*shown, *more], layout, _brief_lines(contents, metrics))
 
 
-def _brief_lines(contents: Contents) -> list[list[str]]:
+def _brief_lines(contents: Contents, metrics: Sequence[BriefMetric]) -> list[list[str]]:
     """One line per model and state of the images, as text; ensembles are left out."""
     scores = contents.scores
-    rows = scores[scores["metric"].isin(["accuracy", "confidence_gap"])]
+    rows = scores[scores["metric"].isin([metric.name for metric in metrics])]
     rows = rows[rows["seed"] == contents.shown_seed]
     levels = {
         shift: MEAN if is_shifted(shift) else NO_LEVEL
@@ -149,14 +172,9 @@ def _brief_lines(contents: Contents) -> list[list[str]]:
     lines = []
     for model in rows["model"].unique():
         for shift, level in levels.items():
-            read = (
-                contents.score(name, model, shift, level) for name in ("accuracy", "confidence_gap")
-            )
-            accuracy, gap = read
-            if not model.endswith(ENSEMBLE_SUFFIX) and (accuracy or gap):
-                lines.append(
-                    [model, shift, _format_percent(accuracy, "z.1f"), _format_percent(gap, "+z.1f")]
-                )
+            read = [contents.score(metric.name, model, shift, level) for metric in metrics]
+            if not model.endswith(ENSEMBLE_SUFFIX) and any(read):
+                lines.append([model, shift, *map(_format_brief, read, metrics)])
     if len(lines) > MOST_LINES:
         lines = [line for line in lines if line[1] in (CLEAN, ALL)]
     before = ["", *(model for model, *_ in lines)]
@@ -166,10 +184,11 @@ def _brief_lines(contents: Contents) -> list[list[str]]:
     ]
 
 
-def _format_percent(score: Score | None, form: str) -> str:
+def _format_brief(score: Score | None, metric: BriefMetric) -> str:
     if score is None or math.isnan(score.value):
         return ABSENT
-    value, low, high = (f"{100 * number:{form}}".replace("-", "−") for number in score[:3])
+    numbers = (f"{metric.factor * number:{metric.form}}" for number in score[:3])
+    value, low, high = (number.replace("-", "−") for number in numbers)
     return f"{value} ({TOO_FEW})" if score.too_few else f"{value} [{low}, {high}]"
 
 

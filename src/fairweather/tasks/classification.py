@@ -57,6 +57,7 @@ CLASSIFICATION_TASK = Task(
     kinds=(Predictions.kind,),
     combine=mean_log_probability,
     decision_metric="accuracy",
+    rule="accuracy[clean] >= 90%",
     least_classes=2,
     most_stored=MOST_STORED_CLASSES,
 )

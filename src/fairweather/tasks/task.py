@@ -87,6 +87,9 @@ class Task:
     decision_metric: str
     """The share of right decisions, whose differences are tested."""
 
+    rule: str
+    """A rule about clean images, as an example."""
+
     noun: str = "classes"
     """What messages call its classes."""
 

@@ -206,7 +206,7 @@
     const levels = own.levels[shift] ?? [], last = Math.max(1, levels.length - 1);
     const areas = levels.map(([, value, low, high], index) => [index / last, value, low, high]);
     $("curves").replaceChildren(
-      drawLines("AUC at each level", data.axes[shift] ?? "", [{ kind: "worst", points: areas, marked: true }], levels.map(([title], index) => [index / last, title]), false),
+      ...(levels.length ? [drawLines("AUC at each level", data.axes[shift], [{ kind: "worst", points: areas, marked: true }], levels.map(([title], index) => [index / last, title]), false)] : []),
       drawLines("ROC", "1 − specificity; up: sensitivity", of(0)),
       drawLines("Calibration", "mean probability; up: share of the images with it", of(1).map((line) => ({ ...line, marked: true }))));
   }

@@ -1,0 +1,272 @@
+"""Ten models and three radiologists on the test set of CheXpert, from public predictions.
+
+    git clone https://github.com/rajpurkarlab/cheXpert-test-set-labels
+    python results/chexpert/measure.py cheXpert-test-set-labels
+
+It evaluates the predictions with fairweather, writes the tables and the figure beside this file,
+and the numbers of README.md. The data stay where they are: 500 studies of 500 patients, and the
+majority of five radiologists as the truth.
+"""
+
+from __future__ import annotations
+
+import itertools
+import re
+import sys
+from pathlib import Path
+
+import altair as alt
+import numpy as np
+import pandas as pd
+import scipy.special
+import scipy.stats
+import vl_convert as vlc
+from numpy.typing import NDArray
+
+import fairweather as fw
+from fairweather.metrics.areas import auc_column, column_spread, unit_column
+from fairweather.metrics.columns import clopper_pearson
+from fairweather.metrics.paired import holm
+
+HERE = Path(__file__).parent
+FINDINGS = ("Atelectasis", "Cardiomegaly", "Consolidation", "Edema", "Pleural Effusion")
+KEY, MEAN = "Study", "mean"
+KEPT = ("auc", "brier", "ece/10-equal-width", "probability_gap")
+RESAMPLES = 2000
+INK, MODELS, READERS = "#1f2328", "#0969a8", "#c2410c"
+
+
+def read_tables(
+    folder: Path, pattern: str, keys: pd.Index | None = None
+) -> dict[str, pd.DataFrame]:
+    """Read the tables of a pattern, by the first word of the file, in the order of the keys."""
+    tables = {}
+    for path in sorted(folder.glob(pattern)):
+        table = pd.read_csv(path).set_index(KEY)[list(FINDINGS)]
+        tables[path.stem.removesuffix("_predictions")] = table if keys is None else table.loc[keys]
+    return tables
+
+
+def evaluate(folder: Path, models: dict[str, pd.DataFrame], out: Path) -> pd.DataFrame:
+    """Evaluate the files as they are, and return scores.csv.
+
+    Two files have scores above 1, which are no probabilities: only their order is used.
+    """
+    rows = [
+        {
+            "file": (
+                folder / f"example_models/predictions/standard/{name}_predictions.csv"
+            ).resolve(),
+            "model": name,
+            "outputs": "probabilities" if (table <= 1).all(axis=None) else "logits",
+        }
+        for name, table in models.items()
+    ]
+    out.mkdir(parents=True, exist_ok=True)
+    pd.DataFrame(rows).to_csv(out / "models.csv", index=False)
+    run = fw.evaluate(
+        f"predictions:{out / 'models.csv'}",
+        labels=folder / "groundtruth.csv",
+        key_column=KEY,
+        findings=FINDINGS,
+        out=out / "run",
+    )
+    scores = pd.read_csv(run.path / "scores.csv")
+    return scores[scores["shift"] == "clean"].set_index(["model", "unit", "metric"])
+
+
+def compare(models: dict[str, pd.DataFrame], truth: pd.DataFrame) -> pd.DataFrame:
+    """Test the difference in AUC of each pair of models, of each finding and of their mean.
+
+    DeLong's paired test, whose column of a mean is the mean of the columns. Holm's correction is
+    over all pairs and findings, and once more over all pairs for the mean.
+    """
+    columns, areas = {}, {}
+    for name, table in models.items():
+        for finding in FINDINGS:
+            scores, positive = table[finding].to_numpy(float), truth[finding].to_numpy() == 1
+            columns[name, finding] = auc_column(scores, positive)
+            ranks = scipy.stats.rankdata(scores)[positive]
+            pairs = positive.sum() * (~positive).sum()
+            areas[name, finding] = (ranks.sum() - positive.sum() * (positive.sum() + 1) / 2) / pairs
+        columns[name, MEAN] = np.mean([columns[name, finding] for finding in FINDINGS], axis=0)
+        areas[name, MEAN] = np.mean([areas[name, finding] for finding in FINDINGS])
+    rows = []
+    for finding in (*FINDINGS, MEAN):
+        for first, second in itertools.combinations(models, 2):
+            difference = areas[first, finding] - areas[second, finding]
+            spread = column_spread(
+                unit_column(columns[first, finding] - columns[second, finding], None)
+            )
+            p = 1.0
+            if spread.variance:
+                t = abs(difference) / np.sqrt(spread.variance)
+                p = float(2 * scipy.special.stdtr(spread.freedom, -t))
+            reach = spread.reach()
+            rows.append(
+                (finding, first, second, difference, difference - reach, difference + reach, p)
+            )
+    table = pd.DataFrame(
+        rows, columns=["finding", "first", "second", "difference", "low", "high", "p"]
+    )
+    of_mean = table["finding"] == MEAN
+    for part in (of_mean, ~of_mean):
+        table.loc[part, "p_holm"] = holm(table.loc[part, "p"].to_numpy())
+    return table
+
+
+def sensitivity_at(
+    scores: NDArray[np.float64], positive: NDArray[np.bool_], specificity: float
+) -> float:
+    """The largest sensitivity of a threshold with at least this specificity."""
+    negatives = np.sort(scores[~positive])
+    allowed = int(np.floor((1 - specificity) * len(negatives) + 1e-9))
+    threshold = negatives[len(negatives) - allowed - 1]
+    return float((scores[positive] > threshold).mean())
+
+
+def compare_readers(
+    model: pd.DataFrame, readers: dict[str, pd.DataFrame], truth: pd.DataFrame
+) -> pd.DataFrame:
+    """What each radiologist misses, and what a model misses at the same specificity.
+
+    The interval of the difference is from resamples of studies, with the reader's specificity and
+    the threshold of each resample.
+    """
+    rng, rows = np.random.default_rng(0), []
+    draws = rng.integers(len(truth), size=(RESAMPLES, len(truth)))
+    for finding in FINDINGS:
+        positive, scores = truth[finding].to_numpy() == 1, model[finding].to_numpy(float)
+        for name, table in readers.items():
+            called = table[finding].to_numpy() == 1
+
+            def measure(chosen: NDArray[np.int64]) -> tuple[float, float, float]:
+                there, said = positive[chosen], called[chosen]
+                sensitivity, specificity = said[there].mean(), (~said[~there]).mean()
+                return sensitivity, specificity, sensitivity_at(scores[chosen], there, specificity)
+
+            own, specificity, theirs = measure(np.arange(len(truth)))
+            differences = [at[2] - at[0] for at in map(measure, draws)]
+            low, high = np.percentile(differences, [2.5, 97.5])
+            ends = clopper_pearson(own, float(positive.sum()))
+            others = clopper_pearson(specificity, float((~positive).sum()))
+            rows.append(
+                {
+                    "finding": finding,
+                    "radiologist": name,
+                    "with it": int(positive.sum()),
+                    "specificity": specificity,
+                    "specificity low": float(others[0]),
+                    "specificity high": float(others[1]),
+                    "sensitivity": own,
+                    "sensitivity low": float(ends[0]),
+                    "sensitivity high": float(ends[1]),
+                    "missed": int((positive & ~called).sum()),
+                    "model sensitivity": theirs,
+                    "model missed": round((1 - theirs) * positive.sum()),
+                    "difference": theirs - own,
+                    "low": low,
+                    "high": high,
+                }
+            )
+    return pd.DataFrame(rows)
+
+
+def draw(models: dict[str, pd.DataFrame], readers: pd.DataFrame, truth: pd.DataFrame) -> str:
+    """Draw the ROC curves of all models, and the radiologists as points with their intervals."""
+    curves = []
+    for name, table in models.items():
+        for finding in FINDINGS:
+            positive = truth[finding].to_numpy() == 1
+            order = np.argsort(-table[finding].to_numpy(float), kind="stable")
+            hits = positive[order]
+            corners = np.flatnonzero(np.append(np.diff(hits.astype(int)) != 0, True)) + 1
+            y, x = (np.append(0, side.cumsum()[corners - 1]) / side.sum() for side in (hits, ~hits))
+            curves.append(pd.DataFrame({"x": x, "y": y, "model": name, "finding": finding}))
+    points = readers.assign(
+        x=1 - readers["specificity"],
+        x2=1 - readers["specificity high"],
+        x3=1 - readers["specificity low"],
+        y=readers["sensitivity"],
+        y2=readers["sensitivity low"],
+        y3=readers["sensitivity high"],
+    )
+    x, y = alt.X("x:Q", title="1 − specificity"), alt.Y("y:Q", title="Sensitivity")
+    panels = []
+    for finding in FINDINGS:
+        own = points[points["finding"] == finding][["x", "x2", "x3", "y", "y2", "y3"]]
+        drawn = pd.concat([curve for curve in curves if (curve["finding"] == finding).all()])
+        lines = (
+            alt.Chart(drawn.drop(columns="finding").reset_index())
+            .mark_line(color=MODELS, opacity=0.45, strokeWidth=1)
+            .encode(x=x, y=y, detail="model:N", order="index:Q")
+        )
+        base = alt.Chart(own)
+        across = base.mark_rule(color=READERS).encode(x="x2:Q", x2="x3:Q", y="y:Q")
+        up = base.mark_rule(color=READERS).encode(x="x:Q", y="y2:Q", y2="y3:Q")
+        dots = base.mark_point(
+            color=READERS, filled=True, size=45, shape="diamond", opacity=1
+        ).encode(x="x:Q", y="y:Q")
+        panels.append(
+            alt.layer(lines, across, up, dots).properties(width=165, height=165, title=finding)
+        )
+    chart = (
+        alt.hconcat(*panels)
+        .properties(
+            title=alt.Title(
+                f"{len(models)} models (lines) and {readers['radiologist'].nunique()} radiologists "
+                f"(diamonds, 95 % intervals) on {len(truth)} chest X-rays",
+                anchor="start",
+                color=INK,
+            ),
+            background="white",
+        )
+        .configure_axis(labelColor=INK, titleColor=INK)
+        .configure_title(fontSize=13)
+    )
+    return vlc.vegalite_to_svg(chart.to_json())
+
+
+def write_table(scores: pd.DataFrame) -> str:
+    """Write the mean AUC and the mean gap of each model, as README.md has them.
+
+    Scores that are no probabilities have no gap.
+    """
+    mean = scores.xs("mean finding", level="unit")
+    lines = ["| Model | Mean AUC of five findings | Mean probability − prevalence (points) |"]
+    lines.append("| --- | ---: | ---: |")
+    areas = mean.xs("auc", level="metric").sort_values("value", ascending=False)
+    for name, area in areas.iterrows():
+        cells = [f"{area['value']:.3f} [{area['low']:.3f}, {area['high']:.3f}]"]
+        if scores.loc[(name, "mean finding", "auc"), "probabilities"]:
+            gap = 100 * mean.loc[(name, "probability_gap"), ["value", "low", "high"]].astype(float)
+            cells.append("{:+.1f} [{:+.1f}, {:+.1f}]".format(*gap).replace("-", "−"))
+        else:
+            cells.append("no probabilities")
+        lines.append(f"| {name} | {' | '.join(cells)} |")
+    return "\n".join(lines)
+
+
+def main(folder: Path, out: Path = HERE, work: Path = Path("runs/chexpert")) -> None:
+    """Measure everything, and write it into `out`; the run itself goes to `work`."""
+    truth = pd.read_csv(folder / "groundtruth.csv").set_index(KEY)[list(FINDINGS)]
+    models = read_tables(folder, "example_models/predictions/standard/*.csv", truth.index)
+    readers = read_tables(folder, "radiologists/benchmark_radiologists/*.csv", truth.index)
+    scores = evaluate(folder, models, work)
+    scores = scores[scores.index.get_level_values("metric").isin(KEPT)].copy()
+    whole = {name: bool((table <= 1).all(axis=None)) for name, table in models.items()}
+    scores["probabilities"] = [whole[name] for name, _, _ in scores.index]
+    scores = scores.drop(columns=["seed", "shift", "level"]).round(5)
+    scores.to_csv(out / "scores.csv")
+    compare(models, truth).round(6).to_csv(out / "pairs.csv", index=False)
+    best = scores.xs(("mean finding", "auc"), level=("unit", "metric"))["value"].idxmax()
+    read = compare_readers(models[best], readers, truth)
+    read.round(5).to_csv(out / "radiologists.csv", index=False)
+    (out / "finding.svg").write_text(draw(models, read, truth))
+    page = (HERE / "README.md").read_text(encoding="utf-8")
+    table = re.compile(r"^\| Model .*?(?=\n\n)", re.MULTILINE | re.DOTALL)
+    (out / "README.md").write_text(table.sub(write_table(scores), page), encoding="utf-8")
+
+
+if __name__ == "__main__":
+    main(Path(sys.argv[1]))
