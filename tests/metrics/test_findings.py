@@ -2,12 +2,14 @@
 
 import dataclasses
 import math
+from pathlib import Path
 
 import numpy as np
 import pytest
 import sklearn.metrics
 import torch
 import torchmetrics.classification as judges
+from benchmarks import findings as simulated
 
 from fairweather import metrics
 from fairweather.metrics import METRICS, Resamples, evaluate_resamples, to_score
@@ -21,9 +23,11 @@ from fairweather.tasks.table import find_task
 from fairweather.types.kinds import FINDING, FINDINGS
 from fairweather.types.measurement import MULTILABEL, UNKNOWN
 from tests.helpers import reference
+from tests.helpers.chance import most
 
 NAMES = ("Effusion", "Mass", "Nodule")
 TASK = find_task(MULTILABEL)
+NOTES = Path(simulated.__file__).with_name("notes") / "findings.md"
 AREAS = {"auc", "pr_auc"}  # they have no replicates
 KEY = ("net", "0", "clean", "none")
 
@@ -300,3 +304,30 @@ def test_few_images_with_the_finding_have_no_interval():
     assert not scores["finding=Effusion"]["auc"].too_few
     assert not scores["finding=Mass"]["sensitivity"].too_few
     assert not math.isnan(scores["finding=Mass"]["auc"].value)
+
+
+def test_every_number_of_findings_has_its_rows_in_the_table_of_coverage():
+    stored, page = simulated.read_rows(), NOTES.read_text(encoding="utf-8")
+    settings = len(simulated.TRIALS) * len(simulated.POSITIVES) * 2  # images and patients
+    for row in simulated.ROWS:
+        units = [
+            unit for unit in simulated.UNITS if (unit == "image") == (row.accepts.kind == FINDINGS)
+        ]
+        for unit in units:
+            own = [each for each in stored if (each["unit"], each["metric"]) == (unit, row.name)]
+            assert len(own) == settings, (unit, row.name)
+    for line in simulated.summary(stored):
+        assert line in page
+
+
+@pytest.mark.parametrize("patients", [False, True])
+def test_intervals_of_a_finding_with_fifty_images_miss_in_at_most_five_percent_a_side(patients):
+    trials, population = 40, simulated.Population(50 / 400, patients=patients)
+    truths = {key: value for key, (value, *_) in simulated.numbers(population.all, 1).items()}
+    missed = {key: np.zeros(2) for key in truths}
+    for trial in range(trials):
+        drawn = population.draw(500, trial)
+        for key, (_, low, high) in simulated.numbers(drawn[0], 150, drawn[1]).items():
+            missed[key] += [low > truths[key] + 1e-9, high < truths[key] - 1e-9]
+    for key, tails in missed.items():
+        assert max(tails) <= most(trials, 0.05), (key, tails)

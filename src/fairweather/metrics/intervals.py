@@ -374,6 +374,35 @@ def mean_estimate(
     )
 
 
+def mean_of_findings(
+    estimates: Sequence[Estimate], weights: Sequence[float] | None = None
+) -> Estimate:
+    """`mean_estimate` of a metric of different findings, of which some may be rare.
+
+    Replicates of a share of few images hardly vary, as of a finding that is never called. What its
+    own interval shows beyond them is added for each finding, as variances of independent numbers.
+
+    >>> rare = Estimate(0.0, np.zeros(9), 500, "conditional", errors=10)
+    >>> common = Estimate(0.5, np.linspace(0.49, 0.51, 9), 500, "conditional", errors=250)
+    >>> [round(end, 2) for end in to_score(mean_of_findings([rare, common]))[:3]]
+    [0.25, 0.24, 0.4]
+    """
+    shares = np.ones(len(estimates)) if weights is None else np.asarray(weights, np.float64)
+    hidden = np.square(shares / shares.sum()) @ np.array([_beyond_replicates(e) for e in estimates])
+    return replace(mean_estimate(estimates, weights), hidden=HiddenError(*hidden.tolist()))
+
+
+def _beyond_replicates(estimate: Estimate) -> HiddenError:
+    """How far the ends of an interval lie beyond what its replicates show: squared distances."""
+    if estimate.interval not in ("conditional", "overlap"):
+        return estimate.hidden
+    low, value, high = image_interval(estimate)
+    if np.isnan(low):
+        return NOTHING_HIDDEN
+    shown = Z95**2 * float(np.nanvar(estimate.replicates))
+    return HiddenError(*(max((end - value) ** 2 - shown, 0.0) for end in (low, high)))
+
+
 def recipe_estimate(seeds: Sequence[Estimate]) -> Estimate:
     """Mean over the seeds of a recipe; its interval covers other seeds as well.
 

@@ -233,9 +233,6 @@ class PreparedCell:
     groups: IntArray | None = None
     """The number of each image's group, sorted by label; None if none are known."""
 
-    per_bin: int = PER_BIN
-    """Images in each bin of `OrderedSums.hundreds`."""
-
     def __post_init__(self) -> None:
         p = self.predictions
         if not isinstance(p, Predictions):
@@ -248,6 +245,12 @@ class PreparedCell:
     def present(self) -> IntArray:
         """The labels that have images, `[classes present]`."""
         return self.predictions.labels[self.bounds[:-1]]
+
+    @property
+    def per_bin(self) -> int:
+        """Images in each bin of `OrderedSums.hundreds`, which no metric of findings needs."""
+        p = self.predictions
+        return PER_BIN if p.kind == Predictions.kind else len(p)
 
     @cached_property
     def order(self) -> ConfidenceOrder | None:
@@ -273,8 +276,8 @@ class PreparedCell:
         """
         p, probability = self.predictions, self.probabilities[:, 1]
         always = p.with_columns(predicted=np.ones_like(p.labels), confidence=probability)
-        # Metrics of a probability need neither small bins nor sums below single levels.
-        same = replace(self, predictions=always, per_bin=len(p))
+        # Sums below single levels are of ranks, which metrics of a probability do not need.
+        same = replace(self, predictions=always)
         vars(same).update(order=same.order and merge_levels(same.order, 2 * BINS, BINS))
         return same
 
@@ -484,6 +487,15 @@ class Sample:
         """The area under the ROC curve of each class present, `[B, k]`."""
         p = self.prepared
         return class_areas(p.probabilities, p.predictions.labels, self.weights)
+
+    @cached_property
+    def levels(self) -> LevelSums:
+        """Counts below each level of confidence; without bins, where no metric has any."""
+        if self.predictions.kind == Predictions.kind:
+            return self.ordered.levels
+        assert self.order is not None, "a metric of confidence accepts predictions with one"
+        order, totals = self.order, self.total("images")
+        return LevelSums(*sums_below(order, self.weights, totals, [order.wrong], order.levels))
 
     @cached_property
     def ordered(self) -> OrderedSums:

@@ -33,6 +33,7 @@ from fairweather.metrics.areas import scatter_column
 from fairweather.metrics.columns import IntArray
 from fairweather.metrics.findings import point_metric_names
 from fairweather.metrics.grouping import Grouping
+from fairweather.metrics.intervals import mean_of_findings
 from fairweather.metrics.metric import MetricRow
 from fairweather.metrics.rows import require_row
 from fairweather.metrics.sample import draw_counts
@@ -329,7 +330,7 @@ def _mean_of_units(
     """
     count = None if grouping is None else grouping.count
 
-    def of_all(estimate: Estimate, places: IntArray) -> Estimate:
+    def on_all(estimate: Estimate, places: IntArray) -> Estimate:
         estimate = replace(estimate, n=images, groups=count)
         if estimate.column is None:
             return estimate
@@ -337,8 +338,8 @@ def _mean_of_units(
 
     return {
         key: {
-            name: mean_estimate(
-                [of_all(table[key][name], places) for table, places in units], weights
+            name: mean_of_findings(
+                [on_all(table[key][name], places) for table, places in units], weights
             )
             for name in estimates
             if all(name in table[key] for table, _ in units) and name not in whole.get(key, {})
