@@ -14,6 +14,7 @@ from fairweather.errors import InputError
 from fairweather.models.outputs import OF_FINDINGS, detect_finding_predictions, to_logits
 from fairweather.models.predictions.tables import RowOptions, list_label_columns, read_rows
 from fairweather.models.predictions.truth import add_truth, read_truth
+from tests.helpers.commands import fairweather
 
 NAMES = ["Pleural Effusion", "Pleural Other", "Mass"]
 
@@ -347,3 +348,20 @@ def test_unknown_findings_are_an_error_only_where_nothing_is_known():
     assert areas(run)["Mass"] == expected_areas(labels[:, 2:], shares[:, 2:], ["Mass"])["Mass"]
     with pytest.raises(InputError, match="every label of every finding is unknown"):
         evaluated(predictions=shares, labels=np.full_like(labels, -1), classes=NAMES)
+
+
+def test_the_command_takes_a_second_table_and_refuses_a_wrong_one_with_status_2(tmp_path):
+    predictions, truth = frames()
+    predictions.to_csv(tmp_path / "vendor.csv", index=False)
+    truth.to_csv(tmp_path / "truth.csv", index=False)
+    command = ("evaluate", "predictions:vendor.csv", "--key-column", "Study", "--bootstrap", "100")
+    command += ("--labels", "truth.csv", "--out", "run", "--findings")
+    done = fairweather(*command, "Mass,Pleural Other", cwd=tmp_path)
+    assert done.returncode == 0, done.stderr
+    scores = pd.read_csv(tmp_path / "run" / "scores.csv")
+    units = scores.loc[scores["metric"] == "auc", "unit"]
+    assert [name for name in units if "=" in name] == ["finding=Mass", "finding=Pleural Other"]
+    done = fairweather(*command, "Mass,Pleural Oter", cwd=tmp_path)
+    assert done.returncode == 2
+    assert "did you mean 'Pleural Other'" in done.stderr
+    assert "Traceback" not in done.stderr

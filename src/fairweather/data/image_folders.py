@@ -245,7 +245,11 @@ class LabelTable(NamedTuple):
         return {name: [row[self.header.index(name)] for row in self.rows] for name in names}
 
     def select(self, rows: IntArray, names: list[str]) -> pd.DataFrame:
-        """Some rows of some columns."""
+        """Some rows of some columns; raises `InputError` for a column that is not there."""
+        for name in names:
+            if name not in self.header:
+                unknown = unknown_name(f"column of {self.place}", name, self.header)
+                raise InputError(f"{unknown}; metadata (--metadata) names another table")
         return pd.DataFrame(self.by_name(names)).iloc[rows]
 
 
