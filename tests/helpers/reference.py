@@ -432,3 +432,42 @@ def auc_covariance(first, second, positive, grouping):
         for one in (True, False)
         for other in (True, False)
     )
+
+
+def finding_numbers(probability, present):
+    """Every number of a finding, by its name in scores.csv."""
+    pairs = list(zip(probability, present, strict=True))
+    called = [p >= 0.5 for p in probability]
+    losses = [-math.log(p if y else 1 - p) for p, y in pairs]
+    calls = ("sensitivity", "specificity", "ppv", "npv", "f1")
+    return {
+        "auc": macro_auc([[1 - p, p] for p in probability], [int(y) for y in present]),
+        "pr_auc": average_precision(probability, present),
+        "brier": sum((p - y) ** 2 for p, y in pairs) / len(pairs),
+        "nll": sum(losses) / len(losses),
+        "probability_gap": sum(p - y for p, y in pairs) / len(pairs),
+        "prevalence": sum(present) / len(present),
+        **{
+            f"{name}/10-{binning}": error(probability, present, binning=binning)
+            for name, error in (
+                ("ece", expected_calibration_error),
+                ("rms_ece", rms_calibration_error),
+            )
+            for binning in ("equal-width", "equal-mass")
+        },
+        **{name: one_vs_rest(name, called, present, True) for name in calls},
+        "decision_accuracy": sum(a == b for a, b in zip(called, present, strict=True)) / len(pairs),
+    }
+
+
+def image_numbers(probabilities, labels):
+    """Every number of whole images, whose labels are 0, 1 or -1."""
+    wrong = [
+        [(p >= 0.5) != (y == 1) for p, y in zip(*rows, strict=True) if y != -1]
+        for rows in zip(probabilities, labels, strict=True)
+    ]
+    judged = [row for row in wrong if row]
+    return {
+        "exact_match": sum(not any(row) for row in judged) / len(judged),
+        "hamming_loss": sum(map(sum, judged)) / sum(map(len, judged)),
+    }

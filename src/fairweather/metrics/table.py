@@ -24,7 +24,7 @@ from fairweather.metrics.classification import (
 from fairweather.metrics.columns import FloatArray, nanmean, rank_area, ratio
 from fairweather.metrics.conformal import coverage_deviations, lowest_stratum_coverage
 from fairweather.metrics.finding_sets import FINDING_SET_METRICS
-from fairweather.metrics.findings import FINDING_METRICS
+from fairweather.metrics.findings import finding_metrics
 from fairweather.metrics.hidden_error import (
     HiddenErrorFunction,
     hidden_among_answered,
@@ -72,7 +72,7 @@ def shown_metrics(least: Literal[1, 2], kind: TaskKind | None = None) -> list[st
 
     If a kind of predictions is given, only of metrics of these.
 
-    >>> shown_metrics(1)
+    >>> shown_metrics(1, Predictions.kind)
     ['accuracy', 'rms_calibration_error', 'negative_log_likelihood']
     """
     ordered = sorted(METRICS.values(), key=lambda metric: -metric.shown)
@@ -523,6 +523,5 @@ METRICS: dict[str, Metric] = index_by_name(
         interval="basic",
         hidden_error=hidden_in_strata,
     ),
-    *FINDING_METRICS,
-    *FINDING_SET_METRICS,
 )
+METRICS |= index_by_name(*finding_metrics(METRICS), *FINDING_SET_METRICS)

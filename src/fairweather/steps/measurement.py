@@ -111,7 +111,7 @@ def collect_facts(dataset: Dataset, parts: Collection[str] = (TRAIN, VAL, TEST))
             for name, images in used.items()
             if name != TRAIN and images.groups is not None
         },
-        slices=() if groups is None or dataset.task != CLASSIFICATION else tuple(groups.slices),
+        slices=() if groups is None else tuple(groups.slices),
         ordered=has_ordered_classes(dataset.notes),
         task=dataset.task,
     )

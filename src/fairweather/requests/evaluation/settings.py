@@ -22,6 +22,8 @@ from fairweather.requests.inputs import (
     complete_priors,
 )
 from fairweather.steps.measurement import Settings
+from fairweather.tasks.classification import CLASSIFICATION_TASK
+from fairweather.tasks.multilabel import MULTILABEL_TASK
 from fairweather.types.measurement import Attack, Shift
 from fairweather.types.options import GroupColumns, slice_name
 
@@ -104,21 +106,23 @@ def add_class_settings(
     Raises `InputError` for an unknown class, for a number that is not a probability, and for
     settings that are only for classification, if an image has several labels.
     """
+    points = parse_operating_points(options.operating_points)
+    task = MULTILABEL_TASK if labels.ndim > 1 else CLASSIFICATION_TASK
+    points = check_operating_points(points, classes, task)
+    settings = replace(settings, operating_points=points)
     if labels.ndim > 1:
         refuse_class_options(options)
         return settings
-    points = parse_operating_points(options.operating_points)
     return replace(
         settings,
         ordered=options.ordered_classes,
         priors=complete_priors(priors, labels, classes),
-        operating_points=check_operating_points(points, classes),
     )
 
 
 def refuse_class_options(options: EvaluationOptions) -> None:
     """Raise `InputError` for an option that images with several findings have no use for."""
-    for name in ("ordered_classes", "priors", "operating_points", "ood", "slices"):
+    for name in ("ordered_classes", "priors", "ood"):
         if getattr(options, name):
             instead = INSTEAD_FOR_FINDINGS.get(name, "leave it out")
             raise InputError(
