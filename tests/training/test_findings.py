@@ -434,7 +434,10 @@ def test_a_recipe_for_findings_is_refused_for_classes(toy_images, changes, words
     [
         (lambda: AsymmetricLoss(gamma_neg=-1), r"asymmetric_loss\.gamma_neg must be >= 0"),
         (lambda: AsymmetricLoss(clip=1), r"asymmetric_loss\.clip must be in \[0, 1\)"),
-        (lambda: Recipe(positive_weights={"Mass": 0}), r"positive_weights\.Mass must be > 0"),
+        (
+            lambda: Recipe(positive_weights={"Mass": 0}),
+            "positive_weights must be balanced, or a number > 0",
+        ),
     ],
 )
 def test_settings_check_their_values(make, words):

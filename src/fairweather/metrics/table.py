@@ -9,6 +9,7 @@ from typing import Literal
 
 import numpy as np
 
+from fairweather.metrics.areas import least_pairs
 from fairweather.metrics.calibration import BinSums, mean_class_error
 from fairweather.metrics.classification import (
     F1,
@@ -222,6 +223,7 @@ METRICS: dict[str, Metric] = index_by_name(
         interval="area",
         fewest=FEWEST_OF_LOSSES,
         column=lambda prepared: prepared.auc_columns.mean(axis=1),
+        least_pairs=least_pairs,
     ),
     Metric(
         "macro_pr_auc",

@@ -29,6 +29,8 @@ from fairweather.report.pictures import draw_mixup
 from fairweather.report.section import PartView, ReportPart, Tables
 from fairweather.report.tables import ABSENT
 from fairweather.runs.folder import read_json
+from fairweather.types.kinds import FINDINGS
+from fairweather.types.measurement import Predictions
 from fairweather.types.record import (
     CORRELATION,
     DESCRIPTION,
@@ -43,7 +45,6 @@ from fairweather.types.record import (
 
 # ---------------------------------------------------------------- what trainings stored
 
-PRETRAINING_COLUMNS = ("epoch", "knn_accuracy", "embedding_std")  # of history.csv
 WEIGHT_FACTS = ("file", "sha256", "left_out", "head")  # what is told of weights
 
 
@@ -149,7 +150,7 @@ def read_warnings(contents: Contents) -> dict[str, str]:
 def read_pretraining_histories(contents: Contents) -> list[TrainingHistory]:
     """Read what each pre-training wrote down, of each of its seeds."""
     return [
-        TrainingHistory(title, seed, _read_history(path, PRETRAINING_COLUMNS))
+        TrainingHistory(title, seed, _read_history(path, ("epoch", *pretraining_traces(contents))))
         for title, seed, path in _pretraining_files(contents, HISTORY)
     ]
 
@@ -217,18 +218,36 @@ PRETRAINING_WIDTH, PRETRAINING_HEIGHT = 370, 210
 LABELS_WIDTH, LABELS_HEIGHT = 240, 220
 MATRIX_SIDE = 170
 MOST_DIMENSIONS = 32  # of a matrix that is drawn: more could not be seen
+# Columns of history.csv, with the kind of predictions of which pre-trainings write them.
 PRETRAINING_TRACES = {
-    "knn_accuracy": ("k-NN accuracy on validation images", ".0%"),
-    "embedding_std": ("Deviation of the embedding (0: collapsed)", ".2f"),
+    "knn_accuracy": (Predictions.kind, "k-NN accuracy on validation images", ".0%"),
+    "knn_auc": (FINDINGS, "k-NN mean AUC on validation images", ".2f"),
+    "embedding_std": (None, "Deviation of the embedding (0: collapsed)", ".2f"),
+}
+NEIGHBOURS = {
+    Predictions.kind: "the share of validation images for which the nearest training images, by "
+    "the features of the backbone, have the same class.",
+    FINDINGS: "the mean AUC of the share of the nearest training images, by the features of the "
+    "backbone, that have the finding.",
 }
 LABEL_PANELS = 3  # of panels on labels
 SUBTITLE_LETTERS = 130  # characters of a line
 
 
+def pretraining_traces(contents: Contents) -> dict[str, tuple[str, str]]:
+    """The columns of history.csv that are drawn, with their titles and formats."""
+    return {
+        name: (title, form)
+        for name, (kind, title, form) in PRETRAINING_TRACES.items()
+        if kind in (None, *contents.kinds)
+    }
+
+
 def draw_pretraining(contents: Contents) -> Figure | None:
     """Draw how good the features were after each epoch, one line a pre-training and seed."""
+    traces = pretraining_traces(contents)
     frames = [
-        own.epochs[["epoch", *PRETRAINING_TRACES]].assign(title=own.title, seed=own.seed)
+        own.epochs[["epoch", *traces]].assign(title=own.title, seed=own.seed)
         for own in read_pretraining_histories(contents)
     ]
     if not frames:
@@ -252,18 +271,16 @@ def draw_pretraining(contents: Contents) -> Figure | None:
             detail=alt.Detail("seed:N"),
         )
         .properties(width=PRETRAINING_WIDTH, height=PRETRAINING_HEIGHT)
-        for column, (label, form) in PRETRAINING_TRACES.items()
+        for column, (label, form) in traces.items()
     ]
-    note = (
-        "k-NN: the share of validation images for which the nearest training images, by the "
-        "features of the backbone, have the same class."
-    )
+    first = next(iter(traces.values()))[0].removesuffix(" on validation images")
+    note = f"k-NN: {next(words for kind, words in NEIGHBOURS.items() if kind in contents.kinds)}"
     return render_figure(
         "pretraining",
         alt.concat(*panels, columns=2, spacing=32),
         "Pre-training, epoch by epoch",
         [note],
-        f"k-NN accuracy and deviation of the embedding against the epoch. One line for each of: "
+        f"{first} and deviation of the embedding against the epoch. One line for each of: "
         f"{'; '.join(titles)}.",
     )
 
@@ -441,6 +458,13 @@ TRACES = (
         {"training": "train_accuracy", "validation": "val_accuracy"},
     ),
     Trace(
+        "training_auc",
+        "Training and validation mean AUC",
+        "Mean AUC",
+        ".2f",
+        {"training": "train_auc", "validation": "val_auc"},
+    ),
+    Trace(
         "training_loss",
         "Training and validation loss",
         "Loss",
@@ -449,7 +473,7 @@ TRACES = (
     ),
 )
 MEASURED = (
-    "Training accuracy: on up to 10,000 clean training images, at the end of each epoch. Training "
+    "Training {metric}: on up to 10,000 clean training images, at the end of each epoch. Training "
     "loss: on the images as the recipe changes them."
 )
 
@@ -506,13 +530,14 @@ def draw_training(contents: Contents, trace: Trace) -> Figure | None:
         .facet(alt.Facet("title:N", sort=titles, header=header), columns=columns, spacing=30)
     )
     several = len(seeds) > 1
+    measured = MEASURED.format(metric="mean AUC" if FINDINGS in contents.kinds else "accuracy")
     note = f"one line for each of seeds {', '.join(contents.seeds)}" if several else "one run each"
     return render_figure(
         trace.name,
         chart,
         trace.title,
-        [f"By epoch; {note}.", MEASURED],
-        f"{trace.title} against the epoch. {MEASURED} One panel for each of: {'; '.join(titles)}.",
+        [f"By epoch; {note}.", measured],
+        f"{trace.title} against the epoch. {measured} One panel for each of: {'; '.join(titles)}.",
     )
 
 
@@ -571,4 +596,4 @@ def _show_training(contents: Contents, _: Tables) -> PartView | None:
     return PartView(template="training.html.j2", facts=facts)
 
 
-TRAINING = ReportPart(_show_training, figures=_training_figures)
+TRAINING = ReportPart(_show_training, figures=_training_figures, accepts=None)

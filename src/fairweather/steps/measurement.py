@@ -140,6 +140,7 @@ def survey_sources(
                 groups={} if asked is None else dict.fromkeys({VAL, TEST} & {*loading.entries}),
                 slices=() if asked is None else asked.slices,
                 ordered=has_ordered_classes(loading.source.notes),
+                task=loading.source.task,
             )
     return facts
 

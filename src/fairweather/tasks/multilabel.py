@@ -247,6 +247,7 @@ MULTILABEL_TASK = Task(
     kinds=(FINDINGS, FINDING),
     combine=mean_probability,
     decision_metric="decision_accuracy",
+    noun="findings",
     check=check_labels,
     remarks=describe_lacks,
     units=_units,

@@ -87,6 +87,9 @@ class Task:
     decision_metric: str
     """The share of right decisions, whose differences are tested."""
 
+    noun: str = "classes"
+    """What messages call its classes."""
+
     check: Callable[[IntArray, tuple[str, ...]], None] = lambda labels, classes: None
     """Raises `InputError` for labels that are none, given the names of classes; `Images` check
     single ones."""

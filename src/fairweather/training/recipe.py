@@ -6,6 +6,8 @@ import math
 from dataclasses import dataclass, field, fields, replace
 from typing import Annotated, Literal
 
+import pydantic
+
 from fairweather.errors import InputError
 from fairweather.shifts.ranges import (
     POSITIVE,
@@ -23,6 +25,7 @@ from fairweather.shifts.ranges import (
     between,
     require,
 )
+from fairweather.types.measurement import is_finite
 
 LARGEST_ASPECT = 1000.0
 Metric = Literal["accuracy", "auc"]  # of validation
@@ -262,8 +265,8 @@ class Recipe(CheckedSettings, where="recipe: "):
     """`AsymmetricLoss` or None, for several findings of an image. Their loss is otherwise binary
     cross-entropy, mean over the known labels."""
 
-    positive_weights: Literal["balanced"] | dict[str, float] | None = field(
-        default=None, hash=False
+    positive_weights: pydantic.SkipValidation[Literal["balanced"] | dict[str, float] | None] = (
+        field(default=None, hash=False)
     )
     """How much a finding that is there counts in the loss, by finding, such as `{Mass: 5}`; 1 for
     those not named. `balanced` is the number of training images without the finding, divided by
@@ -272,9 +275,7 @@ class Recipe(CheckedSettings, where="recipe: "):
     def __post_init__(self) -> None:
         super().__post_init__()
         require("recipe: probe_epochs", self.probe_epochs, between(0, self.epochs))
-        if isinstance(self.positive_weights, dict):
-            for name, weight in self.positive_weights.items():
-                require(f"recipe: positive_weights.{name}", weight, POSITIVE)
+        self._check_weights()
         self._check_warmup()
         self._check_together()
 
@@ -288,6 +289,18 @@ class Recipe(CheckedSettings, where="recipe: "):
                 f"recipe: select must be {metric}, nll or last for these data, found {self.select}"
             )
         return replace(self, select=metric) if self.select == "accuracy" else self
+
+    def _check_weights(self) -> None:
+        weights = self.positive_weights
+        numbers = weights.values() if isinstance(weights, dict) else ()
+        if not (
+            weights in (None, BALANCED)
+            or (numbers and all(is_finite(weight) and weight > 0 for weight in numbers))
+        ):
+            raise InputError(
+                f"recipe: positive_weights must be {BALANCED}, or a number > 0 for each finding, "
+                f"such as {{Mass: 5}}, found {weights!r:.60}"
+            )
 
     def _check_warmup(self) -> None:
         after = self.epochs - self.probe_epochs

@@ -520,8 +520,8 @@ def _choose_scale(options: EvaluationOptions, run: PlannedDataset | None) -> str
 def _check_names(request: ModelRequest) -> None:
     """Check options and the names of models, which needs neither weights nor images."""
     options = request.options
-    for name in ("label_column", "key_column", "classes"):
-        if getattr(options, name):
+    for name in ("label_column", "key_column", "classes", "findings", "empty_labels"):
+        if getattr(options, name) != getattr(EvaluationOptions, name):
             raise InputError(f"{name} goes with predictions:, not with a model")
     for model in request.models:
         if isinstance(model, str):

@@ -30,6 +30,7 @@ from fairweather.training.policies import PUBLISHED_OPERATIONS as PUBLISHED_OPER
 from fairweather.training.recipe import (
     RECIPE_KEYS,
     Adversarial,
+    AsymmetricLoss,
     AugMix,
     GaussianNoise,
     RandAugment,
@@ -598,6 +599,7 @@ _NESTED_TYPES = {
     "random_erasing": RandomErasing,
     "gaussian_noise": GaussianNoise,
     "adversarial": Adversarial,
+    "asymmetric_loss": AsymmetricLoss,
     "views": Views,
     "data": DataEntry,
 }

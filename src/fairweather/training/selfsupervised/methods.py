@@ -12,7 +12,7 @@ import torch.nn.functional as F
 from torch import nn
 
 from fairweather.errors import InputError, missing_extra
-from fairweather.training.losses import LabelLoss
+from fairweather.training.losses import ONE_CLASS
 from fairweather.training.selfsupervised.pretraining_recipe import Pretraining
 
 EPSILON = 1e-5  # that of batch norm, with which the published code normalises
@@ -174,8 +174,9 @@ class Method(NamedTuple):
     may_collapse: bool
     """Whether training must check that not all images have the same embedding."""
 
-    build: Callable[[int, Pretraining, int, LabelLoss], nn.Module]
-    """`(features, recipe, classes, loss)` to the module `(encoder, views, targets) -> Outcome`."""
+    build: Callable[..., nn.Module]
+    """`(features, recipe, classes, loss)`, with the loss of the labels, to the module `(encoder,
+    views, targets) -> BatchLoss`."""
 
     targets: Callable[[torch.Tensor], torch.Tensor] = lambda labels: labels
     """From the labels of a batch to what its images are to predict; two views need none."""
@@ -324,7 +325,7 @@ METHODS: Mapping[str, Method] = {
         "supervised",
         1,
         False,
-        lambda features, _, classes, loss: LayerPrediction(
+        lambda features, _, classes, loss=ONE_CLASS: LayerPrediction(
             features, classes, partial(label_loss, entropy=loss.entropy)
         ),
         learns_labels=True,
