@@ -37,7 +37,7 @@ from fairweather.steps.plan import (
     link_steps,
 )
 from fairweather.steps.worker import get_splits, open_data
-from fairweather.tasks.classification import MOST_STORED_CLASSES
+from fairweather.tasks.classification import CLASSIFICATION_TASK
 from fairweather.tasks.table import find_task
 from fairweather.tasks.task import Task
 from fairweather.types.kinds import TaskKind
@@ -64,7 +64,9 @@ def read_priors(asked: Path | Mapping[str, object] | None) -> PartialPriors:
     return _check_priors(read_yaml(asked), str(asked))
 
 
-def check_operating_points(points: Mapping[str, float], classes: Sequence[str]) -> dict[str, float]:
+def check_operating_points(
+    points: Mapping[str, float], classes: Sequence[str], task: Task = CLASSIFICATION_TASK
+) -> dict[str, float]:
     """Check operating points: for some classes, the least probability to predict them.
 
     Raises `InputError` for an unknown class, a number that is no probability, or too many classes
@@ -73,10 +75,10 @@ def check_operating_points(points: Mapping[str, float], classes: Sequence[str]) 
     >>> check_operating_points({"malignant": 0.3}, ["benign", "malignant"])
     {'malignant': 0.3}
     """
-    if points and len(classes) > MOST_STORED_CLASSES:
+    if points and not task.stores_logits(len(classes)):
         raise InputError(
             f"operating points need stored probabilities, which runs of more than "
-            f"{MOST_STORED_CLASSES} classes do not have, found {len(classes):,} classes"
+            f"{task.most_stored} classes do not have, found {len(classes):,} classes"
         )
     for name, threshold in points.items():
         if name not in classes:

@@ -22,6 +22,8 @@ from fairweather.requests.inputs import (
     complete_priors,
 )
 from fairweather.steps.measurement import Settings
+from fairweather.tasks.classification import CLASSIFICATION_TASK
+from fairweather.tasks.multilabel import MULTILABEL_TASK
 from fairweather.types.measurement import Attack, Shift
 from fairweather.types.options import GroupColumns, slice_name
 
@@ -105,7 +107,9 @@ def add_class_settings(
     settings that are only for classification, if an image has several labels.
     """
     points = parse_operating_points(options.operating_points)
-    settings = replace(settings, operating_points=check_operating_points(points, classes))
+    task = MULTILABEL_TASK if labels.ndim > 1 else CLASSIFICATION_TASK
+    points = check_operating_points(points, classes, task)
+    settings = replace(settings, operating_points=points)
     if labels.ndim > 1:
         refuse_class_options(options)
         return settings

@@ -77,6 +77,7 @@ from fairweather.steps.training import (
     with_statistics,
 )
 from fairweather.steps.worker import check_natural
+from fairweather.tasks.table import find_task
 from fairweather.training.ranks import check_launch, find_launcher
 from fairweather.training.recipe import Recipe
 from fairweather.training.selfsupervised.methods import METHODS
@@ -139,7 +140,8 @@ def make_study_inputs(
         datasets: the data sets, if they are open.
         offline: do not look for weights outside the cache.
     """
-    check_operating_points(study.operating_points, facts[DATA].classes)
+    task = find_task(facts[DATA].task)
+    check_operating_points(study.operating_points, facts[DATA].classes, task)
     settings = make_study_settings(study, device)
     planner = _StudyPlanner(study, facts, settings, offline)
     models = [
