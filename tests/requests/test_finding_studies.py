@@ -6,12 +6,18 @@ from pathlib import Path
 import numpy as np
 import pandas as pd
 import pytest
+import torch
 
 import fairweather as fw
 from fairweather.errors import InputError
 from fairweather.report.contents import read_contents
 from fairweather.report.training import TRACES, draw_pretraining, draw_training
+from fairweather.requests.inputs import make_plan
+from fairweather.requests.study.run import make_study_inputs
 from fairweather.requests.study.schema import check_study
+from fairweather.steps.measurement import collect_facts
+from fairweather.steps.plan import DATA, Plan
+from fairweather.workers.rank_processes import _check_plans
 from tests.conftest import TINY_RESNET
 from tests.training.test_findings import NAMES, images_of
 
@@ -159,6 +165,23 @@ def test_an_interrupted_training_ends_with_the_same_bytes(run, file, tmp_path, n
     assert any("validation mean AUC" in event.note for event in notes)
     weights = f"models/{name}/seed-0/model.safetensors"
     assert (again.path / weights).read_bytes() == (run.path / weights).read_bytes()
+
+
+def test_processes_that_got_their_plan_as_json_agree_with_the_first(file):
+    """The published views of `supervised` have a 0 for a float, which JSON gives back as 0.0."""
+    study = check_study(raw(file, processes=2))
+    facts = {DATA: collect_facts(fw.load_data(f"npz:{file}"))}
+    plan = make_plan(make_study_inputs(study, facts, torch.device("cpu")))
+    digests = []
+
+    class Listener:
+        def gather(self, digest):
+            digests.append(digest)
+            return [digest]
+
+    for known in (plan, Plan.model_validate_json(plan.model_dump_json())):
+        _check_plans(known, Listener())
+    assert digests[0] == digests[1]
 
 
 def write_chest_x_rays(path):
