@@ -29,6 +29,7 @@ import fairweather
 import fairweather.metrics
 from fairweather.cli.help import DocumentedCommand
 from fairweather.metrics.metric import FEWEST_OF_CLASS
+from fairweather.types.kinds import FINDING, FINDINGS
 from notebook import Code, Markdown, Output, run_cells, split_cells
 from search import Ranking, with_entries, wrong_answers
 
@@ -122,6 +123,16 @@ BINS = {
 }
 
 
+OF_FINDINGS = {FINDING: "of one finding", FINDINGS: "of all findings of an image"}
+
+
+def call_facts(row: fairweather.metrics.metric.ClassMetricRow, name: str, sides: str) -> list[str]:
+    """What a metric of a class, or of a finding, depends on."""
+    if row.has_points:
+        return [f"with an operating point, `{name}@THRESHOLD`"]
+    return [f"no interval below {row.fewest} images {sides}"] if row.fewest > 1 else []
+
+
 class Metrics(Sections):
     """Every metric of scores.csv with its formula, its bounds and what carries it."""
 
@@ -137,10 +148,7 @@ class Metrics(Sections):
         made += paragraph(f"{metric.label} of one class: {metric.formula}.")
         facts = ["Higher is better", "from 0 to 1", f"interval: {metric.interval}"]
         facts.append("needs prediction sets" if metric.accepts.sets else "needs logits")
-        if metric.has_points:
-            facts.append(f"with an operating point, `{metric.name}/CLASS@THRESHOLD`")
-        elif metric.fewest > 1:
-            facts.append(f"no interval below {metric.fewest} images of the class, or of the others")
+        facts += call_facts(metric, f"{metric.name}/CLASS", "of the class, or of the others")
         made += paragraph(f"{'; '.join(facts)}.")
         return made
 
@@ -151,20 +159,25 @@ class Metrics(Sections):
         unit = f" {metric.unit}" if metric.unit not in ("", "%") else ""
         facts = [better[metric.higher_is_better], f"from {low} to {high}{unit}"]
         facts.append(f"interval: {metric.interval}")
+        if metric.accepts.kind in OF_FINDINGS:
+            facts.append(OF_FINDINGS[metric.accepts.kind])
         if metric.accepts.classes > 1:
             facts.append(f"needs at least {metric.accepts.classes} classes")
         if metric.accepts.logits:
             facts.append("needs logits")
         if metric.accepts.fitted:
             facts.append("needs clean validation images")
-        if metric.fewest:
+        if isinstance(metric, fairweather.metrics.metric.ClassMetric):
+            facts += call_facts(metric.kind, metric.name, "with the finding, or without it")
+        elif metric.fewest:
             carriers = {
                 "wrong": "wrong images",
                 "rarer": "wrong images, or right ones where these are fewer",
+                "rarer label": "images with the finding, or without it where these are fewer",
                 "emptiest bin": "images in the emptiest bin that holds any",
             }
             facts.append(f"no interval below {metric.fewest} {carriers[metric.carried_by]}")
-        if metric.column is not None:
+        if metric.column is not None and metric.accepts.kind not in OF_FINDINGS:
             facts.append(f"or below {FEWEST_OF_CLASS} images of the rarest class")
         made += paragraph(f"{metric.label}: {metric.formula}.")
         for ending, words in BINS.items():

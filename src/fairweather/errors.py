@@ -48,7 +48,6 @@ RENAMED: Mapping[str, str] = {
     "--allow-shared-clusters": "--allow-shared-groups",
     "--as": "--match",
     "--as-seeds": "--join-seeds",
-    "--labels": "--class-map",
     "--networks": "--models-in-memory",
     "--only": "--model",
     "--seed": "--shift-seed",

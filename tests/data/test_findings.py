@@ -11,6 +11,8 @@ from PIL import Image
 
 import fairweather as fw
 from fairweather.data.loading import list_source, load_data
+from fairweather.share.export import export
+from fairweather.shifts.table import make_shift
 
 SIDE = 9
 
@@ -189,13 +191,30 @@ def test_an_archive_has_several_labels_an_image(tmp_path):
     ("content", "words"),
     [
         ({"labels": np.eye(2)[[0, 1]], "classes": np.array(["a", "b", "c"])}, "2 labels .* 3 nam"),
-        ({"labels": np.array([[0, 1], [3, 0]])}, "label 1 of .* is 3 in column 0"),
+        ({"labels": np.array([[0, 1], [3, 0]])}, "has the label 3 in row 1, column 0"),
     ],
 )
 def test_wrong_labels_of_an_archive_are_one_sentence(tmp_path, content, words):
     images = np.zeros((2, SIDE, SIDE), np.uint8)
     with pytest.raises(fw.InputError, match=words):
         list_source(archive(tmp_path, images=images, **content))
+
+
+def test_a_shifted_copy_has_the_labels(tmp_path):
+    rng = np.random.default_rng(0)
+    images = rng.integers(256, size=(6, SIDE, SIDE), dtype=np.uint8)
+    labels = rng.integers(-1, 2, size=(6, 3))
+    spec = archive(tmp_path, images=images, labels=labels, classes=np.array(["A", "B", "C"]))
+    dataset, shift = load_data(spec, test_fraction=1), make_shift("gamma", exponent=2)
+    export(dataset, [shift], tmp_path / "out", format="npz")
+    copy = load_data(f"npz:{tmp_path}/out/gamma,exponent=2.npz", test_fraction=1)
+    assert (copy.classes, copy.task) == (("A", "B", "C"), "multilabel")
+    assert copy.test.labels.tolist() == labels.tolist()
+    expected = shift(dataset.test.images, dataset.test.keys)
+    assert copy.test.images.tolist() == expected.tolist()
+    with pytest.raises(fw.InputError, match=r"several findings: choose the format npz"):
+        export(dataset, [shift], tmp_path / "png", format="png")
+    assert not (tmp_path / "png").exists()
 
 
 def parquet(path, columns, features=None):

@@ -396,6 +396,43 @@ def placements(scores, positive):
     return found
 
 
+def least_pairs(labels, grouping):
+    """How many independent pairs the mean AUC is worth: 1 over what is in pairs of one group, and
+    in pairs of two, at most."""
+    classes, touched, shared = sorted(set(labels)), {}, {}
+    for label in classes:
+        own = [name for of, name in zip(labels, grouping, strict=True) if of == label]
+        others = [name for of, name in zip(labels, grouping, strict=True) if of != label]
+        for one in own:
+            for other in others:
+                weight = 1 / len(classes) / len(own) / len(others)
+                pair = frozenset((one, other))
+                shared[pair] = shared.get(pair, 0) + weight
+                for name in pair:
+                    touched[name] = touched.get(name, 0) + weight
+    return 1 / (max(touched.values()) + max(shared.values()))
+
+
+def bound_ends(value, pairs, tests=1):
+    """Chernoff's bound for the mean of so many pairs, at 2.5 % a side; by halving."""
+
+    def divergence(truth):
+        parts = [(value, truth), (1 - value, 1 - truth)]
+        return sum(share * math.log(share / other) for share, other in parts if share)
+
+    ends = []
+    for end in (0.0, 1.0):
+        inside, outside = value, end
+        for _ in range(200):
+            middle = (inside + outside) / 2
+            if middle in (0, 1) or pairs * divergence(middle) > math.log(40 * tests):
+                outside = middle
+            else:
+                inside = middle
+        ends.append(inside)
+    return tuple(ends)
+
+
 def auc_covariance(first, second, positive, grouping):
     """The covariance of two AUCs on the same images, with Obuchowski's sums over groups.
 
@@ -432,3 +469,42 @@ def auc_covariance(first, second, positive, grouping):
         for one in (True, False)
         for other in (True, False)
     )
+
+
+def finding_numbers(probability, present):
+    """Every number of a finding, by its name in scores.csv."""
+    pairs = list(zip(probability, present, strict=True))
+    called = [p >= 0.5 for p in probability]
+    losses = [-math.log(p if y else 1 - p) for p, y in pairs]
+    calls = ("sensitivity", "specificity", "ppv", "npv", "f1")
+    return {
+        "auc": macro_auc([[1 - p, p] for p in probability], [int(y) for y in present]),
+        "pr_auc": average_precision(probability, present),
+        "brier": sum((p - y) ** 2 for p, y in pairs) / len(pairs),
+        "nll": sum(losses) / len(losses),
+        "probability_gap": sum(p - y for p, y in pairs) / len(pairs),
+        "prevalence": sum(present) / len(present),
+        **{
+            f"{name}/10-{binning}": error(probability, present, binning=binning)
+            for name, error in (
+                ("ece", expected_calibration_error),
+                ("rms_ece", rms_calibration_error),
+            )
+            for binning in ("equal-width", "equal-mass")
+        },
+        **{name: one_vs_rest(name, called, present, True) for name in calls},
+        "decision_accuracy": sum(a == b for a, b in zip(called, present, strict=True)) / len(pairs),
+    }
+
+
+def image_numbers(probabilities, labels):
+    """Every number of whole images, whose labels are 0, 1 or -1."""
+    wrong = [
+        [(p >= 0.5) != (y == 1) for p, y in zip(*rows, strict=True) if y != -1]
+        for rows in zip(probabilities, labels, strict=True)
+    ]
+    judged = [row for row in wrong if row]
+    return {
+        "exact_match": sum(not any(row) for row in judged) / len(judged),
+        "hamming_loss": sum(map(sum, judged)) / sum(map(len, judged)),
+    }

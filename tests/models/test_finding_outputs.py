@@ -1,5 +1,7 @@
 """Models of several findings: what their outputs are, and which finding each is of."""
 
+from pathlib import Path
+
 import numpy as np
 import pytest
 import scipy.special
@@ -20,10 +22,11 @@ from fairweather.models.outputs import (
     finding_logits,
     parse_outputs,
 )
+from fairweather.models.run_models import check_learned
 from fairweather.models.sources import Setup
 from fairweather.models.wrappers import Ensemble
 from fairweather.tasks.multilabel import mean_probability
-from fairweather.types.kinds import FINDINGS
+from fairweather.types.kinds import CLASSES, FINDINGS
 from fairweather.types.options import ModelOptions
 from tests.helpers.finding_models import NAMES, SIDE, Stripes, draw_findings, write_onnx
 
@@ -193,6 +196,15 @@ def test_a_hugging_face_model_of_something_else_is_refused(tmp_path):
     save_vit(tmp_path / "one", num_labels=1, problem_type="multi_label_classification")
     one = open_with_options(f"hf:{tmp_path / 'one'}", ModelOptions(), predicts=FINDINGS)
     assert one.model(torch.rand(2, 3, SIDE, SIDE)).shape == (2, 1)
+
+
+def test_a_model_of_a_run_predicts_what_it_learned():
+    run = Path(__file__).parents[1] / "version_2" / "run"
+    source = f"run:{run}/models/basic/seed-0"
+    check_learned(source, CLASSES)
+    check_learned("timm:resnet18", FINDINGS)
+    with pytest.raises(InputError, match="one class of each image, and these data have several"):
+        check_learned(source, FINDINGS)
 
 
 # ---------------------------------------------------------------- ensembles

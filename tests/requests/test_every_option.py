@@ -70,6 +70,8 @@ def cases(folder):
         "label_column": Case("second", IMAGES),
         "key_column": Case("place", SCORES),
         "classes": Case(("red", "green", "blue"), SCORES),
+        "findings": Case(("red",), IMAGES),
+        "empty_labels": Case("absent", IMAGES),
         "size": Case(12, IMAGES),
         "root": Case(str(folder), IMAGES),
         "limit": Case(12, IMAGES),

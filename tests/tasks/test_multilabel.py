@@ -41,6 +41,13 @@ def test_a_finding_has_the_losses_of_its_probability_where_it_is_known():
         np.testing.assert_array_equal(one.correct, (p >= 0.5) == (y == 1))
 
 
+def test_a_finding_that_is_unknown_for_every_image_has_no_images():
+    predictions = draw()
+    unknown = predictions.with_columns(labels=np.full_like(predictions.labels, UNKNOWN))
+    one = select_finding(unknown, 1)
+    assert len(one) == len(one.confidence) == len(one.correct) == len(one.logits) == 0
+
+
 def test_an_image_is_right_where_all_known_findings_are():
     predictions = draw()
     right = [

@@ -163,7 +163,7 @@ def _command_line_type(name: str, kind: Any) -> Any:  # noqa: ANN401 - a type
     and classes with commas between them.
     """
     choices = set(typing.get_args(kind)) - {types.NoneType} if _is_union(kind) else {kind}
-    if Channels in choices or name == "classes":
+    if Channels in choices or name in ("classes", "findings"):
         return str | None
     if kind == tuple[str, ...] or name in ("natural", "variants", "fit_on", "title"):
         return list[str] | None

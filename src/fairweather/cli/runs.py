@@ -377,6 +377,10 @@ def evaluate(
     shift: Annotated[
         list[str] | None, typer.Option(help=SHIFT_HELP, show_default=f"quick: {QUICK_HELP}")
     ] = None,
+    labels: Annotated[
+        Path | None,
+        typer.Option(help="Table with the true labels of predictions, matched by --key-column."),
+    ] = None,
     out: Annotated[
         Path | None, typer.Option(help="Run folder.", show_default="runs/MODEL-on-DATA")
     ] = None,
@@ -403,8 +407,9 @@ def evaluate(
     for name in ("mean", "std"):
         if name in given:
             given[name] = _read_channels(f"--{name}", str(given[name]))
-    if "classes" in given:
-        given["classes"] = _read_classes(str(given["classes"]))
+    for name in ("classes", "findings"):
+        if name in given:
+            given[name] = _read_names(f"--{name}", str(given[name]))
     check_options(given)
     models = _name_models([model, *(more or ())])
     given_sources = models.values() if isinstance(models, dict) else models
@@ -424,7 +429,11 @@ def evaluate(
     )
 
     request = make_request(
-        models if more or isinstance(models, dict) else model, data, shift or QUICK, given
+        models if more or isinstance(models, dict) else model,
+        data,
+        shift or QUICK,
+        given,
+        labels=labels,
     )
     check_tracking(track)
     with resumable(), progress(quiet=quiet) as show:
@@ -463,8 +472,8 @@ def _name_models(models: list[str]) -> list[str] | dict[str, str]:
     return named
 
 
-def _read_classes(text: str) -> list[str]:
-    """The names of classes: the lines of a file, or what stands between commas."""
+def _read_names(option: str, text: str) -> list[str]:
+    """The names of classes or findings: the lines of a file, or what stands between commas."""
     file = Path(text)
     try:
         named = file.is_file()
@@ -481,7 +490,7 @@ def _read_classes(text: str) -> list[str]:
             if line.strip()
         ]
     except UnicodeDecodeError:
-        raise InputError(f"--classes: {text} is not a text file in UTF-8") from None
+        raise InputError(f"{option}: {text} is not a text file in UTF-8") from None
 
 
 def _read_channels(option: str, text: str) -> list[float]:

@@ -5,9 +5,10 @@ from __future__ import annotations
 import re
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from pathlib import Path
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import numpy as np
+import numpy.typing as npt
 
 from fairweather.errors import InputError, join_names, unknown_name
 from fairweather.types.measurement import UNKNOWN, IntArray
@@ -70,8 +71,8 @@ class FindingLabels(NamedTuple):
     empty: int = 0
     """How many cells are empty."""
 
-    def describe(self, meaning: str = "unknown") -> str:
-        """Say what was understood; `meaning` of empty cells is one of `EMPTY_CHOICES`.
+    def describe(self, meaning: str = "unknown", option: str = "empty=") -> str:
+        """Say what was understood; `meaning` of empty cells is what `option` set.
 
         >>> FindingLabels(("Effusion", "Mass"), np.array([[1, -1]]), 1).describe("unknown")
         '2 an image: Effusion, Mass; 1 empty cell is unknown (with empty=absent it counts as 0)'
@@ -84,7 +85,7 @@ class FindingLabels(NamedTuple):
             ("cell is", "it counts") if self.empty == 1 else ("cells are", "they count")
         )
         return (
-            f"{text}; {self.empty:,} empty {subject} {meaning} (with empty={other} {pronoun} as "
+            f"{text}; {self.empty:,} empty {subject} {meaning} (with {option}{other} {pronoun} as "
             f"{label})"
         )
 
@@ -122,6 +123,28 @@ def read_finding_columns(
         )
     is_empty = codes == _EMPTY
     return FindingLabels(tuple(columns), np.where(is_empty, label, codes), int(is_empty.sum()))
+
+
+def read_finding_matrix(values: npt.NDArray[Any], place: str) -> IntArray:
+    """Check labels `[N, L]` of 0, 1, -1 and NaN (unknown), and return them as int64.
+
+    Raises `InputError` for anything else.
+
+    >>> read_finding_matrix(np.array([[1, np.nan]]), "the array").tolist()
+    [[1, -1]]
+    """
+    if values.dtype.kind not in "iufb":
+        raise InputError(
+            f"{place} must have labels 0, 1 and {UNKNOWN} (unknown), found {values.dtype}"
+        )
+    unknown = np.isnan(values) if values.dtype.kind == "f" else np.zeros(values.shape, np.bool_)
+    if (wrong := ~np.isin(values, (0, 1, UNKNOWN)) & ~unknown).any():
+        row, column = np.argwhere(wrong)[0]
+        raise InputError(
+            f"{place} has the label {values[row, column]} in row {row}, column {column}; of "
+            f"several findings, labels are 0, 1 and {UNKNOWN} (unknown)"
+        )
+    return np.where(unknown, UNKNOWN, values).astype(np.int64)
 
 
 def list_finding_columns(columns: Mapping[str, Sequence[object]]) -> list[str]:

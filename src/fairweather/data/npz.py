@@ -16,7 +16,7 @@ import numpy.typing as npt
 import pydantic
 from numpy.lib import format as npy
 
-from fairweather.data.findings import FindingLabels
+from fairweather.data.findings import FindingLabels, read_finding_matrix
 from fairweather.data.named_sets import check_md5, download_file, download_folder
 from fairweather.data.sources import (
     SPLIT_NAMES,
@@ -104,7 +104,9 @@ def list_archive(path: Path, classes: tuple[str, ...] | None = None) -> Source:
         raise InputError(f"{str(path)!r} has {first} labels an image in one split and {last} else")
     several = widths != {1}
     columns = {
-        split: (_read_findings if several else _read_labels)(labels)
+        split: read_finding_matrix(_read_whole(labels), str(labels))
+        if several
+        else _read_labels(labels)
         for split, (_, labels) in pairs.items()
     }
     splits = {split: _list_split(images, columns[split]) for split, (images, _) in pairs.items()}
@@ -228,19 +230,6 @@ def _read_labels(labels: ArrayHeader) -> IntArray:
             f"label {wrong[0]} of {labels} is {values[wrong[0]]}; labels are whole numbers from 0"
         )
     return whole
-
-
-def _read_findings(labels: ArrayHeader) -> IntArray:
-    values = _read_whole(labels)
-    # A NaN is unknown: what some programs write where others write -1.
-    unknown = np.isnan(values) if labels.dtype.kind == "f" else np.zeros(labels.shape, np.bool_)
-    if (wrong := ~np.isin(values, (0, 1, UNKNOWN)) & ~unknown).any():
-        row, column = np.argwhere(wrong)[0]
-        raise InputError(
-            f"label {row} of {labels} is {values[row, column]} in column {column}; of several "
-            f"findings, labels are 0, 1 and {UNKNOWN} (unknown)"
-        )
-    return np.where(unknown, UNKNOWN, values).astype(np.int64)
 
 
 def _read_whole(array: ArrayHeader) -> npt.NDArray[np.generic]:

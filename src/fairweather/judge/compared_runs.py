@@ -16,14 +16,15 @@ from fairweather.errors import InputError, unknown_name
 from fairweather.metrics import Estimate
 from fairweather.metrics.grouping import Grouping
 from fairweather.metrics.paired import SeedSummary, seed_summary
+from fairweather.metrics.sample import draw_counts
 from fairweather.runs.folder import RunFolder, open_finished_run
 from fairweather.runs.scores import (
     Estimates,
     ScoreKey,
     add_means,
-    draw_unit_resamples,
     estimate_metrics,
     read_grouping,
+    select_resamples,
 )
 from fairweather.tasks.task import Unit
 from fairweather.types.measurement import AnyPredictions, Predictions
@@ -288,17 +289,17 @@ class ResampledImages:
         self,
         first: AnyPredictions,
         name: str,
-        resamples: int,
+        counts: npt.NDArray[np.uint8],
         grouping: Grouping | None,
         unit: Unit,
         tested_metric: str,
     ) -> None:
-        self.name, self.resamples, self.unit = name, resamples, unit
+        self.name, self.resamples, self.unit = name, len(counts), unit
         self.tested_metric = tested_metric
         self.grouping = grouping and grouping.select(unit.places)
         self.keys, self.labels = first.keys, first.labels
         self.kind = unit.select(first).kind
-        self.shared = draw_unit_resamples(unit, first, resamples, grouping)
+        self.shared = select_resamples(unit, first, counts, grouping)
 
     def check(self, predictions: AnyPredictions, name: str) -> None:
         """Raise `InputError` unless these predictions are of the same images in the same order."""
@@ -375,9 +376,11 @@ def resample_images(runs: RunPair, images: str = CLEAN) -> list[ResampledImages]
     model, seeds = next(iter(a.models.items()))
     grouping = _shared_grouping(runs, TEST if images == CLEAN else images)
     first, task = a.read(model, seeds[0], images), a.run.task
+    counts = draw_counts(len(first), resamples, grouping=grouping)
     return [
-        ResampledImages(first, a.name, resamples, grouping, unit, task.decision_metric)
+        ResampledImages(first, a.name, counts, grouping, unit, task.decision_metric)
         for unit in task.every_unit(first)
+        if len(unit.places)
     ]
 
 

@@ -29,8 +29,9 @@ from fairweather.metrics.metric import (
     find_class_metric_row,
     find_rarest_class,
 )
+from fairweather.metrics.rows import find_row
 from fairweather.report.contents import Contents, ensembles_as_models, read_contents
-from fairweather.runs.folder import RunFolder
+from fairweather.runs.folder import RunFolder, read_json
 from fairweather.runs.scores import (
     Estimates,
     ScoreKey,
@@ -40,8 +41,10 @@ from fairweather.runs.scores import (
     estimate_units,
     read_grouping,
 )
+from fairweather.types.kinds import FINDING
 from fairweather.types.measurement import CLASSIFICATION, AnyPredictions, Predictions, Score
 from fairweather.types.record import (
+    ABSENT_METRICS,
     ALL,
     CLEAN,
     MEAN,
@@ -127,18 +130,54 @@ def read_model_scores(run: RunFolder) -> dict[str, ModelScores]:
     return _group_by_model(scores)
 
 
-def read_slice_scores(run: RunFolder, slice_: str) -> dict[str, ModelScores]:
-    """Read the rows of a slice in slices.csv, or of a unit of a task with units, by model.
+def read_absences(run: RunFolder) -> Mapping[str, str]:
+    """Read why metrics, or findings, have no numbers or are in no mean, by name."""
+    return read_json(run.file(ABSENT_METRICS)) if run.holds(ABSENT_METRICS) else {}
+
+
+class Part(NamedTuple):
+    """What the text behind the bar of a rule is about, beside a class."""
+
+    unit: str = ""
+    """A finding, or the mean or the worst of all, as in scores.csv; "" for whole images and means
+    over findings."""
+
+    slice: str = ""
+    """A subgroup of the images, as in slices.csv; "" for all of them."""
+
+
+def find_part(run: RunFolder, text: str) -> Part:
+    """Find what a rule is about in a run: `finding=Mass`, `site=B` or `finding=Mass|site=B`.
+
+    Raises `InputError` with the closest name for an unknown finding.
+    """
+    scores = run.unit_scores if run.holds(SCORES) else pd.DataFrame()
+    if not text or "unit" not in scores:
+        return Part(slice=text)
+    units = list(dict.fromkeys(scores["unit"]))
+    # Names of findings and values of slices may contain a bar too.
+    cuts = [len(text), *(at for at, sign in enumerate(text) if sign == "|")]
+    for unit, rest in ((text[:at].strip(), text[at + 1 :].strip()) for at in cuts):
+        if unit in units:
+            return Part(unit, rest)
+    slices = set(run.slice_scores["slice"]) if run.holds(SLICES) else ()
+    if text in slices:
+        return Part(slice=text)
+    name, kind = text.partition("|")[0].strip(), units[-1].rpartition(" ")[2]
+    if why := read_absences(run).get(name):
+        raise InputError(f"{name} has no numbers: {why}")
+    raise unknown_name(kind, name, [*units, *slices])
+
+
+def read_slice_scores(run: RunFolder, text: str) -> dict[str, ModelScores]:
+    """Read the rows of a slice, of a finding, or of a finding in a slice, by model.
 
     With several seeds, they are means over seeds, as in `read_model_scores`. Raises `InputError`
-    with the closest name if there is no such slice or unit.
+    with the closest name if there is no such slice or finding.
     """
-    units = run.unit_scores if run.holds(SCORES) else pd.DataFrame()
-    if "unit" in units:
-        known = list(dict.fromkeys(units["unit"]))
-        if slice_ not in known:
-            raise unknown_name("unit", slice_, known)
-        return _group_by_model(ensembles_as_models(units[units["unit"] == slice_]))
+    unit, slice_ = find_part(run, text)
+    if not slice_:
+        return _group_by_model(_select_unit_rows(ensembles_as_models(run.unit_scores), unit))
     if not run.holds(SLICES):
         raise InputError(
             f"{run.path} has no scores of slices: measure it with a table of metadata, and name "
@@ -148,7 +187,17 @@ def read_slice_scores(run: RunFolder, slice_: str) -> dict[str, ModelScores]:
     known = list(dict.fromkeys(scores["slice"]))
     if slice_ not in known:
         raise unknown_name("slice", slice_, known)
-    return _group_by_model(scores[scores["slice"] == slice_])
+    rows = _select_unit_rows(scores[scores["slice"] == slice_], unit)
+    if rows.empty:
+        raise InputError(f"{unit} has no numbers of {slice_}: it is unknown for every image there")
+    return _group_by_model(rows)
+
+
+def _select_unit_rows(scores: pd.DataFrame, unit: str) -> pd.DataFrame:
+    """The rows of a unit; without a name, of whole images and of means over units."""
+    if "unit" not in scores:
+        return scores
+    return scores[scores["unit"] == unit if unit else scores["unit"].map(is_of_all_units)]
 
 
 def count_groups(run: RunFolder, rule: Rule) -> dict[str, int]:
@@ -164,13 +213,14 @@ def count_groups(run: RunFolder, rule: Rule) -> dict[str, int]:
     grouping = read_grouping(run, part)
     if grouping is None:
         return {}
-    if not rule.slice or "unit" in run.unit_scores:
+    slice_ = find_part(run, rule.slice).slice
+    if not slice_:
         return {name: grouping.count}
-    rows = run.slice_scores.dropna(subset="groups")
+    rows = _select_unit_rows(run.slice_scores.dropna(subset="groups"), "")
     counts = dict(zip(rows["slice"], rows["groups"].astype(int), strict=True))
-    column = rule.slice.removeprefix(WORST_SLICE)
-    if column == rule.slice:
-        return {rule.slice: counts[rule.slice]}
+    column = slice_.removeprefix(WORST_SLICE)
+    if column == slice_:
+        return {slice_: counts[slice_]}
     return {name: count for name, count in counts.items() if name.startswith(f"{column}=")}
 
 
@@ -233,9 +283,9 @@ def select_conditions(rule: Rule, rows: ModelScores) -> list[ShiftLevel]:
             raise InputError(f"a {rule.change} needs shifted images, which the run does not have")
         return single
     shift, sign, level = _split_cell(rule.cell)
-    if rule.slice and shift.startswith(NATURAL):
-        raise InputError(f"slices are subgroups of the test images, and {shift} has other images")
     known = list(dict.fromkeys(condition.shift for condition in rows))
+    if rule.slice and shift.startswith(NATURAL) and shift not in known:
+        raise InputError(f"slices are subgroups of the test images, and {shift} has other images")
     named = shift.rpartition(",")[0]
     if shift not in known and named in known and sign == "=":
         right = f"{rule.metric}[{named}={level}]"
@@ -317,6 +367,9 @@ def _check_class(rule: Rule, rows: ModelScores) -> None:
 
 def explain_undefined(rule: Rule, score: Score) -> str:
     """Say why a number of a class is NaN, to be added to a message; "" for other numbers."""
+    row = find_row(rule.scored)
+    if row is not None and row.accepts.kind == FINDING:
+        return ": no image is called so, none has the finding, or every image has it"
     if find_class_metric_row(rule.scored) is None:
         return ""
     if not score.n:
@@ -407,12 +460,17 @@ def read_rarest_class(case: RuleCase) -> tuple[str, RarestClass] | None:
         seed = next(seed for seed in read_contents(run).seeds_of(case.model) if seed != SPREAD)
         predictions = _read_predictions(run, run.predictions(case.model, seed, cell, part))
         grouping = read_grouping(run, part if cell == CLEAN else cell)
-        if rule.slice:
-            places = _slice_places(run, rule.slice)
+        unit, slice_ = find_part(run, rule.slice)
+        if slice_:
+            places = _slice_places(run, slice_)
             predictions = predictions.take(places)
             grouping = grouping.select(places) if grouping else None
     except InputError:
         return None
+    for known in run.task.units(predictions):
+        if known.name == unit and len(known.places):
+            predictions = known.select(predictions)
+            grouping = grouping and grouping.select(known.places)
     if not isinstance(predictions, Predictions):
         return None
     rarest = find_rarest_class(predictions, grouping)
@@ -477,13 +535,13 @@ def reestimate(
     model: str,
     wanted: Collection[ShiftLevel],
     metrics: Collection[str],
-    slice_: str = "",
+    text: str = "",
 ) -> CellEstimates:
     """Estimate the clean and the wanted conditions again, on the same resamples as scores.csv.
 
-    If a slice is named, only its images are used. With several seeds, the results are means over
-    seeds. Raises `InputError` if predictions are missing, were changed after the run wrote them, or
-    are of other images.
+    If a slice is named, only its images are used; if a finding is named, its estimates. With
+    several seeds, the results are means over seeds. Raises `InputError` if predictions are
+    missing, were changed after the run wrote them, or are of other images.
     """
     seeds = [seed for seed in contents.seeds_of(model) if seed != SPREAD]
     clean_file = run.predictions(model, seeds[0], CLEAN)
@@ -501,23 +559,18 @@ def reestimate(
                     raise InputError(f"{name} is of other images than {clean_file}")
                 yield (model, seed, *condition), predictions, fitted
 
-    strata, grouping = clean.strata, read_grouping(run)
+    grouping, (unit, slice_) = read_grouping(run), find_part(run, text)
+    cells: Iterable[tuple[ScoreKey, AnyPredictions, FittedThresholds | None]] = read_cells()
+    strata = clean.strata
+    if slice_:
+        places = _slice_places(run, slice_)
+        strata, grouping = strata[places], grouping.select(places) if grouping else None
+        cells = ((key, predictions.take(places), fitted) for key, predictions, fitted in cells)
     if run.task.units(clean):
-        units = estimate_units(
-            run.task,
-            clean,
-            lambda: (cell[:2] for cell in read_cells()),
-            contents.bootstrap,
-            grouping,
-            metrics,
-        )
-        table = dict(_select_unit(units, slice_))
+        drawn = ((key, predictions) for key, predictions, _ in cells)
+        units = estimate_units(run.task, drawn, contents.bootstrap, grouping, metrics)
+        table = dict(_select_unit(units, unit))
     else:
-        cells: Iterable[tuple[ScoreKey, AnyPredictions, FittedThresholds | None]] = read_cells()
-        if slice_:
-            places = _slice_places(run, slice_)
-            strata, grouping = strata[places], grouping.select(places) if grouping else None
-            cells = ((key, predictions.take(places), fitted) for key, predictions, fitted in cells)
         shared = Resamples.draw(strata, contents.bootstrap, grouping=grouping)
         table = dict(estimate_metrics(cells, shared, metrics))
     # As in scores.csv, attacks are not part of the mean over shifts.

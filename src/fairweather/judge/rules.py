@@ -18,15 +18,20 @@ OPERATORS: Mapping[str, Callable[[float, float], bool]] = {
     "<": operator.lt,
 }
 CHANGES = ("drop", "rise")
-# What may follow the bar of METRIC[CELL|OF]: a class, a slice, the worst slice, or a class in a
-# slice.
-CLASS, WORST_SLICE = "class=", "worst "
+# What may follow the bar of METRIC[CELL|OF]: a class, a slice, the worst slice, a class in a slice,
+# or the same of a finding, which also has means.
+CLASS, FINDING, WORST_SLICE = "class=", "finding=", "worst "
+MEANS = ("mean ", "weighted mean ")
 SUBJECTS = (
     "class=NAME",
     "COLUMN=VALUE",
     "worst COLUMN",
     "class=NAME|COLUMN=VALUE",
     "class=NAME|worst COLUMN",
+    "finding=NAME",
+    "finding=NAME|COLUMN=VALUE",
+    "worst finding",
+    "weighted mean finding",
 )
 FORM = "[MODEL:] METRIC[CELL|OF] [drop|rise] OPERATOR NUMBER"
 EXAMPLE = "accuracy[brightness_factor] drop <= 5%"
@@ -81,13 +86,16 @@ class Rule:
 
     @property
     def scored(self) -> str:
-        """The name of the metric in scores.csv, with the class in it.
+        """The name of the metric in scores.csv, with the class or the operating point in it.
 
         >>> Rule(None, "ppv", "clean", "", ">=", "0.9", "class=malignant@0.3").scored
         'ppv/malignant@0.3'
+        >>> Rule(None, "ppv", "clean", "", ">=", "0.9", "finding=Mass@0.3").scored
+        'ppv@0.3'
         """
         named, _ = self._class_and_slice
-        return f"{self.metric}/{named}" if named else self.metric
+        _, point = self._part_and_point
+        return f"{self.metric}/{named}" if named else f"{self.metric}{point}"
 
     @property
     def measured(self) -> str:
@@ -96,15 +104,28 @@ class Rule:
 
     @property
     def slice(self) -> str:
-        """The subgroup of the images that it is about, as in slices.csv; "" for all of them.
+        """The finding, and the subgroup of the images as in slices.csv; "" for all of them.
 
         >>> Rule(None, "accuracy", "clean", "", ">=", "0.8", "worst site").slice
         'worst site'
         >>> Rule(None, "f1", "clean", "", ">=", "0.8", "class=malignant|site=B").slice
         'site=B'
+        >>> Rule(None, "f1", "clean", "", ">=", "0.8", "finding=Mass@0.3|site=B").slice
+        'finding=Mass|site=B'
         """
-        _, slice_ = self._class_and_slice
-        return slice_
+        part, _ = self._part_and_point
+        return part
+
+    @property
+    def _part_and_point(self) -> tuple[str, str]:
+        """The finding and the slice, and the operating point of the finding with its sign."""
+        _, part = self._class_and_slice
+        finding, bar, slice_ = part.partition("|")
+        name, sign, at = finding.rpartition("@")
+        point = parse_level(at) if sign and part.startswith(FINDING) else None
+        if point is None or not 0 < point < 1:
+            return part, ""
+        return f"{name}{bar}{slice_}", f"@{at}"
 
     @property
     def _class_and_slice(self) -> tuple[str, str]:
@@ -228,10 +249,10 @@ def _check_subject(rule: Rule) -> None:
 
 
 def _is_slice(text: str) -> bool:
-    """Tell whether a text is COLUMN=VALUE or `worst COLUMN`."""
-    name, sign, value = text.partition("=")
-    if not sign:
-        return text.startswith(WORST_SLICE)
+    """Tell whether a text is COLUMN=VALUE, `worst COLUMN` or `mean COLUMN`, alone or of a slice."""
+    if text.startswith((WORST_SLICE, *MEANS)):
+        return True
+    name, _, value = text.partition("=")
     return bool(name.strip() and value.strip() and "|" not in name)
 
 

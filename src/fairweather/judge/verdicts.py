@@ -21,6 +21,7 @@ from fairweather.judge.rule_values import (
     find_few_errors,
     find_left_out,
     find_score,
+    read_absences,
     read_model_scores,
     read_rarest_class,
     read_slice_scores,
@@ -36,9 +37,10 @@ from fairweather.metrics.rows import find_row
 from fairweather.metrics.table import METRICS
 from fairweather.report.contents import read_contents
 from fairweather.report.tables import TOO_FEW, TableLayout, align_table
-from fairweather.runs.folder import RunFolder, read_json
+from fairweather.runs.folder import RunFolder
+from fairweather.types.kinds import FINDING
 from fairweather.types.measurement import Score
-from fairweather.types.record import ABSENT_METRICS, ShiftLevel
+from fairweather.types.record import ShiftLevel
 
 # ---------------------------------------------------------------- checking the rules
 
@@ -129,7 +131,7 @@ def judge(run: RunFolder, rules: Sequence[Rule], *, on: Basis = "interval") -> l
     if not rules:
         raise InputError("a check needs at least one rule, found none")
     tables = {"": read_model_scores(run)}
-    absent = read_json(run.file(ABSENT_METRICS)) if run.holds(ABSENT_METRICS) else {}
+    absent = read_absences(run)
     cases: list[RuleCase] = []
     for rule in rules:
         with _naming_rule(rule):
@@ -239,9 +241,12 @@ def _refuse_few(case: RuleCase) -> None:
     rarest = None if metric.column is None else read_rarest_class(case)
     if rarest is not None and rarest[1].pairs < rarest[1].fewest:
         name, (_, pairs, fewest) = rarest
+        needed = f"a mean over classes needs at least {fewest} images of each class"
+        if metric.accepts.kind == FINDING:
+            needed = f"it needs at least {fewest} images with the finding, and without it"
         raise InputError(
-            f"{begin}: a mean over classes needs at least {fewest} images of each class (of one "
-            f"group, one counts), found {pairs} of {name}; take more images, {end}"
+            f"{begin}: {needed} (of one group, one counts), found {pairs} of {name}; take more "
+            f"images, {end}"
         )
     few = find_few_errors(case)
     if few is None:

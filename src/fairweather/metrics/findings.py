@@ -2,63 +2,229 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
+from dataclasses import dataclass, replace
+from typing import Literal
+
 import numpy as np
 
-from fairweather.metrics.columns import FloatArray
-from fairweather.metrics.metric import FEWEST_OF_AREAS, Accepts, Metric
+from fairweather.metrics.columns import FloatArray, ratio
+from fairweather.metrics.metric import (
+    CLASS_METRICS,
+    POINT_SIGN,
+    Accepts,
+    ClassMetric,
+    Metric,
+    metric_of_class,
+    parse_threshold,
+)
 from fairweather.metrics.sample import Sample
 from fairweather.types.kinds import FINDING, FINDINGS
+from fairweather.types.measurement import UNKNOWN, Predictions, format_number
+
+PRESENT = 1  # the class of a finding that is there
+# With fewer errors, or images with the finding, there is no interval (benchmarks/findings.py).
+FEWEST, FEWEST_OF_LOSSES = 5, 20
+FORMULAS: Mapping[str, str] = {
+    "sensitivity": "share of the images with the finding that are called so (recall): their "
+    "probability is at least 0.5, or the operating point",
+    "specificity": "share of the images without the finding that are not called so",
+    "ppv": "share of the images called so that have the finding (positive predictive value, "
+    "precision); it depends on how frequent the finding is",
+    "npv": "share of the images not called so that do not have the finding (negative predictive "
+    "value); it depends on how frequent the finding is",
+    "f1": "2 × right calls / (images with the finding + images called so), the harmonic mean of "
+    "sensitivity and PPV",
+    "auc": "probability that an image with the finding has a higher probability of it than one "
+    "without; ties count half",
+    "pr_auc": "average precision: the mean over the images with the finding of the precision among "
+    "all images with at least their probability",
+}
 
 
-def _share_of_exact_images(sample: Sample) -> FloatArray:
-    weights = sample.weights.astype(np.float64)
-    return np.asarray(weights @ sample.predictions.correct / weights.sum(axis=1))
+@dataclass(frozen=True, kw_only=True)
+class FindingMetric(ClassMetric):
+    """A metric of the calls of a finding, or of the ranks of its probability."""
+
+    def images(self, predictions: Predictions) -> int:
+        """Count the images where the finding is known."""
+        return len(predictions)
 
 
-FINDING_METRICS = (
-    Metric(
-        "auc",
-        "AUC",
-        "probability that an image with the finding has a higher probability of it than one "
-        "without; ties count half",
-        lambda s: s.areas[:, -1],
-        higher_is_better=True,
-        accepts=Accepts(FINDING),
-        shown=2,
-        interval="area",
-        fewest=FEWEST_OF_AREAS,
-        column=lambda cell: cell.auc_columns[:, -1],
-    ),
-    Metric(
-        "brier",
-        "Brier score of the finding",
-        "mean of (p − [the finding is there])²",
-        lambda s: s.mean("brier") / 2,
-        higher_is_better=False,
-        accepts=Accepts(FINDING),
-        shown=2,
-        interval="skewed",
-        fewest=5,
-    ),
-    Metric(
-        "decision_accuracy",
-        "Right decisions",
-        "share of the images where the finding is decided right, at a probability of 0.5",
-        lambda s: s.mean("correct"),
-        higher_is_better=True,
-        unit="%",
-        accepts=Accepts(FINDING),
-        shown=2,
-        interval="share",
-    ),
-    Metric(
-        "exact_match",
-        "Exact match",
-        "share of the images whose known findings are all decided right, at a probability of 0.5",
-        _share_of_exact_images,
-        higher_is_better=True,
-        unit="%",
-        accepts=Accepts(FINDINGS),
-        interval="share",
-    ),
-)
+def _share_of_wrong_labels(s: Sample) -> FloatArray:
+    p = s.predictions
+    assert p.logits is not None
+    known = p.labels != UNKNOWN
+    wrong = known & ((p.logits >= 0) != (p.labels == PRESENT))
+    sums = np.stack([wrong.sum(axis=1), known.sum(axis=1)], axis=1)
+    return ratio(*(s.weights.astype(np.float64) @ sums).T)
+
+
+def find_point_metric(name: str) -> FindingMetric | None:
+    """Find a metric of a finding at an operating point, such as `sensitivity@0.3`.
+
+    >>> find_point_metric("sensitivity@0.3").label, find_point_metric("auc@0.3")
+    ('Sensitivity at 0.3', None)
+    """
+    kind, _, at = name.partition(POINT_SIGN)
+    threshold = parse_threshold(at)
+    if threshold is None or kind not in FORMULAS or not CLASS_METRICS[kind].has_points:
+        return None
+    return _call_metric(kind, name, f"{CLASS_METRICS[kind].label} at {at}", threshold)
+
+
+def point_metric_names(threshold: float | None) -> list[str]:
+    """The names in scores.csv of the metrics of a finding at its operating point, if it has one.
+
+    >>> point_metric_names(0.3)[:2], point_metric_names(None)
+    (['sensitivity@0.3', 'specificity@0.3'], [])
+    """
+    if threshold is None:
+        return []
+    return [
+        f"{kind}{POINT_SIGN}{format_number(threshold)}"
+        for kind in FORMULAS
+        if CLASS_METRICS[kind].has_points
+    ]
+
+
+def finding_metrics(table: Mapping[str, Metric]) -> tuple[Metric, ...]:
+    """The metrics of findings; those of a probability are some of confidence.
+
+    Args:
+        table: the metrics of a classifier, by name.
+    """
+
+    def of_probability(confidence: str, name: str, label: str, formula: str) -> Metric:
+        row = table[confidence]
+        return replace(
+            row,
+            name=name,
+            label=label,
+            long_label="",
+            formula=formula,
+            evaluate=lambda s: row.evaluate(s.of_probability),
+            hidden_error=lambda seen: row.hidden_error(
+                seen._replace(sample=seen.sample.of_probability)
+            ),
+            accepts=Accepts(FINDING),
+        )
+
+    calibration = [
+        of_probability(
+            f"{error}/10-{binning}",
+            f"{name}/10-{binning}",
+            f"{label} of the probability (10 {binning} bins)",
+            formula,
+        )
+        for error, name, label, formula in (
+            (
+                "expected_calibration_error",
+                "ece",
+                "ECE",
+                "Σ over bins of p (n_m / n) |share with the finding − mean p|",
+            ),
+            (
+                "rms_calibration_error",
+                "rms_ece",
+                "RMS calibration error",
+                "√ Σ over bins of p (n_m / n) (share with the finding − mean p)²",
+            ),
+        )
+        for binning in ("equal-width", "equal-mass")
+    ]
+    return (
+        _call_metric("auc", shown=2),
+        _call_metric("pr_auc", shown=1),
+        Metric(
+            "brier",
+            "Brier score of the finding",
+            "mean of (p − [the finding is there])²",
+            lambda s: s.mean("brier") / 2,
+            higher_is_better=False,
+            accepts=Accepts(FINDING),
+            shown=2,
+            interval="skewed",
+            fewest=FEWEST,
+        ),
+        Metric(
+            "nll",
+            "Negative log-likelihood of the finding",
+            "mean of −ln p where the finding is there, and −ln (1 − p) elsewhere, in nats",
+            lambda s: s.mean("nll"),
+            higher_is_better=False,
+            accepts=Accepts(FINDING),
+            bounds=(0.0, np.inf),
+            unit="nats",
+            interval="skewed",
+            fewest=FEWEST_OF_LOSSES,
+        ),
+        replace(
+            of_probability(
+                "confidence_gap",
+                "probability_gap",
+                "Mean probability − prevalence",
+                "mean p − share of the images with the finding; positive if p is too high",
+            ),
+            carried_by="rarer label",
+            shown=1,
+        ),
+        Metric(
+            "prevalence",
+            "Prevalence",
+            "share of the images with the finding",
+            lambda s: s.of_probability.mean("correct"),
+            higher_is_better=None,
+            unit="%",
+            accepts=Accepts(FINDING),
+            interval="share",
+        ),
+        *calibration,
+        *(_call_metric(kind) for kind in FORMULAS if CLASS_METRICS[kind].has_points),
+        Metric(
+            "decision_accuracy",
+            "Right decisions",
+            "share of the images where the finding is decided right, at a probability of 0.5",
+            lambda s: s.mean("correct"),
+            higher_is_better=True,
+            unit="%",
+            accepts=Accepts(FINDING),
+            shown=2,
+            interval="share",
+        ),
+        Metric(
+            "exact_match",
+            "Exact match",
+            "share of the images whose known findings are all decided right, at a probability of "
+            "0.5",
+            lambda s: s.mean("correct"),
+            higher_is_better=True,
+            unit="%",
+            accepts=Accepts(FINDINGS),
+            interval="share",
+        ),
+        Metric(
+            "hamming_loss",
+            "Hamming loss",
+            "share of the known findings of all images that are decided wrong, at a probability of "
+            "0.5",
+            _share_of_wrong_labels,
+            higher_is_better=False,
+            accepts=Accepts(FINDINGS),
+            interval="skewed",
+            fewest=FEWEST,
+        ),
+    )
+
+
+def _call_metric(
+    kind: str,
+    name: str = "",
+    label: str = "",
+    threshold: float | None = None,
+    shown: Literal[0, 1, 2] = 0,
+) -> FindingMetric:
+    """The metric of the class of a finding that is there, in the words of findings."""
+    row = replace(CLASS_METRICS[kind], formula=FORMULAS[kind], accepts=Accepts(FINDING))
+    made = metric_of_class(FindingMetric, row, name or kind, label or row.label, PRESENT, threshold)
+    return replace(made, shown=shown)

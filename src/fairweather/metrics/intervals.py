@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Collection, Sequence
 from dataclasses import dataclass, replace
-from typing import NamedTuple, cast
+from typing import Any, NamedTuple, cast
 
 import numpy as np
 import scipy.special
@@ -23,6 +23,7 @@ from fairweather.metrics.columns import (
     clopper_pearson,
     merge_levels,
 )
+from fairweather.metrics.findings import find_point_metric
 from fairweather.metrics.grouping import Grouping, student_quantile
 from fairweather.metrics.hidden_error import NOTHING_HIDDEN, HiddenError, Observation
 from fairweather.metrics.metric import IntervalKind, Metric, find_class_metric
@@ -92,6 +93,10 @@ class Estimate:
     pairs: float = np.inf
     """Of an area, how many disjoint pairs of images it is a mean over; for a mean over cells, the
     fewest."""
+
+    least_pairs: float = 0.0
+    """Of an AUC, how many independent pairs it is worth at least; for a mean over cells, the
+    fewest. 0 if that is not known."""
 
     bias: float = 0.0
     """Of an area, how much too high it is on average."""
@@ -211,7 +216,10 @@ def evaluate_resamples(
         for metric in METRICS.values()
         if metric.applies(predictions, fitted) and (names is None or metric.name in names)
     ]
-    named = (find_class_metric(name, predictions.classes) for name in names or ())
+    named = (
+        find_class_metric(name, predictions.classes) or find_point_metric(name)
+        for name in names or ()
+    )
     of_classes = [metric for metric in named if metric and metric.applies(predictions)]
     wanted = {metric.alias_of or metric.name for metric in metrics}
     computed = [*(metric for metric in METRICS.values() if metric.name in wanted), *of_classes]
@@ -249,6 +257,7 @@ def evaluate_resamples(
                 estimate,
                 column=unit_column(metric.column(prepared), prepared.groups),
                 pairs=metric.pairs(predictions, resamples.grouping),
+                least_pairs=metric.least_pairs(prepared.predictions.labels, prepared.groups),
                 bias=metric.bias(prepared),
             )
         else:
@@ -322,8 +331,12 @@ def evaluate_sample(metrics: Sequence[Metric], sample: Sample) -> dict[str, Floa
     return {metric.name: np.asarray(metric.evaluate(sample)) for metric in metrics}
 
 
-def mean_estimate(estimates: Sequence[Estimate]) -> Estimate:
-    """Plain mean over cells (levels, shifts, seeds) that were resampled jointly.
+def mean_estimate(
+    estimates: Sequence[Estimate], weights: Sequence[float] | None = None
+) -> Estimate:
+    """Mean over cells (levels, shifts, seeds) or findings that were resampled jointly.
+
+    The weights are fixed numbers, by default all the same.
 
     Raises `InputError` unless all have the same number of images and of resamples and the same kind
     of interval. Otherwise they cannot come from the same resamples.
@@ -333,22 +346,31 @@ def mean_estimate(estimates: Sequence[Estimate]) -> Estimate:
     0.625
     """
     _check_joint(estimates, "a mean")
+
+    def mean(numbers: Sequence[object]) -> NDArray[Any]:
+        rows, shares = np.asarray(numbers), np.asarray(weights, dtype=np.float64)
+        if weights is None:
+            return np.asarray(rows.mean(axis=0))
+        return np.asarray(np.tensordot(shares, rows, axes=1) / shares.sum())
+
     columns = [estimate.column for estimate in estimates if estimate.column is not None]
     # Variances of cells add up, and are proportional to 1 / errors.
-    inverse = float(np.mean([1 / e.errors if e.errors else np.inf for e in estimates]))
-    low, high = np.mean([estimate.ends for estimate in estimates], axis=0).tolist()
+    inverse = float(mean([1 / e.errors if e.errors else np.inf for e in estimates]))
+    low, high = mean([estimate.ends for estimate in estimates]).tolist()
     return replace(
         estimates[0],
-        value=float(np.mean([estimate.value for estimate in estimates])),
-        replicates=np.mean([estimate.replicates for estimate in estimates], axis=0),
-        column=np.mean(columns, axis=0) if columns else None,
+        value=float(mean([estimate.value for estimate in estimates])),
+        replicates=mean([estimate.replicates for estimate in estimates]),
+        column=mean(columns).astype(np.float32, copy=False) if columns else None,
         pairs=min(estimate.pairs for estimate in estimates),
-        bias=float(np.mean([estimate.bias for estimate in estimates])),
+        # By Hölder's inequality: a mean of values that each are worth as many pairs is worth them.
+        least_pairs=min(estimate.least_pairs for estimate in estimates),
+        bias=float(mean([estimate.bias for estimate in estimates])),
         errors=1 / inverse if inverse else np.inf,
         ends=(low, high),
         of_seeds=(),
         # What one cell hides, all of them hide: their images are the same.
-        hidden=HiddenError(*np.mean([e.hidden for e in estimates], axis=0).tolist()),
+        hidden=HiddenError(*mean([e.hidden for e in estimates]).tolist()),
     )
 
 
@@ -433,7 +455,7 @@ def to_score(estimate: Estimate, bounds: Ends = (-np.inf, np.inf)) -> Score:
     the logit scale, with the variance of DeLong (AUC), of Obuchowski (AUC, groups) or to first
     order (average precision). It uses no resamples. Few images may determine the variance, or the
     value is 0 or 1. Then it also covers Clopper and Pearson's interval for the number of disjoint
-    pairs.
+    pairs. No end of an AUC lies beyond Chernoff's bound for `least_pairs`.
 
     "classes" is for means over classes of shares or F1 scores, which may have few images. It is
     "skewed" less the bias that the replicates show, since a ratio of counts is biased.
@@ -514,7 +536,9 @@ def image_interval(estimate: Estimate) -> ImageInterval:
     value, n = estimate.value, estimate.units
     if estimate.column is not None and not (np.isnan(value) or estimate.too_few):
         tests = 1 if estimate.recipes else estimate.tests  # seeds are widened later
-        low, high = area_interval(value, estimate.column, estimate.pairs, estimate.bias, tests)
+        low, high = area_interval(
+            value, estimate.column, estimate.pairs, estimate.bias, tests, estimate.least_pairs
+        )
         return ImageInterval(low, value, high)
     replicates = estimate.replicates[~np.isnan(estimate.replicates)]
     if np.isnan(value) or not len(replicates) or estimate.too_few:

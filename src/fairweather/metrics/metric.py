@@ -16,7 +16,7 @@ from typing import Literal, NamedTuple, TypeVar
 import numpy as np
 
 from fairweather.errors import InputError
-from fairweather.metrics.areas import disjoint_pairs
+from fairweather.metrics.areas import disjoint_pairs, least_pairs
 from fairweather.metrics.calibration import reliability_bins
 from fairweather.metrics.classification import (
     F1,
@@ -27,7 +27,7 @@ from fairweather.metrics.classification import (
     CallShare,
     ClassCounts,
 )
-from fairweather.metrics.columns import Ends, FloatArray, Result, ratio
+from fairweather.metrics.columns import Ends, FloatArray, IntArray, LabelArray, Result, ratio
 from fairweather.metrics.grouping import Grouping
 from fairweather.metrics.hidden_error import (
     NOTHING_HIDDEN,
@@ -152,6 +152,10 @@ class MetricRow:
     accepts: Accepts = Accepts()
     """What it can be computed from."""
 
+    least_pairs: Callable[[LabelArray, IntArray | None], float] = lambda *_: 0.0
+    """Of a mean over pairs of images, such as an AUC, how many independent pairs it is worth at
+    least, from labels and groups; 0 for another area."""
+
     long_label: str = ""
     """What it is called where its label does not say enough, down to bins and norm."""
 
@@ -176,9 +180,9 @@ class Metric(MetricRow):
     """0 where all metrics are listed; 1 also where runs are compared; 2 also in the tables and
     charts of each shift, and to trackers."""
 
-    carried_by: Literal["wrong", "rarer", "emptiest bin"] = "wrong"
+    carried_by: Literal["wrong", "rarer", "rarer label", "emptiest bin"] = "wrong"
     """Which images determine how precise the value is: the wrong ones, the rarer of right and wrong
-    ones, or those in the emptiest bin that has any."""
+    ones, those with the finding or without it, or those in the emptiest bin that has any."""
 
     fewest: int = 0
     """With fewer such images there is no interval; see `Estimate`."""
@@ -218,9 +222,11 @@ class Metric(MetricRow):
         if self.carried_by == "emptiest bin":
             images = reliability_bins(predictions.confidence, predictions.correct).images
             return float(images[images > 0].min())
-        counted = ~predictions.correct
-        if self.carried_by == "rarer" and 2 * counted.sum() > len(counted):
-            counted = predictions.correct
+        counted = (
+            ~predictions.correct if self.carried_by != "rarer label" else predictions.labels == 1
+        )
+        if self.carried_by.startswith("rarer") and 2 * counted.sum() > len(counted):
+            counted = ~counted
         evenness = 1.0 if grouping is None else grouping.evenness(counted)
         errors = float(counted.sum()) * evenness
         if self.column is not None:
@@ -258,8 +264,11 @@ class RarestClass(NamedTuple):
 def find_rarest_class(predictions: Predictions, grouping: Grouping | None = None) -> RarestClass:
     """Find the rarest class present, and how many of it a mean of areas needs."""
     labels, group = predictions.labels, None if grouping is None else grouping.numbers
-    present = np.unique(labels).tolist()
-    pairs, label = min((disjoint_pairs(labels == label, group), label) for label in present)
+    present, images = (part.tolist() for part in np.unique(labels, return_counts=True))
+    pairs, _, label = min(  # two classes make the same pairs
+        (disjoint_pairs(labels == label, group), count, label)
+        for label, count in zip(present, images, strict=True)
+    )
     return RarestClass(label, pairs, FEWEST_OF_AREAS if len(present) == 2 else FEWEST_OF_CLASS)
 
 
@@ -360,6 +369,7 @@ CLASS_METRICS: dict[str, ClassMetricRow] = index_by_name(
         interval="area",
         fewest=FEWEST_OF_AREAS,
         column=lambda prepared: prepared.auc_columns,
+        least_pairs=least_pairs,
     ),
     ClassMetricRow(
         "pr_auc",
@@ -451,9 +461,32 @@ def find_class_metric(name: str, classes: Sequence[str]) -> ClassMetric | None:
         label = f"{kind.label} of {named} at {at}"
         if named not in classes or threshold is None or not kind.has_points:
             return None
-    place = list(classes).index(named)
+    return metric_of_class(ClassMetric, kind, name, label, list(classes).index(named), threshold)
+
+
+_C = TypeVar("_C", bound=ClassMetric)
+
+
+def metric_of_class(
+    make: type[_C],
+    kind: ClassMetricRow,
+    name: str,
+    label: str,
+    place: int,
+    threshold: float | None,
+) -> _C:
+    """Make the metric of one class from its row.
+
+    Args:
+        make: the type of the metric.
+        kind: the row.
+        name, label: as in scores.csv and in tables.
+        place: of the class.
+        threshold: the probability from which on the class is called; None to call the most probable
+            class.
+    """
     column, bias = kind.column, kind.bias
-    return ClassMetric(
+    return make(
         name,
         label,
         kind.formula,
@@ -463,6 +496,7 @@ def find_class_metric(name: str, classes: Sequence[str]) -> ClassMetric | None:
         interval=kind.interval,
         accepts=kind.accepts,
         fewest=kind.fewest,
+        least_pairs=lambda labels, groups: kind.least_pairs(labels == place, groups),
         column=column and (lambda prepared: _take_present(column(prepared), prepared, place, 0.0)),
         bias=lambda prepared: float(_take_present(bias(prepared), prepared, place, 0.0)[0]),
         kind=kind,

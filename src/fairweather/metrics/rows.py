@@ -7,6 +7,7 @@ from dataclasses import replace
 
 from fairweather.errors import InputError
 from fairweather.metrics.detection import DETECTION_METRICS, OOD_SCORES, DetectionMetric
+from fairweather.metrics.findings import find_point_metric
 from fairweather.metrics.metric import (
     CLASS_METRICS,
     ClassMetricRow,
@@ -29,7 +30,8 @@ def iterate_rows() -> Iterator[MetricRow]:
 def find_row(name: str) -> MetricRow | None:
     """Find the row of a name in scores.csv; None if unknown.
 
-    A metric of one class has the row of its kind, for all classes.
+    A metric of one class has the row of its kind, for all classes. A metric of a finding may be at
+    an operating point.
 
     >>> find_row("accuracy").unit, find_row("ppv/malignant@0.3").name, find_row("acuracy")
     ('%', 'ppv/CLASS', None)
@@ -39,6 +41,8 @@ def find_row(name: str) -> MetricRow | None:
             return table[name]
     if kind := find_class_metric_row(name):
         return _class_row(kind)
+    if point := find_point_metric(name):
+        return point
     base, _, score = name.rpartition("/")
     if base in DETECTION_METRICS and score in OOD_SCORES:
         return _score_row(DETECTION_METRICS[base], score)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping
 from copy import copy
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cached_property
 from typing import Any, NamedTuple, cast
 
@@ -40,6 +40,7 @@ from fairweather.metrics.columns import (
     equal_mass_cuts,
     equal_width_places,
     fixed_size_cuts,
+    merge_levels,
     order_by_confidence,
     order_by_label,
     softmax,
@@ -165,20 +166,18 @@ class Resamples:
         return Resamples.from_weights(strata, weights, grouping)
 
     @staticmethod
-    def draw_part(
+    def from_part(
         strata: LabelArray,
         places: IntArray,
-        among: int,
-        resamples: int,
+        counts: NDArray[np.uint8],
         grouping: Grouping | None = None,
     ) -> Resamples:
-        """Draw resamples of all images, and keep those at some places, of the given strata.
+        """Keep the images at some places, of the given strata, of resamples of all images.
 
-        >>> part, whole = (Resamples.draw_part(np.zeros(k), np.arange(k), 9, 2) for k in (5, 9))
-        >>> np.array_equal(part.counts, whole.counts[:, :5])
-        True
+        >>> Resamples.from_part(np.zeros(2), np.array([0, 2]), draw_counts(5, 9)).counts.shape
+        (9, 2)
         """
-        weights = draw_counts(among, resamples, grouping=grouping)[:, places]
+        weights = counts[:, places]
         weights[~weights.any(axis=1)] = 1  # as hardly happens with five images: none was drawn
         return Resamples.from_weights(strata, weights, grouping and grouping.select(places))
 
@@ -234,6 +233,9 @@ class PreparedCell:
     groups: IntArray | None = None
     """The number of each image's group, sorted by label; None if none are known."""
 
+    per_bin: int = PER_BIN
+    """Images in each bin of `OrderedSums.hundreds`."""
+
     def __post_init__(self) -> None:
         p = self.predictions
         if not isinstance(p, Predictions):
@@ -262,6 +264,19 @@ class PreparedCell:
         """float64 `[n, classes]`; only if there are logits."""
         assert self.predictions.logits is not None, "there are no logits; ask `Metric.applies`"
         return softmax(self.predictions.logits)
+
+    @cached_property
+    def of_probability(self) -> PreparedCell:
+        """Of a finding, the same as a classifier that always says that it is there.
+
+        Its confidence is the probability of the finding, and its accuracy the prevalence.
+        """
+        p, probability = self.predictions, self.probabilities[:, 1]
+        always = p.with_columns(predicted=np.ones_like(p.labels), confidence=probability)
+        # Metrics of a probability need neither small bins nor sums below single levels.
+        same = replace(self, predictions=always, per_bin=len(p))
+        vars(same).update(order=same.order and merge_levels(same.order, 2 * BINS, BINS))
+        return same
 
     @cached_property
     def auc_columns(self) -> FloatArray:
@@ -336,8 +351,8 @@ class PreparedCell:
 
         `means` stay in float64, because float32 would change their seventh digit.
         """
-        if not isinstance(self.predictions, Predictions) or self.predictions.logits is None:
-            return self
+        if self.predictions.kind != Predictions.kind or self.predictions.logits is None:
+            return self  # metrics of findings have no sums by class
         columns, bins = self.by_class, self.class_bins
         same = copy(self)  # with everything that is already cached
         vars(same).update(
@@ -397,6 +412,12 @@ class Sample:
         return self.prepared.predictions
 
     @cached_property
+    def of_probability(self) -> Sample:
+        """Of a finding, the same of `PreparedCell.of_probability`."""
+        prepared = self.prepared.of_probability
+        return Sample(prepared, prepared.order, self.weights)
+
+    @cached_property
     def _means(self) -> FloatArray:
         return sum_by_label(self.weights, self.prepared.means.matrix, self.prepared.bounds)
 
@@ -424,7 +445,15 @@ class Sample:
     def counts(self) -> ClassCounts:
         """Images of each class, those that are called so, and those that are both."""
         p = self.predictions
-        return class_counts(p.predicted, p.labels, len(p.classes), self.weights)
+        if len(p.classes) != 2:
+            return class_counts(p.predicted, p.labels, len(p.classes), self.weights)
+        images, hits = (self._by_class_of_two(name) for name in ("images", "correct"))
+        return ClassCounts(hits, images, hits + (images - hits)[::-1], images.sum(axis=0))
+
+    def _by_class_of_two(self, column: str) -> FloatArray:
+        sums = np.zeros((2, len(self.weights)))
+        sums[self.prepared.present] = self.by_label(column)
+        return sums
 
     def counts_at(self, label: int, threshold: float) -> ClassCounts:
         """`counts` of one class, called where its probability is at least the threshold."""
@@ -462,7 +491,7 @@ class Sample:
         assert self.order is not None, "a metric of confidence accepts predictions with one"
         order, totals = self.order, self.total("images")
         places = np.append(order.levels, equal_width_places(order, BINS))
-        cuts = [equal_mass_cuts(totals, BINS), fixed_size_cuts(totals, PER_BIN)]
+        cuts = [equal_mass_cuts(totals, BINS), fixed_size_cuts(totals, self.prepared.per_bin)]
         columns = order.wrong, order.confidence
         below = sums_below(order, self.weights, totals, columns, places, np.concatenate(cuts, 1))
         ends = np.cumsum([len(order.levels), BINS + 1, cuts[0].shape[1]])

@@ -9,6 +9,7 @@ from typing import Literal
 
 import numpy as np
 
+from fairweather.metrics.areas import least_pairs
 from fairweather.metrics.calibration import BinSums, mean_class_error
 from fairweather.metrics.classification import (
     F1,
@@ -24,7 +25,7 @@ from fairweather.metrics.classification import (
 from fairweather.metrics.columns import FloatArray, nanmean, rank_area, ratio
 from fairweather.metrics.conformal import coverage_deviations, lowest_stratum_coverage
 from fairweather.metrics.finding_sets import FINDING_SET_METRICS
-from fairweather.metrics.findings import FINDING_METRICS
+from fairweather.metrics.findings import finding_metrics
 from fairweather.metrics.hidden_error import (
     HiddenErrorFunction,
     hidden_among_answered,
@@ -72,7 +73,7 @@ def shown_metrics(least: Literal[1, 2], kind: TaskKind | None = None) -> list[st
 
     If a kind of predictions is given, only of metrics of these.
 
-    >>> shown_metrics(1)
+    >>> shown_metrics(1, Predictions.kind)
     ['accuracy', 'rms_calibration_error', 'negative_log_likelihood']
     """
     ordered = sorted(METRICS.values(), key=lambda metric: -metric.shown)
@@ -222,6 +223,7 @@ METRICS: dict[str, Metric] = index_by_name(
         interval="area",
         fewest=FEWEST_OF_LOSSES,
         column=lambda prepared: prepared.auc_columns.mean(axis=1),
+        least_pairs=least_pairs,
     ),
     Metric(
         "macro_pr_auc",
@@ -523,6 +525,5 @@ METRICS: dict[str, Metric] = index_by_name(
         interval="basic",
         hidden_error=hidden_in_strata,
     ),
-    *FINDING_METRICS,
-    *FINDING_SET_METRICS,
 )
+METRICS |= index_by_name(*finding_metrics(METRICS), *FINDING_SET_METRICS)

@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from typing import Literal, NamedTuple
 
 import numpy as np
 import numpy.typing as npt
+import scipy.special
 import torch
 from torch import nn
 
@@ -246,6 +247,11 @@ MOST_DECIMALS = 6  # numbers with more do not count as rounded
 LEAST_ROUNDED_ZERO = -1e-6  # negative numbers from here on are rounding errors, and count as 0
 # If this share of the rows are probabilities, the other rows are mistakes.
 MOST_ROWS = 0.9
+# The advice where findings have numbers that are neither.
+FINDING_REMEDY = (
+    "correct them, or set outputs (--outputs, or the column outputs of a mapping file) to logits, "
+    "which uses the numbers as they are"
+)
 ROWS_LOOKED_AT = 10_000  # the first rows show to how many decimals probabilities are rounded
 
 # The advice that settles whether outputs are probabilities.
@@ -297,11 +303,69 @@ def detect_prediction_kind(outputs: npt.NDArray[np.float64], asked: str, place: 
     return OutputKind("logits", "the rows are neither probabilities nor their logarithms")
 
 
+def detect_finding_predictions(
+    outputs: npt.NDArray[np.float64], asked: str, place: str, findings: Sequence[str]
+) -> OutputKind:
+    """Detect whether another program's outputs are probabilities or logits of findings.
+
+    They are `probabilities of findings` if all are in [0, 1]; a number from -1e-6 on counts as 0.
+    All other outputs are `logits`, unless nine of ten numbers of a finding are in [0, 1], or all
+    are >= 0 as percentages are: then some are perhaps mistakes.
+
+    Args:
+        outputs: float64 `[N, L]`.
+        asked: the option: `auto`, `logits` or `probabilities`.
+        place: what messages call the outputs, such as the name of a file.
+        findings: the names of the columns.
+
+    Raises:
+        InputError: some outputs may be mistakes, each row sums to one as probabilities of classes
+            do, or the outputs cannot be of the given kind.
+
+    >>> rows = np.array([[0.3, 0.9], [0.2, 0.7]])
+    >>> str(detect_finding_predictions(rows, "auto", "the table", ("Mass", "Edema")))
+    'probabilities of findings (all are in [0, 1])'
+    >>> logits = scipy.special.logit(rows)
+    >>> detect_finding_predictions(logits, "auto", "the table", ("Mass", "Edema")).kind
+    'logits'
+    """
+    given = parse_outputs(asked, FINDINGS)
+    _check_finite(outputs, place)
+    is_share = (outputs >= LEAST_ROUNDED_ZERO) & (outputs <= 1)
+    if given is not None and given.kind == "logits":
+        return given
+    if not is_share.all():
+        row, column = np.argwhere(~is_share)[0]
+        misfit = (
+            f"{place} has {outputs[row, column]:.4g} in row {row + 1} of the column "
+            f"{findings[column]!r}, and a probability is in [0, 1]"
+        )
+        if given is not None:
+            raise InputError(f"{misfit}; set outputs (--outputs) to logits")
+        if (is_share.mean(axis=0) >= MOST_ROWS).any():
+            raise InputError(f"{misfit} as most numbers here are: {FINDING_REMEDY}")
+        if (outputs >= LEAST_ROUNDED_ZERO).all():
+            raise InputError(f"{misfit}; none is negative, as no percentage is: {FINDING_REMEDY}")
+        return OutputKind("logits", "not all are in [0, 1]")
+    sums_to_one = (np.abs(outputs.sum(axis=1) - 1) < SUM_TOLERANCE).all()
+    if given is None and outputs.shape[1] > 1 and sums_to_one:
+        raise InputError(
+            f"{place} has rows in [0, 1] that sum to one, as probabilities of classes do, and "
+            "these images have several findings: --outputs probabilities takes each for its own "
+            "finding"
+        )
+    return given or OutputKind(OF_FINDINGS, "all are in [0, 1]")
+
+
 def to_logits(outputs: npt.NDArray[np.float64], kind: OutputKind) -> npt.NDArray[np.float32]:
     """Return the logits, float32 `[N, C]`, whose softmax is the probabilities of the rows.
 
-    A probability below the smallest normal float32 is raised to it, as for models.
+    Of findings, the sigmoid of each is its probability. A probability below the smallest normal
+    float32 is raised to it, as for models, and one of 1 becomes the largest float64 below 1.
     """
+    if kind.kind == OF_FINDINGS:
+        shares = np.clip(outputs, SMALLEST, 1 - np.finfo(np.float64).epsneg)
+        return scipy.special.logit(shares).astype(np.float32)
     if kind.kind == "logits":
         return outputs.astype(np.float32)
     if kind.kind == "probabilities":

@@ -16,19 +16,18 @@ from fairweather.types.options import ModelOptions, Preparation
 from fairweather.types.record import DESCRIPTION, RECORD, WEIGHTS
 
 
-def open_run(place: str, _: ModelOptions, settings: Setup) -> OpenedModel:
+def open_run(place: str, _: ModelOptions, __: Setup) -> OpenedModel:
     """Open the model in `FOLDER/models/NAME/seed-S` of a run.
 
     Images are prepared at the size of the run's training images, if the run has a record and this
     size is a square.
 
-    Raises `InputError` if the folder does not hold a finished model, if its record or files have
-    changed, or if it was trained to predict something else.
+    Raises `InputError` if the folder does not hold a finished model, or if its record or files have
+    changed.
     """
     folder = Path(place).expanduser()
     home = folder.resolve()
     _check_unchanged(home)
-    _check_task(home, settings.predicts)
     model = load_checkpoint(folder)
     written = read_json(folder / DESCRIPTION)
     preparation, origin = _read_preparation(home)
@@ -68,17 +67,6 @@ def _check_unchanged(folder: Path) -> None:
                 run.holds(folder.relative_to(run.path).joinpath(name).as_posix())
 
 
-def _check_task(folder: Path, predicts: TaskKind) -> None:
-    """Raise `InputError` for a model of findings where classes are asked for, and vice versa."""
-    run = _find_run(folder)
-    if run is None or (run.record.data.task == MULTILABEL) == (predicts == FINDINGS):
-        return
-    learned, asked = "one class of each image", "several findings"
-    if predicts != FINDINGS:
-        learned, asked = asked, learned
-    raise InputError(f"run:{folder} was trained to predict {learned}, and these data have {asked}")
-
-
 def _read_preparation(folder: Path) -> tuple[Preparation | None, str]:
     if (run := _find_run(folder)) is None:
         return None, f"{UNKNOWN_ORIGIN}: there is no {RECORD}"
@@ -101,6 +89,25 @@ def find_run_path(source: str) -> Path | None:
     """
     kind, _, place = source.partition(":")
     return Path(place).parent.parent.parent if kind == "run" else None
+
+
+def check_learned(source: str, predicts: TaskKind) -> None:
+    """Raise `InputError` for a model of a run that learned something else than it is to predict.
+
+    Args:
+        source: of the model; of another kind, nothing is known.
+        predicts: one class of each image, or findings.
+    """
+    path = find_run_path(source)
+    run = None if path is None else RunFolder(path)
+    if run is None or not run.has_record:
+        return
+    learned, asked = "one class of each image", "several findings"
+    if (run.record.data.task == MULTILABEL) == (predicts == FINDINGS):
+        return
+    if predicts != FINDINGS:
+        learned, asked = asked, learned
+    raise InputError(f"{source} was trained to predict {learned}, and these data have {asked}")
 
 
 def _check_run(place: str, _: str | None) -> None:

@@ -40,6 +40,12 @@ class EvaluationOptions(ModelOptions):
     classes: tuple[str, ...] = option(
         (), "Classes of the predictions' columns, in order: names with commas, or a file of lines."
     )
+    findings: tuple[str, ...] = option(
+        (), "Findings to judge of the predictions, each with outputs and labels: names with commas."
+    )
+    empty_labels: str = option(
+        "unknown", "Meaning of an empty label of a finding: unknown or absent."
+    )
     size: int | None = shared_option(DataOptions, "size", shown="as the model is configured")
     root: str | None = shared_option(DataOptions, "root")
     limit: int | None = shared_option(LoadOptions, "limit")

@@ -99,6 +99,7 @@ def _describe_data(inputs: Inputs, measurement: Measurement) -> DataRecord:
             classes=facts.classes,
             digests=digests,
             notes={"images": dict(facts.images), NO_IMAGES: True, **ordered},
+            task=facts.task,
         )
     return DataRecord(
         name=facts.name,

@@ -38,15 +38,18 @@ def clean_finding_lines(
     key = (model, "", CLEAN, NO_LEVEL)
     tables = estimate_units(
         folder.task,
-        predictions,
-        lambda: [(key, predictions)],
+        [(key, predictions)],
         folder.record.settings.bootstrap,
         grouping,
         [AREA],
     )
     scores = _read_scores(tables, key)
     mean = scores.pop(mean_unit_name(FINDING_UNIT), None)
-    areas = {name.removeprefix(FINDING_UNIT): score for name, score in scores.items()}
+    areas = {
+        name.removeprefix(FINDING_UNIT): score
+        for name, score in scores.items()
+        if name.startswith(FINDING_UNIT)
+    }
     prefix = f"{model}: " if model else ""
     warnings = [f"warning        {prefix}{text}" for text in _find_mistakes(predictions, areas)]
     if mean is None or np.isnan(mean.value):

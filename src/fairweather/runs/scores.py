@@ -12,11 +12,13 @@ from typing import cast
 
 import numpy as np
 import pandas as pd
+from numpy.typing import NDArray
 from threadpoolctl import ThreadpoolController
 
 from fairweather.errors import InputError
 from fairweather.files.tables import frame_to_csv
 from fairweather.metrics import (
+    METRICS,
     Estimate,
     FittedThresholds,
     Resamples,
@@ -29,9 +31,11 @@ from fairweather.metrics import (
 )
 from fairweather.metrics.areas import scatter_column
 from fairweather.metrics.columns import IntArray
+from fairweather.metrics.findings import point_metric_names
 from fairweather.metrics.grouping import Grouping
 from fairweather.metrics.metric import MetricRow
 from fairweather.metrics.rows import require_row
+from fairweather.metrics.sample import draw_counts
 from fairweather.metrics.table import needs_thresholds
 from fairweather.runs.folder import RunFolder
 from fairweather.tasks.task import Task, Unit
@@ -40,6 +44,7 @@ from fairweather.types.record import (
     ALL,
     COLUMNS,
     ENSEMBLE,
+    IMAGE,
     MEAN,
     SLICE_COLUMNS,
     SPREAD,
@@ -48,6 +53,7 @@ from fairweather.types.record import (
     WORST,
     is_shifted,
     mean_unit_name,
+    weighted_mean_unit_name,
     worst_slice_label,
 )
 
@@ -204,26 +210,27 @@ def add_worst(table: Table, apart: Collection[str] = ()) -> dict[ScoreKey, Estim
 
 def estimate_units(
     task: Task,
-    first: AnyPredictions,
-    sets: Callable[[], Iterable[tuple[ScoreKey, AnyPredictions]]],
+    cells: Iterable[tuple[ScoreKey, AnyPredictions]],
     resamples: int,
     grouping: Grouping | None = None,
     metrics: Collection[str] | None = None,
+    points: Mapping[str, float] = MappingProxyType({}),
     *,
     fitted_on: Mapping[tuple[str, str], AnyPredictions] = MappingProxyType({}),
     threads: int = 1,
 ) -> dict[str, dict[ScoreKey, Estimates]]:
-    """Estimate metrics of whole images, of each unit, and of the mean over units.
+    """Estimate metrics of whole images, of each unit, and of the two means over units.
 
-    All are estimated on the same resamples of the images.
+    All are estimated on the same resamples of the images. A unit that is known for no image has no
+    estimates, and one of `Unit.left_out` is in no mean.
 
     Args:
         task: which units there are.
-        first: predictions of the images.
-        sets: gives the key of each cell and its predictions, once for each unit.
+        cells: the key of each cell and its predictions; the logits of all are kept in memory.
         resamples: how many resamples of the images.
         grouping: which images belong together, if whole groups are to be resampled.
         metrics, threads: as in `estimate_metrics`.
+        points: the probability from which on a finding is called, by its name.
         fitted_on: predictions of validation images by model and seed, for thresholds of each unit.
 
     Returns:
@@ -236,25 +243,41 @@ def estimate_units(
         for model, validation in fitted_on.items()
         for name, fitted in fit_units(task, validation).items()
     }
-
-    def parts(unit: Unit) -> Iterator[tuple[ScoreKey, AnyPredictions, FittedThresholds | None]]:
-        for key, predictions in sets():
-            if not _has_same_images(first, predictions):
-                raise InputError(f"{'/'.join(key)} was predicted on other images")
-            yield key, unit.select(predictions), thresholds.get((*key[:2], unit.name))
-
+    kept: list[tuple[ScoreKey, AnyPredictions]] = []
+    for key, predictions in cells:
+        first = kept[0][1] if kept else predictions
+        if not _has_same_images(first, predictions):
+            raise InputError(f"{'/'.join(key)} was predicted on other images")
+        kept.append((key, predictions.with_columns(keys=first.keys, labels=first.labels)))
+    if not kept:
+        return {}
+    first = kept[0][1]
+    counts = draw_counts(len(first), resamples, grouping=grouping)
     tables: dict[str, dict[ScoreKey, Estimates]] = {}
-    among_all = []
+    in_means: list[tuple[Unit, IntArray]] = []
     for unit in task.every_unit(first):
         if not len(unit.places):
-            continue  # a finding that another hospital did not look for
-        shared = draw_unit_resamples(unit, first, resamples, grouping)
-        tables[unit.name] = dict(estimate_metrics(parts(unit), shared, metrics, threads=threads))
-        among_all.append(_places_among_all(unit, shared, grouping))
-    _, *units = tables
-    if units:
-        pairs = list(zip(tables.values(), among_all, strict=True))[1:]
-        tables[mean_unit_name(units[0])] = _mean_of_units(pairs, len(first), grouping)
+            continue
+        shared = select_resamples(unit, first, counts, grouping)
+        names = metrics
+        if metrics is None and (extra := point_metric_names(points.get(unit.value))):
+            names = [*METRICS, *extra]
+        parts = (
+            (key, unit.select(predictions), thresholds.get((*key[:2], unit.name)))
+            for key, predictions in kept
+        )
+        tables[unit.name] = dict(estimate_metrics(parts, shared, names, threads=threads))
+        if unit.name != IMAGE and not unit.left_out:
+            in_means.append((unit, _places_among_all(unit, shared, grouping)))
+    if in_means:
+        pairs = [(tables[unit.name], places) for unit, places in in_means]
+        weights, (name, *_) = [unit.weight for unit, _ in in_means], in_means[0][0]
+        whole = tables.get(IMAGE, {})
+        for mean, shares in (
+            (mean_unit_name(name), None),
+            (weighted_mean_unit_name(name), weights),
+        ):
+            tables[mean] = _mean_of_units(pairs, shares, whole, len(first), grouping)
     return tables
 
 
@@ -273,12 +296,11 @@ def _has_same_images(first: AnyPredictions, second: AnyPredictions) -> bool:
     return all(np.array_equal(*pair) for pair in pairs)
 
 
-def draw_unit_resamples(
-    unit: Unit, first: AnyPredictions, resamples: int, grouping: Grouping | None
+def select_resamples(
+    unit: Unit, first: AnyPredictions, counts: NDArray[np.uint8], grouping: Grouping | None
 ) -> Resamples:
-    """Draw resamples of all images, given predictions of these, for those of a unit."""
-    strata = unit.select(first).strata
-    return Resamples.draw_part(strata, unit.places, len(first), resamples, grouping)
+    """Keep the images of a unit, given predictions and resamples of all images."""
+    return Resamples.from_part(unit.select(first).strata, unit.places, counts, grouping)
 
 
 def _places_among_all(unit: Unit, shared: Resamples, grouping: Grouping | None) -> IntArray:
@@ -291,6 +313,8 @@ def _places_among_all(unit: Unit, shared: Resamples, grouping: Grouping | None) 
 
 def _mean_of_units(
     units: Sequence[tuple[Mapping[ScoreKey, Estimates], IntArray]],
+    weights: Sequence[float] | None,
+    whole: Mapping[ScoreKey, Estimates],
     images: int,
     grouping: Grouping | None,
 ) -> dict[ScoreKey, Estimates]:
@@ -298,6 +322,8 @@ def _mean_of_units(
 
     Args:
         units: the estimates of each, with `_places_among_all`.
+        weights: of each; None if all count the same.
+        whole: the estimates of whole images, whose metrics have no mean over units.
         images: the number of all images.
         grouping: of all images.
     """
@@ -311,9 +337,11 @@ def _mean_of_units(
 
     return {
         key: {
-            name: mean_estimate([of_all(table[key][name], places) for table, places in units])
+            name: mean_estimate(
+                [of_all(table[key][name], places) for table, places in units], weights
+            )
             for name in estimates
-            if all(name in table[key] for table, _ in units)
+            if all(name in table[key] for table, _ in units) and name not in whole.get(key, {})
         }
         for key, estimates in units[0][0].items()
     }
@@ -374,8 +402,9 @@ def seed_spread(frame: pd.DataFrame) -> pd.DataFrame:
     """
     rows = frame[~frame["seed"].isin([MEAN, SPREAD, ENSEMBLE])]
     keys = [name for name in ("model", "shift", "level", "unit", "metric") if name in frame]
+    same = {name: (name, "first") for name in ("n", "groups") if name in frame}
     spread = rows.groupby(keys, sort=False).agg(
-        value=("value", "std"), n=("n", "first"), seeds=("seed", "nunique")
+        value=("value", "std"), seeds=("seed", "nunique"), **same
     )
     repeated = spread[spread["seeds"] > 1].reset_index()
     return repeated.assign(seed=SPREAD, low=np.nan, high=np.nan)[list(frame)]

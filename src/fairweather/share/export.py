@@ -364,7 +364,8 @@ def export(
 
     `png` writes OUT/SHIFT/CLASS/KEY.png. Read it as `folder:OUT/SHIFT`, or with any tool that reads
     one folder per class. `npz` writes OUT/SHIFT.npz with `images` uint8 `[N, H, W, 3]`, `labels`
-    and `keys` int64 `[N]`, and `classes`; read it as `npz:OUT/SHIFT.npz`. SHIFT is the id of the
+    and `keys` int64 `[N]`, and `classes`; read it as `npz:OUT/SHIFT.npz`. Images with several
+    findings have labels `[N, L]`, and need `npz`. SHIFT is the id of the
     shift with `__` for `/`.
 
     The manifest describes the data and names the file of each image. For each shift it contains the
@@ -401,6 +402,11 @@ def export(
     if others := [shift for shift in shifts if not isinstance(shift, Shift)]:
         raise InputError(f"only shifts can be exported, found {others[0]!r}")
     images = select_part(dataset, part)
+    if format == "png" and images.labels.ndim > 1:
+        raise InputError(
+            f"png puts each image into the folder of its class, and the images of {dataset.name} "
+            "have several findings: choose the format npz (--format npz)"
+        )
     distinct = list({shift.id: shift for shift in shifts}.values())
     _check_inputs(distinct, images, seed)
     folder = Path(out)

@@ -27,6 +27,7 @@ from fairweather.types.record import (
     DESCRIPTION,
     FIGURES,
     HISTORY,
+    IMAGE,
     JOINED,
     MEAN,
     NO_LEVEL,
@@ -41,6 +42,7 @@ from fairweather.types.record import (
     WARNINGS,
     ModelRecord,
     RunRecord,
+    is_of_all_units,
     model_folder,
     pretraining_folder,
 )
@@ -186,10 +188,10 @@ def _ended(run: RunFolder) -> int:
 def score_metrics(scores: pd.DataFrame, swept: Sequence[str]) -> pd.DataFrame:
     """Name the scores for a tracker: model, seed, key and value, one row per number.
 
-    A key is `METRIC/SHIFT`, with `/LEVEL` if there is one. With ` low` and ` high` after it, it is
-    a bound of the 95 % interval; with ` sd`, the standard deviation over seeds, which has the seed
-    `mean`. Single shifts have only the metrics that are shown most. Numbers that are not finite
-    are left out.
+    A key is `METRIC/SHIFT`, with `/LEVEL` and `/UNIT` if there is one, such as a finding. With
+    ` low` and ` high` after it, it is a bound of the 95 % interval; with ` sd`, the standard
+    deviation over seeds, which has the seed `mean`. Single shifts have only the metrics that are
+    shown most, and of units only the means over them. Numbers that are not finite are left out.
 
     Args:
         scores: the table of scores.csv.
@@ -202,9 +204,12 @@ def score_metrics(scores: pd.DataFrame, swept: Sequence[str]) -> pd.DataFrame:
            ['accuracy/fog/0.5 low', 0.8],
            ['accuracy/fog/0.5 high', 0.95]], dtype=object)
     """
-    rows = scores[~scores["shift"].isin(swept) | scores["metric"].isin(shown_metrics(2))]
+    unit = scores["unit"] if "unit" in scores else pd.Series(IMAGE, index=scores.index)
+    shown = scores["metric"].isin(shown_metrics(2)) & unit.map(is_of_all_units)
+    rows = scores[~scores["shift"].isin(swept) | shown]
     level = ("/" + rows["level"]).where(rows["level"] != NO_LEVEL, "")
-    text = rows["metric"] + "/" + rows["shift"] + level
+    of_unit = ("/" + unit[rows.index]).where(unit[rows.index] != IMAGE, "")
+    text = rows["metric"] + "/" + rows["shift"] + level + of_unit
     rows = rows.assign(key=text.map(allowed_names(text.unique())))
     spread = rows["seed"] == SPREAD
     of_seeds = rows[spread].assign(seed=MEAN, key=rows["key"] + " sd")
@@ -220,7 +225,7 @@ def score_metrics(scores: pd.DataFrame, swept: Sequence[str]) -> pd.DataFrame:
 
 def _model_rows(run: RunFolder) -> Iterator[TrackerRow]:
     record = run.record
-    numbers = score_metrics(run.scores, [sweep.name for sweep in record.sweeps])
+    numbers = score_metrics(run.unit_scores, [sweep.name for sweep in record.sweeps])
     for row, rows in numbers.groupby(["model", "seed"], sort=False):
         model, seed = map(str, row)
         base, _, variant = model.partition("+")

@@ -111,7 +111,7 @@ def collect_facts(dataset: Dataset, parts: Collection[str] = (TRAIN, VAL, TEST))
             for name, images in used.items()
             if name != TRAIN and images.groups is not None
         },
-        slices=() if groups is None or dataset.task != CLASSIFICATION else tuple(groups.slices),
+        slices=() if groups is None else tuple(groups.slices),
         ordered=has_ordered_classes(dataset.notes),
         task=dataset.task,
     )
@@ -140,6 +140,7 @@ def survey_sources(
                 groups={} if asked is None else dict.fromkeys({VAL, TEST} & {*loading.entries}),
                 slices=() if asked is None else asked.slices,
                 ordered=has_ordered_classes(loading.source.notes),
+                task=loading.source.task,
             )
     return facts
 

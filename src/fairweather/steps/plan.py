@@ -63,7 +63,7 @@ VERSIONS = {
     "features": 1,
     "predict": 1,
     "group": 1,
-    "score": 8,
+    "score": 9,
     "sample": 3,
     "report": 13,
 }

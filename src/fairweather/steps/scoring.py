@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import replace
-from typing import NoReturn
+from typing import NamedTuple, NoReturn
 
 import numpy as np
 import pandas as pd
@@ -49,7 +49,14 @@ from fairweather.steps.score_rows import (
 )
 from fairweather.steps.sweeps import parse_shift
 from fairweather.steps.worker import Worker
-from fairweather.types.measurement import CLASSIFICATION, Attack, Cell, Predictions, Shift
+from fairweather.types.measurement import (
+    CLASSIFICATION,
+    AnyPredictions,
+    Attack,
+    Cell,
+    Predictions,
+    Shift,
+)
 from fairweather.types.record import (
     ABSENT_METRICS,
     CLEAN,
@@ -65,11 +72,11 @@ from fairweather.types.record import (
     SPREAD,
     TEST,
     UNIT_COLUMNS,
+    UNIT_SLICE_COLUMNS,
     VAL,
     VALIDATION,
     WARNINGS,
     WORST_PRIORS,
-    is_of_all_units,
     predictions_file,
     slice_label,
 )
@@ -93,14 +100,7 @@ def do_score(step: ScoreStep, worker: Worker, folder: RunFolder, progress: Notif
         parts.append(([Cell(row.model, row.seed, shift) for row in step.rows], groupings[name]))
     tell = _make_counter(step.task, sum(len(members) for members, _ in parts), progress)
     if step.task_name != CLASSIFICATION:
-        frame, counts = _unit_rows(parts, folder, step, tell)
-        frame = _with_spread(frame)
-        if groupings[TEST] is not None:
-            places = zip(frame["unit"], frame["shift"], strict=True)
-            frame["groups"] = pd.array(list(map(counts.get, places)), dtype="Int64")
-        folder.write(SCORES, scores_to_csv(frame))
-        for file in (WARNINGS, ABSENT_METRICS):
-            folder.write(file, "{}\n")
+        _score_units(step, folder, parts, tell, progress)
         return StepResult()
 
     def read_file(file: str) -> Predictions:
@@ -181,50 +181,120 @@ def _summarize(estimated: Iterable[tuple[ScoreKey, Estimates]]) -> dict[ScoreKey
     return add_worst(add_means(estimated, apart), apart)
 
 
-def _unit_rows(
-    parts: Sequence[tuple[Sequence[Cell], Grouping | None]],
-    folder: RunFolder,
+def _score_units(
     step: ScoreStep,
+    folder: RunFolder,
+    parts: Sequence[tuple[Sequence[Cell], Grouping | None]],
     tell: Callable[[int], None],
-) -> tuple[pd.DataFrame, dict[tuple[str, str], int | None]]:
-    """Make the rows of whole images and of each unit, of the mean over units, and of the worst.
-
-    Also return the number of groups with known labels, by unit and shift, except for the worst.
-    """
-    validation = {
-        (row.model, str(row.seed)): join_predictions(list(map(folder.read_cell, files)))
-        for row in step.rows
-        if (files := _validation_files(step, row))
-    }
-    tables: dict[str, dict[ScoreKey, Estimates]] = {}
-    for cells, grouping in parts:
-        estimated = estimate_units(
-            folder.task,
-            folder.read_cell(cell_file(cells[0])),
-            lambda cells=cells: (  # type: ignore[misc]
-                (score_key(cell), folder.read_cell(cell_file(cell))) for cell in cells
-            ),
-            step.bootstrap,
-            grouping,
-            fitted_on=validation,
-            threads=torch.get_num_threads(),
-        )
-        for name, table in estimated.items():
-            tables[name] = tables.get(name, {}) | table
+    progress: Notify,
+) -> None:
+    """Write the files of a task with units, and say once which are in no mean."""
+    scored = [_score_images(step, folder, cells, grouping) for cells, grouping in parts]
+    for cells, _ in parts:
         tell(len(cells))
-    summaries = {name: _summarize(table.items()) for name, table in tables.items()}
-    single = {name: table for name, table in summaries.items() if not is_of_all_units(name)}
-    frames = [unit_frame(table, name) for name, table in summaries.items()]
-    if single:
-        column = next(iter(single)).partition("=")[0]
-        frames.append(worst_slices(single, column, UNIT_COLUMNS))
-    counts = {
-        (name, shift): estimate.groups
-        for name, table in summaries.items()
-        for (_, _, shift, _), estimates in table.items()
-        for estimate in estimates.values()
-    }
-    return concatenate_rows(frames), counts
+    frame = _with_spread(concatenate_rows([images.frame for images in scored]))
+    folder.write(SCORES, scores_to_csv(frame))
+    (cells, grouping), left_out = parts[0], scored[0].left_out
+    if step.slices:
+        rows = list(_unit_slice_rows(step, folder, cells, grouping, progress))
+        folder.write(SLICES, scores_to_csv(concatenate_rows(rows)))
+    folder.write(WARNINGS, "{}\n")
+    folder.write(ABSENT_METRICS, json.dumps(left_out, indent=1) + "\n")
+    if left_out:
+        why = "; ".join(f"{name} ({reason})" for name, reason in left_out.items())
+        words = f"in no mean over findings, and never the worst: {why}"
+        progress(Event(step.task, 1, 1, line=f"note           {words}"))
+
+
+class ScoredImages(NamedTuple):
+    """The estimates of some images, of a task with units."""
+
+    tables: Mapping[str, Mapping[ScoreKey, Estimates]]
+    """By what is in the column `unit` of scores.csv, except for the worst."""
+
+    frame: pd.DataFrame
+    """Rows of scores.csv, with the worst."""
+
+    left_out: Mapping[str, str]
+    """Why units are in no mean, by their names."""
+
+
+def _score_images(
+    step: ScoreStep,
+    folder: RunFolder,
+    cells: Sequence[Cell],
+    grouping: Grouping | None,
+    places: Places | None = None,
+) -> ScoredImages:
+    """Score whole images, each unit, the means over units and the worst, all or at some places."""
+
+    def read(cell: Cell) -> AnyPredictions:
+        predictions = folder.read_cell(cell_file(cell))
+        return predictions if places is None else predictions.take(places)
+
+    estimated = estimate_units(
+        folder.task,
+        ((score_key(cell), read(cell)) for cell in cells),
+        step.bootstrap,
+        grouping,
+        points=step.operating_points,
+        fitted_on={
+            (row.model, str(row.seed)): join_predictions(list(map(folder.read_cell, files)))
+            for row in step.rows
+            if (files := _validation_files(step, row))
+        },
+        threads=torch.get_num_threads(),
+    )
+    tables = {name: _summarize(table.items()) for name, table in estimated.items()}
+    units = folder.task.units(read(cells[0]))
+    frames = [_count_groups(unit_frame(table, name), table) for name, table in tables.items()]
+    if judged := {unit.name: tables[unit.name] for unit in units if not unit.left_out}:
+        frames.append(worst_slices(judged, units[0].column, UNIT_COLUMNS))
+    left_out = {unit.name: unit.left_out for unit in units if unit.left_out}
+    return ScoredImages(tables, concatenate_rows(frames), left_out)
+
+
+def _count_groups(frame: pd.DataFrame, table: Mapping[ScoreKey, Estimates]) -> pd.DataFrame:
+    """Add the number of groups of the images of a table, if whole groups were resampled."""
+    counts = (e.groups for estimates in table.values() for e in estimates.values())
+    groups = next(counts, None)
+    return (
+        frame if groups is None else frame.assign(groups=pd.array([groups] * len(frame), "Int64"))
+    )
+
+
+def _unit_slice_rows(
+    step: ScoreStep,
+    folder: RunFolder,
+    cells: Sequence[Cell],
+    grouping: Grouping | None,
+    progress: Notify,
+) -> Iterator[pd.DataFrame]:
+    """The rows of slices.csv of a task with units: in each slice, and in the worst of a column."""
+    groups = folder.groups()
+    assert groups is not None  # an earlier step wrote them
+    values = {column: sorted(set(groups.slices[column])) for column in step.slices}
+    tell = _make_counter("score slices", sum(map(len, values.values())) * len(cells), progress)
+    for column in step.slices:
+        slices: dict[str, ScoredImages] = {}
+        for value in values[column]:
+            name, places = (
+                slice_label(column, value),
+                np.flatnonzero(groups.slices[column] == value),
+            )
+            own_grouping = None if grouping is None else grouping.select(places)
+            slices[name] = _score_images(step, folder, cells, own_grouping, places)
+            frame = slices[name].frame.copy()
+            frame.insert(UNIT_SLICE_COLUMNS.index("slice"), "slice", name)
+            yield frame
+            tell(len(cells))
+        for unit in dict.fromkeys(unit for images in slices.values() for unit in images.tables):
+            tables = {
+                name: images.tables[unit]
+                for name, images in slices.items()
+                if unit in images.tables
+            }
+            yield worst_slices(tables, column).assign(unit=unit)[UNIT_SLICE_COLUMNS]
 
 
 def cell_file(cell: Cell) -> str:

@@ -111,20 +111,30 @@ def select_finding(predictions: FindingsPredictions, column: int) -> FindingPred
     places, name = np.flatnonzero(predictions.known[:, column]), predictions.classes[column]
     labels, logit = predictions.labels[places, column], predictions.logits[places, column]
     logits = np.stack([np.zeros_like(logit), logit], axis=1)
-    columns = per_image(logits, labels)._replace(predicted=(logit >= 0).astype(np.int64))
+    # Where it is unknown for every image, another one stands in, since none has no columns.
+    rows = (logits, labels) if len(places) else (np.zeros((1, 2)), np.zeros(1, dtype=np.int64))
+    columns = per_image(*rows)._replace(predicted=(logit >= 0).astype(np.int64))
     return FindingPredictions(
         keys=predictions.keys[places],
         labels=labels,
         logits=logits,
         classes=(f"no {name}", name),
-        **columns._asdict(),
+        **{name: column[: len(places)] for name, column in columns._asdict().items()},
     )
 
 
 def _units(predictions: FindingsPredictions) -> tuple[Unit, ...]:
     def unit(column: int, name: str) -> Unit:
         places = np.flatnonzero(predictions.known[:, column])
-        return Unit(f"finding={name}", places, lambda images: select_finding(images, column))
+        present = int((predictions.labels[:, column] == 1).sum())
+        why = {0: "no image has it", len(places): "every image has it"}.get(present, "")
+        if not len(places):
+            why = "it is unknown for every image"
+
+        def select(images: FindingsPredictions) -> FindingPredictions:
+            return select_finding(images, column)
+
+        return Unit(f"finding={name}", places, select, present, why)
 
     return tuple(unit(*item) for item in enumerate(predictions.classes))
 
@@ -237,6 +247,7 @@ MULTILABEL_TASK = Task(
     kinds=(FINDINGS, FINDING),
     combine=mean_probability,
     decision_metric="decision_accuracy",
+    noun="findings",
     check=check_labels,
     remarks=describe_lacks,
     units=_units,

@@ -42,6 +42,22 @@ class Unit(NamedTuple):
     select: Callable[[Any], AnyPredictions]
     """Returns the predictions of the unit for these images, from those of all images."""
 
+    weight: int = 1
+    """In a weighted mean over units, such as the number of images with the finding."""
+
+    left_out: str = ""
+    """Why it is in no mean over units and never the worst; "" if it is in them."""
+
+    @property
+    def column(self) -> str:
+        """What comes before the sign in its name, such as `finding`."""
+        return self.name.partition("=")[0]
+
+    @property
+    def value(self) -> str:
+        """What comes after the sign in its name, such as `Effusion`."""
+        return self.name.partition("=")[2]
+
 
 @dataclass(frozen=True)
 class Task:
@@ -70,6 +86,9 @@ class Task:
 
     decision_metric: str
     """The share of right decisions, whose differences are tested."""
+
+    noun: str = "classes"
+    """What messages call its classes."""
 
     check: Callable[[IntArray, tuple[str, ...]], None] = lambda labels, classes: None
     """Raises `InputError` for labels that are none, given the names of classes; `Images` check

@@ -32,6 +32,8 @@ FORMER_NAMES = {"cluster": "group", "clusters": "groups", "shared_clusters": "sh
 COLUMNS = ["model", "seed", "shift", "level", "metric", "value", "low", "high", "n"]
 SLICE_COLUMNS = [*COLUMNS[:4], "slice", *COLUMNS[4:]]  # of slices.csv
 UNIT_COLUMNS = [*COLUMNS[:4], "unit", *COLUMNS[4:]]  # of scores.csv, where a run has units
+# Of slices.csv, where a run has units.
+UNIT_SLICE_COLUMNS = [*SLICE_COLUMNS[:5], "unit", *SLICE_COLUMNS[5:]]
 IMAGE = "image"  # unit: whole images; others are parts of their labels, such as `finding=Effusion`
 CLEAN = "clean"  # shift: the test images as they are
 # Shift: the clean validation images, if the test images have a different origin from the other
@@ -92,6 +94,15 @@ def mean_unit_name(unit: str) -> str:
     'mean finding'
     """
     return f"{MEAN} {unit.partition('=')[0]}"
+
+
+def weighted_mean_unit_name(unit: str) -> str:
+    """Name the mean over all units in which frequent ones count more, as in scores.csv.
+
+    >>> weighted_mean_unit_name("finding=Effusion")
+    'weighted mean finding'
+    """
+    return f"weighted {mean_unit_name(unit)}"
 
 
 def is_of_all_units(unit: str) -> bool:

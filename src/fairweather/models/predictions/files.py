@@ -12,6 +12,7 @@ from typing import Any, NamedTuple
 from fairweather.errors import InputError, check_case_distinct, check_name, unknown_name
 from fairweather.files.tables import read_csv_rows
 from fairweather.files.yamlfile import read_yaml
+from fairweather.models.outputs import parse_outputs
 from fairweather.models.predictions.tables import SUFFIXES, Content, read_header
 from fairweather.models.sources import folder_name
 from fairweather.types.measurement import is_finite
@@ -19,7 +20,7 @@ from fairweather.types.record import CLEAN, VALIDATION
 
 PREFIX = "predictions:"
 NAME_FORM = "MODEL[-seedN][-SHIFT,LEVEL]"
-MAPPING_COLUMNS = ("file", "model", "seed", "shift", "level")  # of a mapping file
+MAPPING_COLUMNS = ("file", "model", "seed", "shift", "level", "outputs")  # of a mapping file
 NAME_PATTERN = re.compile(
     rf"(?P<model>.+?)(?:-seed(?P<seed>\d+))?"
     rf"(?:-(?P<shift>{CLEAN}|{VALIDATION}|[A-Za-z][^-,]*,[^,]*))?"
@@ -47,6 +48,9 @@ class PredictionSource(NamedTuple):
     place: str
     """What messages call it."""
 
+    outputs: str | None = None
+    """`logits` or `probabilities`, where a mapping file says so."""
+
 
 def find_predictions(path: Path) -> list[PredictionSource]:
     """Find the predictions in a file, a folder of files or a mapping file.
@@ -54,7 +58,7 @@ def find_predictions(path: Path) -> list[PredictionSource]:
     The files of a folder are called `MODEL[-seedN][-SHIFT,LEVEL]`, as `resnet-seed0-fog,3.csv` is;
     without a shift they are clean, and `-validation` are clean validation images. A `/` in the name
     of a shift is written `__`. A mapping file is YAML, a list of `{file, model, seed, shift,
-    level}`, or CSV with a header of these words.
+    level, outputs}`, or CSV with a header of these words.
 
     Raises:
         InputError: there is no such file, a name is not of this form, or two say the same.
@@ -212,7 +216,10 @@ def _check_entry(
             f"{place}: a model is named with letters, digits, _, - and ., found {model!r}; such as "
             f"{folder_name(model)}"
         )
-    return PredictionSource(model, seed, shift, level, content, name)
+    outputs = entry.get("outputs")
+    if outputs is not None:
+        parse_outputs(str(outputs))
+    return PredictionSource(model, seed, shift, level, content, name, outputs)
 
 
 def _parse_number(value: Any) -> Any:  # noqa: ANN401 - of a YAML or CSV file

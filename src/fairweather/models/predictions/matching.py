@@ -14,17 +14,30 @@ import numpy.typing as npt
 
 from fairweather.errors import InputError, check_name, quote_names
 from fairweather.models.labels import LabelMap, match_labels
-from fairweather.models.outputs import SMALLEST, OutputKind, detect_prediction_kind, to_logits
-from fairweather.models.predictions.tables import Column, PredictionRows, RowOptions, column_error
-
-SEPARATORS = "_-.: /"  # between a prefix such as `prob_` and the name of a class
+from fairweather.models.outputs import (
+    OF_FINDINGS,
+    SMALLEST,
+    OutputKind,
+    detect_finding_predictions,
+    detect_prediction_kind,
+    to_logits,
+)
+from fairweather.models.predictions.tables import (
+    SEPARATORS,
+    Column,
+    PredictionRows,
+    RowOptions,
+    column_error,
+)
+from fairweather.types.kinds import CLASSES, FINDINGS, TaskKind
+from fairweather.types.measurement import UNKNOWN
 
 
 class KnownImages(NamedTuple):
     """The images of one split that predictions must be of."""
 
     labels: npt.NDArray[np.int64]
-    """int64 `[n]`."""
+    """int64 `[n]`, or `[n, L]` of findings."""
 
     keys: npt.NDArray[np.int64]
     """int64 `[n]`, each once."""
@@ -87,24 +100,41 @@ def match_predictions(
     >>> matched.logits.argmax(1).tolist(), matched.rows
     ([0, 1], 'in the order of the data: there is no column of keys')
     """
-    if rows.outputs.shape[1] == 1:
+    several = images.labels.ndim > 1
+    if rows.outputs.shape[1] == 1 and not several:
         raise column_error(rows.place)
-    mapped = _match_classes(rows, classes, options, labels)
-    outputs, kind, unused = _select_outputs(rows, mapped, options)
+    predicts = FINDINGS if several else CLASSES
+    mapped = _match_classes(rows, classes, options, labels, predicts)
+    if several:
+        outputs, kind, unused = _select_findings(rows, mapped, options)
+    else:
+        outputs, kind, unused = _select_outputs(rows, mapped, options)
     order, note = _match_rows(rows, images)
     notes = [*rows.notes, *unused]
     if rows.labels is not None:
         _check_labels(rows, order, classes, images)
     logits = to_logits(outputs, kind)[order]
-    if kind.kind == "probabilities":
-        truth = outputs[order, images.labels]
-        if zeros := int((truth == 0).sum()):
-            notes.append(
-                f"{zeros:,} of {len(truth):,} labels have the probability 0, which counts as "
-                "1.2e-38 (87 nats of the negative log-likelihood): write more decimals if it was "
-                "rounded"
-            )
+    truth, counted = _truth_probabilities(outputs[order], kind, images.labels)
+    if zeros := int((truth == 0).sum()):
+        notes.append(
+            f"{zeros:,} of {len(truth):,} labels have the probability 0, which counts as "
+            f"{counted} of the negative log-likelihood): write more decimals if it was rounded"
+        )
     return MatchedPredictions(logits, kind, mapped.note, note, tuple(notes))
+
+
+def _truth_probabilities(
+    outputs: npt.NDArray[np.float64], kind: OutputKind, labels: npt.NDArray[np.int64]
+) -> tuple[npt.NDArray[np.float64], str]:
+    """The probability of each known label, and what 0 counts as; none of logits."""
+    if kind.kind == OF_FINDINGS:
+        of_label = np.where(labels == 1, outputs, 1 - outputs)
+        return of_label[
+            labels != UNKNOWN
+        ], "1.2e-38 or, of an absent finding, 1.1e-16 (87 or 37 nats"
+    if kind.kind == "probabilities":
+        return outputs[np.arange(len(labels)), labels], "1.2e-38 (87 nats"
+    return np.empty(0), ""
 
 
 def name_classes(rows: PredictionRows, options: RowOptions) -> tuple[str, ...]:
@@ -115,6 +145,8 @@ def name_classes(rows: PredictionRows, options: RowOptions) -> tuple[str, ...]:
     ('a', 'b')
     """
     count = rows.outputs.shape[1]
+    if rows.findings is not None:
+        return tuple(check_name(name, f"{rows.place}: the finding") for name in rows.findings)
     if options.classes:
         _check_count(options.classes, rows)
         return options.classes
@@ -187,17 +219,18 @@ def _match_classes(
     classes: tuple[str, ...],
     options: RowOptions,
     labels: Mapping[str, object] | None,
+    predicts: TaskKind,
 ) -> LabelMap:
     count = rows.outputs.shape[1]
     if options.classes:
         _check_count(options.classes, rows)
-        return match_labels(options.classes, count, classes, labels)
+        return match_labels(options.classes, count, classes, labels, predicts)
     if rows.names is None:
-        return match_labels(None, count, classes, labels)
+        return match_labels(None, count, classes, labels, predicts)
     reason: InputError | None = None
     for names in dict.fromkeys((rows.names, strip_affixes(rows.names))):
         try:
-            return match_labels(names, count, classes, labels)
+            return match_labels(names, count, classes, labels, predicts)
         except InputError as error:
             reason = error  # of the names without affixes, if there are some
     raise InputError(f"{rows.place}: {reason}, or name the class of each column with --classes")
@@ -246,6 +279,22 @@ def _select_outputs(
             f"the data: all of it is in the columns that are not used, {others}"
         )
     return joined, kind, [note]
+
+
+def _select_findings(
+    rows: PredictionRows, mapped: LabelMap, options: RowOptions
+) -> tuple[npt.NDArray[np.float64], OutputKind, list[str]]:
+    """The outputs of the findings, their kind, and notes on them and on the other columns."""
+    used = [place for (place,) in mapped.columns]
+    names = rows.names or tuple(map(str, range(mapped.outputs)))
+    rest = [name for at, name in enumerate(names) if at not in used]
+    notes = [f"not used: {quote_names(rest)}"] if rest else []
+    outputs = rows.outputs[:, used]
+    columns = [names[at] for at in used]
+    kind = detect_finding_predictions(outputs, options.outputs, rows.place, columns)
+    if np.isin(outputs, (0, 1)).all():
+        notes.append("all outputs are 0 or 1: they are decisions, and their confidence is unknown")
+    return outputs, kind, notes
 
 
 def _join_columns(
@@ -367,6 +416,9 @@ def _check_labels(
     classes: tuple[str, ...],
     images: KnownImages,
 ) -> None:
+    if images.labels.ndim > 1:
+        _check_findings(rows, order, classes, images)
+        return
     labels, _ = number_labels(rows, classes)
     differ = labels[order] != images.labels
     if differ.any():
@@ -377,6 +429,31 @@ def _check_labels(
             f"{images.place}: the first is {ours!r} for an image of {theirs!r}; the rows are in "
             "another order, or the images are others"
         )
+
+
+def _check_findings(
+    rows: PredictionRows,
+    order: npt.NDArray[np.int64],
+    classes: tuple[str, ...],
+    images: KnownImages,
+) -> None:
+    """Raise `InputError` if labels of findings, beside predictions, are not those of the images."""
+    assert rows.labels is not None
+    if rows.labels.ndim == 1:
+        raise InputError(
+            f"{rows.place} has one label of each image, and {images.place} have several findings"
+        )
+    for column, name in enumerate(rows.findings or classes):
+        if name not in classes or column >= rows.labels.shape[1]:
+            continue
+        ours, theirs = rows.labels[order, column], images.labels[:, classes.index(name)]
+        if (differ := ours != theirs).any():
+            row = int(differ.argmax())
+            raise InputError(
+                f"{int(differ.sum()):,} of {len(differ):,} labels of {name!r} in {rows.place} are "
+                f"not those of {images.place}: the first is {ours[row]} where {theirs[row]} is "
+                "right; the rows are in another order, or the images are others"
+            )
 
 
 def number_keys(keys: Column | None, count: int) -> tuple[npt.NDArray[np.int64], list[str] | None]:

@@ -19,9 +19,16 @@ import pandas as pd
 import pyarrow as pa
 import pyarrow.compute
 
+from fairweather.data.findings import (
+    has_several_findings,
+    read_finding_columns,
+    read_finding_matrix,
+    split_findings,
+)
 from fairweather.errors import UNREADABLE_ARRAYS, InputError, first_line, quote_names, unknown_name
 from fairweather.files.tables import (
     LISTS,
+    TextFormat,
     find_delimiter,
     find_encoding,
     read_parquet_table,
@@ -35,6 +42,12 @@ KEY_COLUMNS = (
     *("key", "keys", "id", "ids", "image", "image_id", "img", "name"),
     *("file", "files", "filename", "file_name", "path", "image_path"),
 )
+# What stands before or after the name of a finding in the column of its labels.
+_LABEL_WORD = "labels?|targets?|true|truth|gt"
+FINDING_LABEL = re.compile(
+    rf"({_LABEL_WORD})[_\-.: ](?P<after>.+)|(?P<before>.+)[_\-.: ]({_LABEL_WORD})", re.IGNORECASE
+)
+SEPARATORS = "_-.: /"  # between a prefix such as `prob_` and the name of a class
 PLACE_COLUMNS = ("key", "keys")  # numbers in these are places, never names of files
 INDEX_COLUMNS = ("", "index", "unnamed: 0", "__index_level_0__")  # what pandas writes for its index
 # Further columns of programs that are not needed, because they follow from the outputs.
@@ -74,6 +87,23 @@ class RowOptions(NamedTuple):
     classes: tuple[str, ...] = ()
     """The class of each column of outputs."""
 
+    findings: tuple[str, ...] = ()
+    """The findings to judge; empty for all that have outputs and labels."""
+
+    empty_labels: str = "unknown"
+    """What an empty label of a finding means."""
+
+
+class NamedColumns(NamedTuple):
+    """The columns of a table."""
+
+    frame: pd.DataFrame
+    headed: bool = True
+    """Whether the names of the columns mean anything; otherwise they are numbers."""
+
+    remark: str = ""
+    """What is unusual about the file; "" if nothing is."""
+
 
 @dataclass(frozen=True)
 class PredictionRows:
@@ -89,7 +119,7 @@ class PredictionRows:
     """The names of the columns of outputs; None if they have no names."""
 
     labels: Column | None
-    """`[N]`, whole numbers or text; None if they are not there."""
+    """`[N]`, whole numbers or text, or int64 `[N, L]` of findings; None if they are not there."""
 
     keys: Column | None
     """`[N]`, whole numbers or text; None if only the order identifies rows."""
@@ -99,6 +129,9 @@ class PredictionRows:
 
     places: bool = False
     """Whether the column of keys is called `key`, so that its numbers are places."""
+
+    findings: tuple[str, ...] | None = None
+    """The findings that labels `[N, L]` are of; None if they have no names."""
 
 
 def read_rows(
@@ -123,20 +156,20 @@ def read_rows(
     if isinstance(content, pd.DataFrame):
         return _read_dataframe(content, place, options, classes)
     if isinstance(content, Path):
-        table = _read_file(content, place, options)
+        table: NamedColumns | Arrays = read_file(content, place, options)
     else:
         try:
             table = {"": np.asarray(content)}
         except (ValueError, TypeError, RuntimeError) as error:
             raise InputError(f"{place} must be one array [images, classes]: {error}") from error
-    if isinstance(table, Mapping):
-        return _read_arrays(table, place, options)
-    frame, headed = table
-    return read_frame(frame, place, options, headed=headed, classes=classes)
+    if isinstance(table, NamedColumns):
+        rows = read_frame(table.frame, place, options, headed=table.headed, classes=classes)
+        return replace(rows, notes=(*rows.notes, table.remark)) if table.remark else rows
+    return _read_arrays(table, place, options)
 
 
-def _read_file(path: Path, place: str, options: RowOptions) -> tuple[pd.DataFrame, bool] | Arrays:
-    """The columns of a file, and whether they have names; or its arrays by name."""
+def read_file(path: Path, place: str, options: RowOptions) -> NamedColumns | Arrays:
+    """The columns of a file, or its arrays by name."""
     suffix = path.suffix.lower()
     if suffix not in SUFFIXES:
         raise unknown_name(f"kind of file of predictions, {place},", path.suffix, SUFFIXES)
@@ -177,12 +210,14 @@ def read_frame(
     names, notes = [str(name) for name in frame.columns], list[str]()
     usual = (LABEL_COLUMNS, KEY_COLUMNS) if headed else ((), ())
     subject = "column of the labels: name it with --label-column"
-    label = _find_name(options.label_column, usual[0], names, "column", subject, place)
+    of_findings = list_label_columns(names) if headed and options.label_column is None else {}
+    usual_labels = () if of_findings else usual[0]
+    label = find_name(options.label_column, usual_labels, names, "column", subject, place)
     subject = "column of the keys: name it with --key-column"
-    key = _find_name(options.key_column, usual[1], names, "column", subject, place)
+    key = find_name(options.key_column, usual[1], names, "column", subject, place)
     if label is not None and label == key:
         raise InputError(f"{place}: the column {label!r} cannot have both the labels and the keys")
-    rest = [name for name in names if name not in (label, key)]
+    rest = [name for name in names if name not in (label, key, *of_findings)]
     keys = None if key is None else read_column(frame[key], f"{place}, column {key!r}")
     index = _find_index(frame, rest, classes or len(options.classes) or None, headed=headed)
     if index is not None:
@@ -201,7 +236,7 @@ def read_frame(
     for name in texts:
         _check_points(frame[name], f"{place}, column {name!r}")
     if texts:
-        if keys is None or (label is None and classes is None):
+        if keys is None or (label is None and not of_findings and classes is None):
             raise InputError(
                 f"{place} has text in the column {quote_names(texts)}: name the column with the "
                 "keys (file names) with --key-column, or that with the labels with --label-column, "
@@ -211,10 +246,70 @@ def read_frame(
     if not rest:
         raise InputError(f"{place} has no column of numbers, and there must be one for each class")
     outputs = read_numbers(frame, rest, place)
-    labels = None if label is None else read_column(frame[label], f"{place}, column {label!r}")
     places = key is not None and key.lower() in PLACE_COLUMNS
     columns = tuple(rest) if headed else None
-    return PredictionRows(place, outputs, columns, labels, keys, tuple(notes), places)
+    rows = PredictionRows(place, outputs, columns, None, keys, tuple(notes), places)
+    if of_findings:
+        return label_findings(
+            rows, {name: frame[column] for column, name in of_findings.items()}, options
+        )
+    return rows if label is None else label_rows(rows, frame[label], options)
+
+
+def label_rows(rows: PredictionRows, cells: pd.Series[Any], options: RowOptions) -> PredictionRows:
+    """Add the label of each row: a class, or the names of its findings such as `Effusion|Mass`."""
+    place = f"{rows.place}, column {cells.name!r}"
+    labels = read_column(cells, place)
+    if labels.dtype.kind != "U" or not has_several_findings(labels.tolist()):
+        return replace(rows, labels=labels)
+    read = split_findings(labels.tolist(), options.findings, place)
+    note = f"findings: {read.describe()}"
+    return replace(rows, labels=read.labels, findings=read.names, notes=(*rows.notes, note))
+
+
+def label_findings(
+    rows: PredictionRows, columns: Mapping[str, pd.Series[Any]], options: RowOptions
+) -> PredictionRows:
+    """Add the labels of findings, from the column of each; those that are asked for, if any are."""
+    for name in options.findings:
+        if name not in columns:
+            raise unknown_name(f"finding of {rows.place}", name, columns)
+    chosen = {name: columns[name].tolist() for name in options.findings or columns}
+    read = read_finding_columns(
+        chosen, options.empty_labels, lambda row: f"{rows.place}, row {row + 1},"
+    )
+    note = f"findings: {read.describe(options.empty_labels, '--empty-labels ')}"
+    return replace(rows, labels=read.labels, findings=read.names, notes=(*rows.notes, note))
+
+
+def list_label_columns(names: Sequence[str]) -> dict[str, str]:
+    """The columns with labels of findings, and the finding of each.
+
+    Such a column is called `label_Mass` or `Mass_label` and stands beside one that is called
+    `Mass`, `prob_Mass` or `Mass_prob`.
+
+    >>> list_label_columns(["id", "prob_Mass", "Mass_label", "label_id"])
+    {'Mass_label': 'Mass'}
+    """
+    parts = {name: FINDING_LABEL.fullmatch(name) for name in names}
+    others = [
+        name.lower()
+        for name, part in parts.items()
+        if part is None and name.lower() not in (*LABEL_COLUMNS, *KEY_COLUMNS)
+    ]
+    labelled = {}
+    for name, part in parts.items():
+        if part is None or name.lower() in LABEL_COLUMNS:
+            continue
+        finding = part["after"] or part["before"]
+        ends = [(f"{finding}{mark}".lower(), f"{mark}{finding}".lower()) for mark in SEPARATORS]
+        if any(
+            other == finding.lower()
+            or any(other.startswith(a) or other.endswith(b) for a, b in ends)
+            for other in others
+        ):
+            labelled[name] = finding
+    return labelled
 
 
 def column_error(place: str) -> InputError:
@@ -278,7 +373,7 @@ def read_numbers(frame: pd.DataFrame, names: Sequence[str], place: str) -> npt.N
     return numbers
 
 
-def _find_name(
+def find_name(
     asked: str | None,
     usual: Sequence[str],
     names: Collection[str],
@@ -286,7 +381,7 @@ def _find_name(
     subject: str,
     place: str,
 ) -> str | None:
-    """The requested column or array, or the one with a usual name."""
+    """Find the requested column or array, or the one with a usual name; None if none has one."""
     if asked is not None:
         if asked not in names:
             raise unknown_name(f"{kind} of {place}", asked, names)
@@ -358,25 +453,38 @@ def read_header(path: Path) -> list[str]:
 def _read_dataframe(
     frame: pd.DataFrame, place: str, options: RowOptions, classes: int | None
 ) -> PredictionRows:
-    names = [str(name) for name in frame.columns]
-    _check_distinct(names, place)
     headed = not isinstance(frame.columns, pd.RangeIndex)
-    plain = frame.set_axis(names, axis="columns")
-    if not frame.index.equals(pd.RangeIndex(len(frame))):  # a sorted index has the order
-        if "" in names or isinstance(frame.index, pd.MultiIndex):
-            raise InputError(f"{place} has an index besides: make it a column (reset_index)")
-        plain = plain.reset_index(drop=True)
-        index = frame.index.name
-        if index is None or str(index) in names:
-            index = ""
-        plain.insert(0, str(index), pd.Series(frame.index.to_numpy()))
-        if not headed:  # the first column is that index
-            rows = read_frame(plain, place, options, headed=True, classes=classes)
-            return replace(rows, names=None)
+    plain = name_frame(frame, place)
+    if not headed and plain.shape[1] > frame.shape[1]:  # the first column is the index
+        rows = read_frame(plain, place, options, headed=True, classes=classes)
+        return replace(rows, names=None)
     return read_frame(plain, place, options, headed=headed, classes=classes)
 
 
-def _read_csv(path: Path, place: str, options: RowOptions) -> tuple[pd.DataFrame, bool]:
+def name_frame(frame: pd.DataFrame, place: str) -> pd.DataFrame:
+    """Return a table whose columns are named by texts, the first being its index if that has keys.
+
+    Raises `InputError` for two columns with one name.
+
+    >>> name_frame(pd.DataFrame({"a": [1]}, index=["x"]), "the table").to_dict("list")
+    {'': ['x'], 'a': [1]}
+    """
+    names = [str(name) for name in frame.columns]
+    _check_distinct(names, place)
+    plain = frame.set_axis(names, axis="columns")
+    if frame.index.equals(pd.RangeIndex(len(frame))):  # a sorted index has the order
+        return plain
+    if "" in names or isinstance(frame.index, pd.MultiIndex):
+        raise InputError(f"{place} has an index besides: make it a column (reset_index)")
+    plain = plain.reset_index(drop=True)
+    index = frame.index.name
+    if index is None or str(index) in names:
+        index = ""
+    plain.insert(0, str(index), pd.Series(frame.index.to_numpy()))
+    return plain
+
+
+def _read_csv(path: Path, place: str, options: RowOptions) -> NamedColumns:
     lines, encoding = _read_first_lines(path)
     if not lines:
         raise InputError(f"{place} is empty")
@@ -417,7 +525,7 @@ def _read_csv(path: Path, place: str, options: RowOptions) -> tuple[pd.DataFrame
                 f"{place} has {after.iloc[row]!r:.40} in row {row + 1} after the last column that "
                 "has a name"
             )
-    return frame, headed
+    return NamedColumns(frame, headed, TextFormat(encoding, separator).remark(place))
 
 
 def _name_columns(header: list[str], rows: Sequence[Sequence[str]], place: str) -> list[str]:
@@ -439,18 +547,19 @@ def _name_columns(header: list[str], rows: Sequence[Sequence[str]], place: str) 
     return header
 
 
-def _read_parquet(path: Path, place: str) -> tuple[pd.DataFrame, bool] | Arrays:
+def _read_parquet(path: Path, place: str) -> NamedColumns | Arrays:
     table = read_parquet_table(path)
     lists = [field.name for field in table.schema if isinstance(field.type, LISTS)]
     if not lists:
-        return table.to_pandas(ignore_metadata=True), True
-    if len(lists) > 1:
+        return NamedColumns(table.to_pandas(ignore_metadata=True))
+    outputs = [name for name in lists if name.lower() not in LABEL_COLUMNS]
+    if len(outputs) > 1:
         raise InputError(
-            f"{place} has lists in {quote_names(lists)}: leave one of them, the outputs"
+            f"{place} has lists in {quote_names(outputs)}: leave one of them, the outputs"
         )
     arrays = {name: table[name].to_numpy() for name in table.column_names if name not in lists}
-    outputs = _read_lists(table[lists[0]], f"the lists in {lists[0]!r} of {place}")
-    return {**arrays, lists[0]: outputs}
+    read = {name: _read_lists(table[name], f"the lists in {name!r} of {place}") for name in lists}
+    return {**arrays, **read}
 
 
 def _read_lists(lists: pa.ChunkedArray, place: str) -> npt.NDArray[np.float64]:
@@ -485,6 +594,8 @@ def _read_npz(path: Path, place: str) -> Arrays:
 def _read_arrays(arrays: Arrays, place: str, options: RowOptions) -> PredictionRows:
     """Find the arrays with the outputs, the labels and the keys, by their names and shapes."""
     wide = [name for name, array in arrays.items() if array.ndim == 2 and array.shape[1] > 1]
+    if len(wide) > 1:  # labels of findings are wide too
+        wide = [name for name in wide if name.lower() not in LABEL_COLUMNS]
     if len(wide) > 1:
         wide = [name for name in wide if name.lower() in OUTPUT_ARRAYS]
     if not wide and len(arrays) == 1 and next(iter(arrays.values())).ndim in (1, 2):
@@ -503,8 +614,13 @@ def _read_arrays(arrays: Arrays, place: str, options: RowOptions) -> PredictionR
         raise InputError(f"{place} has no rows")
 
     def find(asked: str | None, usual: Sequence[str], content: str) -> tuple[str, Column | None]:
-        name = _find_name(asked, usual, arrays, "array", f"{content} array", place)
-        return name or "", None if name is None else read_column(arrays[name], f"{place}, {name!r}")
+        name = find_name(asked, usual, arrays, "array", f"{content} array", place)
+        if name is None:
+            return "", None
+        array, where = arrays[name], f"{place}, {name!r},"
+        if content == "label" and array.ndim == 2 and array.shape[1] > 1:
+            return name, read_finding_matrix(array, where)
+        return name, read_column(array, where.removesuffix(","))
 
     _, names = find(None, CLASS_ARRAYS, "class")
     columns = None if names is None else tuple(map(str, names.tolist()))

@@ -42,7 +42,7 @@ from fairweather.models.outputs import (
 )
 from fairweather.models.predictions.files import note_seeds
 from fairweather.models.preprocessing import describe_preprocessing, prepare_at
-from fairweather.models.run_models import find_run_path
+from fairweather.models.run_models import check_learned, find_run_path
 from fairweather.models.sources import OpenedModel
 from fairweather.models.user_modules import open_module, read_class_names
 from fairweather.progress import Notify
@@ -53,6 +53,7 @@ from fairweather.requests.evaluation.settings import (
     make_settings,
     model_titles,
     read_label_map,
+    refuse_class_options,
 )
 from fairweather.requests.evaluation_options import EvaluationOptions, read_natural_sources
 from fairweather.requests.execution import describe_groups
@@ -162,6 +163,8 @@ class ModelRequest:
         fractions, task = _split_data(self, runs[0], settings, tell)
         priors = read_priors(options.priors)
         predicts = find_task(task).kinds[0]
+        if predicts == FINDINGS:
+            refuse_class_options(options)
         opened = [_open_model(self, model, predicts) for model in self.models]
         source = _common_source(self, opened, runs, fractions)
         dataset = self.dataset
@@ -517,8 +520,8 @@ def _choose_scale(options: EvaluationOptions, run: PlannedDataset | None) -> str
 def _check_names(request: ModelRequest) -> None:
     """Check options and the names of models, which needs neither weights nor images."""
     options = request.options
-    for name in ("label_column", "key_column", "classes"):
-        if getattr(options, name):
+    for name in ("label_column", "key_column", "classes", "findings", "empty_labels"):
+        if getattr(options, name) != getattr(EvaluationOptions, name):
             raise InputError(f"{name} goes with predictions:, not with a model")
     for model in request.models:
         if isinstance(model, str):
@@ -531,6 +534,7 @@ def _open_model(request: ModelRequest, model: str | nn.Module, predicts: TaskKin
     """Open a model, for images of the requested size."""
     options = request.options
     if isinstance(model, str):
+        check_learned(model, predicts)
         opened = open_with_options(model, options, offline=options.offline, predicts=predicts)
     else:
         source, side = _name_module(model), options.size

@@ -18,6 +18,7 @@ import torch
 from torch import nn
 
 from fairweather.attacks.shift_lists import make_external_shift
+from fairweather.data.findings import parse_empty
 from fairweather.data.loading import list_source, tested_share
 from fairweather.data.sources import UNSPLIT
 from fairweather.errors import InputError, quote_names
@@ -39,13 +40,8 @@ from fairweather.models.predictions.matching import (
     number_keys,
     number_labels,
 )
-from fairweather.models.predictions.tables import (
-    Column,
-    PredictionRows,
-    RowOptions,
-    read_column,
-    read_rows,
-)
+from fairweather.models.predictions.tables import PredictionRows, RowOptions, read_rows
+from fairweather.models.predictions.truth import Truth, add_truth, read_truth
 from fairweather.models.sources import folder_name
 from fairweather.progress import Notify
 from fairweather.requests.evaluation.settings import (
@@ -58,7 +54,7 @@ from fairweather.requests.evaluation.settings import (
 )
 from fairweather.requests.evaluation_options import EvaluationOptions, check_options
 from fairweather.requests.execution import describe_groups
-from fairweather.requests.inputs import Inputs, check_task, model_label, read_priors
+from fairweather.requests.inputs import Inputs, check_task, check_variants, model_label, read_priors
 from fairweather.runs.folder import fingerprint
 from fairweather.shifts.table import CLEAN as UNCHANGED
 from fairweather.steps.measurement import DataFacts, MeasuredModel, collect_facts
@@ -66,13 +62,20 @@ from fairweather.steps.plan import DATA, PlannedDataset
 from fairweather.steps.worker import open_data, predictions_digest
 from fairweather.tasks.classification import MOST_STORED_CLASSES
 from fairweather.tasks.table import find_task
-from fairweather.types.measurement import CLASSIFICATION, AnyPredictions, Dataset, Shift
+from fairweather.types.measurement import (
+    CLASSIFICATION,
+    MULTILABEL,
+    AnyPredictions,
+    Dataset,
+    Shift,
+)
 from fairweather.types.record import CLEAN, TEST, VAL, VALIDATION, ModelRecord, predictions_file
 from fairweather.variants.variant import Variant
 
 # The options that apply to predictions, and those of them that need a data set.
 USABLE = (
-    *("outputs", "label_column", "key_column", "classes", "variants", "priors"),
+    *("outputs", "label_column", "key_column", "classes", "findings", "empty_labels"),
+    *("variants", "priors"),
     *("operating_points", "ordered_classes"),
     *("bootstrap", "threads", "title", "device", "offline"),
 )
@@ -113,9 +116,8 @@ class PredictionsRequest:
     dataset: str | Dataset | None
     """Their images; None if the labels are with the predictions."""
 
-    labels: Column | None
-    """The label of each row, whole numbers or text `[N]`; None if a file or the data set has them.
-    """
+    labels: Truth | None
+    """The labels of a second table or of this process; None if a file or the data set has them."""
 
     options: EvaluationOptions
     modules: ClassVar[Sequence[nn.Module]] = ()  # of this process
@@ -135,6 +137,15 @@ class PredictionsRequest:
             if option.name in OF_DATA and self.dataset is None:
                 raise InputError(f"{option.name} goes with a data set, and none is named")
         parse_outputs(options.outputs)
+        parse_empty(options.empty_labels)
+        for name in ("findings", "empty_labels"):
+            if self.dataset is not None and getattr(options, name) != getattr(
+                EvaluationOptions, name
+            ):
+                raise InputError(
+                    f"{name} is about labels beside predictions, and a data set is named: name its "
+                    "findings in it, as csv:PATH,findings=A|B,empty=absent"
+                )
         for variant in options.all_variants:
             if variant.adapting is not None:
                 raise InputError(
@@ -167,6 +178,7 @@ class PredictionsRequest:
         settings = make_settings(options, shifts, device)
         for loaded in datasets.values():
             check_task(loaded, settings)
+        check_variants(settings.variants, find_task(facts.task), facts.name)
         reader.read_all(facts, images, labels)
         _check_variants(settings.variants, parts, facts)
         if (known := images.get(VAL)) is not None:
@@ -179,7 +191,7 @@ class PredictionsRequest:
             facts.images[TEST],
             describe_groups(datasets[DATA].test.groups) if datasets else "",
         )
-        classes = f"{len(facts.classes)} classes"
+        classes = f"{len(facts.classes)} {reader.task.noun}"
         return Inputs(
             kind="evaluation",
             name=f"{self.name}-on-{folder_name(Path(facts.name).name)}" if datasets else self.name,
@@ -216,7 +228,7 @@ def request_file(
     source: str,
     dataset: str | Dataset | None,
     options: EvaluationOptions,
-    labels: Column | None = None,
+    labels: object = None,
 ) -> PredictionsRequest:
     """The request for `predictions:PATH`; raises `InputError` if no predictions are found there."""
     if source == PREFIX:
@@ -224,7 +236,8 @@ def request_file(
     path = Path(source.removeprefix(PREFIX)).expanduser()
     name = folder_name(path.name if path.is_dir() else path.stem)
     predictions = tuple(find_predictions(path))
-    return PredictionsRequest(source, name, predictions, dataset, labels, options)
+    truth = None if labels is None else _read_truth(labels, options)
+    return PredictionsRequest(source, name, predictions, dataset, truth, options)
 
 
 def request_predictions(
@@ -233,17 +246,26 @@ def request_predictions(
     dataset: str | Dataset | None,
     options: Mapping[str, object],
 ) -> PredictionsRequest:
-    """The request for predictions of this process; `labels` may be the label of each row."""
-    if isinstance(labels, Mapping | Path):
-        raise InputError("labels is the true label of each row; a mapping of classes is class_map")
-    column = None if labels is None else read_column(labels, "labels")
+    """The request for predictions of this process; `labels` may be those of each row."""
     given = check_options(options)
     if isinstance(predictions, str | Path):
-        return request_file(f"{PREFIX}{predictions}", dataset, given, column)
+        return request_file(f"{PREFIX}{predictions}", dataset, given, labels)
     tables = tuple(list_in_memory(predictions))
-    _check_label_order(labels, tables)
+    truth = None if labels is None else _read_truth(labels, given)
+    if truth is not None and truth.keys is None:
+        _check_label_order(labels, tables)
     name, source = "predictions", "predictions of this process"
-    return PredictionsRequest(source, name, tables, dataset, column, given)
+    return PredictionsRequest(source, name, tables, dataset, truth, given)
+
+
+def _read_truth(labels: object, options: EvaluationOptions) -> Truth:
+    if isinstance(labels, Mapping):
+        raise InputError("labels is the true label of each row; a mapping of classes is class_map")
+    return read_truth(labels, _row_options(options))
+
+
+def _row_options(options: EvaluationOptions) -> RowOptions:
+    return RowOptions(**{name: getattr(options, name) for name in RowOptions._fields})
 
 
 def _check_label_order(labels: object, predictions: Iterable[PredictionSource]) -> None:
@@ -251,7 +273,7 @@ def _check_label_order(labels: object, predictions: Iterable[PredictionSource]) 
 
     A counting index implies no order, unless the table's index has the same numbers.
     """
-    if not isinstance(labels, pd.Series):
+    if not isinstance(labels, pd.Series | pd.DataFrame):
         return
     for table in predictions:
         if not isinstance(table.content, pd.DataFrame) or table.shift == VALIDATION:
@@ -278,9 +300,7 @@ class _PredictionReader:
     def __init__(self, request: PredictionsRequest, cells: Mapping[str, PredictionSource]) -> None:
         options = request.options
         self.request, self.cells = request, cells
-        self.asked = RowOptions(
-            options.outputs, options.label_column, options.key_column, options.classes
-        )
+        self.asked = _row_options(options)
         self.classes: tuple[str, ...] = ()
         self.images: Mapping[str, KnownImages] = {}
         self.task = find_task(CLASSIFICATION)
@@ -322,17 +342,12 @@ class _PredictionReader:
         if given is not None and count is None:
             count = 0  # the labels are known, whatever the columns are
         rows = read_rows(cell.content, cell.place, self.asked, count)
-        if given is None or _part(cell) == VAL:
+        # A second table can have the keys of validation images too; an array is of test images.
+        if given is None or (
+            _part(cell) == VAL and (given.keys is None or rows.labels is not None)
+        ):
             return rows
-        if rows.labels is not None:
-            raise InputError(
-                f"{cell.place} has labels, and labels are given too: leave one of them"
-            )
-        if len(given) != len(rows.outputs):
-            raise InputError(
-                f"{cell.place} has {len(rows.outputs):,} rows, and there are {len(given):,} labels"
-            )
-        return replace(rows, labels=given)
+        return add_truth(rows, given, self.asked)
 
     def _match(self, file: str) -> MatchedPredictions:
         """The predictions in the order of the images."""
@@ -340,7 +355,8 @@ class _PredictionReader:
             return self._cached[file]
         images = self.images[_part(self.cells[file])]
         rows, labels = self.rows(file), read_label_map(self.request.options)
-        matched = match_predictions(rows, self.classes, images, self.asked, labels)
+        asked = self.asked._replace(outputs=self.cells[file].outputs or self.asked.outputs)
+        matched = match_predictions(rows, self.classes, images, asked, labels)
         if rows.labels is not None and self.request.dataset is not None:
             agree = f"the labels beside the predictions are those of {images.place}"
             matched = matched._replace(notes=(*matched.notes, agree))
@@ -375,8 +391,8 @@ class _PredictionReader:
         files = [file for file, cell in self.cells.items() if cell.model == model]
         asked = {
             name: value
-            for name in ("outputs", "label_column", "key_column", "classes")
-            if (value := getattr(self.request.options, name)) not in (None, (), "auto")
+            for name in RowOptions._fields
+            if (value := getattr(self.request.options, name)) != getattr(EvaluationOptions, name)
         }
         assumed = {
             f"read: {word}": "; ".join(sentences)
@@ -435,7 +451,7 @@ def _check_variants(variants: Sequence[Variant], parts: Sequence[str], facts: Da
                 f"{variant.kind} is fitted on predictions of clean validation images: give these "
                 f"too, as the shift {VALIDATION} (MODEL-{VALIDATION}.csv)"
             )
-        if len(facts.classes) > MOST_STORED_CLASSES:
+        if not find_task(facts.task).stores_logits(len(facts.classes)):
             raise InputError(
                 f"{variant.kind} needs stored logits, and beyond {MOST_STORED_CLASSES} classes "
                 f"they are not stored; there are {len(facts.classes):,}"
@@ -484,18 +500,18 @@ def _images_of_labels(
 ) -> tuple[DataFacts, dict[str, KnownImages], str]:
     """Read the images and labels of each split from its first predictions."""
     request, cells = reader.request, reader.cells
-    images, counts, digests, described = {}, {}, {}, ""
+    images, counts, digests, described, task = {}, {}, {}, "", CLASSIFICATION
     classes: tuple[str, ...] = ()
+    is_table = request.labels is not None and request.labels.values is None
+    owner = request.labels.place if request.labels is not None and is_table else "its own"
     for part in sorted(parts):  # test first: its columns name the classes
         files = [file for file, cell in cells.items() if _part(cell) == part]
         file = next((file for file in files if cells[file].shift in (CLEAN, VALIDATION)), files[0])
         rows = reader.rows(file)
         classes = classes or name_classes(rows, reader.asked)
-        labels, meaning = number_labels(rows, classes)
-        if part == TEST:
-            shown = quote_names(classes)
-            described = f"of its own, {meaning}; the columns are the classes {shown}"
-            described += _describe_absent_classes(labels, classes, rows, reader.asked)
+        task = _find_labelled_task(rows)
+        labels, meaning = _read_labels(rows, classes, reader.asked, is_test=part == TEST)
+        described = described or f"of {owner}, {meaning}"
         keys, names = number_keys(rows.keys, len(labels))
         order = np.argsort(keys, kind="stable")
         ordered = None if names is None else [names[at] for at in order]
@@ -504,10 +520,33 @@ def _images_of_labels(
         )
         counts[part] = len(labels)
         digests[part] = _images_digest(images[part], classes)
-    if len(classes) < 2:
+    if len(classes) < find_task(task).least_classes:
         raise InputError(f"{request.source} has one class: an evaluation needs at least two")
-    facts = DataFacts(f"{request.name} (its own labels)", classes, counts, digests)
+    name = f"{request.name} ({f'labels of {owner}' if is_table else 'its own labels'})"
+    facts = DataFacts(name, classes, counts, digests, task=task)
     return facts, images, described
+
+
+def _find_labelled_task(rows: PredictionRows) -> str:
+    """The task that the labels of rows are of."""
+    return CLASSIFICATION if rows.labels is None or rows.labels.ndim == 1 else MULTILABEL
+
+
+def _read_labels(
+    rows: PredictionRows, classes: tuple[str, ...], asked: RowOptions, *, is_test: bool
+) -> tuple[npt.NDArray[np.int64], str]:
+    """The labels of rows, and how they were read, with the classes that no test image has.
+
+    Raises `InputError` for labels that do not fit the classes.
+    """
+    if rows.labels is None or rows.labels.ndim == 1:
+        labels, meaning = number_labels(rows, classes)
+        absent = _describe_absent_classes(labels, classes, rows, asked) if is_test else ""
+        return labels, f"{meaning}; the columns are the classes {quote_names(classes)}{absent}"
+    task, labels = find_task(MULTILABEL), rows.labels.astype(np.int64)
+    task.check(labels, classes)
+    remarks = "".join(f"; {remark}" for remark in task.remarks(labels, classes))
+    return labels, f"by the names of the findings{remarks}"
 
 
 def _describe_absent_classes(
@@ -580,7 +619,7 @@ def _open_dataset(
         raise InputError(
             f"there are predictions of validation images, but {dataset.name} has no such split"
         )
-    if len(dataset.classes) < 2:
+    if len(dataset.classes) < find_task(dataset.task).least_classes:
         raise InputError(f"{dataset.name} has only one class: an evaluation needs at least two")
     return source, dataset
 

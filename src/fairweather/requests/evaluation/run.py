@@ -69,8 +69,9 @@ def evaluate(
         predictions: instead of a model, its predictions: a DataFrame or an array
             `[images, classes]` of probabilities, their logarithms or logits. A dict has several by
             name, `MODEL[-seedN][-SHIFT,LEVEL]`.
-        labels: of such predictions, the true label of each row, if neither a column nor a data set
-            has them.
+        labels: of predictions, the true label of each row, if neither a column nor a data set has
+            them. Of several findings, `[images, findings]` of 0, 1 and -1 (unknown). A DataFrame or
+            the path of a table is matched by the column with the keys.
         out: the run folder. Finished work in it is not computed again, so that a second call
             continues an interrupted one. Without it, a temporary folder is used, and deleted
             with the returned `Run`.
@@ -134,11 +135,6 @@ def make_request(
     """Make the request of an evaluation; raises `InputError` for arguments that do not fit
     together."""
     is_file = _is_predictions(model)
-    if labels is not None and predictions is None:
-        raise InputError(
-            "labels are the true labels of predictions, and none are given; a mapping of classes "
-            "is class_map"
-        )
     if (
         predictions is None
         and isinstance(model, Mapping)
@@ -147,6 +143,11 @@ def make_request(
     ):
         files = {name: str(source).removeprefix(PREFIX) for name, source in model.items()}
         model, predictions = None, {name: Path(file).expanduser() for name, file in files.items()}
+    if labels is not None and predictions is None and not is_file:
+        raise InputError(
+            "labels are the true labels of predictions, and none are given; a mapping of classes "
+            "is class_map"
+        )
     if predictions is None and not is_file:
         models = _list_models(model)
         if not models or dataset is None:
@@ -169,7 +170,7 @@ def make_request(
             f"{NAME_FORM}, or a mapping file"
         )
     if is_file:
-        return request_file(str(model), dataset, check_options(options))
+        return request_file(str(model), dataset, check_options(options), labels)
     return request_predictions(predictions, labels, dataset, options)
 
 

@@ -104,22 +104,26 @@ def add_class_settings(
     Raises `InputError` for an unknown class, for a number that is not a probability, and for
     settings that are only for classification, if an image has several labels.
     """
-    if labels.ndim > 1:
-        for name in ("ordered_classes", "priors", "operating_points", "ood", "slices"):
-            if getattr(options, name):
-                instead = INSTEAD_FOR_FINDINGS.get(name, "leave it out")
-                raise InputError(
-                    f"{name} is for classification, and these images have several findings: "
-                    f"{instead}"
-                )
-        return settings
     points = parse_operating_points(options.operating_points)
+    settings = replace(settings, operating_points=check_operating_points(points, classes))
+    if labels.ndim > 1:
+        refuse_class_options(options)
+        return settings
     return replace(
         settings,
         ordered=options.ordered_classes,
         priors=complete_priors(priors, labels, classes),
-        operating_points=check_operating_points(points, classes),
     )
+
+
+def refuse_class_options(options: EvaluationOptions) -> None:
+    """Raise `InputError` for an option that images with several findings have no use for."""
+    for name in ("ordered_classes", "priors", "ood"):
+        if getattr(options, name):
+            instead = INSTEAD_FOR_FINDINGS.get(name, "leave it out")
+            raise InputError(
+                f"{name} is for classification, and these images have several findings: {instead}"
+            )
 
 
 def read_label_map(options: EvaluationOptions) -> Mapping[str, object] | None:

@@ -1,0 +1,206 @@
+"""True labels that are not beside the predictions: a second table, a DataFrame or an array."""
+
+from __future__ import annotations
+
+import difflib
+from collections import Counter
+from collections.abc import Sequence
+from dataclasses import replace
+from pathlib import Path
+from typing import NamedTuple
+
+import numpy as np
+import pandas as pd
+
+from fairweather.data.findings import list_finding_columns, read_finding_matrix
+from fairweather.errors import InputError, quote_names, unknown_name
+from fairweather.models.predictions.matching import strip_affixes
+from fairweather.models.predictions.tables import (
+    KEY_COLUMNS,
+    LABEL_COLUMNS,
+    Column,
+    NamedColumns,
+    PredictionRows,
+    RowOptions,
+    find_name,
+    label_findings,
+    label_rows,
+    name_frame,
+    read_column,
+    read_file,
+)
+from fairweather.types.measurement import IntArray
+
+
+class Truth(NamedTuple):
+    """True labels, as they were read: an array, or the columns of a table."""
+
+    place: str
+    """What messages call them."""
+
+    values: Column | None
+    """`[N]`, whole numbers or text, or int64 `[N, L]`; None for a table."""
+
+    frame: pd.DataFrame
+    """The columns of a table besides its keys."""
+
+    label: str | None
+    """The column with the one label of each row; None if each finding has a column."""
+
+    keys: Column | None
+    """`[N]`, whole numbers or text; None if only the order identifies rows."""
+
+    notes: tuple[str, ...] = ()
+    """What was assumed, one sentence each."""
+
+    def __len__(self) -> int:
+        return len(self.frame if self.values is None else self.values)
+
+
+def read_truth(labels: object, options: RowOptions) -> Truth:
+    """Read true labels: the path of a table, a DataFrame, or an array `[N]` or `[N, L]`.
+
+    A table has the key of each row in the column that predictions have, or in one with a usual
+    name. Its labels are in a column such as `label`, or each finding has a column.
+
+    Raises `InputError` if it cannot be read, or has two columns with one name.
+
+    >>> read_truth([0, 1, 1], RowOptions()).values
+    array([0, 1, 1])
+    """
+    if isinstance(labels, str | Path):
+        path = Path(labels).expanduser()
+        table = read_file(path, path.name, options)
+        if not isinstance(table, NamedColumns) or not table.headed:
+            raise InputError(f"{path.name} must be a table with the names of its columns")
+        return _read_frame(table.frame, path.name, options, tuple(filter(None, [table.remark])))
+    if isinstance(labels, pd.DataFrame) and not isinstance(labels.columns, pd.RangeIndex):
+        return _read_frame(name_frame(labels, "labels"), "labels", options, ())
+    values = np.asarray(labels)
+    several = values.ndim == 2 and values.shape[1] > 1
+    column = read_finding_matrix(values, "labels") if several else read_column(labels, "labels")
+    return Truth("labels", column, pd.DataFrame(), None, None)
+
+
+def add_truth(rows: PredictionRows, truth: Truth, options: RowOptions) -> PredictionRows:
+    """Add true labels to predictions, by key or in their order.
+
+    Raises `InputError` if the predictions have labels too, rows have no label, or no finding is in
+    both.
+
+    >>> rows = PredictionRows("the table", np.ones((2, 1)), ("Mass",), None, np.array(["b", "a"]))
+    >>> frame = pd.DataFrame({"id": ["a", "b"], "Mass": [1, 0]})
+    >>> add_truth(rows, read_truth(frame, RowOptions()), RowOptions()).labels.tolist()
+    [[0], [1]]
+    """
+    if rows.labels is not None:
+        raise InputError(f"{rows.place} has labels, and labels are given too: leave one of them")
+    order, note = _match_keys(rows, truth)
+    rows = replace(rows, notes=(*rows.notes, *truth.notes, *filter(None, [note])))
+    if truth.values is not None:
+        if truth.values.ndim > 1 and truth.values.shape[1] != rows.outputs.shape[1]:
+            raise InputError(
+                f"{rows.place} has {rows.outputs.shape[1]} columns of outputs, and {truth.place} "
+                f"have {truth.values.shape[1]} columns"
+            )
+        return replace(rows, labels=truth.values[order])
+    if truth.label is not None:
+        return label_rows(rows, truth.frame[truth.label].iloc[order], options)
+    chosen = _choose_findings(rows, truth, options)
+    unused = [
+        name
+        for name in list_finding_columns(
+            {str(name): cells.tolist() for name, cells in truth.frame.items()}
+        )
+        if name not in chosen
+    ]
+    if unused:
+        rows = replace(
+            rows, notes=(*rows.notes, f"not used of {truth.place}: {quote_names(unused)}")
+        )
+    columns = {name: truth.frame[name].iloc[order] for name in chosen}
+    return label_findings(rows, columns, options)
+
+
+def _read_frame(
+    frame: pd.DataFrame, place: str, options: RowOptions, notes: tuple[str, ...]
+) -> Truth:
+    names = list(map(str, frame.columns))
+    label = find_name(
+        options.label_column, LABEL_COLUMNS, names, "column", "column of the labels", place
+    )
+    key = find_name(options.key_column, KEY_COLUMNS, names, "column", "column of the keys", place)
+    if key is None and "" in names:  # the index of a DataFrame
+        key = ""
+    keys = None if key is None else read_column(frame[key], f"{place}, column {key!r}")
+    if keys is not None:
+        twice = [str(name) for name, uses in Counter(keys.tolist()).items() if uses > 1]
+        if twice:
+            raise InputError(
+                f"{place} has {len(twice):,} keys more than once: {quote_names(twice)}"
+            )
+    rest = frame if key is None else frame.drop(columns=key)
+    return Truth(place, None, rest, label, keys, notes)
+
+
+def _match_keys(rows: PredictionRows, truth: Truth) -> tuple[IntArray, str]:
+    """The row of the truth for each row of predictions, and a note on rows without predictions."""
+    count = len(rows.outputs)
+    if truth.keys is None:
+        if len(truth) != count:
+            raise InputError(
+                f"{rows.place} has {count:,} rows, and there are {len(truth):,} labels"
+                + ("" if truth.values is not None else ": name their keys with --key-column")
+            )
+        return np.arange(count), ""
+    if rows.keys is None:
+        raise InputError(
+            f"{rows.place} lacks the keys that {truth.place} has: name their column with "
+            "--key-column"
+        )
+    row_by_key = {str(key): row for row, key in enumerate(truth.keys.tolist())}
+    keys = list(map(str, rows.keys.tolist()))
+    if missing := [key for key in keys if key not in row_by_key]:
+        raise InputError(
+            f"{len(missing):,} of {count:,} keys of {rows.place} have no labels in {truth.place}: "
+            f"{quote_names(missing)}"
+        )
+    extra = len(row_by_key) - len(set(keys))
+    note = f"{extra:,} rows of {truth.place} have no predictions and are not used"
+    return np.array([row_by_key[key] for key in keys], dtype=np.int64), note if extra else ""
+
+
+def _choose_findings(rows: PredictionRows, truth: Truth, options: RowOptions) -> list[str]:
+    """The columns of the truth that are findings: those that have outputs, or that are named."""
+    names = list(map(str, truth.frame.columns))
+    for name in options.findings:
+        if name not in names:
+            raise unknown_name(f"finding of {truth.place}", name, names)
+    outputs = options.classes or rows.names
+    if outputs is None:
+        raise InputError(
+            f"the outputs of {rows.place} have no names: name the finding of each with --classes"
+        )
+    known: set[str] = set()
+    for written in (outputs, strip_affixes(outputs)):
+        known = known or {name.lower() for name in written} & {name.lower() for name in names}
+        lacking = [name for name in written if name.lower() not in known]
+    _check_spelling(lacking, [name for name in names if name.lower() not in known], rows, truth)
+    if not known and not options.findings:
+        raise InputError(
+            f"{truth.place} has no column with the name of an output of {rows.place}: it has "
+            f"{quote_names(names)}, and the outputs are {quote_names(outputs)}"
+        )
+    return list(options.findings) or [name for name in names if name.lower() in known]
+
+
+def _check_spelling(
+    outputs: Sequence[str], names: Sequence[str], rows: PredictionRows, truth: Truth
+) -> None:
+    """Raise `InputError` for an output that is called almost as a finding."""
+    for output in outputs:
+        if closest := difflib.get_close_matches(output, names, n=1, cutoff=0.8):
+            raise InputError(
+                f"{rows.place} has outputs of {output!r}, which {truth.place} does not have; did "
+                f"you mean {closest[0]!r}?"
+            )

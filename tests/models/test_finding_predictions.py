@@ -1,0 +1,349 @@
+"""Predictions of other programs, of several findings an image: outputs, labels, keys, sentences."""
+
+import numpy as np
+import pandas as pd
+import pyarrow as pa
+import pyarrow.parquet as pq
+import pytest
+import scipy.special
+from sklearn.metrics import roc_auc_score
+
+import fairweather as fw
+from fairweather.data.loading import load_data
+from fairweather.errors import InputError
+from fairweather.models.outputs import OF_FINDINGS, detect_finding_predictions, to_logits
+from fairweather.models.predictions.tables import RowOptions, list_label_columns, read_rows
+from fairweather.models.predictions.truth import add_truth, read_truth
+
+NAMES = ["Pleural Effusion", "Pleural Other", "Mass"]
+
+
+def draw(count=120, seed=0):
+    """Keys, labels of 0, 1 and -1, and probabilities of three findings."""
+    rng = np.random.default_rng(seed)
+    labels = (rng.random((count, 3)) < (0.4, 0.2, 0.3)).astype(np.int64)
+    labels[rng.random((count, 3)) < 0.1] = -1
+    logits = rng.normal(2 * labels - 1, 1.5)
+    keys = [f"study{number}" for number in rng.permutation(count)]
+    return keys, labels, scipy.special.expit(logits).round(6)
+
+
+def frames(**options):
+    keys, labels, shares = draw(**options)
+    predictions = pd.DataFrame(shares, columns=NAMES)
+    truth = pd.DataFrame(labels, columns=NAMES)
+    predictions.insert(0, "Study", keys)
+    truth.insert(0, "Study", keys)
+    return predictions, truth
+
+
+def evaluated(*arguments, **options):
+    lines = []
+    run = fw.evaluate(
+        *arguments,
+        bootstrap=100,
+        progress=lambda event: lines.append(event.line),
+        **options,
+    )
+    return run, [line for line in lines if line]
+
+
+def all_areas(run):
+    scores = pd.read_csv(run.path / "scores.csv")
+    return scores[scores["metric"] == "auc"]
+
+
+def areas(run, shift="clean"):
+    rows = all_areas(run)
+    rows = rows[rows["shift"] == shift]
+    units = rows[rows["unit"].str.startswith("finding=")]
+    return dict(zip(units["unit"].str.removeprefix("finding="), units["value"], strict=True))
+
+
+def expected_areas(labels, shares, names=NAMES):
+    return {
+        name: pytest.approx(
+            roc_auc_score(labels[labels[:, at] >= 0, at], shares[labels[:, at] >= 0, at]), abs=1e-7
+        )
+        for at, name in enumerate(names)
+    }
+
+
+# ---------------------------------------------------------------- whole evaluations
+
+
+def test_a_second_table_is_matched_by_key_whatever_its_orders_are(tmp_path):
+    predictions, truth = frames()
+    _, labels, shares = draw()
+    predictions.to_csv(tmp_path / "vendor.csv", index=False)
+    other = truth.sample(frac=1, random_state=1)[["Mass", "Study", *NAMES[:2]]]
+    other["No Finding"] = (labels <= 0).all(axis=1).astype(int)
+    text = other.to_csv(index=False, sep=";").replace("-1", "")
+    (tmp_path / "truth.csv").write_text(text, encoding="utf-8")
+    run, lines = evaluated(
+        f"predictions:{tmp_path / 'vendor.csv'}",
+        labels=tmp_path / "truth.csv",
+        key_column="Study",
+    )
+    assert areas(run) == expected_areas(labels, shares)
+    assert run.record.data.classes == ("Mass", "Pleural Effusion", "Pleural Other")
+    assert run.record.data.task == "multilabel"
+    said = "\n".join(lines)
+    for words in (
+        "n = 120, without images, 3 findings",
+        "outputs        probabilities of findings (all are in [0, 1])",
+        "of truth.csv, by the names of the findings",
+        "truth.csv is read with ';' between cells",
+        "not used of truth.csv: 'No Finding'",
+        f"{(labels == -1).sum()} empty cells are unknown (with --empty-labels absent they count",
+    ):
+        assert words in said
+
+
+def test_labels_stand_beside_outputs_of_several_models_and_shifts(tmp_path):
+    folder = tmp_path / "many"
+    folder.mkdir()
+    for seed, name in enumerate(("a", "b", "a-fog,2", "b-fog,2")):
+        keys, labels, _ = draw()
+        shares = draw(seed=seed)[2]
+        table = pd.DataFrame(shares, columns=[f"prob_{name}" for name in NAMES])
+        order = table.columns[:: -1 if seed else 1]
+        table = table[order].assign(id=keys)
+        for at, finding in enumerate(NAMES):
+            table[f"{finding}_label"] = labels[:, at]
+        table.sample(frac=1, random_state=seed).to_csv(folder / f"{name}.csv", index=False)
+    run, lines = evaluated(f"predictions:{folder}")
+    both = all_areas(run)
+    assert set(both["model"]) == {"a", "b"}
+    for model, shift, seed in (("a", "clean", 0), ("b", "fog", 3)):
+        rows = both[(both["model"] == model) & (both["shift"] == shift)]
+        values = dict(zip(rows["unit"], rows["value"], strict=True))
+        wanted = expected_areas(draw()[1], draw(seed=seed)[2])
+        assert {f"finding={name}": values[f"finding={name}"] for name in NAMES} == {
+            f"finding={name}": area for name, area in wanted.items()
+        }
+    assert any("findings: 3 an image" in line for line in lines)
+
+
+def test_arrays_and_frames_of_python(tmp_path):
+    predictions, truth = frames()
+    _, labels, shares = draw()
+    wanted = expected_areas(labels, shares)
+    run, _ = evaluated(predictions=shares, labels=labels, classes=NAMES)
+    assert areas(run) == wanted
+    nameless, _ = evaluated(predictions=scipy.special.logit(shares), labels=labels)
+    assert list(areas(nameless).values()) == list(wanted.values())
+    shuffled = truth.sample(frac=1, random_state=2)
+    run, _ = evaluated(predictions=predictions, labels=shuffled, key_column="Study")
+    assert areas(run) == wanted
+    by_index, _ = evaluated(
+        predictions=predictions.set_index("Study"),
+        labels=shuffled.set_index("Study"),
+        key_column="Study",
+    )
+    assert areas(by_index) == wanted
+    one, _ = evaluated(predictions=predictions, labels=truth, key_column="Study", findings=["Mass"])
+    assert areas(one) == {"Mass": wanted["Mass"]}
+    np.savez(tmp_path / "a.npz", probs=shares, labels=labels, classes=np.array(NAMES))
+    run, _ = evaluated(f"predictions:{tmp_path / 'a.npz'}")
+    assert areas(run) == wanted
+    lists = pa.table({"probs": shares.tolist(), "labels": labels.tolist()})
+    pq.write_table(lists, tmp_path / "b.parquet")
+    run, _ = evaluated(f"predictions:{tmp_path / 'b.parquet'}", classes=NAMES)
+    assert areas(run) == wanted
+
+
+def test_one_cell_may_name_all_findings(tmp_path):
+    _, labels, shares = draw()
+    present = labels == 1
+    table = pd.DataFrame(shares, columns=NAMES)
+    cells = ["|".join(np.array(NAMES)[row]) or "No Finding" for row in present]
+    run, _ = evaluated(predictions=table.assign(label=cells))
+    assert areas(run) == expected_areas(present.astype(int), shares)
+    run, _ = evaluated(predictions=table, labels=pd.DataFrame({"label": cells}))
+    assert areas(run) == expected_areas(present.astype(int), shares)
+
+
+def test_a_data_set_has_the_labels(tmp_path):
+    _, labels, shares = draw(count=40)
+    rng = np.random.default_rng(0)
+    np.savez(
+        tmp_path / "set.npz",
+        images=rng.integers(256, size=(40, 9, 9), dtype=np.uint8),
+        labels=labels,
+        classes=np.array(NAMES),
+    )
+    data = f"npz:{tmp_path / 'set.npz'}"
+    table = pd.DataFrame(shares, columns=NAMES)[NAMES[::-1]].assign(Edema=0.5)
+    run, lines = evaluated(predictions=table, dataset=data)
+    assert areas(run) == expected_areas(labels, shares)
+    assert any("not used: 'Edema'" in line for line in lines)
+    with pytest.raises(InputError, match=r"findings is about labels beside .*csv:PATH,findings="):
+        evaluated(predictions=table, dataset=data, findings=["Mass"])
+    wrong = labels.copy()
+    wrong[3, 2] = 1 - abs(wrong[3, 2])
+    with pytest.raises(InputError, match=r"1 of 40 labels of 'Mass' .*the first is"):
+        evaluated(predictions=pd.DataFrame(shares, columns=NAMES), labels=wrong, dataset=data)
+    with pytest.raises(InputError, match="has one label of each image"):
+        evaluated(predictions=table, labels=wrong[:, 0], dataset=load_data(data, test_fraction=1))
+
+
+def test_each_model_of_a_mapping_file_has_its_outputs(tmp_path):
+    predictions, truth = frames()
+    predictions.to_csv(tmp_path / "a.csv", index=False)
+    scores = predictions.copy()
+    scores[NAMES] = 3 * scores[NAMES]
+    scores.to_csv(tmp_path / "b.csv", index=False)
+    truth.to_csv(tmp_path / "truth.csv", index=False)
+    (tmp_path / "map.csv").write_text("file,outputs\na.csv,\nb.csv,logits\n", encoding="utf-8")
+    run, lines = evaluated(
+        f"predictions:{tmp_path / 'map.csv'}", labels=tmp_path / "truth.csv", key_column="Study"
+    )
+    assert "outputs        a.csv: probabilities of findings (all are in [0, 1])" in lines
+    assert "outputs        b.csv: logits (given)" in lines
+    rows = all_areas(run)
+    assert rows.loc[rows["unit"] == "finding=Mass", "value"].nunique() == 1
+    (tmp_path / "map.csv").write_text("file,outputs\na.csv,logit\n", encoding="utf-8")
+    with pytest.raises(InputError, match="unknown outputs 'logit'; did you mean 'logits'"):
+        evaluated(f"predictions:{tmp_path / 'map.csv'}", labels=tmp_path / "truth.csv")
+
+
+# ---------------------------------------------------------------- outputs
+
+
+def test_the_sigmoid_of_the_logits_is_the_probability():
+    shares = np.concatenate([[0.0, 1.0, 1e-30, 1 - 1e-9], np.linspace(0.001, 0.999, 97)])[:, None]
+    kind = detect_finding_predictions(shares, "auto", "the table", ["a"])
+    assert kind.kind == OF_FINDINGS
+    assert "divided" not in str(kind)
+    logits = to_logits(shares, kind)[:, 0]
+    np.testing.assert_allclose(scipy.special.expit(logits[4:]), shares[4:, 0], rtol=1e-6)
+    assert logits[[0, 2, 3, 1]].tolist() == sorted(logits[:4])  # the order stays
+    assert np.isfinite(logits).all()
+
+
+MOST = np.full((20, 2), 0.5) + np.linspace(0, 0.4, 20)[:, None]
+
+
+@pytest.mark.parametrize(
+    ("outputs", "asked", "words"),
+    [
+        (np.where(MOST > 0.88, 1.2, MOST), "auto", "1.2 in row 20 of the column 'a'.*as most"),
+        (np.where(MOST > 0.88, -0.1, MOST), "auto", "-0.1 in row 20 .*as most"),
+        (MOST * [1, 100], "auto", "50 in row 1 of the column 'b'.*as most"),
+        (MOST * 100, "auto", "50 in row 1 .*none is negative, as no percentage"),
+        (MOST - 1, "probabilities", "-0.5 in row 1 .* set outputs .*to logits"),
+        (np.stack([MOST[:, 0], 1 - MOST[:, 0]], axis=1), "auto", "sum to one, as prob.* classes"),
+        (np.where(MOST > 0.88, np.nan, MOST), "logits", "not finite in row 20"),
+    ],
+)
+def test_outputs_that_may_be_mistakes_are_one_sentence(outputs, asked, words):
+    with pytest.raises(InputError, match=words):
+        detect_finding_predictions(outputs, asked, "the table", ["a", "b"])
+
+
+def test_what_was_asked_for_is_taken():
+    assert detect_finding_predictions(MOST * 100, "logits", "", ["a", "b"]).kind == "logits"
+    halves = np.full((4, 2), 0.5)
+    assert detect_finding_predictions(halves, "probabilities", "", ["a", "b"]).kind == OF_FINDINGS
+
+
+def test_decisions_and_sure_mistakes_are_said():
+    labels = np.array([[1, 0], [0, 1], [1, 1], [-1, 0]])
+    decided = np.array([[1.0, 0.0], [1.0, 0.0], [0.0, 1.0], [1.0, 0.0]])
+    _, lines = evaluated(
+        predictions=decided, labels=labels, classes=["a", "b"], outputs="probabilities"
+    )
+    assert (
+        "note           all outputs are 0 or 1: they are decisions, and their confidence is unknown"
+        in lines
+    )
+    assert any("3 of 7 labels have the probability 0" in line for line in lines)
+
+
+# ---------------------------------------------------------------- labels and keys
+
+
+@pytest.mark.parametrize("affix", ["label_{}", "{}_label", "true.{}", "{} gt", "Target-{}"])
+@pytest.mark.parametrize("output", ["{}", "prob_{}", "{}_p"])
+def test_the_names_of_columns_say_which_are_labels(affix, output):
+    columns = [affix.format(name) for name in NAMES]
+    names = ["file", *columns, *(output.format(name) for name in NAMES)]
+    assert list_label_columns(names) == dict(zip(columns, NAMES, strict=True))
+
+
+@pytest.mark.parametrize(
+    "names",
+    [
+        ["label", "cat", "dog"],
+        ["id", "label_id", "cat", "dog"],
+        ["true_label", "cat_prob", "dog_prob"],
+        ["cat", "dog", "label_fox"],
+        ["label_cat", "label_dog"],
+    ],
+)
+def test_other_tables_have_no_labels_of_findings(names):
+    assert list_label_columns(names) == {}
+
+
+def with_truth(predictions, truth, **options):
+    asked = RowOptions(key_column="Study", **options)
+    rows = read_rows(predictions, "vendor.csv", asked, 0)
+    return add_truth(rows, read_truth(truth, asked), asked)
+
+
+def changed(frame, row, column, value):
+    frame = frame.astype({column: object})
+    frame.loc[row, column] = value
+    return frame
+
+
+@pytest.mark.parametrize(
+    ("change", "options", "words"),
+    [
+        (lambda p, t: (p, t), {"findings": ("Mas",)}, "unknown finding .*did you mean 'Mass'"),
+        (lambda p, t: (p.rename(columns={"Mass": "Mas"}), t), {}, "outputs of 'Mas'.*mean 'Mass'"),
+        (lambda p, t: (p, t[["Study"]].assign(x=1)), {}, "no column with the name of an output"),
+        (lambda p, t: (p, changed(t, 4, "Mass", 2)), {}, "row 5, has '2' in the column 'Mass'"),
+        (lambda p, t: (p, changed(t, 0, "Mass", "yes")), {}, "has 'yes' in the column 'Mass'"),
+        (lambda p, t: (p, t[5:]), {}, "5 of 120 keys of vendor.csv have no labels in labels"),
+        (lambda p, t: (p, pd.concat([t, t[:1]])), {}, "1 keys more than once"),
+        (lambda p, t: (p.drop(columns="Study"), t), {}, "unknown column of vendor.csv 'Study'"),
+        (lambda p, t: (p.assign(label="Mass|Edema"), t), {}, "has labels, and labels are given"),
+        (lambda p, t: (p, t[NAMES].to_numpy()[:, :2]), {}, "3 columns of outputs, and labels have"),
+        (lambda p, t: (p, t[NAMES].to_numpy()[1:]), {}, "has 120 rows, and there are 119 labels"),
+        (lambda p, t: (p, t[NAMES].to_numpy() * 2), {}, "has the label -?2 in row"),
+    ],
+)
+def test_wrong_truths_are_one_sentence(change, options, words):
+    predictions, truth = change(*frames())
+    with pytest.raises(InputError, match=words) as error:
+        with_truth(predictions, truth, **options)
+    assert "\n" not in str(error.value)
+
+
+def test_a_truth_of_more_studies_says_so():
+    predictions, truth = frames()
+    rows = with_truth(predictions[:100], truth)
+    assert "20 rows of labels have no predictions and are not used" in rows.notes
+    assert rows.labels.tolist() == truth[NAMES].to_numpy()[:100].tolist()
+
+
+def test_two_columns_with_one_name_are_refused(tmp_path):
+    (tmp_path / "truth.csv").write_text("Study,Mass,Mass\na,1,0\n", encoding="utf-8")
+    with pytest.raises(InputError, match="more than one column called 'Mass'"):
+        read_truth(tmp_path / "truth.csv", RowOptions())
+
+
+def test_unknown_findings_are_an_error_only_where_nothing_is_known():
+    _, labels, shares = draw()
+    labels[:, 0] = -1
+    labels[:, 1] = 1
+    run, lines = evaluated(predictions=shares, labels=labels, classes=NAMES)
+    assert any(
+        "no image lacks 'Pleural Other'; no image has a known label of 'Pleural Effusion'" in line
+        for line in lines
+    )
+    assert areas(run)["Mass"] == expected_areas(labels[:, 2:], shares[:, 2:], ["Mass"])["Mass"]
+    with pytest.raises(InputError, match="every label of every finding is unknown"):
+        evaluated(predictions=shares, labels=np.full_like(labels, -1), classes=NAMES)

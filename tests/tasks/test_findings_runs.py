@@ -1,0 +1,328 @@
+"""A run with several findings an image: scores, slices, patients, seeds, rules and comparison."""
+
+import json
+from dataclasses import replace
+
+import numpy as np
+import pandas as pd
+import pytest
+import scipy.special
+import scipy.stats
+import torch
+from torch import nn
+
+import fairweather as fw
+from fairweather.errors import InputError
+from fairweather.judge.rules import read_rules
+from fairweather.judge.verdicts import judge
+from fairweather.metrics import score
+from fairweather.metrics.areas import area_interval, auc_column
+from fairweather.metrics.grouping import Grouping
+from fairweather.tasks.multilabel import FindingsPredictions, select_finding
+from fairweather.types.measurement import MULTILABEL, UNKNOWN, Dataset, Groups, Images
+
+NAMES = ("Effusion", "Mass", "Hernia")
+SHIFTS = ["brightness_factor: [0.7, 1.3]"]
+UNITS = [*(f"finding={name}" for name in NAMES[:2]), "mean finding", "weighted mean finding"]
+
+
+class Thirds(nn.Module):
+    """The brightness of each third of an image as the logit of a finding."""
+
+    def __init__(self, scale=20.0, bias=0.47):
+        super().__init__()
+        self.scale, self.bias = nn.Parameter(torch.tensor(scale)), bias
+
+    def forward(self, images):
+        return self.scale * (images.unflatten(2, (3, -1)).mean(dim=(1, 3, 4)) - self.bias)
+
+
+def images_of(count, seed):
+    generator = torch.Generator().manual_seed(seed)
+    truth = torch.rand(count, 3, generator=generator) < torch.tensor([0.4, 0.2, 0.0])
+    pixels = torch.full((count, 3, 9, 9), 90.0)
+    for place in range(3):
+        pixels[:, :, 3 * place : 3 * place + 3] += 60 * truth[:, place, None, None, None]
+    pixels += torch.randn(count, 1, 3, 1, generator=generator).repeat_interleave(3, 2) * 30
+    labels = truth.long()
+    labels[torch.rand(count, 3, generator=generator) < 0.2] = UNKNOWN
+    return Images(pixels.clamp(0, 255).to(torch.uint8), labels, torch.arange(count), NAMES)
+
+
+@pytest.fixture(scope="module")
+def dataset():
+    """No image has a hernia; site C does not look for masses."""
+    test = images_of(480, 2)
+    sites = np.array(["A", "B", "C"] * 160, dtype=object)
+    labels = test.labels.clone()
+    labels[torch.from_numpy(sites == "C"), 1] = UNKNOWN
+    patients = np.array([f"{number:03}" for number in np.arange(480) // 2], dtype=object)
+    groups = Groups(group="patient", names=patients, slices={"site": sites})
+    test = replace(test, labels=labels, groups=groups)
+    return Dataset("toys", None, images_of(120, 1), test, (0.4,) * 3, (0.2,) * 3, {}, MULTILABEL)
+
+
+def evaluated(dataset, out, models, **options):
+    asked = {"outputs": "logits", "bootstrap": 100, "device": "cpu", "progress": False, **options}
+    return fw.evaluate(models, dataset, SHIFTS, out=out, **asked)
+
+
+@pytest.fixture(scope="module")
+def run(dataset, tmp_path_factory):
+    out = tmp_path_factory.mktemp("findings") / "run"
+    return evaluated(dataset, out, {"net": Thirds()}, operating_points=["Effusion=0.3"])
+
+
+def predictions_of(dataset, net, places=slice(None)):
+    logits = net(dataset.test.images / 255).detach().numpy()
+    whole = (dataset.test.keys.numpy(), dataset.test.labels.numpy(), logits)
+    return FindingsPredictions(*(column[places] for column in whole), NAMES)
+
+
+def cells_of(run, name="scores.csv"):
+    scores = pd.read_csv(run.path / name)
+    clean = scores[scores["shift"] == "clean"]
+    keys = [key for key in ("slice", "unit", "metric") if key in scores]
+    return clean.set_index(keys).sort_index()
+
+
+def test_each_finding_has_the_numbers_of_the_images_where_it_is_known(run, dataset):
+    clean, predictions = cells_of(run), predictions_of(dataset, Thirds())
+    kinds = [f"{kind} finding" for kind in ("mean", "weighted mean", "worst")]
+    expected = {"image", *(f"finding={name}" for name in NAMES), *kinds}
+    assert set(clean.index.get_level_values("unit")) == expected
+    for column, name in enumerate(NAMES):
+        found = clean.loc[f"finding={name}"]
+        one = select_finding(predictions, column)
+        for metric, theirs in score(one, 10).items():
+            assert found.loc[metric, "value"] == pytest.approx(theirs.value, rel=1e-5, nan_ok=True)
+            assert found.loc[metric, "n"] == len(one) < len(predictions)
+    assert "sensitivity@0.3" in clean.loc["finding=Effusion"].index
+    assert "sensitivity@0.3" not in clean.loc["finding=Mass"].index
+
+
+def test_a_finding_that_no_image_has_is_in_no_mean_and_this_is_said_once(dataset, tmp_path):
+    said = []
+    run = evaluated(dataset, tmp_path / "run", {"net": Thirds()}, progress=said.append)
+    lines = [event.line for event in said if "in no mean" in event.line]
+    assert lines == [
+        "note           in no mean over findings, and never the worst: finding=Hernia (no image "
+        "has it)"
+    ]
+    clean = cells_of(run)
+    values = [clean.loc[(unit, "specificity"), "value"] for unit in UNITS[:2]]
+    assert clean.loc[("mean finding", "specificity"), "value"] == pytest.approx(np.mean(values))
+    assert clean.loc[("worst finding", "specificity"), "value"] == min(values)
+    labels = dataset.test.labels.numpy()
+    positives = (labels == 1).sum(axis=0)[:2]
+    weighted = clean.loc[("weighted mean finding", "specificity"), "value"]
+    assert weighted == pytest.approx(np.average(values, weights=positives))
+    assert np.isnan(clean.loc[("finding=Hernia", "auc"), "value"])
+    absent = json.loads((run.path / "absent_metrics.json").read_text())
+    assert absent == {"finding=Hernia": "no image has it"}
+
+
+@pytest.mark.parametrize("known", [False, True])
+def test_the_mean_area_has_the_variance_of_all_images_or_patients(dataset, run, tmp_path, known):
+    n, net = len(dataset.test), Thirds()
+    if not known:
+        alone = replace(dataset, test=replace(dataset.test, groups=None))
+        run = evaluated(alone, tmp_path / "run", {"net": net})
+    clean = cells_of(run).xs("auc", level="metric")
+    labels, patients = dataset.test.labels.numpy(), np.arange(n) // 2
+    units = n // 2 if known else n
+    column, pairs = np.zeros(units), []
+    probability = scipy.special.expit(predictions_of(dataset, net).logits)
+    for place, name in enumerate(NAMES[:2]):
+        there = labels[:, place] != UNKNOWN
+        truth = labels[there, place] == 1
+        of = patients[there] if known else np.flatnonzero(there)
+        added = auc_column(probability[there, place], truth, of if known else None)
+        column += np.bincount(of, added, units) / 2
+        sides = [len(np.unique(of[side])) for side in (truth, ~truth)]
+        pairs.append(min(*sides, len(np.unique(of)) // 2) if known else min(sides))
+        if known:
+            assert clean.loc[f"finding={name}", "groups"] == len(np.unique(of)) < units
+    mean = clean.loc["mean finding"]
+    ends = area_interval(mean["value"], column * np.sqrt(units), min(pairs))
+    assert (mean["low"], mean["high"]) == pytest.approx(ends, rel=1e-5)
+    assert mean["n"] == n
+    if known:
+        assert mean["groups"] == units
+        assert np.isnan(clean.loc["worst finding", "groups"])
+
+
+def test_slices_have_each_finding(run, dataset):
+    clean = cells_of(run, "slices.csv")
+    sites = dataset.test.groups.slices["site"]
+    patients = np.arange(len(sites)) // 2
+    for site in "ABC":
+        places = np.flatnonzero(sites == site)
+        predictions = predictions_of(dataset, Thirds(), places)
+        own = clean.loc[f"site={site}"]
+        units = UNITS[: 1 if site == "C" else 2]
+        for column, unit in enumerate(units):
+            known = predictions.labels[:, column] != UNKNOWN
+            grouping = Grouping(np.unique(patients[places[known]], return_inverse=True)[1])
+            theirs = score(select_finding(predictions, column), 100, grouping=grouping)
+            for metric in ("auc", "brier", "sensitivity"):
+                row = own.loc[(unit, metric)]
+                assert row["value"] == pytest.approx(theirs[metric].value, rel=1e-5)
+                assert row["groups"] == grouping.count
+            ends = own.loc[(unit, "auc")]  # computed without resamples
+            assert (ends["low"], ends["high"]) == pytest.approx(
+                theirs["auc"][1:3], rel=1e-5, nan_ok=True
+            )
+        single = [own.loc[(unit, "auc"), "value"] for unit in units]
+        assert own.loc[("mean finding", "auc"), "value"] == pytest.approx(np.mean(single))
+        assert own.loc[("worst finding", "auc"), "value"] == min(single)
+    assert "finding=Mass" not in clean.loc["site=C"].index.get_level_values("unit")
+    values = clean["value"]
+    of_sites = [values[f"site={site}", "finding=Effusion", "auc"] for site in "ABC"]
+    assert values["worst site", "finding=Effusion", "auc"] == min(of_sites)
+
+
+def verdicts(run, *rules, on="interval"):
+    return judge(run.folder, read_rules(rules), on=on)
+
+
+def test_rules_are_of_findings_their_means_the_worst_and_slices(run):
+    scores, slices = cells_of(run)["value"], cells_of(run, "slices.csv")["value"]
+    at_point = scores["finding=Effusion", "sensitivity@0.3"]
+    at_worst = slices["worst site", "finding=Effusion", "auc"]
+    expected = {
+        "auc[clean|finding=Effusion] >= 0.7": scores["finding=Effusion", "auc"],
+        "auc[clean|worst finding] >= 0.7": scores["worst finding", "auc"],
+        "auc[clean|weighted mean finding] >= 0.7": scores["weighted mean finding", "auc"],
+        "auc[clean] >= 0.7": scores["mean finding", "auc"],
+        "hamming_loss[clean] <= 0.5": scores["image", "hamming_loss"],
+        "sensitivity@0.3[clean|finding=Effusion] >= 0.5": at_point,
+        "sensitivity[clean|finding=Effusion@0.3] >= 0.5": at_point,
+        "auc[clean|finding=Effusion|site=B] >= 0.6": slices["site=B", "finding=Effusion", "auc"],
+        "auc[clean|finding=Effusion|worst site] >= 0.6": at_worst,
+        "exact_match[clean|site=A] >= 0.2": slices["site=A", "image", "exact_match"],
+        "brier[clean|worst finding|site=A] <= 0.5": slices["site=A", "worst finding", "brier"],
+        "brier[clean|site=A] <= 0.5": slices["site=A", "mean finding", "brier"],
+    }
+    for verdict, value in zip(verdicts(run, *expected), expected.values(), strict=True):
+        assert verdict.value == value
+        assert verdict.passed, verdict.rule
+    (failed,) = verdicts(run, "auc[clean|finding=Effusion] >= 0.999")
+    assert not failed.passed
+
+
+def test_drops_are_of_a_finding_of_a_mean_or_of_a_slice(run):
+    parts = ["finding=Mass", "weighted mean finding", "mean finding"]
+    rules = [f"brier[brightness_factor=1.3|{unit}] rise <= 90%" for unit in parts]
+    rules += ["auc[brightness_factor=1.3] drop <= 90%"]
+    rules += ["brier[brightness_factor=1.3|finding=Effusion|site=A] rise <= 90%"]
+    found = verdicts(run, *rules)
+    scores = pd.read_csv(run.path / "scores.csv", dtype={"level": str})
+    slices = pd.read_csv(run.path / "slices.csv", dtype={"level": str})
+    own = slices[slices["slice"] == "site=A"]
+    asked = [(scores, unit, "brier", 1) for unit in parts]
+    asked += [(scores, "mean finding", "auc", -1), (own, "finding=Effusion", "brier", 1)]
+    for verdict, (table, unit, metric, sign) in zip(found, asked, strict=True):
+        rows = table[(table["unit"] == unit) & (table["metric"] == metric)]
+        values = rows.set_index(["shift", "level"])["value"]
+        change = sign * (values["brightness_factor", "1.3"] - values["clean", "none"])
+        assert verdict.value == pytest.approx(change, abs=1e-6)
+        # The change keeps all ranks, and so the area.
+        assert verdict.low < verdict.value < verdict.high or metric == "auc"
+
+
+@pytest.mark.parametrize(
+    ("rule", "said"),
+    [
+        ("auc[clean|finding=Mas] >= 0.9", "did you mean 'finding=Mass'"),
+        ("auc[clean|finding=Mas|site=B] >= 0.9", "did you mean 'finding=Mass'"),
+        ("auc[clean|finding=Mass|site=D] >= 0.9", "did you mean 'site="),
+        ("auc[clean|finding=Mass|site=C] >= 0.9", "unknown for every image there"),
+        ("auc[clean|finding=Hernia] >= 0.9", "none has the finding"),
+        ("acu[clean|finding=Mass] >= 0.9", "did you mean 'auc'"),
+        ("auc[brightness_factor|worst finding] drop <= 1%", "is not a unit"),
+    ],
+)
+def test_a_rule_about_what_is_not_there_says_what_is(run, rule, said):
+    with pytest.raises(InputError, match=said):
+        verdicts(run, rule)
+
+
+def test_a_rule_of_a_finding_that_few_images_have_names_their_number(dataset, tmp_path):
+    labels = dataset.test.labels.clone()
+    has_mass = labels[:, 1] == 1
+    labels[has_mass & (has_mass.cumsum(0) > 9), 1] = UNKNOWN
+    labels[:, 2] = UNKNOWN
+    few = replace(dataset, test=replace(dataset.test, labels=labels, groups=None))
+    run = evaluated(few, tmp_path / "run", {"net": Thirds()})
+    needed = "at least 30 images with the finding, and without it.*found 9 of Mass"
+    with pytest.raises(InputError, match=needed):
+        verdicts(run, "auc[clean|finding=Mass] >= 0.5")
+    (verdict,) = verdicts(run, "auc[clean|finding=Mass] >= 0.5", on="value")
+    assert verdict.passed
+    with pytest.raises(InputError, match="Hernia has no numbers: it is unknown for every image"):
+        verdicts(run, "auc[clean|finding=Hernia] >= 0.5")
+
+
+def test_two_models_are_compared_for_each_finding(dataset, tmp_path):
+    alone = replace(dataset, test=replace(dataset.test, groups=None))
+    nets = {"first": Thirds(), "second": Thirds(bias=0.52)}
+    runs = [evaluated(alone, tmp_path / name, {"net": net}) for name, net in nets.items()]
+    table = fw.compare_runs(*runs)
+    tested = table[table["p"].notna()].sort_values("p")
+    clean = tested[tested["shift"] == "clean"].set_index("unit")
+    labels = alone.test.labels.numpy()
+    right = [(predictions_of(alone, net).logits >= 0) == (labels == 1) for net in nets.values()]
+    for column, name in enumerate(NAMES):
+        known = labels[:, column] != UNKNOWN
+        a, b = (side[known, column] for side in right)
+        row = clean.loc[f"finding={name}"]
+        assert row["metric"] == "decision_accuracy"
+        assert row["difference"] == pytest.approx(b.mean() - a.mean(), abs=1e-7)
+        p = scipy.stats.binomtest(int((a & ~b).sum()), int((a != b).sum())).pvalue
+        assert row["p"] == pytest.approx(p, rel=1e-6)
+    # Holm, over findings and shifts together.
+    steps = tested["p"].to_numpy() * np.arange(len(tested), 0, -1)
+    holm = np.minimum(np.maximum.accumulate(steps), 1)
+    np.testing.assert_allclose(np.sort(tested["p_holm"]), holm, rtol=1e-6)
+
+
+def test_seeds_are_averaged_for_each_finding(dataset, tmp_path):
+    models = {"net-seed0": Thirds(), "net-seed1": Thirds(12.0)}
+    run = evaluated(dataset, tmp_path / "run", models)
+    for file in ("scores.csv", "slices.csv"):
+        table = pd.read_csv(run.path / file)
+        at = (table["metric"] == "brier") & (table["shift"] == "clean")
+        at &= table["slice"] == "site=A" if "slice" in table else True
+        for unit in UNITS:
+            of = table[at & (table["unit"] == unit)].set_index("seed")["value"]
+            assert of["mean"] == pytest.approx((of["0"] + of["1"]) / 2)
+            assert file == "slices.csv" or of["sd"] > 0
+    (verdict,) = verdicts(run, "brier[clean|finding=Mass] <= 0.5")
+    rows = cells_of(run).loc[("finding=Mass", "brier")]
+    assert verdict.value == rows[rows["seed"] == "mean"]["value"].item()
+
+
+def test_predictions_from_a_file_give_the_numbers_of_the_module(run, dataset, tmp_path):
+    logits = predictions_of(dataset, Thirds()).logits
+    pd.DataFrame(logits, columns=list(NAMES)).to_csv(tmp_path / "net.csv", index=False)
+    given = fw.evaluate(
+        f"predictions:{tmp_path / 'net.csv'}",
+        dataset,
+        outputs="logits",
+        bootstrap=100,
+        operating_points=["Effusion=0.3"],
+        out=tmp_path / "given",
+        progress=False,
+    )
+    columns = ["value", "low", "high", "n"]
+    ours, theirs = (cells_of(each)[columns] for each in (given, run))
+    fitted = theirs.index.difference(ours.index).get_level_values("metric")
+    assert all("validation_threshold" in name or "atc" in name for name in fitted)
+    theirs = theirs.loc[ours.index]
+    pd.testing.assert_frame_equal(ours, theirs, rtol=1e-4)
+
+
+def test_an_operating_point_of_an_unknown_finding_names_the_closest(dataset, tmp_path):
+    with pytest.raises(InputError, match="did you mean 'Mass'"):
+        evaluated(dataset, tmp_path / "run", {"net": Thirds()}, operating_points=["Mas=0.3"])
