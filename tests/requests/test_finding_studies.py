@@ -92,7 +92,7 @@ def test_each_model_is_scored_for_each_finding(run):
     scores = pd.read_csv(run.path / "scores.csv")
     auc = scores[scores["metric"] == "auc"]
     units = {*(f"finding={name}" for name in NAMES), "mean finding", "worst finding"}
-    assert set(auc["unit"]) == units
+    assert units <= set(auc["unit"])
     assert set(auc["model"]) == set(MODELS)
     assert {"0", "1", "ensemble"} <= set(auc["seed"])
     # Brightness tells the findings apart, so a network that has learned them is well above 0.5;
@@ -212,7 +212,8 @@ def test_the_study_of_chest_x_rays_runs_on_a_small_file_in_the_published_format(
     scores = pd.read_csv(run.path / "scores.csv")
     auc = scores[scores["metric"] == "auc"]
     assert set(auc["model"]) == {"basic", "mixup_aug", "asymmetric"}
-    assert len(set(auc["unit"])) == 14 + 2  # their mean and the worst
+    findings = [unit for unit in set(auc["unit"]) if unit.startswith("finding=")]
+    assert len(findings) == 14
     assert {"clean", "brightness_factor", "medmnist_c/shot_noise"} <= set(auc["shift"])
 
 
