@@ -18,6 +18,8 @@ if TYPE_CHECKING:
     from fairweather.attacks.table import make_attack as make_attack
     from fairweather.data.loading import load_data as load_data
     from fairweather.deploy.guard import Answers as Answers
+    from fairweather.deploy.guard import FindingsAnswers as FindingsAnswers
+    from fairweather.deploy.guard import FindingsGuard as FindingsGuard
     from fairweather.deploy.guard import Guard as Guard
     from fairweather.deploy.guard import Likeness as Likeness
     from fairweather.deploy.loading import load_guard as load_guard
@@ -56,6 +58,8 @@ _HOME = {
     "Answers": "deploy.guard",
     "Attack": "types.measurement",
     "Dataset": "types.measurement",
+    "FindingsAnswers": "deploy.guard",
+    "FindingsGuard": "deploy.guard",
     "GroupColumns": "types.options",
     "Guard": "deploy.guard",
     "Images": "types.measurement",

@@ -900,9 +900,9 @@ def test_the_output_says_what_counts_alike():
 @pytest.mark.parametrize("weigh", ["groups", "images"])
 def test_what_counts_alike_is_not_asked_where_no_images_belong_together(tmp_path, weigh):
     of = reopened(tmp_path, outcomes(np.ones(100)))
-    fitting.check_weighing(of, None)
+    fitting.check_asked(of, None, None)
     with pytest.raises(InputError, match="does not know which validation images belong together"):
-        fitting.check_weighing(of, weigh)
+        fitting.check_asked(of, weigh, None)
 
 
 def test_what_counts_alike_is_one_of_two():

@@ -6,7 +6,8 @@ import pytest
 
 import fairweather as fw
 from fairweather.metrics.selective import RISK
-from tests.helpers.findings import NAMES, Brightness, draw_dataset
+from tests.helpers.finding_models import NAMES, Stripes
+from tests.helpers.findings import draw_dataset
 
 SHIFTS = {"clean": ("clean", "none"), "brightness_factor,factor=0.7": ("brightness_factor", "0.7")}
 
@@ -14,7 +15,7 @@ SHIFTS = {"clean": ("clean", "none"), "brightness_factor,factor=0.7": ("brightne
 @pytest.fixture(scope="module")
 def run(tmp_path_factory):
     return fw.evaluate(
-        {"net": Brightness(20.0)},
+        {"net": Stripes()},
         draw_dataset(),
         ["brightness_factor: [0.7]"],
         outputs="logits",

@@ -95,7 +95,6 @@ TOY = Task(
     columns=lambda logits, labels: {"probability": scipy.special.expit(logits.astype(np.float64))},
     check=check_labels,
     strata=lambda labels, classes: Strata((labels == 1).any(1).astype(np.int64), ("none", "some")),
-    name_labels=lambda labels, classes: [str(row) for row in labels.tolist()],
     kinds=(OF_IMAGE, OF_FINDING),
     combine=lambda logits: np.mean(list(logits), axis=0),
     decision_metric="finding_accuracy",

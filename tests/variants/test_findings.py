@@ -18,7 +18,8 @@ from fairweather.types.kinds import FINDINGS
 from fairweather.types.measurement import UNKNOWN, Dataset, Images
 from fairweather.variants.findings import FEWEST_OF_EACH
 from fairweather.variants.variant import VARIANTS, complete_variants, read_variant
-from tests.helpers.findings import NAMES, Brightness, draw_dataset, draw_predictions
+from tests.helpers.finding_models import NAMES, Stripes
+from tests.helpers.findings import draw_dataset, draw_predictions
 
 CALIBRATIONS = ("temperature", "vector_scaling", "isotonic")
 
@@ -138,7 +139,7 @@ def test_a_calibration_lowers_the_likelihood_of_each_finding():
 def run(tmp_path_factory):
     asked = {"outputs": "logits", "bootstrap": 100, "device": "cpu", "progress": False}
     return fw.evaluate(
-        {"net": Brightness(20.0)},
+        {"net": Stripes()},
         draw_dataset(),
         ["brightness_factor: [0.7, 1.3]"],
         variants=[*CALIBRATIONS],
@@ -169,7 +170,7 @@ def test_what_is_about_classes_is_refused_with_what_there_is(kind, tmp_path):
         InputError, match=f"{kind} does not accept the task of toys, multilabel"
     ) as e:
         fw.evaluate(
-            {"net": Brightness(20.0)},
+            {"net": Stripes()},
             draw_dataset(),
             variants=[kind],
             outputs="logits",
@@ -211,7 +212,7 @@ def test_bad_risk_control_is_one_sentence(parameters, words):
 def test_too_few_images_with_a_finding_are_refused_before_anything_is_predicted(tmp_path):
     with pytest.raises(InputError, match="needs at least 199 validation images with a finding"):
         fw.evaluate(
-            {"net": Brightness(20.0)},
+            {"net": Stripes()},
             draw_dataset(val=100),
             variants=["risk_control: {missed: 0.5%}"],
             outputs="logits",
@@ -224,7 +225,7 @@ def test_too_few_images_with_a_finding_are_refused_before_anything_is_predicted(
 def controlled(request, tmp_path_factory):
     """A run with sets of findings, whose images are independent or of 60 patients."""
     return fw.evaluate(
-        {"net": Brightness(20.0)},
+        {"net": Stripes()},
         draw_dataset(patients=request.param),
         ["brightness_factor: [0.7]"],
         variants=["risk_control: {missed: 0.2}"],
@@ -270,6 +271,4 @@ def test_sets_of_findings_are_refused_for_classes(tmp_path):
         "risk_control does not accept the task of classes, classification: use one of .*conformal"
     )
     with pytest.raises(InputError, match=said):
-        fw.evaluate(
-            {"net": Brightness(20.0)}, data, variants=["risk_control"], out=tmp_path / "run"
-        )
+        fw.evaluate({"net": Stripes()}, data, variants=["risk_control"], out=tmp_path / "run")

@@ -25,7 +25,13 @@ from fairweather.progress import Event, Notify
 from fairweather.types.options import ImageOptions, check_limits, parse_share
 
 if TYPE_CHECKING:
-    from fairweather.deploy.guard import Answers, Guard, Likeness
+    from fairweather.deploy.guard import (
+        Answers,
+        FindingsAnswers,
+        FindingsGuard,
+        Guard,
+        Likeness,
+    )
     from fairweather.steps.run_model import NewImages
 
 BATCH_SIZE = 256  # images that are answered at once
@@ -79,8 +85,9 @@ def predict(
 ) -> None:
     """Predict with a bounded error rate, and leave uncertain images to a person.
 
-    The table has a row for each image: class, confidence, answer or defer, and possible classes. If
-    the images differ from the validation images, it warns, and ends with status 4.
+    The table has a row for each image: class, confidence, answer or defer, and possible classes.
+    Of several findings an image, each has a column: present, absent or review. If the images differ
+    from the validation images, it warns, and ends with status 4.
 
     Examples:
         fairweather predict runs/mine images:new --risk 5%
@@ -91,6 +98,7 @@ def predict(
     if out.exists() and not replace:
         raise InputError(f"{out} exists: name another file (--out), or replace it (--replace)")
     from fairweather.deploy.answer_table import write_answers
+    from fairweather.deploy.guard import FindingsGuard
     from fairweather.deploy.loading import load_guard
     from fairweather.steps.run_model import open_images
 
@@ -111,7 +119,8 @@ def predict(
     if likeness.unlike:
         suggest_measuring(model if shares else "RUN", quiet=quiet)
         raise typer.Exit(UNLIKE)
-    suggest("open {}: the rows with defer need a person", out, quiet=quiet)
+    deferred = "findings with review" if isinstance(guard, FindingsGuard) else "rows with defer"
+    suggest(f"open {{}}: the {deferred} need a person", out, quiet=quiet)
 
 
 def guard(
@@ -149,8 +158,8 @@ def guard(
         raise InputError(f"--onnx: {onnx} exists: name another file, or use --replace")
     from fairweather.deploy.loading import make_promise
     from fairweather.deploy.making import (
+        check_asked,
         check_new_folder,
-        check_weighing,
         make_guard,
         save_guard,
         save_onnx,
@@ -160,7 +169,7 @@ def guard(
     promise = make_promise(**shares, weigh=weigh)
     check_new_folder(folder, replace=replace)
     reopened = open_run_model(model, offline=offline)
-    check_weighing(reopened, weigh)
+    check_asked(reopened, weigh, shares.get("coverage"))
     made = make_guard(reopened, promise, device=device, root=data_root, offline=offline)
     save_guard(made, reopened, folder, replace=replace)
     if onnx is not None:
@@ -193,14 +202,16 @@ def read_share(text: str, option: str) -> float:
     return share
 
 
-def _answer_images(guard: Guard, new: NewImages, show: Notify) -> tuple[list[Answers], Likeness]:
+def _answer_images(
+    guard: Guard | FindingsGuard, new: NewImages, show: Notify
+) -> tuple[list[Any], Likeness]:
     """The answers to all images, batch by batch, and whether the images are like validation's."""
     import numpy as np
 
     from fairweather.deploy.guard import GuardOutputs
     from fairweather.metrics.two_sample import MOST_IMAGES
 
-    images, parts, logits, features = new.images, [], [], []
+    images, parts, logits, features = new.images, list[Any](), [], []
     n = len(images)
     # Features of many images would need much memory, and no more of them are compared.
     drawn = np.zeros(n, dtype=bool)
@@ -217,30 +228,77 @@ def _answer_images(guard: Guard, new: NewImages, show: Notify) -> tuple[list[Ans
 
 
 def _summary_lines(
-    guard: Guard, new: NewImages, parts: list[Answers], likeness: Likeness
+    guard: Guard | FindingsGuard,
+    new: NewImages,
+    parts: list[Any],
+    likeness: Likeness,
 ) -> list[str]:
     """What a person reads first: how many are deferred, what is promised, and the warning."""
+    from fairweather.deploy.guard import FindingsAnswers
+
+    compared = f"{'WARNING' if likeness.unlike else 'compared':<11}{likeness}"
+    if isinstance(parts[0], FindingsAnswers):
+        counts, labels = _count_findings(new, parts)
+    else:
+        counts, labels = _count_answers(new, parts)
+    lines = [*counts, *_promise_lines(guard)]
+    lines.insert(0 if likeness.unlike else len(lines), compared)
+    return [*lines, *(labels if new.labelled else ())]
+
+
+def _count_answers(new: NewImages, parts: list[Answers]) -> tuple[list[str], list[str]]:
+    """How many images are deferred, and how many answers are wrong by their labels."""
     import numpy as np
 
-    from fairweather.deploy.promise import format_percent
-
     answered = np.concatenate([answers.answered for answers in parts])
+    predicted = np.concatenate([answers.probabilities.argmax(axis=1) for answers in parts])
     n, count = len(answered), int(answered.sum())
     first = f"{n:,} of {new.name}: {count:,} answered, {n - count:,} deferred"
-    compared = f"{'WARNING' if likeness.unlike else 'compared':<11}{likeness}"
-    lines = [f"{'images':<11}{first} ({format_percent(1 - count / n)})", *_promise_lines(guard)]
-    lines.insert(0 if likeness.unlike else len(lines), compared)
-    if new.labelled:
-        predicted = np.concatenate([answers.probabilities.argmax(axis=1) for answers in parts])
-        wrong = (predicted != new.images.labels.numpy()) & answered
-        risk = f", {format_percent(wrong.sum() / count)} of the answers" if count else ""
-        lines.append(
-            f"{'labels':<11}by the labels of these images {wrong.sum():,} answers are wrong{risk}"
+    wrong = int(((predicted != new.images.labels.numpy()) & answered).sum())
+    labels = f"by the labels of these images {_wrong_words(wrong, count)}"
+    return [f"{'images':<11}{first} ({_percent(1 - count / n)})"], [f"{'labels':<11}{labels}"]
+
+
+def _count_findings(new: NewImages, parts: list[FindingsAnswers]) -> tuple[list[str], list[str]]:
+    """How many images have each finding or are for review, and how many answers are wrong."""
+    import numpy as np
+
+    from fairweather.types.measurement import UNKNOWN
+
+    present = np.concatenate([answers.present for answers in parts])
+    answered = np.concatenate([answers.answered for answers in parts])
+    n, names = len(answered), parts[0].findings
+    counts = [f"{'images':<11}{n:,} of {new.name}, with {len(names):,} findings each"]
+    labels = []
+    for column, name in enumerate(names):
+        sure, there = answered[:, column], present[:, column]
+        have = int((sure & there).sum())
+        review = n - int(sure.sum())
+        counts.append(
+            f"{'answers':<11}{name}: {have:,} present, {n - have - review:,} absent, {review:,} "
+            f"for review ({_percent(review / n)})"
         )
-    return lines
+        if new.labelled:
+            truth = new.images.labels.numpy()[:, column]
+            judged = sure & (truth != UNKNOWN)
+            wrong = int((judged & (there != (truth == 1))).sum())
+            said = f"{name}: by the labels {_wrong_words(wrong, int(judged.sum()))}"
+            labels.append(f"{'labels':<11}{said}")
+    return counts, labels
 
 
-def _promise_lines(guard: Guard) -> list[str]:
+def _wrong_words(wrong: int, count: int) -> str:
+    share = f", {_percent(wrong / count)} of the answers" if count else ""
+    return f"{wrong:,} answers are wrong{share}"
+
+
+def _percent(share: float) -> str:
+    from fairweather.deploy.promise import format_percent
+
+    return format_percent(share)
+
+
+def _promise_lines(guard: Guard | FindingsGuard) -> list[str]:
     """What is promised, what it rests on, and what the run's test images keep of it."""
     lines = guard.record.lines()
     return [f"{name:<11}{said}" for name, said in lines.items()]

@@ -7,16 +7,19 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-from fairweather.deploy.guard import Answers
+from fairweather.deploy.guard import Answers, FindingsAnswers
 from fairweather.files.tables import escape_formula, rows_to_csv
 from fairweather.runs.folder import to_parquet, write_atomically
 from fairweather.types.measurement import Images
 
-ANSWER, DEFER = "answer", "defer"
 
-
-def write_answers(path: Path, images: Images, parts: Sequence[Answers]) -> None:
+def write_answers(
+    path: Path, images: Images, parts: Sequence[Answers] | Sequence[FindingsAnswers]
+) -> None:
     """Write one row for each image: its file or key, class, confidence, answer or defer, and set.
+
+    Of findings, each has a column with `present`, `absent` or `review`, and one with its
+    probability.
 
     In CSV, a text that a spreadsheet would take for a formula begins with an apostrophe, and a set
     is a list in JSON. In parquet texts are as they are, and a set is a list.
@@ -27,13 +30,10 @@ def write_answers(path: Path, images: Images, parts: Sequence[Answers]) -> None:
         parts: the answers to the images in order, batch by batch.
     """
     names = images.keys if images.names is None else images.names
-    columns: dict[str, list[Any]] = {
-        "key" if images.names is None else "file": names.tolist(),
-        "class": [name for part in parts for name in part.classes],
-        "confidence": [sure for part in parts for sure in part.confidence.tolist()],
-        "answer": [ANSWER if sure else DEFER for part in parts for sure in part.answered.tolist()],
-        "set": [list(classes) for part in parts for classes in part.sets],
-    }
+    columns = {"key" if images.names is None else "file": names.tolist()}
+    for name in parts[0].columns():
+        title = f"finding {name}" if name in columns else name
+        columns[title] = [value for part in parts for value in part.columns()[name]]
     write_atomically(
         path, _to_csv(columns) if path.suffix.lower() == ".csv" else _to_parquet(columns)
     )
@@ -60,5 +60,9 @@ def _csv_value(value: object) -> object:
 def _to_parquet(columns: dict[str, list[Any]]) -> bytes:
     import pyarrow as pa
 
-    sets = pa.array(columns["set"], type=pa.list_(pa.string()))
-    return to_parquet(pa.table({**columns, "set": sets}))
+    lists = pa.list_(pa.string())
+    arrays = {
+        name: pa.array(values, type=lists if isinstance(values[0], list) else None)
+        for name, values in columns.items()
+    }
+    return to_parquet(pa.table(arrays))

@@ -34,22 +34,22 @@ expand_as.default fill.Scalar fill.Tensor flatten.using_ints flip.default floor_
 full.default full_like.default ge.Scalar gelu.default group_norm.default gt.Scalar
 hardsigmoid.default hardswish.default hardtanh.default index.Tensor index_select.default
 instance_norm.default layer_norm.default le.Scalar leaky_relu.default lift_fresh_copy.default
-linalg_vector_norm.default linear.default log.default log_softmax.int logsumexp.default lt.Scalar
-masked_fill.Scalar masked_fill.Tensor matmul.default max.dim max_pool2d.default maximum.default
-mean.default mean.dim min.dim minimum.default mish.default mm.default movedim.int mul.Scalar
-mul.Tensor native_group_norm.default native_layer_norm.default ne.Scalar neg.default
-new_full.default new_ones.default new_zeros.default ones.default ones_like.default pad.default
-permute.default pixel_shuffle.default pixel_unshuffle.default pow.Scalar pow.Tensor_Scalar
-prelu.default reciprocal.default reflection_pad2d.default relu.default relu6.default repeat.default
-repeat_interleave.self_int replication_pad2d.default reshape.default rms_norm.default roll.default
-rsqrt.default rsub.Scalar scaled_dot_product_attention.default select.int select_scatter.default
-selu.default sigmoid.default silu.default sin.default slice.Tensor slice_scatter.default softmax.int
-softplus.default split.Tensor split_with_sizes.default sqrt.default squeeze.default squeeze.dim
-squeeze.dims stack.default std.correction sub.Scalar sub.Tensor sum.default sum.dim_IntList
-sym_size.int t.default tanh.default to.dtype transpose.int unbind.int unflatten.int
-unsqueeze.default upsample_bicubic2d.vec upsample_bilinear2d.vec upsample_nearest2d.vec
-var.correction var_mean.correction view.default where.self zero.default zeros.default
-zeros_like.default
+linalg_vector_norm.default linear.default log.default log_sigmoid.default log_softmax.int
+logsumexp.default lt.Scalar masked_fill.Scalar masked_fill.Tensor matmul.default max.dim
+max_pool2d.default maximum.default mean.default mean.dim min.dim minimum.default mish.default
+mm.default movedim.int mul.Scalar mul.Tensor native_group_norm.default native_layer_norm.default
+ne.Scalar neg.default new_full.default new_ones.default new_zeros.default ones.default
+ones_like.default pad.default permute.default pixel_shuffle.default pixel_unshuffle.default
+pow.Scalar pow.Tensor_Scalar prelu.default reciprocal.default reflection_pad2d.default relu.default
+relu6.default repeat.default repeat_interleave.self_int replication_pad2d.default reshape.default
+rms_norm.default roll.default rsqrt.default rsub.Scalar scaled_dot_product_attention.default
+select.int select_scatter.default selu.default sigmoid.default silu.default sin.default slice.Tensor
+slice_scatter.default softmax.int softplus.default split.Tensor split_with_sizes.default
+sqrt.default squeeze.default squeeze.dim squeeze.dims stack.default std.correction sub.Scalar
+sub.Tensor sum.default sum.dim_IntList sym_size.int t.default tanh.default to.dtype transpose.int
+unbind.int unflatten.int unsqueeze.default upsample_bicubic2d.vec upsample_bilinear2d.vec
+upsample_nearest2d.vec var.correction var_mean.correction view.default where.self zero.default
+zeros.default zeros_like.default
 """
 # By the name and the overload that torch gives them.
 OPERATIONS = frozenset(_OPERATION_NAMES.split())

@@ -11,7 +11,7 @@ import json
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import NamedTuple, TypeAlias
+from typing import Any, Generic, NamedTuple, TypeAlias, TypeVar
 
 import numpy as np
 import numpy.typing as npt
@@ -23,7 +23,7 @@ import torch
 
 from fairweather.data.pixels import Scale, Square, decode_image
 from fairweather.deploy.graph import Graph, GraphNetwork
-from fairweather.deploy.promise import VERSION, GuardRecord, format_percent
+from fairweather.deploy.promise import VERSION, FindingsGuardRecord, GuardRecord, format_percent
 from fairweather.devices import resolve_device
 from fairweather.errors import InputError, check_text
 from fairweather.metrics.columns import softmax
@@ -71,6 +71,40 @@ class Answers(NamedTuple):
     probabilities: npt.NDArray[np.float64]
     """float64 `[B, classes]`, in the order of `Guard.record.classes`."""
 
+    def columns(self) -> dict[str, list[Any]]:
+        """What a table of answers says of each image."""
+        return {
+            "class": list(self.classes),
+            "confidence": self.confidence.tolist(),
+            "answer": ["answer" if sure else "defer" for sure in self.answered.tolist()],
+            "set": list(map(list, self.sets)),
+        }
+
+
+class FindingsAnswers(NamedTuple):
+    """The answers of a guard to a batch of images with several findings."""
+
+    findings: tuple[str, ...]
+    """Their names."""
+
+    present: npt.NDArray[np.bool_]
+    """Bool `[B, L]`, whether the probability of each finding is at least 0.5."""
+
+    answered: npt.NDArray[np.bool_]
+    """Bool `[B, L]`; where it is false, a person should decide."""
+
+    probabilities: npt.NDArray[np.float64]
+    """float64 `[B, L]`, after temperature scaling of each finding."""
+
+    def columns(self) -> dict[str, list[Any]]:
+        """What a table of answers says of each image: decisions, and then probabilities."""
+        decisions = np.where(self.answered, np.where(self.present, "present", "absent"), "review")
+        chances = [f"probability of {name}" for name in self.findings]
+        return {
+            **dict(zip(self.findings, decisions.T.tolist(), strict=True)),
+            **dict(zip(chances, self.probabilities.T.tolist(), strict=True)),
+        }
+
 
 class Likeness(NamedTuple):
     """Whether images look like the validation images to the model."""
@@ -108,16 +142,20 @@ class Likeness(NamedTuple):
         return f"no significant difference from the validation images ({compared}, {shown}){few}"
 
 
+AnyRecord: TypeAlias = GuardRecord | FindingsGuardRecord
+R = TypeVar("R", GuardRecord, FindingsGuardRecord)
+
+
 @dataclass(frozen=True)
-class Guard:
-    """A classifier that answers where a risk is kept, and defers the other images to a person.
+class AnyGuard(Generic[R]):
+    """A model that answers where a risk is kept, and leaves the rest to a person.
 
     Call it with a batch: an array or tensor of 8-bit images `[B, 3, H, W]` of the size
     `record.size`, or a list of Pillow images. Pillow images are prepared like the model's own
     images.
     """
 
-    record: GuardRecord
+    record: R
     """The promise, its basis, and what was kept of it under each shift."""
 
     see: Callable[[torch.Tensor], GuardOutputs]
@@ -125,14 +163,6 @@ class Guard:
 
     reference: GuardOutputs
     """Its outputs for validation images; features only for some of them."""
-
-    def __call__(self, batch: Batch) -> Answers:
-        """Answer a batch of images, or defer them.
-
-        Raises:
-            InputError: they are not images of the right size.
-        """
-        return self.answers(self.see(self.prepared(batch)))
 
     def check(self, batch: Batch) -> Likeness:
         """Say whether a batch of images looks like the validation images; more images show more.
@@ -162,24 +192,6 @@ class Guard:
             )
         return batch
 
-    def answers(self, outputs: GuardOutputs) -> Answers:
-        """Answer or defer images, given the network's outputs."""
-        fit, names = self.record.fit, self.record.classes
-        probabilities = self._probabilities(outputs)
-        order = np.argsort(-probabilities, axis=1, kind="stable")
-        confidence = probabilities.max(axis=1)
-        in_set = prediction_sets(probabilities, fit.quantile)
-        return Answers(
-            tuple(names[place] for place in order[:, 0]),
-            confidence,
-            confidence >= fit.threshold,
-            tuple(
-                tuple(names[place] for place in places if row[place])
-                for places, row in zip(order, in_set, strict=True)
-            ),
-            probabilities,
-        )
-
     def likeness(self, outputs: GuardOutputs) -> Likeness:
         """Compare the network's outputs with its outputs for validation images."""
         known = self.reference
@@ -192,7 +204,11 @@ class Guard:
     def _probabilities(self, outputs: GuardOutputs) -> npt.NDArray[np.float64]:
         if not np.isfinite(outputs.logits).all():
             raise InputError("the model gives numbers for these images that are not finite")
-        return softmax(outputs.logits / np.float32(self.record.fit.temperature))
+        return self._calibrated(outputs.logits)
+
+    def _calibrated(self, logits: npt.NDArray[np.float32]) -> npt.NDArray[np.float64]:
+        """The probabilities of finite logits."""
+        raise NotImplementedError
 
     def _decoded(self, images: list[PIL.Image.Image]) -> torch.Tensor:
         record = self.record
@@ -213,7 +229,84 @@ class Guard:
 
     def __repr__(self) -> str:
         promise = self.record.promise
-        return f"Guard({self.record.title!r}, risk <= {format_percent(promise.risk)})"
+        name = type(self).__name__
+        return f"{name}({self.record.title!r}, risk <= {format_percent(promise.risk)})"
+
+
+class Guard(AnyGuard[GuardRecord]):
+    """A classifier that answers where a risk is kept, and defers the other images to a person.
+
+    Call it with a batch: an array or tensor of 8-bit images `[B, 3, H, W]` of the size
+    `record.size`, or a list of Pillow images. Pillow images are prepared like the model's own
+    images.
+    """
+
+    def __call__(self, batch: Batch) -> Answers:
+        """Answer a batch of images, or defer them.
+
+        Raises:
+            InputError: they are not images of the right size.
+        """
+        return self.answers(self.see(self.prepared(batch)))
+
+    def answers(self, outputs: GuardOutputs) -> Answers:
+        """Answer or defer images, given the network's outputs."""
+        fit, names = self.record.fit, self.record.classes
+        probabilities = self._probabilities(outputs)
+        order = np.argsort(-probabilities, axis=1, kind="stable")
+        confidence = probabilities.max(axis=1)
+        in_set = prediction_sets(probabilities, fit.quantile)
+        return Answers(
+            tuple(names[place] for place in order[:, 0]),
+            confidence,
+            confidence >= fit.threshold,
+            tuple(
+                tuple(names[place] for place in places if row[place])
+                for places, row in zip(order, in_set, strict=True)
+            ),
+            probabilities,
+        )
+
+    def _calibrated(self, logits: npt.NDArray[np.float32]) -> npt.NDArray[np.float64]:
+        return softmax(logits / np.float32(self.record.fit.temperature))
+
+
+class FindingsGuard(AnyGuard[FindingsGuardRecord]):
+    """A model of several findings that answers where a risk is kept for each.
+
+    Findings whose confidence is too small are left to a person. Call it as a `Guard`.
+    """
+
+    def __call__(self, batch: Batch) -> FindingsAnswers:
+        """Answer the findings of a batch of images, or leave them to a person.
+
+        Raises:
+            InputError: they are not images of the right size.
+        """
+        return self.answers(self.see(self.prepared(batch)))
+
+    def answers(self, outputs: GuardOutputs) -> FindingsAnswers:
+        """Answer findings or leave them to a person, given the network's outputs."""
+        thresholds = [fitted.threshold for fitted in self.record.fit.findings]
+        least = np.array([np.inf if threshold is None else threshold for threshold in thresholds])
+        probabilities = self._probabilities(outputs)
+        chances = self._chances(outputs.logits)
+        return FindingsAnswers(
+            self.record.classes, outputs.logits >= 0, chances.max(axis=2) >= least, probabilities
+        )
+
+    def _calibrated(self, logits: npt.NDArray[np.float32]) -> npt.NDArray[np.float64]:
+        return self._chances(logits)[:, :, 1]
+
+    def _chances(self, logits: npt.NDArray[np.float32]) -> npt.NDArray[np.float64]:
+        """The chances of absence and presence, `[B, L, 2]`.
+
+        They are rounded as those that thresholds were chosen from, of classifiers of two classes.
+        """
+        temperatures = [fitted.temperature for fitted in self.record.fit.findings]
+        tempered = logits / np.array(temperatures, dtype=np.float32)
+        pairs = np.stack([np.zeros_like(tempered), tempered], axis=2)
+        return softmax(pairs.reshape(-1, 2)).reshape(pairs.shape)
 
 
 RECORD, GRAPH = "guard.json", "graph.json"
@@ -229,7 +322,7 @@ def is_guard(path: Path) -> bool:
 
 
 def encode_guard(
-    record: GuardRecord, graph: Graph, weights: Mapping[str, torch.Tensor], reference: GuardOutputs
+    record: AnyRecord, graph: Graph, weights: Mapping[str, torch.Tensor], reference: GuardOutputs
 ) -> dict[str, bytes]:
     """Encode the files of a guard by name; their checksums come last."""
     known = {"logits": torch.from_numpy(reference.logits)}
@@ -247,7 +340,7 @@ def encode_guard(
     return {**files, CHECKSUMS: json.dumps(sums, indent=1).encode() + b"\n"}
 
 
-def open_guard(folder: str | Path, *, device: str = "auto") -> Guard:
+def open_guard(folder: str | Path, *, device: str = "auto") -> Guard | FindingsGuard:
     """Open a saved guard; nothing in its folder is executed, and no link is followed.
 
     Raises:
@@ -283,7 +376,16 @@ def open_guard(folder: str | Path, *, device: str = "auto") -> Guard:
         return _check_outputs(logits, features, record, path / GRAPH)
 
     see(torch.zeros(1, 3, *record.size, dtype=torch.uint8))  # a wrong graph is found here
-    return Guard(record, see, known)
+    return guard_of(record, see, known)
+
+
+def guard_of(
+    record: AnyRecord, see: Callable[[torch.Tensor], GuardOutputs], reference: GuardOutputs
+) -> Guard | FindingsGuard:
+    """Make the guard of the record's task; see `AnyGuard`."""
+    if isinstance(record, FindingsGuardRecord):
+        return FindingsGuard(record, see, reference)
+    return Guard(record, see, reference)
 
 
 def _read_content(folder: Path, name: str) -> bytes:
@@ -307,9 +409,11 @@ def _parse_json(path: Path, content: bytes) -> dict[str, object]:
     return parsed
 
 
-def _parse_record(path: Path, content: bytes) -> GuardRecord:
+def _parse_record(path: Path, content: bytes) -> AnyRecord:
+    facts = _parse_json(path, content)
+    kind: type[AnyRecord] = FindingsGuardRecord if "task" in facts else GuardRecord
     try:
-        record = GuardRecord.model_validate(_with_new_names(_parse_json(path, content)))
+        record = kind.model_validate(_with_new_names(facts))
     except pydantic.ValidationError as error:
         first = error.errors()[0]
         field = ".".join(map(str, first["loc"]))
@@ -335,7 +439,7 @@ def _parse_tensors(path: Path, content: bytes) -> dict[str, torch.Tensor]:
 
 
 def _check_outputs(
-    logits: torch.Tensor | None, features: torch.Tensor | None, record: GuardRecord, path: Path
+    logits: torch.Tensor | None, features: torch.Tensor | None, record: AnyRecord, path: Path
 ) -> GuardOutputs:
     """Convert logits and features to arrays; raises `InputError` for a wrong type or shape."""
     for name, output in (("logits", logits), ("features", features)):

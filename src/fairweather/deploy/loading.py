@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from fairweather.deploy.guard import Guard, is_guard, open_guard
+from fairweather.deploy.guard import FindingsGuard, Guard, is_guard, open_guard
 from fairweather.deploy.promise import Promise
 from fairweather.errors import InputError
 from fairweather.metrics.grouping import check_weigh
@@ -23,7 +23,7 @@ def load_guard(
     device: str = "auto",
     data_root: str | Path | None = None,
     offline: bool = False,
-) -> Guard:
+) -> Guard | FindingsGuard:
     """Load a guard: a model that answers images, or defers them to a person.
 
     A saved guard (`fairweather guard RUN FOLDER --risk 5%`) loads without the code that trains and
@@ -36,7 +36,7 @@ def load_guard(
         confidence: of a run: the share of draws of validation images in which it is kept; 0.95 if
             not given.
         coverage: of a run: the share of images whose set holds the right class, on average over
-            draws of validation images; 0.9 if not given.
+            draws of validation images; 0.9 if not given. Findings have no sets.
         weigh: of a run that knows which images belong together. With `groups` (the default), groups
             such as patients count equally. With `images`, risk and coverage are shares of all
             images, also if some patients have many.
@@ -47,7 +47,8 @@ def load_guard(
 
     Returns:
         A `Guard`: call it with a batch for `Answers`, and ask `check` whether a batch is like the
-        validation images.
+        validation images. Of a run with several findings an image, it is a `FindingsGuard`, which
+        gives `FindingsAnswers`.
 
     Raises:
         InputError: there is no such guard or run, a file is damaged, or the validation images do
@@ -59,7 +60,7 @@ def load_guard(
             raise InputError(f"{source} is a guard that promises already: leave out what it is")
         return open_guard(source, device=device)
     from fairweather.deploy.making import (
-        check_weighing,  # a service needs none of it
+        check_asked,  # a service needs none of it
         make_guard,
     )
     from fairweather.steps.run_model import open_run_model, split_model_name
@@ -73,7 +74,7 @@ def load_guard(
         )
     promise = make_promise(risk, confidence, coverage, weigh)
     model = open_run_model(str(source), offline=offline)
-    check_weighing(model, weigh)
+    check_asked(model, weigh, coverage)
     return make_guard(model, promise, device=device, root=data_root, offline=offline)
 
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from typing import Annotated, Literal
+from typing import Annotated, Generic, Literal, TypeVar
 
 import pydantic
 
@@ -44,9 +44,9 @@ class Promise(FrozenRecord):
     certainty: OpenShare
     """The share of draws of validation images in which the risk is kept."""
 
-    coverage: OpenShare
+    coverage: OpenShare | None
     """The smallest share of images whose prediction set contains the right class, on average over
-    draws of validation images."""
+    draws of validation images; None for findings, which have no sets."""
 
     weigh: Weigh = "groups"
     """What has equal weight where images belong together: `groups`, such as patients, or `images`,
@@ -98,8 +98,56 @@ class ShareInterval(FrozenRecord):
     high: Share | None
 
 
-class PromiseCheck(FrozenRecord):
-    """How well the promise held on some images of the run."""
+class FindingFit(FrozenRecord):
+    """What was fitted for one finding, on the validation images where it is known."""
+
+    finding: ClassName
+    """Its name."""
+
+    temperature: Annotated[float, pydantic.Field(gt=0, allow_inf_nan=False)]
+    others: Count
+    """`temperature`, `others`: as in `Fit`."""
+
+    threshold: Share | None
+    """The smallest confidence in the decision that is answered; None if a person reviews all."""
+
+    images: Count
+    answered: Count
+    wrong: Count
+    """`images`, `answered`, `wrong`: as in `Fit`."""
+
+    bound: Share | None
+    """The upper end of the one-sided interval of the risk; None if a person reviews all."""
+
+    reason: str
+    """Why a person reviews all; empty otherwise."""
+
+    def __str__(self) -> str:
+        if self.threshold is None:
+            return f"all for review: {self.reason}"
+        return (
+            f"answered from a confidence of {self.threshold:.4g} on, where {self.wrong:,} of "
+            f"{self.answered:,} answers to validation images are wrong"
+        )
+
+
+class FindingsFit(FrozenRecord):
+    """What was fitted on validation images for several findings of an image."""
+
+    findings: tuple[FindingFit, ...]
+    """In the order of the logits."""
+
+    certainty: OpenShare
+    """That of the promise about each finding. All of them hold together with the certainty of the
+    promise, by Bonferroni's correction."""
+
+    group: ShownText | None
+    chose: ValidationChoice
+    """`group`, `chose`: as in `Fit`."""
+
+
+class AnswerCheck(FrozenRecord):
+    """How many answers were wrong on some images of the run."""
 
     images: ShownText
     """Which ones: `validation` (those that the threshold was chosen on), `clean` (test images), the
@@ -117,12 +165,6 @@ class PromiseCheck(FrozenRecord):
     risk: ShareInterval
     """The error rate: the share of the answers that is wrong."""
 
-    covered: ShareInterval
-    """The share of the images whose prediction set contains the right class."""
-
-    set_size: Annotated[float, pydantic.Field(ge=0, allow_inf_nan=False)] | None
-    """Mean number of classes in a set; None if the run stores no logits."""
-
     def __str__(self) -> str:
         value, low, high = self.risk.value, self.risk.low, self.risk.high
         if value is None or low is None or high is None:
@@ -133,8 +175,28 @@ class PromiseCheck(FrozenRecord):
         )
 
 
-class GuardRecord(FrozenRecord):
-    """The facts of a guard."""
+class PromiseCheck(AnswerCheck):
+    """How well the promise held on some images of the run."""
+
+    covered: ShareInterval
+    """The share of the images whose prediction set contains the right class."""
+
+    set_size: Annotated[float, pydantic.Field(ge=0, allow_inf_nan=False)] | None
+    """Mean number of classes in a set; None if the run stores no logits."""
+
+
+class FindingCheck(AnswerCheck):
+    """How well the promise about one finding held on some images of the run."""
+
+    finding: ClassName
+
+
+F = TypeVar("F", Fit, FindingsFit)
+K = TypeVar("K", PromiseCheck, FindingCheck)
+
+
+class GuardFacts(FrozenRecord, Generic[F, K]):
+    """The facts of a guard, of whatever task."""
 
     version: Literal[2] = VERSION
     model: ShownText
@@ -151,7 +213,7 @@ class GuardRecord(FrozenRecord):
     """The network as the run names it, for people."""
 
     classes: tuple[ClassName, ...]
-    """Names in the order of the logits."""
+    """Names of classes or findings, in the order of the logits."""
 
     size: tuple[Side, Side]
     """Height and width of the images in pixels."""
@@ -163,10 +225,10 @@ class GuardRecord(FrozenRecord):
     """Which gray values become black and white; None if the run does not say."""
 
     promise: Promise
-    fit: Fit
+    fit: F
     """`promise`, `fit`: the promise and its basis."""
 
-    kept: tuple[PromiseCheck, ...]
+    kept: tuple[K, ...]
     """What was kept on validation and test images, clean and shifted."""
 
     versions: dict[ShownText, ShownText]
@@ -193,7 +255,16 @@ class GuardRecord(FrozenRecord):
 
     def lines(self) -> dict[str, str]:
         """The promise, its basis, and what test images kept of it, for people."""
+        raise NotImplementedError
+
+
+class GuardRecord(GuardFacts[Fit, PromiseCheck]):
+    """The facts of a guard of a classifier."""
+
+    def lines(self) -> dict[str, str]:
+        """The promise, its basis, and what test images kept of it, for people."""
         promise, fit = self.promise, self.fit
+        assert promise.coverage is not None
         chosen_on, weighed = "validation images", ""
         if fit.group:
             counted = fit.group if promise.weigh == "groups" else "image"
@@ -208,30 +279,63 @@ class GuardRecord(FrozenRecord):
             "sets": f"the set of an image contains its class for {_format_exact(promise.coverage)} "
             "of such images, on average over draws of validation images",
         }
-        clean = [images for images in self.kept if images.images == CLEAN]
-        if clean:
-            lines["tested"] = f"test images of the run: {clean[0]}"
-        shifted = [images for images in self.kept if images.kind == "shift"]
-        if shifted:
-            lines["shifted"] = self._under_shifts(shifted)
+        return lines | _kept_lines(self.kept, promise.risk)
+
+
+class FindingsGuardRecord(GuardFacts[FindingsFit, FindingCheck]):
+    """The facts of a guard of several findings."""
+
+    task: Literal["multilabel"] = "multilabel"
+    """What is predicted; guards of a classifier do not say it."""
+
+    def lines(self) -> dict[str, str]:
+        """The promise, and for each finding its basis and what test images kept of it."""
+        promise, fit = self.promise, self.fit
+        weighed = ""
+        if fit.group:
+            counted = fit.group if promise.weigh == "groups" else "image"
+            weighed = f", each {counted} counting equally"
+        lines = {
+            "promised": f"at most {_format_exact(promise.risk)} of the answers about each finding "
+            f"are wrong, with {_format_exact(promise.certainty)} confidence for all "
+            f"{len(fit.findings)} findings together, for images like the validation "
+            f"images{weighed}{CHOICE_TEXTS[fit.chose]}"
+        }
+        for number, finding in enumerate(fit.findings, start=1):
+            own = [check for check in self.kept if check.finding == finding.finding]
+            kept = [] if finding.threshold is None else _kept_lines(own, promise.risk).values()
+            lines[f"finding {number}"] = "; ".join([f"{finding.finding}: {finding}", *kept])
         return lines
 
-    def _under_shifts(self, levels: Sequence[PromiseCheck]) -> str:
-        """Say where the risk is too high; the worst level is the one with the highest lower end."""
-        risks = [
-            (low, value, level)
-            for level in levels
-            if (value := level.risk.value) is not None and (low := level.risk.low) is not None
-        ]
-        above = sum(value > self.promise.risk for _, value, _ in risks)
-        risk = _format_exact(self.promise.risk)
-        text = f"error rate above {risk} at {above} of {len(levels)} shifted levels"
-        if silent := len(levels) - len(risks):
-            text += f", no answer at {silent} of them"
-        if not risks:
-            return text
-        _, _, worst = max(risks, key=lambda risk_at: risk_at[:2])
-        return f"{text}; worst, {worst.images}: {worst}"
+
+def _kept_lines(kept: Sequence[AnswerCheck], risk: float) -> dict[str, str]:
+    """What clean test images and shifted ones kept of a promise."""
+    lines = {}
+    clean = [images for images in kept if images.images == CLEAN]
+    if clean:
+        lines["tested"] = f"test images of the run: {clean[0]}"
+    shifted = [images for images in kept if images.kind == "shift"]
+    if shifted:
+        lines["shifted"] = _under_shifts(shifted, risk)
+    return lines
+
+
+def _under_shifts(levels: Sequence[AnswerCheck], promised: float) -> str:
+    """Say where the risk is too high; the worst level is the one with the highest lower end."""
+    risks = [
+        (low, value, level)
+        for level in levels
+        if (value := level.risk.value) is not None and (low := level.risk.low) is not None
+    ]
+    above = sum(value > promised for _, value, _ in risks)
+    risk = _format_exact(promised)
+    text = f"error rate above {risk} at {above} of {len(levels)} shifted levels"
+    if silent := len(levels) - len(risks):
+        text += f", no answer at {silent} of them"
+    if not risks:
+        return text
+    _, _, worst = max(risks, key=lambda risk_at: risk_at[:2])
+    return f"{text}; worst, {worst.images}: {worst}"
 
 
 def _format_exact(share: float) -> str:

@@ -24,9 +24,11 @@ from fairweather.deploy.graph import (
     WeightName,
     check_pure,
 )
-from fairweather.deploy.promise import GuardRecord
+from fairweather.deploy.guard import AnyRecord
+from fairweather.deploy.promise import FindingsFit
 from fairweather.errors import InputError, missing_extra
 from fairweather.models.wrappers import Ensemble
+from fairweather.types.kinds import CLASSES, FINDINGS, TaskKind
 
 PYTHON_OPERATORS = {getattr(operator, name): name for name in ARITHMETIC}
 # The exporter inserts these checks of types and shapes. A graph leaves them out.
@@ -44,9 +46,9 @@ class TracedNetwork(NamedTuple):
     weights: dict[str, torch.Tensor]
 
 
-def join_networks(networks: Sequence[nn.Module]) -> nn.Module:
+def join_networks(networks: Sequence[nn.Module], predicts: TaskKind = CLASSES) -> nn.Module:
     """Make one network, in evaluation mode, of one or several."""
-    return (networks[0] if len(networks) == 1 else Ensemble(networks)).cpu().eval()
+    return (networks[0] if len(networks) == 1 else Ensemble(networks, predicts)).cpu().eval()
 
 
 @contextmanager
@@ -61,14 +63,16 @@ def _restoring_attributes(network: nn.Module) -> Iterator[Attributes]:
             vars(module).update(attributes)
 
 
-def trace(networks: Sequence[nn.Module], size: tuple[int, int]) -> TracedNetwork:
+def trace(
+    networks: Sequence[nn.Module], size: tuple[int, int], predicts: TaskKind = CLASSES
+) -> TracedNetwork:
     """Trace a network, or several as an ensemble, to a graph for any number of images of a size.
 
     Raises:
         InputError: the code cannot be traced, or does something that is not an operation of a
             graph.
     """
-    network = join_networks(networks)
+    network = join_networks(networks, predicts)
     images = torch.rand(2, 3, *size, generator=torch.Generator().manual_seed(0))
     try:
         with (
@@ -188,12 +192,30 @@ class ServedNetwork(nn.Module):
         return logits, probabilities, probabilities.amax(dim=1)
 
 
-def export_onnx(networks: Sequence[nn.Module], record: GuardRecord) -> bytes:
+class ServedFindings(nn.Module):
+    """Turns 8-bit images into the outputs of a guard of findings, as one graph for ONNX."""
+
+    temperatures: torch.Tensor
+
+    def __init__(self, network: nn.Module, temperatures: Sequence[float]) -> None:
+        super().__init__()
+        self.network = network
+        self.register_buffer("temperatures", torch.tensor(temperatures))
+
+    def forward(self, images: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
+        """Give logits divided by temperatures, probabilities, and the confidence in decisions."""
+        logits = self.network(images.float() / 255) / self.temperatures
+        return logits, torch.sigmoid(logits), torch.sigmoid(logits.abs())
+
+
+def export_onnx(networks: Sequence[nn.Module], record: AnyRecord) -> bytes:
     """Export networks with their preprocessing and temperature as one ONNX graph.
 
     It takes `images`, uint8 `[batch, 3, H, W]`, and gives `logits` and `probabilities` `[batch,
     classes]`, and `confidence` `[batch]`. Its metadata are the classes, the promise, and from `Fit`
-    the threshold, the quantile of prediction sets and the temperature.
+    the threshold, the quantile of prediction sets and the temperature. Of findings, `confidence` is
+    `[batch, findings]`, and the metadata have thresholds and temperatures; a threshold of `null`
+    means that a person reviews all.
 
     Raises:
         InputError: packages are missing, or the network cannot be exported.
@@ -203,7 +225,16 @@ def export_onnx(networks: Sequence[nn.Module], record: GuardRecord) -> bytes:
             raise missing_extra(package, "onnx", "ONNX files")
     import onnx
 
-    model = ServedNetwork(join_networks(networks), record.fit.temperature).eval()
+    model: nn.Module
+    fit, promise = record.fit, record.promise
+    if isinstance(fit, FindingsFit):
+        temperatures = [finding.temperature for finding in fit.findings]
+        model = ServedFindings(join_networks(networks, FINDINGS), temperatures).eval()
+        thresholds = [finding.threshold for finding in fit.findings]
+        own = {"thresholds": json.dumps(thresholds), "temperatures": json.dumps(temperatures)}
+    else:
+        model = ServedNetwork(join_networks(networks), fit.temperature).eval()
+        own = {name: repr(getattr(fit, name)) for name in ("threshold", "quantile", "temperature")}
     images = torch.randint(
         0, 256, (2, 3, *record.size), generator=torch.Generator().manual_seed(0), dtype=torch.uint8
     )
@@ -225,13 +256,10 @@ def export_onnx(networks: Sequence[nn.Module], record: GuardRecord) -> bytes:
         raise InputError(message) from error
     assert program is not None, "torch returns the program if no file is named"
     proto = program.model_proto
-    fit, promise = record.fit, record.promise
     facts = {
         "fairweather": METADATA_VERSION,
         "names": json.dumps(record.classes),
-        "threshold": repr(fit.threshold),
-        "quantile": repr(fit.quantile),
-        "temperature": repr(fit.temperature),
+        **own,
         "promise": json.dumps(promise.model_dump()),
     }
     onnx.helper.set_model_props(proto, facts)

@@ -91,6 +91,10 @@ class RunModel:
 
         Raises `InputError` if the run has none.
         """
+        return self.run.read_predictions(self.validation_file())
+
+    def validation_file(self) -> str:
+        """The file with these predictions, of whatever task; raises as `validation` does."""
         file = predictions_file(self.name, self.seed, CLEAN, VAL)
         if not self.run.file(file).is_file():
             raise InputError(
@@ -99,7 +103,7 @@ class RunModel:
                 "validation images"
             )
         self.run.holds(file)
-        return self.run.read_predictions(file)
+        return file
 
 
 @no_exit()
