@@ -90,6 +90,7 @@ def units(predictions):
 
 
 TOY = Task(
+    name_labels=lambda labels, classes: [str(row) for row in labels.tolist()],
     name="toy_findings",
     predictions=Findings,
     columns=lambda logits, labels: {"probability": scipy.special.expit(logits.astype(np.float64))},
