@@ -851,7 +851,11 @@ def test_budgets_read_as_in_papers_wherever_they_stand(tmp_path, no_pngs):
     assert pages["headings"][-1] == f"ε = {budgets[-1]}" or pages["worst"].endswith("epsilon=0.1")
 
 
-@pytest.mark.parametrize("trace", TRACES, ids=lambda trace: trace.name)
+@pytest.mark.parametrize(
+    "trace",
+    [trace for trace in TRACES if trace.name != "training_auc"],  # of several findings
+    ids=lambda trace: trace.name,
+)
 def test_only_the_training_part_is_dashed(run, names, trace):
     svg = (run.path / f"figures/{trace.name}.svg").read_text()
     lines = re.findall(r'<path [^>]*stroke-width="1.6" stroke-dasharray="([^"]+)"', svg)

@@ -202,7 +202,8 @@ def _end_processes(children: Sequence[subprocess.Popen[str]]) -> None:
 
 def _check_plans(plan: Plan, ranks: Ranks) -> None:
     """Raise `InputError` unless all processes have the same plan, such as of the same images."""
-    digests = ranks.gather(plan.digest)
+    # Through JSON, as some processes get it: a 0 that was given for a float comes back as 0.0.
+    digests = ranks.gather(type(plan).model_validate_json(plan.model_dump_json()).digest)
     for rank, digest in enumerate(digests):
         if digest != digests[0]:
             raise InputError(
