@@ -125,6 +125,15 @@ def sensitivity_at(
     return float((scores[positive] > threshold).mean())
 
 
+def _measure_both(
+    positive: NDArray[np.bool_], called: NDArray[np.bool_], scores: NDArray[np.float64]
+) -> tuple[float, float, float]:
+    """Sensitivity and specificity of a reader, and a model's sensitivity at that specificity."""
+    specificity = float((~called[~positive]).mean())
+    own = float(called[positive].mean())
+    return own, specificity, sensitivity_at(scores, positive, specificity)
+
+
 def compare_readers(
     model: pd.DataFrame, readers: dict[str, pd.DataFrame], truth: pd.DataFrame
 ) -> pd.DataFrame:
@@ -138,15 +147,10 @@ def compare_readers(
     for finding in FINDINGS:
         positive, scores = truth[finding].to_numpy() == 1, model[finding].to_numpy(float)
         for name, table in readers.items():
-            called = table[finding].to_numpy() == 1
-
-            def measure(chosen: NDArray[np.int64]) -> tuple[float, float, float]:
-                there, said = positive[chosen], called[chosen]
-                sensitivity, specificity = said[there].mean(), (~said[~there]).mean()
-                return sensitivity, specificity, sensitivity_at(scores[chosen], there, specificity)
-
-            own, specificity, theirs = measure(np.arange(len(truth)))
-            differences = [at[2] - at[0] for at in map(measure, draws)]
+            columns = positive, table[finding].to_numpy() == 1, scores
+            own, specificity, theirs = _measure_both(*columns)
+            resampled = (_measure_both(*(column[at] for column in columns)) for at in draws)
+            differences = [model_share - reader for reader, _, model_share in resampled]
             low, high = np.percentile(differences, [2.5, 97.5])
             ends = clopper_pearson(own, float(positive.sum()))
             others = clopper_pearson(specificity, float((~positive).sum()))
@@ -161,7 +165,7 @@ def compare_readers(
                     "sensitivity": own,
                     "sensitivity low": float(ends[0]),
                     "sensitivity high": float(ends[1]),
-                    "missed": int((positive & ~called).sum()),
+                    "missed": int((positive & ~columns[1]).sum()),
                     "model sensitivity": theirs,
                     "model missed": round((1 - theirs) * positive.sum()),
                     "difference": theirs - own,
