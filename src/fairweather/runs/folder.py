@@ -615,7 +615,7 @@ def shrink_predictions(content: bytes) -> bytes:
         table = table.drop_columns(["confidence"]).append_column(DOUBT, pa.array(doubt))
     names = [name for name in table.column_names if name != "logits"]
     # Several labels of an image stay as they are.
-    single = {name for name in names if not pa.types.is_nested(table[name].type)}
+    single = {name for name in names if not table[name].type.num_fields}
     columns = {
         name: table[name].cast(narrow[name]) if name in single & {*narrow} else table[name]
         for name in names

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from typing import Any, NamedTuple
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 import numpy as np
 import torch
@@ -21,11 +21,14 @@ from fairweather.training.augmentation import (
     training_batches,
 )
 from fairweather.training.policies import jensen_shannon
-from fairweather.training.ranks import ALONE, Fabric, Ranks
+from fairweather.training.ranks import ALONE, Ranks
 from fairweather.training.recipe import Recipe
 from fairweather.training.selfsupervised.methods import rotate_quarter
 from fairweather.types.kinds import TaskKind
 from fairweather.types.measurement import Attack, Images, Predictions, Shift
+
+if TYPE_CHECKING:
+    from fairweather.training.fabric import Fabric
 
 # --- The loss
 

@@ -72,7 +72,7 @@ from fairweather.steps.plan import (
 )
 from fairweather.steps.training import training_attack, with_statistics
 from fairweather.steps.worker import check_natural
-from fairweather.training.ranks import check_launch, find_launcher
+from fairweather.training.fabric import check_launch, find_launcher
 from fairweather.training.recipe import Recipe
 from fairweather.training.selfsupervised.methods import METHODS
 from fairweather.training.supervised import CROSS_ENTROPY, RotationTask, check_square_images
