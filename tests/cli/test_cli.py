@@ -491,14 +491,15 @@ network = torch.nn.Sequential(torch.nn.Flatten(), torch.nn.Linear(3 * 8 * 8, 2))
 pixels, keys = torch.zeros(8, 3, 8, 8, dtype=torch.uint8), torch.arange(8)
 images = fw.Images(pixels, keys % 2, keys, ("cat", "dog"))
 data = fw.Dataset("toys", None, None, images, (0.5,) * 3, (0.5,) * 3)
-run = fw.evaluate(network, data, ["brightness_factor: [0.5]"], out="run", progress=False)
+options = {"out": "run", "outputs": "logits", "progress": False}
+run = fw.evaluate(network, data, ["brightness_factor: [0.5]"], **options)
 print(len(run.scores) > 0)
 """
 
 
 def test_evaluating_a_module_loads_no_library_of_networks(tmp_path):
     done = run_without(SLOW, EVALUATED, cwd=tmp_path)
-    assert (done.stderr, done.stdout) == ("", "True\n")
+    assert (done.returncode, done.stdout) == (0, "True\n"), done.stderr
 
 
 @pytest.mark.parametrize("name", fw.__all__)
