@@ -42,7 +42,7 @@ from fairweather.types.record import CLEAN, NO_LEVEL, TEST, predictions_file
 HERE = Path(__file__).parent
 LEVELS = (1, 3, 5)
 DIGITS = (0, 2, 4, 6, 8)
-TITLES = (("Clean", ""), ("Light fog", "level 1"), ("Fog", "level 3"), ("Thick fog", "level 5"))
+TITLES = (("Clean", ""), ("Fog", "level 1"), ("Fog", "level 3"), ("Fog", "level 5"))
 
 # ---------------------------------------------------------------- the numbers
 
@@ -95,8 +95,10 @@ def collect_facts(run: Run) -> dict[str, object]:
 WIDTH, HEIGHT, LEFT = 1200, 548, 40
 INK, GREY, GRID = "#1d232b", "#5b6470", "#e6e9ed"
 RIGHT, SURE, GAP = "#0b62b0", "#c2410c", "#fbe3d6"
+GOOD, BAD = "#1a7333", "#b3142d"  # of an answer
 SIDE, ACROSS, DOWN, TOP = 78, 92, 105, 116
 FIRST = LEFT + 86  # where the digits begin
+CIRCLE, DIAMOND = "M-5 0a5 5 0 1 0 10 0a5 5 0 1 0 -10 0Z", "M0 -6.5L6.5 0L0 6.5L-6.5 0Z"
 AXIS, END, FLOOR, CEILING = 680, 1000, 480, 140
 
 
@@ -110,7 +112,7 @@ def _text(
 def _mark(x: float, y: float, *, is_right: bool) -> str:
     """A tick or a cross, so that colour is not alone in saying what is wrong."""
     path = "M0 5 l3.5 4 l6.5 -9" if is_right else "M1 0 l8 9 m0 -9 l-8 9"
-    colour = RIGHT if is_right else SURE
+    colour = GOOD if is_right else BAD
     return (
         f'<path d="{path}" transform="translate({x} {y})" fill="none" stroke="{colour}" '
         'stroke-width="2.2" stroke-linecap="round" stroke-linejoin="round"/>'
@@ -146,7 +148,7 @@ def _draw_digits(run: Run) -> Iterator[str]:
         for column, key in enumerate(shown.keys.tolist()):
             x, at = FIRST + ACROSS * column, place[key]
             is_right = bool(cell.correct[at])
-            colour = RIGHT if is_right else SURE
+            colour = GOOD if is_right else BAD
             yield _digit(pixels[column, 0].numpy(), x, y)
             yield _mark(x + 3, y + SIDE + 7, is_right=is_right)
             sure = f"{100 * cell.confidence[at]:.0f} %"
@@ -179,9 +181,10 @@ def _draw_lines(run: Run) -> Iterator[str]:
         yield f'<path d="M{" L".join(points(scores))}" fill="none" {stroke}="3"/>'
         for x, (value, low, high, _) in zip(across, scores, strict=True):
             yield f'<path d="M{x} {height(low)} V{height(high)}" {stroke}="2"/>'
+            shape = DIAMOND if words == "sure" else CIRCLE
             yield (
-                f'<circle cx="{x}" cy="{height(value)}" r="5" fill="{colour}" stroke="#fff" '
-                'stroke-width="1.5"/>'
+                f'<path d="{shape}" transform="translate({x} {height(value)})" fill="{colour}" '
+                'stroke="#fff" stroke-width="1.5"/>'
             )
         said = f"{100 * scores[-1].value:.0f} % {words}"
         yield _text(END + 30, height(scores[-1].value) + 6, said, 19, colour, font_weight=700)

@@ -65,6 +65,7 @@ class Page:
     columns: tuple[Column, ...]
     axis: str = "Accuracy (%)"
     figure_rows: tuple[int, ...] | None = None
+    words: str = ""  # what the abbreviations in the rows stand for
 
 
 CLEAN = Column("Clean", level="none")
@@ -87,6 +88,9 @@ def labels(title: str, suffix: str) -> tuple[str, ...]:
 SHARES = "1 10 100 noisy"
 DARK = "brightness_factor"
 
+AUG = "Basic: no augmentation. Aug: flips and rotation."
+PT = "PT: pre-trained on ImageNet."
+
 PAGES: dict[str, Page] = {
     "pathmnist": Page(
         (
@@ -98,6 +102,7 @@ PAGES: dict[str, Page] = {
             Row("MixUp + Aug + PT, published", "mixup_aug_pt", SIX, published=True),
         ),
         (*PAPER, errors("Calibration error, clean", level="none")),
+        words=f"{AUG} {PT}",
     ),
     "oxford-pets": Page(
         (
@@ -120,6 +125,7 @@ PAGES: dict[str, Page] = {
             Row("Lite0, MixUp + Aug + PT, one rate", "lite0_mixup_aug_pt_whole"),
         ),
         (*PAPER, errors("Calibration error, clean", level="none")),
+        words=f"{AUG} {PT} One rate: of learning, for all layers.",
     ),
     "augmentations": Page(
         (
@@ -212,6 +218,11 @@ def table(folder: Path, page: Page) -> str:
     return "\n".join(lines)
 
 
+def figure_title(folder: Path) -> str:
+    """Read what the figure shows from the text that stands for it on the page."""
+    return re.search(r"!\[(.+)\.\]", (folder / "README.md").read_text(encoding="utf-8"))[1]
+
+
 def figure(folder: Path, page: Page) -> alt.LayerChart:
     """Draw the first three columns: a dot with its interval for each row, hollow if published."""
     shown = page.figure_rows or tuple(range(len(page.rows)))
@@ -249,11 +260,20 @@ def figure(folder: Path, page: Page) -> alt.LayerChart:
         layers.append(hollow.encode(x=x, y=y, yOffset=offset, color=colour, shape=shape))
     return (
         alt.layer(*layers)
-        .properties(width=560, height=alt.Step(16), background="white", padding=PADDING)
+        .properties(
+            width=560,
+            height=alt.Step(16),
+            background="white",
+            padding=PADDING,
+            title=alt.Title(
+                figure_title(folder), subtitle=page.words, anchor="start", frame="bounds", offset=10
+            ),
+        )
         .configure(font=FONT)
         .configure_axis(
             labelFontSize=13, titleFontSize=12, titleFontWeight="normal", gridColor="#e4e7eb"
         )
+        .configure_title(fontSize=14, subtitleFontSize=13, subtitlePadding=6)
         .configure_legend(labelFontSize=13, symbolSize=90, columnPadding=28)
         .configure_view(stroke=None)
     )

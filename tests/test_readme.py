@@ -145,6 +145,12 @@ def test_a_finding_has_one_figure_one_short_table_and_the_stored_numbers(name):
 def test_the_figure_of_a_finding_shows_the_stored_numbers(name):
     folder, page = ROOT / "results" / name, pages.PAGES[name]
     drawn = html.unescape((folder / "finding.svg").read_text())
+    texts = re.findall(r"<text[^>]*>([^<]+)</text>", drawn)
+    assert pages.figure_title(folder) in texts
+    assert page.words in ("", *texts)
+    for short in ("PT", "Aug", "one rate"):
+        used = any(f" {short}" in text for text in texts if text != page.words)
+        assert used == (f"{short}: " in page.words or f"{short.capitalize()}: " in page.words)
     cells = pages.numbers(folder, page).set_index(["row", "column"])
     rows = [page.rows[place].title for place in page.figure_rows or range(len(page.rows))]
     columns = [column.title for column in page.columns[:3]]

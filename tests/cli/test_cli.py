@@ -26,6 +26,7 @@ from fairweather.errors import RENAMED, InputError, check_writable
 from fairweather.judge.rules import read_rules
 from fairweather.progress import Event, FinishedStep
 from fairweather.requests.study.schema import load_study
+from fairweather.shifts.table import SUITES
 from tests.conftest import write_pictures
 from tests.helpers.commands import fairweather
 from tests.helpers.forking import Program
@@ -223,6 +224,10 @@ def test_what_the_help_of_options_says_is_accepted():
     (shift,) = re.findall(r"'(gamma.*?)'", SHIFT_HELP)
     assert len(expand_with_clean(shift)) == 3
     assert len(expand_with_clean("imagenet_c/fog,severity=3")) == 2
+    text = " ".join(HELPS["evaluate"].split())
+    names = ("gaussian_noise", "motion_blur", "fog", "contrast", "jpeg_compression")
+    assert SUITES["quick"] == {f"imagenet_c/{name}": (1, 3, 5) for name in names}
+    assert "quick: noise, motion blur, fog, contrast and JPEG, at levels 1, 3 and 5]" in text
     text = " ".join(HELPS["run"].split())
     overrides = re.search(r"of the study: (\S+), (\S+)\. Repeatable", text).groups()
     assert load_study("quickstart", overrides).models["basic"].recipe.epochs == 2

@@ -1082,7 +1082,8 @@ def test_dark_images_are_warned_of(saved, pictures, tmp_path):
     done = fairweather(
         "predict", saved, f"images:{tmp_path}", "--out", tmp_path / "x.csv", "--device", "cpu"
     )
-    assert done.returncode == 0, done.stderr
+    assert done.returncode == 4, done.stderr
+    assert len(rows_of(tmp_path / "x.csv")) == 24
     first = done.stdout.partition("\n")[0]
     assert first.startswith("WARNING    these images differ from the validation images")
     assert "error limit need not hold for them: do not use these answers unless a person" in first

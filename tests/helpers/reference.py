@@ -396,6 +396,43 @@ def placements(scores, positive):
     return found
 
 
+def least_pairs(labels, grouping):
+    """How many independent pairs the mean AUC is worth: 1 over what is in pairs of one group, and
+    in pairs of two, at most."""
+    classes, touched, shared = sorted(set(labels)), {}, {}
+    for label in classes:
+        own = [name for of, name in zip(labels, grouping, strict=True) if of == label]
+        others = [name for of, name in zip(labels, grouping, strict=True) if of != label]
+        for one in own:
+            for other in others:
+                weight = 1 / len(classes) / len(own) / len(others)
+                pair = frozenset((one, other))
+                shared[pair] = shared.get(pair, 0) + weight
+                for name in pair:
+                    touched[name] = touched.get(name, 0) + weight
+    return 1 / (max(touched.values()) + max(shared.values()))
+
+
+def bound_ends(value, pairs, tests=1):
+    """Chernoff's bound for the mean of so many pairs, at 2.5 % a side; by halving."""
+
+    def divergence(truth):
+        parts = [(value, truth), (1 - value, 1 - truth)]
+        return sum(share * math.log(share / other) for share, other in parts if share)
+
+    ends = []
+    for end in (0.0, 1.0):
+        inside, outside = value, end
+        for _ in range(200):
+            middle = (inside + outside) / 2
+            if middle in (0, 1) or pairs * divergence(middle) > math.log(40 * tests):
+                outside = middle
+            else:
+                inside = middle
+        ends.append(inside)
+    return tuple(ends)
+
+
 def auc_covariance(first, second, positive, grouping):
     """The covariance of two AUCs on the same images, with Obuchowski's sums over groups.
 

@@ -673,7 +673,7 @@ def test_without_accuracy_the_errors_are_not_counted(run, tmp_path):
 def test_the_mark_stands_where_the_ends_would(run):
     verdicts = check(run, "basic: confidence_auroc[clean] >= 0.99", on="value")
     line = format_verdicts(verdicts).splitlines()[1].split()
-    assert line[-5:-2] == ["too", "few", "errors"]
+    assert line[-7:-3] == ["too", "few", "errors", "120"]
     assert " [too few errors], n = 120" in format_junit(verdicts)
 
 
@@ -755,12 +755,26 @@ def test_the_table_shows_what_failed_first_and_every_rule_can_be_copied():
     lines = format_verdicts(VERDICTS).splitlines()
     assert lines[0].split() == ["rule", "value", "low", "high", "n", "margin"]
     assert lines[1].split("  ")[1] == "basic: accuracy[brightness_factor=0.5] >= 50%"
-    assert lines[1].split()[-5:] == ["55.00%", "45.00%", "65.00%", "1000", "-5.00%"]
+    numbers = ["55.00%", "45.00%", "65.00%", "1000"]
+    assert lines[1].split()[-8:] == [*numbers, "5.00", "points", "too", "low"]
     assert [line.split()[0] for line in lines[1:4]] == ["failed", "passed", "passed"]
-    assert lines[2].split()[-1] == "+30.00%"
+    assert lines[2].endswith("  30.00 points to spare")
     assert len({len(line) for line in lines[:4]}) == 1
     assert lines[5].startswith("1 of 3 checks failed, judged on the end of the 95 % interval")
     assert read_rules([each.name for each in VERDICTS])[1].cell == "brightness_factor=0.5"
+
+
+@pytest.mark.parametrize(
+    ("operator", "limit", "margin"),
+    [
+        ("<=", "0.45", "0.2000 too high"),
+        ("<=", "0.7", "0.0500 to spare"),
+        (">=", "0.4", "0.0500 to spare"),
+    ],
+)
+def test_the_margin_of_a_number_without_a_unit_has_none(operator, limit, margin):
+    table = format_verdicts([verdict(Rule(None, "nll", "clean", "", operator, limit), 0.55)])
+    assert table.splitlines()[1].endswith(f"  {margin}")
 
 
 def test_junit_has_a_case_a_verdict_and_says_why_in_attribute_and_text():

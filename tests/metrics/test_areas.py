@@ -1,6 +1,7 @@
 """Intervals of areas under curves: DeLong's and Obuchowski's variances, and what they hold."""
 
 import dataclasses
+import itertools
 import math
 
 import numpy as np
@@ -15,6 +16,7 @@ from fairweather.metrics.areas import (
     auc_column,
     column_spread,
     disjoint_pairs,
+    least_pairs,
     precision_column,
     unit_column,
 )
@@ -373,6 +375,187 @@ def test_an_image_is_in_one_pair_only():
     # Groups with images of both sides are used once.
     assert disjoint_pairs(positive, np.arange(14) % 5) == 2
     assert areas.disjoint_pairs(np.ones(4, dtype=bool)) == 0
+
+
+LONE = np.array([1.0] + [0.0] * 99, dtype=np.float32)  # Student's t reaches nearly to 0 and 1
+
+
+@pytest.mark.parametrize("tests", [1, 5])
+@pytest.mark.parametrize("value", [0.02, 0.5, 0.9, 0.996, 0.99999])
+@pytest.mark.parametrize("least", [0.9, 7.5, 99, 20_000])
+def test_the_bound_is_that_of_the_slow_reference(value, least, tests):
+    expected = reference.bound_ends(value, least, tests)
+    assert area_interval(value, LONE, 0.1, tests=tests, least=least) == pytest.approx(
+        expected, abs=1e-10
+    )
+    narrow = area_interval(value, LONE / 1e6, np.inf, tests=tests)
+    assert area_interval(value, LONE / 1e6, np.inf, tests=tests, least=least) == tuple(
+        np.clip(narrow, *expected)
+    )
+
+
+@pytest.mark.parametrize("side", [0, 1])
+@pytest.mark.parametrize("images", [1, 5, 30, 100])
+def test_the_bound_misses_in_at_most_two_and_a_half_percent(images, side):
+    """Each positive is above all of many negatives or below all, so that the AUC is a share."""
+    rights = np.arange(images + 1)
+    ends = [area_interval(right / images, LONE, 0.1, least=images)[side] for right in rights]
+    for truth in [*np.linspace(0.001, 0.999, 400), 1 - 1e-5]:
+        missed = np.greater(ends, truth) if side == 0 else np.less(ends, truth)
+        assert scipy.stats.binom.pmf(rights, images, truth)[missed].sum() <= 0.025 + 1e-9
+
+
+DESIGNS = {
+    "two classes": ([0, 0, 1, 1, 1], None),
+    "one positive": ([0, 1, 1, 1, 1, 1], None),
+    "three images": ([0, 1, 2], None),
+    "three classes": ([0, 0, 1, 1, 2, 2], None),
+    "unequal classes": ([0, 0, 0, 0, 1, 2], None),
+    "groups of one class": ([0, 0, 0, 1, 1, 1, 1, 1], [0, 0, 1, 2, 2, 3, 4, 4]),
+    "groups of two classes": ([0, 1, 0, 1, 1, 0, 1, 0], [0, 0, 1, 1, 1, 2, 2, 3]),
+    "groups of three classes": ([0, 1, 2, 0, 1, 2, 2], [0, 0, 0, 1, 1, 2, 3]),
+}
+
+
+@pytest.mark.parametrize("design", DESIGNS)
+def test_a_mean_of_areas_is_as_certain_as_its_least_pairs(design):
+    """All outcomes of a few groups that each have two: no exponential mean exceeds the bound's."""
+    labels, groups = DESIGNS[design]
+    labels = np.array(labels)
+    groups = np.arange(len(labels)) if groups is None else np.array(groups)
+    pairs, count = least_pairs(labels, groups), groups.max() + 1
+    generator, classes = np.random.default_rng(0), labels.max() + 1
+    for trial in range(20):
+        chance = generator.random(count) ** (1 + trial % 3)
+        rows = generator.normal(size=(2, len(labels), classes))
+        rows[0] += 3 * np.eye(classes)[labels]  # one is mostly right
+        found = []
+        for outcome in itertools.product((0, 1), repeat=count):
+            at = np.array(outcome)
+            values = rows[at[groups], np.arange(len(labels))]
+            weight = np.where(at == 1, chance, 1 - chance).prod()
+            found.append((weight, reference.macro_auc(values, labels)))
+        weights, areas_of = np.transpose(found)
+        mean = weights @ areas_of
+        for slope in (-30, -5, -1, 1, 5, 30):
+            exact = np.log(weights @ np.exp(slope * areas_of))
+            bound = pairs * np.log(1 - mean + mean * np.exp(slope / pairs))
+            assert exact <= bound + 1e-9, (trial, slope)
+
+
+def test_more_pairs_would_be_too_many():
+    """Positives above all negatives or below all: the AUC is a share of the positives."""
+    positive = np.arange(3000) < 3
+    pairs, share, slope = least_pairs(positive), 0.6, 5.0
+    assert pairs == pytest.approx(3, rel=1e-3)
+    exact, bound, fewer = (
+        k * np.log(1 - share + share * np.exp(slope / k)) for k in (3, 1.01 * pairs, pairs)
+    )
+    assert bound < exact < fewer
+
+
+@pytest.mark.parametrize("classes", [2, 3, 7])
+def test_the_least_pairs_are_those_of_the_slow_reference(classes):
+    generator = np.random.default_rng(classes)
+    labels = np.minimum(generator.geometric(0.4, size=60) - 1, classes - 1)
+    images = np.arange(60)
+    assert least_pairs(labels) == pytest.approx(reference.least_pairs(labels, images))
+    assert least_pairs(labels) == least_pairs(labels, images)
+    assert least_pairs(labels + 3) == least_pairs(labels[::-1]) == least_pairs(labels)
+    for groups in (images // 4, generator.integers(12, size=60)):
+        _, groups = np.unique(groups, return_inverse=True)
+        assert 0 < least_pairs(labels, groups) <= reference.least_pairs(labels, groups) + 1e-9
+    # Groups of one class and one size: exactly as many pairs as if they were images.
+    repeated, groups = np.repeat(labels, 5), np.repeat(images, 5)
+    assert least_pairs(repeated, groups) == pytest.approx(least_pairs(labels))
+
+
+def test_the_least_pairs_of_two_classes_are_nearly_the_images_of_the_rarer():
+    for rare, others in ((1, 500), (30, 30), (100, 900)):
+        positive = np.arange(rare + others) < rare
+        assert rare * others / (others + 1) == pytest.approx(least_pairs(positive))
+        assert least_pairs(~positive) == least_pairs(positive)
+    assert least_pairs(np.ones(9, dtype=bool)) == 0
+    assert least_pairs(np.arange(40) % 2, np.zeros(40, dtype=int)) < 1
+
+
+def one_decides(images=100, rank=0.4):
+    """Two classes, each perfectly apart, but for one positive above a share of the negatives."""
+    labels = np.repeat([0, 1], images)
+    margins = np.where(labels == 1, 3.0, -3.0) + np.linspace(0, 1, 2 * images)
+    margins[-1] = margins[round((1 - rank) * images)] - 1e-4
+    logits = np.stack([-margins, margins], axis=1).astype("f4")
+    columns = metrics.per_image(logits, labels)
+    return Predictions(np.arange(2 * images), labels, *columns, logits, ("a", "b"), False)
+
+
+def test_one_deciding_image_does_not_make_any_area_possible():
+    found = estimated(one_decides(), [*NAMES, "auc/a", "auc/b", "pr_auc/b"])
+    for name in ("macro_auc", "auc/a", "auc/b"):
+        estimate = dataclasses.replace(found[name], fewest=0)
+        value, low, high, _ = to_score(estimate, (0.0, 1.0))
+        assert value == pytest.approx(0.996)
+        assert estimate.least_pairs == pytest.approx(100 * 100 / 101)
+        assert column_spread(estimate.column).freedom < 1.1
+        assert (low, high) == pytest.approx(reference.bound_ends(value, 100 * 100 / 101))
+        assert 0.949 < low < 0.95
+        before = dataclasses.replace(estimate, least_pairs=0.0)
+        assert to_score(before, (0.0, 1.0)).low < 0.1
+        assert to_score(estimate.together(5)).low < low
+    # The error of an average precision has no such bound.
+    assert {found[name].least_pairs for name in ("macro_pr_auc", "pr_auc/b")} == {0}
+
+
+def test_a_bounded_interval_is_mirrored_and_knows_ranks_only():
+    positive = np.arange(200) < 60
+    scores = np.random.default_rng(3).normal(size=200) + 6 * positive
+    scores[0] = 0.1
+
+    def ends(scores, positive):
+        column = unit_column(auc_column(scores, positive), None)
+        value = float(np.mean(np.array(reference.placements(scores, positive))[positive]))
+        found = area_interval(value, column, 60, least=least_pairs(positive))
+        assert found != area_interval(value, column, 60)
+        return np.array(found)
+
+    low, high = ends(scores, positive)
+    np.testing.assert_array_equal(ends(np.exp(scores / 9), positive), (low, high))
+    for mirrored in (ends(-scores, positive), ends(scores, ~positive)):
+        np.testing.assert_allclose(mirrored, (1 - high, 1 - low), atol=1e-9)
+    np.testing.assert_allclose(ends(-scores, ~positive), (low, high), atol=1e-9)
+
+
+def test_the_bound_changes_no_interval_of_a_perfect_area():
+    """There, Clopper and Pearson's interval is the bound for one pair more at most."""
+    for rare, others in ((1, 9), (30, 30), (50, 2000)):
+        positive = np.arange(rare + others) < rare
+        zeros = np.zeros(rare + others, dtype=np.float32)
+        bounded = area_interval(1.0, zeros, rare, least=least_pairs(positive))
+        assert bounded == area_interval(1.0, zeros, rare)
+
+
+def test_means_are_bounded_by_their_least_certain_part():
+    cells = [estimated(drawn(shift=shift))["macro_auc"] for shift in (0.3, 2.0)]
+    labels = drawn().labels
+    assert [each.least_pairs for each in cells] == [least_pairs(labels)] * 2
+    parts = [dataclasses.replace(cells[0], least_pairs=9.0), cells[1]]
+    for mean in (metrics.mean_estimate(parts), metrics.recipe_estimate(parts)):
+        assert mean.least_pairs == 9
+    groups = Grouping(np.arange(300) // 3)
+    grouped = estimated(drawn(), grouping=groups)["macro_auc"]
+    assert grouped.least_pairs == least_pairs(labels, groups.numbers) < least_pairs(labels)
+
+
+@pytest.mark.parametrize("kind", ["equal", "outliers", "few"])
+def test_near_one_the_bound_narrows_and_misses_no_more(kind):
+    """`benchmarks/areas.py` asks the same at length."""
+    trials, area = 150, 0.996
+    drawn = (both[0] for both in simulated.draw_single(kind, 100, area, 0.5, trials))
+    missed, _, largest = simulated.near_one(drawn, area)
+    for tails in missed.split(" → "):
+        for percent in map(float, tails.split(" / ")):
+            assert trials * percent / 100 <= most(trials, 0.05) + 1e-9
+    assert float(largest.split(" → ")[1]) < 0.13
 
 
 @pytest.mark.parametrize(("positives", "area"), [(50, 0.9), (50, 0.99), (200, 0.95)])

@@ -179,6 +179,9 @@ def test_a_model_that_names_nothing_is_taken_in_order(model):
     found = match_labels(model, 4, ["d", "c", "b", "a"])
     assert found.columns == ((0,), (1,), (2,), (3,))
     assert found.note == "in order: the model names no classes"
+    assert found.describe(["d", "c", "b", "a"]) == (
+        f"{found.note}, so output 0 is taken to be 'd', 1 'c', ..., 3 'a'; else give --class-map"
+    )
     with pytest.raises(InputError, match=r"4 outputs.* 2 classes.*--class-map .* as 'a,0'.*FILE -"):
         match_labels(model, 4, ["a", "b"])
 
@@ -193,6 +196,7 @@ def test_numbers_that_sort_as_text_are_taken_as_numbers(first, model):
         "by number: the model names no classes, and the data's are numbers in the order of text, "
         f"{'11' if first == 0 else '12'!r} before '2'"
     )
+    assert found.describe(data) == found.note
 
 
 def test_numbers_that_are_in_order_or_no_numbers_are_in_order():

@@ -270,6 +270,65 @@ def test_kinds_of_marks_differ_in_shape(page):
     assert shapes["mark right"] != shapes["mark sure"]
 
 
+def test_a_colour_and_a_shape_mean_one_thing(page):
+    """Of accuracy, of confidence, of images to review, and of a wrong answer."""
+    marks = page.all(
+        """[...document.querySelectorAll('path.mark')].map(mark => {
+            const kind = mark.getAttribute('class').split(' ')[1];
+            return [kind, getComputedStyle(mark).fill, mark.getAttribute('d')];
+        })"""
+    )
+    meanings = dict.fromkeys(("clean", "mean", "worst", "right"), "accuracy") | {
+        "sure": "confidence",
+        "needed": "review",
+        "sent": "review",
+    }
+    shown = {(meanings[kind], colour, shape) for kind, colour, shape in marks}
+    for column in (1, 2):
+        looks = {(own[0], own[column]) for own in shown}
+        assert len(looks) == len({look for _, look in looks})
+    wrong = page.all(
+        """(() => {
+            const answer = document.getElementById('strip').appendChild(
+                Object.assign(document.createElement('i'), {style: 'color: var(--wrong)'}));
+            const {color} = getComputedStyle(answer);
+            answer.remove();
+            return color;
+        })()"""
+    )
+    assert wrong not in {colour for _, colour, _ in shown}
+
+
+def test_no_column_has_a_hole(window):
+    """A section stands right below the one above it, and the columns end close to each other."""
+    places = window("light", 1280).all(
+        """[...document.querySelectorAll('.front > section:not(#verdict)')].map(section => {
+            const {left, top, bottom} = section.getBoundingClientRect();
+            return [left, top, bottom];
+        })"""
+    )
+    columns = [
+        sorted(own[1:] for own in places if own[0] == left) for left in {own[0] for own in places}
+    ]
+    assert len(columns) == 2
+    for column in columns:
+        for (_, bottom), (top, _) in itertools.pairwise(column):
+            assert 0 <= top - bottom <= 2
+    first, second = (column[-1] for column in columns)
+    top, bottom = max(first, second, key=lambda own: own[1])
+    assert abs(first[1] - second[1]) <= bottom - top
+
+
+def test_every_row_of_marks_has_its_axis_on_a_phone(window):
+    page = window("light", PHONE)
+    axes = page.tab.locator(".dots thead .axis text")
+    texts = axes.all_text_contents()
+    assert texts.count("0 %") == texts.count("100 %") == 3  # a comparison has points
+    assert all(axes.nth(at).is_visible() for at in range(len(texts)))
+    heads = page.tab.locator(".dots thead th:first-child")
+    assert [heads.nth(at).is_visible() for at in range(heads.count())] == [True] * 4
+
+
 def test_the_gap_between_accuracy_and_confidence_is_shaded(page):
     levels = page.all("document.querySelectorAll('#knows-chart path.mark.right').length")
     shift = page.all("document.getElementById('shift').selectedOptions[0].textContent")

@@ -46,7 +46,7 @@ TOLD = ("accuracy", RMS, GAP, COVERAGE, RISK)
 HOSTILE = "<script>a|b</script>"
 DARK = Sweep("dark", "Brightness", "brightness factor f", 1.0, "", {"0.2": "dark,f=0.2"})
 BLUR = Sweep("blur", "Gaussian blur", "standard deviation σ (pixels)", 0.0, "", {"2": "blur,s=2"})
-FOG = Sweep("c/fog", "Fog", "severity", 0.0, "", {"1": "c/fog,s=1", "5": "c/fog,s=5"})
+FOG = Sweep("c/fog", "Fog", "level", 0.0, "", {"1": "c/fog,s=1", "5": "c/fog,s=5"})
 PGD = Sweep(
     "pgd",
     "PGD",
@@ -106,8 +106,8 @@ READ = {
     "exponent γ": "gamma at γ = 3",
     "factor of the pixel size": "lower resolution at 3 times the pixel size",
     "fraction of the width": "translation at 3 of the width",
+    "level": "fog at level 3",  # a severity
     "quality": "JPEG at quality 3",
-    "severity": "fog at severity 3",
     "standard deviation σ (pixels)": "Gaussian blur at σ = 3",
     "turn of the colour circle": "hue at 3 of the colour circle",
 }
@@ -117,8 +117,9 @@ def test_every_level_has_a_form_to_read():
     found = {}
     for kind in SHIFTS.values():
         if kind.level_title != "severity" or kind.title == "Fog":
-            sweep = Sweep("", kind.title, kind.level_title, kind.neutral, "", {"3": ""})
-            found[kind.level_title] = sweep.at("3")
+            texts = {"title": kind.title, "level_title": kind.level_title}
+            sweep = make_sweep(sweep_record("a", {3: "a"}, neutral=kind.neutral, **texts))
+            found[sweep.level_title] = sweep.at("3")
     assert found == READ
     other = Sweep("", "Zoom", "steps of the lens", 0.0, "", {"3": ""})
     assert other.at("3") == "zoom at 3 (steps of the lens)"
@@ -132,7 +133,7 @@ def test_titles_keep_their_names_and_abbreviations_inside_a_sentence():
         stays = kind.title in kept or kind.title.startswith("Gaussian ")
         lower = kind.title[0].lower() + kind.title[1:]
         assert sweep.in_sentence == (kind.title if stays else lower)
-    assert Sweep("", "AutoContrast", "severity", 0.0, "", {}).in_sentence == "AutoContrast"
+    assert Sweep("", "AutoContrast", "level", 0.0, "", {}).in_sentence == "AutoContrast"
 
 
 def test_widened_intervals_are_those_of_bonferroni():
@@ -296,8 +297,8 @@ def test_shifts_whose_intervals_overlap_with_the_worst_are_told(others, words):
     lines += [acc(name, level[name], value) for name, value in others.items()]
     outcome = outcome_of(contents(lines, [DARK, BLUR, FOG]))
     said = plain(describe_shifts(outcome.worst.shifts))
-    assert said[0] == "Brightness at f = 0.2 costs most: 50 % right."
-    assert said[2:] == [f"{some} may cost as much: the intervals overlap." for some in words]
+    assert said[0] == "Accuracy is lowest under brightness at f = 0.2: 50 % right."
+    assert said[2:] == [f"It may be as low under {some}: the intervals overlap." for some in words]
 
 
 def test_the_page_opens_with_the_most_accurate_model_and_not_with_its_variant(tmp_path):

@@ -159,7 +159,7 @@ def test_what_is_needed_at_five_per_cent_is_the_number_of_the_scores(pair, joint
         assert stop["risk"] == "5\N{NO-BREAK SPACE}%"
 
 
-# Who is hurt.
+# The worst classes and groups.
 
 
 def test_the_parts_with_the_lowest_accuracy_are_counted_one_by_one(drawn):
@@ -198,7 +198,7 @@ def test_the_parts_with_the_lowest_accuracy_are_counted_one_by_one(drawn):
     ],
 )
 def test_pictures_lead_from_clean_to_the_worst_level(levels, worst, shown):
-    sweep = Sweep("fog", "Fog", "severity", 0.0, "", dict.fromkeys(levels.split(), "cell"))
+    sweep = Sweep("fog", "Fog", "level", 0.0, "", dict.fromkeys(levels.split(), "cell"))
     assert choose_rows(sweep, worst) == shown.split()
 
 

@@ -959,7 +959,7 @@ def test_page_answers_first_and_says_how(run, page):
         "Where it breaks",
         "Does it know?",
         "What to do",
-        "Who is hurt",
+        "Worst classes and groups",
         "Compare models",
         "Details Each recipe was trained once",
         "Ranking Model",

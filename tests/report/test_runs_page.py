@@ -90,7 +90,7 @@ def test_the_numbers_are_those_of_the_table_of_scores(folder):
     expected = scores.query("shift == 'clean' and metric == 'accuracy'").iloc[0]
     assert plain.clean.accuracy[:3] == (expected["value"], expected["low"], expected["high"])
     # Attacks are no shifts: the level with the lowest accuracy is of the fog, not of PGD.
-    assert plain.worst.title == "Imagenet_c/fog, severity 5".replace("Imagenet_c/fog", FOG.title)
+    assert plain.worst.title == "Imagenet_c/fog, level 5".replace("Imagenet_c/fog", FOG.title)
     assert plain.worst.accuracy.value == pytest.approx(0.3)
     assert plain.worst.gap.value == pytest.approx(0.6)
     assert [place.accuracy is None for place in plain.means] == [False, False, True, False]
@@ -346,8 +346,8 @@ def test_two_rows_are_compared(page):
     assert rows[0][0] == ["Clean images", "70.0 [68.0, 72.0]", "90.0 [88.0, 92.0]", "+20.0"]
     assert rows[0][-1] == [
         "Worst level",
-        "20.0 [18.0, 22.0] Fog, severity 5",
-        "30.0 [28.0, 32.0] Fog, severity 5",
+        "20.0 [18.0, 22.0] Fog, level 5",
+        "30.0 [28.0, 32.0] Fog, level 5",
         "+10.0",
     ]
     assert rows[1][0] == ["Clean images", "+20.0 [+18.0, +22.0]", "+0.0 [−2.0, +2.0]", "−20.0"]

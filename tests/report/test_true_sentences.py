@@ -26,8 +26,8 @@ from fairweather.types.record import COLUMNS, predictions_file
 from tests.helpers.chance import FALSE_ALARM
 from tests.helpers.run_folders import run_record, write_run
 
-FOG = Sweep("fog", "Fog", "severity", 0.0, "", {"1": "fog,s=1", "2": "fog,s=2"})
-RAIN = Sweep("rain", "Rain", "severity", 0.0, "", {"1": "rain,s=1"})
+FOG = Sweep("fog", "Fog", "level", 0.0, "", {"1": "fog,s=1", "2": "fog,s=2"})
+RAIN = Sweep("rain", "Rain", "level", 0.0, "", {"1": "rain,s=1"})
 TOLD = ("accuracy", "confidence_gap", "average_confidence")
 # A null result is never turned into a claim, whatever its interval holds.
 DENIALS = re.compile(r"\bnone\b|\bfound\b|\bno (over|under|loss|gap|difference)", re.I)
@@ -109,7 +109,7 @@ GAP = r"(?:(?P<points>[\d.]+) points? too (?P<side>confident|cautious)|as sure a
 EVIDENCE = r"(These images|\w+ seeds) cannot confirm"
 COMMON = r"Statistically no better than always giving the most common answer \((.*) %\)\."
 TOO_FEW = "Too few errors for an interval."
-PLACE = r"(?P<shift>fog|rain) at severity (?P<level>\d)"
+PLACE = r"(?P<shift>fog|rain) at level (?P<level>\d)"
 SHARE = r"([\d.]+ %)"
 PART = r"(no|all|[\d.]+ % of)"
 
@@ -281,18 +281,18 @@ def check_breaks(own, cells):
     shift, level = find_worst(cells)
     first, *others = own["said"]
     lowest = cells[shift, level].accuracy
-    found = re.fullmatch(rf"{PLACE} costs most: {SHARE} right\.", first, re.I)
+    found = re.fullmatch(rf"Accuracy is lowest under {PLACE}: {SHARE} right\.", first)
     assert (found["shift"].lower(), found["level"]) == (shift, level)
     assert is_share(found[3], lowest)
     lows = {name: cells[find_worst(cells, name)].accuracy for name, _ in cells if name != "clean"}
     for text in others:
         if best := re.fullmatch(
-            rf"(Fog|Rain) costs least: {SHARE} right at the worst level\.", text
+            rf"It is highest under (fog|rain): {SHARE} right at the worst level\.", text
         ):
-            assert lows[best[1].lower()] == max(lows.values())
+            assert lows[best[1]] == max(lows.values())
             assert is_share(best[2], max(lows.values()))
         else:
-            assert text == "1 other shift may cost as much: the intervals overlap."
+            assert text == "It may be as low under 1 other shift: the intervals overlap."
     assert [row[3] for row in own["rows"]] == sorted(lows, key=lows.get)
     for _, _, marks, name in own["rows"]:
         assert marks[0][1] == pytest.approx(cells["clean", "none"].accuracy, abs=1e-5)

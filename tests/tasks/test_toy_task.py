@@ -16,7 +16,7 @@ from fairweather.errors import InputError
 from fairweather.judge.rules import read_rules
 from fairweather.judge.verdicts import judge
 from fairweather.metrics import METRICS, Accepts, Metric
-from fairweather.metrics.areas import area_interval, auc_column
+from fairweather.metrics.areas import area_interval, auc_column, least_pairs
 from fairweather.metrics.classification import class_areas
 from fairweather.requests.study.run import try_study
 from fairweather.runs.folder import RunFolder
@@ -329,6 +329,7 @@ FINDING_AUC = Metric(
     column=lambda cell: auc_column(
         cell.predictions.probability, cell.predictions.labels == 1, cell.groups
     ),
+    least_pairs=least_pairs,
 )
 
 
@@ -348,7 +349,7 @@ def test_the_mean_area_of_findings_has_the_variance_of_all_images(
     clean = clean.set_index("unit")
     labels = dataset.test.labels.numpy()
     units = n // 2 if known else n
-    column, pairs = np.zeros(units), []
+    column, pairs, least = np.zeros(units), [], []
     probability = scipy.special.expit(Halves(3.0)(dataset.test.images / 255).detach().numpy())
     for place, name in enumerate(NAMES):
         there = labels[:, place] >= 0
@@ -357,6 +358,7 @@ def test_the_mean_area_of_findings_has_the_variance_of_all_images(
         added = auc_column(probability[there, place], truth, of if known else None)
         column += np.bincount(of, added, units) / 2
         sides = [len(np.unique(of[side])) for side in (truth, ~truth)]
+        least.append(least_pairs(truth, of if known else None))
         pairs.append(min(*sides, len(np.unique(of)) // 2) if known else min(sides))
         if known:
             assert clean.loc[f"finding={name}", "groups"] == len(np.unique(of)) < units
@@ -364,7 +366,7 @@ def test_the_mean_area_of_findings_has_the_variance_of_all_images(
     assert mean["value"] == pytest.approx(
         clean.loc[[f"finding={k}" for k in NAMES], "value"].mean()
     )
-    ends = area_interval(mean["value"], column * np.sqrt(units), min(pairs))
+    ends = area_interval(mean["value"], column * np.sqrt(units), min(pairs), least=min(least))
     assert (mean["low"], mean["high"]) == pytest.approx(ends, rel=1e-5)
     assert mean["n"] == n
     if known:

@@ -29,6 +29,7 @@ if TYPE_CHECKING:
     from fairweather.steps.run_model import NewImages
 
 BATCH_SIZE = 256  # images that are answered at once
+UNLIKE = 4  # the exit status if the images differ from the validation images
 
 Risk = Annotated[
     str | None,
@@ -78,8 +79,8 @@ def predict(
 ) -> None:
     """Predict with a bounded error rate, and leave uncertain images to a person.
 
-    The table has a row for each image: class, confidence, answer or defer, and possible classes. A
-    warning says if the images differ from the validation set.
+    The table has a row for each image: class, confidence, answer or defer, and possible classes. If
+    the images differ from the validation images, it warns, and ends with status 4.
 
     Examples:
         fairweather predict runs/mine images:new --risk 5%
@@ -109,8 +110,8 @@ def predict(
     typer.echo(f"{'table':<11}{out}")
     if likeness.unlike:
         suggest_measuring(model if shares else "RUN", quiet=quiet)
-    else:
-        suggest("open {}: the rows with defer need a person", out, quiet=quiet)
+        raise typer.Exit(UNLIKE)
+    suggest("open {}: the rows with defer need a person", out, quiet=quiet)
 
 
 def guard(

@@ -196,6 +196,7 @@ Replace = Annotated[
 ]
 JSON = Annotated[bool, typer.Option("--json", help="Print JSON.")]
 SHIFT_HELP = "Suite or shift: quick, imagenet_c/fog,severity=3 or 'gamma: [0.5, 2]'. Repeatable."
+QUICK_HELP = "noise, motion blur, fog, contrast and JPEG, at levels 1, 3 and 5"
 Shifts = Annotated[list[str] | None, typer.Option("--shift", help=SHIFT_HELP)]
 ShiftSeed = Annotated[int, typer.Option("--shift-seed", help="Random seed of shifts and split.")]
 

@@ -16,6 +16,7 @@ import typer
 from fairweather.cli.options import (
     DATA_HELP,
     JSON,
+    QUICK_HELP,
     SHIFT_HELP,
     DataRoot,
     Device,
@@ -373,7 +374,9 @@ def evaluate(
             help="Another model on the same images, or NAME-seedN=MODEL. Repeatable.",
         ),
     ] = None,
-    shift: Annotated[list[str] | None, typer.Option(help=SHIFT_HELP, show_default="quick")] = None,
+    shift: Annotated[
+        list[str] | None, typer.Option(help=SHIFT_HELP, show_default=f"quick: {QUICK_HELP}")
+    ] = None,
     out: Annotated[
         Path | None, typer.Option(help="Run folder.", show_default="runs/MODEL-on-DATA")
     ] = None,
@@ -434,9 +437,11 @@ def evaluate(
         suggest("the same command without --dry-run", quiet=quiet or json)
         return
     typer.echo("\n" + finished.overview() + "\n")
+    from fairweather.requests.evaluation.models import ModelRequest
     from fairweather.types.record import VAL
 
-    if data is not None and VAL not in finished.record.data.digests and not quiet:
+    lacking = VAL not in finished.record.data.digests and not quiet
+    if lacking and isinstance(request, ModelRequest) and request.takes_validation_fraction():
         lack = "estimate and predict need validation images: add --validation-fraction 0.5"
         typer.echo(f"note    {lack}", err=True)
     print_places(finished.path, track, quiet=quiet)

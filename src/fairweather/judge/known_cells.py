@@ -300,7 +300,7 @@ def _iter_cells(model: RunModel) -> Iterator[tuple[str, str, str, str, str]]:
         if sweep.kind == "shift":
             for cell in sweep.cells:
                 level = format_number(cell.level)
-                title = f"{sweep.title}, {sweep.level_title} {level}"
+                title = f"{sweep.title}, {sweep.level_words} {level}"
                 yield sweep.name, level, title, cell.id, TEST
     for name in model.record.natural:
         yield f"{NATURAL}{name}", NO_LEVEL, f"the other images {name}", CLEAN, f"{NATURAL}{name}"

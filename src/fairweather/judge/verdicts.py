@@ -290,8 +290,7 @@ BASIS_TEXTS = {
 def format_verdicts(verdicts: Sequence[Verdict]) -> str:
     """Write one line per verdict, failures first, and a summary.
 
-    Every rule in the table can be copied. `margin` is the distance of the judged number to the
-    limit; it is negative on the wrong side.
+    Every rule in the table can be copied. The margin is from the judged number to the limit.
     """
     ordered = sorted(verdicts, key=lambda verdict: verdict.passed)
     return (
@@ -362,8 +361,16 @@ def _format_row(verdict: Verdict) -> tuple[str, ...]:
         written(verdict.value),
         *(TOO_FEW_WORDS if verdict.too_few else map(written, (verdict.low, verdict.high))),
         str(verdict.n),
-        written(verdict.margin, sign="+"),
+        _describe_margin(verdict),
     )
+
+
+def _describe_margin(verdict: Verdict) -> str:
+    """Say how much a rule has to spare, or by how much it is broken."""
+    row, size = find_row(verdict.rule.scored), abs(verdict.margin)
+    text = f"{100 * size:.2f} points" if row and row.unit == "%" else f"{size:.4f}"
+    side = "low" if verdict.rule.operator.startswith(">") else "high"
+    return f"{text} to spare" if verdict.passed else f"{text} too {side}"
 
 
 def _failure_message(verdict: Verdict) -> str:
@@ -376,7 +383,7 @@ def _failure_message(verdict: Verdict) -> str:
     )
 
 
-def _format_number(rule: Rule, number: float, sign: str = "") -> str:
+def _format_number(rule: Rule, number: float) -> str:
     """Write a number of what the rule limits, a share in per cent; two digits show the margin."""
     row = find_row(rule.scored)
-    return f"{100 * number:{sign}z.2f}%" if row and row.unit == "%" else f"{number:{sign}z.4f}"
+    return f"{100 * number:z.2f}%" if row and row.unit == "%" else f"{number:z.4f}"

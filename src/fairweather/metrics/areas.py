@@ -14,7 +14,15 @@ import scipy.special
 from numpy.typing import NDArray
 
 from fairweather.metrics.classification import placements
-from fairweather.metrics.columns import TAIL, BoolArray, Ends, FloatArray, IntArray, clopper_pearson
+from fairweather.metrics.columns import (
+    TAIL,
+    BoolArray,
+    Ends,
+    FloatArray,
+    IntArray,
+    LabelArray,
+    clopper_pearson,
+)
 
 # With fewer degrees of freedom, a few images decide, so the interval also covers that of a share.
 FEWEST_FREEDOM = 5
@@ -172,6 +180,41 @@ def disjoint_pairs(positive: BoolArray, groups: IntArray | None = None) -> int:
     return min(*sides, len(np.unique(groups)) // 2)
 
 
+def least_pairs(labels: LabelArray | BoolArray, groups: IntArray | None = None) -> float:
+    """How many independent pairs the mean of the AUCs of all classes is worth at least.
+
+    The mean is over pairs of images, each with a weight. Let the pairs of one image, or group,
+    weigh at most W, and those of the same two at most w. By Vizing's theorem, the pairs can be
+    divided into sets in which no image is twice, with 1 / (W + w) pairs in a set on average. By
+    Hölder's inequality, Chernoff's bound for so many independent pairs then holds for the mean,
+    given how many images of each class there are. Two classes of n and m images are worth almost
+    min(n, m).
+
+    Args:
+        labels: `[n]`, of one class, whether each image is of it.
+        groups: int `[n]`, the number of each image's group; None if images are independent.
+
+    Returns:
+        0 if there is only one label.
+
+    Source: Hoeffding 1963, Probability Inequalities for Sums of Bounded Random Variables, section
+    5, for sets without a common image; Vizing 1965, The Chromatic Class of a Multigraph.
+
+    >>> round(least_pairs(np.arange(1000) < 100), 1)
+    99.9
+    """
+    _, label, images = np.unique(labels, return_inverse=True, return_counts=True)
+    others, classes = len(labels) - images, len(images)
+    if classes < 2:
+        return 0.0
+    of_pair = np.sort(1 / (images * others))[-2:].sum() / classes
+    # The weight of an image is in pairs with the others of its class, and as one of the others.
+    weights = (1 / images + (1 / others).sum() - 1 / others) / classes
+    members = np.arange(len(labels)) if groups is None else groups
+    heaviest = np.bincount(members, weights[label]).max()
+    return float(1 / (heaviest + of_pair * np.bincount(members).max() ** 2))
+
+
 def column_spread(column: NDArray[np.floating]) -> AreaSpread:
     """The variance of an area, and its degrees of freedom, which are few if few images matter.
 
@@ -196,7 +239,12 @@ def column_spread(column: NDArray[np.floating]) -> AreaSpread:
 
 
 def area_interval(
-    value: float, column: NDArray[np.floating], pairs: float, bias: float = 0.0, tests: int = 1
+    value: float,
+    column: NDArray[np.floating],
+    pairs: float,
+    bias: float = 0.0,
+    tests: int = 1,
+    least: float = 0.0,
 ) -> Ends:
     """The 95 % interval of an area, in [0, 1]: Student's t on the logit scale.
 
@@ -207,20 +255,28 @@ def area_interval(
     and Pearson's for the number of disjoint pairs. At 1 it misses in at most 2.5 %: with an area A,
     all k pairs are right with probability A^k.
 
+    An AUC is worth a known number of independent pairs (`least_pairs`). No end lies beyond
+    Chernoff's bound for them, which misses in at most 2.5 % at any value. It matters if one or two
+    images determine the variance, because Student's t then reaches almost to 0.
+
     Args:
         value: the area.
         column: `[n]`, of images or of groups, whose mean square is the variance.
         pairs: how many `disjoint_pairs` the area is a mean over.
         bias: how much too high the value is on average.
         tests: the number of simultaneous 95 % intervals, of which this is one.
+        least: of an AUC, its `least_pairs`; 0 if there is no bound.
 
     Source: Pepe 2003, The Statistical Evaluation of Medical Tests for Classification and
-    Prediction, section 5.2, for the logit scale.
+    Prediction, section 5.2, for the logit scale; Hoeffding 1963, theorem 1, for the bound.
 
     >>> [round(end, 3) for end in area_interval(0.9, np.array([0.02, -0.02] * 50), 30)]
     [0.853, 0.933]
     >>> [round(end, 3) for end in area_interval(1.0, np.zeros(100), 30)]
     [0.884, 1.0]
+    >>> one_image_decides = np.array([0.04] + [0.0] * 99)
+    >>> [round(end, 3) for end in area_interval(0.996, one_image_decides, 100, least=99)]
+    [0.95, 1.0]
     """
     spread = column_spread(column)
     low, high = (
@@ -230,7 +286,22 @@ def area_interval(
     if spread.freedom < FEWEST_FREEDOM:
         exact = clopper_pearson(value, pairs, tests)
         low, high = min(low, float(exact[0])), max(high, float(exact[1]))
-    return low, high
+    divergence = np.log(tests / TAIL) / least if least else np.inf
+    return _pull_within(low, value, divergence), _pull_within(high, value, divergence)
+
+
+def _pull_within(end: float, value: float, most: float) -> float:
+    """Pull an end towards the value, until a share of `value` diverges from it by `most` nats."""
+
+    def excess(truth: float) -> float:
+        right, wrong = scipy.special.rel_entr((value, 1 - value), (truth, 1 - truth))
+        return float(right + wrong) - most
+
+    if not excess(end) > 0:
+        return end
+    from scipy.optimize import bisect  # takes a while to import
+
+    return float(bisect(excess, value, end))
 
 
 def _move_on_logit_scale(area: float, reach: float) -> float:

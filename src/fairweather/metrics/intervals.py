@@ -93,6 +93,10 @@ class Estimate:
     """Of an area, how many disjoint pairs of images it is a mean over; for a mean over cells, the
     fewest."""
 
+    least_pairs: float = 0.0
+    """Of an AUC, how many independent pairs it is worth at least; for a mean over cells, the
+    fewest. 0 if that is not known."""
+
     bias: float = 0.0
     """Of an area, how much too high it is on average."""
 
@@ -249,6 +253,7 @@ def evaluate_resamples(
                 estimate,
                 column=unit_column(metric.column(prepared), prepared.groups),
                 pairs=metric.pairs(predictions, resamples.grouping),
+                least_pairs=metric.least_pairs(prepared.predictions.labels, prepared.groups),
                 bias=metric.bias(prepared),
             )
         else:
@@ -343,6 +348,8 @@ def mean_estimate(estimates: Sequence[Estimate]) -> Estimate:
         replicates=np.mean([estimate.replicates for estimate in estimates], axis=0),
         column=np.mean(columns, axis=0) if columns else None,
         pairs=min(estimate.pairs for estimate in estimates),
+        # By Hölder's inequality: a mean of values that each are worth as many pairs is worth them.
+        least_pairs=min(estimate.least_pairs for estimate in estimates),
         bias=float(np.mean([estimate.bias for estimate in estimates])),
         errors=1 / inverse if inverse else np.inf,
         ends=(low, high),
@@ -433,7 +440,7 @@ def to_score(estimate: Estimate, bounds: Ends = (-np.inf, np.inf)) -> Score:
     the logit scale, with the variance of DeLong (AUC), of Obuchowski (AUC, groups) or to first
     order (average precision). It uses no resamples. Few images may determine the variance, or the
     value is 0 or 1. Then it also covers Clopper and Pearson's interval for the number of disjoint
-    pairs.
+    pairs. No end of an AUC lies beyond Chernoff's bound for `least_pairs`.
 
     "classes" is for means over classes of shares or F1 scores, which may have few images. It is
     "skewed" less the bias that the replicates show, since a ratio of counts is biased.
@@ -514,7 +521,9 @@ def image_interval(estimate: Estimate) -> ImageInterval:
     value, n = estimate.value, estimate.units
     if estimate.column is not None and not (np.isnan(value) or estimate.too_few):
         tests = 1 if estimate.recipes else estimate.tests  # seeds are widened later
-        low, high = area_interval(value, estimate.column, estimate.pairs, estimate.bias, tests)
+        low, high = area_interval(
+            value, estimate.column, estimate.pairs, estimate.bias, tests, estimate.least_pairs
+        )
         return ImageInterval(low, value, high)
     replicates = estimate.replicates[~np.isnan(estimate.replicates)]
     if np.isnan(value) or not len(replicates) or estimate.too_few:

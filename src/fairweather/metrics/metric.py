@@ -16,7 +16,7 @@ from typing import Literal, NamedTuple, TypeVar
 import numpy as np
 
 from fairweather.errors import InputError
-from fairweather.metrics.areas import disjoint_pairs
+from fairweather.metrics.areas import disjoint_pairs, least_pairs
 from fairweather.metrics.calibration import reliability_bins
 from fairweather.metrics.classification import (
     F1,
@@ -27,7 +27,7 @@ from fairweather.metrics.classification import (
     CallShare,
     ClassCounts,
 )
-from fairweather.metrics.columns import Ends, FloatArray, Result, ratio
+from fairweather.metrics.columns import Ends, FloatArray, IntArray, LabelArray, Result, ratio
 from fairweather.metrics.grouping import Grouping
 from fairweather.metrics.hidden_error import (
     NOTHING_HIDDEN,
@@ -143,6 +143,10 @@ class MetricRow:
 
     accepts: Accepts = Accepts()
     """What it can be computed from."""
+
+    least_pairs: Callable[[LabelArray, IntArray | None], float] = lambda *_: 0.0
+    """Of a mean over pairs of images, such as an AUC, how many independent pairs it is worth at
+    least, from labels and groups; 0 for another area."""
 
     long_label: str = ""
     """What it is called where its label does not say enough, down to bins and norm."""
@@ -352,6 +356,7 @@ CLASS_METRICS: dict[str, ClassMetricRow] = index_by_name(
         interval="area",
         fewest=FEWEST_OF_AREAS,
         column=lambda prepared: prepared.auc_columns,
+        least_pairs=least_pairs,
     ),
     ClassMetricRow(
         "pr_auc",
@@ -455,6 +460,7 @@ def find_class_metric(name: str, classes: Sequence[str]) -> ClassMetric | None:
         interval=kind.interval,
         accepts=kind.accepts,
         fewest=kind.fewest,
+        least_pairs=lambda labels, groups: kind.least_pairs(labels == place, groups),
         column=column and (lambda prepared: _take_present(column(prepared), prepared, place, 0.0)),
         bias=lambda prepared: float(_take_present(bias(prepared), prepared, place, 0.0)[0]),
         kind=kind,

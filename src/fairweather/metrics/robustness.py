@@ -51,14 +51,14 @@ SHIFT_METRICS: dict[str, MetricRow] = index_by_name(
     MetricRow(
         "mean_corruption_error",
         "Mean error over a family, not normalised",
-        "mean over the corruptions of a family of the mean over severities of 1 − accuracy; not "
+        "mean over the corruptions of a family of the mean over levels of 1 − accuracy; not "
         "normalised",
         higher_is_better=False,
     ),
     MetricRow(
         "mce_alexnet/in-memory",
         "mCE in units of AlexNet's errors",
-        "mean over the 15 corruptions of ImageNet-C of Σ over severities of 1 − accuracy, divided "
+        "mean over the 15 corruptions of ImageNet-C of Σ over levels of 1 − accuracy, divided "
         "by the same sum of AlexNet's published errors; corrupted in memory, not from files",
         higher_is_better=False,
         bounds=(0.0, np.inf),

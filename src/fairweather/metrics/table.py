@@ -9,6 +9,7 @@ from typing import Literal
 
 import numpy as np
 
+from fairweather.metrics.areas import least_pairs
 from fairweather.metrics.calibration import BinSums, mean_class_error
 from fairweather.metrics.classification import (
     F1,
@@ -200,12 +201,13 @@ METRICS: dict[str, Metric] = index_by_name(
         interval="area",
         fewest=FEWEST_OF_LOSSES,
         column=lambda prepared: prepared.auc_columns.mean(axis=1),
+        least_pairs=least_pairs,
     ),
     Metric(
         "macro_pr_auc",
         "Macro PR-AUC",
-        "mean over the classes of the average precision: the mean over the images of the class "
-        "of the precision among all images with at least their probability",
+        "mean over classes of average precision: over the images of the class, the mean precision "
+        "among images with at least their probability",
         lambda s: nanmean(s.precisions),
         higher_is_better=True,
         accepts=Accepts(classes=2, logits=True),
@@ -450,8 +452,8 @@ METRICS: dict[str, Metric] = index_by_name(
     Metric(
         "atc_accuracy",
         "Accuracy estimated without labels (ATC)",
-        "share of the images above a confidence threshold, chosen so that on validation images "
-        "the share below it equals the error rate; needs no labels (Garg et al. 2022)",
+        "share of images above the confidence threshold below which the share of validation "
+        "images equals their error rate; needs no labels (Garg et al. 2022)",
         lambda s: s.mean("above_atc"),
         higher_is_better=None,
         unit="%",
@@ -493,8 +495,8 @@ METRICS: dict[str, Metric] = index_by_name(
     Metric(
         "size_stratified_coverage/30-per-stratum",
         "Lowest coverage of prediction sets of similar size (30 images per stratum)",
-        "lowest share of covered labels among images with sets of 1, 2 to 3, 4 to 10, 11 to 100 "
-        "or more classes, of those strata that have at least 30 images",
+        "lowest share of covered labels over sets of 1, 2 to 3, 4 to 10, 11 to 100 and more "
+        "classes, where at least 30 images have one",
         lambda s: lowest_stratum_coverage(s.strata),
         higher_is_better=True,
         accepts=Accepts(sets=True),

@@ -18,6 +18,7 @@ from fairweather.models.class_names import IMAGENET_CLASSES, OutputNames, find_w
 from fairweather.models.wrappers import LabelMapper
 
 LABEL_HEADER = ("data", "model")  # of a CSV that has one
+IN_ORDER = "in order: the model names no classes"  # stored in records
 
 
 def read_label_file(path: Path) -> dict[str, object]:
@@ -134,6 +135,20 @@ class LabelMap(NamedTuple):
     outputs: int
     """The number of outputs."""
 
+    def describe(self, classes: Sequence[str]) -> str:
+        """Say how classes were matched; where their order is assumed, which output each one is.
+
+        >>> LabelMap(((0,), (1,)), IN_ORDER, 2).describe(["cat", "dog"])
+        "in order: the model names no classes, so output 0 is taken to be 'cat', 1 'dog'; else give
+        --class-map"
+        """
+        if self.note != IN_ORDER:
+            return self.note
+        first, *order = (f"{output} {name!r}" for output, name in enumerate(classes))
+        named = ", ".join(order if len(order) < 3 else [order[0], "...", order[-1]])
+        first = first.replace(" ", " is taken to be ", 1)
+        return f"{IN_ORDER}, so output {first}, {named}; else give --class-map"
+
 
 def match_labels(
     model_classes: Sequence[str] | None,
@@ -244,7 +259,7 @@ def _match_in_order(outputs: int, data_classes: Sequence[str]) -> LabelMap:
     numbers = _parse_numbers(data_classes)
     order = list(range(outputs)) if numbers is None else numbers
     rank = {number: place for place, number in enumerate(sorted(order))}
-    note = "in order: the model names no classes"
+    note = IN_ORDER
     for (number, name), (following, other) in itertools.pairwise(
         zip(order, data_classes, strict=True)
     ):

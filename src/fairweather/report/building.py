@@ -61,7 +61,7 @@ SECTIONS = (
     Section("breaks", "Where it breaks", (front.BREAKS, front.OTHER_IMAGES), front=True),
     Section("knows", "Does it know?", (front.KNOWLEDGE,), front=True),
     Section("review", "What to do", (review.REVIEW,), front=True),
-    Section("hurt", "Who is hurt", (hurt.HURT,), front=True),
+    Section("hurt", "Worst classes and groups", (hurt.HURT,), front=True),
     Section("compare", "Compare models", (ranking.COMPARISON,), front=True),
     Section(
         "tables",

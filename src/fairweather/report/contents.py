@@ -71,7 +71,7 @@ class Sweep:
         neutral: the level that changes nothing; clean images are drawn there.
         note: what a reader must know about the levels; may be empty.
         cells: the id of each shifted test set, by its level as scores.csv writes it, ascending.
-        constants: where a level is only a rank, such as a severity: the numbers behind it.
+        constants: where a level is only a rank, such as 1 to 5: the numbers behind it.
         kind: shift or attack.
     """
 
@@ -128,8 +128,8 @@ class Sweep:
 
         >>> Sweep("b", "Brightness", "brightness factor f", 1.0, "", {}).at("0.4")
         'brightness at f = 0.4'
-        >>> Sweep("imagenet_c/jpeg", "JPEG compression", "severity", 0.0, "", {}).at("5")
-        'JPEG compression at severity 5'
+        >>> Sweep("imagenet_c/jpeg", "JPEG compression", "level", 0.0, "", {}).at("5")
+        'JPEG compression at level 5'
         >>> Sweep("hue", "Hue", "turn of the colour circle", 0.0, "", {}).at("0.5")
         'hue at 0.5 of the colour circle'
         >>> attack = Sweep("pgd", "PGD", "budget ε (in [0, 1])", 0.0, "", {}, kind="attack")
@@ -146,7 +146,7 @@ class Sweep:
 
         >>> Sweep("b", "Brightness", "brightness factor f", 1.0, "", {}).heading("0.8")
         'f = 0.8'
-        >>> Sweep("s", "Snow", "severity", 0.0, "", {}).heading("3")
+        >>> Sweep("s", "Snow", "level", 0.0, "", {}).heading("3")
         '3'
         >>> attack = Sweep("p", "PGD", "budget ε", 0.0, "", {}, kind="attack")
         >>> attack.heading("0.00784313725490196")
@@ -158,8 +158,8 @@ class Sweep:
     def spelled(self, level: str) -> str:
         """Write a level so that it can stand alone.
 
-        >>> Sweep("s", "Snow", "severity", 0.0, "", {}).spelled("3")
-        'severity 3'
+        >>> Sweep("s", "Snow", "level", 0.0, "", {}).spelled("3")
+        'level 3'
         """
         heading = self.heading(level)
         return heading if "=" in heading else f"{self.level_title} {heading}"
@@ -194,7 +194,7 @@ def make_sweep(record: SweepRecord) -> Sweep:
     return Sweep(
         name=record.name,
         title=record.title,
-        level_title=record.level_title,
+        level_title=record.level_words,
         neutral=record.neutral,
         note=record.note,
         cells={level: cell.id for level, cell in levels.items()},

@@ -1,4 +1,4 @@
-"""Who is hurt: the classes, and the subgroups that were asked for, with the lowest accuracy."""
+"""The classes, and the subgroups that were asked for, with the lowest accuracy."""
 
 from __future__ import annotations
 

@@ -171,17 +171,16 @@ def _cannot_confirm(performance: Performance) -> str:
 
 
 def describe_shifts(lows: Sequence[WorstLevel]) -> Iterator[str]:
-    """Say which shift costs most, which costs least, and which may cost as much as the worst."""
+    """Say under which shift accuracy is lowest and highest, and which may be as low as that."""
     first, *others = sorted(lows, key=lambda low: low.performance.accuracy.value)
-    at = _name_place(first)
-    yield f"{at[:1].upper()}{at[1:]} costs most: {_right(first)}."
+    yield f"Accuracy is lowest under {_name_place(first)}: {_right(first)}."
     if others:
         best = others[-1]
-        yield f"{best.sweep.title} costs least: {_right(best)} at the worst level."
+        yield f"It is highest under {best.sweep.in_sentence}: {_right(best)} at the worst level."
     top = first.performance.accuracy.high
     if alike := sum(low.performance.accuracy.low <= top for low in others):
         more = "1 other shift" if alike == 1 else f"{alike} other shifts"
-        yield f"{more} may cost as much: the intervals overlap."
+        yield f"It may be as low under {more}: the intervals overlap."
 
 
 def _right(low: WorstLevel) -> str:
@@ -254,7 +253,7 @@ def _write_part(share: float, where: str) -> str:
     return f"{part} {where}"
 
 
-# ---- who is hurt
+# ---- the worst classes and groups
 
 
 def describe_hurt(name: str, there: Score, clean: Score | None, everyone: Score) -> Iterator[str]:

@@ -215,7 +215,7 @@ def _tabulate_stability(contents: Contents) -> TextTable | None:
         (
             MEAN_ERROR,
             "mean corruption error",
-            "Mean corruption error: the share of wrong answers, mean over the severities of each "
+            "Mean corruption error: the share of wrong answers, mean over the levels of each "
             "corruption of a family and then over corruptions. It is not normalised by the errors "
             "of another model",
         ),

@@ -43,7 +43,7 @@ class Finding(NamedTuple):
     """How many clean images are answered right."""
 
     fog: Score
-    """How many are answered right in the thickest fog."""
+    """How many are answered right in fog of the highest level."""
 
     confidence: Score
     """The mean confidence there."""
@@ -136,5 +136,5 @@ def next_commands(run: Run) -> dict[str, str]:
         f"fairweather estimate {folder} {foggy}": f"gives no number for {FOGGY_IMAGES} foggy "
         "images, and says what they look like",
         f"fairweather predict {folder} {foggy} --risk 5% --out {table} --replace": "warns that "
-        "these images differ from the validation images",
+        "these images differ from the validation images: status 4",
     }

@@ -63,9 +63,9 @@ VERSIONS = {
     "features": 1,
     "predict": 1,
     "group": 1,
-    "score": 8,
+    "score": 9,
     "sample": 3,
-    "report": 12,
+    "report": 13,
 }
 # Fields that change results only if a step uses a network.
 MACHINE_FIELDS = ("device", "threads")

@@ -398,6 +398,12 @@ class SweepRecord(FrozenRecord):
     """Norm of an attack's budget; None for shifts."""
 
     cells: tuple[CellRecord, ...]
+
+    @property
+    def level_words(self) -> str:
+        """What pages and messages call a level: a severity of a corruption is a level too."""
+        return "level" if self.level_title == "severity" else self.level_title
+
     """Every level, in the study's order."""
 
 

@@ -11,13 +11,16 @@
     return element;
   }
 
-  // Marks: a shape for each kind of number, around its own middle.
+  // Marks: a shape for each kind of number, around its own middle. Accuracy is blue, and round but where
+  // it is worst; diamonds are confidence alone.
   const SHAPES = {
     circle: "M-5,0a5,5 0 1,0 10,0a5,5 0 1,0 -10,0Z", diamond: "M0,-6.5L6.5,0L0,6.5L-6.5,0Z", triangle: "M-6,-5L6,-5L0,6Z",
+    ring: "M-5.5,0a5.5,5.5 0 1,0 11,0a5.5,5.5 0 1,0 -11,0ZM-3,0a3,3 0 1,1 6,0a3,3 0 1,1 -6,0Z",
+    square: "M-4.5,-4.5L4.5,-4.5L4.5,4.5L-4.5,4.5Z", cross: "M-6,-4L-4,-6L0,-2L4,-6L6,-4L2,0L6,4L4,6L0,2L-4,6L-6,4L-2,0Z",
   };
   const LOOKS = {
-    clean: ["circle", "●"], mean: ["diamond", "◆"], worst: ["triangle", "▼"], right: ["circle", "●"],
-    sure: ["diamond", "◆"], needed: ["circle", "●"], sent: ["diamond", "◆"],
+    clean: ["circle", "●"], mean: ["ring", "○"], worst: ["triangle", "▼"], right: ["circle", "●"],
+    sure: ["diamond", "◆"], needed: ["square", "■"], sent: ["cross", "✕"],
   };
   const at = (share) => `${(100 * share).toFixed(3)}%`;
   const mark = (kind, x, y) => draw("svg", { x, y, overflow: "visible" },
@@ -68,7 +71,7 @@
     const { said, rows } = data.breaks?.[chosen.model] ?? { said: [], rows: [] };
     if (!$("breaks-rows")) return;
     say($("breaks-said"), rows.length ? said : ["This model was tested under no shift."]);
-    drawRows($("breaks-rows"), rows, { head: "Shift", open,
+    drawRows($("breaks-rows"), rows, { head: "Right answers under", open,
       kinds: { clean: [0, "clean"], mean: [1, "mean"], worst: [2, "worst"] } });
   }
   function open(shift) {
@@ -83,7 +86,7 @@
     $("risk-says").textContent = stop?.risk ?? "";
     $("risk").setAttribute("aria-valuetext", stop?.risk ?? "");
     say($("review-said"), stop?.said ?? ["This model has no predictions here."]);
-    drawRows($("review-rows"), stop?.rows ?? [], { head: "Images reviewed", kinds: { needed: [0, "needed"], sent: [1, "by the threshold"] } });
+    drawRows($("review-rows"), stop?.rows ?? [], { head: "Share to review of", kinds: { needed: [0, "needed"], sent: [1, "by the threshold"] } });
   }
   function showHurt() {
     if (!$("hurt-rows")) return;
@@ -269,6 +272,18 @@
   $("risk")?.addEventListener("input", ({ target }) => { chosen.stop = Number(target.value); showReview(); });
   if (chosen.model) showModel();
   showComparison();
+
+  // In two columns, each section goes where there is room first, and stays there.
+  const ends = [0, 0];
+  const fit = new ResizeObserver((entries) => {
+    for (const { target } of entries) target.style.setProperty("--rows", Math.ceil(target.getBoundingClientRect().height));
+  });
+  for (const section of document.querySelectorAll(".front > section")) {
+    const column = section.id === "verdict" ? 0 : ends.indexOf(Math.min(...ends));
+    if (section.id !== "verdict") ends[column] += section.offsetHeight;
+    section.style.setProperty("--column", column + 1);
+    fit.observe(section);
+  }
   document.documentElement.dataset.ready = "yes";
 })().catch((error) => {
   document.documentElement.dataset.ready = "no";

@@ -80,6 +80,7 @@ MOST_SAMPLE_IMAGES = 64  # test images that show whether outputs are probabiliti
 
 
 UNKNOWN_SEED = 0  # of a model with an unknown seed
+DIVISIBLE = {UNSPLIT, "train"}  # splits of which a part can become the validation split
 
 
 class ModelName(NamedTuple):
@@ -116,6 +117,14 @@ class ModelRequest:
             raise InputError(
                 f"{asked}: other processes open the model and the data by name, not as objects"
             )
+
+    def takes_validation_fraction(self) -> bool:
+        """Say whether a part of the images can become the validation split."""
+        run = read_training_data(self.models[0])
+        if isinstance(self.dataset, Dataset) or _is_asked_for(self, run):
+            return False
+        listed = list_source(self.dataset, self.options.root, offline=True, verify=False)
+        return not DIVISIBLE.isdisjoint(listed.splits)
 
     def make_inputs(self, device: torch.device, tell: Notify) -> Inputs:
         """Open the models, load the data with their preprocessing, and match their classes.
@@ -285,7 +294,7 @@ def _describe_inputs(
     )
     for model, label in labelled:
         prefix = f"{label}: " if len(models) > 1 else ""
-        lines.append(f"labels         {prefix}{model.labels.note}")
+        lines.append(f"labels         {prefix}{model.labels.describe(dataset.classes)}")
         normalised = model.opened.facts.get("normalisation")
         if odd := describe_odd_range(normalised, dataset.mean, dataset.std):
             lines.append(f"warning        {prefix}{odd}")
@@ -553,7 +562,7 @@ def _split_data(
     by_name = UNSPLIT in listed.splits and tested_share(name) < 1
     has_validation = bool(share) or by_name or "val" in listed.splits
     check_has_validation(settings.variants, name, has_validation=has_validation)
-    if share and not {UNSPLIT, "train"} & listed.splits.keys():
+    if share and DIVISIBLE.isdisjoint(listed.splits):
         raise InputError(f"{name} has only test images: leave validation_fraction out")
     if share and "val" in listed.splits:
         raise InputError(f"{name} has a validation split of its own: leave validation_fraction out")
