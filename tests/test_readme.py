@@ -53,7 +53,9 @@ def test_the_example_runs_and_prints_such_a_table(tmp_path, monkeypatch, capfd, 
     network += "__import__('torch').nn.Linear(768, 3))"
     ours, changed = re.subn(r'^model = ".*?"', f"model = {network}", example, flags=re.MULTILINE)
     ours, moved = re.subn("folder:photos", f"folder:{folder}", ours)
-    assert changed == moved == 1
+    # All 75 corruptions of an untrained network would take a minute.
+    ours, fewer = re.subn('"imagenet_c", architecture="timm:resnet18"', '["imagenet_c/fog"]', ours)
+    assert changed == moved == fewer == 1
     monkeypatch.chdir(tmp_path)
     if alone:
         subprocess.run([sys.executable, "-c", ours], check=True)
@@ -62,7 +64,7 @@ def test_the_example_runs_and_prints_such_a_table(tmp_path, monkeypatch, capfd, 
     _first, heading, *rows = capfd.readouterr().out.splitlines()
     assert re.split(r"\s{2,}", heading) == re.split(r"\s{2,}", table().splitlines()[0])
     states = re.findall(r"(\S+) +[\d.]+ \[", "\n".join(rows))
-    assert states == ["clean", "imagenet_c/fog", "gaussian_blur", "all"]
+    assert states == ["clean", "imagenet_c/fog", "all"]
 
 
 @pytest.mark.parametrize("target", sorted(set(re.findall(r"(?:^|`)make (\w+)", README, re.M))))

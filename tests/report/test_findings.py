@@ -247,7 +247,7 @@ def test_of_several_seeds_the_mean_is_told(tmp_path):
 def test_without_a_shift_there_are_two_tiles():
     lines = [CLEAN, ("clean", "none", GAP, around(0.05)), ("clean", "none", SURE, around(0.95))]
     first, second = write_tiles(contents(lines), "a")
-    assert plain(first) == ["90 %", "right on clean images", "95 % interval: 89 to 91 %."]
+    assert plain(first) == ["90 %", "right on clean images", "95 % interval: 89.0 to 91.0 %."]
     assert plain(second) == ["95 %", "sure on average: 5 points too confident"]
 
 

@@ -110,6 +110,7 @@ EVIDENCE = r"(These images|\w+ seeds) cannot confirm"
 COMMON = r"Statistically no better than always giving the most common answer \((.*) %\)\."
 TOO_FEW = "Too few errors for an interval."
 PLACE = r"(?P<shift>fog|rain) at level (?P<level>\d)"
+AT = r"(fog|rain) at level (\d)"
 SHARE = r"([\d.]+ %)"
 PART = r"(no|all|[\d.]+ % of)"
 
@@ -337,26 +338,28 @@ def needed_of(files, model, cell, risk):
 def check_review(contents, files, model, stops, cells):
     shift, level = find_worst(cells)
     for stop, risk in zip(stops, RISKS, strict=True):
-        under = rf" and {PART} images under (fog|rain)" if contents.sweeps else ""
-        rule = rf"To keep errors at {SHARE}, a person must review {PART} clean images{under}\."
-        limit, clean, *others = re.fullmatch(rule, stop["said"][0]).groups()
+        first, *said = stop["said"]
+        rule = rf"At {SHARE} errors, a person must review {PART} clean images\."
+        limit, clean = re.fullmatch(rule, first).groups()
         assert is_share(limit, risk)
         assert is_share(clean, needed_of(files, model, "clean", risk))
-        if others:
+        if contents.sweeps:
+            rule = rf"Of images under {AT}, it is ([\d.]+ %)\."
+            *where, share = re.fullmatch(rule, said.pop(0)).groups()
             cell = next(own for own in contents.sweeps if own.name == shift).cells[level]
-            assert others[1] == shift
-            assert is_share(others[0], needed_of(files, model, cell, risk))
-        for text in stop["said"][1:]:
+            assert where == [shift, level]
+            assert is_share(share, needed_of(files, model, cell, risk))
+        for text in said:
             assert any(re.fullmatch(rule, text) for rule in THRESHOLD), text
         sent = [row[2][1] for row in stop["rows"]]
         assert all(sent)
-        [share] = re.findall(rf"images sends {PART} ", stop["said"][1])
-        assert is_share(share, sent[1 if others else 0][1])
+        [share] = re.findall(rf"images sends {PART} ", said[0])
+        assert is_share(share, sent[1 if contents.sweeps else 0][1])
 
 
 THRESHOLD = (
     rf"A threshold set on validation images sends {PART} "
-    r"(clean images|images under fog|images under rain) to a person\.",
+    rf"(clean images|images under {AT}) to a person\.",
     r"That leaves too few answers to judge\.",
     rf"Of the answers without review, {SHARE} are wrong\.",
 )

@@ -116,7 +116,7 @@ def _list_places(outcome: ModelOutcome) -> Iterator[tuple[str, str, str, str]]:
         yield (
             sweep.title,
             sweep.level_in_words(level),
-            f"images under {sweep.in_sentence}",
+            f"images under {sweep.at(level)}",
             sweep.cells[level],
         )
 
@@ -143,7 +143,7 @@ def _describe_model(contents: Contents, model: str, outcome: ModelOutcome) -> li
     stops: list[Stop] = []
     for at, risk in enumerate(RISKS):
         needed = [(where, review.needed[at]) for _, _, where, review in places[:2]]
-        said = [words.describe_review(risk, needed)]
+        said = [*words.describe_review(risk, needed)]
         *_, where, review = places[:2][-1]
         if review.sent:
             answers = (1 - review.sent[at]) * review.n

@@ -70,12 +70,11 @@ def write_interval(score: Score) -> str:
     """Write an interval as a sentence.
 
     >>> write_interval(Score(0.5, 0.4, 0.6, 100)).replace(PERCENT, "%")
-    '95% interval: 40 to 60%.'
+    '95% interval: 40.0 to 60.0%.'
     """
     if score.too_few:
         return "Too few errors for an interval."
-    low, high = (format_share(end) for end in score[1:3])
-    return f"95{PERCENT} interval: {low.removesuffix(PERCENT)} to {high}."
+    return f"95{PERCENT} interval: {100 * score.low:.1f} to {100 * score.high:.1f}{PERCENT}."
 
 
 def describe_gap(gap: Score) -> str:
@@ -218,15 +217,19 @@ def describe_class_share(off: ClassShare, where: str) -> str:
 # ---- what to do
 
 
-def describe_review(risk: float, needed: Sequence[tuple[str, Score]]) -> str:
+def describe_review(risk: float, needed: Sequence[tuple[str, Score]]) -> Iterator[str]:
     """Say how many images a person must review; of clean images, and then of the worst shift.
 
     >>> needed = [("clean images", Score(0, 0, 0, 9)), ("images under fog", Score(1, 1, 1, 9))]
-    >>> describe_review(0.05, needed).replace(PERCENT, "%")
-    'To keep errors at 5%, a person must review no clean images and all images under fog.'
+    >>> for sentence in describe_review(0.05, needed):
+    ...     print(sentence.replace(PERCENT, "%"))
+    At 5% errors, a person must review no clean images.
+    Of images under fog, it is 100%.
     """
-    shares = [_write_part(score.value, where) for where, score in needed]
-    return f"To keep errors at {format_share(risk)}, a person must review {join_words(shares)}."
+    (first, clean), *others = needed
+    yield f"At {format_share(risk)} errors, a person must review {_write_part(clean.value, first)}."
+    for where, score in others:
+        yield f"Of {where}, it is {format_share(score.value)}."
 
 
 def describe_threshold(where: str, reviewed: float, risk: float, answers: float) -> Iterator[str]:
