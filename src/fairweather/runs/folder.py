@@ -123,9 +123,11 @@ def _has_links(folder: Path, name: str) -> bool:
 
 def _leads_into(folder: Path, path: Path) -> bool:
     try:
-        return path.resolve().is_relative_to(folder.resolve())
+        real, home = path.resolve(), folder.resolve()
     except (OSError, RuntimeError):  # links in a circle
         return False
+    # From Python 3.13 on, these are no error, and stay links.
+    return real.is_relative_to(home) and not _has_links(home, real.relative_to(home).as_posix())
 
 
 def write_atomically(path: Path, content: bytes | str) -> None:
