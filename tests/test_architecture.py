@@ -14,6 +14,7 @@ MAY_IMPORT = {
     "processes": {"errors"},
     "files": {"errors", "progress"},
     "types": {"errors"},
+    "demo_network": set(),
     "metrics": LEAVES,
     "tasks": LEAVES | {"metrics"},
     "variants": LEAVES | {"metrics", "tasks"},

@@ -32,7 +32,8 @@ def test_a_program_ends_as_python_ends_it(begin, code, status, printed, told):
     with begin(command, text=True, **PIPES) as process:
         said, errors = process.communicate()
     assert (process.wait(), process.returncode, said) == (status, status, printed)
-    assert errors.endswith(told)
+    # Of builds of torch for GPUs, triton adds what it leaves in memory.
+    assert errors.partition("nanobind: leaked")[0].endswith(told)
     assert bool(errors) == bool(told)
 
 

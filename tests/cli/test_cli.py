@@ -30,6 +30,7 @@ from fairweather.shifts.table import SUITES
 from tests.conftest import write_pictures
 from tests.helpers.commands import fairweather
 from tests.helpers.forking import Program
+from tests.helpers.refusing import SLOW, run_without
 from tests.helpers.run_folders import copy_run, outcomes, run_record, sweep_record, write_run
 from tests.helpers.started import started
 
@@ -210,7 +211,7 @@ def test_every_example_in_the_help_is_accepted(line):
     with PROGRAM.commands[name].make_context(name, words) as context:  # parses, and runs nothing
         given = context.params
     if name == "check" and not given["rules"][0].endswith(".yaml"):
-        assert [str(rule) for rule in read_rules(given["rules"])] == given["rules"]
+        assert [str(rule) for rule in read_rules(given["rules"])] == [*given["rules"]]
     assert expand_with_clean(given.get("shift") or ())
     if given.get("set_"):
         study = load_study("quickstart", given["set_"], given["models"])
@@ -483,6 +484,27 @@ def test_what_only_reads_runs_loads_no_torch():
     parts = "fairweather.report.building, fairweather.judge.comparison, fairweather.judge.verdicts"
     code = f"import sys, {parts}; assert 'torch' not in sys.modules"
     subprocess.run([sys.executable, "-c", code], check=True)
+
+
+EVALUATED = """
+import sys, torch
+import fairweather as fw
+from fairweather.workers import executors, jobs
+
+torch.set_num_threads(1)
+network = torch.nn.Sequential(torch.nn.Flatten(), torch.nn.Linear(3 * 8 * 8, 2))
+pixels, keys = torch.zeros(8, 3, 8, 8, dtype=torch.uint8), torch.arange(8)
+images = fw.Images(pixels, keys % 2, keys, ("cat", "dog"))
+data = fw.Dataset("toys", None, None, images, (0.5,) * 3, (0.5,) * 3)
+options = {"out": "run", "outputs": "logits", "progress": False}
+run = fw.evaluate(network, data, ["brightness_factor: [0.5]"], **options)
+print(len(run.scores) > 0)
+"""
+
+
+def test_evaluating_a_module_loads_no_library_of_networks(tmp_path):
+    done = run_without(SLOW, EVALUATED, cwd=tmp_path)
+    assert (done.returncode, done.stdout) == (0, "True\n"), done.stderr
 
 
 @pytest.mark.parametrize("name", fw.__all__)

@@ -525,22 +525,30 @@ def test_a_disk_that_cannot_reserve_is_used_all_the_same(monkeypatch):
     assert cached(squares(1, 2)).images[:, 0, 0, 0].tolist() == [1, 2]
 
 
-def test_a_disk_that_fills_up_while_a_process_writes(two_processes, cache, monkeypatch):
-    """The space was not reserved, and a file may not grow beyond 4 kB in the other processes."""
-    limit = "__import__('resource').setrlimit(__import__('resource').RLIMIT_FSIZE, (4096, 4096))"
+LIMITED = """
+import os, pathlib, resource, time
+resource.setrlimit(resource.RLIMIT_FSIZE, (4096, 4096))
+limited = pathlib.Path({folder!r})
+(limited / str(os.getpid())).touch()
+while len(list(limited.iterdir())) < 2:
+    time.sleep(0.01)
+"""
+
+
+def test_a_disk_that_fills_up_while_a_process_writes(two_processes, cache, monkeypatch, tmp_path):
+    """The space was not reserved, and a file may not grow beyond 4 kB in the other processes.
+
+    Each waits until the other has its limit too.
+    """
+    (tmp_path / "limited").mkdir()
+    code, images = LIMITED.format(folder=str(tmp_path / "limited")), pngs(*range(100))
+    monkeypatch.setattr(decode, "reserve_disk", lambda file, folder, needed: None)
+    words = "File too large.*FAIRWEATHER_CACHE"
     try:
-        ignore = "__import__('signal').signal(__import__('signal').SIGXFSZ, 1)"
-        for _ in range(8):
-            submit(
-                2,
-                decode.ENVIRONMENT,
-                eval,
-                f"({ignore}, {limit}, __import__('time').sleep(0.02))[:0]",
-            )
-        monkeypatch.setattr(decode, "reserve_disk", lambda file, folder, needed: None)
-        words = "File too large.*FAIRWEATHER_CACHE"
+        for limited in [submit(2, decode.ENVIRONMENT, exec, code) for _ in range(2)]:
+            limited.result()
         with pytest.raises(InputError, match=words):
-            cached(pngs(*range(100)))
+            cached(images)
         assert files_of(cache) == [".lock"]
     finally:
         get_reusable_executor(reuse=True).shutdown()

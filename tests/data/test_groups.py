@@ -96,7 +96,7 @@ def test_runs_of_other_groups_are_not_joined(run, alone):
 
 def test_scores_count_groups_and_their_intervals_are_wider(run, alone):
     with_groups, without = (
-        each.scores.set_index(["shift", "metric"]).loc[("clean", "accuracy")]
+        each.scores.query("shift == 'clean' and metric == 'accuracy'").squeeze()
         for each in (run, alone)
     )
     assert with_groups["value"] == without["value"]

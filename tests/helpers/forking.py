@@ -43,6 +43,8 @@ IMPORTED = (
     "fairweather.workers.rank_processes",
     "fairweather.inference.shifters",
     "fairweather.requests.study.run",
+    "timm",
+    "torchvision.transforms.v2",
 )
 LIMIT = 1 << 17  # bytes of a request; an environment has a few thousand
 ASKED = "FAIRWEATHER_TESTS_FORK"  # which file of a program is the socket to the process that forks

@@ -23,6 +23,7 @@ from tests.version_2.patients import write_patients
 
 pytestmark = pytest.mark.usefixtures("undrawn")
 
+SETS = "variants/small+conformal-lac-0.8-images/seed-0/sets.json"
 FORMER = Path(__file__).parent.parent / "version_2"
 
 
@@ -69,6 +70,19 @@ def read_steps(run):
     return {path: record for path, record in steps.items() if record["kind"] != "report"}
 
 
+def list_repeatable(before, now):
+    """The steps with the same files for every version of SciPy, by their paths.
+
+    Another version may end its search for a temperature elsewhere, within its tolerance. Then the
+    fit is nearly the same, and all that rests on it has other bytes.
+    """
+    fits = [path for path, record in before.items() if record["kind"] == "fit"]
+    assert fits
+    if all(now[path]["files"] == before[path]["files"] for path in fits):
+        return set(before)
+    return {path for path in before if "+" not in str(path)}
+
+
 def test_the_stored_files_have_the_former_names():
     """Otherwise nothing here tests what it says."""
     assert "cluster" in pq.read_schema(FORMER / "run/groups/test.parquet").names
@@ -96,10 +110,18 @@ def test_every_step_of_a_former_study_is_finished(continued):
     before, now = read_steps(FORMER / "run"), read_steps(continued.path)
     assert len(before) == 11
     assert before.keys() == now.keys()
+    repeatable = list_repeatable(before, now)
     for path, record in before.items():
         assert now[path]["depends"] == record["depends"]
-        if record["kind"] in ("train", "predict"):
+        if path in repeatable and record["kind"] in ("train", "predict"):
             assert now[path] == record
+    fitted, again = (
+        json.loads((run / SETS).read_text()) for run in (FORMER / "run", continued.path)
+    )
+    assert again.keys() == fitted.keys()
+    for name in ("temperature", "thresholds"):
+        assert again.pop(name) == pytest.approx(fitted.pop(name), rel=1e-6)
+    assert again == fitted
 
 
 def test_a_run_continues_after_its_groups_alone_were_written_by_the_new_names(clinic, tmp_path):
@@ -115,7 +137,9 @@ def test_a_run_continues_after_its_groups_alone_were_written_by_the_new_names(cl
     before = read_steps(run.path)
     run_again(clinic, run)  # without `replace`
     now = read_steps(run.path)
-    for path, record in before.items():
+    repeatable = list_repeatable(before, now)
+    for path in repeatable:
+        record = before[path]
         assert now[path]["files"] == record["files"] or record["kind"] in ("score", "sample")
         if record["kind"] in ("train", "predict"):
             assert now[path] == record
@@ -154,7 +178,7 @@ def test_a_former_run_is_compared_and_read_beside_others(continued):
     former = FORMER / "run"
     table = fw.compare_runs(former, continued.path)
     assert len(table)
-    assert (table["difference"] == 0).all()
+    assert (table["difference"].abs() <= 1e-12).all()  # sums, perhaps in another order
     assert read_runs([RunFolder(former), continued])
 
 

@@ -6,7 +6,7 @@ import sys
 
 import pytest
 
-from fairweather.training.ranks import _version_only
+from fairweather.training.fabric import _version_only
 
 
 def test_a_package_has_its_version_alone_for_a_while(monkeypatch):

@@ -1,7 +1,6 @@
 """Several processes do the steps of one plan side by side, with the same results."""
 
 import errno
-import os
 import resource
 import shutil
 import signal
@@ -33,6 +32,7 @@ from fairweather.workers.schedule import Schedule, StepsOutcome
 from fairweather.workers.work import WorkerSettings
 from tests.conftest import TINY_RESNET
 from tests.helpers.forking import Program
+from tests.helpers.killed_job import ENOUGH
 from tests.helpers.quick_steps import computed_once
 from tests.helpers.same_bytes import files, same
 from tests.helpers.started import GONE, started
@@ -193,22 +193,13 @@ def test_a_limit_that_keeps_charts_from_being_drawn_is_told_first(tmp_path, monk
 def test_a_job_that_is_killed_is_named_and_the_run_goes_on_later(
     study, alone, tmp_path, monkeypatch
 ):
-    start, begun, finished = jobs.start_module, [], []
-
-    def starting(module):
-        begun.append(start(module))
-        return begun[-1]
-
-    def tell(event):
-        finished.extend([event] * (event.finished is not None))
-        if len(finished) == 5:
-            os.kill(begun[0].pid, signal.SIGKILL)
-            finished.append(None)
-
-    monkeypatch.setattr(jobs, "start_module", starting)
-    with pytest.raises(InputError, match=r"ended with signal 9; .*continues"):
-        fw.run(study, out=tmp_path / "run", device="cpu", jobs=2, progress=tell)
+    start = jobs.start_module
+    monkeypatch.setattr(jobs, "start_module", lambda _: start("tests.helpers.killed_job"))
+    with pytest.raises(InputError, match=r"did \w.* ended with signal 9; .*continues") as raised:
+        fw.run(study, out=tmp_path / "run", device="cpu", jobs=2)
+    assert "did nothing" not in str(raised.value)
     monkeypatch.undo()
+    assert len(list((tmp_path / "run" / "steps").rglob("*.json"))) >= ENOUGH
     assert not (tmp_path / "run" / "claims").exists()
     same(fw.run(study, out=tmp_path / "run", device="cpu"), alone)  # with another number of jobs
 

@@ -7,19 +7,17 @@ import warnings
 from collections.abc import Callable, Mapping
 from functools import partial
 from pathlib import Path
-from typing import Any, Literal, NamedTuple, cast
+from typing import TYPE_CHECKING, Any, Literal, NamedTuple, cast
 
-import huggingface_hub.constants
-import timm
 import torch
-import torchvision
-from timm.layers.adaptive_avgmax_pool import SelectAdaptivePool2d
-from timm.layers.norm_act import BatchNormAct2d, GroupNormAct
 from torch import nn
 
 from fairweather.errors import InputError, first_line, unknown_name
 from fairweather.models.preprocessing import HALVES, Preprocessing, read_timm, read_torchvision
 from fairweather.models.wrappers import Classifier
+
+if TYPE_CHECKING:
+    from torchvision.models import WeightsEnum
 
 # ---------------------------------------------------------------- design choices
 
@@ -30,7 +28,6 @@ Pooling = Literal["average", "max", "average+max"]
 MOST_GROUPS = 32  # Wu & He 2018, table 3
 # With one channel per group, feature maps of one pixel would become zero.
 SMALLEST_GROUP = 2
-BATCH_NORMS = (nn.BatchNorm2d, BatchNormAct2d)  # that group norm replaces
 
 
 def apply_choices(network: nn.Module, **choices: str) -> None:
@@ -92,7 +89,9 @@ def use_group_norm(network: nn.Module) -> None:
     >>> network[1].num_groups
     12
     """
-    kind = type(network).__name__
+    from timm.layers.norm_act import BatchNormAct2d
+
+    kind, replaced = type(network).__name__, (nn.BatchNorm2d, BatchNormAct2d)
     norms = {
         name: module
         for name, module in network.named_modules()
@@ -100,8 +99,8 @@ def use_group_norm(network: nn.Module) -> None:
     }
     if not norms:
         raise InputError(f"norm: group replaces batch norm, which {kind} does not have")
-    if others := {type(norm).__name__ for norm in norms.values() if type(norm) not in BATCH_NORMS}:
-        known = ", ".join(norm.__name__ for norm in BATCH_NORMS)
+    if others := {type(norm).__name__ for norm in norms.values() if type(norm) not in replaced}:
+        known = ", ".join(norm.__name__ for norm in replaced)
         raise InputError(
             f"norm: group replaces {known}, but {kind} has {', '.join(sorted(others))}"
         )
@@ -138,6 +137,8 @@ def change_pooling(kind: str, network: nn.Module) -> None:
     >>> network.global_pool.pool_type
     'avgmax'
     """
+    from timm.layers.adaptive_avgmax_pool import SelectAdaptivePool2d
+
     layers = [item for item in network.named_modules() if _is_average_pooling(*item)]
     if len(layers) != 1:
         raise InputError(
@@ -151,6 +152,8 @@ def change_pooling(kind: str, network: nn.Module) -> None:
 
 
 def _is_average_pooling(name: str, layer: nn.Module) -> bool:
+    from timm.layers.adaptive_avgmax_pool import SelectAdaptivePool2d
+
     # Squeeze-and-excitation blocks have an `avgpool` too, but not at the top of a network.
     if name == "avgpool" and isinstance(layer, nn.AdaptiveAvgPool2d):
         return layer.output_size in (1, (1, 1))
@@ -158,6 +161,8 @@ def _is_average_pooling(name: str, layer: nn.Module) -> bool:
 
 
 def _to_group_norm(norm: nn.Module) -> nn.Module:
+    from timm.layers.norm_act import BatchNormAct2d, GroupNormAct
+
     old: Any = norm
     channels, groups = old.num_features, count_groups(old.num_features)
     new: Any = nn.GroupNorm(groups, channels, old.eps, old.affine)
@@ -184,6 +189,8 @@ CHOICES: Mapping[str, Mapping[str, Callable[[nn.Module], None]]] = {
 
 
 # ---------------------------------------------------------------- libraries
+
+# Each takes a second to import, so only a network of it imports it.
 
 # When torchvision itself loads published weights, it builds these with `transform_input`. They then
 # take images normalised by ImageNet's statistics, and convert them to a mean and std of 0.5. Built
@@ -214,6 +221,8 @@ class Torchvision:
         options: dict[str, Any] = {} if classes is None else {"num_classes": classes}
         if name in INCEPTIONS:
             options["init_weights"] = True  # the default, which gives a warning
+        import torchvision.models
+
         return torchvision.models.get_model(name, weights=None, **options)
 
     def imagenet(self, name: str, offline: bool) -> Mapping[str, torch.Tensor]:
@@ -241,9 +250,13 @@ class Torchvision:
         raise InputError(f"{type(network).__name__} has no layer that could be its head")
 
     def _names(self) -> list[str]:
+        import torchvision.models
+
         return torchvision.models.list_models(module=torchvision.models)
 
-    def _weights(self, name: str) -> torchvision.models.WeightsEnum:
+    def _weights(self, name: str) -> WeightsEnum:
+        import torchvision.models
+
         published = torchvision.models.get_model_weights(name)
         # Papers before 2022, the report among them, used the first ImageNet weights.
         return getattr(published, "IMAGENET1K_V1", published.DEFAULT)
@@ -254,6 +267,8 @@ class Timm:
 
     def knows(self, name: str) -> bool:
         """Say whether there is a network of this name."""
+        import timm
+
         if not timm.is_model(name):  # this ignores the tag after the dot
             return False
         try:
@@ -266,6 +281,8 @@ class Timm:
         """Raise `InputError`, with the closest name, unless there is a network of this name."""
         if self.knows(name):
             return
+        import timm
+
         network, dot, _ = name.partition(".")
         if not dot or not timm.is_model(network):
             raise unknown_name("timm model", network, timm.list_models())
@@ -278,6 +295,8 @@ class Timm:
         The channels of its stages are multiplied by `width`. Raises `InputError` if the network
         cannot change it.
         """
+        import timm
+
         self.check(name)
         options: dict[str, Any] = {} if classes is None else {"num_classes": classes}
         if width != 1:
@@ -296,6 +315,9 @@ class Timm:
 
     def imagenet(self, name: str, offline: bool) -> Mapping[str, torch.Tensor]:
         """Fetch the published ImageNet weights, or take them from the local cache."""
+        import huggingface_hub.constants
+        import timm
+
         if offline and not huggingface_hub.constants.HF_HUB_OFFLINE:
             raise InputError(
                 f"offline, the weights of timm:{name} must come from the Hugging Face cache: set "
@@ -308,6 +330,8 @@ class Timm:
 
     def preprocessing(self, name: str) -> Preprocessing:
         """Give the preprocessing that the published weights expect."""
+        import timm
+
         configuration = timm.get_pretrained_cfg(name)
         if configuration is None:
             raise InputError(
@@ -359,6 +383,8 @@ def _stage_channels(name: str, width: float) -> tuple[int, ...]:
 
     The stem keeps its own, as that of wide residual networks (Zagoruyko & Komodakis 2016, table 1).
     """
+    import timm
+
     if not timm.models.is_model_in_modules(name, ("resnet",)):
         raise _fixed_width_error(f"timm:{name}")
     with torch.device("meta"):

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Iterable, Sequence
-from functools import cache
+from functools import cache, cached_property
 from typing import NamedTuple
 
 from fairweather.errors import InputError
@@ -136,14 +136,24 @@ class OutputNames:
 
     def __init__(self, names: Sequence[str]) -> None:
         self.names = tuple(names)
-        self.wnids = find_class_wnids(names)
         self._exact = _index_places([name] for name in names)
         self._normalised = _index_places([normalise_name(name)] for name in names)
         self._synonyms = _index_places(map(split_synonyms, names))
-        self._by_wnid = _index_places(self.wnids)
+
+    @cached_property
+    def wnids(self) -> list[frozenset[str]]:
+        """The WordNet numbers of each class; ImageNet's names take seconds to read."""
+        return find_class_wnids(self.names)
+
+    @cached_property
+    def _by_wnid(self) -> dict[str, list[int]]:
+        return _index_places(self.wnids)
 
     def find_all(self, names: Sequence[str]) -> list[OutputMatch | None]:
         """Find the output of each class of a data set."""
+        exact = [self._exact.get(name, []) for name in names]
+        if all(len(places) == 1 for places in exact):
+            return [OutputMatch(places[0], "name") for places in exact]
         return [self.find(*pair) for pair in zip(names, find_class_wnids(names), strict=True)]
 
     def find(self, name: str, wnids: frozenset[str]) -> OutputMatch | None:

@@ -17,7 +17,6 @@ import numpy as np
 import numpy.typing as npt
 import torch
 from PIL import Image
-from timm.models import PretrainedCfg
 from torch import nn
 
 from fairweather.data.pixels import Square, decode_image
@@ -187,6 +186,8 @@ def read_processor(processor: Processor) -> Preprocessing:
 
 
 def _read_timm(config: Mapping[str, Any]) -> Preprocessing:
+    from timm.models import PretrainedCfg  # takes a second to import
+
     keys = ("input_size", "crop_mode", "crop_pct", "interpolation", "mean", "std")
     configuration = PretrainedCfg(**{key: config[key] for key in keys if key in config})
     published = read_timm(configuration, "the repository")

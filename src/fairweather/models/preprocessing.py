@@ -6,16 +6,18 @@ import math
 import re
 from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import replace
-from typing import Any, Literal, NamedTuple
+from typing import TYPE_CHECKING, Any, Literal, NamedTuple
 
 import torch
-from timm.models import PretrainedCfg
 from torch import nn
-from torchvision.transforms._presets import ImageClassification
 
 from fairweather.models.sources import OpenedModel
 from fairweather.models.wrappers import Classifier, accepts_images
 from fairweather.types.options import Preparation
+
+if TYPE_CHECKING:
+    from timm.models import PretrainedCfg
+    from torchvision.transforms._presets import ImageClassification
 
 # timm's defaults for missing settings (timm.data.config, timm.data.constants).
 TIMM_FILTER = "bicubic"

@@ -21,6 +21,7 @@ from fairweather.types.record import CLEAN, NO_LEVEL
 
 # How the network was trained stands in study.yaml beside it, with the same split of the digits.
 NETWORK = Path(str(resources.files("fairweather") / "demo_network"))
+SOURCE = f"python:{NETWORK / 'network.py'}:load_digits"
 MODEL, TITLE = "digits", "Digit classifier"
 DATA, VALIDATION_FRACTION = "mnist5k", 0.5
 FOG, WORST_LEVEL = "imagenet_c/fog", "5"
@@ -82,7 +83,7 @@ def demo(
             tell(event)
 
     request = make_request(
-        {MODEL: f"run:{NETWORK}"},
+        {MODEL: SOURCE},
         DATA,
         SHIFTS,
         # One thread, since numbers are to be the same on machines with more or fewer cores.

@@ -124,9 +124,11 @@ def _has_links(folder: Path, name: str) -> bool:
 
 def _leads_into(folder: Path, path: Path) -> bool:
     try:
-        return path.resolve().is_relative_to(folder.resolve())
+        real, home = path.resolve(), folder.resolve()
     except (OSError, RuntimeError):  # links in a circle
         return False
+    # From Python 3.13 on, these are no error, and stay links.
+    return real.is_relative_to(home) and not _has_links(home, real.relative_to(home).as_posix())
 
 
 def write_atomically(path: Path, content: bytes | str) -> None:
@@ -619,7 +621,7 @@ def shrink_predictions(content: bytes) -> bytes:
         table = table.drop_columns(["confidence"]).append_column(DOUBT, pa.array(doubt))
     names = [name for name in table.column_names if name != "logits" or not is_single]
     # Several labels of an image stay as they are.
-    single = {name for name in names if not pa.types.is_nested(table[name].type)}
+    single = {name for name in names if not table[name].type.num_fields}
     columns = {
         name: table[name].cast(narrow[name]) if name in single & {*narrow} else table[name]
         for name in names

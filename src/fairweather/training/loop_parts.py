@@ -5,15 +5,17 @@ from __future__ import annotations
 import math
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
-from typing import Any, NamedTuple
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 import torch
 from torch import nn
 
 from fairweather.devices import repeatable_kernels, seeded_device
 from fairweather.errors import NotFiniteError, TrainingDivergedError
-from fairweather.training.ranks import Fabric
 from fairweather.training.recipe import Recipe
+
+if TYPE_CHECKING:
+    from fairweather.training.fabric import Fabric
 
 # Reading a loss waits for the device, so it is not done after every step.
 STEPS_BETWEEN_CHECKS = 50

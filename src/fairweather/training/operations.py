@@ -16,7 +16,6 @@ from functools import partial
 import numpy as np
 import numpy.typing as npt
 import torch
-from torchvision.transforms.v2 import functional as F
 
 Lookup = Callable[[torch.Tensor, torch.Tensor], torch.Tensor]
 
@@ -179,6 +178,8 @@ def equalize(images: torch.Tensor) -> torch.Tensor:
     >>> equalize(torch.tensor([7, 8] * 768, dtype=torch.uint8).reshape(1, 3, 16, 32)).unique()
     tensor([  0, 255], dtype=torch.uint8)
     """
+    from torchvision.transforms.v2 import functional as F  # takes half a second to import
+
     equalized: torch.Tensor = F.equalize_image(images)
     return equalized
 

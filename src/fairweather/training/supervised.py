@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from typing import Any, NamedTuple
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 import numpy as np
 import torch
@@ -22,10 +22,13 @@ from fairweather.training.augmentation import (
     training_batches,
 )
 from fairweather.training.losses import ONE_CLASS, LabelLoss, Weights
-from fairweather.training.ranks import ALONE, Fabric, Ranks
+from fairweather.training.ranks import ALONE, Ranks
 from fairweather.training.recipe import Recipe
 from fairweather.training.selfsupervised.methods import rotate_quarter
 from fairweather.types.measurement import Attack, Images, Shift
+
+if TYPE_CHECKING:
+    from fairweather.training.fabric import Fabric
 
 # --- The loss
 

@@ -13,7 +13,6 @@ from fairweather.progress import Notify
 from fairweather.runs.claims import open_run, share_run
 from fairweather.workers.jobs import execute_by_jobs
 from fairweather.workers.options import RAY, Sharing
-from fairweather.workers.rank_processes import execute_with_ranks
 from fairweather.workers.schedule import execute, execute_shared, make_worker_mark
 from fairweather.workers.work import Work, WorkerSettings
 
@@ -86,6 +85,9 @@ def _execute_here(work: Work, sharing: Sharing, tell: Notify) -> None:
     settings = work.settings(sharing, workers=workers, jobs=number)
     with closing(work.worker(settings, tell)) as worker:
         if any(step.is_shared for step in work.plan.steps):
+            # Fabric, which connects them, takes a second to import.
+            from fairweather.workers.rank_processes import execute_with_ranks
+
             execute_with_ranks(work, worker, sharing, tell)
         elif sharing.worker:
             mark = make_worker_mark(work.plan, work.device)

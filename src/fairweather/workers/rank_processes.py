@@ -25,13 +25,8 @@ from fairweather.runs.folder import RunFolder
 from fairweather.steps.dispatch import perform
 from fairweather.steps.plan import Plan, TrainingStep
 from fairweather.steps.worker import Worker
-from fairweather.training.ranks import (
-    LocalEnvironment,
-    Ranks,
-    find_free_network_port,
-    find_launcher,
-    join_ranks,
-)
+from fairweather.training.fabric import LocalEnvironment, find_free_network_port, find_launcher
+from fairweather.training.ranks import Ranks, join_ranks
 from fairweather.types.record import FrozenRecord
 from fairweather.workers.options import Sharing
 from fairweather.workers.schedule import Schedule, perform_locally
@@ -58,7 +53,7 @@ class RankSettings(FrozenRecord):
     rank: int
     size: int
     port: int
-    """`rank`, `size`, `port`: as in `fairweather.training.ranks.LocalEnvironment`."""
+    """`rank`, `size`, `port`: as in `fairweather.training.fabric.LocalEnvironment`."""
 
 
 def execute_with_ranks(work: Work, worker: Worker, sharing: Sharing, tell: Notify) -> None:

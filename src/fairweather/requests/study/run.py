@@ -78,7 +78,7 @@ from fairweather.steps.training import (
 )
 from fairweather.steps.worker import check_natural
 from fairweather.tasks.table import find_task
-from fairweather.training.ranks import check_launch, find_launcher
+from fairweather.training.fabric import check_launch, find_launcher
 from fairweather.training.recipe import Recipe
 from fairweather.training.selfsupervised.methods import METHODS
 from fairweather.training.supervised import RotationTask, check_square_images

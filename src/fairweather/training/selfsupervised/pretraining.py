@@ -6,13 +6,12 @@ import math
 import time
 from collections import deque
 from collections.abc import Callable, Iterator, Sequence
-from typing import Any, NamedTuple
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 import numpy as np
 import numpy.typing as npt
 import torch
 import torch.nn.functional as F
-from timm.optim.lars import Lars
 from torch import nn
 
 from fairweather.devices import in_evaluation_mode
@@ -20,7 +19,7 @@ from fairweather.errors import CollapsedError, InputError
 from fairweather.training import loop_parts
 from fairweather.training.augmentation import known_share, move_if_room, training_batches
 from fairweather.training.losses import ONE_CLASS, LabelLoss
-from fairweather.training.ranks import ALONE, Fabric, Ranks, synchronise_batchnorm
+from fairweather.training.ranks import ALONE, Ranks, synchronise_batchnorm
 from fairweather.training.selfsupervised.methods import (
     METHODS,
     BatchLoss,
@@ -30,6 +29,9 @@ from fairweather.training.selfsupervised.methods import (
 from fairweather.training.selfsupervised.pretraining_recipe import PER_IMAGES, Pretraining, Views
 from fairweather.training.selfsupervised.views import make_two_views, make_view
 from fairweather.types.measurement import Images
+
+if TYPE_CHECKING:
+    from fairweather.training.fabric import Fabric
 
 # --- How good an embedding is
 
@@ -433,6 +435,8 @@ def build_optimizer(model: nn.Module, recipe: Pretraining) -> torch.optim.Optimi
     """
     groups = parameter_groups(model, recipe)
     if recipe.optimizer == "lars":
+        from timm.optim.lars import Lars
+
         adapted = [{**group, "always_adapt": group["part"] == "weights"} for group in groups]
         return Lars(adapted, momentum=recipe.momentum, trust_coeff=recipe.trust_coefficient)
     if recipe.optimizer == "sgd":

@@ -1,0 +1,1 @@
+"""The network of `fairweather demo`: its code, its weights, and the study that trained it."""
