@@ -790,3 +790,12 @@ def test_means_over_levels_are_table_5(row):
     brightness, blur, printed = PETS[row]
     found = run_means(row, {"brightness": enumerate(brightness), "blur": enumerate(blur)})
     assert (found["brightness"], found["blur"]) == pytest.approx(printed, abs=0.1)
+
+
+def test_an_interval_is_computed_once_for_all_tables(monkeypatch):
+    estimate = Estimate(0.5, np.linspace(0.4, 0.6, 101), n=100)
+    scores = [to_score(estimate, bounds) for bounds in ((0, 1), (0.45, 0.55))]
+    assert scores[0].low == pytest.approx(0.405)
+    assert scores[1].low == 0.45
+    monkeypatch.setattr(intervals, "image_interval", lambda _: pytest.fail("computed again"))
+    assert [to_score(estimate, bounds) for bounds in ((0, 1), (0.45, 0.55))] == scores

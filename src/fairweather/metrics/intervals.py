@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Collection, Sequence
 from dataclasses import dataclass, replace
+from functools import cached_property
 from typing import Any, NamedTuple, cast
 
 import numpy as np
@@ -138,6 +139,11 @@ class Estimate:
             factor = student_quantile(self.groups, tests) / student_quantile(self.groups)
         low, high = (self.value + factor * (end - self.value) for end in self.ends)
         return replace(self.spread(factor), ends=(low, high))
+
+    @cached_property
+    def scores(self) -> dict[Ends, Score]:
+        """What `to_score` has computed, by bounds: tables of slices ask for it again and again."""
+        return {}
 
     @property
     def recipes(self) -> list[SeedVariance]:
@@ -542,6 +548,12 @@ def to_score(estimate: Estimate, bounds: Ends = (-np.inf, np.inf)) -> Score:
     >>> to_score(Estimate(0.5, np.linspace(0.4, 0.6, 101), n=100))
     Score(value=0.5, low=0.405, high=0.595, n=100)
     """
+    if bounds not in estimate.scores:
+        estimate.scores[bounds] = _compute_score(estimate, bounds)
+    return estimate.scores[bounds]
+
+
+def _compute_score(estimate: Estimate, bounds: Ends) -> Score:
     low, centre, high = image_interval(estimate)
     recipes = estimate.recipes
     ends = widen_for_seeds((low, high), centre, estimate.n, recipes, estimate.tests)

@@ -385,12 +385,12 @@ def has_direction(name: str) -> bool:
 
 def _worst_slice_score(estimates: Sequence[Estimate], row: MetricRow) -> Score:
     alone = [to_score(score, row.bounds) for score in estimates]
-    together = [to_score(score.together(len(estimates)), row.bounds) for score in estimates]
     worst = min if row.higher_is_better else max
     value = worst(score.value for score in alone)
     n = next(score.n for score in alone if score.value == value)
     if any(score.too_few for score in alone):
         return Score(value, np.nan, np.nan, n)
+    together = [to_score(score.together(len(estimates)), row.bounds) for score in estimates]
     low, high = (alone, together) if row.higher_is_better else (together, alone)
     return Score(value, worst(score.low for score in low), worst(score.high for score in high), n)
 
