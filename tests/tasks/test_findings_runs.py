@@ -288,6 +288,17 @@ def test_a_rule_of_a_finding_that_few_images_have_names_their_number(dataset, tm
         verdicts(run, "auc[clean|finding=Hernia] >= 0.5")
 
 
+def test_a_finding_that_is_in_no_mean_over_a_slice_is_said(dataset, tmp_path):
+    said = []
+    run = evaluated(dataset, tmp_path / "run", {"net": Thirds()}, progress=said.append)
+    lines = [event.line for event in said if "not in the mean" in event.line]
+    assert lines == [
+        "note           not in the mean over site=C: finding=Mass (it is unknown for every image)"
+    ]
+    slices = cells_of(run, "slices.csv")["value"].xs("brier", level="metric")
+    assert slices["site=C", "mean finding"] == slices["site=C", "finding=Effusion"]
+
+
 def test_two_models_are_compared_for_each_finding(dataset, tmp_path):
     alone = replace(dataset, test=replace(dataset.test, groups=None))
     nets = {"first": Thirds(), "second": Thirds(bias=0.52)}

@@ -195,15 +195,23 @@ def _score_units(
     frame = _with_spread(concatenate_rows([images.frame for images in scored]))
     folder.write(SCORES, scores_to_csv(frame))
     (cells, grouping), left_out = parts[0], scored[0].left_out
+    _say_left_out(step, "in no mean over findings, and never the worst", left_out, progress)
+    for (others, _), images in zip(parts[1:], scored[1:], strict=True):
+        further = {name: why for name, why in images.left_out.items() if name not in left_out}
+        _say_left_out(step, f"not in the mean over {others[0].shift.name}", further, progress)
     if step.slices:
-        rows = list(_unit_slice_rows(step, folder, cells, grouping, progress))
+        rows = list(_unit_slice_rows(step, folder, cells, grouping, left_out, progress))
         folder.write(SLICES, scores_to_csv(concatenate_rows(rows)))
     folder.write(WARNINGS, "{}\n")
     folder.write(ABSENT_METRICS, json.dumps(left_out, indent=1) + "\n")
+
+
+def _say_left_out(
+    step: ScoreStep, words: str, left_out: Mapping[str, str], progress: Notify
+) -> None:
     if left_out:
         why = "; ".join(f"{name} ({reason})" for name, reason in left_out.items())
-        words = f"in no mean over findings, and never the worst: {why}"
-        progress(Event(step.task, 1, 1, line=f"note           {words}"))
+        progress(Event(step.task, 1, 1, line=f"note           {words}: {why}"))
 
 
 class ScoredImages(NamedTuple):
@@ -268,9 +276,13 @@ def _unit_slice_rows(
     folder: RunFolder,
     cells: Sequence[Cell],
     grouping: Grouping | None,
+    left_out: Mapping[str, str],
     progress: Notify,
 ) -> Iterator[pd.DataFrame]:
-    """The rows of slices.csv of a task with units: in each slice, and in the worst of a column."""
+    """The rows of slices.csv of a task with units: in each slice, and in the worst of a column.
+
+    It says which units, beside `left_out`, are not in the means over a slice.
+    """
     groups = folder.groups()
     assert groups is not None  # an earlier step wrote them
     values = {column: sorted(set(groups.slices[column])) for column in step.slices}
@@ -288,6 +300,9 @@ def _unit_slice_rows(
             frame.insert(UNIT_SLICE_COLUMNS.index("slice"), "slice", name)
             yield frame
             tell(len(cells))
+            own = slices[name].left_out.items()
+            further = {unit: why for unit, why in own if unit not in left_out}
+            _say_left_out(step, f"not in the mean over {name}", further, progress)
         for unit in dict.fromkeys(unit for images in slices.values() for unit in images.tables):
             tables = {
                 name: images.tables[unit]
