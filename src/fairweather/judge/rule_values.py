@@ -342,7 +342,7 @@ def _has_metric(metric: str, rows: ModelScores) -> bool:
 def _check_class(rule: Rule, rows: ModelScores) -> None:
     """Raise `InputError` for a class that the run lacks, or a metric that classes do not have."""
     named, of_class = rule.scored.removeprefix(f"{rule.metric}/"), rule.scored != rule.metric
-    if not of_class and rule.metric in CLASS_METRICS and rule.metric not in METRICS:
+    if not of_class and rule.metric in CLASS_METRICS and not _has_metric(rule.metric, rows):
         subject = f"{CLASS}NAME|{rule.slice}" if rule.slice else f"{CLASS}NAME"
         raise InputError(
             f"{rule.metric} is of a single class: name it, as in "

@@ -347,7 +347,7 @@ def tile_gap(name: str, gap: Score, where: str) -> list[str]:
 def describe_areas(areas: Sequence[tuple[str, str, Score]]) -> list[str]:
     """Say which finding has the lowest AUC and where, from AUCs with the lowest first.
 
-    >>> describe_areas([("Mass", "under fog at level 5", Score(0.61, 0.5, 0.7, 200))])
+    >>> describe_areas([("Mass", "under fog at level 5", Score(0.61, 0.52, 0.7, 200))])
     ['AUC is lowest for “Mass” under fog at level 5: 0.61.']
     """
     if not areas:
