@@ -12,8 +12,14 @@ import fairweather as fw
 from fairweather.data.loading import load_data
 from fairweather.errors import InputError
 from fairweather.models.outputs import OF_FINDINGS, detect_finding_predictions, to_logits
-from fairweather.models.predictions.tables import RowOptions, list_label_columns, read_rows
+from fairweather.models.predictions.tables import (
+    PredictionRows,
+    RowOptions,
+    list_label_columns,
+    read_rows,
+)
 from fairweather.models.predictions.truth import add_truth, read_truth
+from fairweather.types.record import predictions_file
 from tests.helpers.commands import fairweather
 
 NAMES = ["Pleural Effusion", "Pleural Other", "Mass"]
@@ -163,6 +169,62 @@ def test_one_cell_may_name_all_findings(tmp_path):
     assert areas(run) == expected_areas(present.astype(int), shares)
     run, _ = evaluated(predictions=table, labels=pd.DataFrame({"label": cells}))
     assert areas(run) == expected_areas(present.astype(int), shares)
+
+
+def labelled_frames(names, seed):
+    """Outputs in one order, and the labels of the same findings in the order of `names`."""
+    _, labels, shares = draw(400, seed)
+    frame = pd.DataFrame(shares, columns=NAMES)
+    for name in names:
+        frame[f"label_{name}"] = labels[:, NAMES.index(name)]
+    return frame, labels
+
+
+def validation_labels(run):
+    return run.folder.read_cell(predictions_file("net", 0, "clean", "val")).labels
+
+
+def test_labels_of_validation_images_are_matched_by_name(tmp_path):
+    test, validation = labelled_frames(NAMES, 1)[0], labelled_frames(NAMES[::-1], 2)
+    tables = {"net": test, "net-validation": validation[0]}
+    run, _ = evaluated(predictions=tables, out=tmp_path / "run")
+    np.testing.assert_array_equal(validation_labels(run), validation[1])
+    lacking = {**tables, "net-validation": validation[0].drop(columns="label_Mass")}
+    with pytest.raises(InputError, match="has no labels of 'Mass', which the test images have"):
+        evaluated(predictions=lacking, out=tmp_path / "lacking")
+    more = {**tables, "net": test.drop(columns="label_Mass")}
+    with pytest.raises(InputError, match="has labels of 'Mass', and the test images have"):
+        evaluated(predictions=more, out=tmp_path / "more")
+    single = validation[0].drop(columns=[f"label_{name}" for name in NAMES]).assign(label=1)
+    with pytest.raises(InputError, match="has one label of each image, and the test images have"):
+        evaluated(predictions={**tables, "net-validation": single}, out=tmp_path / "single")
+
+
+def test_validation_images_may_lack_a_finding_that_cells_name(tmp_path):
+    keys, labels, shares = draw(400)
+    tables = {}
+    for name, known in (
+        ("net", labels == 1),
+        ("net-validation", (labels == 1) & [True, False, False]),
+    ):
+        frame = pd.DataFrame(shares, columns=NAMES)
+        cells = [[NAMES[at] for at in np.flatnonzero(row)] for row in known]
+        frame["label"] = ["|".join(some) or "No Finding" for some in cells]
+        tables[name] = frame.assign(id=[f"{name} {key}" for key in keys])
+    run, _ = evaluated(predictions=tables, out=tmp_path / "run")
+    of_validation = validation_labels(run)
+    places = [int(np.flatnonzero(np.array(NAMES) == name)[0]) for name in sorted(NAMES)]
+    order = np.argsort(keys)
+    expected = ((labels == 1) & [True, False, False])[order][:, places]
+    np.testing.assert_array_equal(of_validation, expected)
+
+
+def test_names_with_a_common_beginning_that_fit_are_not_cut():
+    outputs = np.full((2, 2), 0.5)
+    rows = PredictionRows("the table", outputs, ("Lung Lesion", "Lung Opacity"), None, None)
+    truth = pd.DataFrame({"Lung Lesion": [1, 0], "Lung Opacity": [0, 1], "Lesions": [2, 3]})
+    labelled = add_truth(rows, read_truth(truth, RowOptions()), RowOptions())
+    assert labelled.findings == ("Lung Lesion", "Lung Opacity")
 
 
 def test_a_data_set_has_the_labels(tmp_path):

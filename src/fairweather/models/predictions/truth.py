@@ -200,8 +200,10 @@ def _choose_findings(rows: PredictionRows, truth: Truth, options: RowOptions) ->
         )
     known: set[str] = set()
     for written in (outputs, strip_affixes(outputs)):
-        known = known or {name.lower() for name in written} & {name.lower() for name in names}
+        known = {name.lower() for name in written} & {name.lower() for name in names}
         lacking = [name for name in written if name.lower() not in known]
+        if known:
+            break
     _check_spelling(lacking, [name for name in names if name.lower() not in known], rows, truth)
     if not known and not options.findings:
         raise InputError(

@@ -41,7 +41,12 @@ from fairweather.models.predictions.matching import (
     number_keys,
     number_labels,
 )
-from fairweather.models.predictions.tables import PredictionRows, RowOptions, read_rows
+from fairweather.models.predictions.tables import (
+    PredictionRows,
+    RowOptions,
+    arrange_findings,
+    read_rows,
+)
 from fairweather.models.predictions.truth import Truth, add_truth, read_row_groups, read_truth
 from fairweather.models.sources import folder_name
 from fairweather.progress import Notify
@@ -302,6 +307,7 @@ class _PredictionReader:
         self.classes: tuple[str, ...] = ()
         self.images: Mapping[str, KnownImages] = {}
         self.task = find_task(CLASSIFICATION)
+        self.findings: tuple[str, ...] = ()  # of the labels of test images, in their order
         self.matched: dict[str, MatchedPredictions] = {}
         self.digests: dict[str, str] = {}
         self._cached: dict[str, MatchedPredictions] = {}
@@ -344,7 +350,7 @@ class _PredictionReader:
         if given is None or (
             _part(cell) == VAL and (given.keys is None or rows.labels is not None)
         ):
-            return rows
+            return arrange_findings(rows, self.findings) if self.findings else rows
         return add_truth(rows, given, self.asked)
 
     def _match(self, file: str) -> MatchedPredictions:
@@ -508,6 +514,8 @@ def _images_of_labels(
         rows = reader.rows(file)
         classes = classes or name_classes(rows, reader.asked)
         task = _find_labelled_task(rows)
+        if task == MULTILABEL:
+            reader.findings = classes
         labels, meaning = _read_labels(rows, classes, reader.asked, is_test=part == TEST)
         described = described or f"of {owner}, {meaning}"
         keys, names = number_keys(rows.keys, len(labels))
