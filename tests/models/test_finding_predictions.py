@@ -416,8 +416,18 @@ def changed(frame, row, column, value):
         (lambda p, t: (p, t), {"findings": ("Mas",)}, "unknown finding .*did you mean 'Mass'"),
         (lambda p, t: (p.rename(columns={"Mass": "Mas"}), t), {}, "outputs of 'Mas'.*mean 'Mass'"),
         (lambda p, t: (p, t[["Study"]].assign(x=1)), {}, "no column with the name of an output"),
-        (lambda p, t: (p, changed(t, 4, "Mass", 2)), {}, "row 5, has '2' in the column 'Mass'"),
+        (
+            lambda p, t: (p, changed(t, 4, "Mass", 2)),
+            {},
+            "labels, row 5, has '2' in the column 'Mass'",
+        ),
         (lambda p, t: (p, changed(t, 0, "Mass", "yes")), {}, "has 'yes' in the column 'Mass'"),
+        (lambda p, t: (p[::-1], changed(t, 4, "Mass", 2)), {}, "labels, row 5, has '2'"),
+        (
+            lambda p, t: (p, t.rename(columns={"Study": "x"})),
+            {},
+            "unknown column of labels 'Study'",
+        ),
         (lambda p, t: (p, t[5:]), {}, "5 of 120 keys of vendor.csv have no labels in labels"),
         (lambda p, t: (p, pd.concat([t, t[:1]])), {}, "1 keys more than once"),
         (lambda p, t: (p.drop(columns="Study"), t), {}, "unknown column of vendor.csv 'Study'"),
@@ -432,6 +442,14 @@ def test_wrong_truths_are_one_sentence(change, options, words):
     with pytest.raises(InputError, match=words) as error:
         with_truth(predictions, truth, **options)
     assert "\n" not in str(error.value)
+
+
+def test_a_table_without_keys_is_no_truth_of_predictions_that_have_some():
+    predictions, truth = frames()
+    asked = RowOptions()
+    rows = read_rows(predictions.rename(columns={"Study": "file"}), "vendor.csv", asked, 0)
+    with pytest.raises(InputError, match=r"labels lacks the keys that vendor\.csv has"):
+        add_truth(rows, read_truth(truth[NAMES], asked), asked)
 
 
 def test_a_truth_of_more_studies_says_so():

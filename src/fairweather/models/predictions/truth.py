@@ -121,7 +121,9 @@ def add_truth(rows: PredictionRows, truth: Truth, options: RowOptions) -> Predic
             rows, notes=(*rows.notes, f"not used of {truth.place}: {quote_names(unused)}")
         )
     columns = {name: truth.frame[name].iloc[order] for name in chosen}
-    return label_findings(rows, columns, options)
+    return label_findings(
+        rows, columns, options, lambda row: f"{truth.place}, row {order[row] + 1},"
+    )
 
 
 def read_row_groups(rows: PredictionRows, table: Truth, columns: GroupColumns) -> Groups:
@@ -168,6 +170,11 @@ def _match_keys(rows: PredictionRows, truth: Truth, noun: str = "labels") -> tup
             raise InputError(
                 f"{rows.place} has {count:,} rows, and there are {len(truth):,} labels"
                 + ("" if truth.values is not None else ": name their keys with --key-column")
+            )
+        if truth.values is None and rows.keys is not None:
+            raise InputError(
+                f"{truth.place} lacks the keys that {rows.place} has: name their column with "
+                "--key-column"
             )
         return np.arange(count), ""
     if rows.keys is None:
