@@ -58,14 +58,14 @@ from fairweather.types.record import CLEAN, ENSEMBLE, NATURAL, VAL
 FEWEST_IMAGES = 20
 Look = Callable[..., NetworkOutputs]  # `outputs_of` with the batch size and the device of the model
 OWN_TEST = (
-    "They are test images of the run itself: its clean cell was left out, and its shifts change "
-    "these same images."
+    "Most of these images are test images of the run itself: its clean cell was left out, and its "
+    "shifts change these same images."
 )
 OWN_VALIDATION = (
-    "They are validation images of the run itself, on which the methods were fitted. On other "
-    "images, estimates are less accurate."
+    "Most of these images are validation images of the run itself, on which the methods were "
+    "fitted. On other images, estimates are less accurate."
 )
-OWN_OTHER = "They are other images that the run knows: {} was left out."
+OWN_OTHER = "Most of these images are other images that the run knows: {} was left out."
 
 
 @shows_progress
