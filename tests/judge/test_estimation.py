@@ -168,7 +168,8 @@ def test_levels_that_change_nothing_are_the_clean_images(run, found):
         fit_methods(validation, seeds=False),
         UnlabelledPredictions.from_predictions(validation),
     )
-    cells, _ = read_known_cells(of, methods, [], new_images=seen, tell=lambda _: None)
+    cells, own, unchanged = read_known_cells(of, methods, [], new_images=seen, tell=lambda _: None)
+    assert (own, unchanged) == ([], [])  # each has a level that changes something
     assert len(cells) == 10
     past = compute_past_errors(cells, Cloud.from_rows(seen.rows), lambda _: None)
     assert len(past.shifts) == 5
@@ -287,6 +288,20 @@ def test_the_validation_images_of_the_run_are_opened_again(run):
     stored, opened = model.validation(), open_validation_images(model)
     assert opened.keys.tolist() == stored.keys.tolist()
     assert opened.labels.tolist() == stored.labels.tolist()
+
+
+def test_shifts_that_do_not_count_are_named(digits, folder, run, jpeg):
+    shifts = ["rotation: [0]", "brightness_factor: [0.5, 1]", "imagenet_c/brightness: [3]"]
+    few = fw.evaluate(
+        f"python:{folder}/linear.py:make", "mnist5k", shifts, limit=400,
+        validation_fraction=0.1, bootstrap=100, out=folder / "few", device="cpu",
+    ).path  # fmt: skip
+    assert fw.estimate(few, jpeg, device="cpu").reason == (
+        "an estimate needs 3 tested shifts to show how wrong it may be, found 1. "
+        "Shifts that change no answer do not count: 'rotation'. "
+        "'brightness_factor', 'imagenet_c/brightness' count as one: they share an operation or "
+        "answers"
+    )
 
 
 def test_agreement_is_that_of_the_seeds(tmp_path):

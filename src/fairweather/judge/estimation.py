@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import replace
 from functools import partial
 from pathlib import Path
@@ -119,8 +119,8 @@ def estimate(
     images, outputs = _predict_unlabelled(model, others, new.images, look, tell)
     validation = _read_validation(model)
     methods = fit_methods(validation, seeds=images.others is not None)
-    known, left_out = read_known_cells(model, methods, seeds, new_images=images, tell=tell)
-    notes += [OWN_TEST if shift == CLEAN else OWN_OTHER.format(shift) for shift in left_out]
+    known, own, unchanged = read_known_cells(model, methods, seeds, new_images=images, tell=tell)
+    notes += [OWN_TEST if shift == CLEAN else OWN_OTHER.format(shift) for shift in own]
     answers, features, around = np.nan, np.nan, None
     if validation is not None:
         if is_among(images, validation):
@@ -151,7 +151,7 @@ def estimate(
         truth=_true_accuracy(images, new) if with_labels else None,
         notes=tuple(notes),
     )
-    reason = _reason_against(new, around, past)
+    reason = _reason_against(new, around, known, past, unchanged)
     if around is None or past is None or len(images) < FEWEST_IMAGES:
         return replace(estimate, reason=reason)
     batch = Cloud.from_rows(images.rows)
@@ -161,9 +161,14 @@ def estimate(
     return estimate if reason else _with_range(estimate, estimates, past, known, distances)
 
 
-def _reason_against(new: NewImages, around: Cloud | None, past: PastErrors | None) -> str:
+def _reason_against(
+    new: NewImages,
+    around: Cloud | None,
+    known: Sequence[KnownCell],
+    past: PastErrors | None,
+    unchanged: Sequence[str],
+) -> str:
     """Why the accuracy cannot be estimated, before anything is computed; "" if it can be."""
-    shifts = 0 if past is None else len(past.shifts)
     if new.other_classes:
         return (
             f"the model does not have all classes of the images by name "
@@ -171,14 +176,26 @@ def _reason_against(new: NewImages, around: Cloud | None, past: PastErrors | Non
         )
     if around is None:
         return "the run has no predictions of validation images, or of one patient only"
+    shifts = 0 if past is None else len(past.shifts)
     if shifts < FEWEST_SHIFTS:
-        return (
-            f"an estimate needs {FEWEST_SHIFTS} tested shifts to show how wrong it may be, found "
-            f"{shifts}"
-        )
+        needed = f"an estimate needs {FEWEST_SHIFTS} tested shifts to show how wrong it may be"
+        return ". ".join([f"{needed}, found {shifts}", *_shifts_left_out(known, past, unchanged)])
     if len(new.images) < FEWEST_IMAGES:
         return f"there are {len(new.images)} images, and {FEWEST_IMAGES} are needed"
     return ""
+
+
+def _shifts_left_out(
+    known: Sequence[KnownCell], past: PastErrors | None, unchanged: Sequence[str]
+) -> Iterator[str]:
+    """Name the shifts that do not count, and those that count as one."""
+    if unchanged:
+        yield f"Shifts that change no answer do not count: {quote_names(unchanged)}"
+    numbers = [] if past is None else past.shift.tolist()
+    for number in dict.fromkeys(numbers):
+        alike = [cell.shift for cell, own in zip(known, numbers, strict=True) if own == number]
+        if len(names := list(dict.fromkeys(alike))) > 1:
+            yield f"{quote_names(names)} count as one: they share an operation or answers"
 
 
 def _with_range(

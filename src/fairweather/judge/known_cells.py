@@ -176,8 +176,8 @@ def read_known_cells(
     *,
     new_images: UnlabelledPredictions,
     tell: Notify,
-) -> tuple[list[KnownCell], list[str]]:
-    """Read the cells that a model was measured on, and name those with the new images.
+) -> tuple[list[KnownCell], list[str], list[str]]:
+    """Read the cells that a model was measured on, and name the shifts that are left out.
 
     Attacks are left out, because they are made to deceive. Levels that change nothing, such as a
     factor of 1, are left out too: two sweeps with such levels would share a cell and count as one
@@ -188,11 +188,15 @@ def read_known_cells(
         model: the model.
         methods: fitted.
         seeds: the other seeds that are asked.
-        own: the model's predictions for the new images.
+        new_images: the model's predictions for the new images.
         tell: told of progress.
+
+    Returns:
+        The cells; the shifts with the new images; the shifts whose levels all change nothing.
     """
     known: list[KnownCell] = []
-    left_out: list[str] = []
+    own: list[str] = []
+    unchanged: list[str] = []
     clean = b""
     cells = list(_iter_cells(model))
     for done, (shift, level, title, cell, part) in enumerate(cells):
@@ -204,9 +208,10 @@ def read_known_cells(
         if shift == CLEAN:
             clean = digest
         elif digest == clean:
+            unchanged.append(shift)
             continue
         if (shift == CLEAN or shift.startswith(NATURAL)) and is_among(new_images, predictions):
-            left_out.append(shift)
+            own.append(shift)
             continue
         of_seeds = [_read_predictions(model, seed, cell, part) for seed in seeds]
         others = [read.predicted for read in of_seeds if read is not None]
@@ -230,7 +235,8 @@ def read_known_cells(
             )
         )
     tell(Event("read what the run knows", len(cells), len(cells)))
-    return known, left_out
+    changing = {cell.shift for cell in known}
+    return known, own, [name for name in dict.fromkeys(unchanged) if name not in changing]
 
 
 def compute_past_errors(
