@@ -13,9 +13,12 @@ from fairweather.runs.folder import to_parquet, write_atomically
 from fairweather.types.measurement import Images
 
 ANSWER, DEFER = "answer", "defer"
+WARNING = "the images differ from the validation images: review every answer"
 
 
-def write_answers(path: Path, images: Images, parts: Sequence[Answers]) -> None:
+def write_answers(
+    path: Path, images: Images, parts: Sequence[Answers], *, unlike: bool = False
+) -> None:
     """Write one row for each image: its file or key, class, confidence, answer or defer, and set.
 
     In CSV, a text that a spreadsheet would take for a formula begins with an apostrophe, and a set
@@ -25,6 +28,7 @@ def write_answers(path: Path, images: Images, parts: Sequence[Answers]) -> None:
         path: ends with .csv or .parquet.
         images: their files or keys.
         parts: the answers to the images in order, batch by batch.
+        unlike: whether the images differ from the validation images; each row then has a warning.
     """
     names = images.keys if images.names is None else images.names
     columns: dict[str, list[Any]] = {
@@ -34,6 +38,8 @@ def write_answers(path: Path, images: Images, parts: Sequence[Answers]) -> None:
         "answer": [ANSWER if sure else DEFER for part in parts for sure in part.answered.tolist()],
         "set": [list(classes) for part in parts for classes in part.sets],
     }
+    if unlike:
+        columns["warning"] = [WARNING] * len(names)
     write_atomically(
         path, _to_csv(columns) if path.suffix.lower() == ".csv" else _to_parquet(columns)
     )

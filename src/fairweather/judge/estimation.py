@@ -14,7 +14,6 @@ from torch import nn
 from fairweather.errors import InputError, quote_names
 from fairweather.inference.prediction import NetworkOutputs, compute_outputs
 from fairweather.judge.accuracy_estimate import (
-    ALARM_LEVEL,
     AccuracyEstimate,
     MethodEstimate,
     NearestCell,
@@ -215,7 +214,7 @@ def _with_range(
         known: the cells.
         distances: of the images to the validation images, then to each cell.
     """
-    one_sided = bool(estimate.unlike_p < ALARM_LEVEL)
+    one_sided = estimate.unlike
     accuracy = np.array([cell.accuracy for cell in known])
     distance, *apart = distances
     bounds = past.judge(
