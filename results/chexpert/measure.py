@@ -261,7 +261,7 @@ def main(folder: Path, out: Path = HERE, work: Path = Path("runs/chexpert")) -> 
     whole = {name: bool((table <= 1).all(axis=None)) for name, table in models.items()}
     scores["probabilities"] = [whole[name] for name, _, _ in scores.index]
     scores = scores.drop(columns=["seed", "shift", "level"]).round(5)
-    scores.to_csv(out / "scores.csv")
+    scores.to_csv(out / "numbers.csv")
     compare(models, truth).round(6).to_csv(out / "pairs.csv", index=False)
     best = scores.xs(("mean finding", "auc"), level=("unit", "metric"))["value"].idxmax()
     read = compare_readers(models[best], readers, truth)

@@ -390,7 +390,7 @@ def test_a_check_has_words_per_cent_and_colours_on_a_terminal(coloured, runs, mo
     plain = [re.sub(r"\x1b\[\d+m", "", line).split() for line in lines]
     assert plain[1][0] == "failed"
     ends = [f"{end:.2%}" for end in binomtest(14, 20).proportion_ci()]  # Clopper and Pearson's
-    assert plain[1][-5:] == ["70.00%", *ends, "20", "-20.00%"]
+    assert plain[1][-8:] == ["70.00%", *ends, "20", "20.00", "points", "too", "low"]
     assert plain[2][0] == "passed"
 
 

@@ -251,6 +251,55 @@ def test_a_data_set_has_the_labels(tmp_path):
         evaluated(predictions=table, labels=wrong[:, 0], dataset=load_data(data, test_fraction=1))
 
 
+def test_patients_and_sites_without_images_are_those_of_the_same_data_with_images(tmp_path):
+    """Their table may be that of the labels, or another, in any order."""
+    _, labels, shares = draw(count=60)
+    rng = np.random.default_rng(0)
+    images, keys = rng.integers(256, size=(60, 9, 9), dtype=np.uint8), np.arange(60)
+    np.savez(tmp_path / "set.npz", images=images, labels=labels, classes=np.array(NAMES))
+    people = pd.DataFrame({"key": keys, "patient": keys // 3, "site": np.where(keys % 5, "n", "s")})
+    people.sample(frac=1, random_state=0).to_csv(tmp_path / "people.csv", index=False)
+    predictions = pd.DataFrame(shares, columns=NAMES).assign(key=keys)
+    truth = pd.DataFrame(labels, columns=NAMES).assign(key=keys)
+    asked = {"group": "patient", "slices": ["site"]}
+    table = {"metadata": tmp_path / "people.csv"}
+    wanted, _ = evaluated(
+        predictions=predictions.drop(columns="key"),
+        dataset=f"npz:{tmp_path / 'set.npz'}",
+        **asked,
+        **table,
+    )
+    by_labels = people.merge(truth, on="key").sample(frac=1, random_state=1)
+    for options in ({"labels": truth, **table}, {"labels": by_labels}):
+        run, lines = evaluated(predictions=predictions, key_column="key", **asked, **options)
+        counted = "groups         20 by patient, 3 images each; 2 by site (n 48, s 12)"
+        assert any(line.startswith(counted) for line in lines)
+        assert any("n = 60 in 20 groups" in line for line in lines)
+        for file in ("scores.csv", "slices.csv"):
+            ours, theirs = pd.read_csv(run.path / file), pd.read_csv(wanted.path / file)
+            pd.testing.assert_frame_equal(ours, theirs)
+    people[3:].to_csv(tmp_path / "people.csv", index=False)
+    with pytest.raises(InputError, match=r"3 of 60 keys of .* have no row in people\.csv: '0'"):
+        evaluated(predictions=predictions, labels=truth, key_column="key", **asked, **table)
+    with pytest.raises(InputError, match="unknown column of labels 'patients'; did you mean 'pat"):
+        evaluated(predictions=predictions, labels=by_labels, key_column="key", group="patients")
+    with pytest.raises(InputError, match="group and slice are columns of a table with a row for"):
+        evaluated(predictions=predictions.drop(columns="key"), labels=labels, **asked)
+
+
+def test_a_patient_with_test_and_validation_predictions_is_refused_unless_allowed():
+    predictions, truth = frames()
+    truth["patient"] = [f"P{number % 50}" for number in range(120)]
+    tables = {"m": predictions[:80], "m-validation": predictions[80:]}
+    asked = {"predictions": tables, "labels": truth, "key_column": "Study", "group": "patient"}
+    with pytest.raises(
+        InputError, match=r"40 of 50 values of patient have images in test and in v"
+    ):
+        evaluated(**asked)
+    _, lines = evaluated(**asked, allow_shared_groups=True)
+    assert "groups         50 by patient, 1 to 2 images each" in lines
+
+
 def test_each_model_of_a_mapping_file_has_its_outputs(tmp_path):
     predictions, truth = frames()
     predictions.to_csv(tmp_path / "a.csv", index=False)
@@ -367,8 +416,18 @@ def changed(frame, row, column, value):
         (lambda p, t: (p, t), {"findings": ("Mas",)}, "unknown finding .*did you mean 'Mass'"),
         (lambda p, t: (p.rename(columns={"Mass": "Mas"}), t), {}, "outputs of 'Mas'.*mean 'Mass'"),
         (lambda p, t: (p, t[["Study"]].assign(x=1)), {}, "no column with the name of an output"),
-        (lambda p, t: (p, changed(t, 4, "Mass", 2)), {}, "row 5, has '2' in the column 'Mass'"),
+        (
+            lambda p, t: (p, changed(t, 4, "Mass", 2)),
+            {},
+            "labels, row 5, has '2' in the column 'Mass'",
+        ),
         (lambda p, t: (p, changed(t, 0, "Mass", "yes")), {}, "has 'yes' in the column 'Mass'"),
+        (lambda p, t: (p[::-1], changed(t, 4, "Mass", 2)), {}, "labels, row 5, has '2'"),
+        (
+            lambda p, t: (p, t.rename(columns={"Study": "x"})),
+            {},
+            "unknown column of labels 'Study'",
+        ),
         (lambda p, t: (p, t[5:]), {}, "5 of 120 keys of vendor.csv have no labels in labels"),
         (lambda p, t: (p, pd.concat([t, t[:1]])), {}, "1 keys more than once"),
         (lambda p, t: (p.drop(columns="Study"), t), {}, "unknown column of vendor.csv 'Study'"),
@@ -383,6 +442,14 @@ def test_wrong_truths_are_one_sentence(change, options, words):
     with pytest.raises(InputError, match=words) as error:
         with_truth(predictions, truth, **options)
     assert "\n" not in str(error.value)
+
+
+def test_a_table_without_keys_is_no_truth_of_predictions_that_have_some():
+    predictions, truth = frames()
+    asked = RowOptions()
+    rows = read_rows(predictions.rename(columns={"Study": "file"}), "vendor.csv", asked, 0)
+    with pytest.raises(InputError, match=r"labels lacks the keys that vendor\.csv has"):
+        add_truth(rows, read_truth(truth[NAMES], asked), asked)
 
 
 def test_a_truth_of_more_studies_says_so():

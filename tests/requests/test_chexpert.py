@@ -48,7 +48,7 @@ def folder(tmp_path_factory, study):
 def test_the_study_runs_and_finds_the_better_model(study, folder, tmp_path, monkeypatch):
     monkeypatch.setattr(study, "RESAMPLES", 50)
     study.main(folder, tmp_path, tmp_path / "work")
-    scores = pd.read_csv(tmp_path / "scores.csv").set_index(["model", "unit", "metric"])
+    scores = pd.read_csv(tmp_path / "numbers.csv").set_index(["model", "unit", "metric"])
     truth = pd.read_csv(folder / "groundtruth.csv").set_index("Study")
     models = study.read_tables(folder, "example_models/predictions/standard/*.csv", truth.index)
     for name, table in models.items():
@@ -104,7 +104,7 @@ def test_a_difference_in_area_is_tested_as_delong_does(study, folder):
 
 
 def test_the_page_has_the_numbers_that_are_stored(study):
-    stored = pd.read_csv(RESULTS / "scores.csv").set_index(["model", "unit", "metric"])
+    stored = pd.read_csv(RESULTS / "numbers.csv").set_index(["model", "unit", "metric"])
     page = (RESULTS / "README.md").read_text()
     assert study.write_table(stored) in page
     pairs = pd.read_csv(RESULTS / "pairs.csv")

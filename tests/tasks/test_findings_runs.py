@@ -200,6 +200,9 @@ def test_rules_are_of_findings_their_means_the_worst_and_slices(run):
         "sensitivity[clean|finding=Effusion@0.3] >= 0.5": at_point,
         "auc[clean|finding=Effusion|site=B] >= 0.6": slices["site=B", "finding=Effusion", "auc"],
         "auc[clean|finding=Effusion|worst site] >= 0.6": at_worst,
+        "brier[clean|worst finding|worst site] <= 0.6": max(
+            slices[f"site={site}", "worst finding", "brier"] for site in "ABC"
+        ),
         "exact_match[clean|site=A] >= 0.2": slices["site=A", "image", "exact_match"],
         "brier[clean|worst finding|site=A] <= 0.5": slices["site=A", "worst finding", "brier"],
         "brier[clean|site=A] <= 0.5": slices["site=A", "mean finding", "brier"],
@@ -264,7 +267,12 @@ def test_a_rule_about_a_finding_counts_the_patients_for_whom_it_is_known(run, da
         ("auc[clean|finding=Mass|site=C] >= 0.9", "unknown for every image there"),
         ("auc[clean|finding=Hernia] >= 0.9", "none has the finding"),
         ("acu[clean|finding=Mass] >= 0.9", "did you mean 'auc'"),
-        ("auc[brightness_factor|worst finding] drop <= 1%", "is not a unit"),
+        (
+            "auc[brightness_factor|worst finding] drop <= 1%",
+            "a drop or a rise is of one finding or of a mean",
+        ),
+        ("auc[clean|class=Mass] >= 0.9", "write finding=NAME for class=NAME"),
+        ("exact_match[clean|finding=Mass] >= 0.9", "finding=Mass has no exact_match; .* of image"),
     ],
 )
 def test_a_rule_about_what_is_not_there_says_what_is(run, rule, said):

@@ -281,7 +281,7 @@ def list_csv(request: SourceRequest) -> Source:
     check_exists(folder)
     if IMAGES not in given:
         folder = _only_folder(folder, table.read("file")[0])
-    files, row_splits = _find_files(folder, table), np.array(table.splits())
+    row_splits, files = np.array(table.splits()), _find_files(folder, table)
     splits = {}
     for split in (*SPLITS, UNSPLIT):
         rows = np.flatnonzero(row_splits == split)

@@ -11,7 +11,7 @@ import numpy as np
 import numpy.typing as npt
 import pandas as pd
 
-from fairweather.errors import InputError, unknown_name
+from fairweather.errors import InputError, join_names, unknown_name
 from fairweather.judge.rules import CLASS, SUBJECTS, WORST_SLICE, Rule, parse_level
 from fairweather.metrics import (
     METRICS,
@@ -336,6 +336,7 @@ def find_score(case: RuleCase) -> Score:
             f"variant (--variant {kind}, or variants: [{kind}] in a study)"
         )
     if not available:
+        _check_unit(case)
         _check_class(rule, rows)
         known = dict.fromkeys(name for scores in rows.values() for name in scores)
         raise unknown_name("metric", rule.scored, known)
@@ -352,10 +353,25 @@ def _has_metric(metric: str, rows: ModelScores) -> bool:
     return any(metric in scores for scores in rows.values())
 
 
+def _check_unit(case: RuleCase) -> None:
+    """Raise `InputError` for a class of a run that has units, or a metric of other units."""
+    rule, scores = case.rule, case.run.unit_scores
+    if "unit" not in scores:
+        return
+    units = list(dict.fromkeys(scores["unit"]))
+    kind = units[-1].rpartition(" ")[2]
+    if rule.subject.startswith(CLASS):
+        raise InputError(f"the run has {kind}s, not classes: write {kind}=NAME for {CLASS}NAME")
+    others = list(dict.fromkeys(scores["unit"][scores["metric"] == rule.scored]))
+    part = find_part(case.run, rule.slice).unit
+    if part and others:
+        raise InputError(f"{part} has no {rule.scored}; it is a number of {join_names(others)}")
+
+
 def _check_class(rule: Rule, rows: ModelScores) -> None:
     """Raise `InputError` for a class that the run lacks, or a metric that classes do not have."""
     named, of_class = rule.scored.removeprefix(f"{rule.metric}/"), rule.scored != rule.metric
-    if not of_class and rule.metric in CLASS_METRICS and rule.metric not in METRICS:
+    if not of_class and rule.metric in CLASS_METRICS and not _has_metric(rule.metric, rows):
         subject = f"{CLASS}NAME|{rule.slice}" if rule.slice else f"{CLASS}NAME"
         raise InputError(
             f"{rule.metric} is of a single class: name it, as in "
@@ -615,7 +631,11 @@ def _select_unit(
     Raises `InputError` for the worst unit, which may be a different one for each number.
     """
     if name and name not in units:
-        raise InputError(f"a drop or a rise is of one unit, and {name} is not a unit: name one")
+        kind = name.rpartition(" ")[2]
+        raise InputError(
+            f"a drop or a rise is of one {kind} or of a mean, and the {name} may be another one at "
+            f"each level: name one, as {kind}=NAME, or mean {kind}"
+        )
     if name:
         return units[name]
     whole = [table for unit, table in units.items() if is_of_all_units(unit)]

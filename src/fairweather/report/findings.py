@@ -59,7 +59,7 @@ class FindingsOutcome(NamedTuple):
 
 def split_by_finding(contents: Contents) -> Mapping[str, Contents]:
     """The scores of each finding by its name; of a single run."""
-    if len(contents.runs) != 1:
+    if len(contents.runs) != 1 or FINDINGS not in contents.kinds:
         return {}
     (run,) = contents.runs.values()
     rows = ensembles_as_models(run.unit_scores)

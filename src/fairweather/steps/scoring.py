@@ -79,6 +79,7 @@ from fairweather.types.record import (
     WORST_PRIORS,
     predictions_file,
     slice_label,
+    worst_slice_label,
 )
 from fairweather.variants.prediction_sets import FittedSets
 
@@ -220,6 +221,9 @@ class ScoredImages(NamedTuple):
     tables: Mapping[str, Mapping[ScoreKey, Estimates]]
     """By what is in the column `unit` of scores.csv, except for the worst."""
 
+    judged: Mapping[str, Mapping[ScoreKey, Estimates]]
+    """Those of single units that are in the means, and among which the worst is."""
+
     frame: pd.DataFrame
     """Rows of scores.csv, with the worst."""
 
@@ -256,10 +260,11 @@ def _score_images(
     tables = {name: _summarize(table.items()) for name, table in estimated.items()}
     units = folder.task.units(read(cells[0]))
     frames = [_count_groups(unit_frame(table, name), table) for name, table in tables.items()]
-    if judged := {unit.name: tables[unit.name] for unit in units if not unit.left_out}:
+    judged = {unit.name: tables[unit.name] for unit in units if not unit.left_out}
+    if judged:
         frames.append(worst_slices(judged, units[0].column, UNIT_COLUMNS))
     left_out = {unit.name: unit.left_out for unit in units if unit.left_out}
-    return ScoredImages(tables, concatenate_rows(frames), left_out)
+    return ScoredImages(tables, judged, concatenate_rows(frames), left_out)
 
 
 def _count_groups(frame: pd.DataFrame, table: Mapping[ScoreKey, Estimates]) -> pd.DataFrame:
@@ -286,6 +291,7 @@ def _unit_slice_rows(
     groups = folder.groups()
     assert groups is not None  # an earlier step wrote them
     values = {column: sorted(set(groups.slices[column])) for column in step.slices}
+    unit_column = folder.task.units(folder.read_cell(cell_file(cells[0])))[0].column
     tell = _make_counter("score slices", sum(map(len, values.values())) * len(cells), progress)
     for column in step.slices:
         slices: dict[str, ScoredImages] = {}
@@ -310,6 +316,14 @@ def _unit_slice_rows(
                 if unit in images.tables
             }
             yield worst_slices(tables, column).assign(unit=unit)[UNIT_SLICE_COLUMNS]
+        everywhere = {
+            f"{name}|{unit}": table
+            for name, images in slices.items()
+            for unit, table in images.judged.items()
+        }
+        if everywhere:
+            worst = worst_slices(everywhere, column)
+            yield worst.assign(unit=worst_slice_label(unit_column))[UNIT_SLICE_COLUMNS]
 
 
 def cell_file(cell: Cell) -> str:

@@ -7,7 +7,7 @@ import itertools
 import re
 import warnings
 from collections import Counter
-from collections.abc import Collection, Mapping, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -250,12 +250,11 @@ def read_frame(
         raise InputError(f"{place} has no column of numbers, and there must be one for each class")
     outputs = read_numbers(frame, rest, place)
     places = key is not None and key.lower() in PLACE_COLUMNS
-    columns = tuple(rest) if headed else None
-    rows = PredictionRows(place, outputs, columns, None, keys, tuple(notes), places)
+    headings = tuple(rest) if headed else None
+    rows = PredictionRows(place, outputs, headings, None, keys, tuple(notes), places)
     if of_findings:
-        return label_findings(
-            rows, {name: frame[column] for column, name in of_findings.items()}, options
-        )
+        columns = {name: frame[column] for column, name in of_findings.items()}
+        return label_findings(rows, columns, options, lambda row: f"{place}, row {row + 1},")
     return rows if label is None else label_rows(rows, frame[label], options)
 
 
@@ -316,16 +315,20 @@ def arrange_findings(rows: PredictionRows, names: tuple[str, ...]) -> Prediction
 
 
 def label_findings(
-    rows: PredictionRows, columns: Mapping[str, pd.Series[Any]], options: RowOptions
+    rows: PredictionRows,
+    columns: Mapping[str, pd.Series[Any]],
+    options: RowOptions,
+    name_row: Callable[[int], str],
 ) -> PredictionRows:
-    """Add the labels of findings, from the column of each; those that are asked for, if any are."""
+    """Add the labels of findings, from the column of each; those that are asked for, if any are.
+
+    `name_row` says where the label of a row stands, for messages.
+    """
     for name in options.findings:
         if name not in columns:
             raise unknown_name(f"finding of {rows.place}", name, columns)
     chosen = {name: columns[name].tolist() for name in options.findings or columns}
-    read = read_finding_columns(
-        chosen, options.empty_labels, lambda row: f"{rows.place}, row {row + 1},"
-    )
+    read = read_finding_columns(chosen, options.empty_labels, name_row)
     note = f"findings: {read.describe(options.empty_labels, '--empty-labels ')}"
     return replace(rows, labels=read.labels, findings=read.names, notes=(*rows.notes, note))
 
