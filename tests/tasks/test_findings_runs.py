@@ -307,6 +307,16 @@ def test_a_finding_that_is_in_no_mean_over_a_slice_is_said(dataset, tmp_path):
     assert slices["site=C", "mean finding"] == slices["site=C", "finding=Effusion"]
 
 
+def test_the_exact_match_that_is_said_first_is_that_of_the_table(dataset, tmp_path):
+    labels = dataset.test.labels.clone()
+    labels[::3] = UNKNOWN
+    said, some = [], replace(dataset, test=replace(dataset.test, labels=labels, groups=None))
+    run = evaluated(some, tmp_path / "run", {"net": Thirds()}, progress=said.append)
+    share = cells_of(run).loc[("image", "exact_match"), "value"]
+    notes = [event.note for event in said if event.note.startswith("clean: exact match")]
+    assert f"clean: exact match {share:.1%}" in notes  # beside that of validation images
+
+
 def test_two_models_are_compared_for_each_finding(dataset, tmp_path):
     alone = replace(dataset, test=replace(dataset.test, groups=None))
     nets = {"first": Thirds(), "second": Thirds(bias=0.52)}

@@ -277,7 +277,8 @@ def _store_predictions(
     if step.labelled:
         folder.write_predictions(step.leaves[0], predictions)
         called = "exact match" if predictions.kind == FINDINGS else "accuracy"
-        note = f"{step.shift}: {called} {np.mean(predictions.correct):.1%}"
+        right = predictions.correct[folder.task.judged(predictions)]
+        note = f"{step.shift}: {called} {np.mean(right):.1%}"
     else:
         assert isinstance(predictions, Predictions), "only classifiers are scored on other data"
         folder.write_unlabelled(step.leaves[0], predictions)
