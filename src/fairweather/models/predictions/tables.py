@@ -247,11 +247,11 @@ def read_frame(
         raise InputError(f"{place} has no column of numbers, and there must be one for each class")
     outputs = read_numbers(frame, rest, place)
     places = key is not None and key.lower() in PLACE_COLUMNS
-    names = tuple(rest) if headed else None
-    rows = PredictionRows(place, outputs, names, None, keys, tuple(notes), places)
+    columns = tuple(rest) if headed else None
+    rows = PredictionRows(place, outputs, columns, None, keys, tuple(notes), places)
     if of_findings:
-        columns = {name: frame[column] for column, name in of_findings.items()}
-        return label_findings(rows, columns, options, lambda row: f"{place}, row {row + 1},")
+        cells = {name: frame[column] for column, name in of_findings.items()}
+        return label_findings(rows, cells, options, lambda row: f"{place}, row {row + 1},")
     return rows if label is None else label_rows(rows, frame[label], options)
 
 
