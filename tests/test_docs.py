@@ -35,6 +35,7 @@ from fairweather.types.measurement import Predictions
 from fairweather.variants.variant import VARIANTS, variant_class
 from tests import test_artefacts, test_fuzzed_files, test_hostile_names
 from tests.cli import test_bad_commands
+from tests.helpers.commands import fairweather
 from tests.helpers.run_folders import outcomes, run_record, write_run
 from tests.test_words import TEXTS
 from tests.workers import test_signals
@@ -249,6 +250,62 @@ def test_the_example_of_the_quickstart_runs_and_shows_the_fall(tmp_path, monkeyp
     assert float(day[0]) > 90
     assert float(night[2]) < float(day[1])  # the intervals lie apart
     assert float(night[0]) < float(day[0]) - 20
+
+
+NUMBER = re.compile(r"[+−-]?\d[\d,]*(?:\.\d+)?")
+
+
+def is_shown(line, printed):
+    """Whether a line was printed, but for the last digit of its numbers and for blanks."""
+    words, numbers = NUMBER.sub("#", line).split(), NUMBER.findall(line)
+    for other in printed.splitlines():
+        if NUMBER.sub("#", other).split() == words:
+            pairs = zip(numbers, NUMBER.findall(other), strict=True)
+            if all(len(a) == len(b) and is_rounded(a, b) for a, b in pairs):
+                return True
+    return False
+
+
+def is_rounded(shown, value):
+    step = 10.0 ** -len(shown.partition(".")[2])
+    first, second = (float(each.replace("−", "-").replace(",", "")) for each in (shown, value))
+    return abs(first - second) <= (1.001 * step if "." in shown else 0)
+
+
+def test_the_guide_for_chest_x_rays_shows_what_its_commands_print(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    Path("vendors").mkdir()
+    text = page("chest-xray")
+    (script,), (rules,) = blocks(text, "python"), blocks(text, "yaml")
+    exec(script, {})
+    Path("rules.yaml").write_text(rules)
+    vendor, truth = (Path(name).read_text().splitlines() for name in ("vendors/a.csv", "truth.csv"))
+    _, evaluation, together, check, compare, _ = blocks(text, "sh")
+    tables, *shown = blocks(text, "text")
+    for number, row in enumerate(tables.splitlines()):
+        assert row.split() == [vendor[number], truth[number]]
+    codes = []
+    for command, lines in zip((evaluation, together, check, compare), shown, strict=True):
+        done = fairweather(*shlex.split(command)[1:])
+        codes.append(done.returncode)
+        missing = [line for line in lines.splitlines() if not is_shown(line, done.stdout)]
+        assert not missing, done.stdout
+    assert codes == [0, 0, 1, 0]
+    scores = pd.read_csv("runs/a/scores.csv").set_index(["unit", "metric"])
+    for unit, value, ends in re.findall(r"^\| `(.*?)`.*?\| ([\d.]+)(.*) \|$", text, re.MULTILINE):
+        row = scores.loc[(unit, "auc")]
+        shown_ends = NUMBER.findall(ends)
+        ours = [row["value"], *row[["low", "high"]].dropna()]
+        assert [value, *shown_ends] == [f"{number:.3f}" for number in ours]
+    effusion = scores.loc["finding=Effusion", "value"]
+    assert f"0.5: {effusion['sensitivity']:.3f} for an effusion" in text
+    assert f"operating point: {effusion['sensitivity@0.3']:.3f}." in text
+    both = pd.read_csv("runs/vendors/scores.csv")
+    rows = both[(both["model"] == "a+risk_control-0.1") & (both["metric"] == "missed_findings")]
+    for shift, level in (("clean", "none"), ("scanner_2", "1")):
+        (row,) = rows[(rows["shift"] == shift) & (rows["level"] == level)].itertuples()
+        value, low, high = (f"{number:.1%}".replace("%", " %") for number in row[7:10])
+        assert f"{value} [{low}, {high}] on" in " ".join(text.split())
 
 
 def test_the_metric_of_the_manual_is_one():

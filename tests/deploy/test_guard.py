@@ -1083,7 +1083,11 @@ def test_dark_images_are_warned_of(saved, pictures, tmp_path):
         "predict", saved, f"images:{tmp_path}", "--out", tmp_path / "x.csv", "--device", "cpu"
     )
     assert done.returncode == 4, done.stderr
-    assert len(rows_of(tmp_path / "x.csv")) == 24
+    rows = rows_of(tmp_path / "x.csv")
+    assert len(rows) == 24
+    # Whoever gets the table alone is warned too.
+    warning = "the images differ from the validation images: review every answer"
+    assert {row["warning"] for row in rows} == {warning}
     first = done.stdout.partition("\n")[0]
     assert first.startswith("WARNING    these images differ from the validation images")
     assert "error limit need not hold for them: do not use these answers unless a person" in first

@@ -2,6 +2,7 @@
 
 import numpy as np
 import pytest
+import scipy.stats
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
@@ -22,6 +23,8 @@ from fairweather.metrics.two_sample import (
     nearness_difference,
 )
 from tests.helpers.chance import FALSE_ALARM, distribution_p, mean_p, most
+
+MANY = 1_000_000  # images, whose sample is so large that past errors alone make the range
 
 
 def past(generator, shifts=5, levels=3, methods=4):
@@ -62,14 +65,18 @@ def slow_range(known, cells, estimates, images, distance):
         farthest = known.distance[order[reach]]
         near = [cell for cell in cells if known.distance[cell] <= max(farthest, 2 * distance)]
         reach += 1
-    high, low = 0.0, 0.0  # the estimate itself is in the range
+    high, low = 0.0, 0.0
     for cell in near:
         rest = [other for other in cells if known.shift[other] != known.shift[cell]]
         chosen = slow_best(known, rest)
         chance = 1.959963984540054 * known.spreads[cell, chosen] / images**0.5
         high = max(high, known.errors[cell, chosen] + chance)
         low = min(low, known.errors[cell, chosen] - chance)
-    ends = [min(max(estimates[method] - error, 0), 1) for error in (0, high, low)]
+    value, low, high = (min(max(estimates[method] - e, 0), 1) for e in (0, high, low))
+    exact = scipy.stats.beta.ppf([0.025, 0.975], [value * images, value * images + 1],
+                                 [(1 - value) * images + 1, (1 - value) * images])  # fmt: skip
+    exact = np.where([value == 0, value == 1], [0, 1], exact)
+    ends = value, min(low, exact[0]), max(high, exact[1])
     return method, *ends, len({known.shift[cell] for cell in near}), len(near)
 
 
@@ -107,18 +114,18 @@ def test_the_range_of_unlike_images_reaches_down_to_the_worst_known_accuracy():
     known = alike([0.02, 0.05, 0.03, 0.0], distance=0.2)
     known.distance[3] = 0.9
     accuracy = np.array([0.7, 0.55, 0.6, 0.1])
-    found = known.range([0.9], 100, 0.2, accuracy)
+    found = known.range([0.9], MANY, 0.2, accuracy)
     assert (found.low, found.high, found.value) == (0.55, None, 0.9)
     assert found.holds(0.95)
     assert not found.holds(0.5)
     assert not found.is_too_wide
-    assert known.range([0.9], 100, 0.5, accuracy).is_too_wide  # 0.1 counts too
+    assert known.range([0.9], MANY, 0.5, accuracy).is_too_wide  # 0.1 counts too
     # Where the estimate less its largest error is lower, that is the end.
-    assert known.range([0.58], 100, 0.2, accuracy).low == pytest.approx(0.53)
+    assert known.range([0.58], MANY, 0.2, accuracy).low == pytest.approx(0.53)
     # All ranges that are made without their shift hold: 0.55 under the second is not below 0.6.
     truth = np.array([0.7, 0.55, 0.6, 0.65])
     estimates = truth[:, None] + known.errors
-    images = np.full(4, 100)
+    images = np.full(4, MANY)
     assert known.held(estimates, truth, images, one_sided=True) == (3, 4, 0)
 
 
@@ -131,7 +138,7 @@ def alike(errors, spread=0.0, distance=0.2):
     )  # fmt: skip
 
 
-def held(known, truth=0.6, images=100):
+def held(known, truth=0.6, images=MANY):
     truth = np.full(len(known.shift), truth)
     return known.held(truth[:, None] + known.errors, truth, np.full(len(truth), images))
 
@@ -140,8 +147,8 @@ def test_ranges_hold_all_shifts_but_the_two_that_are_off_the_most():
     """Counted by hand: a range from the others holds an error that is between two of theirs."""
     errors = [0.03, -0.02, 0.1, 0.05, -0.06, 0.0]
     assert held(alike(errors)) == (4, 6, 0)
-    # Chance of 1.96 * 0.4 / sqrt(100) = 0.078 holds -0.06 beside -0.02, and 0.1 beside 0.05.
-    assert held(alike(errors, spread=0.4)) == (6, 6, 0)
+    # Chance of 1.96 * 40 / 1000 = 0.078 holds -0.06 beside -0.02, and 0.1 beside 0.05.
+    assert held(alike(errors, spread=40.0)) == (6, 6, 0)
 
 
 def test_ranges_that_are_not_told_are_refused():
@@ -190,11 +197,23 @@ def test_ranges_that_held_are_those_that_would_be_told(seed):
     assert known.held(estimates, truth, np.full(15, 200)) == tuple(counts)
 
 
+def test_a_range_is_at_least_as_wide_as_that_of_the_sample():
+    """Errors of 0 do not make an estimate from 100 images certain."""
+    known = alike([0.0, 0.0, 0.0])
+    found = known.range([1.0], 100, 0.2)
+    assert (found.low, found.high) == (pytest.approx(0.025 ** (1 / 100)), 1)
+    found = known.range([0.0], 100, 0.2)
+    assert (found.low, found.high) == (0, pytest.approx(1 - 0.025 ** (1 / 100)))
+    exact = scipy.stats.binomtest(90, 100).proportion_ci(method="exact")
+    assert known.range([0.9], 100, 0.2)[2:4] == pytest.approx((exact.low, exact.high))
+    assert known.range([0.9], 100, 0.2, np.ones(3))[2:4] == (pytest.approx(exact.low), None)
+
+
 def test_clean_images_are_no_shift():
     errors = [0.2, 0.0, 0.01, 0.02]
     known = alike(errors)
     known.shift[0] = NO_SHIFT
-    found = known.range([0.6], 100, 0.2)
+    found = known.range([0.6], MANY, 0.2)
     assert (found.shifts, found.cells) == (3, 3)
     assert found.low == pytest.approx(0.4)  # their error counts
     assert known.mean_absolute() == pytest.approx(np.mean(errors))
@@ -235,11 +254,11 @@ def test_the_worst_past_error_is_in_the_range():
     errors = np.array([[0.0], [0.1], [-0.05], [0.3]])
     known = alike(errors)
     known.distance[:] = [0.1, 0.1, 0.1, 0.9]
-    near = known.range([0.6], 100, 0.05)
+    near = known.range([0.6], MANY, 0.05)
     assert (near.low, near.high, near.shifts) == (pytest.approx(0.5), pytest.approx(0.65), 3)
-    far = known.range([0.6], 100, 0.5)
+    far = known.range([0.6], MANY, 0.5)
     assert (far.low, far.high, far.shifts) == (pytest.approx(0.3), pytest.approx(0.65), 4)
-    assert known.range([1.2], 100, 0.05).high == 1
+    assert known.range([1.2], MANY, 0.05).high == 1
 
 
 def test_fewer_than_three_shifts_have_no_range():

@@ -100,6 +100,10 @@ def test_what_outputs_of_findings_look_like(rows, kind):
     assert detect_finding_kind(torch.tensor(rows), "it").kind == kind
 
 
+def test_outputs_that_are_all_zero_are_called_so():
+    assert str(detect_finding_kind(torch.zeros(2, 3), "it")) == "logits (all are 0 for 2 images)"
+
+
 def test_probabilities_of_classes_are_refused_with_a_way_out():
     rows = torch.randn(9, 3, generator=torch.Generator().manual_seed(0)).softmax(1)
     with pytest.raises(

@@ -12,8 +12,14 @@ import fairweather as fw
 from fairweather.data.loading import load_data
 from fairweather.errors import InputError
 from fairweather.models.outputs import OF_FINDINGS, detect_finding_predictions, to_logits
-from fairweather.models.predictions.tables import RowOptions, list_label_columns, read_rows
+from fairweather.models.predictions.tables import (
+    PredictionRows,
+    RowOptions,
+    list_label_columns,
+    read_rows,
+)
 from fairweather.models.predictions.truth import add_truth, read_truth
+from fairweather.types.record import predictions_file
 from tests.helpers.commands import fairweather
 
 NAMES = ["Pleural Effusion", "Pleural Other", "Mass"]
@@ -165,6 +171,62 @@ def test_one_cell_may_name_all_findings(tmp_path):
     assert areas(run) == expected_areas(present.astype(int), shares)
 
 
+def labelled_frames(names, seed):
+    """Outputs in one order, and the labels of the same findings in the order of `names`."""
+    _, labels, shares = draw(400, seed)
+    frame = pd.DataFrame(shares, columns=NAMES)
+    for name in names:
+        frame[f"label_{name}"] = labels[:, NAMES.index(name)]
+    return frame, labels
+
+
+def validation_labels(run):
+    return run.folder.read_cell(predictions_file("net", 0, "clean", "val")).labels
+
+
+def test_labels_of_validation_images_are_matched_by_name(tmp_path):
+    test, validation = labelled_frames(NAMES, 1)[0], labelled_frames(NAMES[::-1], 2)
+    tables = {"net": test, "net-validation": validation[0]}
+    run, _ = evaluated(predictions=tables, out=tmp_path / "run")
+    np.testing.assert_array_equal(validation_labels(run), validation[1])
+    lacking = {**tables, "net-validation": validation[0].drop(columns="label_Mass")}
+    with pytest.raises(InputError, match="has no labels of 'Mass', which the test images have"):
+        evaluated(predictions=lacking, out=tmp_path / "lacking")
+    more = {**tables, "net": test.drop(columns="label_Mass")}
+    with pytest.raises(InputError, match="has labels of 'Mass', and the test images have"):
+        evaluated(predictions=more, out=tmp_path / "more")
+    single = validation[0].drop(columns=[f"label_{name}" for name in NAMES]).assign(label=1)
+    with pytest.raises(InputError, match="has one label of each image, and the test images have"):
+        evaluated(predictions={**tables, "net-validation": single}, out=tmp_path / "single")
+
+
+def test_validation_images_may_lack_a_finding_that_cells_name(tmp_path):
+    keys, labels, shares = draw(400)
+    tables = {}
+    for name, known in (
+        ("net", labels == 1),
+        ("net-validation", (labels == 1) & [True, False, False]),
+    ):
+        frame = pd.DataFrame(shares, columns=NAMES)
+        cells = [[NAMES[at] for at in np.flatnonzero(row)] for row in known]
+        frame["label"] = ["|".join(some) or "No Finding" for some in cells]
+        tables[name] = frame.assign(id=[f"{name} {key}" for key in keys])
+    run, _ = evaluated(predictions=tables, out=tmp_path / "run")
+    of_validation = validation_labels(run)
+    places = [int(np.flatnonzero(np.array(NAMES) == name)[0]) for name in sorted(NAMES)]
+    order = np.argsort(keys)
+    expected = ((labels == 1) & [True, False, False])[order][:, places]
+    np.testing.assert_array_equal(of_validation, expected)
+
+
+def test_names_with_a_common_beginning_that_fit_are_not_cut():
+    outputs = np.full((2, 2), 0.5)
+    rows = PredictionRows("the table", outputs, ("Lung Lesion", "Lung Opacity"), None, None)
+    truth = pd.DataFrame({"Lung Lesion": [1, 0], "Lung Opacity": [0, 1], "Lesions": [2, 3]})
+    labelled = add_truth(rows, read_truth(truth, RowOptions()), RowOptions())
+    assert labelled.findings == ("Lung Lesion", "Lung Opacity")
+
+
 def test_a_data_set_has_the_labels(tmp_path):
     _, labels, shares = draw(count=40)
     rng = np.random.default_rng(0)
@@ -187,6 +249,55 @@ def test_a_data_set_has_the_labels(tmp_path):
         evaluated(predictions=pd.DataFrame(shares, columns=NAMES), labels=wrong, dataset=data)
     with pytest.raises(InputError, match="has one label of each image"):
         evaluated(predictions=table, labels=wrong[:, 0], dataset=load_data(data, test_fraction=1))
+
+
+def test_patients_and_sites_without_images_are_those_of_the_same_data_with_images(tmp_path):
+    """Their table may be that of the labels, or another, in any order."""
+    _, labels, shares = draw(count=60)
+    rng = np.random.default_rng(0)
+    images, keys = rng.integers(256, size=(60, 9, 9), dtype=np.uint8), np.arange(60)
+    np.savez(tmp_path / "set.npz", images=images, labels=labels, classes=np.array(NAMES))
+    people = pd.DataFrame({"key": keys, "patient": keys // 3, "site": np.where(keys % 5, "n", "s")})
+    people.sample(frac=1, random_state=0).to_csv(tmp_path / "people.csv", index=False)
+    predictions = pd.DataFrame(shares, columns=NAMES).assign(key=keys)
+    truth = pd.DataFrame(labels, columns=NAMES).assign(key=keys)
+    asked = {"group": "patient", "slices": ["site"]}
+    table = {"metadata": tmp_path / "people.csv"}
+    wanted, _ = evaluated(
+        predictions=predictions.drop(columns="key"),
+        dataset=f"npz:{tmp_path / 'set.npz'}",
+        **asked,
+        **table,
+    )
+    by_labels = people.merge(truth, on="key").sample(frac=1, random_state=1)
+    for options in ({"labels": truth, **table}, {"labels": by_labels}):
+        run, lines = evaluated(predictions=predictions, key_column="key", **asked, **options)
+        counted = "groups         20 by patient, 3 images each; 2 by site (n 48, s 12)"
+        assert any(line.startswith(counted) for line in lines)
+        assert any("n = 60 in 20 groups" in line for line in lines)
+        for file in ("scores.csv", "slices.csv"):
+            ours, theirs = pd.read_csv(run.path / file), pd.read_csv(wanted.path / file)
+            pd.testing.assert_frame_equal(ours, theirs)
+    people[3:].to_csv(tmp_path / "people.csv", index=False)
+    with pytest.raises(InputError, match=r"3 of 60 keys of .* have no row in people\.csv: '0'"):
+        evaluated(predictions=predictions, labels=truth, key_column="key", **asked, **table)
+    with pytest.raises(InputError, match="unknown column of labels 'patients'; did you mean 'pat"):
+        evaluated(predictions=predictions, labels=by_labels, key_column="key", group="patients")
+    with pytest.raises(InputError, match="group and slice are columns of a table with a row for"):
+        evaluated(predictions=predictions.drop(columns="key"), labels=labels, **asked)
+
+
+def test_a_patient_with_test_and_validation_predictions_is_refused_unless_allowed():
+    predictions, truth = frames()
+    truth["patient"] = [f"P{number % 50}" for number in range(120)]
+    tables = {"m": predictions[:80], "m-validation": predictions[80:]}
+    asked = {"predictions": tables, "labels": truth, "key_column": "Study", "group": "patient"}
+    with pytest.raises(
+        InputError, match=r"40 of 50 values of patient have images in test and in v"
+    ):
+        evaluated(**asked)
+    _, lines = evaluated(**asked, allow_shared_groups=True)
+    assert "groups         50 by patient, 1 to 2 images each" in lines
 
 
 def test_each_model_of_a_mapping_file_has_its_outputs(tmp_path):

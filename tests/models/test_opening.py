@@ -262,9 +262,14 @@ def test_nothing_that_a_file_holds_is_run(tmp_path, network):
         ("whole.pt", r"timm\.models\.resnet\.ResNet"),
         ("script.pt", "TorchScript"),
     ):
-        words = rf"cannot be read as weights alone, since it holds {held}; save it with torch\.save"
+        words = (
+            rf"cannot be read as weights alone, since it holds {held}, and is refused because "
+            r"loading it would execute code; .*python:FILE\.py:FUNCTION, or save it with torch\."
+        )
         with pytest.raises(InputError, match=words):
             open_model(str(tmp_path / name), architecture=TINY_RESNET)
+        with pytest.raises(InputError, match=words):
+            open_model(str(tmp_path / name))  # it does not hold "only weights"
         with pytest.raises(InputError, match=words):
             load_model(TINY_RESNET, weights=tmp_path / name)
     assert not (tmp_path / "owned").exists()
@@ -756,9 +761,13 @@ def test_bad_sources_get_one_clear_sentence(source, options, words):
 
 
 def test_weights_without_a_network_name_the_option(tmp_path):
-    (tmp_path / "w.pth").touch()
-    with pytest.raises(InputError, match=r"w\.pth holds only weights.*--architecture timm:NAME"):
+    torch.save(nn.Linear(1, 1).state_dict(), tmp_path / "w.pth")
+    words = r"w\.pth holds only weights: .*python:FILE\.py:FUNCTION; .*--architecture timm:NAME"
+    with pytest.raises(InputError, match=words):
         open_model(str(tmp_path / "w.pth"))
+    (tmp_path / "notes.txt").write_text("no weights")
+    with pytest.raises(InputError, match=r"notes\.txt is damaged or not a PyTorch checkpoint"):
+        open_model(str(tmp_path / "notes.txt"))
 
 
 @pytest.mark.parametrize("options", [{}, {"weights": "none"}, {"weights": "lite0"}], ids=str)

@@ -280,6 +280,32 @@ def test_an_attack_is_named_as_one_and_is_not_the_worst_shift():
     assert told(alone, 1)[0] == "right under attack by PGD at ε = 8/255, where it is worst"
 
 
+def test_levels_that_are_alike_are_none_that_is_worst():
+    """Neither is a shift where all are alike."""
+    sweep = replace(FOG, cells={"1": "c/fog,s=1", "3": "c/fog,s=3"})
+    flat = [acc("c/fog", level, 0.7) for level in ("1", "3", "mean")]
+    made = contents(
+        [CLEAN, *flat, acc("dark", "0.2", 0.8), acc("dark", "mean", 0.8)], [sweep, DARK]
+    )
+    assert (
+        told(made, 1)[0] == "right under fog at level 1, as at its other levels, where it is worst"
+    )
+    outcome = outcome_of(made)
+    assert [row.note for row in list_breaks(outcome)] == [
+        "the same at every level", "worst at f = 0.2",
+    ]  # fmt: skip
+    assert plain(describe_shifts(outcome.worst.main))[0] == (
+        "Accuracy is lowest under fog at every level: 70 % right."
+    )
+    made = contents(
+        [CLEAN, *flat, acc("dark", "0.2", 0.7), acc("dark", "mean", 0.7)], [sweep, DARK]
+    )
+    assert told(made, 1)[0] == "right under fog at level 1, as under every shift"
+    assert plain(describe_shifts(outcome_of(made).worst.main)) == [
+        "Accuracy is the same under every shift and level: 70 % right."
+    ]
+
+
 @pytest.mark.parametrize(
     ("others", "words"),
     [
@@ -312,13 +338,15 @@ def test_the_page_opens_with_the_most_accurate_model_and_not_with_its_variant(tm
 
 def test_a_threshold_that_answers_little_leaves_nothing_to_judge():
     sends = "A threshold set on validation images sends"
-    for answers, risk, last in (
-        (29, 0.5, "That leaves too few answers to judge."),
-        (500, math.nan, "That leaves too few answers to judge."),
-        (500, 0.5, "Of the answers without review, 50 % are wrong."),
-    ):
+    few = "That leaves too few answers to judge."
+    for answers, risk in ((29, 0.5), (500, math.nan)):
         said = plain(describe_threshold("images under fog", 0.9, risk, answers))
-        assert said == [f"{sends} 90 % of images under fog to a person.", last]
+        assert said == [f"{sends} 90 % of images under fog to a person.", few]
+    # That it reviews nothing sounds well: how wrong its answers are comes first.
+    assert plain(describe_threshold("images under fog", 0.0, 0.85, 500)) == [
+        "A threshold set on validation images accepts answers of which 85 % are wrong.",
+        "It sends no images under fog to a person.",
+    ]
     assert plain(describe_threshold("images under fog", 1.0, math.nan, 0)) == [
         f"{sends} all images under fog to a person."
     ]
@@ -689,6 +717,17 @@ def test_recipes_whose_seeds_differ_more_than_they_do_are_not_told_apart(tmp_pat
     made = make(tmp_path / "one", one)
     assert [row.rank for row in rank_models(made).rows] == ["1", "2"]
     assert made.scope.startswith("Each recipe was trained once, so this is about these trained")
+
+
+@pytest.mark.parametrize(
+    ("titles", "which"), [({"a": "A"}, "this network"), ({"a": "A", "b": "B"}, "these networks")]
+)
+def test_of_evaluated_networks_nobody_says_that_they_were_trained(titles, which):
+    made = contents([CLEAN], titles=titles)
+    record = replace(made.records[""], kind="evaluation")
+    assert replace(made, records={"": record}).scope == (
+        f"This is about {which}, on other images like these."
+    )
 
 
 def test_scores_of_before_say_nothing_of_recipes(tmp_path):

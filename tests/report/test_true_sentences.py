@@ -250,8 +250,14 @@ def check_tiles(contents, model, tiles, cells):
     check_accuracy_notes(first[2:], contents.score("accuracy", model, "clean", "none"), clean)
     if contents.sweeps:
         worst, *others = others
-        found = re.fullmatch(rf"right under {PLACE}, where it is worst", worst[1])
+        found = re.fullmatch(rf"right under {PLACE}(.*)", worst[1])
         assert (found["shift"], found["level"]) == place
+        own = [of.accuracy for (shift, _), of in cells.items() if shift == place[0]]
+        every = [of.accuracy for (shift, _), of in cells.items() if shift != "clean"]
+        flat = len(own) > 1 and np.ptp(own) < 1e-9
+        even = len(every) > 1 and np.ptp(every) < 1e-9
+        words = ", as at its other levels, where it is worst" if flat else ", where it is worst"
+        assert found[3] == (", as under every shift" if even else words)
         assert is_share(worst[0], truth.accuracy)
         check_accuracy_notes(worst[2:], contents.score("accuracy", model, *place), truth)
         doubted = any(re.fullmatch(rf"{EVIDENCE} a loss of accuracy\.", note) for note in worst)
@@ -282,9 +288,19 @@ def check_breaks(own, cells):
     shift, level = find_worst(cells)
     first, *others = own["said"]
     lowest = cells[shift, level].accuracy
-    found = re.fullmatch(rf"Accuracy is lowest under {PLACE}: {SHARE} right\.", first)
-    assert (found["shift"].lower(), found["level"]) == (shift, level)
-    assert is_share(found[3], lowest)
+    if found := re.fullmatch(
+        rf"Accuracy is the same under every shift and level: {SHARE} right\.", first
+    ):
+        assert np.ptp([of.accuracy for (at, _), of in cells.items() if at != "clean"]) < 1e-9
+        assert is_share(found[1], lowest)
+        assert not others
+    else:
+        place = r"(fog|rain) at (?:level (\d)|every level)"
+        found = re.fullmatch(rf"Accuracy is lowest under {place}: {SHARE} right\.", first)
+        levels = [of.accuracy for (at, _), of in cells.items() if at == shift]
+        flat = len(levels) > 1 and np.ptp(levels) < 1e-9
+        assert found.groups()[:2] == (shift, None if flat else level)
+        assert is_share(found[3], lowest)
     lows = {name: cells[find_worst(cells, name)].accuracy for name, _ in cells if name != "clean"}
     for text in others:
         if best := re.fullmatch(
@@ -353,7 +369,7 @@ def check_review(contents, files, model, stops, cells):
             assert any(re.fullmatch(rule, text) for rule in THRESHOLD), text
         sent = [row[2][1] for row in stop["rows"]]
         assert all(sent)
-        [share] = re.findall(rf"images sends {PART} ", said[0])
+        [share] = re.findall(rf"(?:images|It) sends {PART} ", " ".join(said))
         assert is_share(share, sent[1 if contents.sweeps else 0][1])
 
 
@@ -361,7 +377,8 @@ THRESHOLD = (
     rf"A threshold set on validation images sends {PART} "
     rf"(clean images|images under {AT}) to a person\.",
     r"That leaves too few answers to judge\.",
-    rf"Of the answers without review, {SHARE} are wrong\.",
+    rf"A threshold set on validation images accepts answers of which {SHARE} are wrong\.",
+    rf"It sends {PART} (clean images|images under {AT}) to a person\.",
 )
 
 

@@ -236,9 +236,33 @@ def test_drops_are_of_a_finding_of_a_mean_or_of_a_slice(run):
         assert verdict.low < verdict.value < verdict.high or metric == "auc"
 
 
+def test_a_rise_at_the_threshold_of_validation_images_is_that_of_both_cells(run):
+    name = "risk_above_validation_threshold/0.05"
+    (verdict,) = verdicts(run, f"{name}[brightness_factor=1.3|finding=Mass] rise <= 90%")
+    scores = pd.read_csv(run.path / "scores.csv", dtype={"level": str})
+    rows = scores[(scores["unit"] == "finding=Mass") & (scores["metric"] == name)]
+    values = rows.set_index(["shift", "level"])["value"]
+    change = values["brightness_factor", "1.3"] - values["clean", "none"]
+    assert verdict.value == pytest.approx(change, abs=1e-6)
+
+
+def test_a_rule_about_a_finding_counts_the_patients_for_whom_it_is_known(run, dataset):
+    labels, patients = dataset.test.labels.numpy(), dataset.test.groups.names
+    sites = dataset.test.groups.slices["site"]
+    known = labels[:, 1] != UNKNOWN
+    rules = ["auc[clean|finding=Mass] >= 0.1", "brier[clean|finding=Mass|site=A] <= 0.9"]
+    whole, part = verdicts(run, *rules, "auc[clean] >= 0.1")[:2]
+    assert whole.groups == {"the test set": len(np.unique(patients[known]))}
+    assert part.groups == {"site=A": len(np.unique(patients[known & (sites == "A")]))}
+    (every,) = verdicts(run, "auc[clean|worst finding] >= 0.1")
+    assert every.groups == {"the test set": len(np.unique(patients))}
+    assert every.groups != whole.groups
+
+
 @pytest.mark.parametrize(
     ("rule", "said"),
     [
+        ("missed_findings[clean] <= 10%", "measure a risk_control variant"),
         ("auc[clean|finding=Mas] >= 0.9", "did you mean 'finding=Mass'"),
         ("auc[clean|finding=Mas|site=B] >= 0.9", "did you mean 'finding=Mass'"),
         ("auc[clean|finding=Mass|site=D] >= 0.9", "did you mean 'site="),

@@ -13,6 +13,7 @@ from fairweather.attacks.problem import (
     Problem,
     are_wrong,
     compute_logits,
+    cross_entropy,
     needs_classes_error,
 )
 from fairweather.devices import in_evaluation_mode, repeatable_kernels
@@ -35,17 +36,26 @@ def attack_right_images(
     """Attack the images that the model gets right; each run attacks those that are still right.
 
     An image that the model already gets wrong (`are_wrong`) is returned unchanged. For an image
-    that no run breaks, the point of the first run is returned.
+    that no run breaks, the point of the first run is returned; with several findings, that with the
+    highest loss of all runs, because it may make some of them wrong.
     """
     points = problem.images.clone()
+    losses = torch.full((len(points),), -torch.inf, device=points.device)
     clean = are_wrong(problem.logits, problem.labels)
     broken = {"clean": clean, **{part.name: torch.zeros_like(clean) for part in runs}}
     right = (~clean).nonzero().squeeze(1)
     for number, part in enumerate(runs):
         if len(right) == 0:
             break
-        found_points, wrong = _find_points(name, part, problem.take(right))
-        chosen = wrong | (number == 0)
+        task = problem.take(right)
+        found_points, logits = _find_points(name, part, task)
+        wrong = are_wrong(logits, task.labels)
+        if task.labels.ndim == 1:
+            chosen = wrong | (number == 0)
+        else:
+            values = cross_entropy(logits, task.labels, task.labels)
+            chosen = wrong | (values > losses[right])
+            losses[right[chosen]] = values[chosen]
         points[right[chosen]] = found_points[chosen]
         broken[part.name][right[wrong]] = True
         right = right[~wrong]
@@ -65,7 +75,8 @@ def change_every_image(
     clean = are_wrong(problem.logits, problem.labels)
     if not runs:
         return AttackResult(problem.images, {"clean": clean})
-    points, wrong = _find_points(name, runs[0], problem)
+    points, logits = _find_points(name, runs[0], problem)
+    wrong = are_wrong(logits, problem.labels)
     return AttackResult(points, {"clean": clean, runs[0].name: wrong & ~clean})
 
 
@@ -101,11 +112,11 @@ def run_attack(
 
 
 def _find_points(name: str, part: AttackRun, problem: Problem) -> tuple[torch.Tensor, torch.Tensor]:
-    """The points that a run finds, checked, and whether the model gets them wrong."""
+    """The points that a run finds, checked, and their logits."""
     task = problem.named(part.purpose)
     points = part.attack(task)
     _check_outputs(f"{name} ({part.name})", task, points)
-    return points, task.is_wrong(points)
+    return points, compute_logits(task.model, points)
 
 
 def _check_inputs(

@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from fairweather.cli.options import (
+    UNLIKE,
     DataArgument,
     DataRoot,
     Device,
@@ -35,7 +36,6 @@ if TYPE_CHECKING:
     from fairweather.steps.run_model import NewImages
 
 BATCH_SIZE = 256  # images that are answered at once
-UNLIKE = 4  # the exit status if the images differ from the validation images
 
 Risk = Annotated[
     str | None,
@@ -87,7 +87,7 @@ def predict(
 
     The table has a row for each image: class, confidence, answer or defer, and possible classes.
     Of several findings an image, each has a column: present, absent or review. If the images differ
-    from the validation images, it warns, and ends with status 4.
+    from the validation images, it warns, also in the table, and ends with status 4.
 
     Examples:
         fairweather predict runs/mine images:new --risk 5%
@@ -112,7 +112,7 @@ def predict(
             data, record.classes, record.preparation, asked, offline=offline, progress=show
         )
         parts, likeness = _answer_images(guard, new, show)
-    write_answers(out, new.images, parts)
+    write_answers(out, new.images, parts, unlike=likeness.unlike)
     for line in _summary_lines(guard, new, parts, likeness):
         typer.echo(line)
     typer.echo(f"{'table':<11}{out}")

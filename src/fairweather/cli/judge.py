@@ -12,6 +12,7 @@ import typer
 from fairweather.cli.help import shows_colour
 from fairweather.cli.options import (
     DATA_HELP,
+    UNLIKE,
     Device,
     ModelArgument,
     Offline,
@@ -202,7 +203,8 @@ def estimate(
 ) -> None:
     """Estimate a model's accuracy on images without labels.
 
-    It prints a likely range, a test for distribution shift, and the most similar tested shift.
+    It prints a likely range, a test for distribution shift, and the most similar tested shift. If
+    the images differ from the validation images, it ends with status 4.
 
     Examples:
         fairweather estimate runs/mine images:new
@@ -232,3 +234,5 @@ def estimate(
         suggest("measure the model again with --natural new={}", data, quiet=quiet)
     else:
         suggest("fairweather predict {} {} --risk 5%", run, data, quiet=quiet)
+    if accuracy.unlike:
+        raise typer.Exit(UNLIKE)

@@ -105,6 +105,9 @@ def suggest(what: str, *names: object, quiet: bool = False) -> None:
         typer.echo(f"next    {line}", err=True)
 
 
+UNLIKE = 4  # the exit status if the images differ from the validation images
+
+
 def suggest_measuring(run: str, *, quiet: bool) -> None:
     """End a command with how to measure a model on images that nobody has labelled yet."""
     what = "label about 100 of these images, then: fairweather estimate"

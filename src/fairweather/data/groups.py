@@ -61,9 +61,7 @@ def read_groups(splits: Listings, columns: GroupColumns, source: str) -> dict[st
     table = _select_rows(read_text_table(path), columns.natural)
     place = f"the table {str(path)!r}"
     _check_columns(columns, place)
-    for name in columns.columns:
-        if name not in table:
-            raise unknown_name(f"column of {path}", name, list(table.columns))
+    _check_present(columns, table, str(path))
     by_lower_name = {name.lower(): name for name in reversed(list(table.columns))}
     file_column = next((by_lower_name[n] for n in FILE_COLUMNS if n in by_lower_name), None)
     if file_column is None and KEY not in table:
@@ -87,6 +85,24 @@ def read_groups(splits: Listings, columns: GroupColumns, source: str) -> dict[st
     return {
         split: _make_groups(values.iloc[numbers], columns, place) for split, numbers in rows.items()
     }
+
+
+def group_rows(table: pd.DataFrame, columns: GroupColumns, name: str) -> Groups:
+    """The groups and slices of the rows of a table that is called `name` in messages.
+
+    Raises `InputError` if a column is missing or cannot be used, or a row has no group.
+    """
+    place = f"the table {name!r}"
+    _check_columns(columns, place)
+    _check_present(columns, table, name)
+    texts = {column: column_to_text(table[column]) for column in columns.columns}
+    return _make_groups(pd.DataFrame(texts), columns, place)
+
+
+def _check_present(columns: GroupColumns, table: pd.DataFrame, name: str) -> None:
+    for column in columns.columns:
+        if column not in table:
+            raise unknown_name(f"column of {name}", column, list(map(str, table.columns)))
 
 
 def _read_source_columns(splits: Listings, columns: GroupColumns, place: str) -> dict[str, Groups]:
@@ -385,13 +401,7 @@ class SourceGroups(NamedTuple):
             if part.listing.group_names is not None
         }
         loaded = {name: groups[name] for name in parts if name in groups}
-        shared = describe_shared_groups(loaded, column)
-        if shared and not self.columns.allow_shared:
-            raise InputError(
-                f"{'; '.join(shared)}: such images do not show how a model does on new ones; to "
-                "measure them nevertheless, allow it (allow_shared: true under groups: of a study, "
-                "--allow-shared-groups of other commands)"
-            )
+        shared = check_shared_groups(loaded, column, allowed=self.columns.allow_shared)
         # `groups` may have a split that is not loaded: validation images are split off `train`.
         for other, other_groups in {**self.others, **groups}.items():
             for name, names in loaded.items() if other not in parts else ():
@@ -449,6 +459,23 @@ def _describe_table(columns: GroupColumns) -> str:
     if path.suffix.lower() not in (".csv", ".tsv"):
         return ""
     return find_text_format(path).remark(path.name)
+
+
+def check_shared_groups(
+    parts: Mapping[str, TextArray], group: str, *, allowed: bool = False
+) -> list[str]:
+    """Say which parts share groups, as `describe_shared_groups`.
+
+    Raises `InputError` if any do, unless that is allowed.
+    """
+    shared = describe_shared_groups(parts, group)
+    if shared and not allowed:
+        raise InputError(
+            f"{'; '.join(shared)}: such images do not show how a model does on new ones; to "
+            "measure them nevertheless, allow it (allow_shared: true under groups: of a study, "
+            "--allow-shared-groups of other commands)"
+        )
+    return shared
 
 
 def describe_shared_groups(parts: Mapping[str, TextArray], group: str) -> list[str]:

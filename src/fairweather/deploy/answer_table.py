@@ -12,9 +12,15 @@ from fairweather.files.tables import escape_formula, rows_to_csv
 from fairweather.runs.folder import to_parquet, write_atomically
 from fairweather.types.measurement import Images
 
+WARNING = "the images differ from the validation images: review every answer"
+
 
 def write_answers(
-    path: Path, images: Images, parts: Sequence[Answers] | Sequence[FindingsAnswers]
+    path: Path,
+    images: Images,
+    parts: Sequence[Answers] | Sequence[FindingsAnswers],
+    *,
+    unlike: bool = False,
 ) -> None:
     """Write one row for each image: its file or key, class, confidence, answer or defer, and set.
 
@@ -28,9 +34,12 @@ def write_answers(
         path: ends with .csv or .parquet.
         images: their files or keys.
         parts: the answers to the images in order, batch by batch.
+        unlike: whether the images differ from the validation images; each row then has a warning.
     """
     names = images.keys if images.names is None else images.names
     columns = {"key" if images.names is None else "file": names.tolist()}
+    if unlike:
+        columns["warning"] = [WARNING] * len(names)
     for name in parts[0].columns():
         title = f"finding {name}" if name in columns else name
         columns[title] = [value for part in parts for value in part.columns()[name]]

@@ -110,6 +110,11 @@ class AccuracyEstimate:
     notes: tuple[str, ...] = ()
     """Sentences that a reader should know."""
 
+    @property
+    def unlike(self) -> bool:
+        """Whether the test says that the images differ from the validation images."""
+        return self.unlike_p < ALARM_LEVEL  # NaN is not
+
     def to_json(self) -> str:
         """Write it as JSON; unknown values are null."""
         return json.dumps(_to_json_value(self), indent=1, allow_nan=False) + "\n"
@@ -177,7 +182,7 @@ class AccuracyEstimate:
         p_values = {"answers": self.outputs_p, "features": self.features_p}
         parts = [f"{part} {format_p_value(p)}" for part, p in p_values.items() if not math.isnan(p)]
         all_p = f"{format_p_value(self.unlike_p)}: {', '.join(parts)}"
-        if self.unlike_p < ALARM_LEVEL:
+        if self.unlike:
             return f"These images differ from the validation images (p {all_p})."
         return f"The test finds no difference from the validation images (p {all_p})."
 

@@ -299,7 +299,7 @@ def _describe_scope(rows: Sequence[ComparisonRow], kinds: Collection[str] = ("st
     both runs.
     """
     if "study" not in kinds and not any(row.is_of_recipes for row in rows):
-        return "This is about these trained networks, on other test images like these."
+        return "This is about these networks, on other test images like these."
     ensembles = [row for row in rows if any(model.endswith(ENSEMBLE_SUFFIX) for model in row.pair)]
     others = [row for row in rows if row not in ensembles]
     if others and all(row.is_of_recipes for row in others):

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import replace
 from functools import partial
 from pathlib import Path
@@ -14,7 +14,6 @@ from torch import nn
 from fairweather.errors import InputError, quote_names
 from fairweather.inference.prediction import NetworkOutputs, compute_outputs
 from fairweather.judge.accuracy_estimate import (
-    ALARM_LEVEL,
     AccuracyEstimate,
     MethodEstimate,
     NearestCell,
@@ -58,14 +57,14 @@ from fairweather.types.record import CLEAN, ENSEMBLE, NATURAL, VAL
 FEWEST_IMAGES = 20
 Look = Callable[..., NetworkOutputs]  # `outputs_of` with the batch size and the device of the model
 OWN_TEST = (
-    "They are test images of the run itself: its clean cell was left out, and its shifts change "
-    "these same images."
+    "Most of these images are test images of the run itself: its clean cell was left out, and its "
+    "shifts change these same images."
 )
 OWN_VALIDATION = (
-    "They are validation images of the run itself, on which the methods were fitted. On other "
-    "images, estimates are less accurate."
+    "Most of these images are validation images of the run itself, on which the methods were "
+    "fitted. On other images, estimates are less accurate."
 )
-OWN_OTHER = "They are other images that the run knows: {} was left out."
+OWN_OTHER = "Most of these images are other images that the run knows: {} was left out."
 
 
 @shows_progress
@@ -124,8 +123,8 @@ def estimate(
     images, outputs = _predict_unlabelled(model, others, new.images, look, tell)
     validation = _read_validation(model)
     methods = fit_methods(validation, seeds=images.others is not None)
-    known, left_out = read_known_cells(model, methods, seeds, new_images=images, tell=tell)
-    notes += [OWN_TEST if shift == CLEAN else OWN_OTHER.format(shift) for shift in left_out]
+    known, own, unchanged = read_known_cells(model, methods, seeds, new_images=images, tell=tell)
+    notes += [OWN_TEST if shift == CLEAN else OWN_OTHER.format(shift) for shift in own]
     answers, features, around = np.nan, np.nan, None
     if validation is not None:
         if is_among(images, validation):
@@ -156,7 +155,7 @@ def estimate(
         truth=_true_accuracy(images, new) if with_labels else None,
         notes=tuple(notes),
     )
-    reason = _reason_against(new, around, past)
+    reason = _reason_against(new, around, known, past, unchanged)
     if around is None or past is None or len(images) < FEWEST_IMAGES:
         return replace(estimate, reason=reason)
     batch = Cloud.from_rows(images.rows)
@@ -166,9 +165,14 @@ def estimate(
     return estimate if reason else _with_range(estimate, estimates, past, known, distances)
 
 
-def _reason_against(new: NewImages, around: Cloud | None, past: PastErrors | None) -> str:
+def _reason_against(
+    new: NewImages,
+    around: Cloud | None,
+    known: Sequence[KnownCell],
+    past: PastErrors | None,
+    unchanged: Sequence[str],
+) -> str:
     """Why the accuracy cannot be estimated, before anything is computed; "" if it can be."""
-    shifts = 0 if past is None else len(past.shifts)
     if new.other_classes:
         return (
             f"the model does not have all classes of the images by name "
@@ -176,14 +180,26 @@ def _reason_against(new: NewImages, around: Cloud | None, past: PastErrors | Non
         )
     if around is None:
         return "the run has no predictions of validation images, or of one patient only"
+    shifts = 0 if past is None else len(past.shifts)
     if shifts < FEWEST_SHIFTS:
-        return (
-            f"an estimate needs {FEWEST_SHIFTS} tested shifts to show how wrong it may be, found "
-            f"{shifts}"
-        )
+        needed = f"an estimate needs {FEWEST_SHIFTS} tested shifts to show how wrong it may be"
+        return ". ".join([f"{needed}, found {shifts}", *_shifts_left_out(known, past, unchanged)])
     if len(new.images) < FEWEST_IMAGES:
         return f"there are {len(new.images)} images, and {FEWEST_IMAGES} are needed"
     return ""
+
+
+def _shifts_left_out(
+    known: Sequence[KnownCell], past: PastErrors | None, unchanged: Sequence[str]
+) -> Iterator[str]:
+    """Name the shifts that do not count, and those that count as one."""
+    if unchanged:
+        yield f"Shifts that change no answer do not count: {quote_names(unchanged)}"
+    numbers = [] if past is None else past.shift.tolist()
+    for number in dict.fromkeys(numbers):
+        alike = [cell.shift for cell, own in zip(known, numbers, strict=True) if own == number]
+        if len(names := list(dict.fromkeys(alike))) > 1:
+            yield f"{quote_names(names)} count as one: they share an operation or answers"
 
 
 def _with_range(
@@ -203,7 +219,7 @@ def _with_range(
         known: the cells.
         distances: of the images to the validation images, then to each cell.
     """
-    one_sided = bool(estimate.unlike_p < ALARM_LEVEL)
+    one_sided = estimate.unlike
     accuracy = np.array([cell.accuracy for cell in known])
     distance, *apart = distances
     bounds = past.judge(

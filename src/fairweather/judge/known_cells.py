@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
-from typing import TypeAlias
+from typing import Any, TypeAlias
 
 import numpy as np
 import numpy.typing as npt
@@ -123,6 +123,14 @@ def apply_methods(
 SAME_IMAGE = 1e-3
 # Confidences above this are too similar to identify images.
 CERTAIN = 1 - 1e-6
+# A row identifies a stored image only if the next row is this many times as far.
+APART = 10
+# So does the row of another image, with at most this chance: 1/APART where rows vary smoothly. On
+# a grid, a value has one stored image with at most Poisson's chance of 1/e. Together it is 0.40,
+# and slightly more with few stored images.
+CHANCE_MATCH = 0.42
+# Other images are said to be the run's own at most this often.
+FALSE_RECOGNITION = 1e-6
 
 
 @dataclass(frozen=True)
@@ -168,8 +176,8 @@ def read_known_cells(
     *,
     new_images: UnlabelledPredictions,
     tell: Notify,
-) -> tuple[list[KnownCell], list[str]]:
-    """Read the cells that a model was measured on, and name those with the new images.
+) -> tuple[list[KnownCell], list[str], list[str]]:
+    """Read the cells that a model was measured on, and name the shifts that are left out.
 
     Attacks are left out, because they are made to deceive. Levels that change nothing, such as a
     factor of 1, are left out too: two sweeps with such levels would share a cell and count as one
@@ -180,11 +188,15 @@ def read_known_cells(
         model: the model.
         methods: fitted.
         seeds: the other seeds that are asked.
-        own: the model's predictions for the new images.
+        new_images: the model's predictions for the new images.
         tell: told of progress.
+
+    Returns:
+        The cells; the shifts with the new images; the shifts whose levels all change nothing.
     """
     known: list[KnownCell] = []
-    left_out: list[str] = []
+    own: list[str] = []
+    unchanged: list[str] = []
     clean = b""
     cells = list(_iter_cells(model))
     for done, (shift, level, title, cell, part) in enumerate(cells):
@@ -196,9 +208,10 @@ def read_known_cells(
         if shift == CLEAN:
             clean = digest
         elif digest == clean:
+            unchanged.append(shift)
             continue
         if (shift == CLEAN or shift.startswith(NATURAL)) and is_among(new_images, predictions):
-            left_out.append(shift)
+            own.append(shift)
             continue
         of_seeds = [_read_predictions(model, seed, cell, part) for seed in seeds]
         others = [read.predicted for read in of_seeds if read is not None]
@@ -222,7 +235,8 @@ def read_known_cells(
             )
         )
     tell(Event("read what the run knows", len(cells), len(cells)))
-    return known, left_out
+    changing = {cell.shift for cell in known}
+    return known, own, [name for name in dict.fromkeys(unchanged) if name not in changing]
 
 
 def compute_past_errors(
@@ -269,9 +283,11 @@ def compute_past_errors(
 def is_among(own: UnlabelledPredictions, predictions: Predictions) -> bool:
     """Say whether more than half of the images are among those with these predictions.
 
-    Images are identified by their logits or, if these are not stored, by class and confidence.
+    Images are identified by their logits or, if these are not stored, by class and confidence. With
+    few classes, other images have nearly the same logits by chance. So images are recognised only
+    where as many match by chance with a probability below 1e-6, which takes at least 16 images.
     """
-    import scipy.spatial
+    import scipy.stats
 
     stored = UnlabelledPredictions.from_predictions(predictions)
     new, old = own.logits, stored.logits
@@ -279,8 +295,31 @@ def is_among(own: UnlabelledPredictions, predictions: Predictions) -> bool:
         new, old = _identifying_columns(own), _identifying_columns(stored)
     if not len(new) or not len(old):
         return False
-    nearest, _ = scipy.spatial.KDTree(old).query(new, distance_upper_bound=SAME_IMAGE)
-    return bool(np.isfinite(nearest).mean() > 0.5)
+    identified, nearest = identify_rows(new, old)
+    if identified.mean() <= 0.5 + 0.5 * CHANCE_MATCH:  # half, and by chance as many of the others
+        return False
+    # Images near the same row match it together, so one of them counts.
+    alone = np.where(nearest < len(old), nearest, -np.arange(1, len(new) + 1))
+    _, independent = np.unique(alone, return_index=True)
+    matches, count = np.count_nonzero(identified[independent]), len(independent)
+    return bool(scipy.stats.binom.sf(matches - 1, count, CHANCE_MATCH) < FALSE_RECOGNITION)
+
+
+def identify_rows(
+    new: npt.NDArray[np.floating[Any]], old: npt.NDArray[np.floating[Any]]
+) -> tuple[npt.NDArray[np.bool_], npt.NDArray[np.int64]]:
+    """Say which rows `[n, k]` are very near one old row `[m, k]`, and far from all others.
+
+    Returns:
+        bool `[n]`, and int64 `[n]`: the nearest old row, or m where none is near.
+    """
+    import scipy.spatial
+
+    # What is farther decides nothing, and a tree is slow to find it.
+    farthest = APART * SAME_IMAGE
+    distances, places = scipy.spatial.KDTree(old).query(new, k=2, distance_upper_bound=farthest)
+    first, second = distances.T
+    return (first <= SAME_IMAGE) & (APART * first < second), places[:, 0]
 
 
 def _identifying_columns(predictions: UnlabelledPredictions) -> npt.NDArray[np.float32]:

@@ -41,7 +41,7 @@ from fairweather.runs.scores import (
     estimate_units,
     read_grouping,
 )
-from fairweather.types.kinds import FINDING
+from fairweather.types.kinds import CLASSES, FINDING
 from fairweather.types.measurement import CLASSIFICATION, AnyPredictions, Predictions, Score
 from fairweather.types.record import (
     ABSENT_METRICS,
@@ -213,15 +213,27 @@ def count_groups(run: RunFolder, rule: Rule) -> dict[str, int]:
     grouping = read_grouping(run, part)
     if grouping is None:
         return {}
-    slice_ = find_part(run, rule.slice).slice
+    unit, slice_ = find_part(run, rule.slice)
     if not slice_:
-        return {name: grouping.count}
-    rows = _select_unit_rows(run.slice_scores.dropna(subset="groups"), "")
+        known = _rows_with_groups(run.unit_scores, unit)
+        own = known[known["shift"] == (CLEAN if part == TEST else rule.cell)]
+        return {name: grouping.count if own.empty else int(own["groups"].iloc[0])}
+    rows = _rows_with_groups(run.slice_scores, unit)
     counts = dict(zip(rows["slice"], rows["groups"].astype(int), strict=True))
     column = slice_.removeprefix(WORST_SLICE)
     if column == slice_:
         return {slice_: counts[slice_]}
     return {name: count for name, count in counts.items() if name.startswith(f"{column}=")}
+
+
+def _rows_with_groups(scores: pd.DataFrame, unit: str) -> pd.DataFrame:
+    """The rows of a unit that say how many groups its images are of; of the worst, of all images.
+
+    A finding may be known for the images of some groups only.
+    """
+    rows = scores.dropna(subset="groups")
+    own = _select_unit_rows(rows, unit)
+    return _select_unit_rows(rows, "") if own.empty else own
 
 
 def _group_by_model(scores: pd.DataFrame) -> dict[str, ModelScores]:
@@ -318,9 +330,10 @@ def find_score(case: RuleCase) -> Score:
         return score
     available = [format_cell(cell) for cell, scores in rows.items() if rule.scored in scores]
     if _is_set_metric(rule.metric) and not _has_metric(rule.metric, rows):
+        kind = "conformal" if METRICS[rule.metric].accepts.kind == CLASSES else "risk_control"
         raise InputError(
-            f"{model} has no prediction sets, which {rule.metric} is about: measure a conformal "
-            "variant (--variant conformal, or variants: [conformal] in a study)"
+            f"{model} has no prediction sets, which {rule.metric} is about: measure a {kind} "
+            f"variant (--variant {kind}, or variants: [{kind}] in a study)"
         )
     if not available:
         _check_unit(case)
@@ -584,7 +597,17 @@ def reestimate(
         cells = ((key, predictions.take(places), fitted) for key, predictions, fitted in cells)
     if run.task.units(clean):
         drawn = ((key, predictions) for key, predictions, _ in cells)
-        units = estimate_units(run.task, drawn, contents.bootstrap, grouping, metrics)
+        validation = {(model, seed): run.predictions(model, seed, CLEAN, VAL) for seed in seeds}
+        units = estimate_units(
+            run.task,
+            drawn,
+            contents.bootstrap,
+            grouping,
+            metrics,
+            fitted_on={
+                key: run.read_cell(file) for key, file in validation.items() if run.holds(file)
+            },
+        )
         table = dict(_select_unit(units, unit))
     else:
         shared = Resamples.draw(strata, contents.bootstrap, grouping=grouping)

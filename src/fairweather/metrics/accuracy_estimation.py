@@ -24,6 +24,7 @@ from fairweather.metrics.columns import (
     IntArray,
     Result,
     Weights,
+    clopper_pearson,
     weighted_mean,
 )
 from fairweather.metrics.selective import average_confidence
@@ -226,7 +227,7 @@ class PastErrors:
 
         The method is the one with the smallest past errors. Each error is enlarged by 1.96 standard
         errors for this number of images. The range spans all errors that count (`as_far_as`), and
-        always contains the estimate.
+        the exact 95 % interval of a share of this size among so many images.
 
         Images that differ from the validation images may do so in an unknown way. Then only the
         lower end has a meaning, and it reaches down to the model's lowest accuracy in a cell that
@@ -254,6 +255,9 @@ class PastErrors:
         smallest = min(float((near.errors - chance).min()), 0.0)
         ends = np.clip([estimate, estimate - largest, estimate - smallest], 0, 1)
         value, low, high = ends.tolist()
+        # Past errors without chance in them, such as 0, would make the range too certain.
+        exact_low, exact_high = map(float, clopper_pearson(value, images))
+        low, high = min(low, exact_low), max(high, exact_high)
         cells = int(np.count_nonzero(near.shift != NO_SHIFT))
         if accuracy is not None:
             low, high = min(low, float(accuracy[counted].min())), None

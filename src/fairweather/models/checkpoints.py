@@ -115,8 +115,10 @@ def _read_pickle(path: Path) -> object:
         code = re.search(r"GLOBAL ([\w.]+)|(TorchScript)", text)
         because = f", since it holds {code.group(1) or code.group(2)}" if code else ""
         raise InputError(
-            f"weights: {path} cannot be read as weights alone{because}; save it with "
-            "torch.save(model.state_dict(), FILE) or as safetensors"
+            f"weights: {path} cannot be read as weights alone{because}, and is refused because "
+            "loading it would execute code; write a function that returns the network, and name "
+            "python:FILE.py:FUNCTION, or save it with torch.save(model.state_dict(), FILE) or as "
+            "safetensors"
         ) from error
 
 

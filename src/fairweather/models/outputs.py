@@ -206,7 +206,8 @@ def detect_finding_kind(outputs: torch.Tensor, subject: str) -> OutputKind:
     kind, count = detect_kind(outputs), len(outputs)
     images = f"{count} image{'s' if count > 1 else ''}"
     if kind == "logits":
-        return OutputKind(kind, f"not all are in [0, 1] for {images}")
+        seen = "not all are in [0, 1]" if outputs.any() else "all are 0"
+        return OutputKind(kind, f"{seen} for {images}")
     if kind == "probabilities" and outputs.shape[1] > 1:
         raise softmax_error(f"{subject} gives numbers in [0, 1] that sum to one for {images}")
     return OutputKind(OF_FINDINGS, f"all are in [0, 1] for {images}")

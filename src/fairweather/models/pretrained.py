@@ -20,7 +20,12 @@ from fairweather.models.building import (
     read_pretrained,
     state_digest,
 )
-from fairweather.models.checkpoints import Checkpoint, describe_checkpoint, match_state
+from fairweather.models.checkpoints import (
+    Checkpoint,
+    describe_checkpoint,
+    match_state,
+    read_checkpoint,
+)
 from fairweather.models.class_names import IMAGENET_CLASSES, read_imagenet
 from fairweather.models.preprocessing import (
     UNKNOWN_ORIGIN,
@@ -210,9 +215,11 @@ def _check_weights(file: str, architecture: str | None) -> None:
     if not Path(file).expanduser().is_file():
         raise InputError(f"there is no file {file}{suggest_file(Path(file))}")
     if architecture is None:
+        read_checkpoint(Path(file).expanduser())  # refuses what is no weights
         raise InputError(
-            f"{file} holds only weights: name the network that they belong to with architecture "
-            "(--architecture timm:NAME or torchvision:NAME)"
+            f"{file} holds only weights: for a network of your own, write a function that returns "
+            "it with these weights, and name python:FILE.py:FUNCTION; for one of timm or "
+            "torchvision, add its architecture (--architecture timm:NAME or torchvision:NAME)"
         )
 
 

@@ -507,7 +507,7 @@ class Contents:
         """Say what the numbers are about: recipes, or the networks that were trained."""
         studies = [record for record in self.records.values() if record.kind == "study"]
         if not studies and not self._of_several_seeds:
-            which = "this trained network" if len(self.models) == 1 else "these trained networks"
+            which = "this network" if len(self.models) == 1 else "these networks"
             return f"This is about {which}, on other images like these."
         if len(self.of_recipes) < len(self._of_several_seeds):
             return (

@@ -135,7 +135,11 @@ def list_breaks(outcome: ModelOutcome) -> list[Row]:
         Row(
             low.sweep.title,
             ("attack, " if low.sweep.is_attack else "")
-            + f"worst at {low.sweep.level_in_words(low.level)}",
+            + (
+                "the same at every level"
+                if low.is_flat
+                else f"worst at {low.sweep.level_in_words(low.level)}"
+            ),
             [
                 make_mark(kind, score)
                 for kind, score in zip(

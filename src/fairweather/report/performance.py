@@ -273,6 +273,12 @@ class WorstLevel(NamedTuple):
     mean: Score | None
     levels: int
 
+    @property
+    def is_flat(self) -> bool:
+        """Whether accuracy is the same at each of several levels."""
+        lowest = self.performance.accuracy.value
+        return self.levels > 1 and self.mean is not None and math.isclose(self.mean.value, lowest)
+
 
 class WorstLevels(NamedTuple):
     """A model's lowest accuracy under each shift and under each attack."""
@@ -294,6 +300,13 @@ class WorstLevels(NamedTuple):
     def searched(self) -> int:
         """Count the sets of images among which the focus is the lowest."""
         return sum(low.levels for low in self.main)
+
+    @property
+    def is_flat(self) -> bool:
+        """Whether accuracy is the same at each of several levels of all shifts."""
+        values = [low.performance.accuracy.value for low in self.main]
+        alike = all(low.is_flat or low.levels == 1 for low in self.main)
+        return self.searched > 1 and alike and math.isclose(min(values), max(values))
 
 
 def find_lowest(lows: Sequence[WorstLevel]) -> WorstLevel | None:

@@ -178,6 +178,7 @@ def _show_review(contents: Contents, _: Tables) -> PartView | None:
         "start": START,
         "thresholds": sent,
         "grouped": contents.grouping is not None,
+        "seeds": max(len(contents.seeds_of(model)) for model in stops),
     }
     return PartView(template="review.html.j2", facts=facts, carried={"review": stops})
 

@@ -14,7 +14,13 @@ import numpy as np
 from fairweather.metrics.columns import FloatArray
 from fairweather.metrics.grouping import Grouping
 from fairweather.metrics.seeds import find_outlying_seed
-from fairweather.report.performance import ClassShare, ModelOutcome, Performance, WorstLevel
+from fairweather.report.performance import (
+    ClassShare,
+    ModelOutcome,
+    Performance,
+    WorstLevel,
+    WorstLevels,
+)
 from fairweather.types.measurement import Score
 
 NO_BREAK = "\N{NO-BREAK SPACE}"
@@ -136,7 +142,9 @@ def describe_clean(outcome: ModelOutcome) -> list[str]:
 def describe_worst(outcome: ModelOutcome, low: WorstLevel) -> list[str]:
     """Say how often it is right at its worst, in the same form."""
     attack = "under attack by" if low.sweep.is_attack else "under"
-    lines = [f"right {attack} {_name_place(low)}, where it is worst"]
+    alike = ", as at its other levels" if low.is_flat else ""
+    alike = ", as under every shift" if outcome.worst.is_flat else f"{alike}, where it is worst"
+    lines = [f"right {attack} {_name_place(low)}{alike}"]
     if not outcome.falls:
         lines.append(f"{_cannot_confirm(low.performance)} a loss of accuracy.")
     return [*lines, *_qualify(outcome, low.performance)]
@@ -172,7 +180,11 @@ def _cannot_confirm(performance: Performance) -> str:
 def describe_shifts(lows: Sequence[WorstLevel]) -> Iterator[str]:
     """Say under which shift accuracy is lowest and highest, and which may be as low as that."""
     first, *others = sorted(lows, key=lambda low: low.performance.accuracy.value)
-    yield f"Accuracy is lowest under {_name_place(first)}: {_right(first)}."
+    if WorstLevels(lows).is_flat:
+        yield f"Accuracy is the same under every shift and level: {_right(first)}."
+        return
+    every = f"{first.sweep.in_sentence} at every level" if first.is_flat else _name_place(first)
+    yield f"Accuracy is lowest under {every}: {_right(first)}."
     if others:
         best = others[-1]
         yield f"It is highest under {best.sweep.in_sentence}: {_right(best)} at the worst level."
@@ -241,14 +253,14 @@ def describe_threshold(where: str, reviewed: float, risk: float, answers: float)
         risk: the share of wrong answers among the others; NaN where there are none.
         answers: how many images are answered.
     """
-    share = _write_part(reviewed, where)
-    yield f"A threshold set on validation images sends {share} to a person."
-    if reviewed >= 1:
+    share, threshold = _write_part(reviewed, where), "A threshold set on validation images"
+    if reviewed < 1 and not math.isnan(risk) and answers >= FEW_ANSWERS:
+        yield f"{threshold} accepts answers of which {format_share(risk)} are wrong."
+        yield f"It sends {share} to a person."
         return
-    if math.isnan(risk) or answers < FEW_ANSWERS:
+    yield f"{threshold} sends {share} to a person."
+    if reviewed < 1:
         yield "That leaves too few answers to judge."
-    else:
-        yield f"Of the answers without review, {format_share(risk)} are wrong."
 
 
 def _write_part(share: float, where: str) -> str:

@@ -134,7 +134,7 @@ def next_commands(run: Run) -> dict[str, str]:
     return {
         f"fairweather check {folder} {rule}": "stops a pipeline: status 1",
         f"fairweather estimate {folder} {foggy}": f"gives no number for {FOGGY_IMAGES} foggy "
-        "images, and says what they look like",
+        "images, and says what they look like: status 4",
         f"fairweather predict {folder} {foggy} --risk 5% --out {table} --replace": "warns that "
         "these images differ from the validation images: status 4",
     }

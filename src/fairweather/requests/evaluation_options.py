@@ -92,7 +92,7 @@ class EvaluationOptions(ModelOptions):
     )
     operating_points: tuple[str, ...] = option(
         (),
-        "Also measure calling a class from this probability on, such as malignant=0.3. Repeatable.",
+        "Also call a class or finding from this probability on, such as malignant=0.3. Repeatable.",
         flag="--operating-point",
     )
     ordered_classes: bool = option(

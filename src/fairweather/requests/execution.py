@@ -147,6 +147,8 @@ def add_clean_accuracy(inputs: Inputs, folder: RunFolder, tell: Notify) -> Notif
     waiting, dataset = clean_steps(inputs), inputs.datasets.get(DATA)
     several = len(waiting) > 1
     grouping = None if dataset is None else number_groups(dataset.test.groups)
+    if TEST in inputs.groups and (numbers := inputs.groups[TEST].numbers) is not None:
+        grouping = Grouping(numbers)
 
     def notify(event: Event) -> None:
         tell(event)
@@ -338,6 +340,7 @@ def execute_run(
         check=partial(_check_same_inputs, record=record) if inputs.networks else lambda _: None,
         models={planned.digest: network for planned, network in inputs.networks},
         given=inputs.read_predictions,
+        groups=inputs.groups,
     )
     executors.carry_out(work, sharing, add_clean_accuracy(inputs, RunFolder(path), tell))
     return Run(path)

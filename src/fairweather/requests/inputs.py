@@ -18,6 +18,7 @@ from fairweather.errors import InputError, check_name, unknown_name
 from fairweather.files.yamlfile import read_yaml
 from fairweather.metrics.grouping import number_groups
 from fairweather.progress import Notify
+from fairweather.runs.folder import StoredGroups
 from fairweather.steps.measurement import (
     OOD_DATA,
     DataFacts,
@@ -220,6 +221,9 @@ class Inputs:
 
     read_predictions: Callable[[str], AnyPredictions] | None = None
     """Reads predictions of other programs, by the name of the file in the run."""
+
+    groups: Mapping[str, StoredGroups] = field(default_factory=dict)
+    """What belongs together in such predictions without images, by split."""
 
     pictured: tuple[Shift, ...] | None = None
     """The shifts whose images the report shows; None for all."""

@@ -31,7 +31,7 @@ from fairweather.steps import plan
 from fairweather.steps.sweeps import parse_shift
 from fairweather.steps.worker import Worker
 from fairweather.types.kinds import FINDINGS
-from fairweather.types.measurement import AnyPredictions, Attack, Groups, Predictions
+from fairweather.types.measurement import AnyPredictions, Attack, Groups, Images, Predictions
 from fairweather.types.record import VAL
 from fairweather.variants.fitted import NOTHING_FITTED, FittedParameters
 from fairweather.variants.variant import read_variant
@@ -46,15 +46,22 @@ def do_group(
     """
     notes = []
     for name, reference in zip(step.leaves, step.images, strict=True):
-        images = worker.images(reference)
-        if images.groups is None:
-            raise InputError(f"nothing is known of groups of the {reference.part} images")
-        stored = make_stored_groups(images.groups, images.keys.numpy())
+        stored = worker.groups.get(reference.part) or _find_groups(
+            worker.images(reference), reference
+        )
         folder.write_groups(name, stored)
         if stored.numbers is not None:
             count = Grouping(stored.numbers).count
-            notes.append(f"{len(images):,} {reference.part} images of {count:,} {stored.group}s")
+            notes.append(
+                f"{len(stored.keys):,} {reference.part} images of {count:,} {stored.group}s"
+            )
     return plan.StepResult(", ".join(notes))
+
+
+def _find_groups(images: Images, reference: plan.ImagesReference) -> StoredGroups:
+    if images.groups is None:
+        raise InputError(f"nothing is known of groups of the {reference.part} images")
+    return make_stored_groups(images.groups, images.keys.numpy())
 
 
 def make_stored_groups(groups: Groups, keys: npt.NDArray[np.int64]) -> StoredGroups:

@@ -31,7 +31,7 @@ from fairweather.models.preprocessing import prepare_at
 from fairweather.models.sources import OpenedModel
 from fairweather.models.wrappers import Ensemble
 from fairweather.progress import Event, Notify, silent
-from fairweather.runs.folder import RunFolder, fingerprint
+from fairweather.runs.folder import RunFolder, StoredGroups, fingerprint
 from fairweather.steps.plan import (
     DATA,
     NATURAL_DATA,
@@ -78,6 +78,7 @@ class Worker:
         jobs: number of workers on this machine, which share its memory.
         ranks: the processes that train together with this one.
         given: reads predictions that were made elsewhere, by the file that they are stored in.
+        groups: what belongs together, by split, of such predictions without images.
 
     Attributes:
         room: bytes that networks may take.
@@ -97,9 +98,11 @@ class Worker:
         jobs: int = 1,
         ranks: Ranks = ALONE,
         given: Callable[[str], AnyPredictions] | None = None,
+        groups: Mapping[str, StoredGroups] | None = None,
     ) -> None:
         self.ranks = ranks
         self._given = given
+        self.groups = dict(groups or {})
         self.sources = dict(plan.data)
         self.model_sources = {source.digest: source for source in plan.models}
         self.device = resolve_device(device)

@@ -11,7 +11,7 @@ from torch import nn
 
 from fairweather.files.tables import rows_to_csv
 from fairweather.progress import Notify, silent
-from fairweather.runs.folder import RunFolder
+from fairweather.runs.folder import RunFolder, StoredGroups
 from fairweather.steps.ledger import begin_run
 from fairweather.steps.measurement import OOD_DATA
 from fairweather.steps.plan import DATA, NATURAL_DATA, Plan
@@ -111,8 +111,9 @@ class Work:
 
     models: Mapping[str, nn.Module] = field(default_factory=dict)
     given: Callable[[str], AnyPredictions] | None = None
-    """`datasets`, `models`, `given`: what this process has opened, as in `Worker`. Other processes
-    open the same by the names in the plan."""
+    groups: Mapping[str, StoredGroups] = field(default_factory=dict)
+    """`datasets`, `models`, `given`, `groups`: what this process has opened, as in `Worker`. Other
+    processes open the same by the names in the plan."""
 
     def prepare(self, folder: RunFolder, others: bool) -> None:
         """Begin the run in its folder; `others` says whether other processes already work in it."""
@@ -152,6 +153,7 @@ class Work:
             datasets=self.datasets,
             models=self.models,
             given=self.given,
+            groups=self.groups,
             **vars(settings),
         )
 

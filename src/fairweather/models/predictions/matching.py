@@ -30,7 +30,7 @@ from fairweather.models.predictions.tables import (
     column_error,
 )
 from fairweather.types.kinds import CLASSES, FINDINGS, TaskKind
-from fairweather.types.measurement import UNKNOWN
+from fairweather.types.measurement import UNKNOWN, Groups
 
 
 class KnownImages(NamedTuple):
@@ -53,6 +53,9 @@ class KnownImages(NamedTuple):
 
     in_order: bool = True
     """Whether rows without keys may be taken in the order of the images."""
+
+    groups: Groups | None = None
+    """What belongs together, and the slices; None if nothing is known of them."""
 
 
 class MatchedPredictions(NamedTuple):

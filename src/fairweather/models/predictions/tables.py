@@ -133,6 +133,9 @@ class PredictionRows:
     findings: tuple[str, ...] | None = None
     """The findings that labels `[N, L]` are of; None if they have no names."""
 
+    only_present: bool = False
+    """Whether each row names the findings that are there, as `Effusion|Mass` does."""
+
 
 def read_rows(
     content: Content, place: str, options: RowOptions, classes: int | None = None
@@ -247,11 +250,11 @@ def read_frame(
         raise InputError(f"{place} has no column of numbers, and there must be one for each class")
     outputs = read_numbers(frame, rest, place)
     places = key is not None and key.lower() in PLACE_COLUMNS
-    columns = tuple(rest) if headed else None
-    rows = PredictionRows(place, outputs, columns, None, keys, tuple(notes), places)
+    headings = tuple(rest) if headed else None
+    rows = PredictionRows(place, outputs, headings, None, keys, tuple(notes), places)
     if of_findings:
-        cells = {name: frame[column] for column, name in of_findings.items()}
-        return label_findings(rows, cells, options, lambda row: f"{place}, row {row + 1},")
+        columns = {name: frame[column] for column, name in of_findings.items()}
+        return label_findings(rows, columns, options, lambda row: f"{place}, row {row + 1},")
     return rows if label is None else label_rows(rows, frame[label], options)
 
 
@@ -261,9 +264,54 @@ def label_rows(rows: PredictionRows, cells: pd.Series[Any], options: RowOptions)
     labels = read_column(cells, place)
     if labels.dtype.kind != "U" or not has_several_findings(labels.tolist()):
         return replace(rows, labels=labels)
-    read = split_findings(labels.tolist(), options.findings, place)
-    note = f"findings: {read.describe()}"
-    return replace(rows, labels=read.labels, findings=read.names, notes=(*rows.notes, note))
+    return _split_labels(rows, labels, options.findings, place)
+
+
+def _split_labels(
+    rows: PredictionRows, labels: Column, names: Sequence[str], place: str
+) -> PredictionRows:
+    read = split_findings(labels.tolist(), names, place)
+    notes = (*rows.notes, f"findings: {read.describe()}")
+    return replace(rows, labels=read.labels, findings=read.names, notes=notes, only_present=True)
+
+
+def arrange_findings(rows: PredictionRows, names: tuple[str, ...]) -> PredictionRows:
+    """Bring labels of findings into the order of those of the test images.
+
+    A finding that no row names is in none of the images. Raises `InputError` for a finding that has
+    no column, or that the test images do not have.
+
+    >>> labels = np.array(["Mass", "No Finding"])
+    >>> rows = PredictionRows("the table", np.ones((2, 2)), None, labels, None)
+    >>> arrange_findings(rows, ("Edema", "Mass")).labels.tolist()
+    [[0, 1], [0, 0]]
+    """
+    if rows.labels is None:
+        return rows
+    if rows.labels.dtype.kind == "U":
+        rows = _split_labels(rows, rows.labels, (), rows.place)
+    assert rows.labels is not None
+    if rows.labels.ndim == 1:
+        raise InputError(
+            f"{rows.place} has one label of each image, and the test images have several findings"
+        )
+    if rows.findings is None or rows.findings == names:
+        return rows
+    for name in rows.findings:
+        if name not in names:
+            raise InputError(
+                f"{rows.place} has labels of {name!r}, and the test images have the findings "
+                f"{quote_names(names)}"
+            )
+    columns = []
+    for name in names:
+        if name in rows.findings:
+            columns.append(rows.labels[:, rows.findings.index(name)])
+        elif rows.only_present:
+            columns.append(np.zeros(len(rows.labels), dtype=np.int64))
+        else:
+            raise InputError(f"{rows.place} has no labels of {name!r}, which the test images have")
+    return replace(rows, labels=np.stack(columns, axis=1), findings=names)
 
 
 def label_findings(

@@ -13,6 +13,7 @@ import numpy as np
 import pandas as pd
 
 from fairweather.data.findings import list_finding_columns, read_finding_matrix
+from fairweather.data.groups import group_rows
 from fairweather.errors import InputError, quote_names, unknown_name
 from fairweather.models.predictions.matching import strip_affixes
 from fairweather.models.predictions.tables import (
@@ -29,7 +30,8 @@ from fairweather.models.predictions.tables import (
     read_column,
     read_file,
 )
-from fairweather.types.measurement import IntArray
+from fairweather.types.measurement import Groups, IntArray
+from fairweather.types.options import GroupColumns
 
 
 class Truth(NamedTuple):
@@ -124,6 +126,21 @@ def add_truth(rows: PredictionRows, truth: Truth, options: RowOptions) -> Predic
     )
 
 
+def read_row_groups(rows: PredictionRows, table: Truth, columns: GroupColumns) -> Groups:
+    """Read the groups and slices of predictions from a table, by key or in their order.
+
+    Raises `InputError` if a row has no place in the table, or a column is missing or unusable.
+
+    >>> rows = PredictionRows("the table", np.ones((2, 1)), ("Mass",), None, np.array(["b", "a"]))
+    >>> frame = pd.DataFrame({"id": ["a", "b"], "patient": ["A", "B"]})
+    >>> columns = GroupColumns(group="patient")
+    >>> read_row_groups(rows, read_truth(frame, RowOptions()), columns).names.tolist()
+    ['B', 'A']
+    """
+    order, _ = _match_keys(rows, table, "row")
+    return group_rows(table.frame.iloc[order], columns, table.place)
+
+
 def _read_frame(
     frame: pd.DataFrame, place: str, options: RowOptions, notes: tuple[str, ...]
 ) -> Truth:
@@ -145,7 +162,7 @@ def _read_frame(
     return Truth(place, None, rest, label, keys, notes)
 
 
-def _match_keys(rows: PredictionRows, truth: Truth) -> tuple[IntArray, str]:
+def _match_keys(rows: PredictionRows, truth: Truth, noun: str = "labels") -> tuple[IntArray, str]:
     """The row of the truth for each row of predictions, and a note on rows without predictions."""
     count = len(rows.outputs)
     if truth.keys is None:
@@ -169,7 +186,7 @@ def _match_keys(rows: PredictionRows, truth: Truth) -> tuple[IntArray, str]:
     keys = list(map(str, rows.keys.tolist()))
     if missing := [key for key in keys if key not in row_by_key]:
         raise InputError(
-            f"{len(missing):,} of {count:,} keys of {rows.place} have no labels in {truth.place}: "
+            f"{len(missing):,} of {count:,} keys of {rows.place} have no {noun} in {truth.place}: "
             f"{quote_names(missing)}"
         )
     extra = len(row_by_key) - len(set(keys))
@@ -190,8 +207,10 @@ def _choose_findings(rows: PredictionRows, truth: Truth, options: RowOptions) ->
         )
     known: set[str] = set()
     for written in (outputs, strip_affixes(outputs)):
-        known = known or {name.lower() for name in written} & {name.lower() for name in names}
+        known = {name.lower() for name in written} & {name.lower() for name in names}
         lacking = [name for name in written if name.lower() not in known]
+        if known:
+            break
     _check_spelling(lacking, [name for name in names if name.lower() not in known], rows, truth)
     if not known and not options.findings:
         raise InputError(

@@ -19,6 +19,7 @@ from torch import nn
 
 from fairweather.attacks.shift_lists import make_external_shift
 from fairweather.data.findings import parse_empty
+from fairweather.data.groups import check_shared_groups
 from fairweather.data.loading import list_source, tested_share
 from fairweather.data.sources import UNSPLIT
 from fairweather.errors import InputError, quote_names
@@ -40,8 +41,13 @@ from fairweather.models.predictions.matching import (
     number_keys,
     number_labels,
 )
-from fairweather.models.predictions.tables import PredictionRows, RowOptions, read_rows
-from fairweather.models.predictions.truth import Truth, add_truth, read_truth
+from fairweather.models.predictions.tables import (
+    PredictionRows,
+    RowOptions,
+    arrange_findings,
+    read_rows,
+)
+from fairweather.models.predictions.truth import Truth, add_truth, read_row_groups, read_truth
 from fairweather.models.sources import folder_name
 from fairweather.progress import Notify
 from fairweather.requests.evaluation.settings import (
@@ -55,10 +61,11 @@ from fairweather.requests.evaluation.settings import (
 from fairweather.requests.evaluation_options import EvaluationOptions, check_options
 from fairweather.requests.execution import describe_groups
 from fairweather.requests.inputs import Inputs, check_task, check_variants, model_label, read_priors
-from fairweather.runs.folder import fingerprint
+from fairweather.runs.folder import StoredGroups, fingerprint
 from fairweather.shifts.table import CLEAN as UNCHANGED
 from fairweather.steps.measurement import DataFacts, MeasuredModel, collect_facts
 from fairweather.steps.plan import DATA, PlannedDataset
+from fairweather.steps.predictions import groups_digest, make_stored_groups
 from fairweather.steps.worker import open_data, predictions_digest
 from fairweather.tasks.classification import MOST_STORED_CLASSES
 from fairweather.tasks.table import find_task
@@ -67,6 +74,7 @@ from fairweather.types.measurement import (
     MULTILABEL,
     AnyPredictions,
     Dataset,
+    Groups,
     Shift,
 )
 from fairweather.types.record import CLEAN, TEST, VAL, VALIDATION, ModelRecord, predictions_file
@@ -78,11 +86,9 @@ USABLE = (
     *("variants", "priors"),
     *("operating_points", "ordered_classes"),
     *("bootstrap", "threads", "title", "device", "offline"),
-)
-OF_DATA = (
-    *("class_map", "size", "root", "skip_unreadable", "allow_duplicates", "scale"),
     *("metadata", "group", "slices", "allow_shared_groups"),
 )
+OF_DATA = (*("class_map", "size", "root", "skip_unreadable", "allow_duplicates", "scale"),)
 # What is probably wrong if a model is no better than chance.
 ADVICE = (
     "the order of the rows or of the classes is probably wrong; see --key-column, --classes and "
@@ -182,15 +188,11 @@ class PredictionsRequest:
         reader.read_all(facts, images, labels)
         _check_variants(settings.variants, parts, facts)
         if (known := images.get(VAL)) is not None:
-            validation = datasets[DATA].val if datasets else None
-            grouping = None if validation is None else number_groups(validation.groups)
+            grouping = number_groups(known.groups)
             for variant in settings.variants:
                 variant.check_images(known.keys, known.labels, facts.classes, grouping)
         titles, seeds = model_titles(options.title, reader.models), reader.seeds
-        n, groups = (
-            facts.images[TEST],
-            describe_groups(datasets[DATA].test.groups) if datasets else "",
-        )
+        n, groups = facts.images[TEST], describe_groups(images[TEST].groups)
         classes = f"{len(facts.classes)} {reader.task.noun}"
         return Inputs(
             kind="evaluation",
@@ -212,6 +214,7 @@ class PredictionsRequest:
                 settings, options, priors, images[TEST].labels, facts.classes
             ),
             read_predictions=reader.predictions,
+            groups={} if datasets else _store_groups(images),
             # Images that were shifted elsewhere are unknown here.
             pictured=shifts[:1] if datasets else (),
             lines=[
@@ -304,6 +307,7 @@ class _PredictionReader:
         self.classes: tuple[str, ...] = ()
         self.images: Mapping[str, KnownImages] = {}
         self.task = find_task(CLASSIFICATION)
+        self.findings: tuple[str, ...] = ()  # of the labels of test images, in their order
         self.matched: dict[str, MatchedPredictions] = {}
         self.digests: dict[str, str] = {}
         self._cached: dict[str, MatchedPredictions] = {}
@@ -346,7 +350,7 @@ class _PredictionReader:
         if given is None or (
             _part(cell) == VAL and (given.keys is None or rows.labels is not None)
         ):
-            return rows
+            return arrange_findings(rows, self.findings) if self.findings else rows
         return add_truth(rows, given, self.asked)
 
     def _match(self, file: str) -> MatchedPredictions:
@@ -510,21 +514,73 @@ def _images_of_labels(
         rows = reader.rows(file)
         classes = classes or name_classes(rows, reader.asked)
         task = _find_labelled_task(rows)
+        if task == MULTILABEL:
+            reader.findings = classes
         labels, meaning = _read_labels(rows, classes, reader.asked, is_test=part == TEST)
         described = described or f"of {owner}, {meaning}"
         keys, names = number_keys(rows.keys, len(labels))
         order = np.argsort(keys, kind="stable")
         ordered = None if names is None else [names[at] for at in order]
         images[part] = KnownImages(
-            labels[order], keys[order], ordered, cells[file].place, in_order=rows.keys is None
+            labels[order],
+            keys[order],
+            ordered,
+            cells[file].place,
+            in_order=rows.keys is None,
+            groups=_read_groups(rows, request, order),
         )
         counts[part] = len(labels)
         digests[part] = _images_digest(images[part], classes)
     if len(classes) < find_task(task).least_classes:
         raise InputError(f"{request.source} has one class: an evaluation needs at least two")
     name = f"{request.name} ({f'labels of {owner}' if is_table else 'its own labels'})"
-    facts = DataFacts(name, classes, counts, digests, task=task)
+    known = {part: each.groups for part, each in images.items() if each.groups is not None}
+    patients = {part: groups.names for part, groups in known.items() if groups.names is not None}
+    check_shared_groups(
+        patients, str(request.options.group), allowed=request.options.allow_shared_groups
+    )
+    facts = DataFacts(
+        name,
+        classes,
+        counts,
+        digests,
+        groups={part: groups_digest(groups) for part, groups in known.items()},
+        slices=tuple(known[TEST].slices) if known else (),
+        task=task,
+    )
     return facts, images, described
+
+
+def _read_groups(
+    rows: PredictionRows, request: PredictionsRequest, order: npt.NDArray[np.int64]
+) -> Groups | None:
+    """What belongs together, from the table of metadata or of labels; None if nobody asks."""
+    columns = group_columns(request.options)
+    if columns is None:
+        return None
+    table = request.labels
+    if columns.metadata is not None:
+        table = read_truth(
+            columns.metadata, _row_options(request.options)._replace(label_column=None)
+        )
+    if table is None or table.values is not None:
+        raise InputError(
+            "group and slice are columns of a table with a row for each image: name it as "
+            "metadata (--metadata), or as labels (--labels)"
+        )
+    groups = read_row_groups(rows, table, columns)
+    names = None if groups.names is None else groups.names[order]
+    return Groups(
+        groups.group, names, {name: cells[order] for name, cells in groups.slices.items()}
+    )
+
+
+def _store_groups(images: Mapping[str, KnownImages]) -> dict[str, StoredGroups]:
+    return {
+        part: make_stored_groups(known.groups, known.keys)
+        for part, known in images.items()
+        if known.groups is not None
+    }
 
 
 def _find_labelled_task(rows: PredictionRows) -> str:
@@ -636,5 +692,6 @@ def _known_images(dataset: Dataset, parts: Sequence[str]) -> dict[str, KnownImag
             names,
             place,
             are_files=names is not None,
+            groups=images.groups,
         )
     return known
