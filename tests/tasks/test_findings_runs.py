@@ -13,6 +13,7 @@ from torch import nn
 
 import fairweather as fw
 from fairweather.errors import InputError
+from fairweather.judge.comparison import read_run_comparison
 from fairweather.judge.rules import read_rules
 from fairweather.judge.verdicts import judge
 from fairweather.metrics import score
@@ -20,6 +21,7 @@ from fairweather.metrics.areas import area_interval, auc_column
 from fairweather.metrics.grouping import Grouping
 from fairweather.tasks.multilabel import FindingsPredictions, select_finding
 from fairweather.types.measurement import MULTILABEL, UNKNOWN, Dataset, Groups, Images
+from tests.helpers.commands import fairweather
 
 NAMES = ("Effusion", "Mass", "Hernia")
 SHIFTS = ["brightness_factor: [0.7, 1.3]"]
@@ -338,6 +340,28 @@ def test_two_models_are_compared_for_each_finding(dataset, tmp_path):
     steps = tested["p"].to_numpy() * np.arange(len(tested), 0, -1)
     holm = np.minimum(np.maximum.accumulate(steps), 1)
     np.testing.assert_allclose(np.sort(tested["p_holm"]), holm, rtol=1e-6)
+    comparison = read_run_comparison(*(run.path for run in runs))
+    words = " ".join([comparison.caption, *comparison.notes])
+    assert "the share of right decisions differs in" in words
+    assert "McNemar's exact test of right decisions in one cell" in words
+    assert "accuracy" not in words
+    assert "RMS" not in words
+
+
+def test_models_that_decide_alike_do_not_predict_a_class(dataset, tmp_path):
+    alone = replace(dataset, test=replace(dataset.test, groups=None))
+    runs = []
+    for scale in (20, 30):
+        folder = tmp_path / f"run{scale}"
+        runs.append(evaluated(alone, folder, {"net": Thirds(float(scale))}).path)
+    notes = read_run_comparison(*runs).notes
+    assert any("both make the same decisions in all cells" in note for note in notes)
+
+
+def test_a_wrong_name_is_called_a_finding(dataset, tmp_path):
+    with pytest.raises(InputError, match="unknown finding of an operating point 'Mas'"):
+        evaluated(dataset, tmp_path / "run", {"net": Thirds()}, operating_points=["Mas=0.3"])
+    assert not (tmp_path / "run").exists()
 
 
 def test_seeds_are_averaged_for_each_finding(dataset, tmp_path):
@@ -379,3 +403,17 @@ def test_predictions_from_a_file_give_the_numbers_of_the_module(run, dataset, tm
 def test_an_operating_point_of_an_unknown_finding_names_the_closest(dataset, tmp_path):
     with pytest.raises(InputError, match="did you mean 'Mass'"):
         evaluated(dataset, tmp_path / "run", {"net": Thirds()}, operating_points=["Mas=0.3"])
+
+
+def test_images_with_findings_are_previewed(dataset, tmp_path):
+    test = dataset.test
+    np.savez(
+        tmp_path / "data.npz",
+        images=test.images.permute(0, 2, 3, 1).numpy(),
+        labels=test.labels.numpy(),
+        classes=np.array(NAMES),
+    )
+    command = ("preview", "npz:data.npz", "--shift", "gamma,exponent=2", "--images", "3")
+    done = fairweather(*command, cwd=tmp_path)
+    assert done.returncode == 0, done.stderr
+    assert (tmp_path / "preview.png").is_file()

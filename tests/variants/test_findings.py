@@ -166,9 +166,7 @@ def test_each_calibration_is_a_row_beside_its_model(run):
 
 @pytest.mark.parametrize("kind", ["top_versus_all", "conformal"])
 def test_what_is_about_classes_is_refused_with_what_there_is(kind, tmp_path):
-    with pytest.raises(
-        InputError, match=f"{kind} does not accept the task of toys, multilabel"
-    ) as e:
+    with pytest.raises(InputError, match=f"{kind} does not accept the findings of toys") as e:
         fw.evaluate(
             {"net": Stripes()},
             draw_dataset(),
@@ -267,8 +265,6 @@ def test_sets_of_findings_are_refused_for_classes(tmp_path):
     pixels = torch.zeros(40, 3, 9, 9, dtype=torch.uint8)
     images = Images(pixels, torch.arange(40) % 3, torch.arange(40), NAMES)
     data = Dataset("classes", None, images, images, (0.4,) * 3, (0.2,) * 3)
-    said = (
-        "risk_control does not accept the task of classes, classification: use one of .*conformal"
-    )
+    said = "risk_control does not accept the classes of classes: use one of .*conformal"
     with pytest.raises(InputError, match=said):
         fw.evaluate({"net": Stripes()}, data, variants=["risk_control"], out=tmp_path / "run")

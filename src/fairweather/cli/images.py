@@ -52,6 +52,7 @@ def preview(
     from fairweather.report import contact_sheet
     from fairweather.runs.folder import write_atomically
     from fairweather.steps.samples import pick_pictures
+    from fairweather.tasks.table import find_task
 
     shifts = _read_shifts(shift or [])
     with progress(quiet=quiet) as show:
@@ -65,7 +66,7 @@ def preview(
             offline=offline,
             progress=show,
         )
-    picked = pick_pictures(dataset.test, images, shift_seed)
+    picked = pick_pictures(dataset.test, images, shift_seed, find_task(dataset.task))
     subtitle = f"Test images of {dataset.name}, seed {shift_seed}."
     sheet = contact_sheet.preview(picked, shifts, seed=shift_seed, subtitle=subtitle)
     write_atomically(out, sheet.png)

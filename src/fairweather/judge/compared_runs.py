@@ -26,6 +26,7 @@ from fairweather.runs.scores import (
     read_grouping,
     select_resamples,
 )
+from fairweather.tasks.table import find_task
 from fairweather.tasks.task import Unit
 from fairweather.types.measurement import AnyPredictions, Predictions
 from fairweather.types.record import (
@@ -274,7 +275,7 @@ def _is_predicted(run: RunFolder, model: str, seed: int | str) -> bool:
 
 def _describe_data(data: DataRecord) -> str:
     pixels = f", {' x '.join(map(str, data.side))} pixels" if data.side else ""
-    return f"{data.name} ({len(data.classes)} classes{pixels})"
+    return f"{data.name} ({len(data.classes)} {find_task(data.task).noun}{pixels})"
 
 
 class ResampledImages:

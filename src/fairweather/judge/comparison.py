@@ -50,6 +50,7 @@ from fairweather.report.tables import (
     is_percent,
     name_table_files,
 )
+from fairweather.tasks.classification import CLASSIFICATION_TASK
 from fairweather.types.measurement import format_255ths
 from fairweather.types.record import (
     ALL,
@@ -258,6 +259,8 @@ def _write_caption(rows: Sequence[ComparisonRow], runs: RunPair, images: Resampl
     """Describe the numbers, and when a difference is called real."""
     metrics = "; ".join(dict.fromkeys(describe_metric(row.metric) for row in rows))
     tested = [row for row in rows if row.is_tested]
+    is_of_classes = images.tested_metric == CLASSIFICATION_TASK.decision_metric
+    tested_share = "the accuracy" if is_of_classes else "right decisions"
     t_test = RECIPES if images.grouping is None else OVER_GROUPS
     tests = {MCNEMAR if row.test else t_test: None for row in tested}
     has_seeds = any(max(row.a.n, row.b.n) > 1 for row in rows)
@@ -269,6 +272,8 @@ def _write_caption(rows: Sequence[ComparisonRow], runs: RunPair, images: Resampl
     interval_note = ""
     if any(is_from_t_test):
         which = "accuracy" if all(is_from_t_test) else "accuracies that vary over seeds or groups"
+        if not is_of_classes:
+            which = "right decisions"
         interval_note = f" For {which}, the interval is that of the t-test and uses no resamples."
     if has_seeds:
         interval_note += f" {NORMAL_SEEDS}"
@@ -280,7 +285,7 @@ def _write_caption(rows: Sequence[ComparisonRow], runs: RunPair, images: Resampl
         f"{'images' if images.grouping is None else 'groups'}, paired "
         f"({images.resamples:,} resamples, the same for both)"
         f"{OVER_SEEDS if has_seeds else ''}.{interval_note} A difference "
-        f"is called {REAL} only if {' or '.join(tests)} of the accuracy in one cell says so "
+        f"is called {REAL} only if {' or '.join(tests)} of {tested_share} in one cell says so "
         f"after Holm's correction over the {len(tested)} cells of this table "
         f"(p < {SIGNIFICANCE:g}). Lines without a p-value have only their interval: if nothing "
         f"differs, about one in twenty of them still gets '{EXCLUDES}' by chance."
@@ -313,6 +318,14 @@ def _describe_scope(rows: Sequence[ComparisonRow], kinds: Collection[str] = ("st
     )
 
 
+BINS_NOTE = (
+    "An RMS calibration error is inflated by the noise of its bins, in both models but not by the "
+    "same amount. The interval of a difference is corrected for this noise; the difference is not. "
+    "So the difference may be near an end of its interval, or equal to it. With few images that "
+    "interval is wide: if it includes 0, the two may still be calibrated differently."
+)
+
+
 def _write_notes(
     rows: Sequence[ComparisonRow], runs: RunPair, shared: SharedShifts, images: ResampledImages
 ) -> list[str]:
@@ -323,11 +336,7 @@ def _write_notes(
         *_other_shift_seeds(runs, shared),
         *_other_preparation(runs),
         *_other_images(rows),
-        "An RMS calibration error is inflated by the noise of its bins, in both models but not by "
-        "the same amount. The interval of a difference is corrected for this noise; the difference "
-        "is not. So the difference may be near an end of its interval, or equal to it. With few "
-        "images that interval is wide: if it includes 0, the two may still be calibrated "
-        "differently.",
+        *([BINS_NOTE] if any(row.metric.startswith("rms_") for row in rows) else []),
         *([TOO_FEW_NOTE] if any(row.difference.too_few for row in rows) else []),
         *_outlying_seeds(rows, titles),
         *_count_differences(rows, images.tested_metric),
@@ -394,22 +403,24 @@ def _outlying_seeds(rows: Sequence[ComparisonRow], titles: Mapping[str, str]) ->
 
 def _count_differences(rows: Sequence[ComparisonRow], tested_metric: str) -> Iterator[str]:
     """Count the cells that differ in accuracy, with a test and with only an interval."""
+    is_of_classes = tested_metric == CLASSIFICATION_TASK.decision_metric
     other_classes = {row.pair.title for row in rows if not row.same_classes}
     other_confidences = {row.pair.title for row in rows if not row.same_confidences}
     titles = dict.fromkeys(row.pair.title for row in rows if row.pair.title not in other_classes)
     if identical := [title for title in titles if title not in other_confidences]:
         yield f"{', '.join(identical)}: the predictions of both are identical in all cells."
     if equal := [title for title in titles if title in other_confidences]:
-        yield (
-            f"{', '.join(equal)}: both predict the same class for every image in all cells, so "
-            "their accuracies are equal; their probabilities differ."
-        )
+        both = "predict the same class for every image in all cells, so their accuracies"
+        if not is_of_classes:
+            both = "make the same decisions in all cells, so their shares of right decisions"
+        yield f"{', '.join(equal)}: both {both} are equal; their probabilities differ."
     # Equal accuracies need no count: the sentences above report them.
     open_rows = [
         row for row in rows if row.metric != tested_metric or row.pair.title in other_classes
     ]
     if cells := [row for row in open_rows if row.is_tested]:
-        yield f"After Holm's correction, the accuracy differs in {_count_directions(cells)}"
+        tested = "accuracy" if is_of_classes else "share of right decisions"
+        yield f"After Holm's correction, the {tested} differs in {_count_directions(cells)}"
     untested = [row for row in open_rows if not row.is_tested]
     excluding_0 = sum(row.verdict == EXCLUDES for row in untested)
     yield (

@@ -105,8 +105,8 @@ def estimate(
     model = open_run_model(str(run), offline=offline)
     if Predictions.kind not in model.run.task.kinds:
         raise InputError(
-            f"estimate is about one class of each image, and {model.run.path} has the task "
-            f"{model.run.task.name}: label about 100 of the images, and evaluate the model on them"
+            f"estimate is about one class of each image, and {model.run.path} is about "
+            f"{model.run.task.noun}: label about 100 of the images, and evaluate the model on them"
         )
     # If the images have an absolute path, the root is only for the run's own images.
     image_options = ImageOptions(**options)

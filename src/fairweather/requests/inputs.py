@@ -83,7 +83,8 @@ def check_operating_points(
         )
     for name, threshold in points.items():
         if name not in classes:
-            raise unknown_name("class of an operating point", name, classes)
+            kind = "class" if task is CLASSIFICATION_TASK else "finding"
+            raise unknown_name(f"{kind} of an operating point", name, classes)
         if not 0 < threshold < 1:
             raise InputError(
                 f"the operating point of {name!r} must be a probability between 0 and 1, found "
@@ -334,7 +335,7 @@ def check_variants(variants: Iterable[Variant], task: Task, name: str) -> None:
             every = {kind: variant_class(kind)() for kind in VARIANTS}
             allowed = [kind for kind, own in every.items() if set(own.accepts) & set(task.kinds)]
             raise InputError(
-                f"{variant.kind} does not accept the task of {name}, {task.name}: use one of "
+                f"{variant.kind} does not accept the {task.noun} of {name}: use one of "
                 f"{', '.join(allowed)}"
             )
 
