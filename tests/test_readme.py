@@ -148,11 +148,15 @@ def test_a_finding_has_one_figure_one_short_table_and_the_stored_numbers(name):
 def test_the_figure_of_a_finding_shows_the_stored_numbers(name):
     folder, page = ROOT / "results" / name, pages.PAGES[name]
     drawn = html.unescape((folder / "finding.svg").read_text())
-    texts = re.findall(r"<text[^>]*>([^<]+)</text>", drawn)
+    texts = [
+        re.sub("<[^>]*>", " ", re.sub(r"^<tspan>|</tspan>$", "", text)).replace("  ", " ")
+        for text in re.findall(r"<text[^>]*>(.+?)</text>", drawn)
+    ]
     assert pages.figure_title(folder) in texts
-    assert page.words in ("", *texts)
+    told = [line for line in (page.words, page.beside) if line]
+    assert " ".join(told) in ("", *texts)
     for short in ("PT", "Aug", "one rate"):
-        used = any(f" {short}" in text for text in texts if text != page.words)
+        used = any(f" {short}" in text for text in texts if text != " ".join(told))
         assert used == (f"{short}: " in page.words or f"{short.capitalize()}: " in page.words)
     cells = pages.numbers(folder, page).set_index(["row", "column"])
     rows = [page.rows[place].title for place in page.figure_rows or range(len(page.rows))]
@@ -167,6 +171,18 @@ def test_the_figure_of_a_finding_shows_the_stored_numbers(name):
         ends = re.findall(rf"low: ([\d.]+); {where}\"", drawn)
         expected = [] if cell["published"] else [(cell["low"], cell["high"])]
         assert [tuple(map(float, pair)) for pair in ends] == [pytest.approx(e) for e in expected]
+
+
+@pytest.mark.parametrize("name", pages.PAGES)
+def test_no_browser_cuts_the_title_of_a_figure_off(name):
+    """Letters of DejaVu Sans Bold, the widest of the usual fonts, are 0.7 em wide on average."""
+    drawn = html.unescape((ROOT / "results" / name / "finding.svg").read_text())
+    (width,) = re.findall(r'^<svg [^>]* width="(\d+)"', drawn)
+    for size, text in re.findall(
+        r'<text text-anchor="start"[^>]*font-size="(\d+)px"[^>]*>(.+?)</text>', drawn
+    ):
+        for line in re.findall(r"[^<>]+(?=<|$)", re.sub(r"<tspan[^>]*>", "<", text)):
+            assert pages.PADDING["left"] + 0.7 * float(size) * len(line) < float(width), line
 
 
 def test_pages_with_one_seed_say_so_first():

@@ -724,7 +724,7 @@ def test_recipes_whose_seeds_differ_more_than_they_do_are_not_told_apart(tmp_pat
 )
 def test_of_evaluated_networks_nobody_says_that_they_were_trained(titles, which):
     made = contents([CLEAN], titles=titles)
-    record = replace(made.records[""], kind="evaluation")
+    record = made.records[""].model_copy(update={"kind": "evaluation"})
     assert replace(made, records={"": record}).scope == (
         f"This is about {which}, on other images like these."
     )
