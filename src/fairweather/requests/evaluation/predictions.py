@@ -526,7 +526,7 @@ def _images_of_labels(
     if len(classes) < find_task(task).least_classes:
         raise InputError(f"{request.source} has one class: an evaluation needs at least two")
     name = f"{request.name} ({f'labels of {owner}' if is_table else 'its own labels'})"
-    known = {part: each.groups for part, each in images.items() if each.groups is not None}
+    known = {part: known.groups for part, known in images.items() if known.groups is not None}
     patients = {part: groups.names for part, groups in known.items() if groups.names is not None}
     check_shared_groups(
         patients, str(request.options.group), allowed=request.options.allow_shared_groups
