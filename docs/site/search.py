@@ -12,6 +12,7 @@ from dataclasses import dataclass
 
 ANSWERS = {
     "docs/calibration": ["calibration", "ECE", "temperature scaling", "overconfidence"],
+    "docs/chest-xray": ["multi-label", "multilabel", "chest x-ray", "tags"],
     "docs/check": ["CI", "gate"],
     "docs/cluster": ["several machines", "cluster"],
     "docs/conformal": ["conformal", "prediction sets"],
