@@ -899,7 +899,7 @@ ROWS = {
         model("bad.pt --architecture timm:test_resnet", "bad.pt", bad_pt=weights([1, 2])),
         model("bad.pt --architecture timm:test_resnet", "bad.pt", bad_pt=weights({1: {2: 3}})),
         model("bad.pt --architecture timm:test_resnet", "bad.pt", bad_pt=b"\x80\x04cos\nsystem\n."),
-        model("bad.pt", "architecture", bad_pt="text"),
+        model("bad.pt", "not a PyTorch checkpoint", bad_pt="text"),
         model("bad.pt --architecture resnet", "timm:NAME", bad_pt="text"),
         model(
             "bad.safetensors --architecture timm:test_resnet",
