@@ -2,6 +2,7 @@
 
 import json
 import math
+from dataclasses import replace
 
 import numpy as np
 import pandas as pd
@@ -12,6 +13,7 @@ from sklearn.metrics import roc_auc_score
 from torch import nn
 
 import fairweather as fw
+from fairweather.report.building import build_joint_report
 from fairweather.report.contents import read_contents
 from fairweather.report.findings import (
     measure_worklist,
@@ -21,7 +23,7 @@ from fairweather.report.findings import (
     trace_roc,
 )
 from fairweather.runs.folder import RunFolder
-from fairweather.types.measurement import UNKNOWN, Dataset, Images
+from fairweather.types.measurement import UNKNOWN, Dataset, Groups, Images
 from tests.conftest import figures_left_out
 from tests.helpers.browser import browser, missing, opened
 from tests.report.test_report import carried, crowded, split_sentences
@@ -262,3 +264,49 @@ def test_the_page_of_findings_is_accessible_and_nothing_is_cut_off(chromium, run
         assert page.all("document.documentElement.scrollHeight") <= 8000
         found = axe.Axe().run(page.tab).response["violations"]
         assert [violation["id"] for violation in found] == []
+
+
+def evaluate_toys(out, models, images, **options):
+    data = Dataset("toys", None, None, images, (0.4,) * 3, (0.2,) * 3, {}, "multilabel")
+    asked = {"outputs": "logits", "bootstrap": 100, "device": "cpu", "progress": False, **options}
+    with figures_left_out():
+        made = fw.evaluate(models, data, ["gaussian_blur: [0.8]"], out=out, **asked)
+    return RunFolder(made.path)
+
+
+def test_a_page_of_several_runs_shows_the_findings_of_all(tmp_path):
+    images = images_of(200, 4)
+    runs = [
+        evaluate_toys(tmp_path / "one", {"net": Thirds(20.0)}, images),
+        evaluate_toys(
+            tmp_path / "two", {"net-seed0": Thirds(5.0), "net-seed1": Thirds(3.0)}, images
+        ),
+    ]
+    with figures_left_out():
+        build_joint_report(runs, tmp_path / "both")
+    data = carried(RunFolder(tmp_path / "both"))
+    assert set(data["tiles"]) == {"one:net", "two:net"}
+    for label, run, seed in (("one", runs[0], "0"), ("two", runs[1], "mean")):
+        stored = pd.read_csv(run.path / "scores.csv", dtype=str)
+        stored = stored[(stored["shift"] == "clean") & (stored["metric"] == "auc")]
+        stored = stored[stored["seed"] == seed].set_index("unit")["value"].astype(float)
+        for name, (area, _), *_ in data["map"][f"{label}:net"]["rows"]:
+            assert area[0] == pytest.approx(stored[f"finding={name}"], abs=1e-5)
+        assert set(data["findings"][f"{label}:net"]) == set(NAMES)
+
+
+def test_the_details_have_the_findings_of_each_slice(tmp_path):
+    images = images_of(300, 5)
+    sites = np.array(["north", "south"] * 150, dtype=object)
+    images = replace(images, groups=Groups(slices={"site": sites}))
+    run = evaluate_toys(tmp_path / "run", {"net": Thirds(20.0)}, images)
+    table = pd.read_csv(run.path / "tables/findings_slices.csv")
+    stored = pd.read_csv(run.path / "slices.csv")
+    stored = stored[(stored["shift"] == "clean") & (stored["metric"] == "auc")]
+    assert "Findings in slices" in (run.path / "report.html").read_text()
+    wanted = stored[stored["slice"] == "site=north"].set_index("unit")["value"]
+    assert len(table) >= len(NAMES)
+    [column] = [name for name in table if name.startswith("site=north") and "low" not in name][:1]
+    values = dict(zip(table["title"], table[column], strict=True))
+    for name in NAMES:
+        assert values[f"net, {name}"] == pytest.approx(wanted[f"finding={name}"], rel=1e-6)

@@ -251,7 +251,7 @@ def test_a_calibration_of_each_finding_is_fitted_where_it_is_known(dataset, tmp_
 
 def test_the_page_has_a_table_of_each_finding(run):
     page = run.report().read_text()
-    for words in ("Each unit by itself", "net, finding=Effusion", "Brier score of a finding"):
+    for words in ("Each finding by itself", "net, finding=Effusion", "Brier score of a finding"):
         assert words in page
     assert "Reliability" not in page
     written = pd.read_csv(run.path / "tables" / "units_finding_brier.csv")

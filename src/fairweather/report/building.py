@@ -77,6 +77,7 @@ SECTIONS = (
             summary.UNITS,
             summary.CLASSES,
             slices.SUBGROUPS,
+            findings.SLICED,
             other_images.NATURAL_SHIFT,
             other_images.NATURAL_SETS,
             other_images.OTHER_DATA,

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import base64
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import replace
 from typing import NamedTuple, TypedDict
 
@@ -15,12 +15,20 @@ import scipy.special
 from fairweather.report import sentences as words
 from fairweather.report.contents import Contents, Sweep, ensembles_as_models
 from fairweather.report.front import Row, choose_rows, round_ends
+from fairweather.report.joint_runs import join_scores
 from fairweather.report.review import RISKS, START, Stop
-from fairweather.report.section import PartView, ReportPart, Tables
+from fairweather.report.section import PartView, ReportPart, Tables, show_tables
+from fairweather.report.tables import (
+    ScoreEntry,
+    ScoreRow,
+    TextTable,
+    caption_scores,
+    tabulate_scores,
+)
 from fairweather.tasks.multilabel import FindingsPredictions, select_finding
 from fairweather.types.kinds import FINDINGS
 from fairweather.types.measurement import Predictions, Score
-from fairweather.types.record import CLEAN, NO_LEVEL, TEST, VAL, base_model
+from fairweather.types.record import CLEAN, NO_LEVEL, SLICES, TEST, VAL, base_model
 
 FloatArray = npt.NDArray[np.float64]
 AUC, GAP, UNIT = "auc", "probability_gap", "finding="
@@ -58,11 +66,11 @@ class FindingsOutcome(NamedTuple):
 
 
 def split_by_finding(contents: Contents) -> Mapping[str, Contents]:
-    """The scores of each finding by its name; of a single run."""
-    if len(contents.runs) != 1 or FINDINGS not in contents.kinds:
+    """The scores of each finding by its name."""
+    if not contents.runs or FINDINGS not in contents.kinds:
         return {}
-    (run,) = contents.runs.values()
-    rows = ensembles_as_models(run.unit_scores)
+    tables = {label: ensembles_as_models(run.unit_scores) for label, run in contents.runs.items()}
+    rows = join_scores(tables) if len(tables) > 1 else next(iter(tables.values()))
     return {
         str(unit).removeprefix(UNIT): replace(
             contents, scores=own.drop(columns="unit").reset_index(drop=True)
@@ -536,6 +544,48 @@ def _say_of_image(
     return [(at, round(float(probability[at]), 3), int(labels[at])) for at in order]
 
 
+# ---------------------------------------------------------------- slices
+
+
+def _slice_tables(contents: Contents) -> Iterator[TextTable | None]:
+    """Lay out the AUC of each finding in each slice of the clean images; of a single run."""
+    if len(contents.runs) != 1:
+        return
+    (run,) = contents.runs.values()
+    if not run.holds(SLICES):
+        return
+    table = ensembles_as_models(run.slice_scores)
+    table = table[(table["metric"] == AUC) & (table["shift"] == CLEAN)]
+    table = table[table["seed"] == contents.shown_seed]
+    names = list(dict.fromkeys(table["slice"]))
+    scores = {
+        (model, unit, name): Score(value, low, high, int(n))
+        for model, unit, name, value, low, high, n in zip(
+            *(table[column] for column in ("model", "unit", "slice", *Score._fields)), strict=True
+        )
+    }
+    rows = [
+        ScoreRow(
+            model,
+            f"{title}, {unit.removeprefix(UNIT)}",
+            [
+                ScoreEntry(score, percent=False)
+                if (score := scores.get((model, unit, name)))
+                else None
+                for name in names
+            ],
+        )
+        for model, title in contents.titles.items()
+        for unit in dict.fromkeys(table["unit"])
+        if any((model, unit, name) in scores for name in names)
+    ]
+    if rows:
+        caption = caption_scores(contents, "AUC of each finding in each slice of the clean images")
+        head = [("Model and finding", "model"), *((name, name) for name in names)]
+        yield tabulate_scores("findings_slices", caption, head, rows, drop_empty=True)
+
+
+SLICED = ReportPart(show_tables("Findings in slices"), _slice_tables, accepts=FINDINGS)
 VERDICT, MAP, CURVES, WORKLIST, PICTURES = (
     ReportPart(show, accepts=FINDINGS)
     for show in (_show_verdict, _show_map, _show_curves, _show_review, _show_pictures)

@@ -51,7 +51,7 @@ def read_runs(runs: Sequence[RunFolder]) -> Contents:
         records={label: part.records[""] for label, part in parts.items()},
         titles=distinguish_titles(titles, {name: name.partition(":")[0] for name in titles}),
         sweeps=_join_sweeps(part.sweeps for part in parts.values()),
-        scores=_join_scores(parts),
+        scores=join_scores({label: part.scores for label, part in parts.items()}),
         runs={label: part.runs[""] for label, part in parts.items()},
         caution="" if all(own == cells[0] for own in cells) else UNEQUAL_NOTE,
         samples=_join_samples(
@@ -199,13 +199,13 @@ def _join_sweeps(groups: Iterable[tuple[Sweep, ...]]) -> tuple[Sweep, ...]:
     return tuple(joined.values())
 
 
-def _join_scores(parts: Mapping[str, Contents]) -> pd.DataFrame:
+def join_scores(tables: Mapping[str, pd.DataFrame]) -> pd.DataFrame:
+    """Join the scores of runs, by label; models are called `LABEL:MODEL`."""
     every = [
-        part.scores.assign(model=join_name(label, "") + part.scores["model"])
-        for label, part in parts.items()
+        table.assign(model=join_name(label, "") + table["model"]) for label, table in tables.items()
     ]
-    seeds = {seed for part in parts.values() for seed in part.seeds}
-    if len(seeds) > 1:  # the rows of a run with one seed are also those of a mean over it
+    if len({seed for rows in every for seed in rows["seed"]} - {*SUMMARY_SEEDS}) > 1:
+        # The rows of a run with one seed are also those of a mean over it.
         every += [
             rows[~rows["shift"].str.startswith(BY_SEED)].assign(seed=MEAN)
             for rows in every

@@ -145,7 +145,7 @@ def _unit_tables(contents: Contents) -> Iterator[TextTable | None]:
             )
 
 
-UNITS = ReportPart(show_tables("Each unit by itself"), _unit_tables, accepts=None)
+UNITS = ReportPart(show_tables("Each finding by itself"), _unit_tables, accepts=None)
 
 
 # ---------------------------------------------------------------- further tables
