@@ -310,3 +310,12 @@ def test_the_details_have_the_findings_of_each_slice(tmp_path):
     values = dict(zip(table["title"], table[column], strict=True))
     for name in NAMES:
         assert values[f"net, {name}"] == pytest.approx(wanted[f"finding={name}"], rel=1e-6)
+
+
+def test_the_list_of_runs_has_the_mean_area_of_findings(run, scores):
+    page = (fw.view(run.path.parent, run.path.parent / "list.html")).read_text()
+    assert "It has no accuracy" not in page
+    for model in ("sharp", "flat"):
+        own = scores.loc[(model, "mean finding", "clean", "none", "auc")]
+        assert f"{100 * own['value']:.1f}" in page
+    assert "mean AUC in place of accuracy" in page

@@ -268,7 +268,9 @@ def test_labels_and_options_that_the_task_does_not_know_are_refused(dataset, tmp
     with pytest.raises(InputError, match=r"0, 1 or -1"):
         evaluated(replace(dataset, test=wrong), tmp_path, Halves(20.0))
     for asked in ({"variants": ["temperature"]}, {"priors": {"some": {"Mass": 0.5}}}):
-        with pytest.raises(InputError, match=r"does not accept the classes of|is for classification"):
+        with pytest.raises(
+            InputError, match=r"does not accept the classes of|is for classification"
+        ):
             evaluated(dataset, tmp_path / "run", Halves(20.0), **asked)
 
 
