@@ -278,8 +278,9 @@ def test_the_guide_for_chest_x_rays_shows_what_its_commands_print(tmp_path, monk
     text = page("chest-xray")
     (script,), (rules,) = blocks(text, "python"), blocks(text, "yaml")
     exec(script, {})
-    Path("rules.yaml").write_text(rules)
-    vendor, truth = (Path(name).read_text().splitlines() for name in ("vendors/a.csv", "truth.csv"))
+    Path("rules.yaml").write_text(rules, encoding="utf-8")
+    tables = ("vendors/a.csv", "truth.csv")
+    vendor, truth = (Path(name).read_text(encoding="utf-8").splitlines() for name in tables)
     _, evaluation, together, check, compare, _ = blocks(text, "sh")
     tables, *shown = blocks(text, "text")
     for number, row in enumerate(tables.splitlines()):

@@ -343,7 +343,7 @@ MOST = np.full((20, 2), 0.5) + np.linspace(0, 0.4, 20)[:, None]
         (np.where(MOST > 0.88, 1.2, MOST), "auto", "1.2 in row 20 of the column 'a'.*as most"),
         (np.where(MOST > 0.88, -0.1, MOST), "auto", "-0.1 in row 20 .*as most"),
         (MOST * [1, 100], "auto", "50 in row 1 of the column 'b'.*as most"),
-        (MOST * 100, "auto", "50 in row 1 .*none is negative, as no percentage"),
+        (MOST * 100, "auto", "50 in row 1 .*no number here is negative: .*percentages"),
         (MOST - 1, "probabilities", "-0.5 in row 1 .* set outputs .*to logits"),
         (np.stack([MOST[:, 0], 1 - MOST[:, 0]], axis=1), "auto", "sum to one, as prob.* classes"),
         (np.where(MOST > 0.88, np.nan, MOST), "logits", "not finite in row 20"),
@@ -415,6 +415,11 @@ def changed(frame, row, column, value):
     [
         (lambda p, t: (p, t), {"findings": ("Mas",)}, "unknown finding .*did you mean 'Mass'"),
         (lambda p, t: (p.rename(columns={"Mass": "Mas"}), t), {}, "outputs of 'Mas'.*mean 'Mass'"),
+        (
+            lambda p, t: (p.rename(columns={"Mass": "Pulmonary lesion"}), t),
+            {},
+            "vendor.csv has 'Pulmonary lesion', and labels has 'Mass': call findings alike",
+        ),
         (lambda p, t: (p, t[["Study"]].assign(x=1)), {}, "no column with the name of an output"),
         (
             lambda p, t: (p, changed(t, 4, "Mass", 2)),
@@ -450,6 +455,24 @@ def test_a_table_without_keys_is_no_truth_of_predictions_that_have_some():
     rows = read_rows(predictions.rename(columns={"Study": "file"}), "vendor.csv", asked, 0)
     with pytest.raises(InputError, match=r"labels lacks the keys that vendor\.csv has"):
         add_truth(rows, read_truth(truth[NAMES], asked), asked)
+
+
+def test_a_finding_of_another_name_may_be_left_out_on_purpose():
+    predictions, truth = frames()
+    renamed = predictions.rename(columns={"Mass": "Pulmonary lesion"})
+    kept = tuple(name for name in NAMES if name != "Mass")
+    rows = with_truth(renamed, truth, findings=kept)
+    assert rows.labels.shape == (len(predictions), len(kept))
+
+
+@pytest.mark.parametrize("table", [0, 1])
+def test_keys_may_lack_a_suffix_in_one_table(table):
+    tables = [*frames()]
+    known = with_truth(*tables).labels.tolist()
+    tables[table] = tables[table].assign(Study=tables[table]["Study"] + ".png")[::-1]
+    rows = with_truth(*tables)
+    assert any("without suffixes such as .png" in note for note in rows.notes)
+    assert rows.labels.tolist() == (known if table else known[::-1])
 
 
 def test_a_truth_of_more_studies_says_so():

@@ -297,6 +297,7 @@ def test_a_page_of_several_runs_shows_the_findings_of_all(tmp_path):
 
 def test_the_details_have_the_findings_of_each_slice(tmp_path):
     images = images_of(300, 5)
+    images.labels[1::2, 2] = 0  # none in the south
     sites = np.array(["north", "south"] * 150, dtype=object)
     images = replace(images, groups=Groups(slices={"site": sites}))
     run = evaluate_toys(tmp_path / "run", {"net": Thirds(20.0)}, images)
@@ -306,7 +307,17 @@ def test_the_details_have_the_findings_of_each_slice(tmp_path):
     assert "Findings in slices" in (run.path / "report.html").read_text()
     wanted = stored[stored["slice"] == "site=north"].set_index("unit")["value"]
     assert len(table) >= len(NAMES)
+    assert "nan" not in (run.path / "tables/findings_slices.md").read_text()
     [column] = [name for name in table if name.startswith("site=north") and "low" not in name][:1]
     values = dict(zip(table["title"], table[column], strict=True))
     for name in NAMES:
         assert values[f"net, {name}"] == pytest.approx(wanted[f"finding={name}"], rel=1e-6)
+
+
+def test_the_list_of_runs_has_the_mean_area_of_findings(run, scores):
+    page = (fw.view(run.path.parent, run.path.parent / "list.html")).read_text()
+    assert "It has no accuracy" not in page
+    for model in ("sharp", "flat"):
+        own = scores.loc[(model, "mean finding", "clean", "none", "auc")]
+        assert f"{100 * own['value']:.1f}" in page
+    assert "mean AUC in place of accuracy" in page

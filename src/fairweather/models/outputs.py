@@ -250,8 +250,9 @@ LEAST_ROUNDED_ZERO = -1e-6  # negative numbers from here on are rounding errors,
 MOST_ROWS = 0.9
 # The advice where findings have numbers that are neither.
 FINDING_REMEDY = (
-    "correct them, or set outputs (--outputs, or the column outputs of a mapping file) to logits, "
-    "which uses the numbers as they are"
+    "correct it, or divide percentages by 100. Only for scores of another kind, set outputs "
+    "(--outputs, or the column outputs of a mapping file) to logits: then their order counts, and "
+    "numbers about probabilities mean nothing"
 )
 ROWS_LOOKED_AT = 10_000  # the first rows show to how many decimals probabilities are rounded
 
@@ -342,11 +343,11 @@ def detect_finding_predictions(
             f"{findings[column]!r}, and a probability is in [0, 1]"
         )
         if given is not None:
-            raise InputError(f"{misfit}; set outputs (--outputs) to logits")
+            raise InputError(f"{misfit}: {FINDING_REMEDY}")
         if (is_share.mean(axis=0) >= MOST_ROWS).any():
             raise InputError(f"{misfit} as most numbers here are: {FINDING_REMEDY}")
         if (outputs >= LEAST_ROUNDED_ZERO).all():
-            raise InputError(f"{misfit}; none is negative, as no percentage is: {FINDING_REMEDY}")
+            raise InputError(f"{misfit}; no number here is negative: {FINDING_REMEDY}")
         return OutputKind("logits", "not all are in [0, 1]")
     sums_to_one = (np.abs(outputs.sum(axis=1) - 1) < SUM_TOLERANCE).all()
     if given is None and outputs.shape[1] > 1 and sums_to_one:

@@ -570,7 +570,7 @@ def _slice_tables(contents: Contents) -> Iterator[TextTable | None]:
             f"{title}, {unit.removeprefix(UNIT)}",
             [
                 ScoreEntry(score, percent=False)
-                if (score := scores.get((model, unit, name)))
+                if (score := _known(scores.get((model, unit, name))))
                 else None
                 for name in names
             ],

@@ -26,7 +26,7 @@ from fairweather.report.page.shell import (
 )
 from fairweather.report.tables import format_signed
 from fairweather.runs.folder import VERSION_1_RECORD, RunFolder, open_finished_run, write_atomically
-from fairweather.types.measurement import Score
+from fairweather.types.measurement import MULTILABEL, Score
 from fairweather.types.record import (
     ALL,
     CLEAN,
@@ -47,12 +47,17 @@ from fairweather.types.record import (
 MARK = "fairweather view"  # in the page, so that no other file is replaced
 INDEX = "index.html"
 ACCURACY, GAP = "accuracy", "confidence_gap"
+# What a run of findings has in their place.
+OF_FINDINGS = {"auc": ACCURACY, "probability_gap": GAP}
 
 # ---------------------------------------------------------------- what is listed
 
 
 class Place(NamedTuple):
-    """Test images, with the accuracy and confidence − accuracy of a model on them."""
+    """Test images, with the accuracy and confidence − accuracy of a model on them.
+
+    Of several findings an image, these are their mean AUC and mean probability − prevalence.
+    """
 
     title: str
     accuracy: Score | None
@@ -104,6 +109,11 @@ class ListedRun:
         return (self.record.title or self.record.name) if self.record else self.path.name
 
     @property
+    def of_findings(self) -> bool:
+        """Whether its images have several findings."""
+        return self.record is not None and self.record.data.task == MULTILABEL
+
+    @property
     def time(self) -> str:
         """When it was begun; empty where that is unknown."""
         return self.record.provenance.time if self.record else ""
@@ -145,16 +155,17 @@ ScorePlace = tuple[str, str, str, str, str]
 
 def _read_scores(run: RunFolder) -> dict[ScorePlace, Score]:
     """Read accuracy and its gap to the confidence: a few of the thousands of rows of scores.csv."""
+    names = OF_FINDINGS if run.record.data.task == MULTILABEL else {ACCURACY: ACCURACY, GAP: GAP}
     path, step = run.file(SCORES), run.step(SCORING_STEP)
     if step is not None and step.files.get(SCORES) != run.checksum(SCORES):
         raise InputError(f"{path} was changed after the run wrote it.")
     try:
         head, *lines = path.read_text(encoding="utf-8").split("\n")
         # Many times faster than to parse every row.
-        kept = [line for line in lines if f",{ACCURACY}," in line or f",{GAP}," in line]
-        rows = [row for row in csv.DictReader([head, *kept]) if row["metric"] in (ACCURACY, GAP)]
+        kept = [line for line in lines if any(f",{name}," in line for name in names)]
+        rows = [row for row in csv.DictReader([head, *kept]) if row["metric"] in names]
         return {
-            (row["metric"], row["model"], row["shift"], row["level"], row["seed"]): Score(
+            (names[row["metric"]], row["model"], row["shift"], row["level"], row["seed"]): Score(
                 float(row["value"] or "nan"),
                 float(row["low"] or "nan"),
                 float(row["high"] or "nan"),

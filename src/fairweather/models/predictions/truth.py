@@ -6,7 +6,7 @@ import difflib
 from collections import Counter
 from collections.abc import Sequence
 from dataclasses import replace
-from pathlib import Path
+from pathlib import Path, PurePosixPath
 from typing import NamedTuple
 
 import numpy as np
@@ -116,6 +116,16 @@ def add_truth(rows: PredictionRows, truth: Truth, options: RowOptions) -> Predic
         )
         if name not in chosen
     ]
+    lost = [
+        name
+        for name in rows.names or ()
+        if not options.findings and not _is_among(name, chosen, rows.names or ())
+    ]
+    if unused and lost:
+        raise InputError(
+            f"{rows.place} has {quote_names(lost)}, and {truth.place} has {quote_names(unused)}: "
+            "call findings alike in both, or name those that are in both with --findings"
+        )
     if unused:
         rows = replace(
             rows, notes=(*rows.notes, f"not used of {truth.place}: {quote_names(unused)}")
@@ -184,14 +194,25 @@ def _match_keys(rows: PredictionRows, truth: Truth, noun: str = "labels") -> tup
         )
     row_by_key = {str(key): row for row, key in enumerate(truth.keys.tolist())}
     keys = list(map(str, rows.keys.tolist()))
+    first, notes = next(iter(row_by_key), ""), []
+    if not row_by_key.keys() >= {*keys}:
+        shorter = {_without_suffix(key): row for key, row in row_by_key.items()}
+        short = list(map(_without_suffix, keys))
+        if len(shorter) == len(row_by_key) and shorter.keys() >= {*short}:
+            row_by_key, keys = shorter, short
+            notes.append(f"keys of {truth.place} are matched without suffixes such as .png")
     if missing := [key for key in keys if key not in row_by_key]:
         raise InputError(
             f"{len(missing):,} of {count:,} keys of {rows.place} have no {noun} in {truth.place}: "
-            f"{quote_names(missing)}"
+            f"{quote_names(missing)}; there, keys are such as {first!r}"
         )
-    extra = len(row_by_key) - len(set(keys))
-    note = f"{extra:,} rows of {truth.place} have no predictions and are not used"
-    return np.array([row_by_key[key] for key in keys], dtype=np.int64), note if extra else ""
+    if extra := len(row_by_key) - len(set(keys)):
+        notes.append(f"{extra:,} rows of {truth.place} have no predictions and are not used")
+    return np.array([row_by_key[key] for key in keys], dtype=np.int64), "; ".join(notes)
+
+
+def _without_suffix(key: str) -> str:
+    return str(PurePosixPath(key).with_suffix("")) if PurePosixPath(key).name else key
 
 
 def _choose_findings(rows: PredictionRows, truth: Truth, options: RowOptions) -> list[str]:
@@ -218,6 +239,12 @@ def _choose_findings(rows: PredictionRows, truth: Truth, options: RowOptions) ->
             f"{quote_names(names)}, and the outputs are {quote_names(outputs)}"
         )
     return list(options.findings) or [name for name in names if name.lower() in known]
+
+
+def _is_among(name: str, findings: Sequence[str], names: Sequence[str]) -> bool:
+    """Say whether an output is one of some findings, by its name or without an affix of all."""
+    short = dict(zip(names, strip_affixes(names), strict=True))
+    return bool({name.lower(), short[name].lower()} & {finding.lower() for finding in findings})
 
 
 def _check_spelling(
