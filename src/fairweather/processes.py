@@ -130,6 +130,10 @@ def submit(
         )
         try:
             future: Future[T] = executor.submit(work, *args, **kwargs)
+        except BrokenProcessPool as error:
+            # A process was killed a moment ago: whoever waits for this result learns of it.
+            future = Future()
+            future.set_exception(error)
         except BaseException:
             # An executor that is interrupted during start-up may not notice that this process ends,
             # and this process would wait for it forever.

@@ -9,6 +9,7 @@ import subprocess
 import sys
 import textwrap
 import threading
+from concurrent.futures.process import BrokenProcessPool
 from pathlib import Path
 
 import numpy as np
@@ -25,7 +26,7 @@ from fairweather.data.pixels import Square, decode_image
 from fairweather.data.sources import Listing, RawImage
 from fairweather.data.splits import Subset
 from fairweather.errors import InputError
-from fairweather.processes import submit
+from fairweather.processes import submit, wait_for_result
 from fairweather.progress import Event
 from tests.conftest import keep_lines
 from tests.helpers.forking import Program
@@ -314,6 +315,16 @@ def test_a_process_that_is_ended_from_outside_is_explained(two_processes, cache,
             cached(pngs(*range(200)))
     assert files_of(cache) == [".lock"]
     assert len(cached(pngs(*range(200))).images) == 200
+
+
+def test_a_process_that_ends_while_the_next_work_is_handed_out_is_explained(monkeypatch):
+    class Broken:
+        def submit(self, *_):
+            raise BrokenProcessPool("a worker was killed")
+
+    monkeypatch.setattr("fairweather.processes.get_reusable_executor", lambda *_, **__: Broken())
+    with pytest.raises(InputError, match="was killed, perhaps because memory ran out; use less"):
+        wait_for_result(submit(2, {}, divmod, 7, 2), "divided", "use less")
 
 
 def test_items_are_read_as_processes_need_them(two_processes):
