@@ -321,3 +321,18 @@ def test_the_list_of_runs_has_the_mean_area_of_findings(run, scores):
         own = scores.loc[(model, "mean finding", "clean", "none", "auc")]
         assert f"{100 * own['value']:.1f}" in page
     assert "mean AUC in place of accuracy" in page
+
+
+def test_the_page_names_the_seed_of_curves_only_where_all_models_share_it(tmp_path):
+    images = images_of(100, 6)
+    one = evaluate_toys(
+        tmp_path / "one", {"net-seed3": Thirds(9.0), "net-seed4": Thirds(5.0)}, images
+    )
+    assert "ROC and calibration of seed 3" in (one.path / "report.html").read_text()
+    two = evaluate_toys(
+        tmp_path / "two", {"net-seed0": Thirds(9.0), "net-seed1": Thirds(5.0)}, images
+    )
+    with figures_left_out():
+        build_joint_report([one, two], tmp_path / "both")
+    page = (tmp_path / "both/report.html").read_text()
+    assert "ROC and calibration of the first seed" in page

@@ -423,6 +423,14 @@ class Contents:
         )
 
     @property
+    def first_seed(self) -> str:
+        """Name the seed that stands for each model, such as `seed 0`; "" if there is only one."""
+        first = {self.seeds_of(model)[0] for model in self.titles}
+        if len(self.seeds) == 1:
+            return ""
+        return f"seed {first.pop()}" if len(first) == 1 else "the first seed"
+
+    @property
     def positions(self) -> tuple[int, ...]:
         """The position of each title's model among the models: a variant has that of its model.
 

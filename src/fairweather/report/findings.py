@@ -387,10 +387,9 @@ def _show_curves(contents: Contents, _: Tables) -> PartView | None:
     }
     axes = {sweep.name: sweep.level_title for sweep in contents.sweeps}
     titles = {CLEAN: "Clean", **{sweep.name: sweep.title for sweep in contents.sweeps}}
-    several = len(contents.seeds) > 1
     return PartView(
         template="finding.html.j2",
-        facts={"seed": f"seed {contents.seeds[0]}" if several else "", "findings": list(views)},
+        facts={"seed": contents.first_seed, "findings": list(views)},
         carried={"findings": known, "knows": shown, "axes": axes, "shifts": titles},
     )
 
@@ -524,10 +523,9 @@ def _show_pictures(contents: Contents, _: Tables) -> PartView | None:
         uri = "data:image/webp;base64," + base64.b64encode(image).decode()
         pictures.append({"image": uri, "cell": cell, "label": label, "predictions": said})
     gallery = {"pictures": pictures, "strip": strip, "attacked": {}, "findings": True}
-    seed = f"seed {contents.seeds[0]}" if len(contents.seeds) > 1 else ""
     return PartView(
         template="pictures.html.j2",
-        facts={"seed": seed},
+        facts={"seed": contents.first_seed},
         carried={"gallery": gallery, "models": models, "classes": contents.classes},
     )
 

@@ -168,11 +168,9 @@ def _show_pictures(contents: Contents, _: Tables) -> PartView | None:
     gallery = make_gallery(models, contents.samples, _read_predictions(contents))
     if gallery is None or not contents.once(read_outcomes):
         return None
-    first = {contents.seeds_of(model)[0] for model in models}
-    seed = f"seed {first.pop()}" if len(first) == 1 else "the first seed"
     return PartView(
         template="sees.html.j2",
-        facts={"seed": seed if len(contents.seeds) > 1 else ""},
+        facts={"seed": contents.first_seed},
         carried={"gallery": gallery, "models": models, "classes": contents.classes},
     )
 

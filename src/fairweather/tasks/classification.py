@@ -11,7 +11,7 @@ import scipy.special
 from numpy.typing import NDArray
 
 from fairweather.metrics.columns import IntArray, per_image
-from fairweather.tasks.task import Logits, Strata, Task
+from fairweather.tasks.task import Logits, Strata, Task, widen_members
 from fairweather.types.measurement import CLASSIFICATION, Predictions
 
 # With more classes than this, logits would need more space than everything else in a run folder.
@@ -35,11 +35,7 @@ def mean_log_probability(logits: Iterable[Logits | None]) -> Logits:
     >>> np.exp(mean_log_probability([sure, unsure])).round(3).tolist()
     [[0.75, 0.25]]
     """
-    logs = []
-    for member in logits:
-        if member is None:
-            raise ValueError("an ensemble needs the logits of every member")
-        logs.append(scipy.special.log_softmax(member.astype(np.float64), axis=1))
+    logs = [scipy.special.log_softmax(member, axis=1) for member in widen_members(logits)]
     together = scipy.special.logsumexp(np.stack(logs), axis=0) - math.log(len(logs))
     return np.asarray(together, dtype=np.float32)
 

@@ -12,7 +12,7 @@ from numpy.typing import NDArray
 
 from fairweather.errors import InputError, quote_names
 from fairweather.metrics.columns import IntArray, per_image
-from fairweather.tasks.task import Logits, Strata, Task, Unit
+from fairweather.tasks.task import Logits, Strata, Task, Unit, widen_members
 from fairweather.types.kinds import FINDING, FINDINGS, TaskKind
 from fairweather.types.measurement import (
     MULTILABEL,
@@ -222,14 +222,9 @@ def mean_probability(logits: Iterable[Logits | None]) -> Logits:
     >>> scipy.special.expit(mean_probability([sure, unsure])).round(3).tolist()
     [[0.75]]
     """
-    members = []
-    for member in logits:
-        if member is None:
-            raise ValueError("an ensemble needs the logits of every member")
-        members.append(member.astype(np.float64))
+    members = np.stack(widen_members(logits))
     present, absent = (
-        scipy.special.logsumexp(-np.logaddexp(0, signed), axis=0)
-        for signed in (-np.stack(members), np.stack(members))
+        scipy.special.logsumexp(-np.logaddexp(0, signed), axis=0) for signed in (-members, members)
     )
     return np.asarray(present - absent, dtype=np.float32)
 

@@ -124,3 +124,16 @@ class Task:
             return images if len(places) == len(images) else images.take(places)
 
         return (Unit(IMAGE, self.judged(predictions), select), *self.units(predictions))
+
+
+def widen_members(logits: Iterable[Logits | None]) -> list[NDArray[np.float64]]:
+    """The logits of each member of an ensemble in float64, `[N, C]` each.
+
+    Raises `ValueError` if the logits of a member are not stored.
+    """
+    members = []
+    for member in logits:
+        if member is None:
+            raise ValueError("an ensemble needs the logits of every member")
+        members.append(member.astype(np.float64))
+    return members
