@@ -471,6 +471,21 @@ def auc_covariance(first, second, positive, grouping):
     )
 
 
+def net_benefit(probability, present, threshold, prevalence=None):
+    """The dcurves formula: test-positive rates of both sides at a prevalence, and the odds."""
+    sides = {True: [], False: []}
+    for score, truth in zip(probability, present, strict=True):
+        sides[bool(truth)].append(score >= threshold)
+    n = len(sides[True]) + len(sides[False])
+    share = len(sides[True]) / n if prevalence is None else prevalence
+    rates = {side: sum(calls) / len(calls) if calls else math.nan for side, calls in sides.items()}
+    if prevalence is None:
+        right, wrong = sum(sides[True]) / n, sum(sides[False]) / n
+    else:
+        right, wrong = rates[True] * share, rates[False] * (1 - share)
+    return right - wrong * threshold / (1 - threshold)
+
+
 def finding_numbers(probability, present):
     """Every number of a finding, by its name in scores.csv."""
     pairs = list(zip(probability, present, strict=True))
