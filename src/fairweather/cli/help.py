@@ -41,6 +41,7 @@ PANELS: Mapping[str, Mapping[str, str]] = {
         "--group": "COLUMN",
         "--slice": "COLUMN",
         "--labels": "FILE",
+        "--readers": "FILE",
         "--findings": "NAMES|FILE",
         "--empty-labels": "MEANING",
         "--label-column": "COLUMN",

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import base64
+import hashlib
 import math
 from collections.abc import Collection, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
@@ -14,6 +16,7 @@ from fairweather.devices import FP32, Arithmetic
 from fairweather.metrics.detection import MOST_FEATURES
 from fairweather.progress import Notify
 from fairweather.report.samples import ATTACKED, INDEX, PICTURES
+from fairweather.runs.folder import encode_readers
 from fairweather.steps import plan
 from fairweather.steps.predictions import groups_digest
 from fairweather.steps.samples import MIXUP
@@ -21,7 +24,7 @@ from fairweather.steps.score_rows import is_imagenet_at_224
 from fairweather.steps.worker import get_splits, open_data
 from fairweather.tasks.table import find_task
 from fairweather.types.kinds import TaskKind
-from fairweather.types.measurement import CLASSIFICATION, Attack, Dataset, Shift
+from fairweather.types.measurement import CLASSIFICATION, Attack, Dataset, ReaderCalls, Shift
 from fairweather.types.operating_points import OperatingPoints
 from fairweather.types.record import (
     ABSENT_METRICS,
@@ -31,6 +34,7 @@ from fairweather.types.record import (
     FIGURES,
     NATURAL,
     PAGE,
+    READERS,
     RECORD,
     SCORES,
     SLICES,
@@ -231,6 +235,9 @@ class Measurement(Settings):
     pictured: tuple[Shift, ...] | None = None
     """The shifts whose images are shown; None for all, and none without images."""
 
+    readers: ReaderCalls | None = None
+    """What people call each test image; None if nobody was asked."""
+
     @property
     def kind(self) -> TaskKind:
         """What the predictions of labelled images are of."""
@@ -305,10 +312,11 @@ def plan_conclusion(measurement: Measurement, models: Sequence[MeasuredModel]) -
     samples = [_plan_samples(measurement, models)] if measurement.pictured != () else []
     pictures = [file for step in samples for file in (*step.leaves, *step.may_leave)]
     predictions = dict.fromkeys((*score.reads, *fitted))
+    readers = () if measurement.readers is None else (READERS,)
     report = plan.ReportStep(
         id="report",
         task="report",
-        reads=(RECORD, *score.leaves, *pictures, *predictions, *measurement.reports),
+        reads=(RECORD, *score.leaves, *pictures, *predictions, *measurement.reports, *readers),
         leaves=(PAGE, SUMMARY, f"{TABLES}/", f"{FIGURES}/"),
         threads=measurement.threads,
     )
@@ -336,8 +344,22 @@ def plan_models(measurement: Measurement, models: Sequence[MeasuredModel]) -> li
                 digests=tuple(digests.values()),
             )
         ]
+    if measurement.readers is not None:
+        first.append(_plan_reading(measurement.readers))
     first += [step for step in steps if step.leaves in early]
     return [*first, *(step for step in steps if step.leaves not in early)]
+
+
+def _plan_reading(readers: ReaderCalls) -> plan.ReadStep:
+    meaning = hashlib.sha256(repr((readers.readers, readers.calls.shape)).encode())
+    meaning.update(readers.calls.astype("<i8").tobytes())
+    return plan.ReadStep(
+        id="readers",
+        task="readers",
+        leaves=(READERS,),
+        content=base64.b64encode(encode_readers(readers)).decode(),
+        digest=meaning.hexdigest(),
+    )
 
 
 def plan_model(measurement: Measurement, model: MeasuredModel) -> Iterator[plan.Step]:

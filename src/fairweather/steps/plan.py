@@ -64,6 +64,7 @@ VERSIONS = {
     "features": 1,
     "predict": 1,
     "group": 1,
+    "read": 1,
     "score": 9,
     "sample": 3,
     "report": 13,
@@ -603,6 +604,18 @@ class GroupStep(Step):
         return None not in self.digests
 
 
+class ReadStep(Step):
+    """Write what people call each test image."""
+
+    kind: Literal["read"] = "read"
+    disposable: ClassVar[bool] = True
+    content: NoEffect[str]
+    """The file in base64, so that another process needs no table."""
+
+    digest: str
+    """Of the calls."""
+
+
 class ScoredModel(FrozenRecord):
     """A model or variant with a seed, and the shifts and attacks that it was predicted under."""
 
@@ -721,6 +734,7 @@ AnyStep = Annotated[
     | FeaturesStep
     | PredictStep
     | GroupStep
+    | ReadStep
     | ScoreStep
     | SampleStep
     | ReportStep,

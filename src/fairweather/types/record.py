@@ -139,6 +139,7 @@ SLICES = "slices.csv"  # scores of subgroups, only if they were asked for
 WARNINGS, ABSENT_METRICS = "warnings.json", "absent_metrics.json"
 PAGE, TABLES, FIGURES, SAMPLES = "report.html", "tables", "figures", "samples"
 STEPS, GROUPS = "steps", "groups"
+READERS = "readers.parquet"  # what people call each test image, only if a run was given it
 JOINED = "joined.json"  # only in a folder that was joined from runs with different seeds
 WEIGHTS, DESCRIPTION, HISTORY = "model.safetensors", "model.json", "history.csv"
 PROBED = "probed.safetensors"  # weights where an interpolation begins
@@ -594,6 +595,7 @@ StepKind: TypeAlias = Literal[
     "features",
     "predict",
     "group",
+    "read",
     "score",
     "sample",
     "report",
@@ -633,7 +635,7 @@ class StepRecord(FrozenRecord):
 
 def is_part_of(record: RunRecord, step: StepRecord) -> bool:
     """Say whether a finished step still belongs to the run that the record describes."""
-    if step.kind in ("group", "score", "sample", "report"):
+    if step.kind in ("group", "read", "score", "sample", "report"):
         return True
     _, name, seed, *rest = [*step.id.split("/"), "", ""]
     seed, seeds = seed.removeprefix("seed-"), {str(seed) for seed in record.seeds}

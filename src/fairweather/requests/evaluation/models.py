@@ -41,6 +41,7 @@ from fairweather.models.outputs import (
     single_output_error,
 )
 from fairweather.models.predictions.files import note_seeds
+from fairweather.models.predictions.readers import ReaderTable
 from fairweather.models.preprocessing import describe_preprocessing, prepare_at
 from fairweather.models.run_models import check_learned, find_run_path
 from fairweather.models.sources import OpenedModel
@@ -50,8 +51,10 @@ from fairweather.requests.evaluation.settings import (
     add_class_settings,
     check_loaded_dataset,
     group_columns,
+    list_known_images,
     make_settings,
     model_titles,
+    read_calls,
     read_label_map,
     refuse_class_options,
 )
@@ -117,6 +120,9 @@ class ModelRequest:
     options: EvaluationOptions
     names: tuple[ModelName, ...] = ()
     """Of the models, in order; empty if each keeps the name from its source."""
+
+    readers: tuple[ReaderTable, ...] = ()
+    """The tables with what people call the test images."""
 
     @property
     def modules(self) -> list[nn.Module]:
@@ -189,6 +195,9 @@ class ModelRequest:
         settings = add_class_settings(settings, options, priors, truth, dataset.classes)
         seeds = tuple(sorted({model.seed for model in models}))
         labels = [model_label(titles[model.name], model.seed, seeds) for model in models]
+        readers, read_lines = read_calls(
+            self.readers, list_known_images(dataset, (TEST,)), dataset.classes, options
+        )
         return Inputs(
             kind="evaluation",
             name=_run_name(models, dataset),
@@ -218,7 +227,8 @@ class ModelRequest:
             seeds=seeds,
             settings=settings,
             networks=[(model.planned, model.network) for model in models],
-            lines=_describe_inputs(models, labels, datasets),
+            readers=readers,
+            lines=[*_describe_inputs(models, labels, datasets), *read_lines],
             advice=ADVICE,
         )
 
@@ -521,6 +531,8 @@ def _check_names(request: ModelRequest) -> None:
     """Check options and the names of models, which needs neither weights nor images."""
     options = request.options
     for name in ("label_column", "key_column", "classes", "findings", "empty_labels"):
+        if name == "key_column" and request.readers:
+            continue
         if getattr(options, name) != getattr(EvaluationOptions, name):
             raise InputError(f"{name} goes with predictions:, not with a model")
     for model in request.models:

@@ -477,7 +477,7 @@ def _shrink_step(copy: CopiedStep) -> CopiedStep:
 
 
 def _shrink_file(name: str, content: bytes) -> bytes:
-    if name.endswith(".parquet") and not name.startswith(f"{GROUPS}/"):
+    if name.startswith("predictions/"):
         return shrink_predictions(content)
     if PurePosixPath(name).name == DESCRIPTION:
         return json.dumps(_cut_nested_paths(json.loads(content)), indent=2).encode()
