@@ -355,7 +355,7 @@ def try_settings(dataset: Dataset, settings: Settings, purpose: str) -> None:
         )
     check_task(dataset, settings)
     check_has_validation(settings.variants, dataset.name, has_validation=dataset.val is not None)
-    if (val := dataset.val) is not None:
+    if (val := dataset.val) is not None and settings.aggregation is None:
         keys, labels = val.keys.numpy(), val.labels.numpy()
         grouping = number_groups(val.groups)
         for variant in settings.variants:

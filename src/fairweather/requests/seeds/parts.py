@@ -157,6 +157,8 @@ def _shared_values(part: SeedsPart) -> Iterator[tuple[str, JsonValue]]:
     yield "fit_on", list(settings.fit_on)
     yield "operating_points", dict(settings.operating_points)
     yield "ordered_classes", record.data.ordered
+    yield "unit", settings.unit
+    yield "aggregate", list(settings.aggregates)
     grouped = part.steps.get(GROUPS)
     yield "groups of images", grouped.depends.get("digests") if grouped else None
     libraries = [record.provenance.versions, *(s.depends.get("libraries") for s in every)]
