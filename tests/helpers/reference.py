@@ -630,3 +630,30 @@ def krippendorff_alpha(calls, missing=-1):
         totals[a] * totals[b] / (number * (number - 1)) for a in totals for b in totals if a != b
     )
     return 1 - observed / expected
+
+
+def aggregated_probability(probabilities, name):
+    """The probability of a patient, from those of the images, one by one."""
+    if name == "mean":
+        return sum(probabilities) / len(probabilities)
+    if name in ("max", "any"):
+        return max(probabilities)
+    absent = 1.0
+    for probability in probabilities:
+        absent *= 1 - probability
+    return 1 - absent
+
+
+def aggregated_grades(images, name):
+    """The probabilities of a patient's grades, from those of each image, `[n][grades]`.
+
+    The probability of each grade or a higher one is aggregated, and those of the grades are
+    differences.
+    """
+    grades = len(images[0])
+    reached = [
+        aggregated_probability([sum(image[grade:]) for image in images], name)
+        for grade in range(1, grades)
+    ]
+    ends = [1.0, *reached, 0.0]
+    return [ends[grade] - ends[grade + 1] for grade in range(grades)]

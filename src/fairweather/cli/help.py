@@ -39,6 +39,8 @@ PANELS: Mapping[str, Mapping[str, str]] = {
         "--validation-fraction": "SHARE",
         "--metadata": "FILE",
         "--group": "COLUMN",
+        "--unit": "COLUMN",
+        "--aggregate": "NAME",
         "--slice": "COLUMN",
         "--labels": "FILE",
         "--readers": "FILE",

@@ -429,7 +429,7 @@ def try_settings(dataset: Dataset, settings: Settings, purpose: str) -> None:
     points = check_operating_points(
         settings.operating_points, dataset.classes, find_task(dataset.task)
     )
-    if (val := dataset.val) is not None:
+    if (val := dataset.val) is not None and settings.aggregation is None:
         keys, labels = val.keys.numpy(), val.labels.numpy()
         grouping = number_groups(val.groups)
         check_targets(points, val.classes, labels, grouping)

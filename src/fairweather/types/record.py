@@ -19,7 +19,7 @@ from pydantic import JsonValue
 
 from fairweather.errors import InputError, check_text
 from fairweather.types.measurement import CLASSIFICATION, format_number
-from fairweather.types.options import Preparation
+from fairweather.types.options import Aggregation, Preparation
 
 # The version of record.json and of the records of steps; 1 was study.yaml with provenance.json, and
 # 2 had the names of `FORMER_NAMES`.
@@ -468,9 +468,20 @@ class RunSettings(FrozenRecord):
     """The operating points of each class or finding: thresholds, and targets as
     `sensitivity=0.95`."""
 
+    unit: ShownText = ""
+    """The column of groups that are judged in place of images, such as `patient`."""
+
+    aggregates: tuple[ShownText, ...] = ()
+    """How its images become one decision; of several, one is chosen on validation images."""
+
     fit_on: tuple[ShownText, ...] = ()
     """Ids of the shifts of the validation images that the variants `...-fit_on` were fitted on;
     empty without these variants."""
+
+    @property
+    def aggregation(self) -> Aggregation | None:
+        """What is judged in place of images; None for images."""
+        return Aggregation(self.unit, self.aggregates) if self.unit else None
 
 
 class Machine(FrozenRecord):

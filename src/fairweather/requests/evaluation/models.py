@@ -47,6 +47,7 @@ from fairweather.models.run_models import check_learned, find_run_path
 from fairweather.models.sources import OpenedModel
 from fairweather.models.user_modules import open_module, read_class_names
 from fairweather.progress import Notify
+from fairweather.requests.aggregation import check_units, read_aggregation, resolve_aggregates
 from fairweather.requests.evaluation.settings import (
     add_class_settings,
     check_loaded_dataset,
@@ -83,7 +84,7 @@ from fairweather.types.measurement import (
     Preparation,
     Shift,
 )
-from fairweather.types.record import TEST, VAL, ModelRecord
+from fairweather.types.record import TEST, VAL, ModelRecord, has_ordered_classes
 from fairweather.workers.options import Sharing
 
 # What is probably wrong if a model is no better than chance.
@@ -134,6 +135,7 @@ class ModelRequest:
         missing."""
         sharing = Sharing.from_options(self.options)
         sharing.check()
+        read_aggregation(self.options.unit, self.options.aggregate)
         if sharing.is_divided and (self.modules or isinstance(self.dataset, Dataset)):
             ways = {"worker": False, "devices": 1, "executor": "local", "jobs": None}
             asked = next(name for name, alone in ways.items() if getattr(sharing, name) != alone)
@@ -193,6 +195,10 @@ class ModelRequest:
             _try_model(model, settings, dataset.test[:1])
         truth = dataset.test.labels.numpy()
         settings = add_class_settings(settings, options, priors, truth, dataset.classes)
+        ordered = settings.ordered or has_ordered_classes(dataset.notes)
+        settings = resolve_aggregates(
+            settings, find_task(dataset.task), len(dataset.classes), ordered=ordered
+        )
         seeds = tuple(sorted({model.seed for model in models}))
         labels = [model_label(titles[model.name], model.seed, seeds) for model in models]
         readers, read_lines = read_calls(
@@ -228,7 +234,11 @@ class ModelRequest:
             settings=settings,
             networks=[(model.planned, model.network) for model in models],
             readers=readers,
-            lines=[*_describe_inputs(models, labels, datasets), *read_lines],
+            lines=[
+                *_describe_inputs(models, labels, datasets),
+                *check_units(settings, datasets),
+                *read_lines,
+            ],
             advice=ADVICE,
         )
 

@@ -51,6 +51,12 @@ from fairweather.models.predictions.tables import (
 from fairweather.models.predictions.truth import Truth, add_truth, read_row_groups, read_truth
 from fairweather.models.sources import folder_name
 from fairweather.progress import Notify
+from fairweather.requests.aggregation import (
+    LabelledPart,
+    check_parts,
+    read_aggregation,
+    resolve_aggregates,
+)
 from fairweather.requests.evaluation.settings import (
     add_class_settings,
     check_loaded_dataset,
@@ -96,7 +102,7 @@ USABLE = (
     *("variants", "priors"),
     *("operating_points", "ordered_classes"),
     *("bootstrap", "threads", "title", "device", "offline"),
-    *("metadata", "group", "slices", "allow_shared_groups"),
+    *("metadata", "group", "unit", "aggregate", "slices", "allow_shared_groups"),
 )
 OF_DATA = (*("class_map", "size", "root", "skip_unreadable", "allow_duplicates", "scale"),)
 # What is probably wrong if a model is no better than chance.
@@ -155,6 +161,7 @@ class PredictionsRequest:
                 )
             if option.name in OF_DATA and self.dataset is None:
                 raise InputError(f"{option.name} goes with a data set, and none is named")
+        read_aggregation(options.unit, options.aggregate)
         parse_outputs(options.outputs)
         parse_empty(options.empty_labels)
         for name in ("findings", "empty_labels"):
@@ -210,11 +217,18 @@ class PredictionsRequest:
         check_variants(settings.variants, find_task(facts.task), facts.name)
         reader.read_all(facts, images, labels)
         _check_fitted(settings, parts, facts)
-        if (known := images.get(VAL)) is not None:
+        if (known := images.get(VAL)) is not None and settings.aggregation is None:
             grouping = number_groups(known.groups)
             check_targets(settings.operating_points, facts.classes, known.labels, grouping)
             for variant in settings.variants:
                 variant.check_images(known.keys, known.labels, facts.classes, grouping)
+        settings = add_class_settings(settings, options, priors, images[TEST].labels, facts.classes)
+        ordered = settings.ordered or facts.ordered
+        settings = resolve_aggregates(settings, reader.task, len(facts.classes), ordered=ordered)
+        labelled = {
+            part: LabelledPart(known.labels, known.groups) for part, known in images.items()
+        }
+        units = check_parts(settings, labelled, reader.task, facts.classes, ordered=ordered)
         titles, seeds = model_titles(options.title, reader.models), reader.seeds
         n, groups = facts.images[TEST], describe_groups(images[TEST].groups)
         classes = f"{len(facts.classes)} {reader.task.noun}"
@@ -245,6 +259,7 @@ class PredictionsRequest:
                 f"model          {self.source}",
                 f"data           {facts.name}: n = {n:,}{remark}, {classes}",
                 *([f"groups         {groups}"] if groups else []),
+                *units,
                 *reader.lines(shifts),
                 *read_lines,
             ],

@@ -159,6 +159,8 @@ def _shared_values(part: SeedsPart) -> Iterator[tuple[str, JsonValue]]:
     points = settings.operating_points
     yield "operating_points", {name: list(list_points(points, name)) for name in points}
     yield "ordered_classes", record.data.ordered
+    yield "unit", settings.unit
+    yield "aggregate", list(settings.aggregates)
     grouped = part.steps.get(GROUPS)
     yield "groups of images", grouped.depends.get("digests") if grouped else None
     read = part.steps.get("readers")
