@@ -8,7 +8,7 @@ import pytest
 
 from fairweather.cli.deploy import read_limits
 from fairweather.deploy import making
-from fairweather.deploy.choosing import divide_images, score_classes, weigh_classes
+from fairweather.deploy.choosing import ClassLimit, divide_images, score_classes, weigh_classes
 from fairweather.deploy.guard import FindingsGuard, Guard, GuardOutputs
 from fairweather.deploy.loading import make_promise
 from fairweather.deploy.promise import (
