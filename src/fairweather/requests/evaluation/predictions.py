@@ -222,7 +222,6 @@ class PredictionsRequest:
             check_targets(settings.operating_points, facts.classes, known.labels, grouping)
             for variant in settings.variants:
                 variant.check_images(known.keys, known.labels, facts.classes, grouping)
-        settings = add_class_settings(settings, options, priors, images[TEST].labels, facts.classes)
         ordered = settings.ordered or facts.ordered
         settings = resolve_aggregates(settings, reader.task, len(facts.classes), ordered=ordered)
         labelled = {
