@@ -79,6 +79,7 @@ class EvaluationOptions(ModelOptions):
     )
     allow_duplicates: bool = shared_option(DataOptions, "allow_duplicates")
     scale: str | None = shared_option(DataOptions, "scale", shown="as in the model's own run")
+    positive: str | tuple[str, ...] = shared_option(DataOptions, "positive")
     variants: tuple[str | Mapping[str, object], ...] = option(
         (),
         f"Also measure a variant: {', '.join(VARIANTS)}, or 'conformal: {{coverage: 0.9}}'. "

@@ -140,13 +140,13 @@ def survey_sources(
             asked = source.groups
             facts[name] = DataFacts(
                 loading.name,
-                loading.source.classes,
+                loading.classes,
                 loading.images,
                 natural_shift="natural_shift" in loading.source.notes,
                 groups={} if asked is None else dict.fromkeys({VAL, TEST} & {*loading.entries}),
                 slices=() if asked is None else asked.slices,
-                ordered=has_ordered_classes(loading.source.notes),
-                task=loading.source.task,
+                ordered=loading.positive is None and has_ordered_classes(loading.source.notes),
+                task=loading.task,
             )
     return facts
 

@@ -273,6 +273,11 @@ class DataOptions:
         None,
         "Intensity window of 12- and 16-bit images: LOW..HIGH or percentile:LOW..HIGH.",
     )
+    positive: str | tuple[str, ...] = option(
+        (),
+        "The class that is a finding, such as malignant; A|B or '>=2' for several classes. "
+        "Repeatable.",
+    )
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -20,7 +20,7 @@ from torch import nn
 from fairweather.attacks.shift_lists import make_external_shift
 from fairweather.data.findings import parse_empty
 from fairweather.data.groups import check_shared_groups
-from fairweather.data.loading import list_source, tested_share
+from fairweather.data.loading import list_source, mark_positive, tested_share
 from fairweather.data.sources import UNSPLIT
 from fairweather.errors import InputError, quote_names
 from fairweather.inference.prediction import make_predictions
@@ -36,8 +36,11 @@ from fairweather.models.predictions.files import (
 from fairweather.models.predictions.matching import (
     KnownImages,
     MatchedPredictions,
+    column_error,
+    mark_labels,
     match_predictions,
     name_classes,
+    name_label_classes,
     number_keys,
     number_labels,
 )
@@ -94,11 +97,17 @@ from fairweather.types.measurement import (
     Shift,
 )
 from fairweather.types.operating_points import list_targets
+from fairweather.types.positive import (
+    PositiveClasses,
+    list_positive,
+    parse_positive,
+    read_positive,
+)
 from fairweather.types.record import CLEAN, TEST, VAL, VALIDATION, ModelRecord, predictions_file
 
 # The options that apply to predictions, and those of them that need a data set.
 USABLE = (
-    *("outputs", "label_column", "key_column", "classes", "findings", "empty_labels"),
+    *("outputs", "label_column", "key_column", "classes", "findings", "empty_labels", "positive"),
     *("variants", "priors"),
     *("operating_points", "ordered_classes"),
     *("bootstrap", "threads", "title", "device", "offline"),
@@ -205,6 +214,7 @@ class PredictionsRequest:
             )
             facts = replace(facts, natural_shift=facts.natural_shift and VAL in parts)
             sources, datasets = {DATA: source}, {DATA: dataset}
+            reader.positive = read_positive(dataset.notes)
         settings = add_class_settings(
             make_settings(options, shifts, device),
             options,
@@ -347,6 +357,7 @@ class _PredictionReader:
         self.asked = _row_options(options)
         self.classes: tuple[str, ...] = ()
         self.images: Mapping[str, KnownImages] = {}
+        self.positive: PositiveClasses | None = None
         self.task = find_task(CLASSIFICATION)
         self.findings: tuple[str, ...] = ()  # of the labels of test images, in their order
         self.matched: dict[str, MatchedPredictions] = {}
@@ -391,8 +402,11 @@ class _PredictionReader:
         if given is None or (
             _part(cell) == VAL and (given.keys is None or rows.labels is not None)
         ):
+            if self.positive is not None:
+                return mark_labels(rows, self.positive)
             return arrange_findings(rows, self.findings) if self.findings else rows
-        return add_truth(rows, given, self.asked)
+        rows = add_truth(rows, given, self.asked)
+        return rows if self.positive is None else mark_labels(rows, self.positive)
 
     def _match(self, file: str) -> MatchedPredictions:
         """The predictions in the order of the images."""
@@ -401,7 +415,7 @@ class _PredictionReader:
         images = self.images[_part(self.cells[file])]
         rows, labels = self.rows(file), read_label_map(self.request.options)
         asked = self.asked._replace(outputs=self.cells[file].outputs or self.asked.outputs)
-        matched = match_predictions(rows, self.classes, images, asked, labels)
+        matched = match_predictions(rows, self.classes, images, asked, labels, self.positive)
         if rows.labels is not None and self.request.dataset is not None:
             agree = f"the labels beside the predictions are those of {images.place}"
             matched = matched._replace(notes=(*matched.notes, agree))
@@ -557,10 +571,17 @@ def _images_of_labels(
         files = [file for file, cell in cells.items() if _part(cell) == part]
         file = next((file for file in files if cells[file].shift in (CLEAN, VALIDATION)), files[0])
         rows = reader.rows(file)
+        if request.options.positive and reader.positive is None:
+            reader.positive = parse_positive(
+                request.options.positive, name_label_classes(rows, reader.asked)
+            )
+            rows = mark_labels(rows, reader.positive)
         classes = classes or name_classes(rows, reader.asked)
         task = _find_labelled_task(rows)
         if task == MULTILABEL:
             reader.findings = classes
+        elif rows.outputs.shape[1] == 1:
+            raise column_error(rows.place, name_label_classes(rows, reader.asked))
         labels, meaning = _read_labels(rows, classes, reader.asked, is_test=part == TEST)
         described = described or f"of {owner}, {meaning}"
         keys, names = number_keys(rows.keys, len(labels))
@@ -699,6 +720,8 @@ def _open_dataset(
     if isinstance(dataset, Dataset):
         check_loaded_dataset(options)
         source = PlannedDataset(source=dataset.name, parts=tuple(parts))
+        if options.positive:
+            dataset = mark_positive(dataset, options.positive)
     else:
         assert dataset is not None
         listed = list_source(dataset, options.root, offline=options.offline)
@@ -712,6 +735,7 @@ def _open_dataset(
             allow_duplicates=options.allow_duplicates,
             scale=options.scale,
             groups=group_columns(options),
+            positive=list_positive(options.positive),
         )
         if UNSPLIT in listed.splits:
             source = replace(source, test_fraction=tested_share(dataset))

@@ -46,7 +46,7 @@ from fairweather.training.selfsupervised.pretraining_recipe import (
 )
 from fairweather.types.measurement import MAX_SIDE, Attack, Shift
 from fairweather.types.operating_points import EVERY, OperatingPoints, StoredPoint
-from fairweather.types.options import DataOptions, describe_invalid, option
+from fairweather.types.options import DataOptions, describe_invalid, option, shared_option
 from fairweather.variants.variant import Variant, complete_variants
 
 _Points = StoredPoint | tuple[StoredPoint, ...]
@@ -157,6 +157,7 @@ class DataEntry(DataOptions):
     source: str = option(
         MISSING, "A data source, such as `folder:PATH` (see: fairweather list data)."
     )
+    positive: str | Sequence[str] = shared_option(DataOptions, "positive")  # type: ignore[assignment]
     fit: Literal["crop", "squash"] = option("crop", "How an image of another shape becomes square.")
     groups: GroupsEntry | None = option(
         None, "A table that says of each image which patient it shows, or its subgroups."
