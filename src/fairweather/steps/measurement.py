@@ -138,7 +138,7 @@ def survey_sources(
                 loading.images,
                 natural_shift="natural_shift" in loading.source.notes,
                 groups={} if asked is None else dict.fromkeys({VAL, TEST} & {*loading.entries}),
-                slices=() if asked is None else asked.slices,
+                slices=() if asked is None else asked.slice_names,
                 ordered=has_ordered_classes(loading.source.notes),
                 task=loading.source.task,
             )

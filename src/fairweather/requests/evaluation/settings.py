@@ -25,7 +25,7 @@ from fairweather.steps.measurement import Settings
 from fairweather.tasks.classification import CLASSIFICATION_TASK
 from fairweather.tasks.multilabel import MULTILABEL_TASK
 from fairweather.types.measurement import Attack, Shift
-from fairweather.types.options import GroupColumns, slice_name
+from fairweather.types.options import GroupColumns, normalize_slice
 
 # What to do in place of options that need classes.
 INSTEAD_FOR_FINDINGS = {
@@ -141,7 +141,7 @@ def group_columns(options: EvaluationOptions) -> GroupColumns | None:
     if not any((options.metadata, options.group, options.slices, options.allow_shared_groups)):
         return None
     path = None if options.metadata is None else str(options.metadata)
-    slices = tuple(map(slice_name, options.slices))
+    slices = tuple(map(normalize_slice, options.slices))
     return GroupColumns(path, options.group, slices, options.allow_shared_groups)
 
 

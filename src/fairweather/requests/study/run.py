@@ -83,7 +83,7 @@ from fairweather.training.recipe import Recipe
 from fairweather.training.selfsupervised.methods import METHODS
 from fairweather.training.supervised import RotationTask, check_square_images
 from fairweather.types.measurement import Dataset, Images, format_number
-from fairweather.types.options import DataOptions, GroupColumns, Preparation, slice_name, takes
+from fairweather.types.options import DataOptions, GroupColumns, Preparation, normalize_slice, takes
 from fairweather.types.record import (
     DESCRIPTION,
     DIVERGED,
@@ -193,7 +193,9 @@ def data_sources(study: Study) -> dict[str, PlannedDataset]:
 def _make_source(entry: DataEntry) -> PlannedDataset:
     given = {option.name: getattr(entry, option.name) for option in fields(DataOptions)}
     if entry.groups is not None:
-        asked = entry.groups.model_dump() | {"slices": tuple(map(slice_name, entry.groups.slices))}
+        asked = entry.groups.model_dump() | {
+            "slices": tuple(map(normalize_slice, entry.groups.slices))
+        }
         given["groups"] = GroupColumns(**asked)
     return _add_preparation(PlannedDataset(source=entry.source, **given | {"size": None}), entry)
 
