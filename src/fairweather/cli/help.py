@@ -65,7 +65,7 @@ PANELS: Mapping[str, Mapping[str, str]] = {
         "--weigh": "UNIT",
         "--on": "END",
         "--bootstrap": "N",
-        "--operating-point": "CLASS=SHARE",
+        "--operating-point": "[NAME=]POINT",
         "--priors": "FILE",
         "--ordered-classes": "",
         "--with-labels": "",

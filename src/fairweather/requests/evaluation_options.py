@@ -92,7 +92,8 @@ class EvaluationOptions(ModelOptions):
     )
     operating_points: tuple[str, ...] = option(
         (),
-        "Also call a class or finding from this probability on, such as malignant=0.3. Repeatable.",
+        "Also call a class or finding from a probability on, or from one that keeps a target: 0.3, "
+        "sensitivity=0.95, NAME=0.3. Repeatable.",
         flag="--operating-point",
     )
     ordered_classes: bool = option(

@@ -22,6 +22,7 @@ from fairweather.steps.worker import get_splits, open_data
 from fairweather.tasks.table import find_task
 from fairweather.types.kinds import TaskKind
 from fairweather.types.measurement import CLASSIFICATION, Attack, Dataset, Shift
+from fairweather.types.operating_points import OperatingPoints
 from fairweather.types.record import (
     ABSENT_METRICS,
     CLEAN,
@@ -204,8 +205,8 @@ class Settings:
     priors: Mapping[str, tuple[float, ...]] = field(default_factory=dict)
     """For the name of each set of priors, the probability of each class in label order."""
 
-    operating_points: Mapping[str, float] = field(default_factory=dict)
-    """For some classes, the least probability to predict them."""
+    operating_points: OperatingPoints = field(default_factory=dict)
+    """For some classes or findings, the thresholds and targets from which on they are called."""
 
 
 @dataclass(frozen=True, kw_only=True)

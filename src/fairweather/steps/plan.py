@@ -48,6 +48,7 @@ from fairweather.types.record import (
     WEIGHTS,
     FrozenRecord,
     StepKind,
+    StoredPoints,
     predictions_file,
 )
 from fairweather.variants.variant import Adapting, read_variant
@@ -653,8 +654,8 @@ class ScoreStep(Step):
     """Class probabilities in label order, by name."""
 
     bootstrap: int
-    operating_points: dict[str, float] = pydantic.Field(default_factory=dict)
-    """The probability from which on a class is called, by class."""
+    operating_points: StoredPoints = pydantic.Field(default_factory=dict)
+    """The operating points of each class or finding."""
 
     in_units_of_alexnet: bool = False
     """Whether the images are those of the published mCE."""

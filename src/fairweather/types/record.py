@@ -309,6 +309,8 @@ T = TypeVar("T")
 # A text that is shown. A record may come from anybody, and control characters would abort the
 # process that draws figures.
 ShownText = Annotated[str, pydantic.AfterValidator(lambda text: check_text(text, "the text"))]
+# `OperatingPoints` as they are stored.
+StoredPoints = dict[ShownText, float | ShownText | tuple[float | ShownText, ...]]
 
 
 def has_ordered_classes(notes: Mapping[str, object]) -> bool:
@@ -461,8 +463,9 @@ class RunSettings(FrozenRecord):
     threads: int | None = None
     """Threads of every step; None where runs with different numbers were joined."""
 
-    operating_points: dict[ShownText, float] = {}
-    """The probability from which on a class is called, by class."""
+    operating_points: StoredPoints = {}
+    """The operating points of each class or finding: thresholds, and targets as
+    `sensitivity=0.95`."""
 
     fit_on: tuple[ShownText, ...] = ()
     """Ids of the shifts of the validation images that the variants `...-fit_on` were fitted on;

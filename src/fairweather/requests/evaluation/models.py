@@ -580,7 +580,7 @@ def _split_data(
     if isinstance(request.dataset, Dataset):
         check_loaded_dataset(options)
         has_validation = bool(request.dataset.val)
-        check_has_validation(settings.variants, request.dataset.name, has_validation=has_validation)
+        check_has_validation(settings, request.dataset.name, has_validation=has_validation)
         return {}, request.dataset.task
     if _is_asked_for(request, run):
         folder = find_run_path(str(request.models[0]))
@@ -596,7 +596,7 @@ def _split_data(
         )
     by_name = UNSPLIT in listed.splits and tested_share(name) < 1
     has_validation = bool(share) or by_name or "val" in listed.splits
-    check_has_validation(settings.variants, name, has_validation=has_validation)
+    check_has_validation(settings, name, has_validation=has_validation)
     if share and DIVISIBLE.isdisjoint(listed.splits):
         raise InputError(f"{name} has only test images: leave validation_fraction out")
     if share and "val" in listed.splits:

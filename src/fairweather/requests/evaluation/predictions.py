@@ -66,10 +66,17 @@ from fairweather.requests.evaluation.settings import (
 )
 from fairweather.requests.evaluation_options import EvaluationOptions, check_options
 from fairweather.requests.execution import describe_groups
-from fairweather.requests.inputs import Inputs, check_task, check_variants, model_label, read_priors
+from fairweather.requests.inputs import (
+    Inputs,
+    check_targets,
+    check_task,
+    check_variants,
+    model_label,
+    read_priors,
+)
 from fairweather.runs.folder import StoredGroups, fingerprint
 from fairweather.shifts.table import CLEAN as UNCHANGED
-from fairweather.steps.measurement import DataFacts, MeasuredModel, collect_facts
+from fairweather.steps.measurement import DataFacts, MeasuredModel, Settings, collect_facts
 from fairweather.steps.plan import DATA, PlannedDataset
 from fairweather.steps.predictions import groups_digest, make_stored_groups
 from fairweather.steps.worker import open_data, predictions_digest
@@ -83,8 +90,8 @@ from fairweather.types.measurement import (
     Groups,
     Shift,
 )
+from fairweather.types.operating_points import list_targets
 from fairweather.types.record import CLEAN, TEST, VAL, VALIDATION, ModelRecord, predictions_file
-from fairweather.variants.variant import Variant
 
 # The options that apply to predictions, and those of them that need a data set.
 USABLE = (
@@ -187,14 +194,21 @@ class PredictionsRequest:
             facts, images, remark = collect_facts(dataset, parts), _known_images(dataset, parts), ""
             facts = replace(facts, natural_shift=facts.natural_shift and VAL in parts)
             sources, datasets = {DATA: source}, {DATA: dataset}
-        settings = make_settings(options, shifts, device)
+        settings = add_class_settings(
+            make_settings(options, shifts, device),
+            options,
+            priors,
+            images[TEST].labels,
+            facts.classes,
+        )
         for loaded in datasets.values():
             check_task(loaded, settings)
         check_variants(settings.variants, find_task(facts.task), facts.name)
         reader.read_all(facts, images, labels)
-        _check_variants(settings.variants, parts, facts)
+        _check_fitted(settings, parts, facts)
         if (known := images.get(VAL)) is not None:
             grouping = number_groups(known.groups)
+            check_targets(settings.operating_points, facts.classes, known.labels, grouping)
             for variant in settings.variants:
                 variant.check_images(known.keys, known.labels, facts.classes, grouping)
         titles, seeds = model_titles(options.title, reader.models), reader.seeds
@@ -216,9 +230,7 @@ class PredictionsRequest:
             ],
             records={name: reader.describe(name, title) for name, title in titles.items()},
             seeds=seeds,
-            settings=add_class_settings(
-                settings, options, priors, images[TEST].labels, facts.classes
-            ),
+            settings=settings,
             read_predictions=reader.predictions,
             groups={} if datasets else _store_groups(images),
             # Images that were shifted elsewhere are unknown here.
@@ -455,15 +467,19 @@ class _PredictionReader:
         }
 
 
-def _check_variants(variants: Sequence[Variant], parts: Sequence[str], facts: DataFacts) -> None:
-    for variant in variants:
-        if variant.post_hoc is None:
-            continue
-        if VAL not in parts:
-            raise InputError(
-                f"{variant.kind} is fitted on predictions of clean validation images: give these "
-                f"too, as the shift {VALIDATION} (MODEL-{VALIDATION}.csv)"
-            )
+def _check_fitted(settings: Settings, parts: Sequence[str], facts: DataFacts) -> None:
+    """Raise `InputError` if variants or targets lack validation images, or stored logits."""
+    fitted = [variant for variant in settings.variants if variant.post_hoc is not None]
+    subjects = [
+        f"the threshold for {target}" for _, target in list_targets(settings.operating_points)
+    ]
+    subjects += [variant.kind for variant in fitted]
+    if subjects and VAL not in parts:
+        raise InputError(
+            f"{subjects[0]} is fitted on predictions of clean validation images: give these "
+            f"too, as the shift {VALIDATION} (MODEL-{VALIDATION}.csv)"
+        )
+    for variant in fitted:
         if not find_task(facts.task).stores_logits(len(facts.classes)):
             raise InputError(
                 f"{variant.kind} needs stored logits, and beyond {MOST_STORED_CLASSES} classes "

@@ -13,7 +13,6 @@ import torch
 from fairweather.attacks.shift_lists import expand_fit_shifts
 from fairweather.devices import Arithmetic
 from fairweather.errors import InputError, unknown_name
-from fairweather.metrics.metric import parse_operating_points
 from fairweather.models.labels import read_label_file
 from fairweather.requests.evaluation_options import EvaluationOptions
 from fairweather.requests.inputs import (
@@ -25,6 +24,7 @@ from fairweather.steps.measurement import Settings
 from fairweather.tasks.classification import CLASSIFICATION_TASK
 from fairweather.tasks.multilabel import MULTILABEL_TASK
 from fairweather.types.measurement import Attack, Shift
+from fairweather.types.operating_points import parse_operating_points
 from fairweather.types.options import GroupColumns, normalize_slice
 
 # What to do in place of options that need classes.
@@ -91,6 +91,7 @@ def make_settings(
         batch_size=options.batch_size,
         arithmetic=arithmetic,
         bootstrap=options.bootstrap,
+        operating_points=parse_operating_points(options.operating_points),
     )
 
 
@@ -106,9 +107,8 @@ def add_class_settings(
     Raises `InputError` for an unknown class, for a number that is not a probability, and for
     settings that are only for classification, if an image has several labels.
     """
-    points = parse_operating_points(options.operating_points)
     task = MULTILABEL_TASK if labels.ndim > 1 else CLASSIFICATION_TASK
-    points = check_operating_points(points, classes, task)
+    points = check_operating_points(settings.operating_points, classes, task)
     settings = replace(settings, operating_points=points)
     if labels.ndim > 1:
         refuse_class_options(options)

@@ -119,7 +119,7 @@ def make_study_settings(study: Study, device: torch.device) -> Settings:
         arithmetic=arithmetic,
         bootstrap=study.bootstrap,
         ordered=study.ordered_classes,
-        operating_points=study.operating_points,
+        operating_points=study.named_points(),
     )
 
 
@@ -141,8 +141,9 @@ def make_study_inputs(
         offline: do not look for weights outside the cache.
     """
     task = find_task(facts[DATA].task)
-    check_operating_points(study.operating_points, facts[DATA].classes, task)
     settings = make_study_settings(study, device)
+    points = check_operating_points(settings.operating_points, facts[DATA].classes, task)
+    settings = replace(settings, operating_points=points)
     planner = _StudyPlanner(study, facts, settings, offline)
     models = [
         measured

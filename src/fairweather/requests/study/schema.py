@@ -45,8 +45,11 @@ from fairweather.training.selfsupervised.pretraining_recipe import (
     Views,
 )
 from fairweather.types.measurement import MAX_SIDE, Attack, Shift
+from fairweather.types.operating_points import EVERY, OperatingPoints, StoredPoint
 from fairweather.types.options import DataOptions, describe_invalid, option
 from fairweather.variants.variant import Variant, complete_variants
+
+_Points = StoredPoint | tuple[StoredPoint, ...]
 
 # ---------------------------------------------------------------- shifts that were trained on
 
@@ -410,9 +413,12 @@ class Study(StrictEntry):
     ordered_classes: bool = False
     """The classes are in an order, such as grades; adds the quadratic kappa."""
 
-    operating_points: dict[str, float] = pydantic.Field({})
-    """The probability from which on a class is called, by class; adds the numbers of the class at
-    that point."""
+    operating_points: _Points | dict[str, _Points] = pydantic.Field({})
+    """Where a class or finding is called; adds its numbers at each of these points. A point is a
+    probability from which on it is called, such as 0.3, or a target, such as `sensitivity=0.95`.
+    The probability for a target is chosen on validation images, for each model and seed, so that
+    the target is kept with 95 % confidence. One point, or a list, is for all classes or findings;
+    a mapping gives some of them their own."""
 
     variants: list[str | dict[str, Any]] = pydantic.Field([])
     """Further rows for every model: calibrations, fitted on the clean validation images
@@ -542,6 +548,11 @@ class Study(StrictEntry):
                         f"it{same}; leave out one of the two, or set allow_seen_shifts: true, and "
                         "the report marks it"
                     )
+
+    def named_points(self) -> OperatingPoints:
+        """The operating points by class or finding; those for all are under `EVERY`."""
+        points = self.operating_points
+        return points if isinstance(points, dict) else {EVERY: points}
 
     def all_variants(self) -> tuple[Variant, ...]:
         """The variants of every model, in the file's order, with those that `fit_on` adds."""
