@@ -144,7 +144,7 @@ def survey_sources(
                 loading.images,
                 natural_shift="natural_shift" in loading.source.notes,
                 groups={} if asked is None else dict.fromkeys({VAL, TEST} & {*loading.entries}),
-                slices=() if asked is None else asked.slices,
+                slices=() if asked is None else asked.slice_names,
                 ordered=loading.positive is None and has_ordered_classes(loading.source.notes),
                 task=loading.task,
             )
