@@ -1,5 +1,6 @@
 """Images of one patient: resampled together, tested together, with intervals that hold."""
 
+import itertools
 import math
 
 import numpy as np
@@ -23,6 +24,7 @@ from fairweather.metrics.classification import F1, NPV, PPV, SENSITIVITY, SPECIF
 from fairweather.metrics.columns import clopper_pearson
 from fairweather.metrics.grouping import (
     Grouping,
+    equal_means_p,
     independent_images,
     membership_p,
     running_share_interval,
@@ -35,7 +37,7 @@ from fairweather.metrics.sample import Sample, bootstrap_weights, draw_counts
 from fairweather.metrics.seeds import crossed_difference, crossed_mean
 from fairweather.types.measurement import Predictions, Score
 from fairweather.types.record import ShiftLevel
-from tests.helpers.chance import fewest, most, share_p
+from tests.helpers.chance import deviations, fewest, most, share_p
 
 ROW = METRICS
 
@@ -433,3 +435,52 @@ def test_where_few_patients_have_most_images_p_is_rarely_small_by_chance():
         )
         rejected += crossed_difference(right[:, :1], right[:, 1:], grouping).p < 0.05
     assert rejected <= most(trials, 0.06)
+
+
+def test_a_test_of_several_parts_counts_all_divisions():
+    right, parts = np.array([1, 1, 0, 1, 0, 0, 0.0]), np.array([0, 0, 0, 1, 1, 2, 2])
+
+    def spread(division):
+        inside = [right[division == part] for part in range(3)]
+        return sum(len(of_part) * (of_part.mean() - right.mean()) ** 2 for of_part in inside)
+
+    every = [spread(np.array(order)) for order in set(itertools.permutations(parts.tolist()))]
+    exact = np.mean([far >= spread(parts) - 1e-12 for far in every])
+    p = equal_means_p(right[:, None], parts, None, np.random.default_rng(0))
+    rounds = 9_999
+    assert abs(p - exact) < deviations() * np.sqrt(exact * (1 - exact) / rounds) + 1 / rounds
+    # Of two parts it is the same test as of one of them.
+    two = np.minimum(parts, 1)
+    generators = np.random.default_rng(1), np.random.default_rng(1)
+    assert equal_means_p(right[:, None], two, None, generators[0]) == membership_p(
+        right[:, None], two == 0, None, generators[1]
+    )
+
+
+@pytest.mark.parametrize("grouped", [False, True])
+def test_a_test_of_several_parts_keeps_its_size_and_finds_a_gap(grouped, monkeypatch):
+    monkeypatch.setattr("fairweather.metrics.grouping.MOST_SUBSETS", 199)
+    rng, trials, rejected = np.random.default_rng(0), 150, {0.0: 0, 0.5: 0}
+    for gap in rejected:
+        for _ in range(trials):
+            of_patient = rng.random(60)
+            patient = np.repeat(np.arange(60), 3) if grouped else np.arange(60)
+            site = rng.permutation(np.arange(60) % 3)
+            rate = np.clip(0.2 + 0.6 * of_patient - gap * (site == 2) * of_patient, 0, 1)[patient]
+            right = (rng.random(len(patient)) < rate).astype(float)
+            grouping = Grouping(patient) if grouped else None
+            rejected[gap] += equal_means_p(right[:, None], site[patient], grouping, rng) <= 0.05
+    assert rejected[0.0] <= most(trials, 0.05)
+    assert rejected[0.5] > rejected[0.0]
+
+
+def test_groups_are_permuted_whole():
+    # All images of a patient are alike: three patients a site say little, however many images.
+    patient = np.repeat(np.arange(9), 50)
+    right, site = (patient % 3 == 0).astype(float), patient // 3
+    alone = np.random.default_rng(0)
+    assert equal_means_p(right[:, None], site, Grouping(patient), alone) == 1.0
+    moved = (patient < 3).astype(float)
+    p = equal_means_p(moved[:, None], site, Grouping(patient), np.random.default_rng(0))
+    assert 0.005 < p < 0.1
+    assert equal_means_p(moved[:, None], site, None, np.random.default_rng(0)) == 1 / 10_000

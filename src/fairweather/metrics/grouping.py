@@ -428,6 +428,44 @@ def membership_p(
     return (as_far + 1) / (rounds + 1)
 
 
+def equal_means_p(
+    columns: FloatArray, parts: IntArray, grouping: Grouping | None, rng: np.random.Generator
+) -> float:
+    """Test whether several parts of the images have the same mean: p-value.
+
+    It is a permutation test, as `membership_p` is for two parts: if the means do not differ, the
+    images, or groups, could as well be divided in another way into parts of as many. What counts is
+    the sum over parts of images x squared difference to the mean of all.
+
+    Args:
+        columns: float `[n, k]`; the mean over the columns is compared.
+        parts: int `[n]`, the part of each image, from 0; each group is wholly in one part.
+        grouping: of the images; None if images are independent.
+        rng: draws the random divisions.
+
+    >>> right, parts = np.array([[1.0]] * 9 + [[0.0]] * 9), np.arange(18) // 6
+    >>> equal_means_p(right, parts, None, np.random.default_rng(0)) < 0.01
+    True
+    """
+    if parts.max() < 2:
+        return membership_p(columns, parts == 0, grouping, rng)
+    values = columns.mean(axis=1) - columns.mean()
+    sizes, part = np.ones(len(values)), parts
+    if grouping is not None:
+        values, sizes = grouping.sums(values[:, None])[:, 0], grouping.sizes.astype(np.float64)
+        part = np.zeros(grouping.count, dtype=np.int64)
+        part[grouping.numbers] = parts
+
+    def spread(division: IntArray) -> float:
+        totals, images = (np.bincount(division, of_unit) for of_unit in (values, sizes))
+        return float((totals**2 / images).sum())
+
+    observed = spread(part) * (1 - NEGLIGIBLE)
+    rounds = min(MOST_SUBSETS, max(FEWEST_SUBSETS, MOST_UNITS_DRAWN // len(part)))
+    as_far = sum(spread(rng.permutation(part)) >= observed for _ in range(rounds))
+    return (as_far + 1) / (rounds + 1)
+
+
 def zou_donner_interval(first: Score, second: Score) -> Ends:
     """The 95 % interval of a difference of two values on different images, from both intervals.
 

@@ -10,6 +10,7 @@ from pathlib import Path, PurePosixPath
 from fairweather.errors import InputError
 from fairweather.report import (
     aggregation,
+    calls,
     findings,
     front,
     gallery,
@@ -69,7 +70,7 @@ SECTIONS = (
     ),
     Section("knows", "Does it know?", (front.KNOWLEDGE, findings.CURVES), front=True),
     Section("review", "What to do", (review.REVIEW, findings.WORKLIST), front=True),
-    Section("hurt", "Worst classes and groups", (hurt.HURT,), front=True),
+    Section("hurt", "Worst classes and groups", (hurt.HURT, calls.HURT), front=True),
     Section("compare", "Compare models", (ranking.COMPARISON,), front=True),
     Section(
         "tables",
@@ -83,6 +84,7 @@ SECTIONS = (
             summary.CLASSES,
             slices.SUBGROUPS,
             findings.SLICED,
+            calls.CALLS,
             other_images.NATURAL_SHIFT,
             other_images.NATURAL_SETS,
             other_images.OTHER_DATA,
