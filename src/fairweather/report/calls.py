@@ -14,7 +14,6 @@ import pandas as pd
 from fairweather.metrics import holm
 from fairweather.metrics.findings import PRESENT
 from fairweather.metrics.grouping import Grouping, equal_means_p
-from fairweather.metrics.metric import POINT_SIGN, parse_threshold
 from fairweather.metrics.sample import is_called
 from fairweather.report import sentences as words
 from fairweather.report.contents import Contents, ensembles_as_models
@@ -32,6 +31,7 @@ from fairweather.report.tables import (
 from fairweather.tasks.multilabel import FindingsPredictions, select_finding
 from fairweather.types.kinds import FINDINGS
 from fairweather.types.measurement import Score
+from fairweather.types.operating_points import POINT_SIGN, parse_threshold
 from fairweather.types.record import CLEAN, ENSEMBLE_SUFFIX, NO_LEVEL, SLICES, slice_label
 
 KINDS = ("sensitivity", "specificity")
