@@ -19,6 +19,7 @@ from fairweather.report import (
     prediction_sets,
     provenance,
     ranking,
+    readers,
     reliability,
     review,
     slices,
@@ -39,6 +40,7 @@ from fairweather.types.record import (
     FIGURES,
     GROUPS,
     PAGE,
+    READERS,
     RECORD,
     SAMPLES,
     SCORES,
@@ -102,6 +104,7 @@ SECTIONS = (
         "Reliability, confusions and mistakes",
         (reliability.RELIABILITY, gallery.CONFUSED, gallery.MISTAKES),
     ),
+    readers.SECTION,
     Section("sets", "Prediction sets", (prediction_sets.PREDICTION_SETS,)),
     Section("training", "Training, and settings that differ", (training.TRAINING,)),
     Section(
@@ -126,7 +129,7 @@ def make_tables(
 
 # ---------------------------------------------------------------- whether a run is intact
 
-RUN_FILES = (SCORES, SLICES, WARNINGS, ABSENT_METRICS)
+RUN_FILES = (SCORES, SLICES, WARNINGS, ABSENT_METRICS, READERS)
 MODEL_SUFFIXES = (".parquet", ".csv", ".json")
 
 

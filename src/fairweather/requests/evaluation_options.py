@@ -59,6 +59,15 @@ class EvaluationOptions(ModelOptions):
     group: str | None = option(
         None, "Metadata column of what belongs together, such as patient; intervals allow for it."
     )
+    unit: str | None = option(
+        None, "Judge groups, not images: the --group column with one decision each, as patient."
+    )
+    aggregate: tuple[str, ...] = option(
+        (),
+        "How a unit's images become one decision: mean, max, any or noisy-or. Of several, or "
+        "auto, validation chooses. Repeatable.",
+        shown="mean",
+    )
     slices: tuple[str, ...] = option(
         (),
         "Metadata column whose values are scored separately: site, or crossed site*sex. "

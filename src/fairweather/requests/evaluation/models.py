@@ -41,17 +41,21 @@ from fairweather.models.outputs import (
     single_output_error,
 )
 from fairweather.models.predictions.files import note_seeds
+from fairweather.models.predictions.readers import ReaderTable
 from fairweather.models.preprocessing import describe_preprocessing, prepare_at
 from fairweather.models.run_models import check_learned, find_run_path
 from fairweather.models.sources import OpenedModel
 from fairweather.models.user_modules import open_module, read_class_names
 from fairweather.progress import Notify
+from fairweather.requests.aggregation import check_units, read_aggregation, resolve_aggregates
 from fairweather.requests.evaluation.settings import (
     add_class_settings,
     check_loaded_dataset,
     group_columns,
+    list_known_images,
     make_settings,
     model_titles,
+    read_calls,
     read_label_map,
     refuse_class_options,
 )
@@ -80,7 +84,7 @@ from fairweather.types.measurement import (
     Preparation,
     Shift,
 )
-from fairweather.types.record import TEST, VAL, ModelRecord
+from fairweather.types.record import TEST, VAL, ModelRecord, has_ordered_classes
 from fairweather.workers.options import Sharing
 
 # What is probably wrong if a model is no better than chance.
@@ -118,6 +122,9 @@ class ModelRequest:
     names: tuple[ModelName, ...] = ()
     """Of the models, in order; empty if each keeps the name from its source."""
 
+    readers: tuple[ReaderTable, ...] = ()
+    """The tables with what people call the test images."""
+
     @property
     def modules(self) -> list[nn.Module]:
         """The models that only this process has."""
@@ -128,6 +135,7 @@ class ModelRequest:
         missing."""
         sharing = Sharing.from_options(self.options)
         sharing.check()
+        read_aggregation(self.options.unit, self.options.aggregate)
         if sharing.is_divided and (self.modules or isinstance(self.dataset, Dataset)):
             ways = {"worker": False, "devices": 1, "executor": "local", "jobs": None}
             asked = next(name for name, alone in ways.items() if getattr(sharing, name) != alone)
@@ -187,8 +195,15 @@ class ModelRequest:
             _try_model(model, settings, dataset.test[:1])
         truth = dataset.test.labels.numpy()
         settings = add_class_settings(settings, options, priors, truth, dataset.classes)
+        ordered = settings.ordered or has_ordered_classes(dataset.notes)
+        settings = resolve_aggregates(
+            settings, find_task(dataset.task), len(dataset.classes), ordered=ordered
+        )
         seeds = tuple(sorted({model.seed for model in models}))
         labels = [model_label(titles[model.name], model.seed, seeds) for model in models]
+        readers, read_lines = read_calls(
+            self.readers, list_known_images(dataset, (TEST,)), dataset.classes, options
+        )
         return Inputs(
             kind="evaluation",
             name=_run_name(models, dataset),
@@ -218,7 +233,12 @@ class ModelRequest:
             seeds=seeds,
             settings=settings,
             networks=[(model.planned, model.network) for model in models],
-            lines=_describe_inputs(models, labels, datasets),
+            readers=readers,
+            lines=[
+                *_describe_inputs(models, labels, datasets),
+                *check_units(settings, datasets),
+                *read_lines,
+            ],
             advice=ADVICE,
         )
 
@@ -521,6 +541,8 @@ def _check_names(request: ModelRequest) -> None:
     """Check options and the names of models, which needs neither weights nor images."""
     options = request.options
     for name in ("label_column", "key_column", "classes", "findings", "empty_labels"):
+        if name == "key_column" and request.readers:
+            continue
         if getattr(options, name) != getattr(EvaluationOptions, name):
             raise InputError(f"{name} goes with predictions:, not with a model")
     for model in request.models:

@@ -41,6 +41,7 @@ from fairweather.models.predictions.matching import (
     number_keys,
     number_labels,
 )
+from fairweather.models.predictions.readers import ReaderTable
 from fairweather.models.predictions.tables import (
     PredictionRows,
     RowOptions,
@@ -50,12 +51,20 @@ from fairweather.models.predictions.tables import (
 from fairweather.models.predictions.truth import Truth, add_truth, read_row_groups, read_truth
 from fairweather.models.sources import folder_name
 from fairweather.progress import Notify
+from fairweather.requests.aggregation import (
+    LabelledPart,
+    check_parts,
+    read_aggregation,
+    resolve_aggregates,
+)
 from fairweather.requests.evaluation.settings import (
     add_class_settings,
     check_loaded_dataset,
     group_columns,
+    list_known_images,
     make_settings,
     model_titles,
+    read_calls,
     read_label_map,
 )
 from fairweather.requests.evaluation_options import EvaluationOptions, check_options
@@ -93,7 +102,7 @@ USABLE = (
     *("variants", "priors"),
     *("operating_points", "ordered_classes"),
     *("bootstrap", "threads", "title", "device", "offline"),
-    *("metadata", "group", "slices", "allow_shared_groups"),
+    *("metadata", "group", "unit", "aggregate", "slices", "allow_shared_groups"),
 )
 OF_DATA = (*("class_map", "size", "root", "skip_unreadable", "allow_duplicates", "scale"),)
 # What is probably wrong if a model is no better than chance.
@@ -133,6 +142,9 @@ class PredictionsRequest:
     """The labels of a second table or of this process; None if a file or the data set has them."""
 
     options: EvaluationOptions
+    readers: tuple[ReaderTable, ...] = ()
+    """The tables with what people call the test images."""
+
     modules: ClassVar[Sequence[nn.Module]] = ()  # of this process
 
     def check(self) -> None:
@@ -149,6 +161,7 @@ class PredictionsRequest:
                 )
             if option.name in OF_DATA and self.dataset is None:
                 raise InputError(f"{option.name} goes with a data set, and none is named")
+        read_aggregation(options.unit, options.aggregate)
         parse_outputs(options.outputs)
         parse_empty(options.empty_labels)
         for name in ("findings", "empty_labels"):
@@ -185,7 +198,11 @@ class PredictionsRequest:
             facts, images, labels = _images_of_labels(reader, parts)
         else:
             source, dataset = _open_dataset(self, parts, tell)
-            facts, images, remark = collect_facts(dataset, parts), _known_images(dataset, parts), ""
+            facts, images, remark = (
+                collect_facts(dataset, parts),
+                list_known_images(dataset, parts),
+                "",
+            )
             facts = replace(facts, natural_shift=facts.natural_shift and VAL in parts)
             sources, datasets = {DATA: source}, {DATA: dataset}
         settings = add_class_settings(
@@ -200,14 +217,22 @@ class PredictionsRequest:
         check_variants(settings.variants, find_task(facts.task), facts.name)
         reader.read_all(facts, images, labels)
         _check_fitted(settings, parts, facts)
-        if (known := images.get(VAL)) is not None:
+        if (known := images.get(VAL)) is not None and settings.aggregation is None:
             grouping = number_groups(known.groups)
             check_targets(settings.operating_points, facts.classes, known.labels, grouping)
             for variant in settings.variants:
                 variant.check_images(known.keys, known.labels, facts.classes, grouping)
+        settings = add_class_settings(settings, options, priors, images[TEST].labels, facts.classes)
+        ordered = settings.ordered or facts.ordered
+        settings = resolve_aggregates(settings, reader.task, len(facts.classes), ordered=ordered)
+        labelled = {
+            part: LabelledPart(known.labels, known.groups) for part, known in images.items()
+        }
+        units = check_parts(settings, labelled, reader.task, facts.classes, ordered=ordered)
         titles, seeds = model_titles(options.title, reader.models), reader.seeds
         n, groups = facts.images[TEST], describe_groups(images[TEST].groups)
         classes = f"{len(facts.classes)} {reader.task.noun}"
+        readers, read_lines = read_calls(self.readers, images, facts.classes, options)
         return Inputs(
             kind="evaluation",
             name=f"{self.name}-on-{folder_name(Path(facts.name).name)}" if datasets else self.name,
@@ -227,13 +252,16 @@ class PredictionsRequest:
             settings=settings,
             read_predictions=reader.predictions,
             groups={} if datasets else _store_groups(images),
+            readers=readers,
             # Images that were shifted elsewhere are unknown here.
             pictured=shifts[:1] if datasets else (),
             lines=[
                 f"model          {self.source}",
                 f"data           {facts.name}: n = {n:,}{remark}, {classes}",
                 *([f"groups         {groups}"] if groups else []),
+                *units,
                 *reader.lines(shifts),
+                *read_lines,
             ],
             advice=ADVICE,
         )
@@ -244,6 +272,7 @@ def request_file(
     dataset: str | Dataset | None,
     options: EvaluationOptions,
     labels: object = None,
+    readers: tuple[ReaderTable, ...] = (),
 ) -> PredictionsRequest:
     """The request for `predictions:PATH`; raises `InputError` if no predictions are found there."""
     if source == PREFIX:
@@ -252,7 +281,7 @@ def request_file(
     name = folder_name(path.name if path.is_dir() else path.stem)
     predictions = tuple(find_predictions(path))
     truth = None if labels is None else _read_truth(labels, options)
-    return PredictionsRequest(source, name, predictions, dataset, truth, options)
+    return PredictionsRequest(source, name, predictions, dataset, truth, options, readers)
 
 
 def request_predictions(
@@ -260,17 +289,18 @@ def request_predictions(
     labels: object,
     dataset: str | Dataset | None,
     options: Mapping[str, object],
+    readers: tuple[ReaderTable, ...] = (),
 ) -> PredictionsRequest:
     """The request for predictions of this process; `labels` may be those of each row."""
     given = check_options(options)
     if isinstance(predictions, str | Path):
-        return request_file(f"{PREFIX}{predictions}", dataset, given, labels)
+        return request_file(f"{PREFIX}{predictions}", dataset, given, labels, readers)
     tables = tuple(list_in_memory(predictions))
     truth = None if labels is None else _read_truth(labels, given)
     if truth is not None and truth.keys is None:
         _check_label_order(labels, tables)
     name, source = "predictions", "predictions of this process"
-    return PredictionsRequest(source, name, tables, dataset, truth, given)
+    return PredictionsRequest(source, name, tables, dataset, truth, given, readers)
 
 
 def _read_truth(labels: object, options: EvaluationOptions) -> Truth:
@@ -694,20 +724,3 @@ def _open_dataset(
     if len(dataset.classes) < find_task(dataset.task).least_classes:
         raise InputError(f"{dataset.name} has only one class: an evaluation needs at least two")
     return source, dataset
-
-
-def _known_images(dataset: Dataset, parts: Sequence[str]) -> dict[str, KnownImages]:
-    known = {}
-    for part in parts:
-        images = getattr(dataset, part)
-        names = None if images.names is None else images.names.tolist()
-        place = f"the {part} images of {dataset.name}"
-        known[part] = KnownImages(
-            images.labels.numpy(),
-            images.keys.numpy(),
-            names,
-            place,
-            are_files=names is not None,
-            groups=images.groups,
-        )
-    return known

@@ -420,6 +420,14 @@ class Study(StrictEntry):
     the target is kept with 95 % confidence. One point, or a list, is for all classes or findings;
     a mapping gives some of them their own."""
 
+    unit: str | None = None
+    """The column of groups to judge in place of images, such as `patient`: one decision for all
+    images of each."""
+
+    aggregate: str | list[str] = pydantic.Field([])
+    """How the images of a unit become one decision: `mean` (default), `max`, `any` or `noisy-or`.
+    Of several, or `auto`, the one is chosen that fits the validation units best."""
+
     variants: list[str | dict[str, Any]] = pydantic.Field([])
     """Further rows for every model: calibrations, fitted on the clean validation images
     (`temperature` scaling, `vector_scaling`, `isotonic` regression, `top_versus_all` with `method:
@@ -561,6 +569,11 @@ class Study(StrictEntry):
     def fit_on_shifts(self) -> tuple[Shift, ...]:
         """The shifts of the validation images that are fitted on; often none."""
         return expand_fit_shifts(self.fit_on, self.all_shifts())
+
+    @property
+    def aggregates(self) -> tuple[str, ...]:
+        """How the images of a unit become one decision, by name."""
+        return (self.aggregate,) if isinstance(self.aggregate, str) else tuple(self.aggregate)
 
     def all_shifts(self) -> list[Shift | Attack]:
         """Clean first, then every level of every sweep, suite and attack, in the file's order."""
