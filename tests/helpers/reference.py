@@ -471,6 +471,21 @@ def auc_covariance(first, second, positive, grouping):
     )
 
 
+def net_benefit(probability, present, threshold, prevalence=None):
+    """The dcurves formula: test-positive rates of both sides at a prevalence, and the odds."""
+    sides = {True: [], False: []}
+    for score, truth in zip(probability, present, strict=True):
+        sides[bool(truth)].append(score >= threshold)
+    n = len(sides[True]) + len(sides[False])
+    share = len(sides[True]) / n if prevalence is None else prevalence
+    rates = {side: sum(calls) / len(calls) if calls else math.nan for side, calls in sides.items()}
+    if prevalence is None:
+        right, wrong = sum(sides[True]) / n, sum(sides[False]) / n
+    else:
+        right, wrong = rates[True] * share, rates[False] * (1 - share)
+    return right - wrong * threshold / (1 - threshold)
+
+
 def finding_numbers(probability, present):
     """Every number of a finding, by its name in scores.csv."""
     pairs = list(zip(probability, present, strict=True))
@@ -508,6 +523,40 @@ def image_numbers(probabilities, labels):
         "exact_match": sum(not any(row) for row in judged) / len(judged),
         "hamming_loss": sum(map(sum, judged)) / sum(map(len, judged)),
     }
+
+
+def error_share(probability, present, threshold, rate, groups):
+    """The mean over groups of the share of wrong calls of the images that a rate is about."""
+    shares = {}
+    for number, has_it, group in zip(probability, present, groups, strict=True):
+        if has_it == (rate == "sensitivity"):
+            shares.setdefault(group, []).append(has_it != (number >= threshold))
+    means = [sum(own) / len(own) for own in shares.values()]
+    return sum(means) / len(means), len(means), max(map(len, shares.values()))
+
+
+def keeps_target(probability, present, threshold, rate, target, groups):
+    """Whether a test rejects, at 5 %, that the true rate at a threshold is below the target."""
+    share, n, most = error_share(probability, present, threshold, rate, groups)
+    allowed = 1 - target
+    if most == 1:
+        return binomial_tail(round(n * share), n, allowed) <= 0.05
+    level = min(share, allowed)
+    entropy = (1 - level) * math.log((1 - level) / (1 - allowed))
+    entropy += level * math.log(level / allowed) if level else 0
+    hits = math.ceil(round(n * share, 9))
+    return min(math.exp(-n * entropy), math.e * binomial_tail(hits, n, allowed)) <= 0.05
+
+
+def best_other_rate(probability, present, rate, target, groups):
+    """The best other rate of the thresholds that keep a target; all that differ are tried."""
+    other = {"sensitivity": "specificity", "specificity": "sensitivity"}[rate]
+    thresholds = {*probability, *(math.nextafter(p, 2) for p in probability)}
+    return max(
+        1 - error_share(probability, present, threshold, other, range(len(probability)))[0]
+        for threshold in thresholds
+        if keeps_target(probability, present, threshold, rate, target, groups)
+    )
 
 
 def sensitivity_at(scores, positive, specificity):
@@ -581,3 +630,30 @@ def krippendorff_alpha(calls, missing=-1):
         totals[a] * totals[b] / (number * (number - 1)) for a in totals for b in totals if a != b
     )
     return 1 - observed / expected
+
+
+def aggregated_probability(probabilities, name):
+    """The probability of a patient, from those of the images, one by one."""
+    if name == "mean":
+        return sum(probabilities) / len(probabilities)
+    if name in ("max", "any"):
+        return max(probabilities)
+    absent = 1.0
+    for probability in probabilities:
+        absent *= 1 - probability
+    return 1 - absent
+
+
+def aggregated_grades(images, name):
+    """The probabilities of a patient's grades, from those of each image, `[n][grades]`.
+
+    The probability of each grade or a higher one is aggregated, and those of the grades are
+    differences.
+    """
+    grades = len(images[0])
+    reached = [
+        aggregated_probability([sum(image[grade:]) for image in images], name)
+        for grade in range(1, grades)
+    ]
+    ends = [1.0, *reached, 0.0]
+    return [ends[grade] - ends[grade + 1] for grade in range(grades)]

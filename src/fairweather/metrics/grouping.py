@@ -301,9 +301,9 @@ def share_interval(
     with np.errstate(invalid="ignore", divide="ignore"):
         whole = np.bincount(pair_part, pair_images, count)
         share = np.bincount(pair_part, pair_hits, count) / whole
-        moments = _moments(pair_hits, pair_images, share[pair_part], whole[pair_part])
+        moments = share_moments(pair_hits, pair_images, share[pair_part], whole[pair_part])
     sums = np.stack([np.bincount(pair_part, m, count) for m in moments]).astype(np.float64)
-    return _interval_from_moments(share, images, sums)
+    return interval_from_moments(share, images, sums)
 
 
 def running_share_interval(
@@ -339,9 +339,9 @@ def running_share_interval(
         )
         with np.errstate(invalid="ignore", divide="ignore"):
             whole = ends[:, None].astype(np.float64)
-            moments = _moments(image_hits, images.astype(np.float64), share[:, None], whole)
+            moments = share_moments(image_hits, images.astype(np.float64), share[:, None], whole)
         sums += np.stack([moment.sum(axis=1) for moment in moments])
-    return _interval_from_moments(share, ends.astype(np.float64), sums)
+    return interval_from_moments(share, ends.astype(np.float64), sums)
 
 
 # The columns of each group for an interval. 1 counts the groups. Two are the square and the cube of
@@ -350,7 +350,7 @@ def running_share_interval(
 MOMENTS = ("groups", "squares", "cubes", "moves")
 
 
-def _moments(
+def share_moments(
     hits: FloatArray, images: FloatArray, share: FloatArray, whole: FloatArray
 ) -> tuple[FloatArray, FloatArray, FloatArray, FloatArray]:
     """The `MOMENTS` of groups with these hits and images, given the whole with its share."""
@@ -359,7 +359,7 @@ def _moments(
     return np.asarray(images > 0, dtype=np.float64), excess**2, excess**3, moves**2
 
 
-def _interval_from_moments(
+def interval_from_moments(
     share: FloatArray, images: FloatArray, sums: FloatArray
 ) -> tuple[FloatArray, FloatArray]:
     """The intervals of shares, from numbers of images and sums of `MOMENTS` `[4, shares]`."""

@@ -25,6 +25,8 @@ from fairweather.steps.worker import get_splits, open_data
 from fairweather.tasks.table import find_task
 from fairweather.types.kinds import TaskKind
 from fairweather.types.measurement import CLASSIFICATION, Attack, Dataset, ReaderCalls, Shift
+from fairweather.types.operating_points import OperatingPoints
+from fairweather.types.options import Aggregation
 from fairweather.types.record import (
     ABSENT_METRICS,
     CLEAN,
@@ -138,13 +140,13 @@ def survey_sources(
             asked = source.groups
             facts[name] = DataFacts(
                 loading.name,
-                loading.source.classes,
+                loading.classes,
                 loading.images,
                 natural_shift="natural_shift" in loading.source.notes,
                 groups={} if asked is None else dict.fromkeys({VAL, TEST} & {*loading.entries}),
                 slices=() if asked is None else asked.slices,
-                ordered=has_ordered_classes(loading.source.notes),
-                task=loading.source.task,
+                ordered=loading.positive is None and has_ordered_classes(loading.source.notes),
+                task=loading.task,
             )
     return facts
 
@@ -208,8 +210,11 @@ class Settings:
     priors: Mapping[str, tuple[float, ...]] = field(default_factory=dict)
     """For the name of each set of priors, the probability of each class in label order."""
 
-    operating_points: Mapping[str, float] = field(default_factory=dict)
-    """For some classes, the least probability to predict them."""
+    operating_points: OperatingPoints = field(default_factory=dict)
+    """For some classes or findings, the thresholds and targets from which on they are called."""
+
+    aggregation: Aggregation | None = None
+    """What is judged in place of images, such as patients."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -288,6 +293,18 @@ class Measurement(Settings):
         """The digests of known groups, by split or by other images of the classes."""
         natural = {part: facts.groups for part, facts in self.natural.items() if facts.groups}
         return {**self.data.groups, **{part: digests[TEST] for part, digests in natural.items()}}
+
+    def rows_from(self, model: str, seed: int | str, *parts: str) -> tuple[str, ...]:
+        """The files that patients are made from, besides the predictions of their images.
+
+        They are the groups of these splits, and what an aggregate is chosen on.
+        """
+        if self.aggregation is None:
+            return ()
+        if len(self.aggregation.names) == 1:
+            return tuple(map(groups_file, parts))
+        choice = predictions_file(model, seed, CLEAN, VAL), groups_file(VAL)
+        return tuple(dict.fromkeys([*map(groups_file, parts), *choice]))
 
     def images(self, part: str) -> plan.ImagesReference:
         """The reference to a split of the run's own data, or to another data set, for a step."""
@@ -433,6 +450,9 @@ def _plan_variant(
             of=predictions_file(source, model.seed, shift.id, part),
             variant=variant.text,
             fitted=file,
+            # What nothing is fitted for has the same predictions of images.
+            aggregation=None if file is None else measurement.aggregation,
+            rows_from=() if file is None else measurement.rows_from(source, model.seed, part),
         )
         stored = measurement.stores_logits and part not in measurement.others
         if variant.post_hoc is None or (file is not None and not stored):
@@ -453,7 +473,8 @@ def _plan_fit(
     shifts = measurement.fitted_on(variant)
     validation = [predictions_file(source, model.seed, text, VAL) for text in shifts]
     groups = groups_file(VAL) if variant.makes_sets and VAL in measurement.groups else None
-    reads = [*validation, *([groups] if groups else [])]
+    rows_from = measurement.rows_from(source, model.seed, VAL)
+    reads = list(dict.fromkeys([*validation, *([groups] if groups else []), *rows_from]))
     if model.network is not None and not measurement.stores_logits:
         reads += plan.network_files(model.network)
     return plan.FitStep(
@@ -473,6 +494,7 @@ def _plan_fit(
         batch_size=measurement.batch_size,
         arithmetic=measurement.arithmetic,
         groups=groups,
+        aggregation=measurement.aggregation,
         threads=measurement.threads,
         device=measurement.device.type,
         work=measurement.data.images.get(VAL, 0) * len(shifts),
@@ -587,6 +609,7 @@ def _plan_scores(measurement: Measurement, models: Sequence[MeasuredModel]) -> p
         operating_points=dict(measurement.operating_points),
         in_units_of_alexnet=is_imagenet_at_224(data.classes, data.side),
         slices=data.slices,
+        aggregation=measurement.aggregation,
         sets=sets,
         threads=measurement.threads,
     )

@@ -32,6 +32,7 @@ from fairweather.models.predictions.tables import (
 )
 from fairweather.types.measurement import Groups, IntArray
 from fairweather.types.options import GroupColumns
+from fairweather.types.positive import list_positive
 
 
 class Truth(NamedTuple):
@@ -159,6 +160,8 @@ def _read_frame(
         options.label_column, LABEL_COLUMNS, names, "column", "column of the labels", place
     )
     key = find_name(options.key_column, KEY_COLUMNS, names, "column", "column of the keys", place)
+    if label is None:
+        label = next((name for name in list_positive(options.positive) if name in names), None)
     if key is None and "" in names:  # the index of a DataFrame
         key = ""
     keys = None if key is None else read_column(frame[key], f"{place}, column {key!r}")

@@ -13,10 +13,10 @@ import torch
 from fairweather.attacks.shift_lists import expand_fit_shifts
 from fairweather.devices import Arithmetic
 from fairweather.errors import InputError, unknown_name
-from fairweather.metrics.metric import parse_operating_points
 from fairweather.models.labels import read_label_file
 from fairweather.models.predictions.matching import KnownImages
 from fairweather.models.predictions.readers import ReaderTable, describe_readers, match_readers
+from fairweather.requests.aggregation import add_unit, read_aggregation
 from fairweather.requests.evaluation_options import EvaluationOptions
 from fairweather.requests.inputs import (
     PartialPriors,
@@ -27,6 +27,7 @@ from fairweather.steps.measurement import Settings
 from fairweather.tasks.classification import CLASSIFICATION_TASK
 from fairweather.tasks.multilabel import MULTILABEL_TASK
 from fairweather.types.measurement import Attack, Dataset, ReaderCalls, Shift
+from fairweather.types.operating_points import parse_operating_points
 from fairweather.types.options import GroupColumns, slice_name
 from fairweather.types.record import TEST
 
@@ -94,6 +95,8 @@ def make_settings(
         batch_size=options.batch_size,
         arithmetic=arithmetic,
         bootstrap=options.bootstrap,
+        operating_points=parse_operating_points(options.operating_points),
+        aggregation=read_aggregation(options.unit, options.aggregate),
     )
 
 
@@ -109,9 +112,8 @@ def add_class_settings(
     Raises `InputError` for an unknown class, for a number that is not a probability, and for
     settings that are only for classification, if an image has several labels.
     """
-    points = parse_operating_points(options.operating_points)
     task = MULTILABEL_TASK if labels.ndim > 1 else CLASSIFICATION_TASK
-    points = check_operating_points(points, classes, task)
+    points = check_operating_points(settings.operating_points, classes, task)
     settings = replace(settings, operating_points=points)
     if labels.ndim > 1:
         refuse_class_options(options)
@@ -141,16 +143,18 @@ def read_label_map(options: EvaluationOptions) -> Mapping[str, object] | None:
 
 def group_columns(options: EvaluationOptions) -> GroupColumns | None:
     """The columns with the groups and slices of the images; None if no option is about them."""
-    if not any((options.metadata, options.group, options.slices, options.allow_shared_groups)):
+    asked = (options.metadata, options.group, options.slices, options.allow_shared_groups)
+    if not any((*asked, options.unit)):
         return None
     path = None if options.metadata is None else str(options.metadata)
     slices = tuple(map(slice_name, options.slices))
-    return GroupColumns(path, options.group, slices, options.allow_shared_groups)
+    columns = GroupColumns(path, options.group, slices, options.allow_shared_groups)
+    return add_unit(columns, options.unit)
 
 
 def check_loaded_dataset(options: EvaluationOptions) -> None:
     """Raise `InputError` for options that a data set which is loaded already cannot follow."""
-    if group_columns(options) is not None:
+    if group_columns(replace(options, unit=None)) is not None:
         raise InputError(
             "metadata goes with the name of a data set; this one is loaded already: give load_data "
             "the table, as groups=GroupColumns(...)"

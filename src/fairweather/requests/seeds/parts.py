@@ -28,6 +28,7 @@ from fairweather.report.samples import (
 from fairweather.runs.folder import RunFolder, fingerprint, open_finished_run, read_json, to_parquet
 from fairweather.steps.ledger import find_difference
 from fairweather.steps.plan import SampleStep
+from fairweather.types.operating_points import list_points
 from fairweather.types.record import (
     GROUPS,
     TEST,
@@ -155,8 +156,11 @@ def _shared_values(part: SeedsPart) -> Iterator[tuple[str, JsonValue]]:
     yield "cudnn_benchmark", settings.cudnn_benchmark
     yield "variants", list(settings.variants)
     yield "fit_on", list(settings.fit_on)
-    yield "operating_points", dict(settings.operating_points)
+    points = settings.operating_points
+    yield "operating_points", {name: list(list_points(points, name)) for name in points}
     yield "ordered_classes", record.data.ordered
+    yield "unit", settings.unit
+    yield "aggregate", list(settings.aggregates)
     grouped = part.steps.get(GROUPS)
     yield "groups of images", grouped.depends.get("digests") if grouped else None
     read = part.steps.get("readers")
