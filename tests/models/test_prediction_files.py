@@ -19,13 +19,16 @@ from fairweather.errors import InputError
 from fairweather.judge.rules import read_rules
 from fairweather.judge.verdicts import judge
 from fairweather.metrics import accuracy, negative_log_likelihood
+from fairweather.metrics.operating_points import choose_threshold
 from fairweather.models.outputs import detect_prediction_kind, to_logits
 from fairweather.models.predictions.files import find_predictions, list_in_memory
 from fairweather.models.predictions.matching import KnownImages, match_predictions
 from fairweather.models.predictions.tables import RowOptions, read_rows
 from fairweather.progress import silent
 from fairweather.requests.inputs import make_plan
+from fairweather.runs.folder import RunFolder
 from fairweather.steps.plan import step_fingerprint
+from fairweather.types.operating_points import TargetRate
 from fairweather.types.record import predictions_file
 from tests.conftest import COLOURS, keep_lines
 from tests.helpers.commands import fairweather
@@ -878,3 +881,52 @@ def test_a_model_that_may_be_another_one_under_a_shift_is_told(tmp_path, undrawn
     assert ended.returncode == 0
     assert "if it is net under a shift, write the level behind a comma: net-fog,3" in ended.stdout
     assert "network is taken" not in ended.stdout
+
+
+def two_classes(images, seed):
+    rng = np.random.default_rng(seed)
+    truth = rng.random(images) < 0.5
+    score = 1 / (1 + np.exp(-(3 * truth - 1.5 + rng.normal(0, 1, images))))
+    columns = {"key": np.arange(images) + 1000 * seed, "label": np.where(truth, "ill", "well")}
+    return pd.DataFrame(columns | {"ill": score, "well": 1 - score})
+
+
+def test_a_target_of_a_class_is_kept_by_the_threshold_of_its_validation_images(tmp_path):
+    tables = {"m": two_classes(200, 1), "m-validation": two_classes(300, 2)}
+    for name, table in tables.items():
+        table.to_csv(tmp_path / f"{name}.csv", index=False)
+    points = ("ill=sensitivity=0.9", "ill=0.5")
+    run = fw.evaluate(
+        f"predictions:{tmp_path}", operating_points=points, out=tmp_path / "run", bootstrap=100
+    )
+    known = tables["m-validation"]
+    target = TargetRate("sensitivity", 0.9)
+    threshold = choose_threshold(
+        known["ill"].to_numpy(), (known["label"] == "ill").to_numpy(), target
+    )
+    rows = run.scores.set_index("metric")["value"]
+    assert rows["threshold/ill@sensitivity=0.9"] == pytest.approx(threshold)
+    test = tables["m"]
+    for rate, name in (("sensitivity", "ill"), ("specificity", "well")):
+        of_rate = test[test["label"] == name]
+        right = ((of_rate["ill"] >= threshold) == (name == "ill")).mean()
+        assert rows[f"{rate}/ill@{target}"] == pytest.approx(right)
+    rule = read_rules(["sensitivity@sensitivity=0.9[clean|class=ill] >= 0.5"])
+    verdict = judge(RunFolder(run.path), rule)[0]
+    assert verdict.value == pytest.approx(rows["sensitivity/ill@sensitivity=0.9"])
+
+
+@pytest.mark.parametrize(
+    ("point", "complaint"),
+    [
+        ("sensitivity=0.99", "99 % sensitivity of ill .* at least 299 .* that have it, found 1"),
+        ("ill=specificity=0.99", "99 % specificity of ill .* at least 299 .* do not have it"),
+    ],
+)
+def test_a_target_that_too_few_validation_images_could_show_is_refused(tmp_path, point, complaint):
+    for name, seed in (("m", 1), ("m-validation", 2)):
+        two_classes(300, seed).to_csv(tmp_path / f"{name}.csv", index=False)
+    with pytest.raises(InputError, match=complaint):
+        fw.evaluate(f"predictions:{tmp_path}", operating_points=(point,), out=tmp_path / "run")
+    with pytest.raises(InputError, match="give these too, as the shift validation"):
+        fw.evaluate(f"predictions:{tmp_path / 'm.csv'}", operating_points=(point,))

@@ -79,6 +79,10 @@ def cases(folder):
         "skip_unreadable": Case(True, WORKER),
         "metadata": Case(table, IMAGES, {"slices": ("site",)}),
         "group": Case("patient", IMAGES, {"metadata": table}),
+        "unit": Case("patient", STEPS, {"metadata": table, "group": "patient"}),
+        "aggregate": Case(
+            ("max",), STEPS, {"metadata": table, "unit": "patient", "ordered_classes": True}
+        ),
         "slices": Case(("site",), IMAGES, {"metadata": table}),
         "allow_shared_groups": Case(True, WORKER, {"metadata": table, "group": "patient"}),
         "allow_duplicates": Case(True, WORKER),

@@ -120,9 +120,7 @@ class Grouping:
         >>> round(Grouping(np.arange(20)).widening(), 3)
         1.096
         """
-        if self.count < 2:
-            return np.inf
-        return student_quantile(self.count) / Z95 * float(np.sqrt(self.count / (self.count - 1)))
+        return widening(self.count)
 
     def evenness(self, chosen: BoolArray) -> float:
         """Say how evenly some images are spread over the groups, in (0, 1].
@@ -301,9 +299,9 @@ def share_interval(
     with np.errstate(invalid="ignore", divide="ignore"):
         whole = np.bincount(pair_part, pair_images, count)
         share = np.bincount(pair_part, pair_hits, count) / whole
-        moments = _moments(pair_hits, pair_images, share[pair_part], whole[pair_part])
+        moments = share_moments(pair_hits, pair_images, share[pair_part], whole[pair_part])
     sums = np.stack([np.bincount(pair_part, m, count) for m in moments]).astype(np.float64)
-    return _interval_from_moments(share, images, sums)
+    return interval_from_moments(share, images, sums)
 
 
 def running_share_interval(
@@ -339,9 +337,9 @@ def running_share_interval(
         )
         with np.errstate(invalid="ignore", divide="ignore"):
             whole = ends[:, None].astype(np.float64)
-            moments = _moments(image_hits, images.astype(np.float64), share[:, None], whole)
+            moments = share_moments(image_hits, images.astype(np.float64), share[:, None], whole)
         sums += np.stack([moment.sum(axis=1) for moment in moments])
-    return _interval_from_moments(share, ends.astype(np.float64), sums)
+    return interval_from_moments(share, ends.astype(np.float64), sums)
 
 
 # The columns of each group for an interval. 1 counts the groups. Two are the square and the cube of
@@ -350,7 +348,7 @@ def running_share_interval(
 MOMENTS = ("groups", "squares", "cubes", "moves")
 
 
-def _moments(
+def share_moments(
     hits: FloatArray, images: FloatArray, share: FloatArray, whole: FloatArray
 ) -> tuple[FloatArray, FloatArray, FloatArray, FloatArray]:
     """The `MOMENTS` of groups with these hits and images, given the whole with its share."""
@@ -359,7 +357,7 @@ def _moments(
     return np.asarray(images > 0, dtype=np.float64), excess**2, excess**3, moves**2
 
 
-def _interval_from_moments(
+def interval_from_moments(
     share: FloatArray, images: FloatArray, sums: FloatArray
 ) -> tuple[FloatArray, FloatArray]:
     """The intervals of shares, from numbers of images and sums of `MOMENTS` `[4, shares]`."""
@@ -458,6 +456,13 @@ def number_groups(groups: Groups | None) -> Grouping | None:
     if groups is None or groups.names is None:
         return None
     return Grouping.from_names(groups.names)
+
+
+def widening(count: int) -> float:
+    """The factor that widens replicates of a mean of so many units; see `Grouping.widening`."""
+    if count < 2:
+        return np.inf
+    return student_quantile(count) / Z95 * float(np.sqrt(count / (count - 1)))
 
 
 def student_quantile(count: int, tests: int = 1) -> float:

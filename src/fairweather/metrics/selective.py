@@ -10,7 +10,8 @@ evidence that the coverage can be kept. Tests of thresholds in a fixed order are
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
+from types import MappingProxyType
 from typing import NamedTuple
 
 import numpy as np
@@ -729,6 +730,9 @@ class FittedThresholds(NamedTuple):
     draws: tuple[CalibrationDraw, ...] = ()
     """The calibration images behind prediction sets, if these are images that are exchangeable with
     them."""
+
+    points: Mapping[str, float] = MappingProxyType({})
+    """Thresholds that were chosen for targets; see `choose_thresholds`."""
 
 
 def fit_on(predictions: Predictions) -> FittedThresholds:

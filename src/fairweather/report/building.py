@@ -18,6 +18,7 @@ from fairweather.report import (
     prediction_sets,
     provenance,
     ranking,
+    readers,
     reliability,
     review,
     slices,
@@ -38,6 +39,7 @@ from fairweather.types.record import (
     FIGURES,
     GROUPS,
     PAGE,
+    READERS,
     RECORD,
     SAMPLES,
     SCORES,
@@ -99,6 +101,7 @@ SECTIONS = (
         "Reliability, confusions and mistakes",
         (reliability.RELIABILITY, gallery.CONFUSED, gallery.MISTAKES),
     ),
+    readers.SECTION,
     Section("sets", "Prediction sets", (prediction_sets.PREDICTION_SETS,)),
     Section("training", "Training, and settings that differ", (training.TRAINING,)),
     Section(
@@ -123,7 +126,7 @@ def make_tables(
 
 # ---------------------------------------------------------------- whether a run is intact
 
-RUN_FILES = (SCORES, SLICES, WARNINGS, ABSENT_METRICS)
+RUN_FILES = (SCORES, SLICES, WARNINGS, ABSENT_METRICS, READERS)
 MODEL_SUFFIXES = (".parquet", ".csv", ".json")
 
 

@@ -59,6 +59,15 @@ class EvaluationOptions(ModelOptions):
     group: str | None = option(
         None, "Metadata column of what belongs together, such as patient; intervals allow for it."
     )
+    unit: str | None = option(
+        None, "Judge groups, not images: the --group column with one decision each, as patient."
+    )
+    aggregate: tuple[str, ...] = option(
+        (),
+        "How a unit's images become one decision: mean, max, any or noisy-or. Of several, or "
+        "auto, validation chooses. Repeatable.",
+        shown="mean",
+    )
     slices: tuple[str, ...] = option(
         (),
         "Metadata column whose values are scored separately: site, or crossed site*sex. "
@@ -93,7 +102,8 @@ class EvaluationOptions(ModelOptions):
     )
     operating_points: tuple[str, ...] = option(
         (),
-        "Also call a class or finding from this probability on, such as malignant=0.3. Repeatable.",
+        "Also call a class or finding from a probability on, or from one that keeps a target: 0.3, "
+        "sensitivity=0.95, NAME=0.3. Repeatable.",
         flag="--operating-point",
     )
     ordered_classes: bool = option(

@@ -118,6 +118,31 @@ class Groups:
 
 
 @dataclass(frozen=True)
+class ReaderCalls:
+    """What people, such as radiologists, call each image.
+
+    >>> ReaderCalls(np.arange(2), ("ann",), np.array([[[1]], [[UNKNOWN]]])).counts
+    {'ann': 1}
+    """
+
+    keys: IntArray
+    """int64 `[N]`, the keys of the images in the order of the predictions."""
+
+    readers: tuple[str, ...]
+    """The names of the readers."""
+
+    calls: IntArray
+    """int64 `[N, R, L]`: of each finding 1 or 0; of classes, L is 1 and the call is the label.
+    `UNKNOWN` where a reader did not call."""
+
+    @property
+    def counts(self) -> dict[str, int]:
+        """The number of images that each reader has called."""
+        called = (self.calls != UNKNOWN).any(axis=2).sum(axis=0)
+        return dict(zip(self.readers, called.tolist(), strict=True))
+
+
+@dataclass(frozen=True)
 class Images:
     """Labelled 8-bit images; slicing keeps each image's key.
 

@@ -205,6 +205,26 @@ def slice_name(slice_: str) -> str:
     return CROSS.join(split_slice(slice_))
 
 
+class Aggregation(NamedTuple):
+    """What is judged in place of images, and how its images become one decision."""
+
+    unit: str
+    """The column of groups, such as `patient`."""
+
+    names: tuple[str, ...] = ("mean",)
+    """Names of `metrics.aggregates.AGGREGATES`; of several, one is chosen on validation images."""
+
+    @property
+    def plural(self) -> str:
+        """What several units are called.
+
+        >>> Aggregation("patient").plural, Aggregation("study").plural
+        ('patients', 'studies')
+        """
+        ends_in_y = self.unit.endswith("y") and self.unit[-2:-1] not in (*"aeiou", "")
+        return f"{self.unit[:-1]}ies" if ends_in_y else f"{self.unit}s"
+
+
 class Preparation(NamedTuple):
     """How images are made square before any shift: they are resized, then cropped at the center.
 

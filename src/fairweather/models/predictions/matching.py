@@ -483,7 +483,7 @@ def _match_rows(rows: PredictionRows, images: KnownImages) -> tuple[npt.NDArray[
         raise InputError(
             f"{rows.place} has {len(twice):,} keys more than once: {quote_names(twice)}"
         )
-    scheme = _choose_scheme(keys, rows, images)
+    scheme = _choose_scheme(keys, rows.place, images, are_places=rows.places)
     known = set(map(scheme.of_key, keys))
     missing = [name for name in scheme.images if scheme.of_image(name) not in known]
     wanted = set(map(scheme.of_image, scheme.images))
@@ -515,9 +515,47 @@ class _NamingScheme(NamedTuple):
         row = {self.of_key(key): number for number, key in enumerate(keys)}
         return np.array([row[self.of_image(name)] for name in self.images], dtype=np.int64)
 
+    def find(self, keys: Sequence[str]) -> list[int | None]:
+        """The number of the image of each key; None for a key of no image."""
+        number = {self.of_image(name): at for at, name in enumerate(self.images)}
+        return [number.get(self.of_key(key)) for key in keys]
 
-def _choose_scheme(keys: Sequence[str], rows: PredictionRows, images: KnownImages) -> _NamingScheme:
+
+def find_images(
+    keys: Sequence[str], place: str, images: KnownImages, *, are_places: bool
+) -> npt.NDArray[np.int64]:
+    """Find the image of each key, int64 `[keys]`; an image may have several keys, or none.
+
+    Args:
+        keys: names of images as predictions have them.
+        place: what messages call their table.
+        images: the known images.
+        are_places: whether numbers are places in the split, and never names.
+
+    Raises `InputError` for keys of no image, and where keys match in two ways that disagree.
+
+    >>> images = KnownImages(np.zeros(2, int), np.arange(2), ["a.png", "b.png"], "", are_files=True)
+    >>> find_images(["b", "a", "b"], "the table", images, are_places=False)
+    array([1, 0, 1])
+    """
+    distinct = list(dict.fromkeys(keys))
+    scheme = _choose_scheme(distinct, place, images, are_places=are_places, some=True)
+    number = dict(zip(distinct, scheme.find(distinct), strict=True))
+    if unknown := [key for key in distinct if number[key] is None]:
+        raise InputError(
+            f"{len(unknown):,} of {len(distinct):,} keys of {place} are not of {images.place}: "
+            f"{quote_names(unknown)}; there, keys are such as {scheme.images[0]!r}: leave out rows "
+            "of other images, or name the column of the keys with --key-column"
+        )
+    return np.array([number[key] for key in keys], dtype=np.int64)
+
+
+def _choose_scheme(
+    keys: Sequence[str], place: str, images: KnownImages, *, are_places: bool, some: bool = False
+) -> _NamingScheme:
     """The scheme under which most keys match images; the strictest of equal ones.
+
+    With `some`, keys may be of some of the images. Otherwise all must have one.
 
     Raises:
         InputError: all keys match images in two ways that disagree.
@@ -537,14 +575,14 @@ def _choose_scheme(keys: Sequence[str], rows: PredictionRows, images: KnownImage
             continue  # two images or rows would share a name
         if len(known & written) > most:
             best, most = scheme, len(known & written)
-        if known == written:
+        if known == written or (some and written <= known):
             complete.append(scheme)
-    if rows.places and by_place in complete:
+    if are_places and by_place in complete:
         return by_place
     for scheme in complete:
-        if not np.array_equal(best.order(keys), scheme.order(keys)):
+        if best.find(keys) != scheme.find(keys):
             raise InputError(
-                f"the keys of {rows.place} fit {images.place} by {best.title} and by "
+                f"the keys of {place} fit {images.place} by {best.title} and by "
                 f"{scheme.title}, in different orders: write names of files with their suffix, or "
                 "call the column 'key' if they are places in the split, from 0"
             )

@@ -48,17 +48,21 @@ from fairweather.models.outputs import (
     sigmoid_error,
 )
 from fairweather.models.predictions.files import note_seeds
+from fairweather.models.predictions.readers import ReaderTable
 from fairweather.models.preprocessing import describe_preprocessing, prepare_at
 from fairweather.models.run_models import check_learned, find_run_path, learned_task
 from fairweather.models.sources import OpenedModel
 from fairweather.models.user_modules import open_module, read_class_names
 from fairweather.progress import Notify
+from fairweather.requests.aggregation import check_units, read_aggregation, resolve_aggregates
 from fairweather.requests.evaluation.settings import (
     add_class_settings,
     check_loaded_dataset,
     group_columns,
+    list_known_images,
     make_settings,
     model_titles,
+    read_calls,
     read_label_map,
     refuse_class_options,
 )
@@ -77,6 +81,7 @@ from fairweather.runs.folder import fingerprint, open_finished_run
 from fairweather.steps.measurement import OOD_DATA, MeasuredModel, Settings, collect_facts
 from fairweather.steps.plan import DATA, NATURAL_DATA, OpenedNetwork, PlannedDataset, PlannedModel
 from fairweather.steps.worker import as_logits, check_natural, model_digest, open_data
+from fairweather.tasks.table import find_task
 from fairweather.types.kinds import CLASSES, FINDINGS, TaskKind
 from fairweather.types.measurement import (
     CLASSIFICATION,
@@ -88,7 +93,7 @@ from fairweather.types.measurement import (
     Shift,
 )
 from fairweather.types.positive import NOTE, list_positive, read_positive
-from fairweather.types.record import TEST, VAL, ModelRecord
+from fairweather.types.record import TEST, VAL, ModelRecord, has_ordered_classes
 from fairweather.workers.options import Sharing
 
 # What is probably wrong if a model is no better than chance.
@@ -126,6 +131,9 @@ class ModelRequest:
     names: tuple[ModelName, ...] = ()
     """Of the models, in order; empty if each keeps the name from its source."""
 
+    readers: tuple[ReaderTable, ...] = ()
+    """The tables with what people call the test images."""
+
     @property
     def modules(self) -> list[nn.Module]:
         """The models that only this process has."""
@@ -136,6 +144,7 @@ class ModelRequest:
         missing."""
         sharing = Sharing.from_options(self.options)
         sharing.check()
+        read_aggregation(self.options.unit, self.options.aggregate)
         if sharing.is_divided and (self.modules or isinstance(self.dataset, Dataset)):
             ways = {"worker": False, "devices": 1, "executor": "local", "jobs": None}
             asked = next(name for name, alone in ways.items() if getattr(sharing, name) != alone)
@@ -197,8 +206,15 @@ class ModelRequest:
             _try_model(model, settings, dataset.test[:1])
         truth = dataset.test.labels.numpy()
         settings = add_class_settings(settings, options, priors, truth, dataset.classes)
+        ordered = settings.ordered or has_ordered_classes(dataset.notes)
+        settings = resolve_aggregates(
+            settings, find_task(dataset.task), len(dataset.classes), ordered=ordered
+        )
         seeds = tuple(sorted({model.seed for model in models}))
         labels = [model_label(titles[model.name], model.seed, seeds) for model in models]
+        readers, read_lines = read_calls(
+            self.readers, list_known_images(dataset, (TEST,)), dataset.classes, options
+        )
         return Inputs(
             kind="evaluation",
             name=_run_name(models, dataset),
@@ -227,7 +243,12 @@ class ModelRequest:
             seeds=seeds,
             settings=settings,
             networks=[(model.planned, model.network) for model in models],
-            lines=_describe_inputs(models, labels, datasets),
+            readers=readers,
+            lines=[
+                *_describe_inputs(models, labels, datasets),
+                *check_units(settings, datasets),
+                *read_lines,
+            ],
             advice=ADVICE,
         )
 
@@ -548,6 +569,8 @@ def _check_names(request: ModelRequest) -> None:
     """Check options and the names of models, which needs neither weights nor images."""
     options = request.options
     for name in ("label_column", "key_column", "classes", "findings", "empty_labels"):
+        if name == "key_column" and request.readers:
+            continue
         if getattr(options, name) != getattr(EvaluationOptions, name):
             raise InputError(f"{name} goes with predictions:, not with a model")
     for model in request.models:
@@ -652,7 +675,7 @@ def _split_data(
     if isinstance(request.dataset, Dataset):
         check_loaded_dataset(options)
         has_validation = bool(request.dataset.val)
-        check_has_validation(settings.variants, request.dataset.name, has_validation=has_validation)
+        check_has_validation(settings, request.dataset.name, has_validation=has_validation)
         dataset = request.dataset
         if options.positive:
             dataset = mark_positive(dataset, options.positive)
@@ -676,7 +699,7 @@ def _split_data(
         )
     by_name = UNSPLIT in listed.splits and tested_share(name) < 1
     has_validation = bool(share) or by_name or "val" in listed.splits
-    check_has_validation(settings.variants, name, has_validation=has_validation)
+    check_has_validation(settings, name, has_validation=has_validation)
     if share and DIVISIBLE.isdisjoint(listed.splits):
         raise InputError(f"{name} has only test images: leave validation_fraction out")
     if share and "val" in listed.splits:

@@ -44,6 +44,7 @@ from fairweather.models.predictions.matching import (
     number_keys,
     number_labels,
 )
+from fairweather.models.predictions.readers import ReaderTable
 from fairweather.models.predictions.tables import (
     PredictionRows,
     RowOptions,
@@ -53,20 +54,35 @@ from fairweather.models.predictions.tables import (
 from fairweather.models.predictions.truth import Truth, add_truth, read_row_groups, read_truth
 from fairweather.models.sources import folder_name
 from fairweather.progress import Notify
+from fairweather.requests.aggregation import (
+    LabelledPart,
+    check_parts,
+    read_aggregation,
+    resolve_aggregates,
+)
 from fairweather.requests.evaluation.settings import (
     add_class_settings,
     check_loaded_dataset,
     group_columns,
+    list_known_images,
     make_settings,
     model_titles,
+    read_calls,
     read_label_map,
 )
 from fairweather.requests.evaluation_options import EvaluationOptions, check_options
 from fairweather.requests.execution import describe_groups
-from fairweather.requests.inputs import Inputs, check_task, check_variants, model_label, read_priors
+from fairweather.requests.inputs import (
+    Inputs,
+    check_targets,
+    check_task,
+    check_variants,
+    model_label,
+    read_priors,
+)
 from fairweather.runs.folder import StoredGroups, fingerprint
 from fairweather.shifts.table import CLEAN as UNCHANGED
-from fairweather.steps.measurement import DataFacts, MeasuredModel, collect_facts
+from fairweather.steps.measurement import DataFacts, MeasuredModel, Settings, collect_facts
 from fairweather.steps.plan import DATA, PlannedDataset
 from fairweather.steps.predictions import groups_digest, make_stored_groups
 from fairweather.steps.worker import open_data, predictions_digest
@@ -80,6 +96,7 @@ from fairweather.types.measurement import (
     Groups,
     Shift,
 )
+from fairweather.types.operating_points import list_targets
 from fairweather.types.positive import (
     PositiveClasses,
     list_positive,
@@ -87,7 +104,6 @@ from fairweather.types.positive import (
     read_positive,
 )
 from fairweather.types.record import CLEAN, TEST, VAL, VALIDATION, ModelRecord, predictions_file
-from fairweather.variants.variant import Variant
 
 # The options that apply to predictions, and those of them that need a data set.
 USABLE = (
@@ -95,7 +111,7 @@ USABLE = (
     *("variants", "priors"),
     *("operating_points", "ordered_classes"),
     *("bootstrap", "threads", "title", "device", "offline"),
-    *("metadata", "group", "slices", "allow_shared_groups"),
+    *("metadata", "group", "unit", "aggregate", "slices", "allow_shared_groups"),
 )
 OF_DATA = (*("class_map", "size", "root", "skip_unreadable", "allow_duplicates", "scale"),)
 # What is probably wrong if a model is no better than chance.
@@ -135,6 +151,9 @@ class PredictionsRequest:
     """The labels of a second table or of this process; None if a file or the data set has them."""
 
     options: EvaluationOptions
+    readers: tuple[ReaderTable, ...] = ()
+    """The tables with what people call the test images."""
+
     modules: ClassVar[Sequence[nn.Module]] = ()  # of this process
 
     def check(self) -> None:
@@ -151,6 +170,7 @@ class PredictionsRequest:
                 )
             if option.name in OF_DATA and self.dataset is None:
                 raise InputError(f"{option.name} goes with a data set, and none is named")
+        read_aggregation(options.unit, options.aggregate)
         parse_outputs(options.outputs)
         parse_empty(options.empty_labels)
         for name in ("findings", "empty_labels"):
@@ -187,23 +207,42 @@ class PredictionsRequest:
             facts, images, labels = _images_of_labels(reader, parts)
         else:
             source, dataset = _open_dataset(self, parts, tell)
-            facts, images, remark = collect_facts(dataset, parts), _known_images(dataset, parts), ""
+            facts, images, remark = (
+                collect_facts(dataset, parts),
+                list_known_images(dataset, parts),
+                "",
+            )
             facts = replace(facts, natural_shift=facts.natural_shift and VAL in parts)
             sources, datasets = {DATA: source}, {DATA: dataset}
             reader.positive = read_positive(dataset.notes)
-        settings = make_settings(options, shifts, device)
+        settings = add_class_settings(
+            make_settings(options, shifts, device),
+            options,
+            priors,
+            images[TEST].labels,
+            facts.classes,
+        )
         for loaded in datasets.values():
             check_task(loaded, settings)
         check_variants(settings.variants, find_task(facts.task), facts.name)
         reader.read_all(facts, images, labels)
-        _check_variants(settings.variants, parts, facts)
-        if (known := images.get(VAL)) is not None:
+        _check_fitted(settings, parts, facts)
+        if (known := images.get(VAL)) is not None and settings.aggregation is None:
             grouping = number_groups(known.groups)
+            check_targets(settings.operating_points, facts.classes, known.labels, grouping)
             for variant in settings.variants:
                 variant.check_images(known.keys, known.labels, facts.classes, grouping)
+        settings = add_class_settings(settings, options, priors, images[TEST].labels, facts.classes)
+        ordered = settings.ordered or facts.ordered
+        settings = resolve_aggregates(settings, reader.task, len(facts.classes), ordered=ordered)
+        labelled = {
+            part: LabelledPart(known.labels, known.groups) for part, known in images.items()
+        }
+        units = check_parts(settings, labelled, reader.task, facts.classes, ordered=ordered)
         titles, seeds = model_titles(options.title, reader.models), reader.seeds
         n, groups = facts.images[TEST], describe_groups(images[TEST].groups)
         classes = f"{len(facts.classes)} {reader.task.noun}"
+        readers, read_lines = read_calls(self.readers, images, facts.classes, options)
         return Inputs(
             kind="evaluation",
             name=f"{self.name}-on-{folder_name(Path(facts.name).name)}" if datasets else self.name,
@@ -220,18 +259,19 @@ class PredictionsRequest:
             ],
             records={name: reader.describe(name, title) for name, title in titles.items()},
             seeds=seeds,
-            settings=add_class_settings(
-                settings, options, priors, images[TEST].labels, facts.classes
-            ),
+            settings=settings,
             read_predictions=reader.predictions,
             groups={} if datasets else _store_groups(images),
+            readers=readers,
             # Images that were shifted elsewhere are unknown here.
             pictured=shifts[:1] if datasets else (),
             lines=[
                 f"model          {self.source}",
                 f"data           {facts.name}: n = {n:,}{remark}, {classes}",
                 *([f"groups         {groups}"] if groups else []),
+                *units,
                 *reader.lines(shifts),
+                *read_lines,
             ],
             advice=ADVICE,
         )
@@ -242,6 +282,7 @@ def request_file(
     dataset: str | Dataset | None,
     options: EvaluationOptions,
     labels: object = None,
+    readers: tuple[ReaderTable, ...] = (),
 ) -> PredictionsRequest:
     """The request for `predictions:PATH`; raises `InputError` if no predictions are found there."""
     if source == PREFIX:
@@ -250,7 +291,7 @@ def request_file(
     name = folder_name(path.name if path.is_dir() else path.stem)
     predictions = tuple(find_predictions(path))
     truth = None if labels is None else _read_truth(labels, options)
-    return PredictionsRequest(source, name, predictions, dataset, truth, options)
+    return PredictionsRequest(source, name, predictions, dataset, truth, options, readers)
 
 
 def request_predictions(
@@ -258,17 +299,18 @@ def request_predictions(
     labels: object,
     dataset: str | Dataset | None,
     options: Mapping[str, object],
+    readers: tuple[ReaderTable, ...] = (),
 ) -> PredictionsRequest:
     """The request for predictions of this process; `labels` may be those of each row."""
     given = check_options(options)
     if isinstance(predictions, str | Path):
-        return request_file(f"{PREFIX}{predictions}", dataset, given, labels)
+        return request_file(f"{PREFIX}{predictions}", dataset, given, labels, readers)
     tables = tuple(list_in_memory(predictions))
     truth = None if labels is None else _read_truth(labels, given)
     if truth is not None and truth.keys is None:
         _check_label_order(labels, tables)
     name, source = "predictions", "predictions of this process"
-    return PredictionsRequest(source, name, tables, dataset, truth, given)
+    return PredictionsRequest(source, name, tables, dataset, truth, given, readers)
 
 
 def _read_truth(labels: object, options: EvaluationOptions) -> Truth:
@@ -460,15 +502,19 @@ class _PredictionReader:
         }
 
 
-def _check_variants(variants: Sequence[Variant], parts: Sequence[str], facts: DataFacts) -> None:
-    for variant in variants:
-        if variant.post_hoc is None:
-            continue
-        if VAL not in parts:
-            raise InputError(
-                f"{variant.kind} is fitted on predictions of clean validation images: give these "
-                f"too, as the shift {VALIDATION} (MODEL-{VALIDATION}.csv)"
-            )
+def _check_fitted(settings: Settings, parts: Sequence[str], facts: DataFacts) -> None:
+    """Raise `InputError` if variants or targets lack validation images, or stored logits."""
+    fitted = [variant for variant in settings.variants if variant.post_hoc is not None]
+    subjects = [
+        f"the threshold for {target}" for _, target in list_targets(settings.operating_points)
+    ]
+    subjects += [variant.kind for variant in fitted]
+    if subjects and VAL not in parts:
+        raise InputError(
+            f"{subjects[0]} is fitted on predictions of clean validation images: give these "
+            f"too, as the shift {VALIDATION} (MODEL-{VALIDATION}.csv)"
+        )
+    for variant in fitted:
         if not find_task(facts.task).stores_logits(len(facts.classes)):
             raise InputError(
                 f"{variant.kind} needs stored logits, and beyond {MOST_STORED_CLASSES} classes "
@@ -702,20 +748,3 @@ def _open_dataset(
     if len(dataset.classes) < find_task(dataset.task).least_classes:
         raise InputError(f"{dataset.name} has only one class: an evaluation needs at least two")
     return source, dataset
-
-
-def _known_images(dataset: Dataset, parts: Sequence[str]) -> dict[str, KnownImages]:
-    known = {}
-    for part in parts:
-        images = getattr(dataset, part)
-        names = None if images.names is None else images.names.tolist()
-        place = f"the {part} images of {dataset.name}"
-        known[part] = KnownImages(
-            images.labels.numpy(),
-            images.keys.numpy(),
-            names,
-            place,
-            are_files=names is not None,
-            groups=images.groups,
-        )
-    return known

@@ -176,6 +176,7 @@ def _make_measurement(record: RunRecord, copied: Mapping[str, CopiedStep]) -> Me
         bootstrap=settings.bootstrap,
         variants=read_variants(settings.variants),
         operating_points=settings.operating_points,
+        aggregation=settings.aggregation,
         fit_on=tuple(
             shift for shift in map(parse_shift, settings.fit_on) if isinstance(shift, Shift)
         ),
@@ -477,7 +478,7 @@ def _shrink_step(copy: CopiedStep) -> CopiedStep:
 
 
 def _shrink_file(name: str, content: bytes) -> bytes:
-    if name.endswith(".parquet") and not name.startswith(f"{GROUPS}/"):
+    if name.startswith("predictions/"):
         return shrink_predictions(content)
     if PurePosixPath(name).name == DESCRIPTION:
         return json.dumps(_cut_nested_paths(json.loads(content)), indent=2).encode()

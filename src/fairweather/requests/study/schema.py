@@ -45,8 +45,11 @@ from fairweather.training.selfsupervised.pretraining_recipe import (
     Views,
 )
 from fairweather.types.measurement import MAX_SIDE, Attack, Shift
+from fairweather.types.operating_points import EVERY, OperatingPoints, StoredPoint
 from fairweather.types.options import DataOptions, describe_invalid, option, shared_option
 from fairweather.variants.variant import Variant, complete_variants
+
+_Points = StoredPoint | tuple[StoredPoint, ...]
 
 # ---------------------------------------------------------------- shifts that were trained on
 
@@ -411,9 +414,20 @@ class Study(StrictEntry):
     ordered_classes: bool = False
     """The classes are in an order, such as grades; adds the quadratic kappa."""
 
-    operating_points: dict[str, float] = pydantic.Field({})
-    """The probability from which on a class is called, by class; adds the numbers of the class at
-    that point."""
+    operating_points: _Points | dict[str, _Points] = pydantic.Field({})
+    """Where a class or finding is called; adds its numbers at each of these points. A point is a
+    probability from which on it is called, such as 0.3, or a target, such as `sensitivity=0.95`.
+    The probability for a target is chosen on validation images, for each model and seed, so that
+    the target is kept with 95 % confidence. One point, or a list, is for all classes or findings;
+    a mapping gives some of them their own."""
+
+    unit: str | None = None
+    """The column of groups to judge in place of images, such as `patient`: one decision for all
+    images of each."""
+
+    aggregate: str | list[str] = pydantic.Field([])
+    """How the images of a unit become one decision: `mean` (default), `max`, `any` or `noisy-or`.
+    Of several, or `auto`, the one is chosen that fits the validation units best."""
 
     variants: list[str | dict[str, Any]] = pydantic.Field([])
     """Further rows for every model: calibrations, fitted on the clean validation images
@@ -544,6 +558,11 @@ class Study(StrictEntry):
                         "the report marks it"
                     )
 
+    def named_points(self) -> OperatingPoints:
+        """The operating points by class or finding; those for all are under `EVERY`."""
+        points = self.operating_points
+        return points if isinstance(points, dict) else {EVERY: points}
+
     def all_variants(self) -> tuple[Variant, ...]:
         """The variants of every model, in the file's order, with those that `fit_on` adds."""
         return complete_variants(self.variants, fit_on=bool(self.fit_on))
@@ -551,6 +570,11 @@ class Study(StrictEntry):
     def fit_on_shifts(self) -> tuple[Shift, ...]:
         """The shifts of the validation images that are fitted on; often none."""
         return expand_fit_shifts(self.fit_on, self.all_shifts())
+
+    @property
+    def aggregates(self) -> tuple[str, ...]:
+        """How the images of a unit become one decision, by name."""
+        return (self.aggregate,) if isinstance(self.aggregate, str) else tuple(self.aggregate)
 
     def all_shifts(self) -> list[Shift | Attack]:
         """Clean first, then every level of every sweep, suite and attack, in the file's order."""
