@@ -67,7 +67,7 @@ VERSIONS = {
     "read": 1,
     "score": 9,
     "sample": 3,
-    "report": 13,
+    "report": 14,
 }
 # Fields that change results only if a step uses a network.
 MACHINE_FIELDS = ("device", "threads")
@@ -111,6 +111,9 @@ class PlannedModel(ModelOptions):
 
     columns: tuple[tuple[int, ...], ...]
     """For each class of the data, the indices of its outputs."""
+
+    positive: tuple[tuple[int, ...], ...] = ()
+    """For each finding that is made of these classes, its positive ones; empty if none is."""
 
     digest: str
     """Digest of the weights and all settings of the model."""
