@@ -48,7 +48,7 @@ TRIALS, POPULATION, CERTAINTY = 2000, 20_000, 0.95
 NAMES = ("nevus", "melanoma", "other")
 SHARES = {"class": (0.6, 0.2, 0.2), "finding": (0.8, 0.2)}
 MISSED = 0.05
-POSITIVES = (150, 500)
+FEW, MANY = 150, 500  # positives
 MODELS = ("overconfident", "ties", "blind")
 SIZES = np.array([1, 1, 1, 1, 2, 2, 3, 13])  # images of a patient
 ALIKE = 0.6  # share of the variance of images that is that of their patient
@@ -196,10 +196,13 @@ def row(task: str, name: str, model: str, *, patients: bool, positives: int, tri
 
 
 def rows(trials: int) -> Iterator[list]:
-    for (task, name), model, patients, count in product(LIMITS, MODELS, (False, True), POSITIVES):
-        # More limits are tried with more positives alone, and without ties.
-        if name in FEWER or (model != "ties" and count == max(POSITIVES)):
-            yield row(task, name, model, patients=patients, positives=count, trials=trials)
+    for (task, name), model, patients in product(LIMITS, MODELS, (False, True)):
+        few = name in FEWER
+        if few:
+            yield row(task, name, model, patients=patients, positives=FEW, trials=trials)
+        # More positives and limits are tried without patients, and these with two models.
+        if not patients and (few or model != "ties"):
+            yield row(task, name, model, patients=patients, positives=MANY, trials=trials)
 
 
 def main() -> None:
