@@ -96,7 +96,7 @@ def guaranteed_rule(
     last = GuaranteedRule((np.inf, np.inf), tuple(ShownShare(0, 0, 1.0, 1.0) for _ in limited))
     for first, second in rules.tolist():
         shown = tuple(show_share(images, (first, second), certainty) for images in limited)
-        if max(share.p for share in shown) > 1 - certainty:
+        if any(share.p > 1 - certainty for share in shown):
             break
         last = GuaranteedRule((first, second), shown)
     return last
