@@ -70,8 +70,8 @@ class EvaluationOptions(ModelOptions):
     )
     slices: tuple[str, ...] = option(
         (),
-        "Metadata column whose values are scored separately: site, or crossed site*sex. "
-        "Repeatable.",
+        "Metadata column whose values are scored separately: site, crossed site*sex, or numbers "
+        "cut at points age:40,65. Repeatable.",
         flag="--slice",
     )
     allow_shared_groups: bool = option(
@@ -79,6 +79,7 @@ class EvaluationOptions(ModelOptions):
     )
     allow_duplicates: bool = shared_option(DataOptions, "allow_duplicates")
     scale: str | None = shared_option(DataOptions, "scale", shown="as in the model's own run")
+    positive: str | tuple[str, ...] = shared_option(DataOptions, "positive")
     variants: tuple[str | Mapping[str, object], ...] = option(
         (),
         f"Also measure a variant: {', '.join(VARIANTS)}, or 'conformal: {{coverage: 0.9}}'. "

@@ -112,6 +112,9 @@ class PlannedModel(ModelOptions):
     columns: tuple[tuple[int, ...], ...]
     """For each class of the data, the indices of its outputs."""
 
+    positive: tuple[tuple[int, ...], ...] = ()
+    """For each finding that is made of these classes, its positive ones; empty if none is."""
+
     digest: str
     """Digest of the weights and all settings of the model."""
 

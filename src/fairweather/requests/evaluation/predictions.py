@@ -20,7 +20,7 @@ from torch import nn
 from fairweather.attacks.shift_lists import make_external_shift
 from fairweather.data.findings import parse_empty
 from fairweather.data.groups import check_shared_groups
-from fairweather.data.loading import list_source, tested_share
+from fairweather.data.loading import list_source, mark_positive, tested_share
 from fairweather.data.sources import UNSPLIT
 from fairweather.errors import InputError, quote_names
 from fairweather.inference.prediction import make_predictions
@@ -36,8 +36,11 @@ from fairweather.models.predictions.files import (
 from fairweather.models.predictions.matching import (
     KnownImages,
     MatchedPredictions,
+    column_error,
+    mark_labels,
     match_predictions,
     name_classes,
+    name_label_classes,
     number_keys,
     number_labels,
 )
@@ -48,7 +51,13 @@ from fairweather.models.predictions.tables import (
     arrange_findings,
     read_rows,
 )
-from fairweather.models.predictions.truth import Truth, add_truth, read_row_groups, read_truth
+from fairweather.models.predictions.truth import (
+    Truth,
+    add_truth,
+    has_labels,
+    read_row_groups,
+    read_truth,
+)
 from fairweather.models.sources import folder_name
 from fairweather.progress import Notify
 from fairweather.requests.aggregation import (
@@ -94,11 +103,17 @@ from fairweather.types.measurement import (
     Shift,
 )
 from fairweather.types.operating_points import list_targets
+from fairweather.types.positive import (
+    PositiveClasses,
+    list_positive,
+    parse_positive,
+    read_positive,
+)
 from fairweather.types.record import CLEAN, TEST, VAL, VALIDATION, ModelRecord, predictions_file
 
 # The options that apply to predictions, and those of them that need a data set.
 USABLE = (
-    *("outputs", "label_column", "key_column", "classes", "findings", "empty_labels"),
+    *("outputs", "label_column", "key_column", "classes", "findings", "empty_labels", "positive"),
     *("variants", "priors"),
     *("operating_points", "ordered_classes"),
     *("bootstrap", "threads", "title", "device", "offline"),
@@ -192,7 +207,7 @@ class PredictionsRequest:
         parts = [
             part for part in (VAL, TEST) if any(_part(cell) == part for cell in cells.values())
         ]
-        reader = _PredictionReader(self, cells)
+        reader = _PredictionReader(_find_labels(self, cells.values()), cells)
         sources, datasets, labels, remark = {}, {}, "", ", without images"
         if self.dataset is None:
             facts, images, labels = _images_of_labels(reader, parts)
@@ -205,6 +220,7 @@ class PredictionsRequest:
             )
             facts = replace(facts, natural_shift=facts.natural_shift and VAL in parts)
             sources, datasets = {DATA: source}, {DATA: dataset}
+            reader.positive = read_positive(dataset.notes)
         settings = add_class_settings(
             make_settings(options, shifts, device),
             options,
@@ -222,7 +238,6 @@ class PredictionsRequest:
             check_targets(settings.operating_points, facts.classes, known.labels, grouping)
             for variant in settings.variants:
                 variant.check_images(known.keys, known.labels, facts.classes, grouping)
-        settings = add_class_settings(settings, options, priors, images[TEST].labels, facts.classes)
         ordered = settings.ordered or facts.ordered
         settings = resolve_aggregates(settings, reader.task, len(facts.classes), ordered=ordered)
         labelled = {
@@ -230,7 +245,7 @@ class PredictionsRequest:
         }
         units = check_parts(settings, labelled, reader.task, facts.classes, ordered=ordered)
         titles, seeds = model_titles(options.title, reader.models), reader.seeds
-        n, groups = facts.images[TEST], describe_groups(images[TEST].groups)
+        n, groups = facts.images[TEST], images[TEST].groups
         classes = f"{len(facts.classes)} {reader.task.noun}"
         readers, read_lines = read_calls(self.readers, images, facts.classes, options)
         return Inputs(
@@ -258,7 +273,8 @@ class PredictionsRequest:
             lines=[
                 f"model          {self.source}",
                 f"data           {facts.name}: n = {n:,}{remark}, {classes}",
-                *([f"groups         {groups}"] if groups else []),
+                *([f"groups         {describe_groups(groups)}"] if groups else []),
+                *(f"note           {note}" for note in (groups.remarks() if groups else ())),
                 *units,
                 *reader.lines(shifts),
                 *read_lines,
@@ -348,6 +364,7 @@ class _PredictionReader:
         self.asked = _row_options(options)
         self.classes: tuple[str, ...] = ()
         self.images: Mapping[str, KnownImages] = {}
+        self.positive: PositiveClasses | None = None
         self.task = find_task(CLASSIFICATION)
         self.findings: tuple[str, ...] = ()  # of the labels of test images, in their order
         self.matched: dict[str, MatchedPredictions] = {}
@@ -387,13 +404,18 @@ class _PredictionReader:
         count = len(self.classes) or None
         if given is not None and count is None:
             count = 0  # the labels are known, whatever the columns are
-        rows = read_rows(cell.content, cell.place, self.asked, count)
+        rows = read_rows(
+            cell.content, cell.place, self.asked, count, () if given is None else given.columns
+        )
         # A second table can have the keys of validation images too; an array is of test images.
         if given is None or (
             _part(cell) == VAL and (given.keys is None or rows.labels is not None)
         ):
+            if self.positive is not None:
+                return mark_labels(rows, self.positive)
             return arrange_findings(rows, self.findings) if self.findings else rows
-        return add_truth(rows, given, self.asked)
+        rows = add_truth(rows, given, self.asked)
+        return rows if self.positive is None else mark_labels(rows, self.positive)
 
     def _match(self, file: str) -> MatchedPredictions:
         """The predictions in the order of the images."""
@@ -402,7 +424,7 @@ class _PredictionReader:
         images = self.images[_part(self.cells[file])]
         rows, labels = self.rows(file), read_label_map(self.request.options)
         asked = self.asked._replace(outputs=self.cells[file].outputs or self.asked.outputs)
-        matched = match_predictions(rows, self.classes, images, asked, labels)
+        matched = match_predictions(rows, self.classes, images, asked, labels, self.positive)
         if rows.labels is not None and self.request.dataset is not None:
             agree = f"the labels beside the predictions are those of {images.place}"
             matched = matched._replace(notes=(*matched.notes, agree))
@@ -541,6 +563,24 @@ def _list_cells(
     return cells, tuple(ordered)
 
 
+def _find_labels(
+    request: PredictionsRequest, cells: Iterable[PredictionSource]
+) -> PredictionsRequest:
+    """The request with the labels of the table of metadata, if nothing else has labels."""
+    metadata = request.options.metadata
+    if metadata is None or request.labels is not None or request.dataset is not None:
+        return request
+    asked = _row_options(request.options)
+    table = read_truth(metadata, asked._replace(label_column=None))
+    if asked.label_column in table.columns:
+        table = replace(table, label=asked.label_column)
+    cell = next(cell for cell in cells if _part(cell) == TEST)
+    rows = read_rows(cell.content, cell.place, asked, 0, table.columns)
+    if rows.labels is not None or not has_labels(table, rows):
+        return request
+    return replace(request, labels=table)
+
+
 def _part(cell: PredictionSource) -> str:
     return VAL if cell.shift == VALIDATION else TEST
 
@@ -558,10 +598,17 @@ def _images_of_labels(
         files = [file for file, cell in cells.items() if _part(cell) == part]
         file = next((file for file in files if cells[file].shift in (CLEAN, VALIDATION)), files[0])
         rows = reader.rows(file)
+        if request.options.positive and reader.positive is None:
+            reader.positive = parse_positive(
+                request.options.positive, name_label_classes(rows, reader.asked)
+            )
+            rows = mark_labels(rows, reader.positive)
         classes = classes or name_classes(rows, reader.asked)
         task = _find_labelled_task(rows)
         if task == MULTILABEL:
             reader.findings = classes
+        elif rows.outputs.shape[1] == 1:
+            raise column_error(rows.place, name_label_classes(rows, reader.asked))
         labels, meaning = _read_labels(rows, classes, reader.asked, is_test=part == TEST)
         described = described or f"of {owner}, {meaning}"
         keys, names = number_keys(rows.keys, len(labels))
@@ -700,6 +747,8 @@ def _open_dataset(
     if isinstance(dataset, Dataset):
         check_loaded_dataset(options)
         source = PlannedDataset(source=dataset.name, parts=tuple(parts))
+        if options.positive:
+            dataset = mark_positive(dataset, options.positive)
     else:
         assert dataset is not None
         listed = list_source(dataset, options.root, offline=options.offline)
@@ -713,6 +762,7 @@ def _open_dataset(
             allow_duplicates=options.allow_duplicates,
             scale=options.scale,
             groups=group_columns(options),
+            positive=list_positive(options.positive),
         )
         if UNSPLIT in listed.splits:
             source = replace(source, test_fraction=tested_share(dataset))

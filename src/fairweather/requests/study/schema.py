@@ -46,7 +46,7 @@ from fairweather.training.selfsupervised.pretraining_recipe import (
 )
 from fairweather.types.measurement import MAX_SIDE, Attack, Shift
 from fairweather.types.operating_points import EVERY, OperatingPoints, StoredPoint
-from fairweather.types.options import DataOptions, describe_invalid, option
+from fairweather.types.options import DataOptions, describe_invalid, option, shared_option
 from fairweather.variants.variant import Variant, complete_variants
 
 _Points = StoredPoint | tuple[StoredPoint, ...]
@@ -134,8 +134,8 @@ class GroupsEntry(StrictEntry):
 
     `metadata` is its path; without it, the columns are those of the data set itself, if it is
     `parquet:PATH`. `group` is the column that says which images belong together, such as `patient`.
-    `slices` are columns with subgroups, such as `site` or `site*sex`. `allow_shared` allows images
-    of one group in several splits.
+    `slices` are columns with subgroups, such as `site` or `site*sex`; a column of numbers is cut as
+    `age:40,65`. `allow_shared` allows images of one group in several splits.
     """
 
     metadata: str | None = None
@@ -157,6 +157,7 @@ class DataEntry(DataOptions):
     source: str = option(
         MISSING, "A data source, such as `folder:PATH` (see: fairweather list data)."
     )
+    positive: str | Sequence[str] = shared_option(DataOptions, "positive")  # type: ignore[assignment]
     fit: Literal["crop", "squash"] = option("crop", "How an image of another shape becomes square.")
     groups: GroupsEntry | None = option(
         None, "A table that says of each image which patient it shows, or its subgroups."
