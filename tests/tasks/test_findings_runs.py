@@ -16,7 +16,7 @@ from fairweather.errors import InputError
 from fairweather.judge.comparison import read_run_comparison
 from fairweather.judge.rules import read_rules
 from fairweather.judge.verdicts import judge
-from fairweather.metrics import score
+from fairweather.metrics import holm, score
 from fairweather.metrics.areas import area_interval, auc_column
 from fairweather.metrics.grouping import Grouping
 from fairweather.metrics.operating_points import choose_threshold
@@ -517,6 +517,39 @@ def test_the_rates_of_sites_have_their_own_images(targeted):
             assert own.loc[site, rate] == pytest.approx(mean)
     # Patients have images of two sites, so no site can be tested against another.
     assert table[["sensitivity p_holm", "specificity p_holm"]].isna().all(axis=None)
+
+
+def test_models_are_compared_each_at_its_own_threshold(targeted, tmp_path):
+    """Without groups, by McNemar's exact test on the images that a rate is about; Holm's p."""
+    dataset, _ = targeted
+    alone = replace(dataset, test=replace(dataset.test, groups=None))
+    nets = {"a": Thirds(), "b": Thirds(7.0, 0.41)}
+    points = ["Effusion=sensitivity=0.9", "Mass=0.5"]
+    run = evaluated(alone, tmp_path / "run", nets, operating_points=points)
+    comparison = read_run_comparison(f"{run.path}:a", f"{run.path}:b")
+    table = comparison.points.frame
+    assert set(table["unit"]) == {"finding=Effusion", "finding=Mass"}
+    rates = [f"{rate}@sensitivity=0.9" for rate in ("sensitivity", "specificity")]
+    rates += ["sensitivity@0.5", "specificity@0.5"]
+    assert set(table["metric"]) == set(rates)
+    assert len(table) == 4 * len(("clean", "0.7", "1.3"))
+    labels = alone.test.labels.numpy()[:, 0]
+    for rate, label in zip(rates[:2], (1, 0), strict=True):
+        right = []
+        for net in nets.values():
+            threshold = choose(alone, TargetRate("sensitivity", 0.9), "Effusion", net)
+            p = scipy.special.expit(net(alone.test.images / 255).detach().numpy()[:, 0])
+            right.append(((p >= threshold) == label)[labels == label])
+        row = table[(table["metric"] == rate) & (table["shift"] == "clean")].iloc[0]
+        only_a, only_b = (right[0] & ~right[1]).sum(), (right[1] & ~right[0]).sum()
+        assert (row["only_a_right"], row["only_b_right"]) == (only_a, only_b)
+        assert row["difference"] == pytest.approx(right[1].mean() - right[0].mean())
+        assert row["n"] == (labels == label).sum()
+        p = scipy.stats.binomtest(only_a, only_a + only_b).pvalue if only_a + only_b else 1.0
+        assert row["p"] == pytest.approx(p)
+    assert table["p_holm"].tolist() == pytest.approx(holm(table["p"]).tolist())
+    assert "Rates (%) at operating points" in str(comparison)
+    assert f"{comparison.name}_points.csv" in " ".join(comparison.files())
 
 
 def test_points_without_a_name_are_those_of_all_findings_and_need_images_of_each(dataset, tmp_path):
