@@ -15,7 +15,7 @@ import fairweather as fw
 from fairweather.errors import InputError
 from fairweather.judge.comparison import read_run_comparison
 from fairweather.judge.rules import read_rules
-from fairweather.judge.verdicts import judge
+from fairweather.judge.verdicts import find_example, judge
 from fairweather.metrics import holm, score
 from fairweather.metrics.areas import area_interval, auc_column
 from fairweather.metrics.grouping import Grouping
@@ -572,6 +572,16 @@ def test_a_target_without_validation_images_is_refused(dataset, tmp_path):
     with pytest.raises(InputError, match="needs at least 29 validation images that have it, found"):
         evaluated(few, tmp_path / "run", {"net": Thirds()}, operating_points=points)
     assert not (tmp_path / "run" / "record.json").exists()
+
+
+def test_the_next_command_has_a_rule_that_can_be_judged(run, dataset, tmp_path):
+    """Of few images, an AUC has no interval, and the share of right decisions has one."""
+    assert find_example(run.folder) == "auc[clean] >= 0.8"
+    few = replace(dataset, test=images_of(60, 4))
+    small = evaluated(few, tmp_path / "run", {"net": Thirds()})
+    rule = find_example(small.folder)
+    assert rule == "decision_accuracy[clean] >= 80%"
+    assert judge(small.folder, read_rules([rule]))
 
 
 def test_an_operating_point_of_an_unknown_finding_names_the_closest(dataset, tmp_path):
