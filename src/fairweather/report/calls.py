@@ -13,7 +13,7 @@ import pandas as pd
 
 from fairweather.metrics import holm
 from fairweather.metrics.findings import PRESENT
-from fairweather.metrics.grouping import equal_means_p
+from fairweather.metrics.grouping import heterogeneity_p
 from fairweather.metrics.sample import is_called
 from fairweather.report import sentences as words
 from fairweather.report.contents import Contents, ensembles_as_models
@@ -266,7 +266,7 @@ def _test_equality(
         p = math.nan
         if len(present) > 1:
             generator = np.random.default_rng(0)
-            p = equal_means_p(called[chosen], part, grouping, generator)
+            p = heterogeneity_p(called[chosen], part, grouping, generator)
         p_values.append(p)
     return p_values[0], p_values[1]
 
