@@ -65,6 +65,13 @@ BRIEF_METRICS = {
         BriefMetric("probability_gap", "mean probability − prevalence", 100, "+z.1f"),
     ),
 }
+# Of a run with one finding, in place of those of several.
+BRIEF_OF_ONE = (
+    BriefMetric("auc", "AUC", 1, "z.3f"),
+    BriefMetric("sensitivity", "sensitivity (%)", 100, "z.1f"),
+    BriefMetric("specificity", "specificity (%)", 100, "z.1f"),
+    BriefMetric("probability_gap", "mean probability − prevalence", 100, "+z.1f"),
+)
 
 
 class Measure(NamedTuple):
@@ -155,6 +162,8 @@ def summarize_overview(contents: Contents) -> Brief:
     shown, rest = sentences[:MOST_SENTENCES], len(sentences) - MOST_SENTENCES
     more = [f"{PAGE} has {rest} more such sentences."] if rest > 0 else []
     metrics = next((own for kind, own in BRIEF_METRICS.items() if kind in contents.kinds), ())
+    if FINDINGS in contents.kinds and len(contents.classes) == 1:
+        metrics = BRIEF_OF_ONE
     layout = TableLayout(("model", "images", *(metric.heading for metric in metrics)), words=2)
     return Brief([*shown, *more], layout, _brief_lines(contents, metrics))
 
