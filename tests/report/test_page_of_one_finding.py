@@ -13,7 +13,7 @@ from torch import nn
 import fairweather as fw
 from fairweather.metrics import confidence_gap, holm
 from fairweather.metrics.decisions import net_benefit
-from fairweather.metrics.grouping import Grouping, heterogeneity_p
+from fairweather.metrics.grouping import Grouping, equal_means_p
 from fairweather.report.contents import read_contents
 from fairweather.report.findings import read_finding
 from fairweather.runs.folder import RunFolder
@@ -189,7 +189,7 @@ def test_each_site_has_its_own_images_and_the_gap_its_test(run):
             right = (called == side)[chosen].astype(float)
             _, parts = np.unique(groups.slices["site"][chosen], return_inverse=True)
             patients = Grouping(groups.numbers).select(chosen)
-            p_values[model, kind] = heterogeneity_p(
+            p_values[model, kind] = equal_means_p(
                 right[:, None], parts, patients, np.random.default_rng(0)
             )
             for part, site in enumerate(("east", "north", "west")):

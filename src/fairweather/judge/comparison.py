@@ -32,6 +32,7 @@ from fairweather.judge.differences import (
     adjust_p_values,
     class_table,
     compare_models,
+    point_table,
     robustness_table,
     rows_to_frame,
 )
@@ -94,6 +95,9 @@ class Comparison:
     classes: TextTable | None = None
     """The sensitivity of each class; None where logits are not stored."""
 
+    points: TextTable | None = None
+    """Rates at the operating points of both runs; None without any."""
+
     @property
     def name(self) -> str:
         """The name of its files, without the suffix."""
@@ -111,7 +115,8 @@ class Comparison:
 
     @property
     def _others(self) -> list[TextTable]:
-        return [table for table in (self.robustness, self.classes) if table is not None]
+        every = (self.robustness, self.classes, self.points)
+        return [table for table in every if table is not None]
 
     def __str__(self) -> str:
         parts = [self.scope]
@@ -201,6 +206,7 @@ def read_run_comparison(a: str | os.PathLike[str], b: str | os.PathLike[str]) ->
         scope=_describe_scope(rows, {run.record.kind for run in runs}),
         robustness=None if units else robustness_table(runs, shared, images, titles, name),
         classes=None if units else class_table(runs, pairs, images, name),
+        points=point_table(runs, pairs, compared_sets, titles, name),
     )
 
 

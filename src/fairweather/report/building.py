@@ -85,7 +85,6 @@ SECTIONS = (
             summary.CLASSES,
             operating_points.TARGETS,
             slices.SUBGROUPS,
-            operating_points.RATES_OF_SLICES,
             findings.SLICED,
             calls.CALLS,
             other_images.NATURAL_SHIFT,

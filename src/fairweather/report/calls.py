@@ -13,7 +13,7 @@ import pandas as pd
 
 from fairweather.metrics import holm
 from fairweather.metrics.findings import PRESENT
-from fairweather.metrics.grouping import Grouping, heterogeneity_p
+from fairweather.metrics.grouping import equal_means_p
 from fairweather.metrics.sample import is_called
 from fairweather.report import sentences as words
 from fairweather.report.contents import Contents, ensembles_as_models
@@ -264,19 +264,11 @@ def _test_equality(
         if contents.grouping is not None and len(chosen):
             grouping = contents.grouping.select(chosen)
         p = math.nan
-        if len(present) > 1 and not _divides_groups(grouping, part):
+        if len(present) > 1:
             generator = np.random.default_rng(0)
-            p = heterogeneity_p(called[chosen], part, grouping, generator)
+            p = equal_means_p(called[chosen], part, grouping, generator)
         p_values.append(p)
     return p_values[0], p_values[1]
-
-
-def _divides_groups(grouping: Grouping | None, parts: npt.NDArray[np.int64]) -> bool:
-    """Whether a group has images in several parts."""
-    if grouping is None:
-        return False
-    pairs = np.unique(np.stack([grouping.numbers, parts]), axis=1)
-    return pairs.shape[1] > grouping.count
 
 
 def _correct(calls: Mapping[SliceKey, ColumnCalls]) -> dict[SliceKey, ColumnCalls]:
