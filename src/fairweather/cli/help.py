@@ -67,6 +67,7 @@ PANELS: Mapping[str, Mapping[str, str]] = {
         "--bootstrap": "N",
         "--operating-point": "CLASS=SHARE",
         "--priors": "FILE",
+        "--cost": "COST|FILE",
         "--ordered-classes": "",
         "--with-labels": "",
         "--no-variants": "",

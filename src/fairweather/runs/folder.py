@@ -453,9 +453,10 @@ class RunFolder:
                 stored.append("confidence")
             columns = {name: self._column(table, name) for name in kind.stored if name in stored}
             logits = self._column(table, "logits") if "logits" in stored else None
-            predictions: AnyPredictions = kind(
-                **columns, logits=logits, classes=tuple(described["classes"])
-            )
+            classes = tuple(described["classes"])
+            predictions: AnyPredictions = kind(**columns, logits=logits, classes=classes)
+            if costs := self.record.settings.costs if self.has_record else {}:
+                predictions = predictions.with_columns(costs=tuple(map(costs.get, classes)))
             if not isinstance(predictions, Predictions):
                 return predictions
             ordered = self.has_record and self.record.data.ordered

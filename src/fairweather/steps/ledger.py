@@ -151,6 +151,7 @@ def find_dropped(plan: Plan, run: RunFolder) -> list[str]:
     for word, before, after in (
         ("priors", old.priors, now.priors),
         ("operating point", old.operating_points, now.operating_points),
+        ("costs of", old.costs, now.costs),
     ):
         lost += [f"{word} {name}" for name in before if after.get(name) != before[name]]
     return list(dict.fromkeys(lost))
@@ -164,6 +165,7 @@ class _ScoredParts(pydantic.BaseModel):
     natural: tuple[str, ...] = ()
     priors: dict[str, tuple[float, ...]]
     operating_points: dict[str, float] = {}
+    costs: dict[str, tuple[float, ...]] = {}
 
 
 def check_replaced(plan: Plan, run: RunFolder) -> None:

@@ -84,7 +84,7 @@ from fairweather.variants.variant import Variant
 USABLE = (
     *("outputs", "label_column", "key_column", "classes", "findings", "empty_labels"),
     *("variants", "priors"),
-    *("operating_points", "ordered_classes"),
+    *("operating_points", "costs", "ordered_classes"),
     *("bootstrap", "threads", "title", "device", "offline"),
     *("metadata", "group", "slices", "allow_shared_groups"),
 )

@@ -15,6 +15,7 @@ from fairweather.devices import Arithmetic
 from fairweather.errors import InputError, unknown_name
 from fairweather.metrics.metric import parse_operating_points
 from fairweather.models.labels import read_label_file
+from fairweather.requests.costs import read_costs
 from fairweather.requests.evaluation_options import EvaluationOptions
 from fairweather.requests.inputs import (
     PartialPriors,
@@ -109,7 +110,8 @@ def add_class_settings(
     points = parse_operating_points(options.operating_points)
     task = MULTILABEL_TASK if labels.ndim > 1 else CLASSIFICATION_TASK
     points = check_operating_points(points, classes, task)
-    settings = replace(settings, operating_points=points)
+    costs = read_costs(options.costs, classes, findings=labels.ndim > 1)
+    settings = replace(settings, operating_points=points, costs=costs)
     if labels.ndim > 1:
         refuse_class_options(options)
         return settings

@@ -176,6 +176,7 @@ def _make_measurement(record: RunRecord, copied: Mapping[str, CopiedStep]) -> Me
         bootstrap=settings.bootstrap,
         variants=read_variants(settings.variants),
         operating_points=settings.operating_points,
+        costs=settings.costs,
         fit_on=tuple(
             shift for shift in map(parse_shift, settings.fit_on) if isinstance(shift, Shift)
         ),

@@ -156,6 +156,7 @@ def _shared_values(part: SeedsPart) -> Iterator[tuple[str, JsonValue]]:
     yield "variants", list(settings.variants)
     yield "fit_on", list(settings.fit_on)
     yield "operating_points", dict(settings.operating_points)
+    yield "costs", {name: list(costs) for name, costs in settings.costs.items()}
     yield "ordered_classes", record.data.ordered
     grouped = part.steps.get(GROUPS)
     yield "groups of images", grouped.depends.get("digests") if grouped else None

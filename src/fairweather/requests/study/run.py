@@ -28,6 +28,7 @@ from fairweather.models.building import (
 from fairweather.models.checkpoints import PUBLISHED_WEIGHTS
 from fairweather.progress import Event, Notify, shows_progress, to_notify
 from fairweather.report.finished_run import Run
+from fairweather.requests.costs import read_costs
 from fairweather.requests.execution import check_run_folder, execute_run, make_outlook
 from fairweather.requests.inputs import (
     Inputs,
@@ -82,7 +83,7 @@ from fairweather.training.fabric import check_launch, find_launcher
 from fairweather.training.recipe import Recipe
 from fairweather.training.selfsupervised.methods import METHODS
 from fairweather.training.supervised import RotationTask, check_square_images
-from fairweather.types.measurement import Dataset, Images, format_number
+from fairweather.types.measurement import MULTILABEL, Dataset, Images, format_number
 from fairweather.types.options import DataOptions, GroupColumns, Preparation, slice_name, takes
 from fairweather.types.record import (
     DESCRIPTION,
@@ -105,7 +106,7 @@ from fairweather.workers.options import LOCAL, Sharing, read_sharing
 
 
 def make_study_settings(study: Study, device: torch.device) -> Settings:
-    """How the models of a study are measured; operating points are checked with the classes."""
+    """How the models of a study are measured, but for costs, which need the classes."""
     arithmetic = Arithmetic(study.prediction_precision, study.cudnn_benchmark)
     arithmetic.check(device)
     return Settings(
@@ -142,7 +143,9 @@ def make_study_inputs(
     """
     task = find_task(facts[DATA].task)
     check_operating_points(study.operating_points, facts[DATA].classes, task)
-    settings = make_study_settings(study, device)
+    names, findings = facts[DATA].classes, facts[DATA].task == MULTILABEL
+    costs = read_costs(study.costs, names, findings=findings)
+    settings = replace(make_study_settings(study, device), costs=costs)
     planner = _StudyPlanner(study, facts, settings, offline)
     models = [
         measured

@@ -414,6 +414,10 @@ class Study(StrictEntry):
     """The probability from which on a class is called, by class; adds the numbers of the class at
     that point."""
 
+    costs: dict[str, float] | str = pydantic.Field({})
+    """What errors cost, such as `{missed melanoma: 20, false melanoma: 2, review: 3}`, or the path
+    of a CSV matrix. Other errors cost 1."""
+
     variants: list[str | dict[str, Any]] = pydantic.Field([])
     """Further rows for every model: calibrations, fitted on the clean validation images
     (`temperature` scaling, `vector_scaling`, `isotonic` regression, `top_versus_all` with `method:
