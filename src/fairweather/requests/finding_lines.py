@@ -23,6 +23,13 @@ FINDING_UNIT = "finding="
 TWICE = (-1e-4, 1 + 1e-4)
 
 
+def describe_rows(folder: RunFolder, grouping: Grouping | None) -> str:
+    """Say, after the number of rows, what they are, unless they are independent images."""
+    if folder.aggregation is not None:
+        return f" {folder.aggregation.plural}"
+    return "" if grouping is None else f" in {grouping.count:,} groups; images count equally"
+
+
 def clean_finding_lines(
     folder: RunFolder, file: str, advice: str, model: str = "", grouping: Grouping | None = None
 ) -> list[str]:
@@ -56,15 +63,15 @@ def clean_finding_lines(
         text = "no finding is known to be there in one image and absent in another"
         return [f"clean          {prefix}no AUC: {text}", *warnings]
     lowest = min(areas, key=lambda name: areas[name].value)
-    groups = f" in {grouping.count:,} groups; images count equally" if grouping else ""
     ends = "no interval" if mean.too_few else f"{mean.low:.3f}, {mean.high:.3f}"
     line = (
         f"clean          {prefix}mean AUC {mean.value:.3f} [{ends}] of {len(areas)} "
-        f"finding{'s' if len(areas) > 1 else ''}, n = {mean.n:,}{groups}"
+        f"finding{'s' if len(areas) > 1 else ''}, n = {mean.n:,}{describe_rows(folder, grouping)}"
     )
     if len(areas) > 1:
         line += f"; the lowest is {areas[lowest].value:.3f}, of {lowest}"
-    return [line, *_explain_chance(mean, advice), *warnings]
+    rows = folder.aggregation.plural if folder.aggregation else "images"
+    return [line, *_explain_chance(mean, advice, rows), *warnings]
 
 
 def _read_scores(
@@ -76,12 +83,12 @@ def _read_scores(
     return {name: score for name, score in scores.items() if not np.isnan(score.value)}
 
 
-def _explain_chance(mean: Score, advice: str) -> Iterator[str]:
+def _explain_chance(mean: Score, advice: str, rows: str) -> Iterator[str]:
     low = mean.value if mean.too_few else mean.low
     if low > CHANCE_AUC:
         return
     if mean.value > CHANCE_AUC:
-        yield f"note           {mean.n:,} images cannot confirm that it is above chance (0.5)"
+        yield f"note           {mean.n:,} {rows} cannot confirm that it is above chance (0.5)"
     else:
         yield f"warning        that is not above chance (0.5): {advice}"
 

@@ -11,9 +11,10 @@ import scipy.special
 from numpy.typing import NDArray
 
 from fairweather.errors import InputError, quote_names
+from fairweather.metrics.aggregates import aggregate_finding_labels, aggregate_findings
 from fairweather.metrics.columns import IntArray, per_image
 from fairweather.metrics.costs import finding_costs
-from fairweather.tasks.task import Logits, Strata, Task, Unit, widen_members
+from fairweather.tasks.task import AggregationRules, Logits, Strata, Task, Unit, widen_members
 from fairweather.types.kinds import FINDING, FINDINGS, TaskKind
 from fairweather.types.measurement import (
     MULTILABEL,
@@ -235,6 +236,17 @@ def mean_probability(logits: Iterable[Logits | None]) -> Logits:
     return np.asarray(present - absent, dtype=np.float32)
 
 
+def mean_loss(predictions: FindingsPredictions) -> float:
+    """The mean negative log-likelihood, in nats, of the findings that are known.
+
+    >>> one = np.array([0]), np.array([[1, UNKNOWN]]), np.float32([[0, 5]]), ("Effusion", "Mass")
+    >>> round(mean_loss(FindingsPredictions(*one)), 3)
+    0.693
+    """
+    signed = np.where(predictions.labels == 1, -1, 1) * predictions.logits.astype(np.float64)
+    return float(np.logaddexp(0, signed)[predictions.known].mean())
+
+
 def _no_columns(logits: Logits, labels: IntArray) -> Mapping[str, NDArray[Any]]:
     return {}  # all is computed from the logits
 
@@ -250,6 +262,11 @@ MULTILABEL_TASK = Task(
     decision_metric="decision_accuracy",
     rule="auc[clean] >= 0.8",
     noun="findings",
+    aggregation=AggregationRules(
+        logits=lambda logits, grouping, name, _: aggregate_findings(logits, grouping, name),
+        labels=lambda labels, grouping, *_: aggregate_finding_labels(labels, grouping, UNKNOWN),
+        loss=mean_loss,
+    ),
     check=check_labels,
     remarks=describe_lacks,
     units=_units,

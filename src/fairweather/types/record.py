@@ -19,7 +19,7 @@ from pydantic import JsonValue
 
 from fairweather.errors import InputError, check_text
 from fairweather.types.measurement import CLASSIFICATION, format_number
-from fairweather.types.options import Preparation
+from fairweather.types.options import Aggregation, Preparation
 
 # The version of record.json and of the records of steps; 1 was study.yaml with provenance.json, and
 # 2 had the names of `FORMER_NAMES`.
@@ -139,6 +139,7 @@ SLICES = "slices.csv"  # scores of subgroups, only if they were asked for
 WARNINGS, ABSENT_METRICS = "warnings.json", "absent_metrics.json"
 PAGE, TABLES, FIGURES, SAMPLES = "report.html", "tables", "figures", "samples"
 STEPS, GROUPS = "steps", "groups"
+READERS = "readers.parquet"  # what people call each test image, only if a run was given it
 JOINED = "joined.json"  # only in a folder that was joined from runs with different seeds
 WEIGHTS, DESCRIPTION, HISTORY = "model.safetensors", "model.json", "history.csv"
 PROBED = "probed.safetensors"  # weights where an interpolation begins
@@ -309,6 +310,8 @@ T = TypeVar("T")
 # A text that is shown. A record may come from anybody, and control characters would abort the
 # process that draws figures.
 ShownText = Annotated[str, pydantic.AfterValidator(lambda text: check_text(text, "the text"))]
+# `OperatingPoints` as they are stored.
+StoredPoints = dict[ShownText, float | ShownText | tuple[float | ShownText, ...]]
 
 
 def has_ordered_classes(notes: Mapping[str, object]) -> bool:
@@ -461,8 +464,15 @@ class RunSettings(FrozenRecord):
     threads: int | None = None
     """Threads of every step; None where runs with different numbers were joined."""
 
-    operating_points: dict[ShownText, float] = {}
-    """The probability from which on a class is called, by class."""
+    operating_points: StoredPoints = {}
+    """The operating points of each class or finding: thresholds, and targets as
+    `sensitivity=0.95`."""
+
+    unit: ShownText = ""
+    """The column of groups that are judged in place of images, such as `patient`."""
+
+    aggregates: tuple[ShownText, ...] = ()
+    """How its images become one decision; of several, one is chosen on validation images."""
 
     costs: dict[ShownText, tuple[float, ...]] = {}
     """For each true class, the cost of each decision in the order of the classes. For each finding,
@@ -471,6 +481,11 @@ class RunSettings(FrozenRecord):
     fit_on: tuple[ShownText, ...] = ()
     """Ids of the shifts of the validation images that the variants `...-fit_on` were fitted on;
     empty without these variants."""
+
+    @property
+    def aggregation(self) -> Aggregation | None:
+        """What is judged in place of images; None for images."""
+        return Aggregation(self.unit, self.aggregates) if self.unit else None
 
 
 class Machine(FrozenRecord):
@@ -595,6 +610,7 @@ StepKind: TypeAlias = Literal[
     "features",
     "predict",
     "group",
+    "read",
     "score",
     "sample",
     "report",
@@ -634,7 +650,7 @@ class StepRecord(FrozenRecord):
 
 def is_part_of(record: RunRecord, step: StepRecord) -> bool:
     """Say whether a finished step still belongs to the run that the record describes."""
-    if step.kind in ("group", "score", "sample", "report"):
+    if step.kind in ("group", "read", "score", "sample", "report"):
         return True
     _, name, seed, *rest = [*step.id.split("/"), "", ""]
     seed, seeds = seed.removeprefix("seed-"), {str(seed) for seed in record.seeds}

@@ -38,6 +38,7 @@ from fairweather.steps.plan import Plan, SampleStep, TrainedNetwork
 from fairweather.steps.sweeps import parse_shift
 from fairweather.steps.worker import Worker
 from fairweather.types.measurement import Shift
+from fairweather.types.options import slice_name
 from fairweather.types.record import (
     DESCRIPTION,
     GROUPS,
@@ -177,6 +178,7 @@ def _make_measurement(record: RunRecord, copied: Mapping[str, CopiedStep]) -> Me
         variants=read_variants(settings.variants),
         operating_points=settings.operating_points,
         costs=settings.costs,
+        aggregation=settings.aggregation,
         fit_on=tuple(
             shift for shift in map(parse_shift, settings.fit_on) if isinstance(shift, Shift)
         ),
@@ -193,7 +195,7 @@ def _make_measurement(record: RunRecord, copied: Mapping[str, CopiedStep]) -> Me
 def _read_slices(data: DataRecord) -> tuple[str, ...]:
     match data.arguments.get("groups"):
         case [_, _, [*slices], *_]:  # as `GroupColumns` is written
-            return tuple(map(str, slices))
+            return tuple(slice_name(str(slice_)) for slice_ in slices)
     return ()
 
 
@@ -478,7 +480,7 @@ def _shrink_step(copy: CopiedStep) -> CopiedStep:
 
 
 def _shrink_file(name: str, content: bytes) -> bytes:
-    if name.endswith(".parquet") and not name.startswith(f"{GROUPS}/"):
+    if name.startswith("predictions/"):
         return shrink_predictions(content)
     if PurePosixPath(name).name == DESCRIPTION:
         return json.dumps(_cut_nested_paths(json.loads(content)), indent=2).encode()

@@ -28,6 +28,12 @@ from fairweather.models.building import (
 from fairweather.models.checkpoints import PUBLISHED_WEIGHTS
 from fairweather.progress import Event, Notify, shows_progress, to_notify
 from fairweather.report.finished_run import Run
+from fairweather.requests.aggregation import (
+    add_unit,
+    check_units,
+    read_aggregation,
+    resolve_aggregates,
+)
 from fairweather.requests.costs import read_costs
 from fairweather.requests.execution import check_run_folder, execute_run, make_outlook
 from fairweather.requests.inputs import (
@@ -84,7 +90,8 @@ from fairweather.training.recipe import Recipe
 from fairweather.training.selfsupervised.methods import METHODS
 from fairweather.training.supervised import RotationTask, check_square_images
 from fairweather.types.measurement import MULTILABEL, Dataset, Images, format_number
-from fairweather.types.options import DataOptions, GroupColumns, Preparation, slice_name, takes
+from fairweather.types.options import DataOptions, GroupColumns, Preparation, normalize_slice, takes
+from fairweather.types.positive import list_positive
 from fairweather.types.record import (
     DESCRIPTION,
     DIVERGED,
@@ -120,7 +127,8 @@ def make_study_settings(study: Study, device: torch.device) -> Settings:
         arithmetic=arithmetic,
         bootstrap=study.bootstrap,
         ordered=study.ordered_classes,
-        operating_points=study.operating_points,
+        operating_points=study.named_points(),
+        aggregation=read_aggregation(study.unit, study.aggregates),
     )
 
 
@@ -142,10 +150,13 @@ def make_study_inputs(
         offline: do not look for weights outside the cache.
     """
     task = find_task(facts[DATA].task)
-    check_operating_points(study.operating_points, facts[DATA].classes, task)
+    settings = make_study_settings(study, device)
+    points = check_operating_points(settings.operating_points, facts[DATA].classes, task)
     names, findings = facts[DATA].classes, facts[DATA].task == MULTILABEL
     costs = read_costs(study.costs, names, findings=findings)
-    settings = replace(make_study_settings(study, device), costs=costs)
+    settings = replace(settings, operating_points=points, costs=costs)
+    ordered = settings.ordered or facts[DATA].ordered
+    settings = resolve_aggregates(settings, task, len(facts[DATA].classes), ordered=ordered)
     planner = _StudyPlanner(study, facts, settings, offline)
     models = [
         measured
@@ -165,6 +176,7 @@ def make_study_inputs(
         seeds=tuple(study.seeds),
         settings=settings,
         trainings=planner.trainings(),
+        lines=check_units(settings, datasets) if datasets else (),
         files={STUDY: dump_yaml(study.model_dump(mode="json"))},
     )
 
@@ -174,7 +186,7 @@ def data_sources(study: Study) -> dict[str, PlannedDataset]:
 
     Other images of the same classes are `natural:NAME`, and are read as its own.
     """
-    sources = {DATA: _make_source(study.data)}
+    sources = {DATA: _make_source(study.data, study.unit)}
     for name, entry in study.pretraining.items():
         if entry.data is not None:
             sources[f"{PRETRAINING}{name}"] = _make_source(entry.data)
@@ -193,11 +205,14 @@ def data_sources(study: Study) -> dict[str, PlannedDataset]:
     return sources
 
 
-def _make_source(entry: DataEntry) -> PlannedDataset:
+def _make_source(entry: DataEntry, unit: str | None = None) -> PlannedDataset:
     given = {option.name: getattr(entry, option.name) for option in fields(DataOptions)}
+    given["positive"] = list_positive(entry.positive)
     if entry.groups is not None:
-        asked = entry.groups.model_dump() | {"slices": tuple(map(slice_name, entry.groups.slices))}
-        given["groups"] = GroupColumns(**asked)
+        asked = entry.groups.model_dump() | {
+            "slices": tuple(map(normalize_slice, entry.groups.slices))
+        }
+        given["groups"] = add_unit(GroupColumns(**asked), unit)
     return _add_preparation(PlannedDataset(source=entry.source, **given | {"size": None}), entry)
 
 
