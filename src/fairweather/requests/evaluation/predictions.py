@@ -241,7 +241,9 @@ class PredictionsRequest:
         titles, seeds = model_titles(options.title, reader.models), reader.seeds
         n, groups = facts.images[TEST], describe_groups(images[TEST].groups)
         classes = f"{len(facts.classes)} {reader.task.noun}"
-        readers, read_lines = read_calls(self.readers, images, facts.classes, options)
+        readers, read_lines = read_calls(
+            self.readers, images, facts.classes, options, settings, reader.positive
+        )
         return Inputs(
             kind="evaluation",
             name=f"{self.name}-on-{folder_name(Path(facts.name).name)}" if datasets else self.name,
