@@ -4,15 +4,19 @@ from __future__ import annotations
 
 import json
 from collections.abc import Sequence
+from dataclasses import replace
 from pathlib import Path, PurePosixPath
 
 from fairweather.errors import InputError
 from fairweather.report import (
+    aggregation,
+    calls,
     findings,
     front,
     gallery,
     hurt,
     levels,
+    operating_points,
     other_images,
     overview,
     prediction_sets,
@@ -31,6 +35,7 @@ from fairweather.report.joint_runs import read_runs
 from fairweather.report.page.rendering import render_page
 from fairweather.report.section import ReportPart, Section
 from fairweather.report.tables import TextTable, name_table_files, write_csv
+from fairweather.report.unit_words import name_all_units
 from fairweather.report.vega import begin_work, draw_png, explain_missing_addresses
 from fairweather.runs.claims import lock_run
 from fairweather.runs.folder import RunFolder, open_finished_run, read_json, resolve_inside
@@ -66,7 +71,7 @@ SECTIONS = (
     ),
     Section("knows", "Does it know?", (front.KNOWLEDGE, findings.CURVES), front=True),
     Section("review", "What to do", (review.REVIEW, findings.WORKLIST), front=True),
-    Section("hurt", "Worst classes and groups", (hurt.HURT,), front=True),
+    Section("hurt", "Worst classes and groups", (hurt.HURT, calls.HURT), front=True),
     Section("compare", "Compare models", (ranking.COMPARISON,), front=True),
     Section(
         "tables",
@@ -78,8 +83,11 @@ SECTIONS = (
             summary.SUMMARY,
             summary.UNITS,
             summary.CLASSES,
+            operating_points.TARGETS,
             slices.SUBGROUPS,
+            operating_points.RATES_OF_SLICES,
             findings.SLICED,
+            calls.CALLS,
             other_images.NATURAL_SHIFT,
             other_images.NATURAL_SETS,
             other_images.OTHER_DATA,
@@ -107,7 +115,13 @@ SECTIONS = (
     Section(
         "how",
         "How these numbers were made",
-        (provenance.SHIFTS, provenance.METRICS, provenance.CITATION, provenance.RECORDS),
+        (
+            aggregation.AGGREGATION,
+            provenance.SHIFTS,
+            provenance.METRICS,
+            provenance.CITATION,
+            provenance.RECORDS,
+        ),
     ),
     Section("glossary", "Glossary", (provenance.GLOSSARY,)),
 )
@@ -118,7 +132,11 @@ def make_tables(
 ) -> dict[ReportPart, list[TextTable]]:
     """Make the tables of each part of some sections, in their order."""
     return {
-        part: [table for table in part.tables(contents) if table is not None]
+        part: [
+            replace(table, below=name_all_units(table.below, contents.aggregation))
+            for table in part.tables(contents)
+            if table is not None
+        ]
         for section in sections
         for part in section.parts
     }
@@ -254,4 +272,9 @@ def _draw_figures(contents: Contents, sections: Sequence[Section]) -> list[Figur
     if explain_missing_addresses():
         return []
     made = (part.figures(contents) for section in sections for part in section.parts)
-    return [figure for figures in made for figure in figures if figure is not None]
+    return [
+        Figure(figure.name, *name_all_units((figure.alt, figure.svg), contents.aggregation))
+        for figures in made
+        for figure in figures
+        if figure is not None
+    ]

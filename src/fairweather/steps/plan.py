@@ -67,7 +67,7 @@ VERSIONS = {
     "read": 1,
     "score": 9,
     "sample": 3,
-    "report": 13,
+    "report": 14,
 }
 # Fields that change results only if a step uses a network.
 MACHINE_FIELDS = ("device", "threads")

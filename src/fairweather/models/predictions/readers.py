@@ -12,14 +12,13 @@ import pandas as pd
 
 from fairweather.data.groups import column_to_text, read_text_table
 from fairweather.errors import InputError, check_name, quote_names
-from fairweather.files.tables import find_text_format
+from fairweather.files.tables import MISSING_VALUES, find_text_format
 from fairweather.models.predictions.matching import KnownImages, find_images
 from fairweather.models.predictions.tables import (
     CSV_SUFFIXES,
     INDEX_COLUMNS,
     KEY_COLUMNS,
     LABEL_COLUMNS,
-    MISSING_VALUES,
     PLACE_COLUMNS,
     SEPARATORS,
     find_name,
@@ -156,7 +155,7 @@ def match_readers(
     [[[1]], [[0]]]
     """
     images = images._replace(are_files=images.names is not None)
-    called = _Called(classes, images.labels.ndim > 1, positive)
+    called = _CallMeaning(classes, images.labels.ndim > 1, positive)
     readers: dict[str, int] = {}
     calls = np.full((len(images.labels), 0, len(called.findings)), UNKNOWN, dtype=np.int64)
     for table in tables:
@@ -173,7 +172,7 @@ def match_readers(
     return result
 
 
-class _Called(NamedTuple):
+class _CallMeaning(NamedTuple):
     """What readers call: findings, or one class of each image."""
 
     classes: tuple[str, ...]
@@ -294,7 +293,7 @@ def _read_keys(table: ReaderTable, key: str) -> list[str]:
     return keys
 
 
-def _find_calls(table: _PlacedTable, called: _Called) -> Iterator[_Calls]:
+def _find_calls(table: _PlacedTable, called: _CallMeaning) -> Iterator[_Calls]:
     """The columns with calls, in whichever form the table is."""
     names, count = list(map(str, table.frame.columns)), len(table.frame)
     reader = find_name(None, READER_COLUMNS, names, "column", "column of the readers", table.place)
@@ -333,7 +332,7 @@ def _find_calls(table: _PlacedTable, called: _Called) -> Iterator[_Calls]:
             yield _Calls(name, [parts[0]] * count, parts[1])
 
 
-def _split_finding(name: str, called: _Called) -> tuple[str, int] | None:
+def _split_finding(name: str, called: _CallMeaning) -> tuple[str, int] | None:
     """Split `READER_FINDING` or `FINDING_READER` at a separator; None without a finding."""
     lower = name.lower()
     if not called.several or len(called.classes) == 1:
@@ -348,11 +347,11 @@ def _split_finding(name: str, called: _Called) -> tuple[str, int] | None:
     return None
 
 
-def _explain_columns(table: _PlacedTable, rest: Sequence[str], called: _Called) -> str:
+def _explain_columns(table: _PlacedTable, rest: Sequence[str], called: _CallMeaning) -> str:
     return f"{table.place} must have {called.explain()}, found {quote_names(rest)}"
 
 
-def _code(table: _PlacedTable, calls: _Calls, called: _Called) -> IntArray:
+def _code(table: _PlacedTable, calls: _Calls, called: _CallMeaning) -> IntArray:
     """The number of each call; raises `InputError` for a text that means none."""
     words = called.words(calls.finding)
     cells = [text.strip() for text in table.frame[calls.column]]
@@ -368,7 +367,9 @@ def _code(table: _PlacedTable, calls: _Calls, called: _Called) -> IntArray:
     return np.array(codes, dtype=np.int64)[places.reshape(-1)]
 
 
-def _explain_call(table: _PlacedTable, calls: _Calls, row: int, text: str, called: _Called) -> str:
+def _explain_call(
+    table: _PlacedTable, calls: _Calls, row: int, text: str, called: _CallMeaning
+) -> str:
     allowed = [f"one of {quote_names(called.names)}"] if called.names else []
     if (called.several and len(called.findings) == 1) or not called.names:
         allowed.insert(0, "0, 1, present, absent or empty")
