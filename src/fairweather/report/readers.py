@@ -12,7 +12,7 @@ import pandas as pd
 import scipy.special
 
 from fairweather.metrics.agreement import score_agreement, score_alpha
-from fairweather.metrics.columns import BoolArray, FloatArray, IntArray
+from fairweather.metrics.columns import BoolArray, Ends, FloatArray, IntArray
 from fairweather.metrics.grouping import Grouping
 from fairweather.metrics.readers import (
     FEWEST_READERS,
@@ -162,6 +162,44 @@ def compare_models(contents: Contents) -> list[BesideReaders]:
             points = reader_points(unit.positive, unit.calls, unit.grouping)
             beside.append(BesideReaders(model, unit, points, compared))
     return beside
+
+
+class ReaderMark(NamedTuple):
+    """Where a reader is beside the ROC curve of a finding, on clean images."""
+
+    name: str
+    false: float
+    """1 − specificity."""
+
+    sensitivity: float
+    false_ends: Ends
+    sensitivity_ends: Ends
+    """`false_ends`, `sensitivity_ends`: the 95 % intervals."""
+
+
+def mark_readers(contents: Contents, model: str) -> dict[str, list[ReaderMark]]:
+    """Find where the readers are beside the ROC curve of each finding; none without readers."""
+    readers = contents.once(find_readers)
+    if readers is None:
+        return {}
+    return {
+        unit.title: [
+            ReaderMark(
+                name,
+                1 - point.specificity.value,
+                point.sensitivity.value,
+                (1 - point.specificity.high, 1 - point.specificity.low),
+                point.sensitivity[1:3],
+            )
+            for name, point in zip(
+                readers.readers,
+                reader_points(unit.positive, unit.calls, unit.grouping),
+                strict=True,
+            )
+            if point.sensitivity.n and point.specificity.n
+        ]
+        for unit in read_units(contents, model)
+    }
 
 
 class _Row(NamedTuple):
