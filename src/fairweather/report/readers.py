@@ -43,10 +43,7 @@ TRUTH, ALL_CLASSES, EVERYBODY = "truth", "all classes", "all readers"
 OF_FINDING, OF_CLASS = "finding=", "class="
 MOST_SENTENCES = 5
 HEAD = ("Model", "Finding or class", "Reader", "Sensitivity (%)", "Specificity (%)")
-COMPARED = (
-    *("Model's sensitivity at that specificity", "Difference (points)"),
-    *("Model's specificity at that sensitivity", "Difference (points)"),
-)
+COMPARED = ("Model's sensitivity there", "Model's specificity there")
 NUMBERS = (
     *("positives", "sensitivity", "sensitivity low", "sensitivity high"),
     *("negatives", "specificity", "specificity low", "specificity high"),
@@ -230,13 +227,13 @@ def _row(reader: str, point: ReaderPoint, compared: ReaderComparison | None) -> 
     texts = [_write(score) for score in point]
     numbers = [value for score in point for value in (score.n, *entry_numbers(score))]
     if compared is None:
-        return _Row((reader,), (*texts, *[ABSENT] * 4), (*numbers, *[math.nan] * 9))
+        return _Row((reader,), (*texts, ABSENT, ABSENT), (*numbers, *[math.nan] * 9))
     more = (
         (compared.sensitivity, compared.more_sensitive),
         (compared.specificity, compared.more_specific),
     )
     for value, difference in more:
-        texts += [f"{100 * value:.1f}", format_difference(difference, percent=True)]
+        texts.append(f"{100 * value:.1f}: {format_difference(difference, percent=True)}")
     threshold = float(scipy.special.expit(compared.threshold))
     rest = [number for value, score in more for number in (value, *entry_numbers(score))]
     return _Row((reader,), tuple(texts), (*numbers, threshold, *rest))
@@ -246,7 +243,7 @@ def _average_row(name: str, differences: Sequence[Score]) -> _Row:
     texts = [ABSENT, ABSENT]
     numbers = [math.nan] * 9
     for score in differences:
-        texts += [ABSENT, format_difference(score, percent=True)]
+        texts.append(format_difference(score, percent=True))
         numbers += [math.nan, *entry_numbers(score)]
     return _Row((name,), tuple(texts), tuple(numbers))
 
@@ -274,8 +271,9 @@ def _tabulate_readers(contents: Contents) -> Iterator[TextTable]:
         return
     seed = f" Models: {contents.first_seed}." if contents.first_seed else ""
     below = [
-        "In brackets: 95 % intervals over test images. The threshold of a model is found on the "
-        f"same images; intervals of differences resample both.{seed}",
+        "There: the model's sensitivity at the reader's specificity, its specificity at the "
+        "reader's sensitivity, and the differences in points. In brackets: 95 % intervals over "
+        f"test images; those of differences cover the uncertainty of the model's threshold.{seed}",
         f"The {MEAN_READER} has the mean sensitivity and the mean specificity of all. That point "
         "lies below the curve that readers share, which favours the model. The averages do not: "
         "each reader is compared at the reader's own point.",
