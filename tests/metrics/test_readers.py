@@ -1,6 +1,9 @@
 """A model beside readers: points, the curve at their specificity, and other readers."""
 
+from pathlib import Path
+
 import numpy as np
+import pandas as pd
 import pytest
 import scipy.stats
 from scipy.special import ndtr
@@ -241,3 +244,14 @@ def test_intervals_cover_the_truth(per_group):
         random = compared.averages[0].random
         hits.append((own.low <= truth <= own.high, random.low <= 0.004 <= random.high))
     assert np.sum(hits, axis=0).min() >= fewest(trials, 0.93)
+
+
+def test_the_stored_simulation_is_as_good_as_its_notes_say():
+    table = pd.read_csv(Path(__file__).parents[2] / "benchmarks/readers.csv")
+    assert table["trials"].min() >= 2000
+    missed = table["below"] + table["above"]
+    assert missed.max() <= 0.075
+    assert table["none"].max() == 0
+    of_sensitivity = missed[table["what"] == "other readers, sensitivity"]
+    assert of_sensitivity.max() <= 0.057
+    assert missed[table["what"].isin(["kappa", "alpha"])].between(0.039, 0.055).all()
