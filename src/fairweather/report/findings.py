@@ -26,6 +26,7 @@ from fairweather.report.calls import (
 from fairweather.report.contents import Contents, Sweep, ensembles_as_models
 from fairweather.report.finding_curves import FindingCurves, probability_of, trace_finding
 from fairweather.report.front import Row, choose_rows, round_ends
+from fairweather.report.readers import ReaderMark, has_readers, mark_readers
 from fairweather.report.review import RISKS, START, Stop
 from fairweather.report.section import PartView, ReportPart, Tables, show_tables
 from fairweather.report.tables import (
@@ -373,6 +374,7 @@ class FindingView(TypedDict):
     said: dict[str, list[str]]
     curves: dict[str, FindingCurves]
     points: dict[str, list[PointMark]]
+    readers: list[ReaderMark]
 
 
 def _describe_finding(
@@ -411,7 +413,7 @@ def _describe_finding(
     points = {
         place.shift: mark_points(view, model, place.shift, place.level_name) for place in places
     }
-    return FindingView(levels=levels, said=said, curves={}, points=points)
+    return FindingView(levels=levels, said=said, curves={}, points=points, readers=[])
 
 
 def _choose_pictures(contents: Contents, place: ShownImages) -> dict[str, object]:
@@ -442,6 +444,9 @@ def _show_curves(contents: Contents, _: Tables) -> PartView | None:
             name: _describe_finding(contents, view, model, name, outcome.places)
             for name, view in views.items()
         }
+        for name, marks in mark_readers(contents, model).items():
+            if name in described[model]:
+                described[model][name]["readers"] = marks
         for place in outcome.places:
             for name, curves in _trace_cell(contents, model, place.cell).items():
                 if name in described[model]:
@@ -462,6 +467,7 @@ def _show_curves(contents: Contents, _: Tables) -> PartView | None:
             "seed": contents.first_seed,
             "findings": list(views),
             "worst": _describe_worst(contents),
+            "readers": has_readers(contents),
         },
         carried={"findings": described, "knows": shown, "axes": axes, "shifts": titles},
     )

@@ -641,7 +641,9 @@ class RunFolder:
 
     @property
     def readers(self) -> ReaderCalls | None:
-        """What people call each test image; None if the run was not told.
+        """What people call each test image, or each patient if patients are judged.
+
+        None if the run was not told.
 
         Raises `InputError` if the file was changed after a step wrote it.
         """
@@ -655,7 +657,11 @@ class RunFolder:
                 for column in (table[f"reader/{at}"].combine_chunks() for at in range(len(names)))
             ]
             calls = np.stack(columns, axis=1).astype(np.int64)
-            return ReaderCalls(table["keys"].to_numpy(), tuple(map(str, names)), calls)
+            readers = ReaderCalls(table["keys"].to_numpy(), tuple(map(str, names)), calls)
+        groups = self._read_groups(groups_file(TEST))
+        if self.aggregation is None or groups is None or groups.numbers is None:
+            return readers
+        return readers.join_images(groups.numbers, self.aggregation.unit, mixed=True)
 
     def write_unlabelled(self, name: str, predictions: Predictions) -> None:
         """Write predictions without labels and metrics, of another data set, as parquet."""
