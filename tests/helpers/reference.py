@@ -1,5 +1,6 @@
 """The metrics once more, from their definitions, in plain loops: slow, and independent of numpy."""
 
+import itertools
 import math
 
 
@@ -266,6 +267,53 @@ def thresholds_to_try(confidence, correct, risk, steps=100):
     return [sure for sure in reversed(tried) if sure <= first]
 
 
+def reached(scores, rule):
+    """Which images a rule of two thresholds answers."""
+    return [first >= rule[0] and second >= rule[1] for first, second in scores]
+
+
+def rule_p(limited, rule):
+    """The largest p-value of the limits: each has a share, the scores of images and the wrong."""
+    chances = []
+    for limit, scores, wrong in limited:
+        answers = [
+            own for own, is_answered in zip(wrong, reached(scores, rule), strict=True)
+            if is_answered
+        ]  # fmt: skip
+        chances.append(binomial_tail(sum(answers), len(answers), limit) if answers else 1)
+    return max(chances)
+
+
+def rules_to_try(scores, limited, steps=100):
+    levels = []
+    for column in zip(*scores, strict=True):
+        ordered, n = sorted(column, reverse=True), len(column)
+        levels.append({ordered[math.ceil(step * n / steps) - 1] for step in range(1, steps + 1)})
+    tried = []
+    for first in levels[0]:
+        for second in levels[1]:
+            rule = first, second
+            tried.append((rule, round(rule_p(limited, rule), 9), sum(reached(scores, rule))))
+    beaten = [
+        any(
+            (p <= own_p and count > own_count) or (p < own_p and count == own_count)
+            for _, p, count in tried
+        )
+        for _, own_p, own_count in tried
+    ]
+    best = [own for own, is_beaten in zip(tried, beaten, strict=True) if not is_beaten]
+    return sorted({(p, count) for _, p, count in best}), best
+
+
+def guaranteed_rule(limited, candidates, certainty):
+    found = (math.inf, math.inf)
+    for rule in candidates:
+        if rule_p(limited, rule) > 1 - certainty:
+            break
+        found = rule
+    return found
+
+
 def confidence_auroc(confidence, correct):
     images = list(zip(confidence, correct, strict=True))
     wins = [
@@ -471,6 +519,21 @@ def auc_covariance(first, second, positive, grouping):
     )
 
 
+def net_benefit(probability, present, threshold, prevalence=None):
+    """The dcurves formula: test-positive rates of both sides at a prevalence, and the odds."""
+    sides = {True: [], False: []}
+    for score, truth in zip(probability, present, strict=True):
+        sides[bool(truth)].append(score >= threshold)
+    n = len(sides[True]) + len(sides[False])
+    share = len(sides[True]) / n if prevalence is None else prevalence
+    rates = {side: sum(calls) / len(calls) if calls else math.nan for side, calls in sides.items()}
+    if prevalence is None:
+        right, wrong = sum(sides[True]) / n, sum(sides[False]) / n
+    else:
+        right, wrong = rates[True] * share, rates[False] * (1 - share)
+    return right - wrong * threshold / (1 - threshold)
+
+
 def finding_numbers(probability, present):
     """Every number of a finding, by its name in scores.csv."""
     pairs = list(zip(probability, present, strict=True))
@@ -508,6 +571,124 @@ def image_numbers(probabilities, labels):
         "exact_match": sum(not any(row) for row in judged) / len(judged),
         "hamming_loss": sum(map(sum, judged)) / sum(map(len, judged)),
     }
+
+
+def error_share(probability, present, threshold, rate, groups):
+    """The mean over groups of the share of wrong calls of the images that a rate is about."""
+    shares = {}
+    for number, has_it, group in zip(probability, present, groups, strict=True):
+        if has_it == (rate == "sensitivity"):
+            shares.setdefault(group, []).append(has_it != (number >= threshold))
+    means = [sum(own) / len(own) for own in shares.values()]
+    return sum(means) / len(means), len(means), max(map(len, shares.values()))
+
+
+def keeps_target(probability, present, threshold, rate, target, groups):
+    """Whether a test rejects, at 5 %, that the true rate at a threshold is below the target."""
+    share, n, most = error_share(probability, present, threshold, rate, groups)
+    allowed = 1 - target
+    if most == 1:
+        return binomial_tail(round(n * share), n, allowed) <= 0.05
+    level = min(share, allowed)
+    entropy = (1 - level) * math.log((1 - level) / (1 - allowed))
+    entropy += level * math.log(level / allowed) if level else 0
+    hits = math.ceil(round(n * share, 9))
+    return min(math.exp(-n * entropy), math.e * binomial_tail(hits, n, allowed)) <= 0.05
+
+
+def best_other_rate(probability, present, rate, target, groups):
+    """The best other rate of the thresholds that keep a target; all that differ are tried."""
+    other = {"sensitivity": "specificity", "specificity": "sensitivity"}[rate]
+    thresholds = {*probability, *(math.nextafter(p, 2) for p in probability)}
+    return max(
+        1 - error_share(probability, present, threshold, other, range(len(probability)))[0]
+        for threshold in thresholds
+        if keeps_target(probability, present, threshold, rate, target, groups)
+    )
+
+
+def freeman_halton(sizes, hits):
+    """The chance of tables that are no more probable than this one, of all with its margins."""
+
+    def ways(table):
+        return math.prod(math.comb(n, k) for n, k in zip(sizes, table, strict=True))
+
+    tables = itertools.product(*(range(n + 1) for n in sizes))
+    chances = [ways(table) for table in tables if sum(table) == sum(hits)]
+    return sum(c for c in chances if c <= ways(hits)) / sum(chances)
+
+
+def sensitivity_at(scores, positive, specificity):
+    """The sensitivity of the ROC curve at a specificity, from each threshold and straight lines."""
+    yes = [score for score, is_positive in zip(scores, positive, strict=True) if is_positive]
+    no = [score for score, is_positive in zip(scores, positive, strict=True) if not is_positive]
+    corners = [(0.0, 0.0)]
+    for threshold in sorted(set(scores), reverse=True):
+        alarms = sum(score >= threshold for score in no) / len(no)
+        corners.append((alarms, sum(score >= threshold for score in yes) / len(yes)))
+    share = 1 - specificity
+    there = [y for x, y in corners if abs(x - share) < 1e-9]
+    if there:
+        return max(there)
+    left = max((x, y) for x, y in corners if x < share)
+    right = min((x, y) for x, y in corners if x > share)
+    return left[1] + (share - left[0]) / (right[0] - left[0]) * (right[1] - left[1])
+
+
+def average_over_readers(values, covariance):
+    """Mean, its squared standard error, and Hillis's degrees of freedom, from their definitions."""
+    count = len(values)
+    mean = sum(values) / count
+    between = sum((value - mean) ** 2 for value in values) / (count - 1)
+    pairs = [covariance[a][b] for a in range(count) for b in range(count) if a != b]
+    shared = max(count * sum(pairs) / len(pairs), 0)
+    fixed = sum(sum(row) for row in covariance) / count**2
+    freedom = (between + shared) ** 2 / (between**2 / (count - 1))
+    return mean, max((between + shared) / count, fixed), freedom
+
+
+def cohen_kappa_of_two(first, second):
+    n = len(first)
+    alike = sum(a == b for a, b in zip(first, second, strict=True)) / n
+    by_chance = sum(
+        sum(a == name for a in first) * sum(b == name for b in second)
+        for name in set(first) | set(second)
+    )
+    return (alike - by_chance / n**2) / (1 - by_chance / n**2)
+
+
+def fleiss_kappa(calls):
+    """Of images that all raters have called, as Fleiss 1971 defines it."""
+    n, raters, names = len(calls), len(calls[0]), sorted({call for row in calls for call in row})
+    alike = [
+        sum(row.count(name) * (row.count(name) - 1) for name in names) / (raters * (raters - 1))
+        for row in calls
+    ]
+    shares = [sum(row.count(name) for row in calls) / (n * raters) for name in names]
+    by_chance = sum(share**2 for share in shares)
+    return (sum(alike) / n - by_chance) / (1 - by_chance)
+
+
+def krippendorff_alpha(calls, missing=-1):
+    """From the matrix of coincidences, pair by pair."""
+    known = [[call for call in row if call != missing] for row in calls]
+    known = [row for row in known if len(row) > 1]
+    coincidences = {}
+    for row in known:
+        for at, first in enumerate(row):
+            for other, second in enumerate(row):
+                if at != other:
+                    pair = first, second
+                    coincidences[pair] = coincidences.get(pair, 0) + 1 / (len(row) - 1)
+    totals = {}
+    for (first, _), count in coincidences.items():
+        totals[first] = totals.get(first, 0) + count
+    number = sum(totals.values())
+    observed = sum(count for (a, b), count in coincidences.items() if a != b) / number
+    expected = sum(
+        totals[a] * totals[b] / (number * (number - 1)) for a in totals for b in totals if a != b
+    )
+    return 1 - observed / expected
 
 
 def aggregated_probability(probabilities, name):

@@ -225,7 +225,7 @@ def test_an_operating_point_is_in_the_name_of_the_number():
     predictions, at = drawn(), 0.3
     found = estimated(predictions, points={"Mass": at})
     names = [f"{kind}@0.3" for kind in ("sensitivity", "specificity", "ppv", "npv", "f1")]
-    assert point_metric_names(at) == names
+    assert point_metric_names([str(at)]) == names
     assert [name for name in found["finding=Mass"] if "@" in name] == names
     for unit in ("finding=Effusion", "mean finding", "image"):  # they have no such point
         assert not any("@" in name for name in found[unit])

@@ -427,7 +427,7 @@ def test_each_class_is_measured_and_one_at_its_operating_point(model, colour_fol
     assert run.record.settings.operating_points == {"blue": 0.2, "red": 0.9}
     verdicts = judge(RunFolder(run.path), read_rules(["sensitivity[clean|class=blue@0.2] > 0"]))
     assert verdicts[0].value == pytest.approx(sensitivity, abs=1e-7)
-    with pytest.raises(InputError, match=r"operating point blue, operating point red"):
+    with pytest.raises(InputError, match=r"operating point blue=0.2, operating point red=0.9"):
         evaluated(model, colour_folder, tmp_path / "run", "brightness_factor: [0.1, 0.2]")
 
 
@@ -435,9 +435,10 @@ def test_each_class_is_measured_and_one_at_its_operating_point(model, colour_fol
     ("points", "complaint"),
     [
         (("blu=0.2",), "unknown class of an operating point 'blu'; did you mean 'blue'"),
-        (("blue",), "CLASS=PROBABILITY, such as malignant=0.3, found 'blue'"),
-        (("blue=1.5",), "CLASS=PROBABILITY, .* found 'blue=1.5'"),
-        (("blue=0.2", "blue=0.3"), "the class 'blue' has two operating points"),
+        (("blue",), "is a threshold or a target, such as 0.3, .*, found 'blue'"),
+        (("blue=1.5",), "is a threshold or a target, .* found 'blue=1.5'"),
+        (("blue=sensitivity=2",), "found 'blue=sensitivity=2'"),
+        (("sensitivity=0.9",), "sensitivity=0.9 is chosen on validation images, which .* not have"),
     ],
 )
 def test_operating_points_that_cannot_be_are_refused(
@@ -617,8 +618,8 @@ def test_every_step_can_be_done_by_who_has_nothing_but_the_plan(
 
 def test_the_signature_names_every_option_with_its_default():
     parameters = inspect.signature(fw.evaluate).parameters
-    first = ["model", "dataset", "shifts", "predictions", "labels", "out", "replace", "progress"]
-    assert list(parameters)[:8] == first
+    first = ["model", "dataset", "shifts", "predictions", "labels", "readers", "out", "replace"]
+    assert list(parameters)[:9] == [*first, "progress"]
     for option in dataclasses.fields(EvaluationOptions):
         assert parameters[option.name].default == option.default
     with pytest.raises(InputError, match=r"'batchsize'.*'batch_size'"):

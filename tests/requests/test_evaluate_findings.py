@@ -183,7 +183,7 @@ def test_one_finding_is_enough(answer, tmp_path):
     [
         ("logits.softmax(1)", "that sum to one for 64 images, as probabilities of classes do"),
         ("logits[:, :2]", "names 3 findings but has 2 outputs"),
-        ("logits[:, 0]", r"real numbers \[B, classes\], found a tensor \[1\]"),
+        ("logits[:, 0]", "the model names 3 findings but has 1 outputs"),
         ("logits * float('nan')", "not finite"),
     ],
 )

@@ -87,6 +87,7 @@ def cases(folder):
         "allow_shared_groups": Case(True, WORKER, {"metadata": table, "group": "patient"}),
         "allow_duplicates": Case(True, WORKER),
         "scale": Case("0..100", IMAGES),
+        "positive": Case((">=1",), SCORES),
         "variants": Case(("temperature",), STEPS),
         "fit_on": Case(("gaussian_blur: [1]",), STEPS),
         "ood": Case((f"folder:{folder}/others",), STEPS),
@@ -512,6 +513,7 @@ def test_load_data_ignores_no_option(kind, place):
         "imbalance": 0.5,
         "groups": groups,
         "scale": "0..100",
+        "positive": ">=1",
     }
     permissions = ("skip_unreadable", "verify", "allow_duplicates", "offline", "progress")
     unread_here = unread(fw.load_data, {"source": source}, values, permissions)

@@ -767,8 +767,12 @@ def test_scores_know_the_operating_points_and_the_order_of_the_classes():
     ("points", "words"),
     [
         ({"d": 0.3}, "unknown class of an operating point 'd'"),
-        ({"a": 1}, "'a' must be a probability between 0 and 1, found 1"),
-        ({"a": "high"}, "operating_points"),
+        ({"a": 1}, "of 'a' is a probability between 0 and 1, or a target .*, found 1"),
+        ({"a": "high"}, "operating_points: a point of 'a' is .*, found high"),
+        ({"a": [0.3, 2]}, "found 2"),
+        ("sensitivity=1.5", "a point is a probability between 0 and 1, .* found sensitivity=1.5"),
+        ({"sensitivity": 0.95}, "write the target as a text, sensitivity=0.95"),
+        ({"a": [[0.3]]}, "operating_points"),
     ],
 )
 def test_an_operating_point_that_cannot_be_is_refused(points, words):

@@ -19,8 +19,11 @@ from fairweather.judge.verdicts import judge
 from fairweather.metrics import score
 from fairweather.metrics.areas import area_interval, auc_column
 from fairweather.metrics.grouping import Grouping
+from fairweather.metrics.operating_points import choose_threshold
+from fairweather.runs.folder import RunFolder
 from fairweather.tasks.multilabel import FindingsPredictions, select_finding
 from fairweather.types.measurement import MULTILABEL, UNKNOWN, Dataset, Groups, Images
+from fairweather.types.operating_points import TargetRate
 from tests.helpers.commands import fairweather
 
 NAMES = ("Effusion", "Mass", "Hernia")
@@ -98,7 +101,9 @@ def test_each_finding_has_the_numbers_of_the_images_where_it_is_known(run, datas
         one = select_finding(predictions, column)
         for metric, theirs in score(one, 10).items():
             assert found.loc[metric, "value"] == pytest.approx(theirs.value, rel=1e-5, nan_ok=True)
-            assert found.loc[metric, "n"] == len(one) < len(predictions)
+            denominators = {"sensitivity": one.labels.sum(), "specificity": (one.labels == 0).sum()}
+            images = denominators.get(metric, len(one))
+            assert found.loc[metric, "n"] == images < len(predictions)
     assert "sensitivity@0.3" in clean.loc["finding=Effusion"].index
     assert "sensitivity@0.3" not in clean.loc["finding=Mass"].index
 
@@ -398,6 +403,148 @@ def test_predictions_from_a_file_give_the_numbers_of_the_module(run, dataset, tm
     assert all("validation_threshold" in name or "atc" in name for name in fitted)
     theirs = theirs.loc[ours.index]
     pd.testing.assert_frame_equal(ours, theirs, rtol=1e-4)
+
+
+def choose(dataset, target, name, net=None):
+    """The threshold for a target, chosen on the validation images where the finding is known."""
+    images, column = dataset.val, NAMES.index(name)
+    logits = (net or Thirds())(images.images / 255).detach().numpy()
+    labels = images.labels.numpy()[:, column]
+    known = labels != UNKNOWN
+    p = fw.metrics.softmax(np.stack([0 * logits[known, column], logits[known, column]], axis=1))
+    return choose_threshold(p[:, 1], labels[known] == 1, target)
+
+
+@pytest.fixture(scope="module")
+def targeted(dataset, tmp_path_factory):
+    """Two seeds with several operating points of two findings."""
+    larger = replace(dataset, val=images_of(400, 1))
+    nets = {"net-seed0": Thirds(), "net-seed1": Thirds(18.0, 0.45)}
+    points = ["Effusion=sensitivity=0.9", "Effusion=0.3", "Mass=specificity=0.80"]
+    out = tmp_path_factory.mktemp("targets") / "run"
+    return larger, evaluated(larger, out, nets, operating_points=points)
+
+
+def test_the_threshold_of_a_target_is_chosen_for_each_seed_on_validation_images(targeted):
+    dataset, run = targeted
+    stored = {"Effusion": ("sensitivity=0.9", 0.3), "Mass": "specificity=0.8"}
+    assert run.record.settings.operating_points == stored
+    rows = pd.read_csv(run.path / "scores.csv", dtype={"seed": str})
+    rows = rows[rows["shift"] == "clean"].set_index(["seed", "unit", "metric"]).sort_index()
+    test, labels = dataset.test, dataset.test.labels.numpy()
+    for seed, net in (("0", Thirds()), ("1", Thirds(18.0, 0.45))):
+        for name, target in (
+            ("Effusion", TargetRate("sensitivity", 0.9)),
+            ("Mass", TargetRate("specificity", 0.8)),
+        ):
+            threshold, column = choose(dataset, target, name, net), NAMES.index(name)
+            own = rows.loc[seed, f"finding={name}"]
+            assert own.loc[f"threshold@{target}", "value"] == pytest.approx(threshold, rel=1e-7)
+            p = scipy.special.expit(net(test.images / 255).detach().numpy()[:, column])
+            for rate, present in (("sensitivity", 1), ("specificity", 0)):
+                of_rate = labels[:, column] == present
+                right = ((p >= threshold) == present)[of_rate].mean()
+                assert own.loc[f"{rate}@{target}", "value"] == pytest.approx(right)
+                assert own.loc[f"{rate}@{target}", "n"] == of_rate.sum()
+    # A threshold of another finding is no number of their mean.
+    units = rows.loc["0"].reset_index()
+    assert set(units[units["metric"].str.startswith("threshold")]["unit"]) == set(UNITS[:2])
+
+
+def test_shifted_images_and_sites_have_the_numbers_at_a_target_too(targeted):
+    _, run = targeted
+    name = "sensitivity@sensitivity=0.9"
+    scores, slices = (pd.read_csv(run.path / file) for file in ("scores.csv", "slices.csv"))
+    cells = set(scores[scores["metric"] == name]["level"])
+    assert cells == {"none", "0.7", "1.3", "mean", "worst"}
+    assert {f"site={site}" for site in "ABC"} <= set(slices[slices["metric"] == name]["slice"])
+
+
+def test_rules_are_judged_at_a_target_and_its_drop_has_the_same_threshold(targeted):
+    _, run = targeted
+    rule = "sensitivity[clean|finding=Effusion@sensitivity=0.9] >= 0.5"
+    other = "sensitivity@sensitivity=0.9[brightness_factor=0.7|finding=Effusion] drop <= 100%"
+    first, second = judge(RunFolder(run.path), read_rules([rule, other]))
+    rows = pd.read_csv(run.path / "scores.csv")
+    rows = rows[(rows["metric"] == "sensitivity@sensitivity=0.9") & (rows["seed"] == "mean")]
+    by_level = rows[rows["unit"] == "finding=Effusion"].set_index("level")["value"]
+    assert first.value == pytest.approx(by_level["none"], rel=1e-6)
+    assert second.value == pytest.approx(by_level["none"] - by_level["0.7"], abs=1e-6)
+
+
+def test_it_is_said_where_a_target_is_kept(targeted):
+    """Each patient counts alike; each seed has its own threshold."""
+    dataset, run = targeted
+    table = pd.read_csv(run.path / "tables" / "operating_points.csv", dtype={"seed": str})
+    images = {"clean", "site=A", "site=B", "site=C"}
+    images |= {f"brightness_factor={level}" for level in ("0.7", "1.3")}
+    assert set(table["images"]) == images
+    assert set(table["verdict"]) == {"kept", "broken", "cannot tell"}
+    target = table["target"].str.partition("=")[2].astype(float)
+    assert ((table["verdict"] == "kept") == (table["low"] >= target)).all()
+    assert ((table["verdict"] == "broken") == (table["high"] < target)).all()
+    test, labels = dataset.test, dataset.test.labels.numpy()[:, 0]
+    sites, patients = test.groups.slices["site"], np.arange(480) // 2
+    p = scipy.special.expit(Thirds()(test.images / 255).detach().numpy()[:, 0])
+    rows = table[(table["seed"] == "0") & (table["class"] == "Effusion")].set_index("images")
+    for name, inside in (("clean", labels == 1), ("site=A", (labels == 1) & (sites == "A"))):
+        row = rows.loc[name]
+        right = pd.Series(p[inside] >= row["threshold"]).groupby(patients[inside]).mean()
+        assert row["value"] == pytest.approx(right.mean())
+        assert (row["n"], row["groups"]) == (inside.sum(), len(right))
+    said = run.overview()
+    assert "sensitivity=0.9 of Effusion, called from" in said
+    assert "is broken in 1 of 6 sets of images, worst in brightness_factor=0.7" in said
+
+
+def test_the_rates_of_sites_have_their_own_images_and_a_test_of_their_difference(targeted):
+    dataset, run = targeted
+    table = pd.read_csv(run.path / "tables" / "rates_site.csv")
+    slices = pd.read_csv(run.path / "slices.csv", dtype={"seed": str})
+    rows = table[(table["class"] == "Effusion") & (table["point"] == "sensitivity=0.9")]
+    labels = dataset.test.labels.numpy()[:, 0]
+    sites = dataset.test.groups.slices["site"]
+    right = []
+    for net in (Thirds(), Thirds(18.0, 0.45)):
+        threshold = choose(dataset, TargetRate("sensitivity", 0.9), "Effusion", net)
+        p = scipy.special.expit(net(dataset.test.images / 255).detach().numpy()[:, 0])
+        right.append((p >= threshold) == (labels == 1))
+    for rate, label in (("sensitivity", 1), ("specificity", 0)):
+        own = rows[rows["rate"] == rate].set_index("slice")
+        for site in "ABC":
+            inside = (labels == label) & (sites == site)
+            assert own.loc[f"site={site}", "n"] == inside.sum()
+            assert own.loc[f"site={site}", "value"] == pytest.approx(
+                np.mean([column[inside].mean() for column in right])
+            )
+            stored = slices[(slices["slice"] == f"site={site}") & (slices["seed"] == "mean")]
+            stored = stored[stored["metric"] == f"{rate}@sensitivity=0.9"]
+            stored = stored[(stored["unit"] == UNITS[0]) & (stored["shift"] == "clean")]
+            assert stored["low"].item() == pytest.approx(own.loc[f"site={site}", "low"])
+    # Patients have images of two sites, so no site can be tested against another.
+    assert table["p_holm"].isna().all()
+
+
+def test_points_without_a_name_are_those_of_all_findings_and_need_images_of_each(dataset, tmp_path):
+    common = replace(dataset, val=replace(images_of(700, 3), classes=NAMES))
+    with pytest.raises(InputError, match=r"sensitivity of Hernia .* at least 29 .* found 0$"):
+        evaluated(common, tmp_path / "run", {"net": Thirds()}, operating_points=["sensitivity=0.9"])
+    specific = evaluated(
+        common, tmp_path / "other", {"net": Thirds()}, operating_points=["specificity=0.9"]
+    )
+    assert specific.record.settings.operating_points == dict.fromkeys(NAMES, "specificity=0.9")
+
+
+def test_a_target_without_validation_images_is_refused(dataset, tmp_path):
+    points = ["Effusion=sensitivity=0.9"]
+    with pytest.raises(InputError, match=r"sensitivity=0.9 is chosen on validation images"):
+        evaluated(
+            replace(dataset, val=None), tmp_path / "run", {"net": Thirds()}, operating_points=points
+        )
+    few = replace(dataset, val=images_of(40, 1))
+    with pytest.raises(InputError, match="needs at least 29 validation images that have it, found"):
+        evaluated(few, tmp_path / "run", {"net": Thirds()}, operating_points=points)
+    assert not (tmp_path / "run" / "record.json").exists()
 
 
 def test_an_operating_point_of_an_unknown_finding_names_the_closest(dataset, tmp_path):

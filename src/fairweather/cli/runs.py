@@ -383,6 +383,13 @@ def evaluate(
         Path | None,
         typer.Option(help="Table with the true labels of predictions, matched by --key-column."),
     ] = None,
+    readers: Annotated[
+        list[Path] | None,
+        typer.Option(
+            help="Table of what people call the test images: a column reader, or one for each "
+            "reader. Repeatable."
+        ),
+    ] = None,
     out: Annotated[
         Path | None, typer.Option(help="Run folder.", show_default="runs/MODEL-on-DATA")
     ] = None,
@@ -436,6 +443,7 @@ def evaluate(
         shift or QUICK,
         given,
         labels=labels,
+        readers=readers,
     )
     check_tracking(track)
     with resumable(), progress(quiet=quiet) as show:

@@ -28,13 +28,16 @@ from fairweather.metrics.metric import (
     RarestClass,
     find_class_metric_row,
     find_rarest_class,
+    find_targets,
 )
+from fairweather.metrics.operating_points import choose_thresholds
 from fairweather.metrics.rows import find_row
 from fairweather.report.contents import Contents, ensembles_as_models, read_contents
 from fairweather.runs.folder import RunFolder, read_json
 from fairweather.runs.scores import (
     Estimates,
     ScoreKey,
+    Validation,
     add_means,
     add_worst,
     estimate_metrics,
@@ -580,7 +583,10 @@ def reestimate(
         for seed in seeds:
             validation, fitted = run.predictions(model, seed, CLEAN, VAL), None
             if run.task.name == CLASSIFICATION and run.holds(validation):
-                fitted = fit_on(run.read_predictions(validation))
+                read = run.read_predictions(validation)
+                targets = find_targets(metrics, read.classes)
+                points = choose_thresholds(read, targets, read_grouping(run, VAL))
+                fitted = fit_on(read)._replace(points=points)
             for condition, shift in _shift_ids(contents, wanted).items():
                 name = run.predictions(model, seed, shift)
                 predictions = _read_predictions(run, name)
@@ -605,7 +611,10 @@ def reestimate(
             grouping,
             metrics,
             fitted_on={
-                key: run.read_cell(file) for key, file in validation.items() if run.holds(file)
+                key: Validation(read, read, read_grouping(run, VAL))
+                for key, file in validation.items()
+                if run.holds(file)
+                for read in [run.read_cell(file)]
             },
         )
         table = dict(_select_unit(units, unit))

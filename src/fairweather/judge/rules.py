@@ -10,6 +10,7 @@ from pathlib import Path
 
 from fairweather.errors import InputError, unknown_name
 from fairweather.files.yamlfile import read_yaml
+from fairweather.types.operating_points import POINT_SIGN, parse_point
 
 OPERATORS: Mapping[str, Callable[[float, float], bool]] = {
     ">=": operator.ge,
@@ -92,10 +93,13 @@ class Rule:
         'ppv/malignant@0.3'
         >>> Rule(None, "ppv", "clean", "", ">=", "0.9", "finding=Mass@0.3").scored
         'ppv@0.3'
+        >>> Rule(None, "ppv@sensitivity=0.9", "clean", "", ">=", "0.9", "class=malignant").scored
+        'ppv/malignant@sensitivity=0.9'
         """
         named, _ = self._class_and_slice
         _, point = self._part_and_point
-        return f"{self.metric}/{named}" if named else f"{self.metric}{point}"
+        metric, sign, at = self.metric.partition(POINT_SIGN)
+        return f"{metric}/{named}{sign}{at}" if named else f"{self.metric}{point}"
 
     @property
     def measured(self) -> str:
@@ -121,11 +125,10 @@ class Rule:
         """The finding and the slice, and the operating point of the finding with its sign."""
         _, part = self._class_and_slice
         finding, bar, slice_ = part.partition("|")
-        name, sign, at = finding.rpartition("@")
-        point = parse_level(at) if sign and part.startswith(FINDING) else None
-        if point is None or not 0 < point < 1:
+        name, _, at = finding.rpartition(POINT_SIGN)
+        if not part.startswith(FINDING) or parse_point(at) is None:
             return part, ""
-        return f"{name}{bar}{slice_}", f"@{at}"
+        return f"{name}{bar}{slice_}", f"{POINT_SIGN}{at}"
 
     @property
     def _class_and_slice(self) -> tuple[str, str]:

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+import math
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, replace
+from types import MappingProxyType
 from typing import Literal
 
 import numpy as np
@@ -11,16 +13,17 @@ import numpy as np
 from fairweather.metrics.columns import FloatArray, ratio
 from fairweather.metrics.metric import (
     CLASS_METRICS,
-    POINT_SIGN,
+    POINT_METRICS,
     Accepts,
     ClassMetric,
     Metric,
+    list_point_metrics,
     metric_of_class,
-    parse_threshold,
 )
 from fairweather.metrics.sample import Sample
 from fairweather.types.kinds import FINDING, FINDINGS
-from fairweather.types.measurement import UNKNOWN, Predictions, format_number
+from fairweather.types.measurement import UNKNOWN, Predictions
+from fairweather.types.operating_points import POINT_SIGN, TargetRate, parse_point
 
 PRESENT = 1  # the class of a finding that is there
 # With fewer errors, or images with the finding, there is no interval (benchmarks/findings.py).
@@ -47,8 +50,11 @@ class FindingMetric(ClassMetric):
     """A metric of the calls of a finding, or of the ranks of its probability."""
 
     def images(self, predictions: Predictions) -> int:
-        """Count the images where the finding is known."""
-        return len(predictions)
+        """Count the images where the finding is known; for a sensitivity, those with it, and for a
+        specificity, those without it."""
+        present = int((predictions.labels == PRESENT).sum())
+        counts = {"sensitivity": present, "specificity": len(predictions) - present}
+        return counts.get(self.kind.name, len(predictions))
 
 
 def _share_of_wrong_labels(s: Sample) -> FloatArray:
@@ -60,32 +66,46 @@ def _share_of_wrong_labels(s: Sample) -> FloatArray:
     return ratio(*(s.weights.astype(np.float64) @ sums).T)
 
 
-def find_point_metric(name: str) -> FindingMetric | None:
+def find_point_metric(
+    name: str, chosen: Mapping[str, float] = MappingProxyType({})
+) -> FindingMetric | None:
     """Find a metric of a finding at an operating point, such as `sensitivity@0.3`.
+
+    Args:
+        name: in scores.csv.
+        chosen: thresholds that were chosen for targets, by what stands behind the sign.
 
     >>> find_point_metric("sensitivity@0.3").label, find_point_metric("auc@0.3")
     ('Sensitivity at 0.3', None)
     """
     kind, _, at = name.partition(POINT_SIGN)
-    threshold = parse_threshold(at)
-    if threshold is None or kind not in FORMULAS or not CLASS_METRICS[kind].has_points:
+    point, row = parse_point(at), POINT_METRICS.get(kind)
+    if point is None or row is None or not row.has(point):
         return None
-    return _call_metric(kind, name, f"{CLASS_METRICS[kind].label} at {at}", threshold)
+    threshold = chosen.get(at, math.nan) if isinstance(point, TargetRate) else point
+    return _call_metric(kind, name, f"{row.label} at {at}", threshold)
 
 
-def point_metric_names(threshold: float | None) -> list[str]:
-    """The names in scores.csv of the metrics of a finding at its operating point, if it has one.
+def find_finding_targets(names: Iterable[str]) -> dict[str, tuple[int, TargetRate]]:
+    """Find the targets among names of metrics of a finding, by what stands behind the sign.
 
-    >>> point_metric_names(0.3)[:2], point_metric_names(None)
-    (['sensitivity@0.3', 'specificity@0.3'], [])
+    >>> find_finding_targets(["auc", "ppv@0.3", "ppv@specificity=0.9"])
+    {'specificity=0.9': (1, TargetRate(rate='specificity', value=0.9))}
     """
-    if threshold is None:
-        return []
-    return [
-        f"{kind}{POINT_SIGN}{format_number(threshold)}"
-        for kind in FORMULAS
-        if CLASS_METRICS[kind].has_points
-    ]
+    texts = dict.fromkeys(name.partition(POINT_SIGN)[2] for name in names)
+    points = {text: parse_point(text) for text in texts}
+    return {
+        text: (PRESENT, point) for text, point in points.items() if isinstance(point, TargetRate)
+    }
+
+
+def point_metric_names(points: Iterable[str]) -> list[str]:
+    """The names in scores.csv of the metrics of a finding at its operating points.
+
+    >>> point_metric_names(["0.3"])[:2], point_metric_names(["sensitivity=0.9"])[-1]
+    (['sensitivity@0.3', 'specificity@0.3'], 'threshold@sensitivity=0.9')
+    """
+    return [f"{kind}{POINT_SIGN}{point}" for point in points for kind in list_point_metrics(point)]
 
 
 def finding_metrics(table: Mapping[str, Metric]) -> tuple[Metric, ...]:
@@ -180,7 +200,7 @@ def finding_metrics(table: Mapping[str, Metric]) -> tuple[Metric, ...]:
             interval="share",
         ),
         *calibration,
-        *(_call_metric(kind) for kind in FORMULAS if CLASS_METRICS[kind].has_points),
+        *(_call_metric(kind) for kind in POINT_METRICS if kind in CLASS_METRICS),
         Metric(
             "decision_accuracy",
             "Right decisions",
@@ -225,6 +245,7 @@ def _call_metric(
     shown: Literal[0, 1, 2] = 0,
 ) -> FindingMetric:
     """The metric of the class of a finding that is there, in the words of findings."""
-    row = replace(CLASS_METRICS[kind], formula=FORMULAS[kind], accepts=Accepts(FINDING))
+    row = {**CLASS_METRICS, **POINT_METRICS}[kind]
+    row = replace(row, formula=FORMULAS.get(kind, row.formula), accepts=Accepts(FINDING))
     made = metric_of_class(FindingMetric, row, name or kind, label or row.label, PRESENT, threshold)
     return replace(made, shown=shown)

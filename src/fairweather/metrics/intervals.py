@@ -222,8 +222,9 @@ def evaluate_resamples(
         for metric in METRICS.values()
         if metric.applies(predictions, fitted) and (names is None or metric.name in names)
     ]
+    chosen = {} if fitted is None else fitted.points
     named = (
-        find_class_metric(name, predictions.classes) or find_point_metric(name)
+        find_class_metric(name, predictions.classes, chosen) or find_point_metric(name, chosen)
         for name in names or ()
     )
     of_classes = [metric for metric in named if metric and metric.applies(predictions)]

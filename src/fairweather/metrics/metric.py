@@ -3,19 +3,20 @@
 Metrics of a class, such as `sensitivity/malignant`, are not rows of `METRICS`, because a run has as
 many of each as it has classes. A class is called where it is the most probable one. With an
 operating point such as `sensitivity/malignant@0.3`, it is called where its probability is at least
-0.3.
+0.3. With a target such as `ppv/malignant@sensitivity=0.95`, that threshold is chosen on validation
+images.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+import math
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import KW_ONLY, dataclass
 from types import MappingProxyType
 from typing import Literal, NamedTuple, TypeVar
 
 import numpy as np
 
-from fairweather.errors import InputError
 from fairweather.metrics.areas import disjoint_pairs, least_pairs
 from fairweather.metrics.calibration import reliability_bins
 from fairweather.metrics.classification import (
@@ -35,10 +36,18 @@ from fairweather.metrics.hidden_error import (
     HiddenErrorFunction,
     Observation,
 )
+from fairweather.metrics.operating_points import NOTHING_CALLED
 from fairweather.metrics.sample import PreparedCell, Sample, is_called
 from fairweather.metrics.selective import FittedThresholds
 from fairweather.types.kinds import TaskKind
-from fairweather.types.measurement import Predictions, format_number
+from fairweather.types.measurement import Predictions
+from fairweather.types.operating_points import (
+    POINT_SIGN,
+    OperatingPoints,
+    TargetRate,
+    list_points,
+    parse_point,
+)
 
 IntervalKind = Literal[
     "percentile",
@@ -283,16 +292,16 @@ def index_by_name(*rows: _Row) -> dict[str, _Row]:
 # --- Metrics of one class against all others ---
 
 NEEDS_LOGITS = Accepts(logits=True)
-POINT_SIGN = "@"  # between the class and its operating point
 
 
 @dataclass(frozen=True)
 class ClassMetricRow(MetricRow):
     """A metric that every class has: one row of `CLASS_METRICS`."""
 
-    values: CallShare | Callable[[Sample], FloatArray]
+    values: CallShare | Callable[[Sample], FloatArray] | None
     """The share of images that it is, which depends on the probability from which on the class is
-    called. Otherwise, a function from a `Sample` to `[B, classes present]`."""
+    called; None for that probability itself. Otherwise, a function from a `Sample` to `[B, classes
+    present]`."""
 
     _: KW_ONLY
     image_count: Callable[[ClassCounts], FloatArray] = SENSITIVITY.whole
@@ -318,10 +327,14 @@ class ClassMetricRow(MetricRow):
             else self.image_count(counts)
         )
 
-    @property
-    def has_points(self) -> bool:
-        """Tell whether it counts calls of the class, and so has operating points."""
-        return isinstance(self.values, CallShare)
+    def has(self, point: float | TargetRate | None) -> bool:
+        """Tell whether there is such a metric at an operating point; None for the most probable.
+
+        Only targets have thresholds that are chosen.
+        """
+        if self.values is None:
+            return isinstance(point, TargetRate)
+        return point is None or isinstance(self.values, CallShare)
 
 
 CLASS_METRICS: dict[str, ClassMetricRow] = index_by_name(
@@ -392,6 +405,21 @@ CLASS_METRICS: dict[str, ClassMetricRow] = index_by_name(
         accepts=Accepts(logits=True, sets=True),
     ),
 )
+THRESHOLD = ClassMetricRow(
+    "threshold",
+    "Threshold",
+    "probability from which on the class is called, so that with 95 % confidence the target is "
+    "kept on images like the clean validation images",
+    None,
+    higher_is_better=None,
+    bounds=(0.0, NOTHING_CALLED),
+    interval="percentile",
+)
+POINT_METRICS = {
+    row.name: row
+    for row in (*CLASS_METRICS.values(), THRESHOLD)
+    if row.has(TargetRate("sensitivity", 0.5))
+}
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -406,7 +434,12 @@ class ClassMetric(Metric):
 
     threshold: float | None
     """The probability from which on the class is called; None if it is called where it is the most
-    probable class."""
+    probable class, and NaN where it has not been chosen."""
+
+    def applies(self, predictions: Predictions, fitted: FittedThresholds | None = None) -> bool:
+        """Tell whether it can be computed, for which its threshold must be known."""
+        unknown = self.threshold is not None and math.isnan(self.threshold)
+        return not unknown and super().applies(predictions, fitted)
 
     def images(self, predictions: Predictions) -> int:
         """Count the images of the class."""
@@ -437,11 +470,44 @@ def find_class_metric_row(name: str) -> ClassMetricRow | None:
     ('PPV', None)
     """
     kind, _, named = name.partition("/")
-    return CLASS_METRICS.get(kind) if named else None
+    return {**CLASS_METRICS, THRESHOLD.name: THRESHOLD}.get(kind) if named else None
 
 
-def find_class_metric(name: str, classes: Sequence[str]) -> ClassMetric | None:
+class NamedPoint(NamedTuple):
+    """What stands behind the slash of the name of a metric of a class."""
+
+    label: int
+    """The class, as its place in the list of classes."""
+
+    point: float | TargetRate | None
+    """Its operating point; None to call the most probable class."""
+
+    text: str
+    """The operating point as it is written; "" without one."""
+
+
+def find_point(named: str, classes: Sequence[str]) -> NamedPoint | None:
+    """Find a class and its operating point, such as `malignant@0.3`; None if there is none.
+
+    >>> find_point("malignant@sensitivity=0.9", ["benign", "malignant"]).point
+    TargetRate(rate='sensitivity', value=0.9)
+    """
+    if named in classes:  # the name of a class may contain the sign too
+        return NamedPoint(list(classes).index(named), None, "")
+    name, _, text = named.rpartition(POINT_SIGN)
+    point = parse_point(text)
+    return NamedPoint(list(classes).index(name), point, text) if point and name in classes else None
+
+
+def find_class_metric(
+    name: str, classes: Sequence[str], chosen: Mapping[str, float] = MappingProxyType({})
+) -> ClassMetric | None:
     """Find a metric of one of these classes by its name in scores.csv; None if there is none.
+
+    Args:
+        name: the name.
+        classes: of the predictions.
+        chosen: thresholds that were chosen for targets, by what stands behind the slash.
 
     >>> metric = find_class_metric("ppv/malignant@0.3", ["benign", "malignant"])
     >>> metric.label, metric.class_label, metric.threshold
@@ -449,19 +515,25 @@ def find_class_metric(name: str, classes: Sequence[str]) -> ClassMetric | None:
     >>> find_class_metric("ppv/mole", ["benign", "malignant"]) is None
     True
     """
-    kind = find_class_metric_row(name)
-    if kind is None:
+    kind, named = find_class_metric_row(name), name.partition("/")[2]
+    place = find_point(named, classes)
+    if kind is None or place is None or not kind.has(place.point):
         return None
-    named = name.partition("/")[2]
-    threshold = None
-    label = f"{kind.label} of {named}"
-    if named not in classes:  # the name of a class may contain the sign too
-        named, _, at = named.rpartition(POINT_SIGN)
-        threshold = parse_threshold(at)
-        label = f"{kind.label} of {named} at {at}"
-        if named not in classes or threshold is None or not kind.has_points:
-            return None
-    return metric_of_class(ClassMetric, kind, name, label, list(classes).index(named), threshold)
+    class_name, at = classes[place.label], f" at {place.text}" if place.text else ""
+    label = f"{kind.label} of {class_name}{at}"
+    threshold = chosen.get(named, math.nan) if isinstance(place.point, TargetRate) else place.point
+    return metric_of_class(ClassMetric, kind, name, label, place.label, threshold)
+
+
+def find_targets(names: Iterable[str], classes: Sequence[str]) -> dict[str, tuple[int, TargetRate]]:
+    """Find the targets among names of metrics of classes, by what stands behind the slash."""
+    places = {name.partition("/")[2]: name for name in names if find_class_metric_row(name)}
+    known = {named: find_point(named, classes) for named in places}
+    return {
+        named: (place.label, place.point)
+        for named, place in known.items()
+        if place and isinstance(place.point, TargetRate)
+    }
 
 
 _C = TypeVar("_C", bound=ClassMetric)
@@ -506,64 +578,37 @@ def metric_of_class(
 
 
 def class_metric_names(
-    classes: Sequence[str], points: Mapping[str, float] = MappingProxyType({})
+    classes: Sequence[str], points: OperatingPoints = MappingProxyType({})
 ) -> list[str]:
     """The names in scores.csv of every metric of every class, and of each operating point.
-
-    Args:
-        classes: the names of the classes.
-        points: the probability from which on a class is called, by class.
 
     >>> class_metric_names(["a"], {"a": 0.25})[-2:]
     ['npv/a@0.25', 'f1/a@0.25']
     """
     names = [f"{kind}/{name}" for name in classes for kind in CLASS_METRICS]
     names += [
-        f"{kind}/{name}{POINT_SIGN}{format_number(threshold)}"
-        for name, threshold in points.items()
-        for kind, row in CLASS_METRICS.items()
-        if row.has_points
+        f"{kind}/{name}{POINT_SIGN}{point}"
+        for name in points
+        for point in list_points(points, name)
+        for kind in list_point_metrics(point)
     ]
     return names
 
 
-def parse_operating_points(texts: Sequence[str]) -> dict[str, float]:
-    """Read operating points of the form `CLASS=PROBABILITY`, at most one of each class.
+def list_point_metrics(point: str) -> list[str]:
+    """The metrics at an operating point.
 
-    >>> parse_operating_points(["malignant=0.3", "a=b=0.5"])
-    {'malignant': 0.3, 'a=b': 0.5}
+    >>> list_point_metrics("0.3"), list_point_metrics("sensitivity=0.9")[-1]
+    (['sensitivity', 'specificity', 'ppv', 'npv', 'f1'], 'threshold')
     """
-    points: dict[str, float] = {}
-    for text in texts:
-        name, _, number = text.rpartition("=")
-        threshold = parse_threshold(number)
-        if not name or threshold is None:
-            raise InputError(
-                f"an operating point must have the form CLASS=PROBABILITY, such as malignant=0.3, "
-                f"found {text!r}"
-            )
-        if name in points:
-            raise InputError(f"the class {name!r} has two operating points; give it one")
-        points[name] = threshold
-    return points
-
-
-def parse_threshold(text: str) -> float | None:
-    """Read a probability between 0 and 1; None for any other text.
-
-    >>> parse_threshold("0.3"), parse_threshold("0"), parse_threshold("high")
-    (0.3, None, None)
-    """
-    try:
-        threshold = float(text)
-    except ValueError:
-        return None
-    return threshold if 0 < threshold < 1 else None
+    return [kind for kind, row in POINT_METRICS.items() if row.has(parse_point(point))]
 
 
 def _evaluate_class(
     kind: ClassMetricRow, label: int, threshold: float | None, s: Sample
 ) -> FloatArray:
+    if kind.values is None:
+        return np.full(len(s.weights), threshold)
     if not isinstance(kind.values, CallShare):
         return _take_present(kind.values(s), s.prepared, label, np.nan)
     counts = s.counts.only(label) if threshold is None else s.counts_at(label, threshold)

@@ -72,7 +72,7 @@ def control_missed(
     0.2
     """
     p, present = np.asarray(probability, dtype=np.float64), np.asarray(labels) == 1
-    weights = _weigh_findings(present, grouping)
+    weights = weigh_units(present, grouping)
     units = round(weights.sum())
     if units < (least := fewest_for_missed(missed, confidence)):
         raise InputError(
@@ -89,7 +89,7 @@ def control_missed(
     return float(thresholds[np.flatnonzero(kept)[-1]])
 
 
-def _weigh_findings(present: np.ndarray, grouping: Grouping | None) -> FloatArray:
+def weigh_units(present: np.ndarray, grouping: Grouping | None) -> FloatArray:
     """The share that each finding `[n, L]` has in its image or group; 0 where none is there."""
     count = present.sum(axis=1)
     weights = np.divide(present, count[:, None], out=np.zeros(present.shape), where=present)

@@ -269,6 +269,19 @@ class PreparedCell:
         return softmax(self.predictions.logits)
 
     @cached_property
+    def ranks(self) -> FloatArray:
+        """float64 `[n, classes]`, what ranks images for each class: the probability.
+
+        Of a finding it is the logit, in which scores differ that are all 1 as probabilities.
+        """
+        p = self.predictions
+        if p.kind == Predictions.kind:
+            return self.probabilities
+        assert p.logits is not None
+        logits = p.logits.astype(np.float64)
+        return logits - logits[:, ::-1]
+
+    @cached_property
     def of_probability(self) -> PreparedCell:
         """Of a finding, the same as a classifier that always says that it is there.
 
@@ -295,7 +308,7 @@ class PreparedCell:
     def precision_biases(self) -> FloatArray:
         """`precision_bias` of each class present, `[1, k]`."""
         labels = self.predictions.labels
-        biases = [precision_bias(self.probabilities[:, k], labels == k) for k in self.present]
+        biases = [precision_bias(self.ranks[:, k], labels == k) for k in self.present]
         return np.array([biases])
 
     def _columns_of_areas(self, column_of: Callable[..., FloatArray]) -> FloatArray:
@@ -303,7 +316,7 @@ class PreparedCell:
         labels = self.predictions.labels
         if len(self.present) > 1:
             for k, label in enumerate(self.present):
-                scores = self.probabilities[:, label]
+                scores = self.ranks[:, label]
                 columns[:, k] = column_of(scores, labels == label, self.groups)
         return columns
 
@@ -480,13 +493,13 @@ class Sample:
     def precisions(self) -> FloatArray:
         """The average precision of each class present, `[B, k]`."""
         p = self.prepared
-        return class_precisions(p.probabilities, p.predictions.labels, self.weights)
+        return class_precisions(p.ranks, p.predictions.labels, self.weights)
 
     @cached_property
     def areas(self) -> FloatArray:
         """The area under the ROC curve of each class present, `[B, k]`."""
         p = self.prepared
-        return class_areas(p.probabilities, p.predictions.labels, self.weights)
+        return class_areas(p.ranks, p.predictions.labels, self.weights)
 
     @cached_property
     def levels(self) -> LevelSums:

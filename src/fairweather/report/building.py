@@ -10,16 +10,19 @@ from pathlib import Path, PurePosixPath
 from fairweather.errors import InputError
 from fairweather.report import (
     aggregation,
+    calls,
     findings,
     front,
     gallery,
     hurt,
     levels,
+    operating_points,
     other_images,
     overview,
     prediction_sets,
     provenance,
     ranking,
+    readers,
     reliability,
     review,
     slices,
@@ -41,6 +44,7 @@ from fairweather.types.record import (
     FIGURES,
     GROUPS,
     PAGE,
+    READERS,
     RECORD,
     SAMPLES,
     SCORES,
@@ -67,7 +71,7 @@ SECTIONS = (
     ),
     Section("knows", "Does it know?", (front.KNOWLEDGE, findings.CURVES), front=True),
     Section("review", "What to do", (review.REVIEW, findings.WORKLIST), front=True),
-    Section("hurt", "Worst classes and groups", (hurt.HURT,), front=True),
+    Section("hurt", "Worst classes and groups", (hurt.HURT, calls.HURT), front=True),
     Section("compare", "Compare models", (ranking.COMPARISON,), front=True),
     Section(
         "tables",
@@ -79,8 +83,11 @@ SECTIONS = (
             summary.SUMMARY,
             summary.UNITS,
             summary.CLASSES,
+            operating_points.TARGETS,
             slices.SUBGROUPS,
+            operating_points.RATES_OF_SLICES,
             findings.SLICED,
+            calls.CALLS,
             other_images.NATURAL_SHIFT,
             other_images.NATURAL_SETS,
             other_images.OTHER_DATA,
@@ -102,6 +109,7 @@ SECTIONS = (
         "Reliability, confusions and mistakes",
         (reliability.RELIABILITY, gallery.CONFUSED, gallery.MISTAKES),
     ),
+    readers.SECTION,
     Section("sets", "Prediction sets", (prediction_sets.PREDICTION_SETS,)),
     Section("training", "Training, and settings that differ", (training.TRAINING,)),
     Section(
@@ -136,7 +144,7 @@ def make_tables(
 
 # ---------------------------------------------------------------- whether a run is intact
 
-RUN_FILES = (SCORES, SLICES, WARNINGS, ABSENT_METRICS)
+RUN_FILES = (SCORES, SLICES, WARNINGS, ABSENT_METRICS, READERS)
 MODEL_SUFFIXES = (".parquet", ".csv", ".json")
 
 

@@ -12,6 +12,7 @@ from fairweather.errors import InputError
 from fairweather.metrics.aggregates import AGGREGATES, AUTO, MEAN, find_aggregate
 from fairweather.metrics.columns import IntArray
 from fairweather.metrics.grouping import Grouping, number_groups
+from fairweather.requests.inputs import check_targets
 from fairweather.steps.measurement import OOD_DATA, Settings
 from fairweather.steps.plan import DATA, NATURAL_DATA
 from fairweather.tasks.classification import CLASSIFICATION_TASK
@@ -20,7 +21,6 @@ from fairweather.tasks.task import Task
 from fairweather.types.measurement import Dataset, Groups
 from fairweather.types.options import Aggregation, GroupColumns
 from fairweather.types.record import NATURAL, TEST, VAL, has_ordered_classes
-from fairweather.variants.variant import Variant
 
 CALLED = {VAL: "validation"}  # of those that messages call otherwise
 
@@ -164,12 +164,12 @@ def check_parts(
             "an aggregate is chosen on validation images, which these data do not have: name one, "
             f"such as aggregate {MEAN} (--aggregate {MEAN})"
         )
-    return list(_check_each(aggregation, settings.variants, parts, task, classes, ordered))
+    return list(_check_each(aggregation, settings, parts, task, classes, ordered))
 
 
 def _check_each(
     aggregation: Aggregation,
-    variants: Sequence[Variant],
+    settings: Settings,
     parts: Mapping[str, LabelledPart],
     task: Task,
     classes: tuple[str, ...],
@@ -183,7 +183,8 @@ def _check_each(
         _check_slices(groups, grouping, aggregation)
         aggregated = task.aggregation_rules.labels(labels, grouping, unit, ordered)
         if name == VAL:
-            for variant in variants:
+            check_targets(settings.operating_points, classes, aggregated.labels, None)
+            for variant in settings.variants:
                 keys = np.arange(grouping.count)
                 variant.check_images(keys, aggregated.labels, classes, None)
         few, most = grouping.sizes.min(), grouping.sizes.max()

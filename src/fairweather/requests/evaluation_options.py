@@ -70,8 +70,8 @@ class EvaluationOptions(ModelOptions):
     )
     slices: tuple[str, ...] = option(
         (),
-        "Metadata column whose values are scored separately: site, or crossed site*sex. "
-        "Repeatable.",
+        "Metadata column whose values are scored separately: site, crossed site*sex, or numbers "
+        "cut at points age:40,65. Repeatable.",
         flag="--slice",
     )
     allow_shared_groups: bool = option(
@@ -79,6 +79,7 @@ class EvaluationOptions(ModelOptions):
     )
     allow_duplicates: bool = shared_option(DataOptions, "allow_duplicates")
     scale: str | None = shared_option(DataOptions, "scale", shown="as in the model's own run")
+    positive: str | tuple[str, ...] = shared_option(DataOptions, "positive")
     variants: tuple[str | Mapping[str, object], ...] = option(
         (),
         f"Also measure a variant: {', '.join(VARIANTS)}, or 'conformal: {{coverage: 0.9}}'. "
@@ -101,7 +102,8 @@ class EvaluationOptions(ModelOptions):
     )
     operating_points: tuple[str, ...] = option(
         (),
-        "Also call a class or finding from this probability on, such as malignant=0.3. Repeatable.",
+        "Also call a class or finding from a probability on, or from one that keeps a target: 0.3, "
+        "sensitivity=0.95, NAME=0.3. Repeatable.",
         flag="--operating-point",
     )
     ordered_classes: bool = option(

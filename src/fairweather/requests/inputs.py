@@ -16,7 +16,8 @@ from fairweather.attacks.problem import needs_classes_error
 from fairweather.attacks.table import ATTACKS, select_labels
 from fairweather.errors import InputError, check_name, unknown_name
 from fairweather.files.yamlfile import read_yaml
-from fairweather.metrics.grouping import number_groups
+from fairweather.metrics.grouping import Grouping, number_groups
+from fairweather.metrics.operating_points import count_sought, explain_few, fewest_for_target
 from fairweather.progress import Notify
 from fairweather.runs.folder import StoredGroups
 from fairweather.steps.measurement import (
@@ -42,7 +43,25 @@ from fairweather.tasks.classification import CLASSIFICATION_TASK
 from fairweather.tasks.table import find_task
 from fairweather.tasks.task import Task
 from fairweather.types.kinds import TaskKind
-from fairweather.types.measurement import AnyPredictions, Attack, Dataset, Images, Shift
+from fairweather.types.measurement import (
+    UNKNOWN,
+    AnyPredictions,
+    Attack,
+    Dataset,
+    Images,
+    ReaderCalls,
+    Shift,
+)
+from fairweather.types.operating_points import (
+    EVERY,
+    RATES,
+    OperatingPoints,
+    TargetRate,
+    list_points,
+    list_targets,
+    parse_point,
+    store_points,
+)
 from fairweather.types.record import NATURAL, ModelRecord
 from fairweather.variants.variant import VARIANTS, Variant, variant_class
 
@@ -66,31 +85,72 @@ def read_priors(asked: Path | Mapping[str, object] | None) -> PartialPriors:
 
 
 def check_operating_points(
-    points: Mapping[str, float], classes: Sequence[str], task: Task = CLASSIFICATION_TASK
-) -> dict[str, float]:
-    """Check operating points: for some classes, the least probability to predict them.
+    points: OperatingPoints, classes: Sequence[str], task: Task = CLASSIFICATION_TASK
+) -> OperatingPoints:
+    """Check operating points, and give each class those that are meant for all.
 
-    Raises `InputError` for an unknown class, a number that is no probability, or too many classes
-    to have their probabilities stored.
+    Raises `InputError` for an unknown class, a point that is neither a probability nor a target, or
+    too many classes to have their probabilities stored.
 
-    >>> check_operating_points({"malignant": 0.3}, ["benign", "malignant"])
-    {'malignant': 0.3}
+    >>> check_operating_points({"malignant": 0.3, "": "sensitivity=0.9"}, ["benign", "malignant"])
+    {'benign': 'sensitivity=0.9', 'malignant': (0.3, 'sensitivity=0.9')}
     """
     if points and not task.stores_logits(len(classes)):
         raise InputError(
             f"operating points need stored probabilities, which runs of more than "
             f"{task.most_stored} classes do not have, found {len(classes):,} classes"
         )
-    for name, threshold in points.items():
-        if name not in classes:
+    checked: dict[str, list[float | TargetRate]] = {}
+    for name in points:
+        if name in RATES and name not in classes:
+            raise InputError(
+                f"operating_points: {name} is not a class; write the target as a text, {name}=0.95"
+            )
+        if name and name not in classes:
             kind = "class" if task is CLASSIFICATION_TASK else "finding"
             raise unknown_name(f"{kind} of an operating point", name, classes)
-        if not 0 < threshold < 1:
-            raise InputError(
-                f"the operating point of {name!r} must be a probability between 0 and 1, found "
-                f"{threshold:g}"
-            )
-    return dict(points)
+        for text in list_points(points, name):
+            if (point := parse_point(text)) is None:
+                of_class = f" of {name!r}" if name else ""
+                raise InputError(
+                    f"operating_points: a point{of_class} is a probability between 0 and 1, or a "
+                    f"target such as sensitivity=0.95, found {text}"
+                )
+            checked.setdefault(name, []).append(point)
+    everywhere = checked.get(EVERY, [])
+    return store_points(
+        {
+            name: own
+            for name in classes
+            if (own := [*(checked.get(name, []) if name else []), *everywhere])
+        }
+    )
+
+
+def check_targets(
+    points: OperatingPoints,
+    classes: Sequence[str],
+    labels: npt.NDArray[np.int64],
+    grouping: Grouping | None,
+) -> None:
+    """Raise `InputError` if validation images could not show a target, even without any error.
+
+    Args:
+        points: of each class or finding.
+        classes: their names.
+        labels: of clean validation images, int64 `[N]`, or `[N, L]` of findings.
+        grouping: which of them belong together.
+    """
+    for name, target in list_targets(points):
+        column = list(classes).index(name)
+        known, present = np.arange(len(labels)), labels == column
+        if labels.ndim > 1:
+            known = np.flatnonzero(labels[:, column] != UNKNOWN)
+            present = labels[known, column] == 1
+        own = grouping.select(known) if grouping is not None and len(known) else None
+        units = count_sought(present, target, own)
+        if units < fewest_for_target(target):
+            raise InputError(explain_few(target, units, grouped=grouping is not None, name=name))
 
 
 def _check_priors(raw: object, place: str) -> dict[str, dict[str, float]]:
@@ -104,7 +164,10 @@ def _check_priors(raw: object, place: str) -> dict[str, dict[str, float]]:
             raise InputError(f"{form}, found {of_classes!r} for {name!r}")
         for class_name, prior in of_classes.items():
             if isinstance(prior, bool) or not isinstance(prior, int | float):
-                raise InputError(f"{form}, found {prior!r} for {class_name!r} in {name!r}")
+                value = "no number" if prior is None else repr(prior)
+                raise InputError(
+                    f"{form}, with decimal points, found {value} for {class_name!r} in {name!r}"
+                )
         if str(name) == WORST:
             raise InputError(
                 f"{place}: the name {WORST!r} is reserved for the worst of a set; choose another"
@@ -225,6 +288,9 @@ class Inputs:
     groups: Mapping[str, StoredGroups] = field(default_factory=dict)
     """What belongs together in such predictions without images, by split."""
 
+    readers: ReaderCalls | None = None
+    """What people call each test image; None if nobody was asked."""
+
     pictured: tuple[Shift, ...] | None = None
     """The shifts whose images the report shows; None for all."""
 
@@ -251,6 +317,7 @@ def make_measurement(inputs: Inputs) -> Measurement:
         reports=inputs.trainings.reports,
         mixup=inputs.trainings.mixup,
         pictured=inputs.pictured,
+        readers=inputs.readers,
     )
 
 
@@ -297,10 +364,17 @@ def open_datasets(
 SPLIT_HINT = "set some aside with validation_fraction (--validation-fraction), such as 0.2"
 
 
-def check_has_validation(variants: Iterable[Variant], name: str, *, has_validation: bool) -> None:
-    """Raise `InputError` if a variant needs validation images and the data set has none."""
-    for variant in variants:
-        if variant.post_hoc and not has_validation:
+def check_has_validation(settings: Settings, name: str, *, has_validation: bool) -> None:
+    """Raise `InputError` if a variant or a target needs validation images and there are none."""
+    if has_validation:
+        return
+    for _, target in list_targets(settings.operating_points):
+        raise InputError(
+            f"the threshold for {target} is chosen on validation images, which {name} does not "
+            f"have: {SPLIT_HINT}"
+        )
+    for variant in settings.variants:
+        if variant.post_hoc:
             raise InputError(
                 f"{variant.kind} is fitted on validation images, which {name} does not have: "
                 f"{SPLIT_HINT}"
@@ -354,10 +428,14 @@ def try_settings(dataset: Dataset, settings: Settings, purpose: str) -> None:
             "two"
         )
     check_task(dataset, settings)
-    check_has_validation(settings.variants, dataset.name, has_validation=dataset.val is not None)
+    check_has_validation(settings, dataset.name, has_validation=dataset.val is not None)
+    points = check_operating_points(
+        settings.operating_points, dataset.classes, find_task(dataset.task)
+    )
     if (val := dataset.val) is not None and settings.aggregation is None:
         keys, labels = val.keys.numpy(), val.labels.numpy()
         grouping = number_groups(val.groups)
+        check_targets(points, val.classes, labels, grouping)
         for variant in settings.variants:
             variant.check_images(keys, labels, val.classes, grouping)
     image = dataset.test[:1]

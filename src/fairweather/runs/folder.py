@@ -31,6 +31,7 @@ from fairweather.types.measurement import (
     AnyPredictions,
     IntArray,
     Predictions,
+    ReaderCalls,
     TextArray,
 )
 from fairweather.types.options import Aggregation
@@ -40,6 +41,7 @@ from fairweather.types.record import (
     FORMER_NAMES,
     GROUPS,
     JOINED,
+    READERS,
     RECORD,
     SCORES,
     SLICE_COLUMNS,
@@ -595,8 +597,7 @@ class RunFolder:
 
     def _write_table(self, name: str, columns: Mapping[str, pa.Array], **described: object) -> None:
         """Write columns as parquet, with what they are in its metadata, if that is given."""
-        metadata = {"fairweather": json.dumps({"version": 1, **described})} if described else None
-        self.write(name, to_parquet(pa.table(dict(columns), metadata=metadata)))
+        self.write(name, _encode_table(columns, **described))
 
     def groups(self, part: str = TEST) -> StoredGroups | None:
         """Read which images of a part belong together; None if the run was not told.
@@ -630,6 +631,24 @@ class RunFolder:
             }
             numbers = table["group"].to_numpy() if "group" in table.column_names else None
             return StoredGroups(table["keys"].to_numpy(), described["group"], numbers, slices)
+
+    @property
+    def readers(self) -> ReaderCalls | None:
+        """What people call each test image; None if the run was not told.
+
+        Raises `InputError` if the file was changed after a step wrote it.
+        """
+        if not self.holds(READERS):
+            return None
+        with _open_parquet(self.file(READERS)) as file:
+            table = file.read(use_threads=False)
+            names = json.loads(table.schema.metadata[b"fairweather"])["readers"]
+            columns = [
+                column.flatten().to_numpy().reshape(len(table), -1)
+                for column in (table[f"reader/{at}"].combine_chunks() for at in range(len(names)))
+            ]
+            calls = np.stack(columns, axis=1).astype(np.int64)
+            return ReaderCalls(table["keys"].to_numpy(), tuple(map(str, names)), calls)
 
     def write_unlabelled(self, name: str, predictions: Predictions) -> None:
         """Write predictions without labels and metrics, of another data set, as parquet."""
@@ -680,6 +699,20 @@ def read_parquet(source: Path | pa.BufferReader) -> pa.Table:
     """Read a file of a run."""
     with pyarrow.parquet.ParquetFile(source, pre_buffer=False) as file:
         return file.read(use_threads=False)
+
+
+def encode_readers(readers: ReaderCalls) -> bytes:
+    """The bytes of the file with what people call each test image."""
+    columns = {
+        f"reader/{at}": _to_arrow(readers.calls[:, at].astype(np.int32))
+        for at in range(len(readers.readers))
+    }
+    return _encode_table({"keys": pa.array(readers.keys), **columns}, readers=readers.readers)
+
+
+def _encode_table(columns: Mapping[str, pa.Array], **described: object) -> bytes:
+    metadata = {"fairweather": json.dumps({"version": 1, **described})} if described else None
+    return to_parquet(pa.table(dict(columns), metadata=metadata))
 
 
 def _to_arrow(column: npt.NDArray[Any]) -> pa.Array:

@@ -8,7 +8,7 @@ from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import replace
 from functools import cache
 from types import MappingProxyType
-from typing import cast
+from typing import NamedTuple, cast
 
 import numpy as np
 import pandas as pd
@@ -31,16 +31,19 @@ from fairweather.metrics import (
 )
 from fairweather.metrics.areas import scatter_column
 from fairweather.metrics.columns import IntArray
-from fairweather.metrics.findings import point_metric_names
+from fairweather.metrics.findings import find_finding_targets, point_metric_names
 from fairweather.metrics.grouping import Grouping
 from fairweather.metrics.intervals import mean_of_findings
-from fairweather.metrics.metric import MetricRow
+from fairweather.metrics.metric import THRESHOLD, MetricRow
+from fairweather.metrics.operating_points import choose_thresholds
 from fairweather.metrics.rows import require_row
 from fairweather.metrics.sample import draw_counts
 from fairweather.metrics.table import needs_thresholds
 from fairweather.runs.folder import RunFolder
 from fairweather.tasks.task import Task, Unit
+from fairweather.types.kinds import FINDING
 from fairweather.types.measurement import AnyPredictions, Cell, Predictions, Score
+from fairweather.types.operating_points import POINT_SIGN, OperatingPoints, list_points
 from fairweather.types.record import (
     ALL,
     COLUMNS,
@@ -62,6 +65,19 @@ Estimates = Mapping[str, Estimate]
 # model, seed, shift, level: the key of a row of scores.csv, without the metric.
 ScoreKey = tuple[str, str, str, str]
 Table = Mapping[ScoreKey, Estimates]
+
+
+class Validation(NamedTuple):
+    """The validation images of a model and seed, on which its thresholds are fitted."""
+
+    clean: AnyPredictions
+    """Those that thresholds of operating points are chosen on."""
+
+    fitted_on: AnyPredictions
+    """Those under all shifts that its other thresholds are fitted on."""
+
+    grouping: Grouping | None
+    """Which of the clean ones belong together."""
 
 
 def read_grouping(folder: RunFolder, part: str = TEST) -> Grouping | None:
@@ -215,9 +231,9 @@ def estimate_units(
     resamples: int,
     grouping: Grouping | None = None,
     metrics: Collection[str] | None = None,
-    points: Mapping[str, float] = MappingProxyType({}),
+    points: OperatingPoints = MappingProxyType({}),
     *,
-    fitted_on: Mapping[tuple[str, str], AnyPredictions] = MappingProxyType({}),
+    fitted_on: Mapping[tuple[str, str], Validation] = MappingProxyType({}),
     threads: int = 1,
 ) -> dict[str, dict[ScoreKey, Estimates]]:
     """Estimate metrics of whole images, of each unit, and of the two means over units.
@@ -231,19 +247,14 @@ def estimate_units(
         resamples: how many resamples of the images.
         grouping: which images belong together, if whole groups are to be resampled.
         metrics, threads: as in `estimate_metrics`.
-        points: the probability from which on a finding is called, by its name.
-        fitted_on: predictions of validation images by model and seed, for thresholds of each unit.
+        points: the operating points of each finding, by its name.
+        fitted_on: validation images by model and seed, for thresholds of each unit.
 
     Returns:
         The estimates by what is in the column `unit` of scores.csv.
 
     Raises `InputError` if a cell was not predicted on the same images in the same order.
     """
-    thresholds = {
-        (*model, name): fitted
-        for model, validation in fitted_on.items()
-        for name, fitted in fit_units(task, validation).items()
-    }
     kept: list[tuple[ScoreKey, AnyPredictions]] = []
     for key, predictions in cells:
         first = kept[0][1] if kept else predictions
@@ -261,11 +272,14 @@ def estimate_units(
             continue
         shared = select_resamples(unit, first, counts, grouping)
         names = metrics
-        if metrics is None and (extra := point_metric_names(points.get(unit.value))):
+        if metrics is None and (extra := point_metric_names(list_points(points, unit.value))):
             names = [*METRICS, *extra]
+        thresholds = {
+            model: fit_unit(task, unit.name, validation, names or ())
+            for model, validation in fitted_on.items()
+        }
         parts = (
-            (key, unit.select(predictions), thresholds.get((*key[:2], unit.name)))
-            for key, predictions in kept
+            (key, unit.select(predictions), thresholds.get(key[:2])) for key, predictions in kept
         )
         tables[unit.name] = dict(estimate_metrics(parts, shared, names, threads=threads))
         if unit.name != IMAGE and not unit.left_out:
@@ -282,14 +296,27 @@ def estimate_units(
     return tables
 
 
-def fit_units(task: Task, validation: AnyPredictions) -> dict[str, FittedThresholds]:
-    """Fit the thresholds of whole images and of each unit that metrics need, by its name."""
-    parts = {unit.name: unit.select(validation) for unit in task.every_unit(validation)}
-    return {
-        name: fit_on(cast("Predictions", part))  # it reads only the confidence and what is right
-        for name, part in parts.items()
-        if len(part) and needs_thresholds(part.kind)
-    }
+def fit_unit(
+    task: Task, name: str, validation: Validation, metrics: Collection[str]
+) -> FittedThresholds | None:
+    """Fit the thresholds that metrics of a unit, or of whole images, need; None without any.
+
+    Targets are found among the names of the metrics.
+    """
+    units = {unit.name: unit for unit in task.every_unit(validation.clean)}
+    places, grouping = units[name].places, validation.grouping
+    if not len(places):
+        return None
+    # Its thresholds are fitted on its confidence and on what is right.
+    clean, fitted_on = (
+        cast("Predictions", units[name].select(predictions))
+        for predictions in (validation.clean, validation.fitted_on)
+    )
+    targets = find_finding_targets(metrics) if clean.kind == FINDING else {}
+    if not targets and not needs_thresholds(clean.kind):
+        return None
+    chosen = choose_thresholds(clean, targets, grouping and grouping.select(places))
+    return fit_on(fitted_on)._replace(points=chosen)
 
 
 def _has_same_images(first: AnyPredictions, second: AnyPredictions) -> bool:
@@ -342,7 +369,9 @@ def _mean_of_units(
                 [on_all(table[key][name], places) for table, places in units], weights
             )
             for name in estimates
-            if all(name in table[key] for table, _ in units) and name not in whole.get(key, {})
+            if all(name in table[key] for table, _ in units)
+            and name not in whole.get(key, {})
+            and name.partition(POINT_SIGN)[0] != THRESHOLD.name
         }
         for key, estimates in units[0][0].items()
     }

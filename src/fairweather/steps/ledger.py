@@ -18,7 +18,8 @@ from fairweather.steps.plan import (
     Step,
     step_fingerprint,
 )
-from fairweather.types.record import RECORD, RunRecord, StepRecord
+from fairweather.types.operating_points import list_points
+from fairweather.types.record import RECORD, RunRecord, StepRecord, StoredPoints
 
 State = Literal["done", "stale", "missing"]
 
@@ -148,11 +149,13 @@ def find_dropped(plan: Plan, run: RunFolder) -> list[str]:
         lost += [f"shift {shift}" for shift in row.shifts if shift not in kept]
     lost += [f"ood {name}" for name in old.others if name not in now.others]
     lost += [name for name in old.natural if name not in now.natural]
-    for word, before, after in (
-        ("priors", old.priors, now.priors),
-        ("operating point", old.operating_points, now.operating_points),
-    ):
-        lost += [f"{word} {name}" for name in before if after.get(name) != before[name]]
+    lost += [f"priors {name}" for name in old.priors if now.priors.get(name) != old.priors[name]]
+    lost += [
+        f"operating point {name}={point}"
+        for name in old.operating_points
+        for point in list_points(old.operating_points, name)
+        if point not in list_points(now.operating_points, name)
+    ]
     return list(dict.fromkeys(lost))
 
 
@@ -163,7 +166,7 @@ class _ScoredParts(pydantic.BaseModel):
     others: tuple[str, ...]
     natural: tuple[str, ...] = ()
     priors: dict[str, tuple[float, ...]]
-    operating_points: dict[str, float] = {}
+    operating_points: StoredPoints = {}
 
 
 def check_replaced(plan: Plan, run: RunFolder) -> None:

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import base64
+import hashlib
 import math
 from collections.abc import Collection, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
@@ -14,6 +16,7 @@ from fairweather.devices import FP32, Arithmetic
 from fairweather.metrics.detection import MOST_FEATURES
 from fairweather.progress import Notify
 from fairweather.report.samples import ATTACKED, INDEX, PICTURES
+from fairweather.runs.folder import encode_readers
 from fairweather.steps import plan
 from fairweather.steps.predictions import groups_digest
 from fairweather.steps.samples import MIXUP
@@ -21,7 +24,8 @@ from fairweather.steps.score_rows import is_imagenet_at_224
 from fairweather.steps.worker import get_splits, open_data
 from fairweather.tasks.table import find_task
 from fairweather.types.kinds import TaskKind
-from fairweather.types.measurement import CLASSIFICATION, Attack, Dataset, Shift
+from fairweather.types.measurement import CLASSIFICATION, Attack, Dataset, ReaderCalls, Shift
+from fairweather.types.operating_points import OperatingPoints
 from fairweather.types.options import Aggregation
 from fairweather.types.record import (
     ABSENT_METRICS,
@@ -31,6 +35,7 @@ from fairweather.types.record import (
     FIGURES,
     NATURAL,
     PAGE,
+    READERS,
     RECORD,
     SCORES,
     SLICES,
@@ -135,13 +140,13 @@ def survey_sources(
             asked = source.groups
             facts[name] = DataFacts(
                 loading.name,
-                loading.source.classes,
+                loading.classes,
                 loading.images,
                 natural_shift="natural_shift" in loading.source.notes,
                 groups={} if asked is None else dict.fromkeys({VAL, TEST} & {*loading.entries}),
-                slices=() if asked is None else asked.slices,
-                ordered=has_ordered_classes(loading.source.notes),
-                task=loading.source.task,
+                slices=() if asked is None else asked.slice_names,
+                ordered=loading.positive is None and has_ordered_classes(loading.source.notes),
+                task=loading.task,
             )
     return facts
 
@@ -205,8 +210,8 @@ class Settings:
     priors: Mapping[str, tuple[float, ...]] = field(default_factory=dict)
     """For the name of each set of priors, the probability of each class in label order."""
 
-    operating_points: Mapping[str, float] = field(default_factory=dict)
-    """For some classes, the least probability to predict them."""
+    operating_points: OperatingPoints = field(default_factory=dict)
+    """For some classes or findings, the thresholds and targets from which on they are called."""
 
     aggregation: Aggregation | None = None
     """What is judged in place of images, such as patients."""
@@ -233,6 +238,9 @@ class Measurement(Settings):
 
     pictured: tuple[Shift, ...] | None = None
     """The shifts whose images are shown; None for all, and none without images."""
+
+    readers: ReaderCalls | None = None
+    """What people call each test image; None if nobody was asked."""
 
     @property
     def kind(self) -> TaskKind:
@@ -320,10 +328,11 @@ def plan_conclusion(measurement: Measurement, models: Sequence[MeasuredModel]) -
     samples = [_plan_samples(measurement, models)] if measurement.pictured != () else []
     pictures = [file for step in samples for file in (*step.leaves, *step.may_leave)]
     predictions = dict.fromkeys((*score.reads, *fitted))
+    readers = () if measurement.readers is None else (READERS,)
     report = plan.ReportStep(
         id="report",
         task="report",
-        reads=(RECORD, *score.leaves, *pictures, *predictions, *measurement.reports),
+        reads=(RECORD, *score.leaves, *pictures, *predictions, *measurement.reports, *readers),
         leaves=(PAGE, SUMMARY, f"{TABLES}/", f"{FIGURES}/"),
         threads=measurement.threads,
     )
@@ -351,8 +360,22 @@ def plan_models(measurement: Measurement, models: Sequence[MeasuredModel]) -> li
                 digests=tuple(digests.values()),
             )
         ]
+    if measurement.readers is not None:
+        first.append(_plan_reading(measurement.readers))
     first += [step for step in steps if step.leaves in early]
     return [*first, *(step for step in steps if step.leaves not in early)]
+
+
+def _plan_reading(readers: ReaderCalls) -> plan.ReadStep:
+    meaning = hashlib.sha256(repr((readers.readers, readers.calls.shape)).encode())
+    meaning.update(readers.calls.astype("<i8").tobytes())
+    return plan.ReadStep(
+        id="readers",
+        task="readers",
+        leaves=(READERS,),
+        content=base64.b64encode(encode_readers(readers)).decode(),
+        digest=meaning.hexdigest(),
+    )
 
 
 def plan_model(measurement: Measurement, model: MeasuredModel) -> Iterator[plan.Step]:

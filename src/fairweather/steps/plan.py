@@ -48,6 +48,7 @@ from fairweather.types.record import (
     WEIGHTS,
     FrozenRecord,
     StepKind,
+    StoredPoints,
     predictions_file,
 )
 from fairweather.variants.variant import Adapting, read_variant
@@ -63,9 +64,10 @@ VERSIONS = {
     "features": 1,
     "predict": 1,
     "group": 1,
+    "read": 1,
     "score": 9,
     "sample": 3,
-    "report": 13,
+    "report": 14,
 }
 # Fields that change results only if a step uses a network.
 MACHINE_FIELDS = ("device", "threads")
@@ -109,6 +111,9 @@ class PlannedModel(ModelOptions):
 
     columns: tuple[tuple[int, ...], ...]
     """For each class of the data, the indices of its outputs."""
+
+    positive: tuple[tuple[int, ...], ...] = ()
+    """For each finding that is made of these classes, its positive ones; empty if none is."""
 
     digest: str
     """Digest of the weights and all settings of the model."""
@@ -610,6 +615,18 @@ class GroupStep(Step):
         return None not in self.digests
 
 
+class ReadStep(Step):
+    """Write what people call each test image."""
+
+    kind: Literal["read"] = "read"
+    disposable: ClassVar[bool] = True
+    content: NoEffect[str]
+    """The file in base64, so that another process needs no table."""
+
+    digest: str
+    """Of the calls."""
+
+
 class ScoredModel(FrozenRecord):
     """A model or variant with a seed, and the shifts and attacks that it was predicted under."""
 
@@ -661,8 +678,8 @@ class ScoreStep(Step):
     """Class probabilities in label order, by name."""
 
     bootstrap: int
-    operating_points: dict[str, float] = pydantic.Field(default_factory=dict)
-    """The probability from which on a class is called, by class."""
+    operating_points: StoredPoints = pydantic.Field(default_factory=dict)
+    """The operating points of each class or finding."""
 
     in_units_of_alexnet: bool = False
     """Whether the images are those of the published mCE."""
@@ -734,6 +751,7 @@ AnyStep = Annotated[
     | FeaturesStep
     | PredictStep
     | GroupStep
+    | ReadStep
     | ScoreStep
     | SampleStep
     | ReportStep,

@@ -40,6 +40,7 @@ from fairweather.runs.scores import (
 from fairweather.steps.plan import ScoredModel, ScoreStep
 from fairweather.steps.sweeps import shift_kind
 from fairweather.types.measurement import Cell, Predictions
+from fairweather.types.operating_points import OperatingPoints, has_target
 from fairweather.types.record import (
     ALL,
     CLEAN,
@@ -58,7 +59,7 @@ def estimate_with_classes(
     cells: Sequence[Cell],
     read: Callable[[Cell], Predictions],
     bootstrap: int,
-    points: Mapping[str, float],
+    points: OperatingPoints,
     fitted: Callable[[Cell], FittedThresholds | None] = lambda _: None,
     grouping: Grouping | None = None,
     tell: Callable[[int], None] = lambda _: None,
@@ -66,16 +67,16 @@ def estimate_with_classes(
     """Estimate the metrics of every cell, and make the rows of each class.
 
     Classes have rows for clean images, and for the mean over the levels of each shift. There may be
-    many classes, so single levels have no rows. Estimates of classes are dropped after each model
-    and shift, because together they might not fit into memory. Both come from one pass, because a
-    macro AUC needs the areas of all classes. There are no rows of classes where logits are not
-    stored.
+    many classes, so single levels have rows of targets only. Estimates of classes are dropped after
+    each model and shift, because together they might not fit into memory. Both come from one pass,
+    because a macro AUC needs the areas of all classes. There are no rows of classes where logits
+    are not stored.
 
     Args:
         cells: all cells of one set of images.
         read, fitted, grouping: as in `estimate_cells`.
         bootstrap: number of resamples for every interval.
-        points: the probability from which on a class is called, by class.
+        points: the operating points of each class.
         tell: called with the number of cells that were scored.
 
     Returns:
@@ -113,7 +114,8 @@ def class_slice_rows(
     column: str,
     places: Mapping[str, Places],
     bootstrap: int,
-    points: Mapping[str, float],
+    points: OperatingPoints,
+    fitted: Callable[[Cell], FittedThresholds | None],
     grouping: Grouping | None,
     tell: Callable[[int], None],
 ) -> pd.DataFrame:
@@ -122,7 +124,7 @@ def class_slice_rows(
     Shifted images have none, because slices, classes and levels would multiply.
 
     Args:
-        cells, read, bootstrap, points, grouping: as in `estimate_with_classes`.
+        cells, read, bootstrap, points, fitted, grouping: as in `estimate_with_classes`.
         column: such as `site`.
         places: of the images of each slice, by its name such as `site=B`.
         tell: called with the number of cells that were scored.
@@ -142,6 +144,7 @@ def class_slice_rows(
                 members,
                 lambda cell: read(cell).take(subset),
                 bootstrap,
+                fitted=fitted,
                 grouping=own_grouping,
                 metrics=names,
             )
@@ -177,11 +180,18 @@ def _group_cells(cells: Sequence[Cell]) -> Iterator[list[Cell]]:
 
 
 def _select_written(estimated: Mapping[ScoreKey, Estimates]) -> dict[ScoreKey, Estimates]:
-    """The estimates of classes that have rows, from those of all cells of a model and shift."""
+    """The estimates of classes that have rows, from those of all cells of a model and shift.
+
+    Single levels have those of targets, of which it is asked where they are kept.
+    """
     return {
-        (model, seed, shift, level): estimates
+        (model, seed, shift, level): {
+            name: estimate
+            for name, estimate in estimates.items()
+            if level in (NO_LEVEL, MEAN) or has_target(name)
+        }
         for (model, seed, shift, level), estimates in add_means(estimated.items()).items()
-        if shift != ALL and level in (NO_LEVEL, MEAN)
+        if shift != ALL
     }
 
 

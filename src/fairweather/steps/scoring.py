@@ -17,11 +17,14 @@ from fairweather.errors import InputError
 from fairweather.inference.prediction import join_predictions
 from fairweather.metrics import FittedThresholds, absent_metrics, fit_on, under_priors, worst_prior
 from fairweather.metrics.grouping import Grouping
+from fairweather.metrics.metric import class_metric_names, find_targets
+from fairweather.metrics.operating_points import choose_thresholds
 from fairweather.progress import Event, Notify
 from fairweather.runs.folder import RunFolder, read_json
 from fairweather.runs.scores import (
     Estimates,
     ScoreKey,
+    Validation,
     add_means,
     add_worst,
     estimate_cells,
@@ -115,8 +118,12 @@ def do_score(step: ScoreStep, worker: Worker, folder: RunFolder, progress: Notif
     def read(cell: Cell) -> Predictions:
         return read_file(cell_file(cell))
 
+    classes = read(cells[0]).classes
+    targets = find_targets(class_metric_names(classes, step.operating_points), classes)
     fitted = {
-        (row.model, row.seed): fit_on(join_predictions(list(map(read_file, files))))
+        (row.model, row.seed): fit_on(join_predictions(list(map(read_file, files))))._replace(
+            points=choose_thresholds(read_file(row.file(CLEAN, VAL)), targets, groupings[VAL])
+        )
         for row in step.rows
         if (files := _validation_files(step, row))
     }
@@ -251,7 +258,11 @@ def _score_images(
         grouping,
         points=step.operating_points,
         fitted_on={
-            (row.model, str(row.seed)): join_predictions(list(map(folder.read_cell, files)))
+            (row.model, str(row.seed)): Validation(
+                folder.read_cell(row.file(CLEAN, VAL)),
+                join_predictions(list(map(folder.read_cell, files))),
+                read_grouping(folder, VAL),
+            )
             for row in step.rows
             if (files := _validation_files(step, row))
         },
@@ -416,9 +427,18 @@ def _slice_rows(
             for value in sorted(set(groups.slices[column]))
         }
         frames += slice_frames(column, slices, grouping, summarize)
-        points = step.operating_points
         frames.append(
-            class_slice_rows(cells, read, column, slices, step.bootstrap, points, grouping, tell)
+            class_slice_rows(
+                cells,
+                read,
+                column,
+                slices,
+                step.bootstrap,
+                step.operating_points,
+                lambda cell: fitted.get((cell.model, cell.seed)),
+                grouping,
+                tell,
+            )
         )
     table = pd.concat(frames, ignore_index=True)
     if grouping is not None:

@@ -139,6 +139,7 @@ SLICES = "slices.csv"  # scores of subgroups, only if they were asked for
 WARNINGS, ABSENT_METRICS = "warnings.json", "absent_metrics.json"
 PAGE, TABLES, FIGURES, SAMPLES = "report.html", "tables", "figures", "samples"
 STEPS, GROUPS = "steps", "groups"
+READERS = "readers.parquet"  # what people call each test image, only if a run was given it
 JOINED = "joined.json"  # only in a folder that was joined from runs with different seeds
 WEIGHTS, DESCRIPTION, HISTORY = "model.safetensors", "model.json", "history.csv"
 PROBED = "probed.safetensors"  # weights where an interpolation begins
@@ -309,6 +310,8 @@ T = TypeVar("T")
 # A text that is shown. A record may come from anybody, and control characters would abort the
 # process that draws figures.
 ShownText = Annotated[str, pydantic.AfterValidator(lambda text: check_text(text, "the text"))]
+# `OperatingPoints` as they are stored.
+StoredPoints = dict[ShownText, float | ShownText | tuple[float | ShownText, ...]]
 
 
 def has_ordered_classes(notes: Mapping[str, object]) -> bool:
@@ -461,8 +464,9 @@ class RunSettings(FrozenRecord):
     threads: int | None = None
     """Threads of every step; None where runs with different numbers were joined."""
 
-    operating_points: dict[ShownText, float] = {}
-    """The probability from which on a class is called, by class."""
+    operating_points: StoredPoints = {}
+    """The operating points of each class or finding: thresholds, and targets as
+    `sensitivity=0.95`."""
 
     unit: ShownText = ""
     """The column of groups that are judged in place of images, such as `patient`."""
@@ -602,6 +606,7 @@ StepKind: TypeAlias = Literal[
     "features",
     "predict",
     "group",
+    "read",
     "score",
     "sample",
     "report",
@@ -641,7 +646,7 @@ class StepRecord(FrozenRecord):
 
 def is_part_of(record: RunRecord, step: StepRecord) -> bool:
     """Say whether a finished step still belongs to the run that the record describes."""
-    if step.kind in ("group", "score", "sample", "report"):
+    if step.kind in ("group", "read", "score", "sample", "report"):
         return True
     _, name, seed, *rest = [*step.id.split("/"), "", ""]
     seed, seeds = seed.removeprefix("seed-"), {str(seed) for seed in record.seeds}

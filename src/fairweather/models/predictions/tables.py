@@ -28,7 +28,9 @@ from fairweather.data.findings import (
 from fairweather.errors import UNREADABLE_ARRAYS, InputError, first_line, quote_names, unknown_name
 from fairweather.files.tables import (
     LISTS,
+    MISSING_VALUES,
     TextFormat,
+    find_decimal,
     find_delimiter,
     find_encoding,
     read_parquet_table,
@@ -54,7 +56,6 @@ INDEX_COLUMNS = ("", "index", "unnamed: 0", "__index_level_0__")  # what pandas 
 DERIVED_COLUMNS = (
     *("pred", "prediction", "predicted", "predicted_label", "predicted_class", "confidence"),
 )
-MISSING_VALUES = ("", "na", "n/a", "nan", "none", "null")
 
 CSV_SUFFIXES = (".csv", ".tsv", ".txt")
 SUFFIXES = (*CSV_SUFFIXES, ".parquet", ".npz", ".npy")
@@ -92,6 +93,9 @@ class RowOptions(NamedTuple):
 
     empty_labels: str = "unknown"
     """What an empty label of a finding means."""
+
+    positive: str | tuple[str, ...] = ()
+    """The classes that are findings, as for `load_data`."""
 
 
 class NamedColumns(NamedTuple):
@@ -138,7 +142,11 @@ class PredictionRows:
 
 
 def read_rows(
-    content: Content, place: str, options: RowOptions, classes: int | None = None
+    content: Content,
+    place: str,
+    options: RowOptions,
+    classes: int | None = None,
+    elsewhere: Collection[str] = (),
 ) -> PredictionRows:
     """Read predictions from a file, a table or an array.
 
@@ -148,6 +156,7 @@ def read_rows(
         place: what messages call it.
         options: what is known of it.
         classes: how many classes the data have, if that is known.
+        elsewhere: columns of a second table, so that this one may lack those that are asked for.
 
     Raises:
         InputError: the file cannot be read, or it is unclear what is in it.
@@ -157,6 +166,7 @@ def read_rows(
     (2, 2)
     """
     if isinstance(content, pd.DataFrame):
+        options = _leave_out(options, {*elsewhere} - {*map(str, content.columns)})
         return _read_dataframe(content, place, options, classes)
     if isinstance(content, Path):
         table: NamedColumns | Arrays = read_file(content, place, options)
@@ -165,10 +175,23 @@ def read_rows(
             table = {"": np.asarray(content)}
         except (ValueError, TypeError, RuntimeError) as error:
             raise InputError(f"{place} must be one array [images, classes]: {error}") from error
+    options = _leave_out(options, {*elsewhere} - {*_column_names(table)})
     if isinstance(table, NamedColumns):
         rows = read_frame(table.frame, place, options, headed=table.headed, classes=classes)
         return replace(rows, notes=(*rows.notes, table.remark)) if table.remark else rows
     return _read_arrays(table, place, options)
+
+
+def _column_names(table: NamedColumns | Arrays) -> list[str]:
+    return list(map(str, table.frame.columns if isinstance(table, NamedColumns) else table))
+
+
+def _leave_out(options: RowOptions, names: Collection[str]) -> RowOptions:
+    """The options without columns that only a second table has."""
+    label, key = (
+        None if name in names else name for name in (options.label_column, options.key_column)
+    )
+    return options._replace(label_column=label, key_column=key)
 
 
 def read_file(path: Path, place: str, options: RowOptions) -> NamedColumns | Arrays:
@@ -363,14 +386,6 @@ def list_label_columns(names: Sequence[str]) -> dict[str, str]:
     return labelled
 
 
-def column_error(place: str) -> InputError:
-    """Build the error for a single column of outputs."""
-    return InputError(
-        f"{place} has one column of outputs, and there must be one for each class: for two "
-        "classes write 1 - p beside p"
-    )
-
-
 def read_column(values: object, place: str) -> Column:
     """Return labels or keys `[N]` as int64 where all are whole numbers, else as text.
 
@@ -541,7 +556,8 @@ def _read_csv(path: Path, place: str, options: RowOptions) -> NamedColumns:
         raise InputError(f"{place} is empty")
     separator = find_delimiter(lines, default=SPACES)
     cells = _split_cells(lines, separator)
-    headed = _has_header(cells)
+    decimal = find_decimal(itertools.chain(*cells)) if separator != "," else "."
+    headed = _has_header([[cell.replace(decimal, ".") for cell in row] for row in cells])
     if headed:
         names = _name_columns([cell.strip() for cell in cells[0]], cells[1:], place)
     else:
@@ -556,6 +572,7 @@ def _read_csv(path: Path, place: str, options: RowOptions) -> NamedColumns:
             frame = pd.read_csv(
                 path,
                 sep=separator,
+                decimal=decimal,
                 header=None,
                 names=names,
                 skiprows=1 if headed else 0,
@@ -576,7 +593,7 @@ def _read_csv(path: Path, place: str, options: RowOptions) -> NamedColumns:
                 f"{place} has {after.iloc[row]!r:.40} in row {row + 1} after the last column that "
                 "has a name"
             )
-    return NamedColumns(frame, headed, TextFormat(encoding, separator).remark(place))
+    return NamedColumns(frame, headed, TextFormat(encoding, separator, decimal).remark(place))
 
 
 def _name_columns(header: list[str], rows: Sequence[Sequence[str]], place: str) -> list[str]:
@@ -649,8 +666,8 @@ def _read_arrays(arrays: Arrays, place: str, options: RowOptions) -> PredictionR
         wide = [name for name in wide if name.lower() not in LABEL_COLUMNS]
     if len(wide) > 1:
         wide = [name for name in wide if name.lower() in OUTPUT_ARRAYS]
-    if not wide and len(arrays) == 1 and next(iter(arrays.values())).ndim in (1, 2):
-        raise column_error(place)
+    if not wide:
+        wide = _find_score_array(arrays, options)
     if len(wide) != 1:
         shapes = [f"{name or 'array'} {list(array.shape)}" for name, array in arrays.items()]
         raise InputError(
@@ -659,6 +676,7 @@ def _read_arrays(arrays: Arrays, place: str, options: RowOptions) -> PredictionR
             f"{' or '.join(OUTPUT_ARRAYS[:4])}"
         )
     outputs = arrays[wide[0]]
+    outputs = outputs[:, None] if outputs.ndim == 1 else outputs
     if outputs.dtype.kind not in "iuf":
         raise InputError(f"{place} must have real numbers, found {outputs.dtype}")
     if not len(outputs):
@@ -691,6 +709,18 @@ def _read_arrays(arrays: Arrays, place: str, options: RowOptions) -> PredictionR
     notes = () if len(arrays) == 1 else (f"the outputs are {wide[0]!r}",)
     places = key.lower() in PLACE_COLUMNS
     return PredictionRows(place, plain, columns, labels, keys, notes, places)
+
+
+def _find_score_array(arrays: Arrays, options: RowOptions) -> list[str]:
+    """The array of one score for each image: the only one, or that with a usual name."""
+    others = (*LABEL_COLUMNS, *KEY_COLUMNS, *CLASS_ARRAYS)
+    named = (options.label_column, options.key_column)
+    rest = [
+        name
+        for name, array in arrays.items()
+        if array.ndim in (1, 2) and name not in named and name.lower() not in others
+    ]
+    return [name for name in rest if name.lower() in OUTPUT_ARRAYS] if len(rest) > 1 else rest
 
 
 def _read_first_lines(path: Path) -> tuple[list[str], str]:

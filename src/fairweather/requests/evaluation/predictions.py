@@ -20,7 +20,7 @@ from torch import nn
 from fairweather.attacks.shift_lists import make_external_shift
 from fairweather.data.findings import parse_empty
 from fairweather.data.groups import check_shared_groups
-from fairweather.data.loading import list_source, tested_share
+from fairweather.data.loading import list_source, mark_positive, tested_share
 from fairweather.data.sources import UNSPLIT
 from fairweather.errors import InputError, quote_names
 from fairweather.inference.prediction import make_predictions
@@ -36,18 +36,28 @@ from fairweather.models.predictions.files import (
 from fairweather.models.predictions.matching import (
     KnownImages,
     MatchedPredictions,
+    column_error,
+    mark_labels,
     match_predictions,
     name_classes,
+    name_label_classes,
     number_keys,
     number_labels,
 )
+from fairweather.models.predictions.readers import ReaderTable
 from fairweather.models.predictions.tables import (
     PredictionRows,
     RowOptions,
     arrange_findings,
     read_rows,
 )
-from fairweather.models.predictions.truth import Truth, add_truth, read_row_groups, read_truth
+from fairweather.models.predictions.truth import (
+    Truth,
+    add_truth,
+    has_labels,
+    read_row_groups,
+    read_truth,
+)
 from fairweather.models.sources import folder_name
 from fairweather.progress import Notify
 from fairweather.requests.aggregation import (
@@ -60,16 +70,25 @@ from fairweather.requests.evaluation.settings import (
     add_class_settings,
     check_loaded_dataset,
     group_columns,
+    list_known_images,
     make_settings,
     model_titles,
+    read_calls,
     read_label_map,
 )
 from fairweather.requests.evaluation_options import EvaluationOptions, check_options
 from fairweather.requests.execution import describe_groups
-from fairweather.requests.inputs import Inputs, check_task, check_variants, model_label, read_priors
+from fairweather.requests.inputs import (
+    Inputs,
+    check_targets,
+    check_task,
+    check_variants,
+    model_label,
+    read_priors,
+)
 from fairweather.runs.folder import StoredGroups, fingerprint
 from fairweather.shifts.table import CLEAN as UNCHANGED
-from fairweather.steps.measurement import DataFacts, MeasuredModel, collect_facts
+from fairweather.steps.measurement import DataFacts, MeasuredModel, Settings, collect_facts
 from fairweather.steps.plan import DATA, PlannedDataset
 from fairweather.steps.predictions import groups_digest, make_stored_groups
 from fairweather.steps.worker import open_data, predictions_digest
@@ -83,12 +102,18 @@ from fairweather.types.measurement import (
     Groups,
     Shift,
 )
+from fairweather.types.operating_points import list_targets
+from fairweather.types.positive import (
+    PositiveClasses,
+    list_positive,
+    parse_positive,
+    read_positive,
+)
 from fairweather.types.record import CLEAN, TEST, VAL, VALIDATION, ModelRecord, predictions_file
-from fairweather.variants.variant import Variant
 
 # The options that apply to predictions, and those of them that need a data set.
 USABLE = (
-    *("outputs", "label_column", "key_column", "classes", "findings", "empty_labels"),
+    *("outputs", "label_column", "key_column", "classes", "findings", "empty_labels", "positive"),
     *("variants", "priors"),
     *("operating_points", "ordered_classes"),
     *("bootstrap", "threads", "title", "device", "offline"),
@@ -132,6 +157,9 @@ class PredictionsRequest:
     """The labels of a second table or of this process; None if a file or the data set has them."""
 
     options: EvaluationOptions
+    readers: tuple[ReaderTable, ...] = ()
+    """The tables with what people call the test images."""
+
     modules: ClassVar[Sequence[nn.Module]] = ()  # of this process
 
     def check(self) -> None:
@@ -179,26 +207,37 @@ class PredictionsRequest:
         parts = [
             part for part in (VAL, TEST) if any(_part(cell) == part for cell in cells.values())
         ]
-        reader = _PredictionReader(self, cells)
+        reader = _PredictionReader(_find_labels(self, cells.values()), cells)
         sources, datasets, labels, remark = {}, {}, "", ", without images"
         if self.dataset is None:
             facts, images, labels = _images_of_labels(reader, parts)
         else:
             source, dataset = _open_dataset(self, parts, tell)
-            facts, images, remark = collect_facts(dataset, parts), _known_images(dataset, parts), ""
+            facts, images, remark = (
+                collect_facts(dataset, parts),
+                list_known_images(dataset, parts),
+                "",
+            )
             facts = replace(facts, natural_shift=facts.natural_shift and VAL in parts)
             sources, datasets = {DATA: source}, {DATA: dataset}
-        settings = make_settings(options, shifts, device)
+            reader.positive = read_positive(dataset.notes)
+        settings = add_class_settings(
+            make_settings(options, shifts, device),
+            options,
+            priors,
+            images[TEST].labels,
+            facts.classes,
+        )
         for loaded in datasets.values():
             check_task(loaded, settings)
         check_variants(settings.variants, find_task(facts.task), facts.name)
         reader.read_all(facts, images, labels)
-        _check_variants(settings.variants, parts, facts)
+        _check_fitted(settings, parts, facts)
         if (known := images.get(VAL)) is not None and settings.aggregation is None:
             grouping = number_groups(known.groups)
+            check_targets(settings.operating_points, facts.classes, known.labels, grouping)
             for variant in settings.variants:
                 variant.check_images(known.keys, known.labels, facts.classes, grouping)
-        settings = add_class_settings(settings, options, priors, images[TEST].labels, facts.classes)
         ordered = settings.ordered or facts.ordered
         settings = resolve_aggregates(settings, reader.task, len(facts.classes), ordered=ordered)
         labelled = {
@@ -206,8 +245,9 @@ class PredictionsRequest:
         }
         units = check_parts(settings, labelled, reader.task, facts.classes, ordered=ordered)
         titles, seeds = model_titles(options.title, reader.models), reader.seeds
-        n, groups = facts.images[TEST], describe_groups(images[TEST].groups)
+        n, groups = facts.images[TEST], images[TEST].groups
         classes = f"{len(facts.classes)} {reader.task.noun}"
+        readers, read_lines = read_calls(self.readers, images, facts.classes, options)
         return Inputs(
             kind="evaluation",
             name=f"{self.name}-on-{folder_name(Path(facts.name).name)}" if datasets else self.name,
@@ -227,14 +267,17 @@ class PredictionsRequest:
             settings=settings,
             read_predictions=reader.predictions,
             groups={} if datasets else _store_groups(images),
+            readers=readers,
             # Images that were shifted elsewhere are unknown here.
             pictured=shifts[:1] if datasets else (),
             lines=[
                 f"model          {self.source}",
                 f"data           {facts.name}: n = {n:,}{remark}, {classes}",
-                *([f"groups         {groups}"] if groups else []),
+                *([f"groups         {describe_groups(groups)}"] if groups else []),
+                *(f"note           {note}" for note in (groups.remarks() if groups else ())),
                 *units,
                 *reader.lines(shifts),
+                *read_lines,
             ],
             advice=ADVICE,
         )
@@ -245,6 +288,7 @@ def request_file(
     dataset: str | Dataset | None,
     options: EvaluationOptions,
     labels: object = None,
+    readers: tuple[ReaderTable, ...] = (),
 ) -> PredictionsRequest:
     """The request for `predictions:PATH`; raises `InputError` if no predictions are found there."""
     if source == PREFIX:
@@ -253,7 +297,7 @@ def request_file(
     name = folder_name(path.name if path.is_dir() else path.stem)
     predictions = tuple(find_predictions(path))
     truth = None if labels is None else _read_truth(labels, options)
-    return PredictionsRequest(source, name, predictions, dataset, truth, options)
+    return PredictionsRequest(source, name, predictions, dataset, truth, options, readers)
 
 
 def request_predictions(
@@ -261,17 +305,18 @@ def request_predictions(
     labels: object,
     dataset: str | Dataset | None,
     options: Mapping[str, object],
+    readers: tuple[ReaderTable, ...] = (),
 ) -> PredictionsRequest:
     """The request for predictions of this process; `labels` may be those of each row."""
     given = check_options(options)
     if isinstance(predictions, str | Path):
-        return request_file(f"{PREFIX}{predictions}", dataset, given, labels)
+        return request_file(f"{PREFIX}{predictions}", dataset, given, labels, readers)
     tables = tuple(list_in_memory(predictions))
     truth = None if labels is None else _read_truth(labels, given)
     if truth is not None and truth.keys is None:
         _check_label_order(labels, tables)
     name, source = "predictions", "predictions of this process"
-    return PredictionsRequest(source, name, tables, dataset, truth, given)
+    return PredictionsRequest(source, name, tables, dataset, truth, given, readers)
 
 
 def _read_truth(labels: object, options: EvaluationOptions) -> Truth:
@@ -319,6 +364,7 @@ class _PredictionReader:
         self.asked = _row_options(options)
         self.classes: tuple[str, ...] = ()
         self.images: Mapping[str, KnownImages] = {}
+        self.positive: PositiveClasses | None = None
         self.task = find_task(CLASSIFICATION)
         self.findings: tuple[str, ...] = ()  # of the labels of test images, in their order
         self.matched: dict[str, MatchedPredictions] = {}
@@ -358,13 +404,18 @@ class _PredictionReader:
         count = len(self.classes) or None
         if given is not None and count is None:
             count = 0  # the labels are known, whatever the columns are
-        rows = read_rows(cell.content, cell.place, self.asked, count)
+        rows = read_rows(
+            cell.content, cell.place, self.asked, count, () if given is None else given.columns
+        )
         # A second table can have the keys of validation images too; an array is of test images.
         if given is None or (
             _part(cell) == VAL and (given.keys is None or rows.labels is not None)
         ):
+            if self.positive is not None:
+                return mark_labels(rows, self.positive)
             return arrange_findings(rows, self.findings) if self.findings else rows
-        return add_truth(rows, given, self.asked)
+        rows = add_truth(rows, given, self.asked)
+        return rows if self.positive is None else mark_labels(rows, self.positive)
 
     def _match(self, file: str) -> MatchedPredictions:
         """The predictions in the order of the images."""
@@ -373,7 +424,7 @@ class _PredictionReader:
         images = self.images[_part(self.cells[file])]
         rows, labels = self.rows(file), read_label_map(self.request.options)
         asked = self.asked._replace(outputs=self.cells[file].outputs or self.asked.outputs)
-        matched = match_predictions(rows, self.classes, images, asked, labels)
+        matched = match_predictions(rows, self.classes, images, asked, labels, self.positive)
         if rows.labels is not None and self.request.dataset is not None:
             agree = f"the labels beside the predictions are those of {images.place}"
             matched = matched._replace(notes=(*matched.notes, agree))
@@ -459,15 +510,19 @@ class _PredictionReader:
         }
 
 
-def _check_variants(variants: Sequence[Variant], parts: Sequence[str], facts: DataFacts) -> None:
-    for variant in variants:
-        if variant.post_hoc is None:
-            continue
-        if VAL not in parts:
-            raise InputError(
-                f"{variant.kind} is fitted on predictions of clean validation images: give these "
-                f"too, as the shift {VALIDATION} (MODEL-{VALIDATION}.csv)"
-            )
+def _check_fitted(settings: Settings, parts: Sequence[str], facts: DataFacts) -> None:
+    """Raise `InputError` if variants or targets lack validation images, or stored logits."""
+    fitted = [variant for variant in settings.variants if variant.post_hoc is not None]
+    subjects = [
+        f"the threshold for {target}" for _, target in list_targets(settings.operating_points)
+    ]
+    subjects += [variant.kind for variant in fitted]
+    if subjects and VAL not in parts:
+        raise InputError(
+            f"{subjects[0]} is fitted on predictions of clean validation images: give these "
+            f"too, as the shift {VALIDATION} (MODEL-{VALIDATION}.csv)"
+        )
+    for variant in fitted:
         if not find_task(facts.task).stores_logits(len(facts.classes)):
             raise InputError(
                 f"{variant.kind} needs stored logits, and beyond {MOST_STORED_CLASSES} classes "
@@ -508,6 +563,24 @@ def _list_cells(
     return cells, tuple(ordered)
 
 
+def _find_labels(
+    request: PredictionsRequest, cells: Iterable[PredictionSource]
+) -> PredictionsRequest:
+    """The request with the labels of the table of metadata, if nothing else has labels."""
+    metadata = request.options.metadata
+    if metadata is None or request.labels is not None or request.dataset is not None:
+        return request
+    asked = _row_options(request.options)
+    table = read_truth(metadata, asked._replace(label_column=None))
+    if asked.label_column in table.columns:
+        table = replace(table, label=asked.label_column)
+    cell = next(cell for cell in cells if _part(cell) == TEST)
+    rows = read_rows(cell.content, cell.place, asked, 0, table.columns)
+    if rows.labels is not None or not has_labels(table, rows):
+        return request
+    return replace(request, labels=table)
+
+
 def _part(cell: PredictionSource) -> str:
     return VAL if cell.shift == VALIDATION else TEST
 
@@ -525,10 +598,17 @@ def _images_of_labels(
         files = [file for file, cell in cells.items() if _part(cell) == part]
         file = next((file for file in files if cells[file].shift in (CLEAN, VALIDATION)), files[0])
         rows = reader.rows(file)
+        if request.options.positive and reader.positive is None:
+            reader.positive = parse_positive(
+                request.options.positive, name_label_classes(rows, reader.asked)
+            )
+            rows = mark_labels(rows, reader.positive)
         classes = classes or name_classes(rows, reader.asked)
         task = _find_labelled_task(rows)
         if task == MULTILABEL:
             reader.findings = classes
+        elif rows.outputs.shape[1] == 1:
+            raise column_error(rows.place, name_label_classes(rows, reader.asked))
         labels, meaning = _read_labels(rows, classes, reader.asked, is_test=part == TEST)
         described = described or f"of {owner}, {meaning}"
         keys, names = number_keys(rows.keys, len(labels))
@@ -667,6 +747,8 @@ def _open_dataset(
     if isinstance(dataset, Dataset):
         check_loaded_dataset(options)
         source = PlannedDataset(source=dataset.name, parts=tuple(parts))
+        if options.positive:
+            dataset = mark_positive(dataset, options.positive)
     else:
         assert dataset is not None
         listed = list_source(dataset, options.root, offline=options.offline)
@@ -680,6 +762,7 @@ def _open_dataset(
             allow_duplicates=options.allow_duplicates,
             scale=options.scale,
             groups=group_columns(options),
+            positive=list_positive(options.positive),
         )
         if UNSPLIT in listed.splits:
             source = replace(source, test_fraction=tested_share(dataset))
@@ -691,20 +774,3 @@ def _open_dataset(
     if len(dataset.classes) < find_task(dataset.task).least_classes:
         raise InputError(f"{dataset.name} has only one class: an evaluation needs at least two")
     return source, dataset
-
-
-def _known_images(dataset: Dataset, parts: Sequence[str]) -> dict[str, KnownImages]:
-    known = {}
-    for part in parts:
-        images = getattr(dataset, part)
-        names = None if images.names is None else images.names.tolist()
-        place = f"the {part} images of {dataset.name}"
-        known[part] = KnownImages(
-            images.labels.numpy(),
-            images.keys.numpy(),
-            names,
-            place,
-            are_files=names is not None,
-            groups=images.groups,
-        )
-    return known

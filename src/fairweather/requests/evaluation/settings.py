@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
 
@@ -13,8 +13,9 @@ import torch
 from fairweather.attacks.shift_lists import expand_fit_shifts
 from fairweather.devices import Arithmetic
 from fairweather.errors import InputError, unknown_name
-from fairweather.metrics.metric import parse_operating_points
 from fairweather.models.labels import read_label_file
+from fairweather.models.predictions.matching import KnownImages
+from fairweather.models.predictions.readers import ReaderTable, describe_readers, match_readers
 from fairweather.requests.aggregation import add_unit, read_aggregation
 from fairweather.requests.evaluation_options import EvaluationOptions
 from fairweather.requests.inputs import (
@@ -25,8 +26,10 @@ from fairweather.requests.inputs import (
 from fairweather.steps.measurement import Settings
 from fairweather.tasks.classification import CLASSIFICATION_TASK
 from fairweather.tasks.multilabel import MULTILABEL_TASK
-from fairweather.types.measurement import Attack, Shift
-from fairweather.types.options import GroupColumns, slice_name
+from fairweather.types.measurement import Attack, Dataset, ReaderCalls, Shift
+from fairweather.types.operating_points import parse_operating_points
+from fairweather.types.options import GroupColumns, normalize_slice
+from fairweather.types.record import TEST
 
 # What to do in place of options that need classes.
 INSTEAD_FOR_FINDINGS = {
@@ -92,6 +95,7 @@ def make_settings(
         batch_size=options.batch_size,
         arithmetic=arithmetic,
         bootstrap=options.bootstrap,
+        operating_points=parse_operating_points(options.operating_points),
         aggregation=read_aggregation(options.unit, options.aggregate),
     )
 
@@ -108,9 +112,8 @@ def add_class_settings(
     Raises `InputError` for an unknown class, for a number that is not a probability, and for
     settings that are only for classification, if an image has several labels.
     """
-    points = parse_operating_points(options.operating_points)
     task = MULTILABEL_TASK if labels.ndim > 1 else CLASSIFICATION_TASK
-    points = check_operating_points(points, classes, task)
+    points = check_operating_points(settings.operating_points, classes, task)
     settings = replace(settings, operating_points=points)
     if labels.ndim > 1:
         refuse_class_options(options)
@@ -144,7 +147,7 @@ def group_columns(options: EvaluationOptions) -> GroupColumns | None:
     if not any((*asked, options.unit)):
         return None
     path = None if options.metadata is None else str(options.metadata)
-    slices = tuple(map(slice_name, options.slices))
+    slices = tuple(map(normalize_slice, options.slices))
     columns = GroupColumns(path, options.group, slices, options.allow_shared_groups)
     return add_unit(columns, options.unit)
 
@@ -165,3 +168,35 @@ def check_loaded_dataset(options: EvaluationOptions) -> None:
             f"{' and '.join(given)} cannot be given for a data set that is loaded already: give it "
             "to load_data, or name the data set here"
         )
+
+
+def list_known_images(dataset: Dataset, parts: Sequence[str]) -> dict[str, KnownImages]:
+    """What is known of the images of some splits, for tables about them."""
+    known = {}
+    for part in parts:
+        images = getattr(dataset, part)
+        names = None if images.names is None else images.names.tolist()
+        place = f"the {part} images of {dataset.name}"
+        known[part] = KnownImages(
+            images.labels.numpy(),
+            images.keys.numpy(),
+            names,
+            place,
+            are_files=names is not None,
+            groups=images.groups,
+        )
+    return known
+
+
+def read_calls(
+    tables: Sequence[ReaderTable],
+    images: Mapping[str, KnownImages],
+    classes: tuple[str, ...],
+    options: EvaluationOptions,
+) -> tuple[ReaderCalls | None, list[str]]:
+    """What people call each test image, and a line about it; None if there are no tables."""
+    if not tables:
+        return None, []
+    readers = match_readers(tables, images[TEST], classes, options.key_column)
+    remarks = [table.remark for table in tables if table.remark]
+    return readers, [f"readers        {describe_readers(readers, remarks)}"]

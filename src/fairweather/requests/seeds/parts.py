@@ -28,6 +28,7 @@ from fairweather.report.samples import (
 from fairweather.runs.folder import RunFolder, fingerprint, open_finished_run, read_json, to_parquet
 from fairweather.steps.ledger import find_difference
 from fairweather.steps.plan import SampleStep
+from fairweather.types.operating_points import list_points
 from fairweather.types.record import (
     GROUPS,
     TEST,
@@ -155,12 +156,15 @@ def _shared_values(part: SeedsPart) -> Iterator[tuple[str, JsonValue]]:
     yield "cudnn_benchmark", settings.cudnn_benchmark
     yield "variants", list(settings.variants)
     yield "fit_on", list(settings.fit_on)
-    yield "operating_points", dict(settings.operating_points)
+    points = settings.operating_points
+    yield "operating_points", {name: list(list_points(points, name)) for name in points}
     yield "ordered_classes", record.data.ordered
     yield "unit", settings.unit
     yield "aggregate", list(settings.aggregates)
     grouped = part.steps.get(GROUPS)
     yield "groups of images", grouped.depends.get("digests") if grouped else None
+    read = part.steps.get("readers")
+    yield "calls of readers", read.depends.get("digest") if read else None
     libraries = [record.provenance.versions, *(s.depends.get("libraries") for s in every)]
     for versions in libraries:
         for name, version in versions.items() if isinstance(versions, dict) else ():
@@ -218,7 +222,7 @@ def _seedless_settings(name: str, part: SeedsPart) -> dict[str, dict[str, JsonVa
     seedless_settings: dict[str, dict[str, JsonValue]] = {}
     for step in part.steps.values():
         folders = step.id.split("/")
-        if step.kind == "group" or base_model(folders[1]) != name:
+        if step.kind in ("group", "read") or base_model(folders[1]) != name:
             continue
         # A model may have a name like that of a seed.
         seedless = ["seed" if folder.startswith("seed-") else folder for folder in folders[2:]]

@@ -89,7 +89,8 @@ from fairweather.training.recipe import Recipe
 from fairweather.training.selfsupervised.methods import METHODS
 from fairweather.training.supervised import RotationTask, check_square_images
 from fairweather.types.measurement import Dataset, Images, format_number
-from fairweather.types.options import DataOptions, GroupColumns, Preparation, slice_name, takes
+from fairweather.types.options import DataOptions, GroupColumns, Preparation, normalize_slice, takes
+from fairweather.types.positive import list_positive
 from fairweather.types.record import (
     DESCRIPTION,
     DIVERGED,
@@ -125,7 +126,7 @@ def make_study_settings(study: Study, device: torch.device) -> Settings:
         arithmetic=arithmetic,
         bootstrap=study.bootstrap,
         ordered=study.ordered_classes,
-        operating_points=study.operating_points,
+        operating_points=study.named_points(),
         aggregation=read_aggregation(study.unit, study.aggregates),
     )
 
@@ -148,8 +149,9 @@ def make_study_inputs(
         offline: do not look for weights outside the cache.
     """
     task = find_task(facts[DATA].task)
-    check_operating_points(study.operating_points, facts[DATA].classes, task)
     settings = make_study_settings(study, device)
+    points = check_operating_points(settings.operating_points, facts[DATA].classes, task)
+    settings = replace(settings, operating_points=points)
     ordered = settings.ordered or facts[DATA].ordered
     settings = resolve_aggregates(settings, task, len(facts[DATA].classes), ordered=ordered)
     planner = _StudyPlanner(study, facts, settings, offline)
@@ -202,8 +204,11 @@ def data_sources(study: Study) -> dict[str, PlannedDataset]:
 
 def _make_source(entry: DataEntry, unit: str | None = None) -> PlannedDataset:
     given = {option.name: getattr(entry, option.name) for option in fields(DataOptions)}
+    given["positive"] = list_positive(entry.positive)
     if entry.groups is not None:
-        asked = entry.groups.model_dump() | {"slices": tuple(map(slice_name, entry.groups.slices))}
+        asked = entry.groups.model_dump() | {
+            "slices": tuple(map(normalize_slice, entry.groups.slices))
+        }
         given["groups"] = add_unit(GroupColumns(**asked), unit)
     return _add_preparation(PlannedDataset(source=entry.source, **given | {"size": None}), entry)
 

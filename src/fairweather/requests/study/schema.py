@@ -45,8 +45,11 @@ from fairweather.training.selfsupervised.pretraining_recipe import (
     Views,
 )
 from fairweather.types.measurement import MAX_SIDE, Attack, Shift
-from fairweather.types.options import DataOptions, describe_invalid, option
+from fairweather.types.operating_points import EVERY, OperatingPoints, StoredPoint
+from fairweather.types.options import DataOptions, describe_invalid, option, shared_option
 from fairweather.variants.variant import Variant, complete_variants
+
+_Points = StoredPoint | tuple[StoredPoint, ...]
 
 # ---------------------------------------------------------------- shifts that were trained on
 
@@ -131,8 +134,8 @@ class GroupsEntry(StrictEntry):
 
     `metadata` is its path; without it, the columns are those of the data set itself, if it is
     `parquet:PATH`. `group` is the column that says which images belong together, such as `patient`.
-    `slices` are columns with subgroups, such as `site` or `site*sex`. `allow_shared` allows images
-    of one group in several splits.
+    `slices` are columns with subgroups, such as `site` or `site*sex`; a column of numbers is cut as
+    `age:40,65`. `allow_shared` allows images of one group in several splits.
     """
 
     metadata: str | None = None
@@ -154,6 +157,7 @@ class DataEntry(DataOptions):
     source: str = option(
         MISSING, "A data source, such as `folder:PATH` (see: fairweather list data)."
     )
+    positive: str | Sequence[str] = shared_option(DataOptions, "positive")  # type: ignore[assignment]
     fit: Literal["crop", "squash"] = option("crop", "How an image of another shape becomes square.")
     groups: GroupsEntry | None = option(
         None, "A table that says of each image which patient it shows, or its subgroups."
@@ -410,9 +414,12 @@ class Study(StrictEntry):
     ordered_classes: bool = False
     """The classes are in an order, such as grades; adds the quadratic kappa."""
 
-    operating_points: dict[str, float] = pydantic.Field({})
-    """The probability from which on a class is called, by class; adds the numbers of the class at
-    that point."""
+    operating_points: _Points | dict[str, _Points] = pydantic.Field({})
+    """Where a class or finding is called; adds its numbers at each of these points. A point is a
+    probability from which on it is called, such as 0.3, or a target, such as `sensitivity=0.95`.
+    The probability for a target is chosen on validation images, for each model and seed, so that
+    the target is kept with 95 % confidence. One point, or a list, is for all classes or findings;
+    a mapping gives some of them their own."""
 
     unit: str | None = None
     """The column of groups to judge in place of images, such as `patient`: one decision for all
@@ -550,6 +557,11 @@ class Study(StrictEntry):
                         f"it{same}; leave out one of the two, or set allow_seen_shifts: true, and "
                         "the report marks it"
                     )
+
+    def named_points(self) -> OperatingPoints:
+        """The operating points by class or finding; those for all are under `EVERY`."""
+        points = self.operating_points
+        return points if isinstance(points, dict) else {EVERY: points}
 
     def all_variants(self) -> tuple[Variant, ...]:
         """The variants of every model, in the file's order, with those that `fit_on` adds."""
