@@ -28,6 +28,7 @@ from fairweather.tasks.table import find_task
 from fairweather.tasks.task import Task
 from fairweather.types.measurement import (
     CLASSIFICATION,
+    UNKNOWN,
     AnyPredictions,
     IntArray,
     Predictions,
@@ -648,7 +649,20 @@ class RunFolder:
                 for column in (table[f"reader/{at}"].combine_chunks() for at in range(len(names)))
             ]
             calls = np.stack(columns, axis=1).astype(np.int64)
-            return ReaderCalls(table["keys"].to_numpy(), tuple(map(str, names)), calls)
+            readers = ReaderCalls(table["keys"].to_numpy(), tuple(map(str, names)), calls)
+        return readers if self.aggregation is None else self._aggregate_readers(readers)
+
+    def _aggregate_readers(self, readers: ReaderCalls) -> ReaderCalls:
+        groups = self.image_groups()
+        assert groups is not None, "an earlier step wrote them"
+        assert groups.numbers is not None, "units are groups"
+        place = {key: at for at, key in enumerate(readers.keys.tolist())}
+        places = np.array([place.get(key, -1) for key in groups.keys.tolist()], dtype=np.int64)
+        calls = readers.calls[places]
+        calls[places < 0] = UNKNOWN
+        rules, grouping = self.task.aggregation_rules, Grouping(groups.numbers)
+        rows = rules.calls(calls, grouping, self.record.data.ordered)
+        return replace(readers, keys=np.arange(grouping.count), calls=rows)
 
     def write_unlabelled(self, name: str, predictions: Predictions) -> None:
         """Write predictions without labels and metrics, of another data set, as parquet."""
