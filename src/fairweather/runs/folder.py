@@ -748,13 +748,14 @@ def _read_ood_scores(table: pa.Table) -> dict[str, npt.NDArray[np.float32]]:
     }
 
 
-def shrink_predictions(content: bytes) -> bytes:
+def shrink_predictions(content: bytes, *, keeps_logits: bool = False) -> bytes:
     """Make a file of predictions small: no logits, single precision, better packed.
 
     Several labels of an image keep their logits, from which all else is computed.
 
     Args:
         content: a parquet file as `RunFolder.write_predictions` writes it.
+        keeps_logits: keep the logits of a classifier too.
 
     Returns:
         A parquet file that the methods of `RunFolder` read too, about 10 bytes per image. Rounding
@@ -768,7 +769,8 @@ def shrink_predictions(content: bytes) -> bytes:
     if "confidence" in table.column_names:
         doubt = 1 - table["confidence"].to_numpy()
         table = table.drop_columns(["confidence"]).append_column(DOUBT, pa.array(doubt))
-    names = [name for name in table.column_names if name != "logits" or not is_single]
+    drops_logits = is_single and not keeps_logits
+    names = [name for name in table.column_names if name != "logits" or not drops_logits]
     # Several labels of an image stay as they are.
     single = {name for name in names if not table[name].type.num_fields}
     columns = {

@@ -183,8 +183,8 @@ class ReaderCalls:
     def join_images(self, numbers: IntArray, unit: str, *, mixed: bool) -> ReaderCalls:
         """Make one row for each group of images, such as those of a patient.
 
-        A finding that is called in any image of a patient is called of the patient. Of classes in
-        an order, the highest counts.
+        Images that a reader has not called do not count. A finding that is called in one image of a
+        patient is called of the patient. Of classes in an order, the highest counts.
 
         Args:
             numbers: int `[N]`, the number of each image's group, from 0 on.
