@@ -1,5 +1,6 @@
 """The metrics once more, from their definitions, in plain loops: slow, and independent of numpy."""
 
+import itertools
 import math
 
 
@@ -557,6 +558,17 @@ def best_other_rate(probability, present, rate, target, groups):
         for threshold in thresholds
         if keeps_target(probability, present, threshold, rate, target, groups)
     )
+
+
+def freeman_halton(sizes, hits):
+    """The chance of tables that are no more probable than this one, of all with its margins."""
+
+    def ways(table):
+        return math.prod(math.comb(n, k) for n, k in zip(sizes, table, strict=True))
+
+    tables = itertools.product(*(range(n + 1) for n in sizes))
+    chances = [ways(table) for table in tables if sum(table) == sum(hits)]
+    return sum(c for c in chances if c <= ways(hits)) / sum(chances)
 
 
 def sensitivity_at(scores, positive, specificity):

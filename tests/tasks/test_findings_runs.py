@@ -472,6 +472,59 @@ def test_rules_are_judged_at_a_target_and_its_drop_has_the_same_threshold(target
     assert second.value == pytest.approx(by_level["none"] - by_level["0.7"], abs=1e-6)
 
 
+def test_it_is_said_where_a_target_is_kept(targeted):
+    """Each patient counts alike; each seed has its own threshold."""
+    dataset, run = targeted
+    table = pd.read_csv(run.path / "tables" / "operating_points.csv", dtype={"seed": str})
+    images = {"clean", "site=A", "site=B", "site=C"}
+    images |= {f"brightness_factor={level}" for level in ("0.7", "1.3")}
+    assert set(table["images"]) == images
+    assert set(table["verdict"]) == {"kept", "broken", "cannot tell"}
+    target = table["target"].str.partition("=")[2].astype(float)
+    assert ((table["verdict"] == "kept") == (table["low"] >= target)).all()
+    assert ((table["verdict"] == "broken") == (table["high"] < target)).all()
+    test, labels = dataset.test, dataset.test.labels.numpy()[:, 0]
+    sites, patients = test.groups.slices["site"], np.arange(480) // 2
+    p = scipy.special.expit(Thirds()(test.images / 255).detach().numpy()[:, 0])
+    rows = table[(table["seed"] == "0") & (table["class"] == "Effusion")].set_index("images")
+    for name, inside in (("clean", labels == 1), ("site=A", (labels == 1) & (sites == "A"))):
+        row = rows.loc[name]
+        right = pd.Series(p[inside] >= row["threshold"]).groupby(patients[inside]).mean()
+        assert row["value"] == pytest.approx(right.mean())
+        assert (row["n"], row["groups"]) == (inside.sum(), len(right))
+    said = run.overview()
+    assert "sensitivity=0.9 of Effusion, called from" in said
+    assert "is broken in 1 of 6 sets of images, worst in brightness_factor=0.7" in said
+
+
+def test_the_rates_of_sites_have_their_own_images_and_a_test_of_their_difference(targeted):
+    dataset, run = targeted
+    table = pd.read_csv(run.path / "tables" / "rates_site.csv")
+    slices = pd.read_csv(run.path / "slices.csv", dtype={"seed": str})
+    rows = table[(table["class"] == "Effusion") & (table["point"] == "sensitivity=0.9")]
+    labels = dataset.test.labels.numpy()[:, 0]
+    sites = dataset.test.groups.slices["site"]
+    right = []
+    for net in (Thirds(), Thirds(18.0, 0.45)):
+        threshold = choose(dataset, TargetRate("sensitivity", 0.9), "Effusion", net)
+        p = scipy.special.expit(net(dataset.test.images / 255).detach().numpy()[:, 0])
+        right.append((p >= threshold) == (labels == 1))
+    for rate, label in (("sensitivity", 1), ("specificity", 0)):
+        own = rows[rows["rate"] == rate].set_index("slice")
+        for site in "ABC":
+            inside = (labels == label) & (sites == site)
+            assert own.loc[f"site={site}", "n"] == inside.sum()
+            assert own.loc[f"site={site}", "value"] == pytest.approx(
+                np.mean([column[inside].mean() for column in right])
+            )
+            stored = slices[(slices["slice"] == f"site={site}") & (slices["seed"] == "mean")]
+            stored = stored[stored["metric"] == f"{rate}@sensitivity=0.9"]
+            stored = stored[(stored["unit"] == UNITS[0]) & (stored["shift"] == "clean")]
+            assert stored["low"].item() == pytest.approx(own.loc[f"site={site}", "low"])
+    # Patients have images of two sites, so no site can be tested against another.
+    assert table["p_holm"].isna().all()
+
+
 def test_points_without_a_name_are_those_of_all_findings_and_need_images_of_each(dataset, tmp_path):
     common = replace(dataset, val=replace(images_of(700, 3), classes=NAMES))
     with pytest.raises(InputError, match=r"sensitivity of Hernia .* at least 29 .* found 0$"):

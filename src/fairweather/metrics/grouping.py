@@ -7,13 +7,14 @@ are resampled, and tests compare groups.
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass
 from functools import cached_property
-from typing import Literal, NamedTuple, get_args
+from typing import Any, Literal, NamedTuple, get_args
 
 import numpy as np
 import scipy.special
-from numpy.typing import ArrayLike
+from numpy.typing import ArrayLike, NDArray
 
 from fairweather.errors import InputError, unknown_name
 from fairweather.metrics.columns import (
@@ -36,6 +37,8 @@ FEW_GROUPS = 20
 # A p-value takes this many random subsets. With many units (images or groups) it takes fewer, so
 # that subsets times units stay below `MOST_UNITS_DRAWN`, but never fewer than the second number.
 MOST_SUBSETS, FEWEST_SUBSETS, MOST_UNITS_DRAWN = 9_999, 999, 2 * 10**7
+MOST_TABLES = 10**6  # that an exact test counts
+ENOUGH_AS_FAR = 50  # draws as far as the observed one, after which no more are needed
 MEMBERS_AT_ONCE = 10**5  # members of random subsets that are in memory at once
 NEGLIGIBLE = 1e-9  # a difference this small may come from rounding
 NUMBERS_AT_ONCE = 2**20  # counts by group and by point of a curve that are in memory at once
@@ -428,42 +431,87 @@ def membership_p(
     return (as_far + 1) / (rounds + 1)
 
 
-def equal_means_p(
-    columns: FloatArray, parts: IntArray, grouping: Grouping | None, rng: np.random.Generator
+def heterogeneity_p(
+    columns: FloatArray, parts: NDArray[Any], grouping: Grouping | None, rng: np.random.Generator
 ) -> float:
-    """Test whether several parts of the images have the same mean: p-value.
+    """Test whether all parts of some images have the same mean: the p-value.
 
-    It is a permutation test, as `membership_p` is for two parts: if the means do not differ, the
-    images, or groups, could as well be divided in another way into parts of as many. What counts is
-    the sum over parts of images x squared difference to the mean of all.
+    It is a permutation test: if the means do not differ, images, or groups, could have been divided
+    in any other way into parts of as many. For images that are right or wrong, divisions are
+    ordered by their probability (the exact test of Fisher, Freeman and Halton); all are counted,
+    if these are not too many. Otherwise, divisions are drawn at random, and the observed one counts
+    as one of them; then the sum of squares between the parts orders them. NaN if a group has images
+    in several parts. Draws end once enough of them differ as much.
 
     Args:
         columns: float `[n, k]`; the mean over the columns is compared.
-        parts: int `[n]`, the part of each image, from 0; each group is wholly in one part.
-        grouping: of the images; None if images are independent.
+        parts: `[n]`, such as the site of each image; at least two differ.
+        grouping: of the images; None if they are independent.
         rng: draws the random divisions.
 
-    >>> right, parts = np.array([[1.0]] * 9 + [[0.0]] * 9), np.arange(18) // 6
-    >>> equal_means_p(right, parts, None, np.random.default_rng(0)) < 0.01
-    True
+    Source: Freeman and Halton 1951, Note on an Exact Treatment of Contingency, Goodness of Fit and
+    Other Problems of Significance; Phipson and Smyth 2010, Permutation P-values Should Never Be
+    Zero; Besag and Clifford 1991, Sequential Monte Carlo p-values, for the end of the draws.
+
+    >>> right, sites = np.array([[1.0]] * 9 + [[0.0]] * 9), np.arange(18) // 6
+    >>> round(heterogeneity_p(right, sites, None, np.random.default_rng(0)), 4)
+    0.0025
     """
-    if parts.max() < 2:
-        return membership_p(columns, parts == 0, grouping, rng)
-    values = columns.mean(axis=1) - columns.mean()
-    sizes, part = np.ones(len(values)), parts
+    values = columns.mean(axis=1)
+    _, numbers = np.unique(parts, return_inverse=True)
+    if grouping is None and np.isin(values, (0, 1)).all():
+        return _freeman_halton_p(
+            np.bincount(numbers), np.bincount(numbers, values).astype(np.float64), rng
+        )
+    sums, sizes, part_of = values, np.ones(len(values)), numbers
     if grouping is not None:
-        values, sizes = grouping.sums(values[:, None])[:, 0], grouping.sizes.astype(np.float64)
-        part = np.zeros(grouping.count, dtype=np.int64)
-        part[grouping.numbers] = parts
+        sums, sizes = grouping.sums(values[:, None])[:, 0], grouping.sizes.astype(np.float64)
+        ends = [np.full(grouping.count, start) for start in (len(numbers), -1)]
+        np.minimum.at(ends[0], grouping.numbers, numbers)
+        np.maximum.at(ends[1], grouping.numbers, numbers)
+        if (ends[0] != ends[1]).any():
+            return math.nan
+        part_of = ends[0]
+    count, units = int(numbers.max()) + 1, len(sums)
+    excess = sums - sizes * sums.sum() / sizes.sum()
 
-    def spread(division: IntArray) -> float:
-        totals, images = (np.bincount(division, of_unit) for of_unit in (values, sizes))
-        return float((totals**2 / images).sum())
+    def between(division: IntArray) -> float:
+        """The sum of squares between the parts."""
+        images = np.bincount(division, sizes, count)
+        return float((np.bincount(division, excess, count) ** 2 / images).sum())
 
-    observed = spread(part) * (1 - NEGLIGIBLE)
-    rounds = min(MOST_SUBSETS, max(FEWEST_SUBSETS, MOST_UNITS_DRAWN // len(part)))
-    as_far = sum(spread(rng.permutation(part)) >= observed for _ in range(rounds))
+    observed = between(part_of) * (1 - NEGLIGIBLE)
+    rounds = min(MOST_SUBSETS, max(FEWEST_SUBSETS, MOST_UNITS_DRAWN // units))
+    as_far = 0
+    for drawn in range(1, rounds + 1):
+        as_far += between(rng.permutation(part_of)) >= observed
+        if as_far == ENOUGH_AS_FAR:
+            return as_far / drawn
     return (as_far + 1) / (rounds + 1)
+
+
+def _freeman_halton_p(sizes: IntArray, hits: FloatArray, rng: np.random.Generator) -> float:
+    """The p-value of hits `[parts]` among images `[parts]`: of tables that are no more probable."""
+    whole, total = hits.astype(np.int64), int(hits.sum())
+
+    def chance(tables: IntArray) -> FloatArray:
+        """The logarithm of the probability of tables `[k, parts]`, but for a constant."""
+        return -np.asarray(
+            (scipy.special.gammaln(tables + 1) + scipy.special.gammaln(sizes - tables + 1)).sum(1)
+        )
+
+    most = chance(whole[None])[0] + NEGLIGIBLE
+    ways = [np.arange(min(size, total) + 1) for size in sizes[:-1].tolist()]
+    if math.prod(map(len, ways)) > MOST_TABLES:
+        rounds = MOST_SUBSETS
+        drawn = rng.multivariate_hypergeometric(sizes, total, size=rounds, method="marginals")
+        return float((np.count_nonzero(chance(drawn) <= most) + 1) / (rounds + 1))
+    some = np.stack(np.meshgrid(*ways, indexing="ij"), axis=-1).reshape(-1, len(ways))
+    last = total - some.sum(axis=1)
+    tables = np.column_stack([some, last])[(last >= 0) & (last <= sizes[-1])]
+    logs = chance(tables)
+    shares = np.exp(logs - logs.max())
+    return float(shares[logs <= most].sum() / shares.sum())
 
 
 def zou_donner_interval(first: Score, second: Score) -> Ends:

@@ -7,6 +7,7 @@ from collections.abc import Sequence
 from typing import Literal, NamedTuple
 
 from fairweather.report.contents import Contents
+from fairweather.report.operating_points import describe_targets
 from fairweather.report.other_images import list_other_images
 from fairweather.report.performance import (
     Performance,
@@ -151,7 +152,7 @@ def _find_entry(there: Performance | None, measure: Measure) -> ScoreEntry | Non
 
 def summarize_overview(contents: Contents) -> Brief:
     """Say what is found about other images, and tabulate each model on clean and shifted ones."""
-    sentences = list_other_images(contents)
+    sentences = [*list_other_images(contents), *describe_targets(contents)]
     shown, rest = sentences[:MOST_SENTENCES], len(sentences) - MOST_SENTENCES
     more = [f"{PAGE} has {rest} more such sentences."] if rest > 0 else []
     metrics = next((own for kind, own in BRIEF_METRICS.items() if kind in contents.kinds), ())
