@@ -536,7 +536,7 @@ ROWS = {
         study("", "bad.yaml"),
         study("- 1", "bad.yaml"),
         study("name: s", "data: field required"),
-        study(b"\xff\xfe", "bad.yaml is not a text file"),
+        study(b"\xff\xfe", "bad.yaml is not text in UTF-8"),
         study("name: s: t", "line 1"),
         study("a: 1\n---\nb: 2", "bad.yaml"),
         study("\ta: 1", "bad.yaml"),

@@ -16,14 +16,14 @@ from hypothesis import strategies as st
 from PIL import Image
 
 import fairweather as fw
-from fairweather.data.groups import read_text_table
+from fairweather.data.groups import group_rows, read_text_table
 from fairweather.data.splits import Purpose, choose_groups
 from fairweather.errors import InputError
 from fairweather.judge.comparison import read_run_comparison
 from fairweather.judge.rules import read_rules
 from fairweather.judge.verdicts import judge, summarize_verdicts
 from fairweather.report.joint_runs import read_runs
-from fairweather.report.slices import SliceRow
+from fairweather.report.slices import SliceRow, order_of_value
 from fairweather.report.slices import _describe_differences as found_in
 from fairweather.requests.execution import clean_accuracy_lines
 from fairweather.runs.folder import RunFolder
@@ -675,3 +675,96 @@ def test_wrong_rules_about_slices(run, rule, message):
     with pytest.raises(InputError) as caught:
         judged(run, rule)
     assert message in str(caught.value)
+
+
+AGES = ["17", "18", "39", "40", "64", "65", "90", "", "NA", "45.5"]
+
+
+def cut(ages, *slices, sites=None):
+    table = pd.DataFrame({"age": ages, "site": sites or ["A"] * len(ages)})
+    return group_rows(table, GroupColumns(slices=slices), "ages.csv").slices
+
+
+def test_ages_are_cut_into_named_intervals():
+    values = cut(AGES[:-1], "age:18,40,65")["age"].tolist()
+    children, adults, middle, old = "below 18", "18 to 39", "40 to 64", "65 and above"
+    assert values == [children, *[adults] * 2, *[middle] * 2, *[old] * 2, "missing", "missing"]
+    assert sorted(set(values), key=order_of_value) == [children, adults, middle, old, "missing"]
+
+
+def test_intervals_of_decimal_numbers_say_where_they_end():
+    values = cut(AGES, "age: 18, 40")["age"].tolist()
+    assert values[:3] == ["below 18", "18 to below 40", "18 to below 40"]
+    assert values[-1] == "40 and above"
+    assert set(cut(["17.9", "18"], "age:18")["age"]) == {"below 18", "18 and above"}
+
+
+@given(st.lists(st.integers(-5, 120), min_size=1), st.sets(st.integers(0, 90), min_size=1))
+def test_every_number_is_in_the_interval_that_its_name_says(ages, points):
+    [values] = cut(list(map(str, ages)), f"age:{','.join(map(str, sorted(points)))}").values()
+    for age, value in zip(ages, values, strict=True):
+        numbers = list(map(int, re.findall(r"[0-9]+", value)))
+        if value.startswith("below"):
+            assert age < numbers[0]
+        elif value.endswith("above"):
+            assert age >= numbers[0]
+        else:
+            assert numbers[0] <= age <= numbers[-1]
+
+
+def test_a_cut_column_can_be_crossed():
+    slices = cut(["20", "70"], "site*age:0,40,65", "age:0,40", sites=["A", "B"])
+    assert slices["site*age"].tolist() == ["A*0 to 39", "B*65 and above"]
+    assert slices["age"].tolist() == ["0 to 39", "40 and above"]
+
+
+@pytest.mark.parametrize(
+    ("ages", "slices", "message"),
+    [
+        (["20", "old"], ["age:40"], r"has 'old' in the column 'age', and age:40 needs numbers"),
+        (["20", "45,5"], ["age:40"], r"has '45,5' in .* with a decimal point"),
+        (["20", "inf"], ["age:40"], r"has 'inf' in the column 'age'"),
+        (["20"], ["age:65,40"], r"'age:65,40' must have points that increase"),
+        (["20"], ["age:40,40"], r"points that increase"),
+        (["20"], ["age:40", "age"], "the slice age is asked for twice"),
+        (["20"], ["age:young"], r"unknown column of ages.csv 'age:young'; known: age"),
+    ],
+)
+def test_a_wrong_cut_is_one_sentence(ages, slices, message):
+    with pytest.raises(InputError, match=message):
+        cut(ages, *slices)
+
+
+def test_a_run_has_the_metrics_of_each_interval_and_rules_name_them(photos, tmp_path):
+    folder, table = photos
+    ages = [20 + 60 * (number % 2) for number in range(len(table))]
+    table.assign(age=ages).to_csv(tmp_path / "ages.csv", index=False)
+    run = fw.evaluate(
+        Brightness(),
+        f"folder:{folder / 'all'}",
+        metadata=tmp_path / "ages.csv",
+        slices=["age: 0, 40"],
+        out=tmp_path / "run",
+        bootstrap=100,
+        device="cpu",
+        threads=1,
+    )
+    slices = RunFolder(run.path).slice_scores
+    assert set(slices["slice"]) == {"age=0 to 39", "age=40 and above", "worst age"}
+    rules = read_rules(["accuracy[clean|age=40 and above] >= 1%"])
+    [verdict] = judge(RunFolder(run.path), rules)
+    assert verdict.passed
+
+
+def test_small_slices_are_named_with_what_helps():
+    ages = np.array([str(20 + number % 70) for number in range(700)], dtype=object)
+    sites = np.array(["A", "B"] * 350, dtype=object)
+    groups = Groups(None, None, {"age": ages, "site": sites, "site*age": sites + "*" + ages})
+    assert groups.remarks() == [
+        "age has 70 values, all of them with fewer than 30 images: cut the numbers, as in the "
+        "slice 'age:43,66'",
+        "site*age has 70 values, all of them with fewer than 30 images: cross fewer columns, or "
+        "cut numbers such as ages",
+    ]
+    many = Groups(None, None, {"age": np.concatenate([ages] * 4)})
+    assert many.remarks() == ["age has 70 values: cut the numbers, as in the slice 'age:43,66'"]

@@ -267,6 +267,53 @@ def thresholds_to_try(confidence, correct, risk, steps=100):
     return [sure for sure in reversed(tried) if sure <= first]
 
 
+def reached(scores, rule):
+    """Which images a rule of two thresholds answers."""
+    return [first >= rule[0] and second >= rule[1] for first, second in scores]
+
+
+def rule_p(limited, rule):
+    """The largest p-value of the limits: each has a share, the scores of images and the wrong."""
+    chances = []
+    for limit, scores, wrong in limited:
+        answers = [
+            own for own, is_answered in zip(wrong, reached(scores, rule), strict=True)
+            if is_answered
+        ]  # fmt: skip
+        chances.append(binomial_tail(sum(answers), len(answers), limit) if answers else 1)
+    return max(chances)
+
+
+def rules_to_try(scores, limited, steps=100):
+    levels = []
+    for column in zip(*scores, strict=True):
+        ordered, n = sorted(column, reverse=True), len(column)
+        levels.append({ordered[math.ceil(step * n / steps) - 1] for step in range(1, steps + 1)})
+    tried = []
+    for first in levels[0]:
+        for second in levels[1]:
+            rule = first, second
+            tried.append((rule, round(rule_p(limited, rule), 9), sum(reached(scores, rule))))
+    beaten = [
+        any(
+            (p <= own_p and count > own_count) or (p < own_p and count == own_count)
+            for _, p, count in tried
+        )
+        for _, own_p, own_count in tried
+    ]
+    best = [own for own, is_beaten in zip(tried, beaten, strict=True) if not is_beaten]
+    return sorted({(p, count) for _, p, count in best}), best
+
+
+def guaranteed_rule(limited, candidates, certainty):
+    found = (math.inf, math.inf)
+    for rule in candidates:
+        if rule_p(limited, rule) > 1 - certainty:
+            break
+        found = rule
+    return found
+
+
 def confidence_auroc(confidence, correct):
     images = list(zip(confidence, correct, strict=True))
     wins = [

@@ -2,6 +2,7 @@
 
 import numpy as np
 import pytest
+import scipy.stats
 from scipy.special import ndtr
 
 from fairweather.errors import InputError
@@ -92,8 +93,8 @@ def test_points_have_exact_intervals_and_leave_out_missing_calls():
 
 
 def test_a_comparison_is_that_of_plain_loops_with_the_same_resamples():
-    scores, positive, calls, *_ = draw(np.random.default_rng(2), 12, 20)
-    calls[3, 1] = calls[20, 1] = UNKNOWN
+    scores, positive, calls, *_ = draw(np.random.default_rng(2), 20, 30)
+    calls[3, 1] = calls[40, 1] = UNKNOWN
     weights = draw_counts(len(scores), 60)
     compared = compare_with_readers(scores, positive, calls, resamples=60)
     for reader, own in enumerate(compared.readers):
@@ -115,13 +116,16 @@ def test_a_comparison_is_that_of_plain_loops_with_the_same_resamples():
         assert own.more_specific.value == pytest.approx(back - point[1])
         drawn = [both(np.repeat(np.arange(len(scores)), row)) for row in weights]
         differences = np.array([at - point[0] for point, at, _ in drawn])
-        units = int((positive & read).sum())
-        factor = 2.200985160082949 / 1.959963984540054 * np.sqrt(12 / 11)  # Student's, of 12
-        if units == 11:
-            factor = 2.2281388519649385 / 1.959963984540054 * np.sqrt(11 / 10)
+        units, negatives = int((positive & read).sum()), int((~positive & read).sum())
+        alarms = (1 - point[1]) * negatives
+        freedom = min(units - 1, 2 * max(min(alarms, negatives - alarms), 1))
+        factor = scipy.stats.t.ppf(0.975, freedom) / 1.959963984540054
+        factor *= np.sqrt(units / (units - 1))
         wide = differences.mean() + factor * (differences - differences.mean())
-        low, high = reference.paired_ends(own.more_sensitive.value, wide.tolist(), units)
-        assert own.more_sensitive[1:3] == pytest.approx((low, high))
+        value = at - point[0]
+        assert units * (units * wide.var() + value**2) >= 6
+        low, high = np.quantile(wide, (0.025, 0.975))
+        assert own.more_sensitive[1:3] == pytest.approx((min(low, value), max(high, value)))
 
 
 def test_the_mean_reader_stands_at_the_mean_point():

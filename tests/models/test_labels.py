@@ -303,6 +303,13 @@ def test_a_csv_has_two_columns(header, tmp_path):
     }
 
 
+@pytest.mark.parametrize("separator", [";", "\t"])
+def test_a_csv_of_an_older_spreadsheet_is_read(separator, tmp_path):
+    path = tmp_path / "labels.csv"
+    path.write_bytes(f"kätzchen{separator}tabby\nhund{separator}207\n".encode("cp1252"))
+    assert read_label_file(path) == {"kätzchen": "tabby", "hund": "207"}
+
+
 @pytest.mark.parametrize(
     ("name", "content", "words"),
     [

@@ -455,7 +455,8 @@ def test_content_that_is_no_number_is_one_sentence(tmp_path):
     with pytest.raises(InputError, match="must all have one length"):
         read(short)
     commas = tmp_path / "commas.csv"
-    commas.write_text("file;cat;dog;fox\na.png;0,5;0,25;0,25\nb.png;0,5;0,25;0,25\n")
+    row = '.png,"0,5","0,25","0,25"\n'
+    commas.write_text(f"file,cat,dog,fox\na{row}b{row}")
     with pytest.raises(InputError, match=r"commas\.csv, column .cat. has .0,5.: .* decimal point"):
         read(commas)
     nothing = tmp_path / "nothing.csv"
@@ -780,6 +781,112 @@ def test_files_of_one_name_in_two_folders_stay_apart_in_the_record(tmp_path):
     run = fw.evaluate(source, out=tmp_path / "run", bootstrap=100)
     assert len(run.record.models["a"].facts["files"]) == 2
     assert str(tmp_path) not in (run.path / "record.json").read_text()
+
+
+@pytest.mark.parametrize("separator", [";", "\t"])
+@pytest.mark.parametrize("headed", [True, False])
+def test_decimal_commas_are_read_and_said(tmp_path, separator, headed):
+    path, wanted = tmp_path / "commas.csv", tmp_path / "points.csv"
+    frame = table().round(5)
+    frame.to_csv(wanted, index=False)
+    frame.to_csv(path, index=False, sep=separator, decimal=",", header=headed)
+    found = read(path)
+    assert np.array_equal(found.logits, read(wanted).logits)
+    assert any("decimal commas" in note for note in found.notes)
+    mixed = path.read_text().replace(",", ".", 1)
+    path.write_text(mixed)
+    with pytest.raises(InputError, match=r"commas\.csv.* has '0,[0-9]+'.*number must be|point"):
+        read(path)
+
+
+GRADES = ("grade_0", "grade_1", "grade_2")
+
+
+@pytest.mark.parametrize(
+    "columns",
+    [
+        GRADES,
+        [f"prob_{name}" for name in GRADES],
+        [f"logit.{name}" for name in GRADES],
+        ["p0", "p1", "p2"],
+        ["0", "1", "2"],
+    ],
+)
+def test_columns_match_the_labels_own_names(tmp_path, columns):
+    labels = np.array(GRADES)[LABELS]
+    frame = table(names=columns).assign(label=labels)
+    run = fw.evaluate(predictions=frame, out=tmp_path / "run", bootstrap=100)
+    assert run.record.data.classes == GRADES
+    value = run.scores.set_index("metric")["value"]["accuracy"]
+    assert value == pytest.approx((shares().argmax(1) == LABELS).mean())
+    known = images()
+    rows = read_rows(frame.drop(columns="label"), "the table", RowOptions())
+    assert found_shares(match_predictions(rows, GRADES, known, RowOptions())) == pytest.approx(
+        shares()
+    )
+
+
+def test_names_of_columns_stay_without_affixes_where_labels_are_numbers(tmp_path):
+    frame = table(names=GRADES).assign(label=LABELS)
+    run = fw.evaluate(predictions=frame, out=tmp_path / "run", bootstrap=100)
+    assert run.record.data.classes == ("0", "1", "2")
+
+
+def clinic(tmp_path, key="image", label="label"):
+    """Predictions without labels, and a table with the labels, patients and sites."""
+    names = [f"{number:02d}.png" for number in range(len(LABELS))]
+    table().assign(image=names).to_csv(tmp_path / "probs.csv", index=False)
+    rows = {
+        key: names,
+        label: np.array(CLASSES)[LABELS],
+        "patient": [f"P{number // 2}" for number in range(len(LABELS))],
+        "site": ["north", "south"] * 4,
+    }
+    pd.DataFrame(rows).sample(frac=1, random_state=0).to_csv(tmp_path / "clinic.csv", index=False)
+    return {
+        "predictions": tmp_path / "probs.csv",
+        "group": "patient",
+        "slices": ["site"],
+        "out": tmp_path / "run",
+        "bootstrap": 100,
+    }
+
+
+@pytest.mark.parametrize("given", ["labels", "metadata"])
+@pytest.mark.parametrize(("key", "label"), [("image", "label"), ("photo", "dx")])
+def test_patients_sites_and_labels_are_in_one_table_without_images(tmp_path, given, key, label):
+    asked = clinic(tmp_path, key, label)
+    names = {"key_column": key, "label_column": label} if key == "photo" else {}
+    run = fw.evaluate(**asked, **names, **{given: tmp_path / "clinic.csv"})
+    scores = run.scores.set_index("metric")
+    assert scores["value"]["accuracy"] == pytest.approx((shares().argmax(1) == LABELS).mean())
+    assert scores["groups"]["accuracy"] == 4
+    right = shares().argmax(1) == LABELS
+    slices = RunFolder(run.path).slice_scores.set_index(["slice", "metric"])["value"]
+    assert slices["site=north", "accuracy"] == pytest.approx(right[::2].mean())
+
+
+def test_labels_beside_predictions_come_before_those_of_metadata(tmp_path):
+    asked = clinic(tmp_path)
+    wrong = np.array(CLASSES)[(LABELS + 1) % 3]
+    frame = pd.read_csv(tmp_path / "probs.csv").assign(dx=wrong)
+    frame.to_csv(tmp_path / "probs.csv", index=False)
+    run = fw.evaluate(**asked, metadata=tmp_path / "clinic.csv", label_column="dx")
+    value = run.scores.set_index("metric")["value"]["accuracy"]
+    assert value == pytest.approx((shares().argmax(1) == (LABELS + 1) % 3).mean())
+
+
+def test_columns_that_no_table_has_are_one_sentence(tmp_path):
+    asked = clinic(tmp_path, label="dx")
+    for given, told in (
+        ({"labels": tmp_path / "clinic.csv"}, "name it with --label-column"),
+        ({"labels": tmp_path / "clinic.csv", "label_column": "xd"}, "column of clinic.csv 'xd'"),
+        ({"metadata": tmp_path / "clinic.csv"}, "probs.csv has no labels: name their column"),
+        ({"metadata": tmp_path / "clinic.csv", "key_column": "id"}, "column of probs.csv 'id'"),
+    ):
+        with pytest.raises(InputError, match=told):
+            fw.evaluate(**asked, **given)
+    assert not (tmp_path / "run").exists()
 
 
 def test_labels_that_are_given_beside_a_file_are_used(tmp_path):

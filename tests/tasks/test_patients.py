@@ -212,3 +212,24 @@ def test_the_lines_count_patients_and_differing_labels(tables, tmp_path, capsys)
     assert "n = 90 patients" in text
     record = json.loads((tmp_path / "run" / "record.json").read_text())
     assert (record["settings"]["unit"], record["settings"]["aggregates"]) == ("patient", ["max"])
+
+
+def test_the_page_counts_patients(tables, tmp_path):
+    run = evaluated(tables, tmp_path, "run", aggregate=("auto",), variants=["vector_scaling"])
+    page = run.report().read_text()
+    for counted in ("intervals over patients", "90 test patients", "Of the patients where"):
+        assert counted in page
+    for counted in ("over images", "test images, 100 resamples", "Of the images", "each image"):
+        assert counted not in page
+    table = pd.read_csv(run.path / "tables" / "aggregates.csv")
+    chosen = run.folder.choose_aggregate("net", 0)
+    assert table["aggregate"].tolist() == [chosen.name]
+    assert table[[f"nll/{name}" for name in chosen.losses]].iloc[0].tolist() == pytest.approx(
+        [*chosen.losses.values()], rel=1e-7
+    )
+
+
+def test_the_page_of_images_has_no_word_of_patients(tables, tmp_path):
+    page = evaluated(tables, tmp_path, "run", unit=None, metadata=None).report().read_text()
+    assert "over patients" not in page
+    assert "over images" in page

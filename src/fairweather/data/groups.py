@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Collection, Iterable, Mapping
+from collections.abc import Collection, Iterable, Mapping, Sequence
 from functools import reduce
 from itertools import combinations
 from pathlib import Path, PurePosixPath
@@ -24,9 +24,17 @@ from fairweather.data.sources import (
 )
 from fairweather.data.splits import Subset
 from fairweather.errors import InputError, check_case_distinct, check_name, join_names, unknown_name
-from fairweather.files.tables import find_text_format, read_parquet_table
+from fairweather.files.tables import MISSING_VALUES, find_text_format, read_parquet_table
 from fairweather.types.measurement import Groups, IntArray, TextArray
-from fairweather.types.options import CROSS, GroupColumns, slice_name, split_slice
+from fairweather.types.options import (
+    BELOW,
+    CROSS,
+    GroupColumns,
+    SliceColumn,
+    parse_slice,
+    slice_name,
+    split_slice,
+)
 from fairweather.types.record import NATURAL
 
 Listings = Mapping[str, Listing]  # by split
@@ -170,7 +178,7 @@ def read_text_table(path: Path) -> pd.DataFrame:
             texts = [column_to_text(table[name]) for name in table]
             table = pd.concat(texts, axis=1) if texts else table
         else:
-            encoding, sep = find_text_format(path)
+            encoding, sep, _ = find_text_format(path)
             if path.suffix.lower() == ".tsv":
                 sep = "\t"
             # The header is read as a row: pandas would rename a column that is there twice.
@@ -356,13 +364,47 @@ def _make_groups(table: pd.DataFrame, columns: GroupColumns, place: str) -> Grou
     slices = {}
     for slice_ in columns.slices:
         filled = (
-            np.where(values[name] == "", MISSING, values[name]) for name in split_slice(slice_)
+            _name_values(values[column.name], column, place) for column in parse_slice(slice_)
         )
         crossed = reduce(lambda left, right: left + CROSS + right, filled)
         for value in set(crossed):
             check_name(value, f"{place} has in {slice_} a value that cannot be used:")
         slices[slice_name(slice_)] = crossed
     return Groups(columns.group, names, slices)
+
+
+def _name_values(texts: TextArray, column: SliceColumn, place: str) -> TextArray:
+    """The slice of each image: the value of its column, or the interval that this is in."""
+    if not column.cuts:
+        return np.where(texts == "", MISSING, texts)
+    missing = np.array([text.lower() in MISSING_VALUES for text in texts], dtype=bool)
+    numbers = pd.to_numeric(pd.Series(np.where(missing, "0", texts)), errors="coerce").to_numpy()
+    if (wrong := ~np.isfinite(numbers)).any():
+        raise InputError(
+            f"{place} has {texts[wrong.argmax()]!r:.40} in the column {column.name!r}, and "
+            f"{column} needs numbers with a decimal point such as 45.5, or empty cells"
+        )
+    whole = not (numbers % 1).any() and not any(cut % 1 for cut in column.cuts)
+    names = np.array(_name_intervals(column.cuts, whole=whole), dtype=np.object_)
+    intervals: TextArray = names[np.searchsorted(column.cuts, numbers, side="right")]
+    return np.where(missing, MISSING, intervals)
+
+
+def _name_intervals(cuts: Sequence[float], *, whole: bool) -> list[str]:
+    """The names of the intervals between cuts; each begins with its cut.
+
+    >>> _name_intervals([18, 40, 65], whole=True)
+    ['below 18', '18 to 39', '40 to 64', '65 and above']
+    >>> _name_intervals([0.5, 1], whole=False)
+    ['below 0.5', '0.5 to below 1', '1 and above']
+    """
+    texts = [f"{cut:.15g}" for cut in cuts]
+    ends = [f"{cut - 1:.15g}" if whole else f"{BELOW}{cut:.15g}" for cut in cuts]
+    between = [
+        low if whole and low == high else f"{low} to {high}"
+        for low, high in zip(texts, ends[1:], strict=False)
+    ]
+    return [f"{BELOW}{texts[0]}", *between, f"{texts[-1]} and above"]
 
 
 class SourceGroups(NamedTuple):

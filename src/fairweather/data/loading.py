@@ -408,6 +408,9 @@ def plan_loading(
     whole_test = parts["test"]
     if options.limit is not None:
         parts["test"] = limit_subset(whole_test, listed, options.limit, options.seed)
+    if (groups := parts["test"].listing.groups) is not None:
+        for remark in groups[parts["test"].keys].remarks():
+            tell(Event("compare groups", 0, None, line=f"note           {remark}"))
     if "train" in parts:
         parts["train"] = _degrade_labels(parts["train"], len(listed.classes), options)
     with explain_read_errors():

@@ -32,6 +32,8 @@ NUMBER = re.compile(r"[-+]?([0-9]+\.?[0-9]*|\.[0-9]+)([eE][-+]?[0-9]+)?")
 _LINE_END = "\r\n"
 _QUOTED_CELL = re.compile(r'(?<![^,;\t ])"(?:[^"]|"")*"')
 UTF8, LATIN1 = "utf-8-sig", "cp1252"  # what Windows calls Latin-1 has more letters
+MISSING_VALUES = ("", "na", "n/a", "nan", "none", "null")  # cells of programs, in lower case
+_DECIMAL = re.compile(r"\s*[-+]?[0-9]*[.,][0-9]+([eE][-+]?[0-9]+)?\s*")
 _NEVER_IN_TEXT = re.compile(rb"[\x00-\x08\x0e-\x1f]")
 
 
@@ -44,6 +46,9 @@ class TextFormat(NamedTuple):
     delimiter: str
     """What stands between two cells."""
 
+    decimal: str = "."
+    """What stands before the decimals of a number."""
+
     def remark(self, name: str) -> str:
         """Say what is unusual about a table that is called so; "" for UTF-8 with commas or tabs.
 
@@ -53,6 +58,8 @@ class TextFormat(NamedTuple):
         unusual = ["as Latin-1"] if self.encoding == LATIN1 else []
         if self.delimiter == ";":
             unusual.append(f"with {self.delimiter!r} between cells")
+        if self.decimal == ",":
+            unusual.append("and decimal commas" if unusual else "with decimal commas")
         return f"{name} is read {' '.join(unusual)}" if unusual else ""
 
 
@@ -152,15 +159,33 @@ def find_encoding(path: Path) -> str:
 def find_delimiter(lines: Iterable[str], default: str = ",") -> str:
     """Find which of comma, semicolon and tab every line has most often, outside quoted cells.
 
+    It is no comma if all commas are decimal ones.
+
     >>> find_delimiter(["a;b,c;d", "1;2;3"]), find_delimiter(["a b"], "space")
     (';', 'space')
+    >>> find_delimiter(["0,1;0,9", "0,2;0,8"])
+    ';'
     >>> find_delimiter(['file,"grade (0: none; 1: mild; 2: severe)"'])
     ','
     """
     unquoted = [_QUOTED_CELL.sub("", line) for line in lines]
     counts = {mark: min(line.count(mark) for line in unquoted) for mark in ",;\t"}
+    for mark in ";\t":
+        cells = [cell for line in unquoted for cell in line.split(mark)]
+        if counts[mark] and all("," not in cell or _DECIMAL.fullmatch(cell) for cell in cells):
+            return mark
     best = max(counts, key=counts.__getitem__)
     return best if counts[best] else default
+
+
+def find_decimal(cells: Iterable[str]) -> str:
+    """Find whether numbers have decimal commas: some cells do, and none has a decimal point.
+
+    >>> find_decimal(["a", "0,25", "1"]), find_decimal(["0,25", "0.5"])
+    (',', '.')
+    """
+    numbers = [cell for cell in cells if _DECIMAL.fullmatch(cell)]
+    return "," if numbers and all("," in number for number in numbers) else "."
 
 
 class _LineFeedText(io.StringIO):

@@ -166,7 +166,7 @@ def read_yaml(path: Path) -> Any:  # noqa: ANN401 - any YAML value
     try:
         return parse_yaml(path.read_text(encoding="utf-8"), str(path))
     except UnicodeDecodeError:
-        raise InputError(f"{path} is not a text file") from None
+        raise InputError(f"{path} is not text in UTF-8: save it in UTF-8") from None
 
 
 def dump_yaml(value: object) -> str:

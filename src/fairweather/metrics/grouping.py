@@ -123,7 +123,9 @@ class Grouping:
         >>> round(Grouping(np.arange(20)).widening(), 3)
         1.096
         """
-        return widening(self.count)
+        if self.count < 2:
+            return np.inf
+        return student_quantile(self.count) / Z95 * float(np.sqrt(self.count / (self.count - 1)))
 
     def evenness(self, chosen: BoolArray) -> float:
         """Say how evenly some images are spread over the groups, in (0, 1].
@@ -542,13 +544,6 @@ def number_groups(groups: Groups | None) -> Grouping | None:
     if groups is None or groups.names is None:
         return None
     return Grouping.from_names(groups.names)
-
-
-def widening(count: int) -> float:
-    """The factor that widens replicates of a mean of so many units; see `Grouping.widening`."""
-    if count < 2:
-        return np.inf
-    return student_quantile(count) / Z95 * float(np.sqrt(count / (count - 1)))
 
 
 def student_quantile(count: int, tests: int = 1) -> float:

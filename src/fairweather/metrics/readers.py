@@ -14,14 +14,21 @@ import scipy.special
 from numpy.typing import NDArray
 
 from fairweather.errors import InputError
-from fairweather.metrics.columns import TAIL, BoolArray, FloatArray, IntArray, blocks, ratio
-from fairweather.metrics.grouping import Grouping, share_interval, widening
-from fairweather.metrics.intervals import COUNTS_AT_ONCE, Estimate, bonett_price_interval, to_score
+from fairweather.metrics.columns import TAIL, Z95, BoolArray, FloatArray, IntArray, blocks, ratio
+from fairweather.metrics.grouping import Grouping, share_interval
+from fairweather.metrics.intervals import (
+    COUNTS_AT_ONCE,
+    Estimate,
+    bonett_price_interval,
+    percentiles,
+    to_score,
+)
 from fairweather.metrics.sample import draw_counts
 from fairweather.types.measurement import UNKNOWN, Score
 
 FEWEST_READERS = 3  # with fewer, their calls say too little about those of other readers
 ROUNDING = 1e-9
+FEWEST_DIFFERING = 6  # of fewer images, an exact test of two shares has no p-value below 5 %
 
 
 class ReaderPoint(NamedTuple):
@@ -253,8 +260,9 @@ def compare_with_readers(
     anybody = images.select((able_calls != UNKNOWN).any(axis=1))
     mean = beside.reader.mean(axis=0)
     point = ReaderPoint(*(anybody.score_mean(side, mean[side]) for side in range(2)))
+    differences = beside.model - beside.reader
     first, second = (
-        anybody.average(side, (beside.model - beside.reader)[:, side].T) for side in range(2)
+        anybody.average(side, differences[:, side].T, float(mean[1 - side, 0])) for side in range(2)
     )
     return ModelBesideReaders(
         tuple(compared), anybody.compare(point, mean, beside.at_mean), (first, second)
@@ -317,13 +325,13 @@ class _Images(NamedTuple):
         self, point: ReaderPoint, reader: FloatArray, model: FloatArray
     ) -> ReaderComparison:
         """The model beside a reader, `[2, 1 + B]` each."""
+        first, second = (
+            self.score_difference(side, model[side] - reader[side], float(reader[1 - side, 0]))
+            for side in range(2)
+        )
+        threshold = threshold_at(self.scores, self.positive, float(reader[1, 0]))
         return ReaderComparison(
-            point,
-            float(model[0, 0]),
-            self.score_difference(0, model[0] - reader[0]),
-            float(model[1, 0]),
-            self.score_difference(1, model[1] - reader[1]),
-            threshold_at(self.scores, self.positive, float(reader[1, 0])),
+            point, float(model[0, 0]), first, float(model[1, 0]), second, threshold
         )
 
     def count(self, side: int) -> int:
@@ -336,42 +344,57 @@ class _Images(NamedTuple):
             return self.count(side)
         return len(np.unique(self.grouping.numbers[self.positive == (side == 0)]))
 
-    def widen(self, values: FloatArray) -> FloatArray:
-        """Replicates with the spread for as few units as the rarer side has; see `widening`."""
-        replicates = values[1:][~np.isnan(values[1:])]
-        units = min(self.units(0), self.units(1))
+    def widen(self, side: int, values: FloatArray, right: float) -> FloatArray:
+        """Replicates with the spread that few images leave unseen; see `widening`.
+
+        A threshold that leaves k images on its short side has the spread of the k-th smallest of
+        many numbers, which is known with about 2k degrees of freedom.
+
+        Args:
+            side: 0 for sensitivity, at a threshold on negative images; 1 for specificity.
+            values: the value and its replicates, `[1 + B, ...]`.
+            right: the reader's share of right calls on the side of the threshold.
+        """
+        replicates = values[1:][~np.isnan(values[1:]).reshape(len(values) - 1, -1).any(axis=1)]
+        units, images = min(self.units(0), self.units(1)), self.count(1 - side)
         if units < 2 or not len(replicates):
-            return np.full(1, np.nan)
-        return replicates.mean() + widening(units) * (replicates - replicates.mean())
+            return np.full_like(values[:1], np.nan)
+        beyond = max(min(right, 1 - right) * images, 1.0)
+        freedom = min(units - 1.0, 2 * beyond)
+        factor = float(scipy.special.stdtrit(freedom, 1 - TAIL)) / Z95
+        factor *= float(np.sqrt(units / (units - 1)))
+        return np.asarray(replicates.mean(axis=0) + factor * (replicates - replicates.mean(axis=0)))
 
     def score_mean(self, side: int, values: FloatArray) -> Score:
         """The mean of readers' sensitivities, or specificities."""
         groups = None if self.grouping is None else self.grouping.count
+        replicates = self.widen(side, values, 0.5)
+        units, count = self.units(side), self.count(side)
         estimate = Estimate(
-            float(values[0]),
-            self.widen(values),
-            self.count(side),
-            "conditional",
-            errors=self.units(side),
-            groups=groups,
+            float(values[0]), replicates, count, "conditional", errors=units, groups=groups
         )
         return to_score(estimate, (0.0, 1.0))
 
-    def score_difference(self, side: int, values: FloatArray) -> Score:
+    def score_difference(self, side: int, values: FloatArray, right: float) -> Score:
         """A difference in sensitivity, or specificity."""
-        value, replicates = float(values[0]), self.widen(values)
-        low, high = bonett_price_interval(value, replicates, self.units(side))
+        value, units = float(values[0]), self.units(side)
+        replicates = self.widen(side, values, right)
+        if np.isnan(replicates).any():
+            return Score(value, np.nan, np.nan, self.count(side))
+        # So few images or groups that differ show no difference, not even in an exact test.
+        if units * (units * float(replicates.var()) + value**2) < FEWEST_DIFFERING:
+            low, high = bonett_price_interval(value, replicates, units)
+        else:
+            low, high = percentiles(replicates)
         ends = max(min(low, value), -1.0), min(max(high, value), 1.0)
         return Score(value, *ends, self.count(side))
 
-    def average(self, side: int, differences: FloatArray) -> Average:
+    def average(self, side: int, differences: FloatArray, right: float) -> Average:
         """The mean over readers of differences `[1 + B, R]`, for these readers and for others."""
-        fixed = self.score_difference(side, differences.mean(axis=1))
-        if differences.shape[1] < FEWEST_READERS:
+        fixed = self.score_difference(side, differences.mean(axis=1), right)
+        if differences.shape[1] < FEWEST_READERS or np.isnan(fixed.low):
             return Average(fixed, None)
-        replicates = differences[1:][~np.isnan(differences[1:]).any(axis=1)]
-        units = min(self.units(0), self.units(1))
-        covariance = np.cov(replicates, rowvar=False) * units / max(units - 1, 1)
+        covariance = np.cov(self.widen(side, differences, right), rowvar=False)
         return Average(fixed, average_over_readers(differences[0], covariance))
 
 

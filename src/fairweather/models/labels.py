@@ -106,7 +106,10 @@ def _unique_mapping(pairs: Iterable[tuple[str, object]], name: str) -> dict[str,
 
 def _read_csv(path: Path, name: str) -> dict[str, object]:
     labels: list[tuple[str, object]] = []
-    for line, cells in read_csv_rows(path, delimiter=","):
+    rows = read_csv_rows(path, delimiter=",")
+    if all(len(cells) == 1 for _, cells in rows):
+        rows = read_csv_rows(path)  # with semicolons or tabs
+    for line, cells in rows:
         if not any(cells) or (line == 1 and tuple(cells) == LABEL_HEADER):
             continue
         if len(cells) != 2 or not all(cells):

@@ -4,10 +4,12 @@ from __future__ import annotations
 
 import json
 from collections.abc import Sequence
+from dataclasses import replace
 from pathlib import Path, PurePosixPath
 
 from fairweather.errors import InputError
 from fairweather.report import (
+    aggregation,
     calls,
     findings,
     front,
@@ -33,6 +35,7 @@ from fairweather.report.joint_runs import read_runs
 from fairweather.report.page.rendering import render_page
 from fairweather.report.section import ReportPart, Section
 from fairweather.report.tables import TextTable, name_table_files, write_csv
+from fairweather.report.unit_words import name_all_units
 from fairweather.report.vega import begin_work, draw_png, explain_missing_addresses
 from fairweather.runs.claims import lock_run
 from fairweather.runs.folder import RunFolder, open_finished_run, read_json, resolve_inside
@@ -111,7 +114,13 @@ SECTIONS = (
     Section(
         "how",
         "How these numbers were made",
-        (provenance.SHIFTS, provenance.METRICS, provenance.CITATION, provenance.RECORDS),
+        (
+            aggregation.AGGREGATION,
+            provenance.SHIFTS,
+            provenance.METRICS,
+            provenance.CITATION,
+            provenance.RECORDS,
+        ),
     ),
     Section("glossary", "Glossary", (provenance.GLOSSARY,)),
 )
@@ -122,7 +131,11 @@ def make_tables(
 ) -> dict[ReportPart, list[TextTable]]:
     """Make the tables of each part of some sections, in their order."""
     return {
-        part: [table for table in part.tables(contents) if table is not None]
+        part: [
+            replace(table, below=name_all_units(table.below, contents.aggregation))
+            for table in part.tables(contents)
+            if table is not None
+        ]
         for section in sections
         for part in section.parts
     }
@@ -258,4 +271,9 @@ def _draw_figures(contents: Contents, sections: Sequence[Section]) -> list[Figur
     if explain_missing_addresses():
         return []
     made = (part.figures(contents) for section in sections for part in section.parts)
-    return [figure for figures in made for figure in figures if figure is not None]
+    return [
+        Figure(figure.name, *name_all_units((figure.alt, figure.svg), contents.aggregation))
+        for figures in made
+        for figure in figures
+        if figure is not None
+    ]

@@ -30,6 +30,7 @@ from fairweather.types.measurement import (
     format_number,
 )
 from fairweather.types.operating_points import POINT_SIGN, RATES
+from fairweather.types.options import Aggregation
 from fairweather.types.record import (
     CLEAN,
     ENSEMBLE,
@@ -310,6 +311,11 @@ class Contents:
     def grouping(self) -> Grouping | None:
         """Which test images belong together; None if unknown. Joined runs have the same."""
         return next((read_grouping(run) for run in self.runs.values()), None)
+
+    @property
+    def aggregation(self) -> Aggregation | None:
+        """What is judged in place of images; joined runs have the same."""
+        return self._first.settings.aggregation
 
     @property
     def shift_seed(self) -> int:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import re
 from collections.abc import Mapping, Sequence
 from typing import NamedTuple
 
@@ -35,7 +36,8 @@ from fairweather.report.tables import (
     is_percent,
 )
 from fairweather.runs.folder import StoredGroups
-from fairweather.types.measurement import Score
+from fairweather.types.measurement import Score, explain_small_slices
+from fairweather.types.options import BELOW, CROSS
 from fairweather.types.record import (
     ALL,
     CLEAN,
@@ -144,7 +146,10 @@ def _tabulate_column(
     images: ImageKeys | None,
 ) -> TextTable:
     values = groups.slices[column]
-    slices = {slice_label(column, value): values == value for value in sorted(set(values))}
+    slices = {
+        slice_label(column, value): values == value
+        for value in sorted(set(values), key=order_of_value)
+    }
     first, *_ = slices
     shifted = any(key[1] == ALL for key in stored.scores)
     places = SLICE_PLACES if shifted else SLICE_PLACES[:2]
@@ -172,8 +177,27 @@ def _tabulate_column(
     rows = [
         row._replace(p=adjusted.get((row.model, same.get(row.slice, "")), math.nan)) for row in rows
     ]
-    below = [_describe_differences(rows), _caption_slices(contents, column, len(tested), rows)]
+    below = [
+        _describe_differences(rows),
+        _caption_slices(contents, column, len(tested), rows),
+        *([f"{remark}."] if (remark := explain_small_slices(column, values)) else []),
+    ]
     return _make_table(column, groups.group, places, rows, below)
+
+
+def order_of_value(value: str) -> list[tuple[bool, list[str | int]]]:
+    """A key to sort values of slices with numbers in their order.
+
+    >>> sorted(["40 to 64", "5 to 39", "below 5", "missing"], key=order_of_value)
+    ['below 5', '5 to 39', '40 to 64', 'missing']
+    """
+    return [
+        (
+            not part.startswith(BELOW),
+            [int(piece) if piece.isdecimal() else piece for piece in re.split(r"([0-9]+)", part)],
+        )
+        for part in value.split(CROSS)
+    ]
 
 
 def _make_table(

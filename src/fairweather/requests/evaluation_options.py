@@ -70,8 +70,8 @@ class EvaluationOptions(ModelOptions):
     )
     slices: tuple[str, ...] = option(
         (),
-        "Metadata column whose values are scored separately: site, or crossed site*sex. "
-        "Repeatable.",
+        "Metadata column whose values are scored separately: site, crossed site*sex, or numbers "
+        "cut at points age:40,65. Repeatable.",
         flag="--slice",
     )
     allow_shared_groups: bool = option(

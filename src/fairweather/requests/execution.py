@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import math
 from collections import Counter
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from functools import partial
 from pathlib import Path
 
@@ -156,6 +156,9 @@ def add_clean_accuracy(inputs: Inputs, folder: RunFolder, tell: Notify) -> Notif
         tell(event)
         # Patients need more files than the predictions of their images.
         done = [event.step] if not judges_units else [*waiting] if event.step == SCORES_STEP else []
+        if event.step == SCORES_STEP and waiting:
+            for line in aggregate_lines(inputs, folder):
+                tell(Event("evaluate", 0, None, line=line))
         for step in done:
             if (label := waiting.pop(step, None)) is None:
                 continue
@@ -166,6 +169,21 @@ def add_clean_accuracy(inputs: Inputs, folder: RunFolder, tell: Notify) -> Notif
                 tell(Event("evaluate", 0, None, line=line))
 
     return notify
+
+
+def aggregate_lines(inputs: Inputs, folder: RunFolder) -> Iterator[str]:
+    """Say which aggregate was chosen for each model; nothing if only one was named."""
+    aggregation = inputs.settings.aggregation
+    if aggregation is None or len(aggregation.names) == 1:
+        return
+    for model in inputs.models:
+        chosen = folder.choose_aggregate(model.name, model.seed)
+        losses = ", ".join(f"{name} {loss:.4f}" for name, loss in chosen.losses.items())
+        prefix = f"{model.label}: " if len(inputs.models) > 1 else ""
+        yield (
+            f"aggregate      {prefix}{chosen.name}, by the negative log-likelihood of validation "
+            f"{aggregation.plural}: {losses}"
+        )
 
 
 def describe_groups(groups: Groups | None) -> str:

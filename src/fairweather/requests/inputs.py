@@ -164,7 +164,10 @@ def _check_priors(raw: object, place: str) -> dict[str, dict[str, float]]:
             raise InputError(f"{form}, found {of_classes!r} for {name!r}")
         for class_name, prior in of_classes.items():
             if isinstance(prior, bool) or not isinstance(prior, int | float):
-                raise InputError(f"{form}, found {prior!r} for {class_name!r} in {name!r}")
+                value = "no number" if prior is None else repr(prior)
+                raise InputError(
+                    f"{form}, with decimal points, found {value} for {class_name!r} in {name!r}"
+                )
         if str(name) == WORST:
             raise InputError(
                 f"{place}: the name {WORST!r} is reserved for the worst of a set; choose another"

@@ -503,7 +503,7 @@ class RunFolder:
             return ChosenAggregate(aggregation.names[0], {})
         if key not in self._chosen:
             predictions = self.read_images(predictions_file(model, seed, CLEAN, VAL))
-            groups = self._read_groups(groups_file(VAL))
+            groups = self.image_groups(VAL)
             assert groups is not None, "an earlier step wrote them"
             assert groups.numbers is not None, "units are groups"
             grouping, loss = Grouping(groups.numbers), self.task.aggregation_rules.loss
@@ -606,12 +606,16 @@ class RunFolder:
 
         Raises `InputError` if the file was changed after a step wrote it.
         """
-        groups = self._read_groups(groups_file(part))
+        groups = self.image_groups(part)
         if groups is None or groups.numbers is None or self.aggregation is None:
             return groups
         _, first = np.unique(groups.numbers, return_index=True)
         slices = {column: values[first] for column, values in groups.slices.items()}
         return StoredGroups(np.arange(len(first)), None, None, slices)
+
+    def image_groups(self, part: str = TEST) -> StoredGroups | None:
+        """Read which images of a part belong together, also where patients are judged."""
+        return self._read_groups(groups_file(part))
 
     def _read_groups(self, name: str) -> StoredGroups | None:
         if not self.holds(name):

@@ -144,7 +144,7 @@ def survey_sources(
                 loading.images,
                 natural_shift="natural_shift" in loading.source.notes,
                 groups={} if asked is None else dict.fromkeys({VAL, TEST} & {*loading.entries}),
-                slices=() if asked is None else asked.slices,
+                slices=() if asked is None else asked.slice_names,
                 ordered=loading.positive is None and has_ordered_classes(loading.source.notes),
                 task=loading.task,
             )
@@ -636,10 +636,16 @@ def _plan_samples(measurement: Measurement, models: Sequence[MeasuredModel]) -> 
     return plan.SampleStep(
         id="samples",
         task="samples",
-        reads=(
-            *(predictions_file(*row, text) for row in shown.values() for text in shifts),
-            *dict.fromkeys(files),
+        reads=tuple(
+            dict.fromkeys(
+                [
+                    *(predictions_file(*row, text) for row in shown.values() for text in shifts),
+                    *files,
+                    *(file for row in shown.values() for file in measurement.rows_from(*row, TEST)),
+                ]
+            )
         ),
+        aggregation=measurement.aggregation,
         leaves=(INDEX, PICTURES),
         may_leave=(MIXUP, ATTACKED),
         attacks=tuple(attack.id for attack in attacks),

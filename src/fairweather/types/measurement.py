@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import html
+import itertools
 import math
+import re
 import sys
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
@@ -28,7 +30,10 @@ MAX_SIDE = 4096  # pixels; no classifier takes more
 MIN_SIDE = 8  # pixels; published shifts are not meaningful on smaller images
 CLASSIFICATION = "classification"  # the task of data that name none
 MULTILABEL = "multilabel"  # the task of several findings of an image
+FEW_IMAGES = 30  # a value of a column with fewer has wide intervals
+FEW_VALUES, MANY_VALUES = 4, 20  # of a column that nobody merges, and of one of numbers
 UNKNOWN = -1  # the label of a finding that nobody looked for, or that is uncertain
+NUMBER = re.compile(r"[-+]?(?:\d+\.?\d*|\.\d+)")
 Parameter = float | int | str
 IntArray = npt.NDArray[np.int64]
 ByteArray = npt.NDArray[np.uint8]
@@ -115,6 +120,39 @@ class Groups:
     def __getitem__(self, index: npt.NDArray[np.integer] | slice) -> Groups:
         names = None if self.names is None else self.names[index]
         return Groups(self.group, names, {k: v[index] for k, v in self.slices.items()})
+
+    def remarks(self) -> list[str]:
+        """What makes slices too small to say much, one sentence for each column of them."""
+        sentences = itertools.starmap(explain_small_slices, self.slices.items())
+        return list(filter(None, sentences))
+
+
+def explain_small_slices(column: str, values: TextArray) -> str:
+    """Say how many values of a column have few images, and what helps; "" where most have enough.
+
+    >>> values = np.array(list("ABCDE") * 9, dtype=object)
+    >>> print(explain_small_slices("site", values))
+    site has 5 values, all of them with fewer than 30 images: merge rare values in the table
+    >>> ages = np.array([str(20 + age) for age in range(60)], dtype=object)
+    >>> explain_small_slices("age", ages).partition(": ")[2]
+    "cut the numbers, as in the slice 'age:40,59'"
+    """
+    names, counts = np.unique(values.astype(str), return_counts=True)
+    numbers = [float(name) for name in names if NUMBER.fullmatch(name)]
+    is_numeric = len(numbers) > 2 and len(numbers) >= len(names) - 1  # one may be `missing`
+    small = int((counts < FEW_IMAGES).sum())
+    is_small = len(names) > FEW_VALUES and 2 * small > len(names)
+    if not is_small and not (is_numeric and len(names) > MANY_VALUES):
+        return ""
+    count = "all" if small == len(names) else f"{small:,}"
+    few = f", {count} of them with fewer than {FEW_IMAGES} images" if small else ""
+    remedy = "merge rare values in the table"
+    if CROSS in column:
+        remedy = "cross fewer columns, or cut numbers such as ages"
+    elif is_numeric:
+        points = ",".join(f"{cut:.2g}" for cut in np.quantile(numbers, (1 / 3, 2 / 3)))
+        remedy = f"cut the numbers, as in the slice '{column}:{points}'"
+    return f"{column} has {len(names):,} values{few}: {remedy}"
 
 
 @dataclass(frozen=True)

@@ -6,6 +6,8 @@ Python's signatures, the command line, studies, plans and records have these nam
 from __future__ import annotations
 
 import inspect
+import itertools
+import re
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field, fields
 from functools import cache
@@ -23,6 +25,9 @@ F = TypeVar("F", bound=Callable[..., Any])
 Channels = tuple[float, float, float]
 SPLITS = ("train", "val", "test")
 CROSS = "*"  # between the columns of a slice, and between their values
+BELOW = "below "  # of numbers under the first point where a column is cut
+_POINT = r"[-+]?(?:\d+\.?\d*|\.\d+)"
+_CUT = re.compile(rf"\s*(?P<name>\S|\S.*\S)\s*:\s*(?P<points>{_POINT}(?:\s*,\s*{_POINT})*)\s*")
 
 
 def option(
@@ -171,7 +176,8 @@ class GroupColumns(NamedTuple):
     """The column that says which images belong together, such as `patient`."""
 
     slices: tuple[str, ...] = ()
-    """Columns whose values are subgroups, such as `site`; crossed ones as `site*sex`."""
+    """Columns whose values are subgroups, such as `site`; crossed ones as `site*sex`. A column of
+    numbers is cut as `age:40,65`."""
 
     allow_shared: bool = False
     """Allow images of one group in several splits."""
@@ -186,23 +192,73 @@ class GroupColumns(NamedTuple):
         crossed = [name for column in self.slices for name in split_slice(column)]
         return list(dict.fromkeys([*([self.group] if self.group else []), *crossed]))
 
+    @property
+    def slice_names(self) -> tuple[str, ...]:
+        """The slices as in tables: without the points where columns are cut."""
+        return tuple(map(slice_name, self.slices))
 
-def split_slice(slice_: str) -> list[str]:
+
+class SliceColumn(NamedTuple):
+    """A column whose values are subgroups; numbers such as ages can be cut into intervals."""
+
+    name: str
+    cuts: tuple[float, ...] = ()
+    """The points where the next interval begins, each larger than the one before."""
+
+    def __str__(self) -> str:
+        cuts = ",".join(f"{cut:.15g}" for cut in self.cuts)
+        return f"{self.name}:{cuts}" if cuts else self.name
+
+
+def parse_slice(slice_: str) -> list[SliceColumn]:
     """The columns of a slice: one, or several that are crossed.
 
-    >>> split_slice("site * sex")
-    ['site', 'sex']
+    Raises `InputError` for points of a cut that do not increase.
+
+    >>> list(map(str, parse_slice("site * age: 0, 40, 65")))
+    ['site', 'age:0,40,65']
     """
-    return [name.strip() for name in slice_.split(CROSS)]
+    columns = []
+    for written in slice_.split(CROSS):
+        cut = _CUT.fullmatch(written)
+        if cut is None:
+            columns.append(SliceColumn(written.strip()))
+            continue
+        points = tuple(map(float, cut["points"].split(",")))
+        if any(low >= high for low, high in itertools.pairwise(points)):
+            raise InputError(
+                f"the slice {written.strip()!r} must have points that increase, such as "
+                f"{cut['name']}:40,65"
+            )
+        columns.append(SliceColumn(cut["name"], points))
+    return columns
+
+
+def split_slice(slice_: str) -> list[str]:
+    """The names of the columns of a slice.
+
+    >>> split_slice("site * age:40,65")
+    ['site', 'age']
+    """
+    return [column.name for column in parse_slice(slice_)]
 
 
 def slice_name(slice_: str) -> str:
-    """Write a slice in one form.
+    """The name of a slice in tables.
 
-    >>> slice_name("site * sex")
-    'site*sex'
+    >>> slice_name("site * age:40,65")
+    'site*age'
     """
     return CROSS.join(split_slice(slice_))
+
+
+def normalize_slice(slice_: str) -> str:
+    """Write a slice in one form.
+
+    >>> normalize_slice("site * age: 40, 65")
+    'site*age:40,65'
+    """
+    return CROSS.join(map(str, parse_slice(slice_)))
 
 
 class Aggregation(NamedTuple):

@@ -308,8 +308,32 @@ def name_classes(rows: PredictionRows, options: RowOptions) -> tuple[str, ...]:
         return options.classes
     if rows.names is None:
         return tuple(map(str, range(count)))
-    names = strip_affixes(rows.names)
+    names = _name_as_labels(rows.names, [] if rows.labels is None else rows.labels.tolist())
     return tuple(check_name(name, f"{rows.place}: the class") for name in names)
+
+
+def _name_as_labels(names: Sequence[str], labels: Sequence[object]) -> tuple[str, ...]:
+    """The names of columns as the labels write them, else without affixes.
+
+    >>> _name_as_labels(["prob_grade_0", "prob_grade_1"], ["grade_1"])
+    ('grade_0', 'grade_1')
+    >>> _name_as_labels(["p0", "p1", "p2"], ["grade_0", "grade_2"])
+    ('grade_0', 'grade_1', 'grade_2')
+    """
+    texts = sorted(set(map(str, labels)))
+    for written in list_short_names(names) if texts else ():
+        if {*texts} <= {*written}:
+            return written
+    short = strip_affixes(names)
+    if (
+        len(texts) > 1
+        and not all(map(str.isdecimal, texts))
+        and {*strip_affixes(texts)} <= {*short}
+    ):
+        before, after = _affix_lengths(texts)  # the labels have affixes of their own
+        first = texts[0]
+        return tuple(f"{first[:before]}{name}{first[len(first) - after :]}" for name in short)
+    return short
 
 
 def number_labels(
@@ -360,14 +384,32 @@ def strip_affixes(names: Sequence[str]) -> tuple[str, ...]:
     >>> strip_affixes(["cat", "cow"])
     ('cat', 'cow')
     """
+    before, after = _affix_lengths(names)
+    cut = [name[before : len(name) - after] for name in names]
+    return tuple(cut) if all(cut) and len(set(cut)) == len(cut) else tuple(names)
+
+
+def _affix_lengths(names: Sequence[str]) -> tuple[int, int]:
+    """The lengths of the beginning and the end that `strip_affixes` cuts."""
     before = os.path.commonprefix(names)  # noqa: RUF071 - of characters
     if not all(name[len(before) :].isdecimal() for name in names):
         before = before[: 1 + max(map(before.rfind, SEPARATORS))]
-    cut = [name[len(before) :] for name in names]
-    after = os.path.commonprefix([name[::-1] for name in cut])  # noqa: RUF071 - of characters
-    after = after[: 1 + max(map(after.rfind, SEPARATORS))]
-    cut = [name[: len(name) - len(after)] for name in cut]
-    return tuple(cut) if all(cut) and len(set(cut)) == len(cut) else tuple(names)
+    ends = [name[len(before) :][::-1] for name in names]
+    after = os.path.commonprefix(ends)  # noqa: RUF071
+    return len(before), 1 + max(map(after.rfind, SEPARATORS))
+
+
+def list_short_names(names: Sequence[str]) -> list[tuple[str, ...]]:
+    """The names as they are, then with more and more of a common beginning cut, then as
+    `strip_affixes` cuts them.
+
+    >>> list_short_names(["prob_grade_0", "prob_grade_1"])
+    [('prob_grade_0', 'prob_grade_1'), ('grade_0', 'grade_1'), ('0', '1')]
+    """
+    before = os.path.commonprefix(names)  # noqa: RUF071 - of characters
+    cuts = [0, *(at for at, mark in enumerate(before, start=1) if mark in SEPARATORS)]
+    cut = [tuple(name[at:] for name in names) for at in cuts]
+    return list(dict.fromkeys([*(short for short in cut if all(short)), strip_affixes(names)]))
 
 
 def _match_classes(
@@ -384,7 +426,7 @@ def _match_classes(
     if rows.names is None:
         return match_labels(None, count, classes, labels, predicts)
     reason: InputError | None = None
-    for names in dict.fromkeys((rows.names, strip_affixes(rows.names))):
+    for names in list_short_names(rows.names):
         try:
             return match_labels(names, count, classes, labels, predicts)
         except InputError as error:

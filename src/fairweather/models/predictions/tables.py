@@ -28,7 +28,9 @@ from fairweather.data.findings import (
 from fairweather.errors import UNREADABLE_ARRAYS, InputError, first_line, quote_names, unknown_name
 from fairweather.files.tables import (
     LISTS,
+    MISSING_VALUES,
     TextFormat,
+    find_decimal,
     find_delimiter,
     find_encoding,
     read_parquet_table,
@@ -54,7 +56,6 @@ INDEX_COLUMNS = ("", "index", "unnamed: 0", "__index_level_0__")  # what pandas 
 DERIVED_COLUMNS = (
     *("pred", "prediction", "predicted", "predicted_label", "predicted_class", "confidence"),
 )
-MISSING_VALUES = ("", "na", "n/a", "nan", "none", "null")
 
 CSV_SUFFIXES = (".csv", ".tsv", ".txt")
 SUFFIXES = (*CSV_SUFFIXES, ".parquet", ".npz", ".npy")
@@ -141,7 +142,11 @@ class PredictionRows:
 
 
 def read_rows(
-    content: Content, place: str, options: RowOptions, classes: int | None = None
+    content: Content,
+    place: str,
+    options: RowOptions,
+    classes: int | None = None,
+    elsewhere: Collection[str] = (),
 ) -> PredictionRows:
     """Read predictions from a file, a table or an array.
 
@@ -151,6 +156,7 @@ def read_rows(
         place: what messages call it.
         options: what is known of it.
         classes: how many classes the data have, if that is known.
+        elsewhere: columns of a second table, so that this one may lack those that are asked for.
 
     Raises:
         InputError: the file cannot be read, or it is unclear what is in it.
@@ -160,6 +166,7 @@ def read_rows(
     (2, 2)
     """
     if isinstance(content, pd.DataFrame):
+        options = _leave_out(options, {*elsewhere} - {*map(str, content.columns)})
         return _read_dataframe(content, place, options, classes)
     if isinstance(content, Path):
         table: NamedColumns | Arrays = read_file(content, place, options)
@@ -168,10 +175,23 @@ def read_rows(
             table = {"": np.asarray(content)}
         except (ValueError, TypeError, RuntimeError) as error:
             raise InputError(f"{place} must be one array [images, classes]: {error}") from error
+    options = _leave_out(options, {*elsewhere} - {*_column_names(table)})
     if isinstance(table, NamedColumns):
         rows = read_frame(table.frame, place, options, headed=table.headed, classes=classes)
         return replace(rows, notes=(*rows.notes, table.remark)) if table.remark else rows
     return _read_arrays(table, place, options)
+
+
+def _column_names(table: NamedColumns | Arrays) -> list[str]:
+    return list(map(str, table.frame.columns if isinstance(table, NamedColumns) else table))
+
+
+def _leave_out(options: RowOptions, names: Collection[str]) -> RowOptions:
+    """The options without columns that only a second table has."""
+    label, key = (
+        None if name in names else name for name in (options.label_column, options.key_column)
+    )
+    return options._replace(label_column=label, key_column=key)
 
 
 def read_file(path: Path, place: str, options: RowOptions) -> NamedColumns | Arrays:
@@ -536,7 +556,8 @@ def _read_csv(path: Path, place: str, options: RowOptions) -> NamedColumns:
         raise InputError(f"{place} is empty")
     separator = find_delimiter(lines, default=SPACES)
     cells = _split_cells(lines, separator)
-    headed = _has_header(cells)
+    decimal = find_decimal(itertools.chain(*cells)) if separator != "," else "."
+    headed = _has_header([[cell.replace(decimal, ".") for cell in row] for row in cells])
     if headed:
         names = _name_columns([cell.strip() for cell in cells[0]], cells[1:], place)
     else:
@@ -551,6 +572,7 @@ def _read_csv(path: Path, place: str, options: RowOptions) -> NamedColumns:
             frame = pd.read_csv(
                 path,
                 sep=separator,
+                decimal=decimal,
                 header=None,
                 names=names,
                 skiprows=1 if headed else 0,
@@ -571,7 +593,7 @@ def _read_csv(path: Path, place: str, options: RowOptions) -> NamedColumns:
                 f"{place} has {after.iloc[row]!r:.40} in row {row + 1} after the last column that "
                 "has a name"
             )
-    return NamedColumns(frame, headed, TextFormat(encoding, separator).remark(place))
+    return NamedColumns(frame, headed, TextFormat(encoding, separator, decimal).remark(place))
 
 
 def _name_columns(header: list[str], rows: Sequence[Sequence[str]], place: str) -> list[str]:

@@ -5,9 +5,8 @@ from __future__ import annotations
 import difflib
 from collections import Counter
 from collections.abc import Sequence
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from pathlib import Path, PurePosixPath
-from typing import NamedTuple
 
 import numpy as np
 import pandas as pd
@@ -15,7 +14,7 @@ import pandas as pd
 from fairweather.data.findings import list_finding_columns, read_finding_matrix
 from fairweather.data.groups import group_rows
 from fairweather.errors import InputError, quote_names, unknown_name
-from fairweather.models.predictions.matching import strip_affixes
+from fairweather.models.predictions.matching import list_short_names
 from fairweather.models.predictions.tables import (
     KEY_COLUMNS,
     LABEL_COLUMNS,
@@ -35,7 +34,8 @@ from fairweather.types.options import GroupColumns
 from fairweather.types.positive import list_positive
 
 
-class Truth(NamedTuple):
+@dataclass(frozen=True)
+class Truth:
     """True labels, as they were read: an array, or the columns of a table."""
 
     place: str
@@ -55,6 +55,15 @@ class Truth(NamedTuple):
 
     notes: tuple[str, ...] = ()
     """What was assumed, one sentence each."""
+
+    key_name: str | None = None
+    """The column of the keys; None without one."""
+
+    @property
+    def columns(self) -> list[str]:
+        """The names of all columns; none of an array."""
+        key = [] if self.key_name is None else [self.key_name]
+        return [*key, *map(str, self.frame.columns)]
 
     def __len__(self) -> int:
         return len(self.frame if self.values is None else self.values)
@@ -137,6 +146,21 @@ def add_truth(rows: PredictionRows, truth: Truth, options: RowOptions) -> Predic
     )
 
 
+def has_labels(truth: Truth, rows: PredictionRows) -> bool:
+    """Say whether a table has a column of labels, or one with the name of an output.
+
+    >>> rows = PredictionRows("the table", np.ones((2, 1)), ("prob_Mass",), None, None)
+    >>> [
+    ...     has_labels(read_truth(pd.DataFrame({name: [1, 0]}), RowOptions()), rows)
+    ...     for name in ("label", "mass", "site")
+    ... ]
+    [True, False, False]
+    """
+    known = {name.lower() for name in truth.columns}
+    written = (name.lower() for names in list_short_names(rows.names or ()) for name in names)
+    return truth.label is not None or not known.isdisjoint(written)
+
+
 def read_row_groups(rows: PredictionRows, table: Truth, columns: GroupColumns) -> Groups:
     """Read the groups and slices of predictions from a table, by key or in their order.
 
@@ -159,7 +183,9 @@ def _read_frame(
     label = find_name(
         options.label_column, LABEL_COLUMNS, names, "column", "column of the labels", place
     )
-    key = find_name(options.key_column, KEY_COLUMNS, names, "column", "column of the keys", place)
+    # The column may be that of the predictions.
+    asked = options.key_column if options.key_column in names else None
+    key = find_name(asked, KEY_COLUMNS, names, "column", "column of the keys", place)
     if label is None:
         label = next((name for name in list_positive(options.positive) if name in names), None)
     if key is None and "" in names:  # the index of a DataFrame
@@ -172,7 +198,7 @@ def _read_frame(
                 f"{place} has {len(twice):,} keys more than once: {quote_names(twice)}"
             )
     rest = frame if key is None else frame.drop(columns=key)
-    return Truth(place, None, rest, label, keys, notes)
+    return Truth(place, None, rest, label, keys, notes, key)
 
 
 def _match_keys(rows: PredictionRows, truth: Truth, noun: str = "labels") -> tuple[IntArray, str]:
@@ -230,7 +256,7 @@ def _choose_findings(rows: PredictionRows, truth: Truth, options: RowOptions) ->
             f"the outputs of {rows.place} have no names: name the finding of each with --classes"
         )
     known: set[str] = set()
-    for written in (outputs, strip_affixes(outputs)):
+    for written in list_short_names(outputs):
         known = {name.lower() for name in written} & {name.lower() for name in names}
         lacking = [name for name in written if name.lower() not in known]
         if known:
@@ -239,15 +265,16 @@ def _choose_findings(rows: PredictionRows, truth: Truth, options: RowOptions) ->
     if not known and not options.findings:
         raise InputError(
             f"{truth.place} has no column with the name of an output of {rows.place}: it has "
-            f"{quote_names(names)}, and the outputs are {quote_names(outputs)}"
+            f"{quote_names(names)}, and the outputs are {quote_names(outputs)}; if a column "
+            "has the class of each image, name it with --label-column"
         )
     return list(options.findings) or [name for name in names if name.lower() in known]
 
 
 def _is_among(name: str, findings: Sequence[str], names: Sequence[str]) -> bool:
     """Say whether an output is one of some findings, by its name or without an affix of all."""
-    short = dict(zip(names, strip_affixes(names), strict=True))
-    return bool({name.lower(), short[name].lower()} & {finding.lower() for finding in findings})
+    place, known = list(names).index(name), {finding.lower() for finding in findings}
+    return any(short[place].lower() in known for short in list_short_names(names))
 
 
 def _check_spelling(

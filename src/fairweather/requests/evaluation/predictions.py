@@ -51,7 +51,13 @@ from fairweather.models.predictions.tables import (
     arrange_findings,
     read_rows,
 )
-from fairweather.models.predictions.truth import Truth, add_truth, read_row_groups, read_truth
+from fairweather.models.predictions.truth import (
+    Truth,
+    add_truth,
+    has_labels,
+    read_row_groups,
+    read_truth,
+)
 from fairweather.models.sources import folder_name
 from fairweather.progress import Notify
 from fairweather.requests.aggregation import (
@@ -201,7 +207,7 @@ class PredictionsRequest:
         parts = [
             part for part in (VAL, TEST) if any(_part(cell) == part for cell in cells.values())
         ]
-        reader = _PredictionReader(self, cells)
+        reader = _PredictionReader(_find_labels(self, cells.values()), cells)
         sources, datasets, labels, remark = {}, {}, "", ", without images"
         if self.dataset is None:
             facts, images, labels = _images_of_labels(reader, parts)
@@ -239,7 +245,7 @@ class PredictionsRequest:
         }
         units = check_parts(settings, labelled, reader.task, facts.classes, ordered=ordered)
         titles, seeds = model_titles(options.title, reader.models), reader.seeds
-        n, groups = facts.images[TEST], describe_groups(images[TEST].groups)
+        n, groups = facts.images[TEST], images[TEST].groups
         classes = f"{len(facts.classes)} {reader.task.noun}"
         readers, read_lines = read_calls(self.readers, images, facts.classes, options)
         return Inputs(
@@ -267,7 +273,8 @@ class PredictionsRequest:
             lines=[
                 f"model          {self.source}",
                 f"data           {facts.name}: n = {n:,}{remark}, {classes}",
-                *([f"groups         {groups}"] if groups else []),
+                *([f"groups         {describe_groups(groups)}"] if groups else []),
+                *(f"note           {note}" for note in (groups.remarks() if groups else ())),
                 *units,
                 *reader.lines(shifts),
                 *read_lines,
@@ -397,7 +404,9 @@ class _PredictionReader:
         count = len(self.classes) or None
         if given is not None and count is None:
             count = 0  # the labels are known, whatever the columns are
-        rows = read_rows(cell.content, cell.place, self.asked, count)
+        rows = read_rows(
+            cell.content, cell.place, self.asked, count, () if given is None else given.columns
+        )
         # A second table can have the keys of validation images too; an array is of test images.
         if given is None or (
             _part(cell) == VAL and (given.keys is None or rows.labels is not None)
@@ -552,6 +561,24 @@ def _list_cells(
             )
     ordered = [UNCHANGED, *(shift for (_, level), shift in shifts.items() if level is not None)]
     return cells, tuple(ordered)
+
+
+def _find_labels(
+    request: PredictionsRequest, cells: Iterable[PredictionSource]
+) -> PredictionsRequest:
+    """The request with the labels of the table of metadata, if nothing else has labels."""
+    metadata = request.options.metadata
+    if metadata is None or request.labels is not None or request.dataset is not None:
+        return request
+    asked = _row_options(request.options)
+    table = read_truth(metadata, asked._replace(label_column=None))
+    if asked.label_column in table.columns:
+        table = replace(table, label=asked.label_column)
+    cell = next(cell for cell in cells if _part(cell) == TEST)
+    rows = read_rows(cell.content, cell.place, asked, 0, table.columns)
+    if rows.labels is not None or not has_labels(table, rows):
+        return request
+    return replace(request, labels=table)
 
 
 def _part(cell: PredictionSource) -> str:

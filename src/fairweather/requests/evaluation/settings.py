@@ -28,7 +28,7 @@ from fairweather.tasks.classification import CLASSIFICATION_TASK
 from fairweather.tasks.multilabel import MULTILABEL_TASK
 from fairweather.types.measurement import Attack, Dataset, ReaderCalls, Shift
 from fairweather.types.operating_points import parse_operating_points
-from fairweather.types.options import GroupColumns, slice_name
+from fairweather.types.options import GroupColumns, normalize_slice
 from fairweather.types.record import TEST
 
 # What to do in place of options that need classes.
@@ -147,7 +147,7 @@ def group_columns(options: EvaluationOptions) -> GroupColumns | None:
     if not any((*asked, options.unit)):
         return None
     path = None if options.metadata is None else str(options.metadata)
-    slices = tuple(map(slice_name, options.slices))
+    slices = tuple(map(normalize_slice, options.slices))
     columns = GroupColumns(path, options.group, slices, options.allow_shared_groups)
     return add_unit(columns, options.unit)
 

@@ -38,6 +38,7 @@ from fairweather.steps.plan import Plan, SampleStep, TrainedNetwork
 from fairweather.steps.sweeps import parse_shift
 from fairweather.steps.worker import Worker
 from fairweather.types.measurement import Shift
+from fairweather.types.options import slice_name
 from fairweather.types.record import (
     DESCRIPTION,
     GROUPS,
@@ -193,7 +194,7 @@ def _make_measurement(record: RunRecord, copied: Mapping[str, CopiedStep]) -> Me
 def _read_slices(data: DataRecord) -> tuple[str, ...]:
     match data.arguments.get("groups"):
         case [_, _, [*slices], *_]:  # as `GroupColumns` is written
-            return tuple(map(str, slices))
+            return tuple(slice_name(str(slice_)) for slice_ in slices)
     return ()
 
 

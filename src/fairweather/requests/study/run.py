@@ -89,7 +89,7 @@ from fairweather.training.recipe import Recipe
 from fairweather.training.selfsupervised.methods import METHODS
 from fairweather.training.supervised import RotationTask, check_square_images
 from fairweather.types.measurement import Dataset, Images, format_number
-from fairweather.types.options import DataOptions, GroupColumns, Preparation, slice_name, takes
+from fairweather.types.options import DataOptions, GroupColumns, Preparation, normalize_slice, takes
 from fairweather.types.positive import list_positive
 from fairweather.types.record import (
     DESCRIPTION,
@@ -206,7 +206,9 @@ def _make_source(entry: DataEntry, unit: str | None = None) -> PlannedDataset:
     given = {option.name: getattr(entry, option.name) for option in fields(DataOptions)}
     given["positive"] = list_positive(entry.positive)
     if entry.groups is not None:
-        asked = entry.groups.model_dump() | {"slices": tuple(map(slice_name, entry.groups.slices))}
+        asked = entry.groups.model_dump() | {
+            "slices": tuple(map(normalize_slice, entry.groups.slices))
+        }
         given["groups"] = add_unit(GroupColumns(**asked), unit)
     return _add_preparation(PlannedDataset(source=entry.source, **given | {"size": None}), entry)
 

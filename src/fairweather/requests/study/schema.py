@@ -134,8 +134,8 @@ class GroupsEntry(StrictEntry):
 
     `metadata` is its path; without it, the columns are those of the data set itself, if it is
     `parquet:PATH`. `group` is the column that says which images belong together, such as `patient`.
-    `slices` are columns with subgroups, such as `site` or `site*sex`. `allow_shared` allows images
-    of one group in several splits.
+    `slices` are columns with subgroups, such as `site` or `site*sex`; a column of numbers is cut as
+    `age:40,65`. `allow_shared` allows images of one group in several splits.
     """
 
     metadata: str | None = None
