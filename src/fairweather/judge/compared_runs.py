@@ -110,6 +110,12 @@ class RunPair(NamedTuple):
         return self.a.run.path.resolve() == self.b.run.path.resolve()
 
     @property
+    def have_same_costs(self) -> bool:
+        """Whether errors cost the same in both, so that expected costs can be compared."""
+        ours, theirs = (run.record.settings.costs for run in self)
+        return ours == theirs
+
+    @property
     def is_prepared_otherwise(self) -> bool:
         """Whether both have the same source, but images of another size or preprocessing.
 

@@ -195,6 +195,10 @@ def read_run_comparison(a: str | os.PathLike[str], b: str | os.PathLike[str]) ->
         f"{other} is not compared: its images are others, or of another size, in the two runs."
         for other in other_images
     ]
+    if not runs.have_same_costs:
+        not_compared.append(
+            "Expected costs are not compared: the runs have different costs of errors."
+        )
     return Comparison(
         TextTable(name, LAYOUT, body, [_write_caption(rows, runs, images)], rows_to_frame(rows)),
         [*_write_notes(rows, runs, shared, images), *not_compared],
