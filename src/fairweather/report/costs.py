@@ -25,7 +25,7 @@ MARKS = ("clean", "worst")
 AXIS_ENDS = (1, 2, 3, 4, 6, 8, 10)
 
 
-class Place(NamedTuple):
+class CostPlace(NamedTuple):
     """Images that a cost is about."""
 
     sentence: str
@@ -33,25 +33,25 @@ class Place(NamedTuple):
     level: str
 
 
-def list_places(contents: Contents) -> dict[str, list[Place]]:
+def list_places(contents: Contents) -> dict[str, list[CostPlace]]:
     """Clean images and those of the worst shift, which the whole page shows, of each model."""
     if FINDINGS in contents.kinds:
         return {
             model: [
-                Place(place.sentence, place.shift, place.level_name) for place in outcome.places[:2]
+                CostPlace(place.sentence, place.shift, place.level_name) for place in outcome.places[:2]
             ]
             for model, outcome in contents.once(findings.read_findings).items()
         }
     places = {}
     for model, outcome in contents.once(front.read_outcomes).items():
-        places[model] = [Place("on clean images", CLEAN, NO_LEVEL)]
+        places[model] = [CostPlace("on clean images", CLEAN, NO_LEVEL)]
         if low := outcome.worst.focus:
             where = f"under {low.sweep.at(low.level)}"
-            places[model].append(Place(where, low.sweep.name, low.level))
+            places[model].append(CostPlace(where, low.sweep.name, low.level))
     return places
 
 
-def describe_costs_of(contents: Contents, model: str, places: list[Place]) -> list[str]:
+def describe_costs_of(contents: Contents, model: str, places: list[CostPlace]) -> list[str]:
     """Say what decisions cost, whether probabilities make them cheaper, and a constant one."""
     costs = [
         [known(contents.score(name, model, place.shift, place.level)) for place in places]
@@ -101,7 +101,7 @@ def _show_costs(contents: Contents, _: Tables) -> PartView | None:
     return PartView("What decisions cost", template="costs.html.j2", carried={"costs": shown})
 
 
-def _describe_row(contents: Contents, name: str, model: str, places: list[Place]) -> str:
+def _describe_row(contents: Contents, name: str, model: str, places: list[CostPlace]) -> str:
     """What stands beside the title of a cost."""
     if name == "expected_cost":
         return "called from 0.5 on" if FINDINGS in contents.kinds else "the most probable class"
