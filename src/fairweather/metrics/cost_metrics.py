@@ -26,11 +26,23 @@ def _normaliser(s: Sample, *, review: bool) -> FloatArray:
     return best_constant(s.by_label("images"), _matrix(s, review=review)[present])
 
 
-def _hidden(column: str, *, review: bool, normalised: bool, seen: Observation) -> HiddenError:
+def _hidden_cost(column: str, *, review: bool, seen: Observation) -> HiddenError:
+    """What a mean cost hides of heavy errors that hardly any image has made."""
     levels = np.unique(_matrix(seen.sample, review=review))
-    hidden = hidden_in_levels(seen.sample.prepared.means.column(column), levels, seen)
-    scale = float(_normaliser(seen.sample, review=review)[0]) if normalised else 1.0
-    return HiddenError(*(square / scale**2 for square in hidden))
+    return hidden_in_levels(seen.sample.prepared.means.column(column), levels, seen)
+
+
+def _hidden_ratio(column: str, *, review: bool, seen: Observation) -> HiddenError:
+    """The same relative to the best constant decision, which may be dearer than it seems."""
+    below, above = _hidden_cost(column, review=review, seen=seen)
+    matrix, labels = _matrix(seen.sample, review=review), seen.sample.predictions.labels
+    means = seen.sample.weights[0] @ matrix[labels] / seen.sample.weights[0].sum()
+    best = int(means.argmin())
+    dearer = hidden_in_levels(matrix[labels, best], np.unique(matrix), seen).above
+    part = float(np.sqrt(dearer) / (means[best] + np.sqrt(dearer)))
+    return HiddenError(
+        below / means[best] ** 2 + (seen.value * part) ** 2, above / means[best] ** 2
+    )
 
 
 def _cost_rows(
@@ -44,7 +56,6 @@ def _cost_rows(
         interval="skewed",
         accepts=Accepts(also=(FINDING,), logits=logits, costs=True, review=review, fractions=True),
     )
-    hidden = partial(_hidden, column, review=review)
     return (
         row(
             name,
@@ -52,7 +63,7 @@ def _cost_rows(
             formula,
             lambda s: s.mean(column),
             shown=1,
-            hidden_error=lambda seen: hidden(normalised=False, seen=seen),
+            hidden_error=lambda seen: _hidden_cost(column, review=review, seen=seen),
         ),
         row(
             f"{name}/normalised",
@@ -60,7 +71,7 @@ def _cost_rows(
             f"that cost / the cost of the best constant decision{', maybe a review' * review}; "
             "above 1 it is worse than no model",
             lambda s: ratio(s.mean(column), _normaliser(s, review=review)),
-            hidden_error=lambda seen: hidden(normalised=True, seen=seen),
+            hidden_error=lambda seen: _hidden_ratio(column, review=review, seen=seen),
         ),
     )
 

@@ -138,22 +138,22 @@ def _class_rows(lines: Sequence[_Line], names: Sequence[str]) -> NamedCosts:
 
 def _finding_rows(lines: Sequence[_Line], names: Sequence[str]) -> NamedCosts:
     """The costs of the two errors of each finding, and maybe the price of a review."""
-    found: NamedCosts = {}
+    costs: NamedCosts = {}
     for name in names:
         nearest_last = sorted(lines, key=lambda line: line.name == name)
         own = {line.kind: line.cost for line in nearest_last if line.name in ("", name)}
-        found[name] = (
+        costs[name] = (
             own.get(MISSED, 1.0),
             own.get(FALSE, 1.0),
             *([own[REVIEW]] if REVIEW in own else []),
         )
-    without = [name for name in names if len(found[name]) == len(KINDS) - 1]
+    without = [name for name in names if len(costs[name]) == len(KINDS) - 1]
     if 0 < len(without) < len(names):
         raise InputError(
             f"costs: {quote_names(without)} has no price of a review; give one for all findings, "
             "such as 'review: 3'"
         )
-    return found
+    return costs
 
 
 def _read_table(path: Path, names: Sequence[str], *, findings: bool) -> NamedCosts:
