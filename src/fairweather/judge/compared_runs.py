@@ -115,6 +115,12 @@ class RunPair(NamedTuple):
         return self.a.run.path.resolve() == self.b.run.path.resolve()
 
     @property
+    def have_same_costs(self) -> bool:
+        """Whether errors cost the same in both, so that expected costs can be compared."""
+        ours, theirs = (run.record.settings.costs for run in self)
+        return ours == theirs
+
+    @property
     def is_prepared_otherwise(self) -> bool:
         """Whether both have the same source, but images of another size or preprocessing.
 
@@ -220,6 +226,12 @@ def check_same_data(runs: RunPair) -> None:
     """Raise `InputError` unless both runs have the same test images, whatever their
     preprocessing."""
     a, b = runs
+    judged = [run.run.aggregation.plural if run.run.aggregation else "images" for run in runs]
+    if judged[0] != judged[1]:
+        raise InputError(
+            f"{a.name} judges {judged[0]} and {b.name} {judged[1]}: measure both with one unit "
+            "(--unit)"
+        )
     digests = [run.record.data.digests.get(TEST) for run in runs]
     if digests[0] == digests[1] or runs.is_prepared_otherwise:
         return

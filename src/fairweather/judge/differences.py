@@ -37,7 +37,7 @@ from fairweather.metrics.paired import (
 )
 from fairweather.metrics.robustness import effective_robustness
 from fairweather.metrics.seeds import CrossedMean, crossed_difference, crossed_mean
-from fairweather.metrics.table import shown_metrics
+from fairweather.metrics.table import METRICS, shown_metrics
 from fairweather.report.sentences import warn_of_far_seed
 from fairweather.report.tables import (
     ABSENT,
@@ -194,11 +194,17 @@ def compare_models(
     runs: RunPair, pair: ModelPair, shared: SharedShifts, images: ResampledImages
 ) -> Iterator[ComparisonRow]:
     """Compare two models in every cell, in means over levels, and in the mean over shifts."""
-    metrics = shown_metrics(1, images.kind)
-    estimates = estimate_pair(runs, pair, shared, images, metrics)
+    asked = shown_metrics(1, images.kind)
+    estimates = estimate_pair(runs, pair, shared, images, asked)
     sides = (estimates.first, estimates.second)
     weights = mean_weights(shared)
     clean, *levels = shared.conditions
+    metrics = [
+        name
+        for name in asked
+        if (runs.have_same_costs or not METRICS[name].accepts.costs)
+        and all(side.has(clean, name) for side in sides)
+    ]
     for condition in (clean, *shared.means, *levels):
         for metric in metrics:
             row = replace(estimates.row(condition, metric), unit=images.unit.name)

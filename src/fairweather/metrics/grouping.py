@@ -123,9 +123,7 @@ class Grouping:
         >>> round(Grouping(np.arange(20)).widening(), 3)
         1.096
         """
-        if self.count < 2:
-            return np.inf
-        return student_quantile(self.count) / Z95 * float(np.sqrt(self.count / (self.count - 1)))
+        return widening(self.count)
 
     def evenness(self, chosen: BoolArray) -> float:
         """Say how evenly some images are spread over the groups, in (0, 1].
@@ -433,7 +431,7 @@ def membership_p(
     return (as_far + 1) / (rounds + 1)
 
 
-def heterogeneity_p(
+def equal_means_p(
     columns: FloatArray, parts: IntArray, grouping: Grouping | None, rng: np.random.Generator
 ) -> float:
     """Test whether several parts of the images have the same mean: p-value.
@@ -456,7 +454,7 @@ def heterogeneity_p(
     Zero; Besag and Clifford 1991, Sequential Monte Carlo p-values, for the end of the draws.
 
     >>> right, sites = np.array([[1.0]] * 9 + [[0.0]] * 9), np.arange(18) // 6
-    >>> round(heterogeneity_p(right, sites, None, np.random.default_rng(0)), 4)
+    >>> round(equal_means_p(right, sites, None, np.random.default_rng(0)), 4)
     0.0025
     """
     sums, sizes, part_of = columns.mean(axis=1), np.ones(len(columns)), parts
@@ -540,6 +538,13 @@ def number_groups(groups: Groups | None) -> Grouping | None:
     if groups is None or groups.names is None:
         return None
     return Grouping.from_names(groups.names)
+
+
+def widening(count: int) -> float:
+    """The factor that widens replicates of a mean of so many units; see `Grouping.widening`."""
+    if count < 2:
+        return np.inf
+    return student_quantile(count) / Z95 * float(np.sqrt(count / (count - 1)))
 
 
 def student_quantile(count: int, tests: int = 1) -> float:

@@ -1,42 +1,51 @@
-"""Where a target is kept: on clean and shifted images, at each site, in each slice."""
+"""Where a target is kept, and whether sensitivity and specificity differ between sites."""
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterator, Sequence
+from itertools import product
 from typing import NamedTuple
 
 import numpy as np
 import pandas as pd
 
-from fairweather.metrics import softmax
+from fairweather.metrics import holm, softmax
 from fairweather.metrics.columns import BoolArray, FloatArray, IntArray
-from fairweather.metrics.grouping import Grouping, share_interval
+from fairweather.metrics.grouping import Grouping, equal_means_p, share_interval
 from fairweather.metrics.operating_points import (
     CONFIDENCE,
     choose_threshold,
     count_sought,
     fewest_for_target,
 )
-from fairweather.report.contents import Contents
+from fairweather.report.contents import Contents, ensembles_as_models, join_name
 from fairweather.report.section import ReportPart, show_tables
 from fairweather.report.tables import (
+    ABSENT,
     ScoreEntry,
     TableLayout,
     TextTable,
+    format_p_value,
 )
 from fairweather.runs.scores import read_grouping
 from fairweather.tasks.multilabel import FindingsPredictions, select_finding
 from fairweather.types.measurement import AnyPredictions, Predictions, Score
 from fairweather.types.operating_points import (
+    POINT_SIGN,
+    RATES,
     OperatingPoints,
     Rate,
     TargetRate,
     list_points,
     parse_point,
 )
-from fairweather.types.record import CLEAN, NATURAL, TEST, VAL, slice_label
+from fairweather.types.record import CLEAN, MEAN, NATURAL, SLICES, TEST, VAL, slice_label
 
 KEPT, BROKEN, CANNOT_TELL = "kept", "broken", "cannot tell"
+SIGNIFICANCE = 0.05
+UNIT = "finding="
+DEFAULT = "0.5"  # the point at which a finding is called unless another is asked for
 
 
 class ClassColumn(NamedTuple):
@@ -105,7 +114,7 @@ def choose_targets(contents: Contents, model: str, seed: str) -> list[NamedTarge
     """Choose the threshold of each target of a model and seed, as scoring does."""
     images = contents.read_cell(model, seed, CLEAN, VAL)
     run = contents.home(model).run
-    grouping, points = read_grouping(run, VAL), run.record.settings.operating_points
+    grouping, points = read_grouping(run, VAL), _read_settings(contents, model)
     chosen = []
     for name, column in _find_columns(contents, points):
         own = None if images is None else read_column(images, column)
@@ -281,4 +290,215 @@ def _describe_verdicts(rows: Sequence[TargetRow]) -> str:
     return f"is kept in {kept} of {total} sets of images; the others cannot tell"
 
 
+# ---------------------------------------------------------------- sites
+
+
+class RateRow(NamedTuple):
+    """A rate of a class or finding in one slice, and whether it differs between the slices."""
+
+    model: str
+    title: str
+    name: str
+    point: str
+    """Where it is called: from a probability on, or for a target."""
+
+    rate: Rate
+    slice: str
+    score: Score
+    """Its n: the images of the slice that the rate is about."""
+
+    groups: int | None
+    """Of these images."""
+
+    p: float
+    """Of the hypothesis that no slices differ, after Holm's correction; NaN if not tested."""
+
+
+def compare_slices(contents: Contents, column: str) -> list[RateRow]:
+    """Compare the rates of each class or finding between the slices of a column, clean images.
+
+    Classes are compared at operating points only. With several seeds, a rate is the mean over
+    seeds, each at its own threshold.
+    """
+    stored = contents.once(_read_slice_scores)
+    rows: list[list[RateRow]] = []
+    for model, title in contents.titles.items():
+        run = contents.home(model).run
+        groups = run.groups()
+        if groups is None or column not in groups.slices:
+            continue
+        values, grouping = groups.slices[column], read_grouping(run, TEST)
+        for measured in _measure_rates(contents, model):
+            if not len(measured.places):
+                continue
+            there, own = values[measured.places], grouping and grouping.select(measured.places)
+            p = math.nan
+            present, parts = np.unique(there, return_inverse=True)
+            if len(present) > 1:
+                p = equal_means_p(measured.right, parts, own, np.random.default_rng(0))
+            slices = []
+            for value in present:
+                inside = np.flatnonzero(there == value)
+                name = slice_label(column, value)
+                score = stored.get((model, measured.unit, name, measured.metric))
+                if score is not None:
+                    count = None if own is None else own.select(inside).count
+                    row = (model, title, measured.name, measured.point, measured.rate, name)
+                    slices.append(RateRow(*row, score._replace(n=len(inside)), count, p))
+            rows.append(slices)
+    rows = [slices for slices in rows if slices]
+    tested = [slices[0].p for slices in rows if not math.isnan(slices[0].p)]
+    adjusted = iter(holm(tested).tolist() if tested else [])
+    p_values = [next(adjusted) if not math.isnan(slices[0].p) else math.nan for slices in rows]
+    return [row._replace(p=p) for slices, p in zip(rows, p_values, strict=True) for row in slices]
+
+
+class _MeasuredRate(NamedTuple):
+    """Which clean images are called right, of those that a rate is about."""
+
+    name: str
+    point: str
+    rate: Rate
+    unit: str
+    metric: str
+    """`unit`, `metric`: of its rows in slices.csv."""
+
+    places: IntArray
+    right: FloatArray
+    """float64 `[n, S]`, for each seed."""
+
+
+def _measure_rates(contents: Contents, model: str) -> Iterator[_MeasuredRate]:
+    seeds, is_of_findings = contents.seeds_of(model), FindingsPredictions.kind in contents.kinds
+    cells = [contents.read_cell(model, seed, CLEAN) for seed in seeds]
+    for name, points in _read_points(contents, model).items():
+        column = contents.classes.index(name)
+        read = [read_column(cell, column) for cell in cells if cell is not None]
+        known = [own for own in read if own is not None]
+        for (point, thresholds), rate in product(points.items(), RATES):
+            if not known or len(known) < len(thresholds):
+                continue
+            sought = known[0].present == (rate == "sensitivity")
+            right = [
+                ((own.probability >= threshold) == own.present)[sought]
+                for own, threshold in zip(known, thresholds, strict=True)
+            ]
+            at = f"{rate}{POINT_SIGN}{point}" if point != DEFAULT else rate
+            yield _MeasuredRate(
+                name,
+                point,
+                rate,
+                f"{UNIT}{name}" if is_of_findings else "",
+                at if is_of_findings else f"{rate}/{name}{POINT_SIGN}{point}",
+                known[0].places[sought],
+                np.stack(right, axis=1).astype(np.float64),
+            )
+
+
+def _read_points(contents: Contents, model: str) -> dict[str, dict[str, list[float]]]:
+    """The thresholds of all seeds, at each point of each class or finding."""
+    seeds, points = contents.seeds_of(model), _read_settings(contents, model)
+    chosen = [
+        {(name, str(target)): threshold for name, target, threshold in targets}
+        for targets in (choose_targets(contents, model, seed) for seed in seeds)
+    ]
+    is_of_findings = FindingsPredictions.kind in contents.kinds
+    known: dict[str, dict[str, list[float]]] = {}
+    for name in contents.classes if is_of_findings else points:
+        thresholds = {DEFAULT: [float(DEFAULT)] * len(seeds)} if is_of_findings else {}
+        for text in list_points(points, name):
+            point = parse_point(text)
+            if isinstance(point, float):
+                thresholds[text] = [point] * len(seeds)
+            elif all((name, text) in own for own in chosen):
+                thresholds[text] = [own[name, text] for own in chosen]
+        known[name] = thresholds
+    return known
+
+
+def _read_settings(contents: Contents, model: str) -> OperatingPoints:
+    return contents.home(model).run.record.settings.operating_points
+
+
+def _read_slice_scores(contents: Contents) -> dict[tuple[str, str, str, str], Score]:
+    """Scores of clean images by model, unit, slice and metric, of the shown seed."""
+    scores: dict[tuple[str, str, str, str], Score] = {}
+    for label, run in contents.runs.items():
+        if not run.holds(SLICES):
+            continue
+        rows = ensembles_as_models(run.slice_scores)
+        if MEAN in set(rows["seed"]):
+            rows = rows[rows["seed"] == MEAN]
+        rows = rows[(rows["shift"] == CLEAN) & rows["metric"].str.startswith(RATES)]
+        units = rows["unit"] if "unit" in rows else [""] * len(rows)
+        keys = zip(rows["model"], units, rows["slice"], rows["metric"], strict=True)
+        numbers = zip(*(rows[name] for name in Score._fields), strict=True)
+        for (model, *key), score in zip(keys, numbers, strict=True):
+            scores[join_name(label, model), *key] = Score(*score)
+    return scores
+
+
+def compare_all_slices(contents: Contents) -> dict[str, list[RateRow]]:
+    """Compare the rates between the slices of each column that was asked for."""
+    columns = dict.fromkeys(
+        column
+        for run in contents.runs.values()
+        if (groups := run.groups()) is not None
+        for column in groups.slices
+    )
+    compared = {column: compare_slices(contents, column) for column in columns}
+    return {column: rows for column, rows in compared.items() if rows}
+
+
+def _tabulate_rates(contents: Contents) -> Iterator[TextTable]:
+    for column, rows in contents.once(compare_all_slices).items():
+        yield _make_rate_table(contents, column, rows)
+
+
+def _make_rate_table(contents: Contents, column: str, rows: Sequence[RateRow]) -> TextTable:
+    models = len({row.model for row in rows})
+    differ = dict.fromkeys(
+        f"{f'{row.title}, ' if models > 1 else ''}{row.rate} of {row.name} at {row.point}"
+        for row in rows
+        if row.p < SIGNIFICANCE
+    )
+    tests = len({row[:5] for row in rows if not math.isnan(row.p)})
+    units = "images" if contents.grouping is None else "groups"
+    caption = (
+        f"Sensitivity and specificity by {column}, on clean images. In brackets: "
+        f"{contents.intervals}. The images of a sensitivity (n) are those with the finding, and of "
+        f"a specificity those without. The p value is how often {units} that are divided by chance "
+        "differ as much between the slices. It has Holm's correction over the "
+        f"{tests} {'test' if tests == 1 else 'tests'} of this table."
+    )
+    said = f"Differs between the slices: {'; '.join(differ)}." if differ else ""
+    header = (
+        *("Model", "Of", "Called at", "Rate", "Images with"),
+        *("Value (%)", "n", "Groups", "p (Holm)"),
+    )
+    body = [
+        [
+            *(row.title, row.name, row.point, row.rate, row.slice),
+            str(ScoreEntry(row.score, percent=True)),
+            f"{row.score.n:,}",
+            ABSENT if row.groups is None else f"{row.groups:,}",
+            ABSENT if math.isnan(row.p) else format_p_value(row.p),
+        ]
+        for row in rows
+    ]
+    names = ["model", "title", "class", "point", "rate", "slice", "value", "low", "high", "n"]
+    lines = [(*row[:6], *row.score, row.groups, row.p) for row in rows]
+    return TextTable(
+        f"rates_{column.replace('*', '_and_')}",
+        TableLayout(header, words=5),
+        body,
+        [*([said] if said else []), caption],
+        pd.DataFrame(lines, columns=[*names, "groups", "p_holm"]).astype({"groups": "Int64"}),
+        [row.model for row in rows],
+    )
+
+
 TARGETS = ReportPart(show_tables("Where targets are kept"), _tabulate_targets, accepts=None)
+RATES_OF_SLICES = ReportPart(
+    show_tables("Sensitivity and specificity of slices"), _tabulate_rates, accepts=None
+)
