@@ -63,8 +63,8 @@ from fairweather.types.record import (
     WORST,
     ShiftLevel,
     base_model,
-    is_of_all_units,
     is_shifted,
+    list_whole_units,
 )
 
 ALL_CELLS = "*"  # in a rule, each single cell of test images, shifted and clean
@@ -142,8 +142,8 @@ class Part(NamedTuple):
     """What the text behind the bar of a rule is about, beside a class."""
 
     unit: str = ""
-    """A finding, or the mean or the worst of all, as in scores.csv; "" for whole images and means
-    over findings."""
+    """A finding, or the mean or the worst of all, as in scores.csv; "" for whole images and all
+    findings."""
 
     slice: str = ""
     """A subgroup of the images, as in slices.csv; "" for all of them."""
@@ -197,10 +197,10 @@ def read_slice_scores(run: RunFolder, text: str) -> dict[str, ModelScores]:
 
 
 def _select_unit_rows(scores: pd.DataFrame, unit: str) -> pd.DataFrame:
-    """The rows of a unit; without a name, of whole images and of means over units."""
+    """The rows of a unit; without a name, of whole images and of all units."""
     if "unit" not in scores:
         return scores
-    return scores[scores["unit"] == unit if unit else scores["unit"].map(is_of_all_units)]
+    return scores[scores["unit"].isin([unit] if unit else list_whole_units(scores["unit"]))]
 
 
 def count_groups(run: RunFolder, rule: Rule) -> dict[str, int]:
@@ -635,7 +635,7 @@ def reestimate(
 def _select_unit(
     units: Mapping[str, Mapping[ScoreKey, Estimates]], name: str
 ) -> Mapping[ScoreKey, Estimates]:
-    """The estimates of one unit; without a name, those of whole images and the means over units.
+    """The estimates of one unit; without a name, those of whole images and of all units.
 
     Raises `InputError` for the worst unit, which may be a different one for each number.
     """
@@ -647,7 +647,7 @@ def _select_unit(
         )
     if name:
         return units[name]
-    whole = [table for unit, table in units.items() if is_of_all_units(unit)]
+    whole = [units[unit] for unit in list_whole_units(units)]
     return {key: {**whole[0][key], **whole[-1][key]} for key in whole[0]}
 
 

@@ -53,7 +53,7 @@ from fairweather.types.record import (
     RunRecord,
     StepRecord,
     groups_file,
-    is_of_all_units,
+    list_whole_units,
     parse_predictions_path,
     parse_record,
     parse_step_record,
@@ -413,12 +413,12 @@ class RunFolder:
     def scores(self) -> pd.DataFrame:
         """The table of scores.csv: one row per model, seed, shift, level and metric.
 
-        Where a run has units, those of whole images and of means over units.
+        Where a run has units, those of whole images and of means over units, or of the only unit.
         """
         table = self.unit_scores
         if "unit" not in table:
             return table
-        rows = table[table["unit"].map(is_of_all_units)]
+        rows = table[table["unit"].isin(list_whole_units(table["unit"]))]
         return rows.drop(columns="unit").reset_index(drop=True)
 
     @property

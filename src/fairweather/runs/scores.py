@@ -236,7 +236,7 @@ def estimate_units(
     fitted_on: Mapping[tuple[str, str], Validation] = MappingProxyType({}),
     threads: int = 1,
 ) -> dict[str, dict[ScoreKey, Estimates]]:
-    """Estimate metrics of whole images, of each unit, and of the two means over units.
+    """Estimate metrics of whole images, of each unit and, of several, of the two means over them.
 
     All are estimated on the same resamples of the images. A unit that is known for no image has no
     estimates, and one of `Unit.left_out` is in no mean.
@@ -284,6 +284,8 @@ def estimate_units(
         tables[unit.name] = dict(estimate_metrics(parts, shared, names, threads=threads))
         if unit.name != IMAGE and not unit.left_out:
             in_means.append((unit, _places_among_all(unit, shared, grouping)))
+    if len(units := task.units(first)) == 1:
+        return _without_repeats(tables, units[0].name)
     if in_means:
         pairs = [(tables[unit.name], places) for unit, places in in_means]
         weights, (name, *_) = [unit.weight for unit, _ in in_means], in_means[0][0]
@@ -317,6 +319,19 @@ def fit_unit(
         return None
     chosen = choose_thresholds(clean, targets, grouping and grouping.select(places))
     return fit_on(fitted_on)._replace(points=chosen)
+
+
+def _without_repeats(
+    tables: Mapping[str, Mapping[ScoreKey, Estimates]], unit: str
+) -> dict[str, dict[ScoreKey, Estimates]]:
+    """Leave out the numbers of whole images that are those of their only unit."""
+    own = tables.get(unit, {})
+    whole: dict[ScoreKey, Estimates] = {
+        key: {name: one for name, one in estimates.items() if name not in own.get(key, {})}
+        for key, estimates in tables.get(IMAGE, {}).items()
+    }
+    rest = {name: dict(table) for name, table in tables.items() if name != IMAGE}
+    return {IMAGE: whole, **rest} if any(whole.values()) else rest
 
 
 def _has_same_images(first: AnyPredictions, second: AnyPredictions) -> bool:
