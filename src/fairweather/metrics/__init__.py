@@ -54,9 +54,14 @@ from fairweather.metrics.conformal import conformal_set_size as conformal_set_si
 from fairweather.metrics.conformal import prediction_sets as prediction_sets
 from fairweather.metrics.conformal import set_columns as set_columns
 from fairweather.metrics.conformal import size_stratified_coverage as size_stratified_coverage
+from fairweather.metrics.costs import BayesDecisions as BayesDecisions
+from fairweather.metrics.costs import bayes_decisions as bayes_decisions
+from fairweather.metrics.costs import expected_cost as expected_cost
 from fairweather.metrics.decisions import DecisionCurve as DecisionCurve
+from fairweather.metrics.decisions import PredictiveValues as PredictiveValues
 from fairweather.metrics.decisions import decision_curve as decision_curve
 from fairweather.metrics.decisions import net_benefit as net_benefit
+from fairweather.metrics.decisions import predictive_values as predictive_values
 from fairweather.metrics.detection import OodScore as OodScore
 from fairweather.metrics.detection import detection_auroc as detection_auroc
 from fairweather.metrics.detection import detection_score as detection_score

@@ -12,20 +12,19 @@ import numpy.typing as npt
 
 from fairweather.report import sentences as words
 from fairweather.report.calls import (
-    KINDS,
-    UNIT,
     OperatingPoint,
     PointMark,
     known,
-    list_points,
     make_heads,
     mark_points,
     read_calls,
+    read_points,
     split_by_finding,
 )
 from fairweather.report.contents import Contents, Sweep, ensembles_as_models
 from fairweather.report.finding_curves import FindingCurves, probability_of, trace_finding
 from fairweather.report.front import Row, choose_rows, round_ends
+from fairweather.report.operating_points import UNIT
 from fairweather.report.readers import ReaderMark, has_readers, mark_readers
 from fairweather.report.review import RISKS, START, Stop
 from fairweather.report.section import PartView, ReportPart, Tables, show_tables
@@ -39,6 +38,7 @@ from fairweather.report.tables import (
 from fairweather.tasks.multilabel import FindingsPredictions, select_finding
 from fairweather.types.kinds import FINDINGS
 from fairweather.types.measurement import Predictions, Score
+from fairweather.types.operating_points import RATES
 from fairweather.types.record import CLEAN, NO_LEVEL, SLICES, TEST, VAL, base_model
 
 FloatArray = npt.NDArray[np.float64]
@@ -121,7 +121,7 @@ def _judge(contents: Contents, model: str, shift: str, level: str, area: Score) 
     if len(views) > 1:
         return area.value
     (view,) = views.values()
-    calls = read_calls(view, model, shift, level, list_points(view)[0])
+    calls = read_calls(view, model, shift, level, read_points(view)[0])
     return None if calls is None else (calls[0].value + calls[1].value) / 2
 
 
@@ -159,7 +159,7 @@ def _write_call_tiles(
     view: Contents, model: str, name: str, outcome: FindingsOutcome
 ) -> list[list[str]]:
     """Write the tiles of one finding: its calls, clean and at their worst, and its probability."""
-    point, tiles = list_points(view)[0], []
+    point, tiles = read_points(view)[0], []
     for place, note in zip(outcome.places[:2], ("", ", where their mean is lowest"), strict=False):
         if calls := read_calls(view, model, place.shift, place.level_name, point):
             tiles.append(words.tile_calls(*calls, point.title, f"{place.sentence}{note}"))
@@ -280,7 +280,7 @@ def _show_breaks(
     contents: Contents, outcomes: Mapping[str, FindingsOutcome], view: Contents
 ) -> PartView:
     """Show the calls at each operating point under each shift, and the AUC."""
-    points = list_points(view)
+    points = read_points(view)
     carried = {
         model: [
             *(_list_calls(view, model, outcome.places, point) for point in points),
@@ -306,10 +306,10 @@ def _list_calls(
         if (calls := read_calls(view, model, place.shift, place.level_name, point))
     ]
     said: list[str] = []
-    for at, kind in enumerate(KINDS if len(read) > 1 else ()):
+    for at, kind in enumerate(RATES if len(read) > 1 else ()):
         low, calls = min(read[1:], key=lambda item: item[1][at].value)
         said += words.describe_fall_of_rate(kind, read[0][1][at], calls[at], low.sentence)
-    rows = [_make_row(place, list(zip(KINDS, calls, strict=True))) for place, calls in read]
+    rows = [_make_row(place, list(zip(RATES, calls, strict=True))) for place, calls in read]
     return {**make_heads(point), "said": said, "rows": rows}
 
 

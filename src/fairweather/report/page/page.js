@@ -90,6 +90,13 @@
     say($("review-said"), stop?.said ?? ["This model has no predictions here."]);
     drawRows($("review-rows"), stop?.rows ?? [], data.reviewed ?? { head: "Share to review of", kinds: { needed: [0, "needed"], sent: [1, "by the threshold"] } });
   }
+  function showCosts() {
+    const own = data.costs?.[chosen.model];
+    if (!$("costs-rows")) return;
+    say($("costs-said"), own?.said ?? ["This model has no costs."]);
+    const top = own?.top ?? 1;
+    drawRows($("costs-rows"), own?.rows ?? [], { head: "Cost", kinds: { clean: [0, "clean"], worst: [1, "worst shift"] }, ticks: [0, top / 2, top], tick: (x) => String(+x.toFixed(3)) });
+  }
   function showHurt() {
     if (!$("hurt-rows")) return;
     const own = data.hurt[chosen.model]?.[chosen.noun ?? Object.keys(data.hurt[chosen.model] ?? {})[0]];
@@ -252,7 +259,7 @@
       mark(kind, at(x), at(up(y)))]));
     const operating = dots.filter(([, , x, y]) => x != null && y != null).flatMap(([kind, text, x, y]) => [
       mark(kind, at(x), at(up(edge(y)))),
-      draw("text", { x: at(x), y: at(up(edge(y))), dx: x > 0.7 ? "-9" : "9", dy: "13", "text-anchor": x > 0.7 ? "end" : "start", class: "number sure" }, kind === "at-right" ? text : "")]);
+      draw("text", { x: at(x), y: at(up(edge(y))), dx: x > 0.7 ? "-9" : "9", dy: "13", "text-anchor": x > 0.7 ? "end" : "start", class: "number sure" }, dots.findIndex((dot) => dot[2] === x && dot[3] === y && dot[1] === text) ? "" : text)]);
     const people = readers.flatMap(([name, x, y, [left, right], [low, high]]) => [
       draw("line", { x1: at(left), x2: at(right), y1: at(up(y)), y2: at(up(y)), class: "interval reader" }),
       draw("line", { x1: at(x), x2: at(x), y1: at(up(low)), y2: at(up(high)), class: "interval reader" }),
@@ -345,6 +352,7 @@
     showRates();
     showShift();
     showReview();
+    showCosts();
     showHurt();
   }
 

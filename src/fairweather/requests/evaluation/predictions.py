@@ -115,7 +115,7 @@ from fairweather.types.record import CLEAN, TEST, VAL, VALIDATION, ModelRecord, 
 USABLE = (
     *("outputs", "label_column", "key_column", "classes", "findings", "empty_labels", "positive"),
     *("variants", "priors"),
-    *("operating_points", "ordered_classes"),
+    *("operating_points", "costs", "ordered_classes"),
     *("bootstrap", "threads", "title", "device", "offline"),
     *("metadata", "group", "unit", "aggregate", "slices", "allow_shared_groups"),
 )

@@ -18,6 +18,7 @@ from fairweather.models.labels import read_label_file
 from fairweather.models.predictions.matching import KnownImages
 from fairweather.models.predictions.readers import ReaderTable, describe_readers, match_readers
 from fairweather.requests.aggregation import add_unit, read_aggregation
+from fairweather.requests.costs import read_costs
 from fairweather.requests.evaluation_options import EvaluationOptions
 from fairweather.requests.inputs import (
     PartialPriors,
@@ -116,7 +117,8 @@ def add_class_settings(
     """
     task = MULTILABEL_TASK if labels.ndim > 1 else CLASSIFICATION_TASK
     points = check_operating_points(settings.operating_points, classes, task)
-    settings = replace(settings, operating_points=points)
+    costs = read_costs(options.costs, classes, findings=labels.ndim > 1)
+    settings = replace(settings, operating_points=points, costs=costs)
     if labels.ndim > 1:
         refuse_class_options(options)
         return settings
