@@ -11,6 +11,7 @@ from hypothesis import strategies as st
 from fairweather.errors import InputError
 from fairweather.metrics import Grouping, fewest_for_risk, guaranteed_threshold
 from fairweather.metrics.answer_rules import (
+    CLEAR,
     LimitedImages,
     guaranteed_rule,
     is_answered_within,
@@ -53,10 +54,25 @@ def test_rules_to_try_are_those_that_no_rule_beats_after_stricter_ones(data):
     assert tried == reference.rules_to_try(scores.tolist(), plain(limited))
     chances = [reference.rule_p(plain(limited), rule) for rule in tried]
     counts = [sum(reference.reached(scores.tolist(), rule)) for rule in tried]
-    # From safe to many answers, and to all of them at last.
+    # From safe to many answers, and to all of them at last; no limit of so few images is clear.
     assert all(later >= own - 1e-9 for own, later in pairwise(chances))
     assert all(later >= own for own, later in pairwise(counts))
     assert counts[-1] == len(scores)
+
+
+@pytest.mark.parametrize("seed", range(3))
+def test_rules_that_show_a_limit_clearly_come_first(seed):
+    generator = np.random.default_rng(seed)
+    scores = generator.integers(0, 9, (150, 2)) / 8
+    wrong, inside = generator.random(150) < 0.1, generator.random(150) < 0.4
+    limited = [
+        LimitedImages(0.45, scores, wrong),
+        LimitedImages(0.5, scores[inside], wrong[inside]),
+    ]
+    tried = rules_to_try(scores, limited).tolist()
+    assert tried == reference.rules_to_try(scores.tolist(), plain(limited))
+    chances = [reference.rule_p(plain(limited), rule) for rule in tried]
+    assert min(chances) < chances[0] < CLEAR
 
 
 def test_the_first_rule_is_not_the_one_before_the_first_error():
