@@ -1,7 +1,9 @@
 """Rules that keep several limits: equal to their definitions, and broken as rarely as is said."""
 
+import csv
 import math
 from itertools import pairwise
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -218,6 +220,17 @@ def test_limits_are_broken_as_rarely_as_is_said(n, missed):
         top = -rule.thresholds[1]
         broken += top >= 0 and (missed == "at random" or top / 2 > 0.1)
     assert broken <= most(400, 0.05)
+
+
+def test_the_stored_simulation_breaks_no_limit_too_often():
+    """2,000 draws of each setting; benchmarks/class_limits.py makes the table."""
+    with (Path(__file__).parents[2] / "benchmarks/class_limits.csv").open() as file:
+        rows = list(csv.DictReader(file))
+    assert {row["model"] for row in rows} == {"overconfident", "ties", "blind"}
+    for row in rows:
+        trials = int(row["trials"])
+        assert trials == 2000
+        assert round(trials * float(row["broken"])) <= most(trials, 0.05), row
 
 
 @pytest.mark.parametrize(

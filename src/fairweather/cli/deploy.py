@@ -348,7 +348,8 @@ def _count_findings(
     present = np.concatenate([answers.present for answers in parts])
     answered = np.concatenate([answers.answered for answers in parts])
     n, names = len(answered), parts[0].findings
-    counts = [f"{'images':<11}{n:,} of {new.name}, with {len(names):,} findings each"]
+    several = "1 finding" if len(names) == 1 else f"{len(names):,} findings"
+    counts = [f"{'images':<11}{n:,} of {new.name}, with {several} each"]
     labels = []
     for column, name in enumerate(names):
         sure, there = answered[:, column], present[:, column]
