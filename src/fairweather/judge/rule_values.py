@@ -18,7 +18,6 @@ from fairweather.metrics import (
     Estimate,
     FittedThresholds,
     Resamples,
-    fit_on,
     paired_change,
 )
 from fairweather.metrics.columns import Z95
@@ -28,21 +27,20 @@ from fairweather.metrics.metric import (
     RarestClass,
     find_class_metric_row,
     find_rarest_class,
-    find_targets,
 )
-from fairweather.metrics.operating_points import choose_thresholds
 from fairweather.metrics.rows import find_row
 from fairweather.report.contents import Contents, ensembles_as_models, read_contents
 from fairweather.runs.folder import RunFolder, read_json
 from fairweather.runs.scores import (
     Estimates,
     ScoreKey,
-    Validation,
     add_means,
     add_worst,
     estimate_metrics,
     estimate_units,
+    fit_unit,
     read_grouping,
+    read_validation,
 )
 from fairweather.types.kinds import CLASSES, FINDING
 from fairweather.types.measurement import CLASSIFICATION, AnyPredictions, Predictions, Score
@@ -50,6 +48,7 @@ from fairweather.types.record import (
     ABSENT_METRICS,
     ALL,
     CLEAN,
+    IMAGE,
     MEAN,
     NATURAL,
     NO_LEVEL,
@@ -581,12 +580,10 @@ def reestimate(
 
     def read_cells() -> Iterator[tuple[ScoreKey, AnyPredictions, FittedThresholds | None]]:
         for seed in seeds:
-            validation, fitted = run.predictions(model, seed, CLEAN, VAL), None
-            if run.task.name == CLASSIFICATION and run.holds(validation):
-                read = run.read_predictions(validation)
-                targets = find_targets(metrics, read.classes)
-                points = choose_thresholds(read, targets, read_grouping(run, VAL))
-                fitted = fit_on(read)._replace(points=points)
+            validation = read_validation(run, model, seed)
+            fitted = None
+            if run.task.name == CLASSIFICATION and validation is not None:
+                fitted = fit_unit(run.task, IMAGE, validation, metrics)
             for condition, shift in _shift_ids(contents, wanted).items():
                 name = run.predictions(model, seed, shift)
                 predictions = _read_predictions(run, name)
@@ -603,19 +600,14 @@ def reestimate(
         cells = ((key, predictions.take(places), fitted) for key, predictions, fitted in cells)
     if run.task.units(clean):
         drawn = ((key, predictions) for key, predictions, _ in cells)
-        validation = {(model, seed): run.predictions(model, seed, CLEAN, VAL) for seed in seeds}
+        validation = {(model, seed): read_validation(run, model, seed) for seed in seeds}
         units = estimate_units(
             run.task,
             drawn,
             contents.bootstrap,
             grouping,
             metrics,
-            fitted_on={
-                key: Validation(read, read, read_grouping(run, VAL))
-                for key, file in validation.items()
-                if run.holds(file)
-                for read in [run.read_cell(file)]
-            },
+            fitted_on={key: images for key, images in validation.items() if images is not None},
         )
         table = dict(_select_unit(units, unit))
     else:

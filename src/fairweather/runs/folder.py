@@ -519,7 +519,18 @@ class RunFolder:
     ) -> AnyPredictions:
         settings, ordered = self.record.settings, self.record.data.ordered
         rows = self.task.aggregate(predictions, grouping, name, settings.unit, ordered=ordered)
-        return replace(rows, ordered=ordered) if isinstance(rows, Predictions) else rows
+        return self._add_facts(rows)
+
+    def _add_facts(self, predictions: AnyPredictions) -> AnyPredictions:
+        """Add what the record says of all predictions: the order of classes, what errors cost."""
+        if not self.has_record:
+            return predictions
+        if costs := self.record.settings.costs:
+            rows = tuple(costs[name] for name in predictions.classes)
+            predictions = predictions.with_columns(costs=rows)
+        if isinstance(predictions, Predictions):
+            predictions = replace(predictions, ordered=self.record.data.ordered)
+        return predictions
 
     def read_images(self, name: str) -> AnyPredictions:
         """Read the columns of a cell as they are stored, with one row for each image."""
@@ -540,12 +551,8 @@ class RunFolder:
                 **columns, logits=logits, classes=tuple(described["classes"])
             )
             if isinstance(predictions, Predictions):
-                ordered, scores = (
-                    self.has_record and self.record.data.ordered,
-                    _read_ood_scores(table),
-                )
-                predictions = replace(predictions, ordered=ordered, ood_scores=scores)
-            return predictions, "unit" in described
+                predictions = replace(predictions, ood_scores=_read_ood_scores(table))
+            return self._add_facts(predictions), "unit" in described
 
     def _column(self, table: pa.Table, name: str) -> npt.NDArray[Any]:
         """Give a column with the type that predictions have; small copies store narrower ones."""
@@ -634,7 +641,9 @@ class RunFolder:
 
     @property
     def readers(self) -> ReaderCalls | None:
-        """What people call each test image; None if the run was not told.
+        """What people call each test image, or each patient if patients are judged.
+
+        None if the run was not told.
 
         Raises `InputError` if the file was changed after a step wrote it.
         """
@@ -648,7 +657,11 @@ class RunFolder:
                 for column in (table[f"reader/{at}"].combine_chunks() for at in range(len(names)))
             ]
             calls = np.stack(columns, axis=1).astype(np.int64)
-            return ReaderCalls(table["keys"].to_numpy(), tuple(map(str, names)), calls)
+            readers = ReaderCalls(table["keys"].to_numpy(), tuple(map(str, names)), calls)
+        groups = self._read_groups(groups_file(TEST))
+        if self.aggregation is None or groups is None or groups.numbers is None:
+            return readers
+        return readers.join_images(groups.numbers, self.aggregation.unit, mixed=True)
 
     def write_unlabelled(self, name: str, predictions: Predictions) -> None:
         """Write predictions without labels and metrics, of another data set, as parquet."""
@@ -735,13 +748,14 @@ def _read_ood_scores(table: pa.Table) -> dict[str, npt.NDArray[np.float32]]:
     }
 
 
-def shrink_predictions(content: bytes) -> bytes:
+def shrink_predictions(content: bytes, *, keeps_logits: bool = False) -> bytes:
     """Make a file of predictions small: no logits, single precision, better packed.
 
     Several labels of an image keep their logits, from which all else is computed.
 
     Args:
         content: a parquet file as `RunFolder.write_predictions` writes it.
+        keeps_logits: keep the logits of a classifier too.
 
     Returns:
         A parquet file that the methods of `RunFolder` read too, about 10 bytes per image. Rounding
@@ -755,7 +769,8 @@ def shrink_predictions(content: bytes) -> bytes:
     if "confidence" in table.column_names:
         doubt = 1 - table["confidence"].to_numpy()
         table = table.drop_columns(["confidence"]).append_column(DOUBT, pa.array(doubt))
-    names = [name for name in table.column_names if name != "logits" or not is_single]
+    drops_logits = is_single and not keeps_logits
+    names = [name for name in table.column_names if name != "logits" or not drops_logits]
     # Several labels of an image stay as they are.
     single = {name for name in names if not table[name].type.num_fields}
     columns = {

@@ -34,7 +34,7 @@ from fairweather.metrics.columns import IntArray
 from fairweather.metrics.findings import find_finding_targets, point_metric_names
 from fairweather.metrics.grouping import Grouping
 from fairweather.metrics.intervals import mean_of_findings
-from fairweather.metrics.metric import THRESHOLD, MetricRow
+from fairweather.metrics.metric import THRESHOLD, MetricRow, find_targets
 from fairweather.metrics.operating_points import choose_thresholds
 from fairweather.metrics.rows import require_row
 from fairweather.metrics.sample import draw_counts
@@ -46,6 +46,7 @@ from fairweather.types.measurement import AnyPredictions, Cell, Predictions, Sco
 from fairweather.types.operating_points import POINT_SIGN, OperatingPoints, list_points
 from fairweather.types.record import (
     ALL,
+    CLEAN,
     COLUMNS,
     ENSEMBLE,
     IMAGE,
@@ -54,6 +55,7 @@ from fairweather.types.record import (
     SPREAD,
     TEST,
     UNIT_COLUMNS,
+    VAL,
     WORST,
     is_shifted,
     mean_unit_name,
@@ -78,6 +80,15 @@ class Validation(NamedTuple):
 
     grouping: Grouping | None
     """Which of the clean ones belong together."""
+
+
+def read_validation(folder: RunFolder, model: str, seed: int | str) -> Validation | None:
+    """Read the clean validation images of a model and seed; None if they were not predicted."""
+    file = folder.predictions(model, seed, CLEAN, VAL)
+    if not folder.holds(file):
+        return None
+    clean = folder.read_cell(file)
+    return Validation(clean, clean, read_grouping(folder, VAL))
 
 
 def read_grouping(folder: RunFolder, part: str = TEST) -> Grouping | None:
@@ -314,7 +325,11 @@ def fit_unit(
         cast("Predictions", units[name].select(predictions))
         for predictions in (validation.clean, validation.fitted_on)
     )
-    targets = find_finding_targets(metrics) if clean.kind == FINDING else {}
+    targets = {}
+    if clean.kind == FINDING:
+        targets = find_finding_targets(metrics)
+    elif isinstance(clean, Predictions):
+        targets = find_targets(metrics, clean.classes)
     if not targets and not needs_thresholds(clean.kind):
         return None
     chosen = choose_thresholds(clean, targets, grouping and grouping.select(places))

@@ -222,6 +222,10 @@ class Settings:
     aggregation: Aggregation | None = None
     """What is judged in place of images, such as patients."""
 
+    costs: Mapping[str, tuple[float, ...]] = field(default_factory=dict)
+    """For each class, the cost of each decision; for each finding, of missing it and of calling it
+    wrongly. A last number is the price of a review. Empty without costs."""
+
 
 @dataclass(frozen=True, kw_only=True)
 class Measurement(Settings):
@@ -613,6 +617,7 @@ def _plan_scores(measurement: Measurement, models: Sequence[MeasuredModel]) -> p
         priors=dict(measurement.priors),
         bootstrap=measurement.bootstrap,
         operating_points=dict(measurement.operating_points),
+        costs=dict(measurement.costs),
         in_units_of_alexnet=is_imagenet_at_224(data.classes, data.side),
         slices=data.slices,
         aggregation=measurement.aggregation,

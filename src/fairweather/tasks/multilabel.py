@@ -13,6 +13,7 @@ from numpy.typing import NDArray
 from fairweather.errors import InputError, quote_names
 from fairweather.metrics.aggregates import aggregate_finding_labels, aggregate_findings
 from fairweather.metrics.columns import IntArray, per_image
+from fairweather.metrics.costs import finding_costs
 from fairweather.tasks.task import AggregationRules, Logits, Strata, Task, Unit, widen_members
 from fairweather.types.kinds import FINDING, FINDINGS, TaskKind
 from fairweather.types.measurement import (
@@ -20,6 +21,7 @@ from fairweather.types.measurement import (
     UNKNOWN,
     AnyPredictions,
     BoolArray,
+    Costs,
     Predictions,
 )
 
@@ -64,6 +66,9 @@ class FindingsPredictions(AnyPredictions):
     covered: NDArray[np.float64] | None = None
     """float64 `[N]`, the share of the findings that are there, and known, that is in the set; NaN
     without such a finding, None without sets."""
+
+    costs: Costs | None = None
+    """For each finding, what it costs to miss it, to call it wrongly, and maybe to review it."""
 
     @property
     def probability(self) -> NDArray[np.float64]:
@@ -120,6 +125,7 @@ def select_finding(predictions: FindingsPredictions, column: int) -> FindingPred
         labels=labels,
         logits=logits,
         classes=(f"no {name}", name),
+        costs=predictions.costs and finding_costs(*predictions.costs[column]),
         **{name: column[: len(places)] for name, column in columns._asdict().items()},
     )
 

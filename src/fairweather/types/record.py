@@ -484,6 +484,10 @@ class RunSettings(FrozenRecord):
     aggregates: tuple[ShownText, ...] = ()
     """How its images become one decision; of several, one is chosen on validation images."""
 
+    costs: dict[ShownText, tuple[float, ...]] = {}
+    """For each true class, the cost of each decision in the order of the classes. For each finding,
+    what it costs to miss it and to call it wrongly. A last number is the price of a review."""
+
     fit_on: tuple[ShownText, ...] = ()
     """Ids of the shifts of the validation images that the variants `...-fit_on` were fitted on;
     empty without these variants."""

@@ -115,7 +115,7 @@ from fairweather.types.record import CLEAN, TEST, VAL, VALIDATION, ModelRecord, 
 USABLE = (
     *("outputs", "label_column", "key_column", "classes", "findings", "empty_labels", "positive"),
     *("variants", "priors"),
-    *("operating_points", "ordered_classes"),
+    *("operating_points", "costs", "ordered_classes"),
     *("bootstrap", "threads", "title", "device", "offline"),
     *("metadata", "group", "unit", "aggregate", "slices", "allow_shared_groups"),
 )
@@ -248,7 +248,9 @@ class PredictionsRequest:
         n, groups = facts.images[TEST], images[TEST].groups
         count, noun = len(facts.classes), reader.task.noun
         classes = f"{count} {noun if count > 1 else noun.removesuffix('s')}"
-        readers, read_lines = read_calls(self.readers, images, facts.classes, options)
+        readers, read_lines = read_calls(
+            self.readers, images, facts.classes, options, settings, reader.positive
+        )
         return Inputs(
             kind="evaluation",
             name=f"{self.name}-on-{folder_name(Path(facts.name).name)}" if datasets else self.name,
