@@ -773,7 +773,7 @@ def test_logits_that_are_no_numbers_are_said_before_anything_is_written(colour_f
     [
         ("- a", "must be like NAME"),
         ("", "must be like NAME"),
-        ("w: 0.5", "found 0.5 for 'w'"),
+        ("v: {blue: 0.5}\nw: 0.5", "found 0.5 for 'w'"),
         ("w: {blue: half}", "found 'half' for 'blue'"),
         ("worst: {blue: 0.5}", "'worst'.* choose another"),
     ],

@@ -340,7 +340,7 @@ class PreparedCell:
         if p.covered is not None and p.set_size is not None:
             columns["covered"] = p.covered
             columns["set_size"] = p.set_size
-        if p.costs is not None:
+        if isinstance(p, Predictions) and p.costs is not None:
             known = None if p.logits is None else self.probabilities
             columns |= cost_columns(p.predicted, known, p.labels, p.costs)
         if self.fitted is not None:
