@@ -269,6 +269,7 @@ def test_an_onnx_graph_says_what_the_guard_says(run, tmp_path):
     stored = {each.key: each.value for each in onnx.load(tmp_path / "guard.onnx").metadata_props}
     thresholds = [fitted.threshold for fitted in guard.record.fit.findings]
     assert json.loads(stored["thresholds"]) == thresholds
+    assert json.loads(stored["thresholds_present"]) == thresholds
 
 
 # ---------------------------------------------------------------- the command
@@ -326,6 +327,38 @@ def test_known_labels_of_new_images_count_the_wrong_answers(saved, tmp_path):
         sure = answers.answered[:, column] & (labels[:, column] != UNKNOWN)
         wrong = sure & (answers.present[:, column] != (labels[:, column] == 1))
         assert f"{name}: by the labels {wrong.sum()} answers are wrong" in done.stdout
+
+
+def test_a_guard_with_limits_of_findings_is_made_and_predicts(run, tmp_path):
+    limits = ("--missed", "Effusion: 20%", "--false-alarms", "Effusion: 30%")
+    done = fairweather("guard", run, tmp_path / "guard", *limits, "--confidence", "90%")
+    assert done.returncode == 0, done.stderr
+    lines = {line[:11].strip(): line[11:] for line in done.stdout.splitlines()}
+    assert "present from 0." in lines["finding 1"]
+    assert lines["finding 2"] == "Mass: all for review: nothing is promised about it"
+    assert lines["limit 1"].startswith("at most 20 % missed among answered images of Effusion: ")
+    assert lines["limit 2"].startswith(
+        "at most 30 % false alarms among answered images without Eff"
+    )
+    images = draw_findings(60, 9)
+    guard = fw.load_guard(tmp_path / "guard", device="cpu")
+    for check in guard.record.kept_limits:
+        assert 0 < check.n < 200
+    rows = [",".join(["file", *NAMES])]
+    for number, (image, labels) in enumerate(zip(images.images, images.labels, strict=True)):
+        Image.fromarray(image.permute(1, 2, 0).numpy()).save(tmp_path / f"{number:02}.png")
+        cells = ["" if label == UNKNOWN else str(int(label)) for label in labels]
+        rows.append(",".join([f"{number:02}.png", *cells]))
+    (tmp_path / "labels.csv").write_text("\n".join(rows) + "\n", encoding="utf-8")
+    source = f"csv:{tmp_path / 'labels.csv'},findings={'|'.join(NAMES)}"
+    done = fairweather("predict", tmp_path / "guard", source, "--out", tmp_path / "answers.csv")
+    assert done.returncode == 0, done.stderr
+    answers, labels = guard(images.images), images.labels.numpy()[:, 0]
+    sure, present = answers.answered[:, 0], answers.present[:, 0]
+    for label, words in ((1, "of Effusion are missed"), (0, "without Effusion are false alarms")):
+        among = sure & (labels == label)
+        wrong = (among & (present != label)).sum()
+        assert f"by the labels {wrong} of {among.sum()} answered images {words}" in done.stdout
 
 
 def test_dark_images_are_warned_of(saved):

@@ -704,6 +704,7 @@ def test_an_onnx_graph_says_what_torch_says(seed, trained, batch, tmp_path):
     assert json.loads(stored["names"]) == list(guard.record.classes)
     assert float(stored["threshold"]) == guard.record.fit.threshold
     assert float(stored["quantile"]) == guard.record.fit.quantile
+    assert json.loads(stored["ceilings"]) == [1, 1, 1]
     assert json.loads(stored["promise"])["risk"] == PROMISE.risk
 
 
@@ -1073,6 +1074,59 @@ def test_predict_writes_a_row_for_each_image(trained, saved, pictures, tmp_path)
     other = fairweather("predict", saved, data, "--replace", "--limit", "9", cwd=tmp_path)
     assert other.returncode == 0, other.stderr
     assert len(rows_of(tmp_path / "predictions.csv")) == 9
+
+
+def test_a_guard_with_a_limit_is_made_and_predicts(trained, pictures, tmp_path):
+    model, folder = f"{trained}:basic:0", tmp_path / "guard"
+    asked = ("--missed", "red: 50%", *ASKED[2:], "--device", "cpu")
+    done = fairweather("guard", model, folder, *asked)
+    assert done.returncode == 0, done.stderr
+    lines = {line[:11].strip(): line[11:] for line in done.stdout.splitlines()}
+    assert lines["promised"].startswith("at most 50 % missed among answered images of red, with 80")
+    assert (
+        "answered validation images are missed (3 are needed if none is); another"
+        in lines["limit 1"]
+    )
+    assert "of them are missed" in lines["limit 1"]
+    guard = fw.load_guard(folder, device="cpu")
+    again = fw.load_guard(model, missed={"red": 0.5}, confidence=0.8, coverage=0.8, device="cpu")
+    assert guard.record.fit == again.record.fit
+    assert guard.record.kept_limits == again.record.kept_limits
+    assert [check.images for check in guard.record.kept_limits] == [
+        "validation", "clean", "brightness_factor,factor=0.5",
+    ]  # fmt: skip
+    data = f"folder:{pictures}/test"
+    done = fairweather("predict", folder, data, "--out", tmp_path / "a.csv", cwd=tmp_path)
+    assert done.returncode == 0, done.stderr
+    rows = rows_of(tmp_path / "a.csv")
+    answered = [row for row in rows if row["answer"] == "answer" and row["file"].startswith("red")]
+    missed = sum(row["class"] != "red" for row in answered)
+    said = f"labels     by the labels {missed} of {len(answered)} answered images of red are missed"
+    assert said in done.stdout
+    direct = fairweather("predict", model, data, *asked, "--out", tmp_path / "b.csv")
+    assert direct.returncode == 0, direct.stderr
+    assert [row["answer"] for row in rows_of(tmp_path / "b.csv")] == [row["answer"] for row in rows]
+    with pytest.raises(InputError, match="promises already"):
+        fw.load_guard(folder, missed=0.1)
+
+
+@pytest.mark.parametrize(
+    ("asked", "words"),
+    [
+        (("--missed", "read: 1%"), "unknown class or finding 'read'; did you mean 'red'"),
+        (("--missed", "red: 1%"), "at least 299 answered ones and no error"),
+        (("--missed", "red"), "must be a name and a share such as 'melanoma: 1%'"),
+        (("--false-alarms", "red: 1%"), "false_alarms is about findings"),
+        ((), "say which risk the guard keeps, such as --risk 5%"),
+    ],
+)
+def test_limits_that_cannot_be_are_refused_before_anything_is_written(
+    asked, words, trained, tmp_path
+):
+    done = fairweather("guard", f"{trained}:basic:0", tmp_path / "guard", *asked)
+    assert (done.returncode, done.stdout) == (2, "")
+    assert words in done.stderr
+    assert not (tmp_path / "guard").exists()
 
 
 def test_dark_images_are_warned_of(saved, pictures, tmp_path):

@@ -1,5 +1,6 @@
 """The metrics once more, from their definitions, in plain loops: slow, and independent of numpy."""
 
+import itertools
 import math
 
 
@@ -296,6 +297,53 @@ def thresholds_to_try(confidence, correct, risk, steps=100):
     return [sure for sure in reversed(tried) if sure <= first]
 
 
+def reached(scores, rule):
+    """Which images a rule of two thresholds answers."""
+    return [first >= rule[0] and second >= rule[1] for first, second in scores]
+
+
+def rule_p(limited, rule):
+    """The largest p-value of the limits: each has a share, the scores of images and the wrong."""
+    chances = []
+    for limit, scores, wrong in limited:
+        answers = [
+            own for own, is_answered in zip(wrong, reached(scores, rule), strict=True)
+            if is_answered
+        ]  # fmt: skip
+        chances.append(binomial_tail(sum(answers), len(answers), limit) if answers else 1)
+    return max(chances)
+
+
+def rules_to_try(scores, limited, steps=100):
+    levels = []
+    for column in zip(*scores, strict=True):
+        ordered, n = sorted(column, reverse=True), len(column)
+        levels.append({ordered[math.ceil(step * n / steps) - 1] for step in range(1, steps + 1)})
+    tried = []
+    for first in levels[0]:
+        for second in levels[1]:
+            rule = first, second
+            tried.append((rule, round(rule_p(limited, rule), 9), sum(reached(scores, rule))))
+    beaten = [
+        any(
+            (p <= own_p and count > own_count) or (p < own_p and count == own_count)
+            for _, p, count in tried
+        )
+        for _, own_p, own_count in tried
+    ]
+    best = [own for own, is_beaten in zip(tried, beaten, strict=True) if not is_beaten]
+    return sorted({(p, count) for _, p, count in best}), best
+
+
+def guaranteed_rule(limited, candidates, certainty):
+    found = (math.inf, math.inf)
+    for rule in candidates:
+        if rule_p(limited, rule) > 1 - certainty:
+            break
+        found = rule
+    return found
+
+
 def confidence_auroc(confidence, correct):
     images = list(zip(confidence, correct, strict=True))
     wins = [
@@ -516,6 +564,37 @@ def net_benefit(probability, present, threshold, prevalence=None):
     return right - wrong * threshold / (1 - threshold)
 
 
+def cost_numbers(predicted, probabilities, labels, costs):
+    """The metrics of costs, image by image; of a review only if there is a last column for it."""
+    classes = len(costs)
+
+    def cheapest(image, options):
+        expected = [sum(p * row[d] for p, row in zip(image, costs, strict=True)) for d in options]
+        tied = [cost <= min(expected) * (1 + 1e-12) for cost in expected]  # but for rounding
+        return options[tied.index(True)]
+
+    def constant(options):
+        return min(sum(costs[label][d] for label in labels) for d in options) / len(labels)
+
+    found = {}
+    has_review = len(costs[0]) > classes
+    every, classes_only = list(range(len(costs[0]))), list(range(classes))
+    kinds = {
+        "expected_cost": (predicted, classes_only),
+        "bayes_cost": ([cheapest(p, classes_only) for p in probabilities], classes_only),
+    }
+    if has_review:
+        kinds["cost_with_review"] = ([cheapest(p, every) for p in probabilities], every)
+        reviews = [decision == classes for decision in kinds["cost_with_review"][0]]
+        found["reviewed_share"] = sum(reviews) / len(reviews)
+    for name, (decisions, options) in kinds.items():
+        paid = [costs[label][d] for label, d in zip(labels, decisions, strict=True)]
+        found[name] = sum(paid) / len(paid)
+        least = constant(options)
+        found[f"{name}/normalised"] = found[name] / least if least else math.nan
+    return found
+
+
 def finding_numbers(probability, present):
     """Every number of a finding, by its name in scores.csv."""
     pairs = list(zip(probability, present, strict=True))
@@ -587,3 +666,114 @@ def best_other_rate(probability, present, rate, target, groups):
         for threshold in thresholds
         if keeps_target(probability, present, threshold, rate, target, groups)
     )
+
+
+def freeman_halton(sizes, hits):
+    """The chance of tables that are no more probable than this one, of all with its margins."""
+
+    def ways(table):
+        return math.prod(math.comb(n, k) for n, k in zip(sizes, table, strict=True))
+
+    tables = itertools.product(*(range(n + 1) for n in sizes))
+    chances = [ways(table) for table in tables if sum(table) == sum(hits)]
+    return sum(c for c in chances if c <= ways(hits)) / sum(chances)
+
+
+def sensitivity_at(scores, positive, specificity):
+    """The sensitivity of the ROC curve at a specificity, from each threshold and straight lines."""
+    yes = [score for score, is_positive in zip(scores, positive, strict=True) if is_positive]
+    no = [score for score, is_positive in zip(scores, positive, strict=True) if not is_positive]
+    corners = [(0.0, 0.0)]
+    for threshold in sorted(set(scores), reverse=True):
+        alarms = sum(score >= threshold for score in no) / len(no)
+        corners.append((alarms, sum(score >= threshold for score in yes) / len(yes)))
+    share = 1 - specificity
+    there = [y for x, y in corners if abs(x - share) < 1e-9]
+    if there:
+        return max(there)
+    left = max((x, y) for x, y in corners if x < share)
+    right = min((x, y) for x, y in corners if x > share)
+    return left[1] + (share - left[0]) / (right[0] - left[0]) * (right[1] - left[1])
+
+
+def average_over_readers(values, covariance):
+    """Mean, its squared standard error, and Hillis's degrees of freedom, from their definitions."""
+    count = len(values)
+    mean = sum(values) / count
+    between = sum((value - mean) ** 2 for value in values) / (count - 1)
+    pairs = [covariance[a][b] for a in range(count) for b in range(count) if a != b]
+    shared = max(count * sum(pairs) / len(pairs), 0)
+    fixed = sum(sum(row) for row in covariance) / count**2
+    freedom = (between + shared) ** 2 / (between**2 / (count - 1))
+    return mean, max((between + shared) / count, fixed), freedom
+
+
+def cohen_kappa_of_two(first, second):
+    n = len(first)
+    alike = sum(a == b for a, b in zip(first, second, strict=True)) / n
+    by_chance = sum(
+        sum(a == name for a in first) * sum(b == name for b in second)
+        for name in set(first) | set(second)
+    )
+    return (alike - by_chance / n**2) / (1 - by_chance / n**2)
+
+
+def fleiss_kappa(calls):
+    """Of images that all raters have called, as Fleiss 1971 defines it."""
+    n, raters, names = len(calls), len(calls[0]), sorted({call for row in calls for call in row})
+    alike = [
+        sum(row.count(name) * (row.count(name) - 1) for name in names) / (raters * (raters - 1))
+        for row in calls
+    ]
+    shares = [sum(row.count(name) for row in calls) / (n * raters) for name in names]
+    by_chance = sum(share**2 for share in shares)
+    return (sum(alike) / n - by_chance) / (1 - by_chance)
+
+
+def krippendorff_alpha(calls, missing=-1):
+    """From the matrix of coincidences, pair by pair."""
+    known = [[call for call in row if call != missing] for row in calls]
+    known = [row for row in known if len(row) > 1]
+    coincidences = {}
+    for row in known:
+        for at, first in enumerate(row):
+            for other, second in enumerate(row):
+                if at != other:
+                    pair = first, second
+                    coincidences[pair] = coincidences.get(pair, 0) + 1 / (len(row) - 1)
+    totals = {}
+    for (first, _), count in coincidences.items():
+        totals[first] = totals.get(first, 0) + count
+    number = sum(totals.values())
+    observed = sum(count for (a, b), count in coincidences.items() if a != b) / number
+    expected = sum(
+        totals[a] * totals[b] / (number * (number - 1)) for a in totals for b in totals if a != b
+    )
+    return 1 - observed / expected
+
+
+def aggregated_probability(probabilities, name):
+    """The probability of a patient, from those of the images, one by one."""
+    if name == "mean":
+        return sum(probabilities) / len(probabilities)
+    if name in ("max", "any"):
+        return max(probabilities)
+    absent = 1.0
+    for probability in probabilities:
+        absent *= 1 - probability
+    return 1 - absent
+
+
+def aggregated_grades(images, name):
+    """The probabilities of a patient's grades, from those of each image, `[n][grades]`.
+
+    The probability of each grade or a higher one is aggregated, and those of the grades are
+    differences.
+    """
+    grades = len(images[0])
+    reached = [
+        aggregated_probability([sum(image[grade:]) for image in images], name)
+        for grade in range(1, grades)
+    ]
+    ends = [1.0, *reached, 0.0]
+    return [ends[grade] - ends[grade + 1] for grade in range(grades)]

@@ -151,8 +151,11 @@ def test_an_onnx_graph_of_one_finding_is_opened(images, tmp_path):
         torch.testing.assert_close(
             opened.model(images), Stripes(outputs=1)(images), rtol=1e-4, atol=1e-4
         )
-    with pytest.raises(InputError, match="ends in Sigmoid"):
+    with pytest.raises(InputError, match=r"one number for each image, .* with positive"):
         open_model(f"onnx:{path}")
+    several = write_onnx(tmp_path / "several.onnx", "Sigmoid")
+    with pytest.raises(InputError, match="ends in Sigmoid"):
+        open_model(f"onnx:{several}")
 
 
 @pytest.mark.parametrize("last", ["Softmax", "LogSoftmax"])

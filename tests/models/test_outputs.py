@@ -283,7 +283,7 @@ class OneNumber(nn.Module):
 
 @pytest.mark.parametrize("keepdim", [True, False])
 def test_one_number_an_image_is_one_sentence_that_helps(keepdim, data):
-    with pytest.raises(InputError, match=r"OneNumber .*\[0, z\]"):
+    with pytest.raises(InputError, match=r"OneNumber gives one number .*--positive.* 'red'"):
         fw.evaluate(OneNumber(keepdim), data, "clean", **OPTIONS)
 
 

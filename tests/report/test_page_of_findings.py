@@ -15,13 +15,8 @@ from torch import nn
 import fairweather as fw
 from fairweather.report.building import build_joint_report
 from fairweather.report.contents import read_contents
-from fairweather.report.findings import (
-    measure_worklist,
-    read_finding,
-    threshold_for,
-    trace_reliability,
-    trace_roc,
-)
+from fairweather.report.finding_curves import trace_calibration
+from fairweather.report.findings import measure_worklist, read_finding, threshold_for
 from fairweather.runs.folder import RunFolder
 from fairweather.types.measurement import UNKNOWN, Dataset, Groups, Images
 from tests.conftest import figures_left_out
@@ -112,7 +107,7 @@ def test_the_tiles_say_the_mean_area_and_the_largest_gap(run, scores):
         assert low[0] == f"{shifted['value'].min():.2f}"
         gaps = {name: cells[1][1][0] for name, *cells in data["map"][model]["rows"]}
         name = max(gaps, key=lambda finding: abs(gaps[finding]))
-        assert gap[0] == f"{100 * abs(gaps[name]):.0f} points"
+        assert gap[0] == f"{100 * abs(gaps[name]):.1f} points"
         assert f"too {'high' if gaps[name] > 0 else 'low'}" in gap[1]
         assert f"“{name}”" in gap[1]
 
@@ -122,13 +117,17 @@ def test_the_curves_of_a_finding_have_its_area_and_its_share(run):
     for model, own in carried(run)["findings"].items():
         for column, name in enumerate(NAMES):
             finding = read_finding(contents, model, "0", "clean")[column]
-            roc, reliability = own[name]["curves"]["clean"]
+            roc, _, _, _, calibration, prevalence = own[name]["curves"]["clean"]
             probability = scipy.special.expit(finding.logits[:, 1].astype(float))
-            x, y = np.array(roc).T
+            x, y, low, high = np.array(roc).T
             exact = roc_auc_score(finding.labels, probability)
-            # The drawn curve has at most 60 points: its area misses steps of at most that width.
-            assert np.trapezoid(y, x) == pytest.approx(exact, abs=1 / 59)
-            means, shares = np.array(reliability).T
+            # The drawn curve has at most 100 points: its area misses steps of at most that width.
+            assert np.trapezoid(y, x) == pytest.approx(exact, abs=2 / 99)
+            assert np.trapezoid(low, x) < exact < np.trapezoid(high, x)
+            assert prevalence == pytest.approx(finding.labels.mean(), abs=1e-4)
+            means, shares, lows, highs = np.array(calibration).T
+            assert (lows <= shares).all()
+            assert (shares <= highs).all()
             assert (np.diff(means) >= 0).all()
             parts = [len(part) for part in np.array_split(finding.labels, 10)]
             assert shares @ parts == pytest.approx(
@@ -136,10 +135,9 @@ def test_the_curves_of_a_finding_have_its_area_and_its_share(run):
             )
 
 
-def test_a_roc_curve_with_ties_steps_aside_and_up_at_once():
-    labels, probability = np.array([0, 1, 0, 1]), np.array([0.5, 0.5, 0.2, 0.9])
-    assert trace_roc(labels, probability) == [[0, 0], [0, 0.5], [0.5, 1], [1, 1]]
-    assert trace_reliability(labels[:2], np.array([0.5, 0.6])) == [[0.5, 0], [0.6, 1]]
+def test_a_calibration_curve_has_bins_of_as_many_images():
+    labels, probability = np.array([0, 1]), np.array([0.5, 0.6])
+    assert trace_calibration(labels, probability) == [[0.5, 0, 0, 0.975], [0.6, 1, 0.025, 1]]
 
 
 @pytest.mark.parametrize("missed", [0.0, 0.05, 0.2, 1 / 3])
@@ -239,7 +237,7 @@ def test_a_finding_and_a_shift_are_opened_by_their_names(chromium, run):
         assert page.all("document.activeElement.id") == "finding"
         assert NAMES[1] in page.tab.locator("#finding-said p").first.inner_text()
         assert page.tab.locator("#curves").inner_html() != before
-        assert page.tab.locator("#curves .lines").count() == 3
+        assert page.tab.locator("#curves .lines").count() == 5
         shift = page.tab.locator("#map thead button").nth(1)
         title = shift.inner_text()
         shift.click()
@@ -328,11 +326,11 @@ def test_the_page_names_the_seed_of_curves_only_where_all_models_share_it(tmp_pa
     one = evaluate_toys(
         tmp_path / "one", {"net-seed3": Thirds(9.0), "net-seed4": Thirds(5.0)}, images
     )
-    assert "ROC and calibration of seed 3" in (one.path / "report.html").read_text()
+    assert "The curves of seed 3" in (one.path / "report.html").read_text()
     two = evaluate_toys(
         tmp_path / "two", {"net-seed0": Thirds(9.0), "net-seed1": Thirds(5.0)}, images
     )
     with figures_left_out():
         build_joint_report([one, two], tmp_path / "both")
     page = (tmp_path / "both/report.html").read_text()
-    assert "ROC and calibration of the first seed" in page
+    assert "The curves of the first seed" in page

@@ -618,8 +618,8 @@ def test_every_step_can_be_done_by_who_has_nothing_but_the_plan(
 
 def test_the_signature_names_every_option_with_its_default():
     parameters = inspect.signature(fw.evaluate).parameters
-    first = ["model", "dataset", "shifts", "predictions", "labels", "out", "replace", "progress"]
-    assert list(parameters)[:8] == first
+    first = ["model", "dataset", "shifts", "predictions", "labels", "readers", "out", "replace"]
+    assert list(parameters)[:9] == [*first, "progress"]
     for option in dataclasses.fields(EvaluationOptions):
         assert parameters[option.name].default == option.default
     with pytest.raises(InputError, match=r"'batchsize'.*'batch_size'"):

@@ -79,16 +79,22 @@ def cases(folder):
         "skip_unreadable": Case(True, WORKER),
         "metadata": Case(table, IMAGES, {"slices": ("site",)}),
         "group": Case("patient", IMAGES, {"metadata": table}),
+        "unit": Case("patient", STEPS, {"metadata": table, "group": "patient"}),
+        "aggregate": Case(
+            ("max",), STEPS, {"metadata": table, "unit": "patient", "ordered_classes": True}
+        ),
         "slices": Case(("site",), IMAGES, {"metadata": table}),
         "allow_shared_groups": Case(True, WORKER, {"metadata": table, "group": "patient"}),
         "allow_duplicates": Case(True, WORKER),
         "scale": Case("0..100", IMAGES),
+        "positive": Case((">=1",), SCORES),
         "variants": Case(("temperature",), STEPS),
         "fit_on": Case(("gaussian_blur: [1]",), STEPS),
         "ood": Case((f"folder:{folder}/others",), STEPS),
         "natural": Case({"b": f"folder:{folder}/others"}, STEPS),
         "priors": Case({"p": {"blue": 0.5}}, STEPS),
         "operating_points": Case(("blue=0.5",), STEPS),
+        "costs": Case(("missed blue: 20",), STEPS),
         "ordered_classes": Case(True, STEPS),
         "batch_size": Case(8, STEPS),
         "precision": Case("bf16", STEPS),
@@ -508,6 +514,7 @@ def test_load_data_ignores_no_option(kind, place):
         "imbalance": 0.5,
         "groups": groups,
         "scale": "0..100",
+        "positive": ">=1",
     }
     permissions = ("skip_unreadable", "verify", "allow_duplicates", "offline", "progress")
     unread_here = unread(fw.load_data, {"source": source}, values, permissions)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
@@ -33,6 +34,7 @@ if TYPE_CHECKING:
         Guard,
         Likeness,
     )
+    from fairweather.deploy.promise import LimitFit
     from fairweather.steps.run_model import NewImages
 
 BATCH_SIZE = 256  # images that are answered at once
@@ -41,9 +43,25 @@ Risk = Annotated[
     str | None,
     typer.Option(help="Maximum error rate of the answers, such as 5% or 0.05.", show_default=False),
 ]
+Missed = Annotated[
+    list[str] | None,
+    typer.Option(
+        help="Maximum share of a class, or of a finding, that is missed among its answered "
+        "images: 'melanoma: 1%', or 1% for each. Repeatable.",
+        show_default=False,
+    ),
+]
+FalseAlarms = Annotated[
+    list[str] | None,
+    typer.Option(
+        help="Maximum share of false alarms among answered images without a finding: "
+        "'Effusion: 10%', or 10% for each. Repeatable.",
+        show_default=False,
+    ),
+]
 Confidence = Annotated[
     str | None,
-    typer.Option(help="Probability that the error limit holds.", show_default="95%"),
+    typer.Option(help="Probability that all limits hold together.", show_default="95%"),
 ]
 Coverage = Annotated[
     str | None,
@@ -71,6 +89,8 @@ def predict(
     ],
     data: DataArgument,
     risk: Risk = None,
+    missed: Missed = None,
+    false_alarms: FalseAlarms = None,
     confidence: Confidence = None,
     coverage: Coverage = None,
     weigh: Weighing = None,
@@ -91,9 +111,11 @@ def predict(
 
     Examples:
         fairweather predict runs/mine images:new --risk 5%
+        fairweather predict runs/mine images:new --risk 5% --missed 'melanoma: 1%'
         fairweather predict guards/mine images:new --out answers.csv
     """
     shares = _read_shares(risk, confidence, coverage)
+    limits = _read_limits(missed, false_alarms)
     check_limits(asked := ImageOptions(**options))
     if out.exists() and not replace:
         raise InputError(f"{out} exists: name another file (--out), or replace it (--replace)")
@@ -104,7 +126,14 @@ def predict(
 
     with progress(quiet=quiet) as show:
         guard = load_guard(
-            model, **shares, weigh=weigh, device=device, data_root=asked.root, offline=offline
+            model,
+            **shares,
+            missed=limits.get("missed"),
+            false_alarms=limits.get("false_alarms"),
+            weigh=weigh,
+            device=device,
+            data_root=asked.root,
+            offline=offline,
         )
         record = guard.record
         asked = dataclasses.replace(asked, scale=asked.scale or record.scale)
@@ -117,7 +146,7 @@ def predict(
         typer.echo(line)
     typer.echo(f"{'table':<11}{out}")
     if likeness.unlike:
-        suggest_measuring(model if shares else "RUN", quiet=quiet)
+        suggest_measuring(model if {**shares, **limits} else "RUN", quiet=quiet)
         raise typer.Exit(UNLIKE)
     deferred = "findings with review" if isinstance(guard, FindingsGuard) else "rows with defer"
     suggest(f"open {{}}: the {deferred} need a person", out, quiet=quiet)
@@ -127,6 +156,8 @@ def guard(
     model: ModelArgument,
     folder: Annotated[Path, typer.Argument(metavar="GUARD", help="New or empty folder.")],
     risk: Risk = None,
+    missed: Missed = None,
+    false_alarms: FalseAlarms = None,
     confidence: Confidence = None,
     coverage: Coverage = None,
     weigh: Weighing = None,
@@ -151,13 +182,14 @@ def guard(
         fairweather guard runs/mine guards/mine --risk 5%
         fairweather guard runs/mine guards/mine --risk 5% --onnx guard.onnx
     """
-    shares = _read_shares(risk, confidence, coverage)
-    if "risk" not in shares:
+    shares, limits = _read_shares(risk, confidence, coverage), _read_limits(missed, false_alarms)
+    if "risk" not in shares and not limits:
         raise InputError("say which risk the guard keeps, such as --risk 5%")
     if onnx is not None and onnx.exists() and not replace:
         raise InputError(f"--onnx: {onnx} exists: name another file, or use --replace")
     from fairweather.deploy.loading import make_promise
     from fairweather.deploy.making import (
+        add_limits,
         check_asked,
         check_new_folder,
         make_guard,
@@ -166,10 +198,11 @@ def guard(
     )
     from fairweather.steps.run_model import open_run_model
 
-    promise = make_promise(**shares, weigh=weigh)
+    promise = make_promise(**{"risk": None, **shares}, weigh=weigh)
     check_new_folder(folder, replace=replace)
     reopened = open_run_model(model, offline=offline)
     check_asked(reopened, weigh, shares.get("coverage"))
+    promise = add_limits(promise, reopened, **limits)
     made = make_guard(reopened, promise, device=device, root=data_root, offline=offline)
     save_guard(made, reopened, folder, replace=replace)
     if onnx is not None:
@@ -188,6 +221,41 @@ def _read_shares(
     """The shares that were given, by name; raises `InputError` for what is none."""
     given = {"risk": risk, "confidence": confidence, "coverage": coverage}
     return {name: read_share(text, f"--{name}") for name, text in given.items() if text is not None}
+
+
+def _read_limits(
+    missed: list[str] | None, false_alarms: list[str] | None
+) -> dict[str, dict[str, float] | float]:
+    """The limits that were given, by the name of the argument in Python."""
+    given = {"missed": missed, "false_alarms": false_alarms}
+    return {
+        name: read_limits(texts, f"--{name.replace('_', '-')}")
+        for name, texts in given.items()
+        if texts
+    }
+
+
+def read_limits(texts: list[str], option: str) -> dict[str, float] | float:
+    """Read the limits of classes by name, or one for every class.
+
+    >>> read_limits(["melanoma: 1%", "nevus: 0.05"], "--missed"), read_limits(["1%"], "--missed")
+    ({'melanoma': 0.01, 'nevus': 0.05}, 0.01)
+    """
+    if len(texts) == 1 and parse_share(texts[0]) is not None:
+        return read_share(texts[0], option)
+    limits = dict[str, float]()
+    for text in texts:
+        name, _, written = text.rpartition(":")
+        share, name = parse_share(written), name.strip()
+        if share is None or not name:
+            raise InputError(
+                f"{option} must be a name and a share such as 'melanoma: 1%', or one share for "
+                f"every class or finding, found {text!r}"
+            )
+        if name in limits:
+            raise InputError(f"{option} names {name!r} twice")
+        limits[name] = share
+    return limits
 
 
 def read_share(text: str, option: str) -> float:
@@ -237,16 +305,19 @@ def _summary_lines(
     from fairweather.deploy.guard import FindingsAnswers
 
     compared = f"{'WARNING' if likeness.unlike else 'compared':<11}{likeness}"
+    limits = guard.record.fit.limits
     if isinstance(parts[0], FindingsAnswers):
-        counts, labels = _count_findings(new, parts)
+        counts, labels = _count_findings(new, parts, limits)
     else:
-        counts, labels = _count_answers(new, parts)
+        counts, labels = _count_answers(new, parts, limits)
     lines = [*counts, *_promise_lines(guard)]
     lines.insert(0 if likeness.unlike else len(lines), compared)
     return [*lines, *(labels if new.labelled else ())]
 
 
-def _count_answers(new: NewImages, parts: list[Answers]) -> tuple[list[str], list[str]]:
+def _count_answers(
+    new: NewImages, parts: list[Answers], limits: Sequence[LimitFit]
+) -> tuple[list[str], list[str]]:
     """How many images are deferred, and how many answers are wrong by their labels."""
     import numpy as np
 
@@ -254,12 +325,19 @@ def _count_answers(new: NewImages, parts: list[Answers]) -> tuple[list[str], lis
     predicted = np.concatenate([answers.probabilities.argmax(axis=1) for answers in parts])
     n, count = len(answered), int(answered.sum())
     first = f"{n:,} of {new.name}: {count:,} answered, {n - count:,} deferred"
-    wrong = int(((predicted != new.images.labels.numpy()) & answered).sum())
-    labels = f"by the labels of these images {_wrong_words(wrong, count)}"
-    return [f"{'images':<11}{first} ({_percent(1 - count / n)})"], [f"{'labels':<11}{labels}"]
+    truth = new.images.labels.numpy()
+    wrong = (predicted != truth) & answered
+    said = f"by the labels of these images {_wrong_words(int(wrong.sum()), count)}"
+    labels = [f"{'labels':<11}{said}"]
+    for limit in limits:
+        among = answered & (truth == new.images.classes.index(limit.name))
+        labels.append(_limit_words(limit, int((among & wrong).sum()), int(among.sum())))
+    return [f"{'images':<11}{first} ({_percent(1 - count / n)})"], labels
 
 
-def _count_findings(new: NewImages, parts: list[FindingsAnswers]) -> tuple[list[str], list[str]]:
+def _count_findings(
+    new: NewImages, parts: list[FindingsAnswers], limits: Sequence[LimitFit]
+) -> tuple[list[str], list[str]]:
     """How many images have each finding or are for review, and how many answers are wrong."""
     import numpy as np
 
@@ -281,10 +359,20 @@ def _count_findings(new: NewImages, parts: list[FindingsAnswers]) -> tuple[list[
         if new.labelled:
             truth = new.images.labels.numpy()[:, column]
             judged = sure & (truth != UNKNOWN)
-            wrong = int((judged & (there != (truth == 1))).sum())
-            said = f"{name}: by the labels {_wrong_words(wrong, int(judged.sum()))}"
+            wrong = judged & (there != (truth == 1))
+            said = f"{name}: by the labels {_wrong_words(int(wrong.sum()), int(judged.sum()))}"
             labels.append(f"{'labels':<11}{said}")
+            for limit in (own for own in limits if own.name == name):
+                among = sure & (truth == (limit.kind == "missed"))
+                labels.append(_limit_words(limit, int((among & wrong).sum()), int(among.sum())))
     return counts, labels
+
+
+def _limit_words(limit: LimitFit, wrong: int, count: int) -> str:
+    from fairweather.deploy.promise import AMONG, LIMIT_WORDS
+
+    said = f"by the labels {wrong:,} of {count:,} answered images {AMONG[limit.kind]} {limit.name}"
+    return f"{'labels':<11}{said} are {LIMIT_WORDS[limit.kind]}"
 
 
 def _wrong_words(wrong: int, count: int) -> str:

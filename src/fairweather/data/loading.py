@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any, NamedTuple, get_args, get_type_hints
 
@@ -52,11 +53,19 @@ from fairweather.errors import (
     check_name,
     check_text,
     join_names,
+    quote_names,
     unknown_name,
 )
 from fairweather.progress import Event, Notify, shows_progress, to_notify
 from fairweather.tasks.table import find_task
-from fairweather.types.measurement import MAX_SIDE, MIN_SIDE, Dataset, Images
+from fairweather.types.measurement import (
+    CLASSIFICATION,
+    MAX_SIDE,
+    MIN_SIDE,
+    MULTILABEL,
+    Dataset,
+    Images,
+)
 from fairweather.types.options import (
     SPLITS,
     DataOptions,
@@ -65,6 +74,8 @@ from fairweather.types.options import (
     check_limits,
     takes,
 )
+from fairweather.types.positive import NOTE, PositiveClasses, parse_positive
+from fairweather.types.record import ORDERED_CLASSES
 
 DATA_SOURCES: dict[str, Callable[[SourceRequest], Source]] = {
     "cifar-10-c:PATH": list_cifar10_c,
@@ -143,6 +154,8 @@ def load_data(
         scale: which gray values become black and white, of images with one channel: `LOW..HIGH`,
             or `percentile:LOW..HIGH` of each image. Colour images are an error then. By default,
             16-bit images are scaled over all 16 bits, and DICOM files by their window.
+        positive: makes findings of classes, as `parse_positive` reads it: labels become `[N, L]`
+            of 0 and 1, and the classes the names of the findings. Splits stay those of the classes.
         offline: do not download missing files.
         progress: show how far it is, and lines for a person to read (`Event` says how). A line says
             whether the files of a named set were verified.
@@ -218,8 +231,64 @@ def load(
         notes["preparation"] = plan.square._asdict()
     if len(plan.entries["test"].part.keys) < plan.test_images:
         notes |= {"limit": options.limit, "limit_of": plan.test_images}
-    return Dataset(
+    dataset = Dataset(
         plan.name, splits.get("train"), splits.get("val"), test, mean, std, notes, plan.source.task
+    )
+    return dataset if plan.positive is None else _mark_findings(dataset, plan.positive)
+
+
+def mark_positive(dataset: Dataset, asked: str | Sequence[str]) -> Dataset:
+    """Make findings of the classes of a data set that is loaded already.
+
+    Args:
+        dataset: images with one class each.
+        asked: which classes are positive, as for `load_data`.
+
+    Raises:
+        InputError: the images have findings already, or a class is unknown.
+
+    >>> digits = mark_positive(load_data("mnist5k", size=8), ">=8")
+    >>> digits.classes, digits.test.labels.shape, int(digits.test.labels.sum())
+    (('>=8',), torch.Size([1000, 1]), 200)
+    """
+    return _mark_findings(
+        dataset, find_positive(asked, dataset.name, dataset.classes, dataset.task)
+    )
+
+
+def find_positive(
+    asked: str | Sequence[str], name: str, classes: tuple[str, ...], task: str
+) -> PositiveClasses:
+    """Read which classes of a data set are positive.
+
+    Raises `InputError` if it has findings already, and as `parse_positive` does.
+
+    >>> find_positive("dog", "pets", ("cat", "dog"), CLASSIFICATION).findings
+    ('dog',)
+    """
+    if task != CLASSIFICATION:
+        raise InputError(
+            f"positive is a class, and {name} has the findings {quote_names(classes)} already: "
+            "leave it out"
+        )
+    return parse_positive(asked, classes)
+
+
+def _mark_findings(dataset: Dataset, positive: PositiveClasses) -> Dataset:
+    def mark(images: Images) -> Images:
+        labels = torch.from_numpy(positive.mark(images.labels.numpy()))
+        return replace(images, labels=labels, classes=positive.findings)
+
+    return replace(
+        dataset,
+        train=None if dataset.train is None else mark(dataset.train),
+        val=None if dataset.val is None else mark(dataset.val),
+        test=mark(dataset.test),
+        notes={
+            **{name: note for name, note in dataset.notes.items() if name != ORDERED_CLASSES},
+            NOTE: positive.note(),
+        },
+        task=MULTILABEL,
     )
 
 
@@ -269,6 +338,19 @@ class LoadPlan(NamedTuple):
     shared_groups: list[str]
     """Sentences about groups in several splits."""
 
+    positive: PositiveClasses | None = None
+    """The classes that are made findings after loading; None to leave classes as they are."""
+
+    @property
+    def classes(self) -> tuple[str, ...]:
+        """The names of the classes or findings of the loaded data set."""
+        return self.source.classes if self.positive is None else self.positive.findings
+
+    @property
+    def task(self) -> str:
+        """The task of the loaded data set."""
+        return self.source.task if self.positive is None else MULTILABEL
+
     @property
     def images(self) -> dict[str, int]:
         """How many images each split has, unreadable files included."""
@@ -299,6 +381,11 @@ def plan_loading(
             )
         square = None
     check_has_test(listed, source)
+    positive = None
+    if options.positive:
+        positive = find_positive(options.positive, source, listed.classes, listed.task)
+        line = f"positive       {positive.describe()}"
+        tell(Event("list images", 1, 1, line=line))
     for remark in listed.remarks:
         tell(Event("list images", 1, 1, line=f"note           {remark}"))
     source_groups = None
@@ -332,7 +419,7 @@ def plan_loading(
         name: CacheEntry(part, name, contents[name], square, scale) for name, part in parts.items()
     }
     name = _name_prepared(listed, source, square)
-    return LoadPlan(listed, name, square, entries, len(whole_test.keys), shared)
+    return LoadPlan(listed, name, square, entries, len(whole_test.keys), shared, positive)
 
 
 def list_source(

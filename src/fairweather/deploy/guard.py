@@ -26,6 +26,7 @@ from fairweather.deploy.graph import Graph, GraphNetwork
 from fairweather.deploy.promise import VERSION, FindingsGuardRecord, GuardRecord, format_percent
 from fairweather.devices import resolve_device
 from fairweather.errors import InputError, check_text
+from fairweather.metrics.answer_rules import is_answered_within
 from fairweather.metrics.columns import softmax
 from fairweather.metrics.conformal import prediction_sets
 from fairweather.metrics.two_sample import (
@@ -229,8 +230,13 @@ class AnyGuard(Generic[R]):
 
     def __repr__(self) -> str:
         promise = self.record.promise
-        name = type(self).__name__
-        return f"{name}({self.record.title!r}, risk <= {format_percent(promise.risk)})"
+        limits = {"risk": promise.risk} | {
+            f"{kind} {name}": limit
+            for kind, limits in promise.limits.items()
+            for name, limit in limits.items()
+        }
+        texts = [f"{name} <= {format_percent(to)}" for name, to in limits.items() if to is not None]
+        return f"{type(self).__name__}({self.record.title!r}, {', '.join(texts)})"
 
 
 class Guard(AnyGuard[GuardRecord]):
@@ -254,12 +260,14 @@ class Guard(AnyGuard[GuardRecord]):
         fit, names = self.record.fit, self.record.classes
         probabilities = self._probabilities(outputs)
         order = np.argsort(-probabilities, axis=1, kind="stable")
-        confidence = probabilities.max(axis=1)
+        confidence, predicted = probabilities.max(axis=1), order[:, 0]
         in_set = prediction_sets(probabilities, fit.quantile)
         return Answers(
-            tuple(names[place] for place in order[:, 0]),
+            tuple(names[place] for place in predicted),
             confidence,
-            confidence >= fit.threshold,
+            is_answered_within(
+                confidence, predicted, probabilities, fit.threshold, fit.ceilings(names)
+            ),
             tuple(
                 tuple(names[place] for place in places if row[place])
                 for places, row in zip(order, in_set, strict=True)
@@ -287,13 +295,14 @@ class FindingsGuard(AnyGuard[FindingsGuardRecord]):
 
     def answers(self, outputs: GuardOutputs) -> FindingsAnswers:
         """Answer findings or leave them to a person, given the network's outputs."""
-        thresholds = [fitted.threshold for fitted in self.record.fit.findings]
-        least = np.array([np.inf if threshold is None else threshold for threshold in thresholds])
+        least = np.array([fitted.least for fitted in self.record.fit.findings])
         probabilities = self._probabilities(outputs)
-        chances = self._chances(outputs.logits)
-        return FindingsAnswers(
-            self.record.classes, outputs.logits >= 0, chances.max(axis=2) >= least, probabilities
+        chances, present = self._chances(outputs.logits), outputs.logits >= 0
+        # Confidence in the decision, and its threshold.
+        sure, threshold = (
+            np.where(present, pair[..., 1], pair[..., 0]) for pair in (chances, least)
         )
+        return FindingsAnswers(self.record.classes, present, sure >= threshold, probabilities)
 
     def _calibrated(self, logits: npt.NDArray[np.float32]) -> npt.NDArray[np.float64]:
         return self._chances(logits)[:, :, 1]

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from pathlib import Path
 
 from fairweather.deploy.guard import FindingsGuard, Guard, is_guard, open_guard
@@ -17,6 +18,8 @@ def load_guard(
     source: str | Path,
     *,
     risk: float | None = None,
+    missed: Mapping[str, float] | float | None = None,
+    false_alarms: Mapping[str, float] | float | None = None,
     confidence: float | None = None,
     coverage: float | None = None,
     weigh: str | None = None,
@@ -32,9 +35,15 @@ def load_guard(
     Args:
         source: the folder of a saved guard, or `RUN[:MODEL[:SEED]]`.
         risk: of a run: the largest share of wrong answers, in (0, 1). It is kept for images like
-            the validation images, not under a shift.
-        confidence: of a run: the share of draws of validation images in which it is kept; 0.95 if
-            not given.
+            the validation images, not under a shift. It may be left out if there are other limits.
+        missed: of a run: limits by the name of a class, such as `{"melanoma": 0.01}`, or one number
+            for every class. Of the answered images of the class, at most this share is answered as
+            another class. Of a finding: at most this share of the answered images that have it is
+            answered as absent.
+        false_alarms: of a run with findings: the same for the answered images without the finding,
+            and the answer that it is present.
+        confidence: of a run: the share of draws of validation images in which the risk and all
+            limits are kept together; 0.95 if not given.
         coverage: of a run: the share of images whose set holds the right class, on average over
             draws of validation images; 0.9 if not given. Findings have no sets.
         weigh: of a run that knows which images belong together. With `groups` (the default), groups
@@ -54,18 +63,19 @@ def load_guard(
         InputError: there is no such guard or run, a file is damaged, or the validation images do
             not support the promise.
     """
-    promised = (risk, confidence, coverage, weigh)
+    promised = (risk, missed, false_alarms, confidence, coverage, weigh)
     if is_guard(Path(source).expanduser()):
-        if any(share is not None for share in promised):
+        if any(asked is not None for asked in promised):
             raise InputError(f"{source} is a guard that promises already: leave out what it is")
         return open_guard(source, device=device)
     from fairweather.deploy.making import (
-        check_asked,  # a service needs none of it
+        add_limits,  # a service needs none of it
+        check_asked,
         make_guard,
     )
     from fairweather.steps.run_model import open_run_model, split_model_name
 
-    if risk is None:
+    if risk is None and missed is None and false_alarms is None:
         if not split_model_name(str(source))[0].exists():
             raise InputError(f"there is no file or folder {str(source)!r}")
         raise InputError(
@@ -75,11 +85,12 @@ def load_guard(
     promise = make_promise(risk, confidence, coverage, weigh)
     model = open_run_model(str(source), offline=offline)
     check_asked(model, weigh, coverage)
+    promise = add_limits(promise, model, missed, false_alarms)
     return make_guard(model, promise, device=device, root=data_root, offline=offline)
 
 
 def make_promise(
-    risk: float,
+    risk: float | None,
     confidence: float | None = None,
     coverage: float | None = None,
     weigh: str | None = None,
@@ -87,12 +98,12 @@ def make_promise(
     """Fill in the defaults of a promise; raises `InputError` for a share outside (0, 1).
 
     >>> make_promise(0.05)
-    Promise(risk=0.05, certainty=0.95, coverage=0.9, weigh='groups')
+    Promise(risk=0.05, certainty=0.95, coverage=0.9, weigh='groups', missed={}, false_alarms={})
     """
     certainty = DEFAULT_CONFIDENCE if confidence is None else confidence
     least = DEFAULT_COVERAGE if coverage is None else coverage
     for name, value in (("risk", risk), ("confidence", certainty), ("coverage", least)):
-        if not 0 < value < 1:  # nor NaN
+        if value is not None and not 0 < value < 1:  # nor NaN
             raise InputError(f"{name} must be a share between 0 and 1, found {value}")
     return Promise(
         risk=risk, certainty=certainty, coverage=least, weigh=check_weigh(weigh or "groups")

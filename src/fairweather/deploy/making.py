@@ -2,15 +2,24 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from datetime import UTC, datetime
 from pathlib import Path
-from typing import Any, NamedTuple, TypeVar
+from typing import Any, NamedTuple, TypeAlias
 
 import numpy as np
 import numpy.typing as npt
 import torch
 
+from fairweather.deploy.choosing import (
+    ChosenRule,
+    ClassLimit,
+    DividedImages,
+    apply_temperature,
+    choose_for_classes,
+    choose_for_finding,
+    divide_images,
+)
 from fairweather.deploy.guard import (
     AnyRecord,
     FindingsGuard,
@@ -20,6 +29,8 @@ from fairweather.deploy.guard import (
     guard_of,
 )
 from fairweather.deploy.promise import (
+    AMONG,
+    LIMIT_WORDS,
     VALIDATION,
     FindingCheck,
     FindingFit,
@@ -28,6 +39,9 @@ from fairweather.deploy.promise import (
     Fit,
     GuardRecord,
     ImageKind,
+    LimitCheck,
+    LimitFit,
+    LimitKind,
     Promise,
     PromiseCheck,
     ShareInterval,
@@ -35,15 +49,16 @@ from fairweather.deploy.promise import (
     format_percent,
 )
 from fairweather.deploy.tracing import export_onnx, trace
-from fairweather.errors import InputError, check_writable
+from fairweather.errors import InputError, check_writable, unknown_name
 from fairweather.inference.prediction import compute_outputs
 from fairweather.metrics import (
     Grouping,
     fewest_for_risk,
-    guaranteed_threshold,
     one_of_each,
     softmax,
-    thresholds_to_try,
+)
+from fairweather.metrics.answer_rules import (
+    is_answered_within,
 )
 from fairweather.metrics.conformal import conformal_quantile, fewest_images, set_columns
 from fairweather.metrics.grouping import Weigh, share_interval
@@ -54,7 +69,6 @@ from fairweather.runs.provenance import package_versions
 from fairweather.runs.scores import read_grouping
 from fairweather.steps.run_model import RunModel, open_validation_images
 from fairweather.tasks.multilabel import FindingsPredictions, select_finding
-from fairweather.types.kinds import FINDING
 from fairweather.types.measurement import (
     CLASSIFICATION,
     MULTILABEL,
@@ -63,9 +77,8 @@ from fairweather.types.measurement import (
     Predictions,
 )
 from fairweather.types.record import CLEAN, NATURAL, TEST, VAL, ModelRecord, predictions_file
-from fairweather.variants.calibration import LogitDivisor
-from fairweather.variants.prediction_sets import split_halves
-from fairweather.variants.scaling import fit_temperature
+
+AskedLimits: TypeAlias = Mapping[str, float] | float | None
 
 
 class FittedPromise(NamedTuple):
@@ -98,63 +111,47 @@ def check_asked(model: RunModel, weigh: str | None, coverage: float | None) -> N
         )
 
 
-class DividedImages(NamedTuple):
-    """Validation images, divided into those that propose thresholds and those that choose."""
+def add_limits(
+    promise: Promise,
+    model: RunModel,
+    missed: AskedLimits = None,
+    false_alarms: AskedLimits = None,
+) -> Promise:
+    """Add the limits on missed images and false alarms to a promise, by the names of a run.
 
-    proposing: Predictions
-    judging: Predictions
-    grouping: Grouping | None
-    """Of the images that choose, if several images of one group are among them."""
+    Args:
+        promise: without limits.
+        model: the model.
+        missed: the limit of each class or finding by its name, or one number for every.
+        false_alarms: the same, of findings alone.
 
-    worth: int
-    """How many independent images these are worth."""
-
-    units: str
-    """What messages call the images or groups."""
-
-
-def _divide(
-    every: Predictions, grouping: Grouping | None, group: str | None, weigh: Weigh
-) -> DividedImages:
-    """Divide validation images; see `fit_promise`."""
-    parts = split_halves(every.keys, grouping)
-    chosen = parts.thresholds
-    units, of_chosen = "validation images", None
-    if grouping is not None and len(chosen):
-        of_chosen = grouping.select(chosen)
-        units = f"{group}s with validation images"
-        if weigh == "groups":
-            chosen, of_chosen = chosen[one_of_each(of_chosen)], None
-        else:
-            units += ", which count as so many of equal size,"
-    worth = len(chosen) if of_chosen is None else int(of_chosen.effective)
-    return DividedImages(every.take(parts.temperature), every.take(chosen), of_chosen, worth, units)
-
-
-class ChosenThreshold(NamedTuple):
-    """A threshold, and the temperature of the predictions that it was chosen on."""
-
-    temperature: float
-    scaled: Predictions
-    threshold: GuaranteedThreshold
-
-
-def _choose_threshold(images: DividedImages, risk: float, certainty: float) -> ChosenThreshold:
-    """Fit the temperature and propose thresholds on one half, and choose on the other."""
-    temperature, proposing = 1.0, images.proposing
-    if proposing.logits is not None:
-        temperature = fit_temperature(proposing.logits, proposing.labels).value
-    tried = apply_temperature(proposing, temperature)
-    scaled = apply_temperature(images.judging, temperature)
-    threshold = guaranteed_threshold(
-        scaled.confidence,
-        scaled.correct,
-        thresholds_to_try(tried.confidence, tried.correct, risk=risk),
-        risk=risk,
-        certainty=certainty,
-        grouping=images.grouping,
+    Raises:
+        InputError: a limit is no share, a class or finding is unknown, or classes have false
+            alarms.
+    """
+    if false_alarms is not None and model.run.task.name != MULTILABEL:
+        raise InputError(
+            f"false_alarms is about findings, and {model.run.path} is about classes: limit how "
+            "often the other classes are missed (missed)"
+        )
+    return promise.model_copy(
+        update={
+            "missed": _name_limits(missed, model.classes, "missed"),
+            "false_alarms": _name_limits(false_alarms, model.classes, "false_alarms"),
+        }
     )
-    return ChosenThreshold(temperature, scaled, threshold)
+
+
+def _name_limits(asked: AskedLimits, names: Sequence[str], option: LimitKind) -> dict[str, float]:
+    if asked is None:
+        return {}
+    limits = asked if isinstance(asked, Mapping) else dict.fromkeys(names, asked)
+    for name, limit in limits.items():
+        if name not in names:
+            raise unknown_name("class or finding", name, names)
+        if not 0 < limit < 1:  # nor NaN
+            raise InputError(f"{option} of {name} must be a share between 0 and 1, found {limit}")
+    return {name: limits[name] for name in names if name in limits}
 
 
 def fit_promise(model: RunModel, promise: Promise) -> FittedPromise:
@@ -166,32 +163,40 @@ def fit_promise(model: RunModel, promise: Promise) -> FittedPromise:
     independent, as the bounds ask, and the promise is about an image of a new patient. If it weighs
     images, all of them choose, and count as fewer, independent images (`effective_sample`).
 
+    If classes have limits, another class is answered only where the probability of each of them is
+    at most its ceiling. Their ceilings are in proportion to limit and frequency. Of the patients
+    with images of such a class, one of these images tests its limit.
+
     Raises:
         InputError: there are no validation images, too few, or no threshold that keeps the risk.
     """
     assert promise.coverage is not None
     group = _find_group(model)
-    images = _divide(model.validation(), read_grouping(model.run, VAL), group, promise.weigh)
-    _check_enough(images.worth, promise, images.units, model)
-    if not len(images.proposing):
-        raise InputError(f"{model.run.path} has too few {images.units} to divide them")
-    temperature, scaled, threshold = _choose_threshold(images, promise.risk, promise.certainty)
-    if not threshold.answered:
+    images = divide_images(model.validation(), read_grouping(model.run, VAL), group, promise.weigh)
+    units = images.choosing()
+    limits = [
+        ClassLimit("missed", name, model.classes.index(name), share)
+        for name, share in promise.missed.items()
+    ]
+    _check_enough(images, promise, limits, model)
+    chosen = choose_for_classes(images, limits, promise.risk, promise.certainty)
+    if not chosen.answers:
         raise InputError(
-            f"no threshold is shown to keep a risk of {format_percent(promise.risk)} by "
-            f"{threshold.images:,} {images.units}, of which {model.title} has "
-            f"{_wrong_share(scaled)} wrong: allow more risk, or evaluate with more validation "
-            "images"
+            f"no threshold is shown to keep {promise.describe()}: if {model.title} answered "
+            f"all, {_describe_errors(images, limits)}; allow more risk, or evaluate with more "
+            "validation images"
         )
+    scaled = apply_temperature(units.images, chosen.temperature)
     fit = Fit(
-        temperature=temperature,
+        temperature=chosen.temperature,
         others=len(images.proposing),
-        quantile=conformal_quantile(_label_scores(scaled), promise.coverage, images.worth),
+        quantile=conformal_quantile(_label_scores(scaled), promise.coverage, units.worth),
         group=group,
         chose=_find_choice(model),
-        **threshold._asdict(),
+        limits=chosen.limits,
+        **chosen.counts._asdict() | {"bound": chosen.bound},
     )
-    return FittedPromise(fit, images.judging, images.grouping)
+    return FittedPromise(fit, *units)
 
 
 def _find_group(model: RunModel) -> str | None:
@@ -204,58 +209,96 @@ def _wrong_share(predictions: Predictions) -> str:
     return format_percent(np.count_nonzero(~predictions.correct) / len(predictions))
 
 
+def _describe_errors(images: DividedImages, limits: Sequence[ClassLimit]) -> str:
+    """Say how many answers would be wrong if all images that choose were answered."""
+    every = images.choosing().images
+    texts = [f"{_wrong_share(every)} of {len(every):,} {images.units} are wrong"]
+    for own in limits:
+        among = images.choosing(own.label).images
+        named = f"{AMONG[own.kind]} {own.name} are {LIMIT_WORDS[own.kind]}"
+        texts.append(f"{_wrong_share(among)} of {len(among):,} {named}")
+    return " and ".join(texts)
+
+
+# The label of the images that a limit of a finding counts.
+FINDING_LABELS: Mapping[LimitKind, int] = {"missed": 1, "false_alarms": 0}
+
+
 def fit_findings(model: RunModel, promise: Promise) -> FindingsFit:
-    """Fit temperature and threshold of each finding on the validation images where it is known.
+    """Fit temperature and thresholds of each finding on the validation images where it is known.
 
     Images are divided as in `fit_promise`. The promise about each finding has more certainty than
-    asked for, so that all hold together (Bonferroni). A finding that cannot be promised is left to
-    a person.
+    asked for, so that all hold together (Bonferroni). The risk and the limits of one finding need
+    no more. A finding that cannot be promised is left to a person, and so is one without a promise.
 
     Raises:
         InputError: there are no validation images, or no finding can be promised.
     """
     every, grouping = _read_validation(model), read_grouping(model.run, VAL)
-    certainty = 1 - (1 - promise.certainty) / len(every.classes)
-    group = _find_group(model)
+    group, risk, asked = _find_group(model), promise.risk, promise.limits
+    limited = set[str]().union(*asked.values())
+    promised = [name for name in every.classes if risk is not None or name in limited]
+    certainty = 1 - (1 - promise.certainty) / len(promised)
 
-    def fit_one(column: int, name: str) -> FindingFit:
-        known, temperature, threshold = np.flatnonzero(every.known[:, column]), 1.0, NO_THRESHOLD
-        proposing, reason = 0, "no validation image is known to have it or to lack it"
-        if len(known):
-            own = None if grouping is None else grouping.select(known)
-            images = _divide(select_finding(every, column), own, group, promise.weigh)
-            proposing = len(images.proposing)
-            reason = f"{images.worth:,} {images.units} are too few"
-            if proposing and images.worth >= fewest_for_risk(promise.risk, certainty):
-                temperature, scaled, threshold = _choose_threshold(images, promise.risk, certainty)
-                reason = f"{_wrong_share(scaled)} of {threshold.images:,} {images.units} are wrong"
-        answers = bool(threshold.answered)
-        return FindingFit(
-            finding=name,
-            temperature=temperature,
-            others=proposing,
-            threshold=threshold.threshold if answers else None,
-            images=threshold.images,
-            answered=threshold.answered,
-            wrong=threshold.wrong,
-            bound=threshold.bound if answers else None,
-            reason="" if answers else reason,
+    def choose_one(column: int, limits: Sequence[ClassLimit]) -> tuple[ChosenRule, int, str]:
+        """What is chosen, from how many proposing images, and why a person reviews all."""
+        known = np.flatnonzero(every.known[:, column])
+        if every.classes[column] not in promised:
+            return NO_RULE, 0, "nothing is promised about it"
+        if not len(known):
+            return NO_RULE, 0, "no validation image is known to have it or to lack it"
+        own = None if grouping is None else grouping.select(known)
+        images = divide_images(select_finding(every, column), own, group, promise.weigh)
+        count, worth = len(images.proposing), images.choosing().worth
+        lacking = [text for limit in limits if (text := limit.lacking(images, certainty))]
+        if not count or (risk is not None and worth < fewest_for_risk(risk, certainty)):
+            return NO_RULE, count, f"{worth:,} {images.units} are too few"
+        if lacking:
+            return NO_RULE, count, lacking[0]
+        chosen = choose_for_finding(images, limits, risk, certainty)
+        return chosen, count, "" if chosen.answers else _describe_errors(images, limits)
+
+    findings, shown = list[FindingFit](), list[LimitFit]()
+    for column, name in enumerate(every.classes):
+        limits = [
+            ClassLimit(kind, name, FINDING_LABELS[kind], shares[name])
+            for kind, shares in asked.items()
+            if name in shares
+        ]
+        chosen, count, reason = choose_one(column, limits)
+        present, absent = chosen.thresholds
+        findings.append(
+            FindingFit(
+                finding=name,
+                temperature=chosen.temperature,
+                others=count,
+                threshold=None if reason else absent,
+                present=present if limits and not reason else None,
+                images=chosen.counts.images,
+                answered=chosen.counts.answered,
+                wrong=chosen.counts.wrong,
+                bound=chosen.bound,
+                reason=reason,
+            )
         )
-
-    findings = tuple(fit_one(column, name) for column, name in enumerate(every.classes))
+        shown += chosen.limits
     if all(finding.threshold is None for finding in findings):
-        first = findings[0]
+        first = next(finding for finding in findings if finding.finding in promised)
         raise InputError(
-            f"no finding is shown to keep a risk of {format_percent(promise.risk)} by the "
-            f"validation images of {model.run.path}, such as {first.finding} ({first.reason}): "
-            "allow more risk, or evaluate with more validation images"
+            f"no finding is shown to keep {promise.describe()} by the validation images of "
+            f"{model.run.path}, such as {first.finding} ({first.reason}): allow more risk, or "
+            "evaluate with more validation images"
         )
     return FindingsFit(
-        findings=findings, certainty=certainty, group=group, chose=_find_choice(model)
+        findings=tuple(findings),
+        certainty=certainty,
+        group=group,
+        chose=_find_choice(model),
+        limits=tuple(shown),
     )
 
 
-NO_THRESHOLD = GuaranteedThreshold(np.inf, 0, 0, 0, np.nan)
+NO_RULE = ChosenRule(1.0, (np.inf, np.inf), GuaranteedThreshold(np.inf, 0, 0, 0, np.nan))
 
 
 def _read_validation(model: RunModel) -> FindingsPredictions:
@@ -276,32 +319,34 @@ def _find_choice(model: RunModel) -> ValidationChoice:
     return "nothing" if last else "epoch"
 
 
-def _check_enough(n: int, promise: Promise, units: str, model: RunModel) -> None:
+def _check_enough(
+    images: DividedImages, promise: Promise, limits: Sequence[ClassLimit], model: RunModel
+) -> None:
     assert promise.coverage is not None
-    least = max(fewest_for_risk(promise.risk, promise.certainty), fewest_images(promise.coverage))
-    if n < least:
+    n, certainty, least = (
+        images.choosing().worth,
+        promise.certainty,
+        fewest_images(promise.coverage),
+    )
+    if promise.risk is not None:
+        least = max(least, fewest_for_risk(promise.risk, certainty))
+    if n < least or not len(images.proposing):
         raise InputError(
-            f"half of the {units} of {model.run.path} are {n:,}, too few to promise a risk of "
-            f"{format_percent(promise.risk)} with {format_percent(promise.certainty)} confidence "
-            f"and sets of {format_percent(promise.coverage)}: that takes at least {least:,}, and "
-            "more if any answer is wrong"
+            f"half of the {images.units} of {model.run.path} are {n:,}, too few to promise "
+            f"{promise.describe()} with {format_percent(certainty)} confidence and sets of "
+            f"{format_percent(promise.coverage)}: that takes at least {least:,}, and more if any "
+            "answer is wrong"
         )
+    for limit in limits:
+        if text := limit.lacking(images, certainty):
+            raise InputError(
+                f"{model.run.path}: {text}; allow more, or evaluate with more validation images"
+            )
 
 
-P = TypeVar("P", bound=Predictions)
-
-
-def apply_temperature(predictions: P, temperature: float) -> P:
-    """Divide logits by the temperature; predictions without logits stay as they are."""
-    if predictions.logits is None:
-        return predictions
-    scaled = LogitDivisor(value=temperature).apply(predictions)
-    if predictions.kind == FINDING:  # with a probability of 0.5 it is still there
-        return scaled.with_columns(predicted=predictions.predicted)
-    return scaled
-
-
-def measure_run(model: RunModel, fitted: FittedPromise, weigh: Weigh) -> Iterator[PromiseCheck]:
+def measure_run(
+    model: RunModel, fitted: FittedPromise, weigh: Weigh
+) -> Iterator[PromiseCheck | LimitCheck]:
     """Measure how the promise holds on the images of the run, from its stored predictions.
 
     Args:
@@ -310,12 +355,61 @@ def measure_run(model: RunModel, fitted: FittedPromise, weigh: Weigh) -> Iterato
         weigh: as in the promise.
     """
     fit = fitted.fit
-    scaled = apply_temperature(fitted.chosen_on, fit.temperature)
-    yield measure_images(VALIDATION, "clean", scaled, fit, fitted.grouping, weigh)
+    chosen_on = _Place(VALIDATION, "clean", VAL, model.validation_file())
+
+    def measure(
+        place: _Place, predictions: Predictions, grouping: Grouping | None
+    ) -> Iterator[PromiseCheck | LimitCheck]:
+        scaled = apply_temperature(predictions, fit.temperature)
+        yield measure_images(place.images, place.kind, scaled, fit, grouping, weigh)
+        answered = _answer_classes(scaled, fit)
+        for own in fit.limits:
+            label = model.classes.index(own.name)
+            yield from _measure_limit(place, scaled, answered, own, label, grouping, weigh)
+
+    yield from measure(chosen_on, fitted.chosen_on, fitted.grouping)
     for place in _list_places(model):
-        predictions = apply_temperature(model.run.read_predictions(place.file), fit.temperature)
-        grouping = read_grouping(model.run, place.part)
-        yield measure_images(place.images, place.kind, predictions, fit, grouping, weigh)
+        predictions = model.run.read_predictions(place.file)
+        yield from measure(place, predictions, read_grouping(model.run, place.part))
+
+
+def _answer_classes(predictions: Predictions, fit: Fit) -> npt.NDArray[np.bool_]:
+    probabilities = None
+    if fit.limits and predictions.logits is not None:
+        probabilities = softmax(predictions.logits)
+    return is_answered_within(
+        predictions.confidence,
+        predictions.predicted,
+        probabilities,
+        fit.threshold,
+        fit.ceilings(predictions.classes),
+    )
+
+
+def _measure_limit(
+    place: _Place,
+    predictions: Predictions,
+    answered: npt.NDArray[np.bool_],
+    fitted: LimitFit,
+    label: int,
+    grouping: Grouping | None,
+    weigh: Weigh,
+) -> Iterator[LimitCheck]:
+    """Measure how a limit holds on the images with a label, if there are any."""
+    places = np.flatnonzero(predictions.labels == label)
+    if fitted.bound is None or not len(places):
+        return
+    own, among = predictions.take(places), None if grouping is None else grouping.select(places)
+    share, risk = _measure_answers(own, answered[places], among, _weights(own, among, weigh))
+    yield LimitCheck(
+        images=place.images,
+        kind=place.kind,
+        n=len(places),
+        answered=share,
+        risk=risk,
+        limit=fitted.kind,
+        name=fitted.name,
+    )
 
 
 class _Place(NamedTuple):
@@ -340,7 +434,9 @@ def _list_places(model: RunModel) -> Iterator[_Place]:
             yield _Place(images, kind, part, file)
 
 
-def measure_findings(model: RunModel, fit: FindingsFit, weigh: Weigh) -> Iterator[FindingCheck]:
+def measure_findings(
+    model: RunModel, fit: FindingsFit, weigh: Weigh
+) -> Iterator[FindingCheck | LimitCheck]:
     """Measure how the promise about each finding holds on the test images of the run.
 
     Args:
@@ -357,17 +453,26 @@ def measure_findings(model: RunModel, fit: FindingsFit, weigh: Weigh) -> Iterato
                 continue
             predictions = apply_temperature(select_finding(every, column), fitted.temperature)
             own = None if grouping is None else grouping.select(known)
-            answered, risk = _measure_answers(
-                predictions, fitted.threshold, own, _weights(predictions, own, weigh)
+            assert predictions.logits is not None
+            rows = np.arange(len(predictions)), predictions.predicted
+            answered = softmax(predictions.logits)[rows] >= np.array(fitted.least)[rows[1]]
+            share, risk = _measure_answers(
+                predictions, answered, own, _weights(predictions, own, weigh)
             )
             yield FindingCheck(
                 images=place.images,
                 kind=place.kind,
                 n=len(predictions),
-                answered=answered,
+                answered=share,
                 risk=risk,
                 finding=fitted.finding,
             )
+            for limit in fit.limits:
+                if limit.name == fitted.finding:
+                    label = FINDING_LABELS[limit.kind]
+                    yield from _measure_limit(
+                        place, predictions, answered, limit, label, own, weigh
+                    )
 
 
 def _weights(
@@ -380,12 +485,11 @@ def _weights(
 
 def _measure_answers(
     predictions: Predictions,
-    threshold: float,
+    answered: npt.NDArray[np.bool_],
     grouping: Grouping | None,
     weights: npt.NDArray[np.float64],
 ) -> tuple[float, ShareInterval]:
     """The share that is answered, and the share of the answers that is wrong."""
-    answered = predictions.confidence >= threshold
     risk = _measure_share(~predictions.correct, answered, grouping, weights)
     return min(float((weights * answered).mean()), 1.0), risk
 
@@ -408,7 +512,9 @@ def measure_images(
         weigh: what counts alike, as in the promise.
     """
     weights = _weights(predictions, grouping, weigh)
-    answered, risk = _measure_answers(predictions, fit.threshold, grouping, weights)
+    answered, risk = _measure_answers(
+        predictions, _answer_classes(predictions, fit), grouping, weights
+    )
     if predictions.logits is None:
         # The most probable class is always in its set, even if its score is too large. Of several
         # equally probable classes, the first counts as that.
@@ -490,8 +596,14 @@ def _record_classes(model: RunModel, promise: Promise) -> tuple[AnyRecord, AnyPr
     """The record of a guard of a classifier, and the predictions that chose its threshold."""
     fitted = fit_promise(model, promise)
     kept = tuple(measure_run(model, fitted, promise.weigh))
-    facts = _facts(model)
-    return GuardRecord(promise=promise, fit=fitted.fit, kept=kept, **facts), fitted.chosen_on
+    record = GuardRecord(
+        promise=promise,
+        fit=fitted.fit,
+        kept=tuple(check for check in kept if isinstance(check, PromiseCheck)),
+        kept_limits=tuple(check for check in kept if isinstance(check, LimitCheck)),
+        **_facts(model),
+    )
+    return record, fitted.chosen_on
 
 
 def _record_findings(model: RunModel, promise: Promise) -> tuple[AnyRecord, AnyPredictions]:
@@ -501,7 +613,13 @@ def _record_findings(model: RunModel, promise: Promise) -> tuple[AnyRecord, AnyP
     kept = tuple(measure_findings(model, fit, promise.weigh))
     grouping, every = read_grouping(model.run, VAL), _read_validation(model)
     independent = np.arange(len(every)) if grouping is None else one_of_each(grouping)
-    record = FindingsGuardRecord(promise=promise, fit=fit, kept=kept, **_facts(model))
+    record = FindingsGuardRecord(
+        promise=promise,
+        fit=fit,
+        kept=tuple(check for check in kept if isinstance(check, FindingCheck)),
+        kept_limits=tuple(check for check in kept if isinstance(check, LimitCheck)),
+        **_facts(model),
+    )
     return record, every.take(independent)
 
 

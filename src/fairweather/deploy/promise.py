@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping, Sequence
 from typing import Annotated, Generic, Literal, TypeVar
 
@@ -33,16 +34,22 @@ CHOICE_TEXTS: Mapping[ValidationChoice, str] = {
     "unknown": ". Valid only if the model was not trained on these images",
 }
 ClassName = Annotated[str, pydantic.AfterValidator(lambda text: check_name(text, "the class"))]
+# Which images have a limit of their own: those of a class, or with a finding, that may be missed;
+# or those without a finding, of which an answer that it is present is a false alarm.
+LimitKind = Literal["missed", "false_alarms"]
+LIMIT_WORDS: Mapping[LimitKind, str] = {"missed": "missed", "false_alarms": "false alarms"}
+AMONG: Mapping[LimitKind, str] = {"missed": "of", "false_alarms": "without"}
 
 
 class Promise(FrozenRecord):
     """What is promised for images from the same distribution as the validation images."""
 
-    risk: OpenShare
-    """The largest error rate: the share of the answers that may be wrong."""
+    risk: OpenShare | None
+    """The largest error rate: the share of the answers that may be wrong; None if only classes or
+    findings have limits."""
 
     certainty: OpenShare
-    """The share of draws of validation images in which the risk is kept."""
+    """The share of draws of validation images in which the risk and all limits are kept."""
 
     coverage: OpenShare | None
     """The smallest share of images whose prediction set contains the right class, on average over
@@ -51,6 +58,73 @@ class Promise(FrozenRecord):
     weigh: Weigh = "groups"
     """What has equal weight where images belong together: `groups`, such as patients, or `images`,
     so that a patient with many images has more weight."""
+
+    missed: Mapping[ClassName, OpenShare] = {}
+    """For a class: of its answered images, the largest share that may be answered as another class.
+    For a finding: of the answered images that have it, the largest share of `absent`."""
+
+    false_alarms: Mapping[ClassName, OpenShare] = {}
+    """For a finding: of the answered images without it, the largest share of `present`."""
+
+    @property
+    def limits(self) -> dict[LimitKind, Mapping[str, float]]:
+        """Those of classes or findings, by their kind."""
+        return {"missed": self.missed, "false_alarms": self.false_alarms}
+
+    def describe(self) -> str:
+        """Name all that is limited."""
+        texts = [] if self.risk is None else [f"a risk of {_format_exact(self.risk)}"]
+        texts += [
+            describe_limit(kind, ", ".join(own for own in limits if limits[own] == limit), limit)
+            for kind, limits in self.limits.items()
+            for limit in dict.fromkeys(limits.values())
+        ]
+        return " and ".join(texts)
+
+
+class LimitFit(FrozenRecord):
+    """What validation images show of a limit on missed images or false alarms."""
+
+    kind: LimitKind
+    """`missed` or `false_alarms`."""
+
+    name: ClassName
+    """The class, or the finding."""
+
+    limit: OpenShare
+    """The largest share of wrong answers."""
+
+    fewest: Count
+    """So many answered images are needed to show it, if no answer is wrong."""
+
+    images: Count
+    """The number of images of the class, or with the finding, on which the rule was tested; of
+    false alarms, without it. If groups are known and count equally, one of each group."""
+
+    answered: Count
+    wrong: Count
+    """`answered`, `wrong`: how many of these are answered, and how many of the answers are wrong.
+    """
+
+    bound: Share | None
+    """The upper end of the one-sided interval of the true share; None if a person reviews all."""
+
+    ceiling: Share | None = None
+    """Another class is answered only where the probability of this class is at most so large; None
+    for findings, which have thresholds for present and absent."""
+
+    def __str__(self) -> str:
+        said = (
+            f"{describe_limit(self.kind, self.name, self.limit)}: {self.wrong:,} of "
+            f"{self.answered:,} answered validation images are {LIMIT_WORDS[self.kind]} "
+            f"({self.fewest:,} are needed if none is)"
+        )
+        if self.ceiling is None:
+            return said
+        return (
+            f"{said}; another class is answered where {self.name} has a probability of at most "
+            f"{self.ceiling:.3g}"
+        )
 
 
 class Fit(FrozenRecord):
@@ -64,7 +138,7 @@ class Fit(FrozenRecord):
     threshold came; none of them is among `images`."""
 
     threshold: Share
-    """The smallest confidence that is answered; below it, the guard abstains."""
+    """The smallest confidence that is answered; below it, the guard abstains. 0 without a risk."""
 
     quantile: Share
     """A class is in the prediction set if its probability is at least 1 minus this. If no class is,
@@ -78,9 +152,9 @@ class Fit(FrozenRecord):
     """`answered`, `wrong`: how many of these are answered, and how many of the answers are wrong.
     """
 
-    bound: Share
+    bound: Share | None
     """The upper end of the one-sided interval of the risk. It is exact, except if groups are known
-    and the promise weighs images."""
+    and the promise weighs images. None without a risk."""
 
     group: ShownText | None
     """The column that says which images belong together, such as `patient`. Then one image of each
@@ -88,6 +162,14 @@ class Fit(FrozenRecord):
 
     chose: ValidationChoice
     """What the validation images had already chosen of the model."""
+
+    limits: tuple[LimitFit, ...] = ()
+    """Of the classes that have one."""
+
+    def ceilings(self, classes: Sequence[str]) -> tuple[float, ...]:
+        """The largest probability of each class where another is answered; 1 without a limit."""
+        own = {fitted.name: fitted.ceiling for fitted in self.limits}
+        return tuple(1.0 if (top := own.get(name)) is None else top for name in classes)
 
 
 class ShareInterval(FrozenRecord):
@@ -111,6 +193,10 @@ class FindingFit(FrozenRecord):
     threshold: Share | None
     """The smallest confidence in the decision that is answered; None if a person reviews all."""
 
+    present: Share | None = None
+    """The smallest confidence in `present` that is answered, if `threshold` is about `absent` only:
+    with limits on missed images or false alarms, there are two."""
+
     images: Count
     answered: Count
     wrong: Count
@@ -122,12 +208,24 @@ class FindingFit(FrozenRecord):
     reason: str
     """Why a person reviews all; empty otherwise."""
 
+    @property
+    def least(self) -> tuple[float, float]:
+        """The smallest confidence in absent, and in present, that is answered; or infinite."""
+        absent = math.inf if self.threshold is None else self.threshold
+        return absent, absent if self.present is None else self.present
+
     def __str__(self) -> str:
         if self.threshold is None:
             return f"all for review: {self.reason}"
+        start = f"answered from a confidence of {self.threshold:.4g} on"
+        if self.present is not None:
+            start = (
+                f"absent up to a probability of {1 - max(self.threshold, 0.5):.4g}, present from "
+                f"{max(self.present, 0.5):.4g} on, the others for review"
+            )
         return (
-            f"answered from a confidence of {self.threshold:.4g} on, where {self.wrong:,} of "
-            f"{self.answered:,} answers to validation images are wrong"
+            f"{start}, where {self.wrong:,} of {self.answered:,} answers to validation images are "
+            "wrong"
         )
 
 
@@ -144,6 +242,9 @@ class FindingsFit(FrozenRecord):
     group: ShownText | None
     chose: ValidationChoice
     """`group`, `chose`: as in `Fit`."""
+
+    limits: tuple[LimitFit, ...] = ()
+    """Of the findings that have one."""
 
 
 class AnswerCheck(FrozenRecord):
@@ -166,12 +267,15 @@ class AnswerCheck(FrozenRecord):
     """The error rate: the share of the answers that is wrong."""
 
     def __str__(self) -> str:
+        return self._describe("of the answers are wrong")
+
+    def _describe(self, share: str) -> str:
         value, low, high = self.risk.value, self.risk.low, self.risk.high
         if value is None or low is None or high is None:
             return "nothing is answered"
         return (
-            f"{format_percent(value)} [{format_percent(low)}, {format_percent(high)}] of the "
-            f"answers are wrong, {format_percent(self.answered)} are answered"
+            f"{format_percent(value)} [{format_percent(low)}, {format_percent(high)}] {share}, "
+            f"{format_percent(self.answered)} are answered"
         )
 
 
@@ -189,6 +293,20 @@ class FindingCheck(AnswerCheck):
     """How well the promise about one finding held on some images of the run."""
 
     finding: ClassName
+
+
+class LimitCheck(AnswerCheck):
+    """How well a limit on missed images or false alarms was kept on some images of the run.
+
+    Only images of the class count, or those with the finding; of false alarms, those without it.
+    """
+
+    limit: LimitKind
+    name: ClassName
+    """`limit`, `name`: `kind` and `name` of the limit."""
+
+    def __str__(self) -> str:
+        return self._describe(f"of them are {LIMIT_WORDS[self.limit]}")
 
 
 F = TypeVar("F", Fit, FindingsFit)
@@ -231,6 +349,9 @@ class GuardFacts(FrozenRecord, Generic[F, K]):
     kept: tuple[K, ...]
     """What was kept on validation and test images, clean and shifted."""
 
+    kept_limits: tuple[LimitCheck, ...] = ()
+    """What was kept of each limit on the same images."""
+
     versions: dict[ShownText, ShownText]
     """Of the packages that made it."""
 
@@ -253,6 +374,14 @@ class GuardFacts(FrozenRecord, Generic[F, K]):
             )
         return preparation
 
+    @pydantic.field_validator("fit")
+    @classmethod
+    def _check_limits(cls, fit: F, info: pydantic.ValidationInfo) -> F:
+        for fitted in fit.limits:
+            if fitted.name not in info.data.get("classes", (fitted.name,)):
+                raise ValueError(f"it limits {fitted.name!r}, which is not one of its classes")
+        return fit
+
     def lines(self) -> dict[str, str]:
         """The promise, its basis, and what test images kept of it, for people."""
         raise NotImplementedError
@@ -265,20 +394,24 @@ class GuardRecord(GuardFacts[Fit, PromiseCheck]):
         """The promise, its basis, and what test images kept of it, for people."""
         promise, fit = self.promise, self.fit
         assert promise.coverage is not None
-        chosen_on, weighed = "validation images", ""
-        if fit.group:
-            counted = fit.group if promise.weigh == "groups" else "image"
-            weighed = f", each {counted} counting equally"
-            chosen_on += f", one of each {fit.group}," if promise.weigh == "groups" else ""
+        together = " for all limits together" if fit.limits else ""
+        sure = f"with {_format_exact(promise.certainty)} confidence{together}, for images like the "
+        sure += f"validation images{_weighed(promise, fit.group)}"
+        if promise.risk is None:
+            promised = f"{promise.describe()}, {sure}"
+        else:
+            one = f", one of each {fit.group}," if fit.group and promise.weigh == "groups" else ""
+            promised = (
+                f"at most {_format_exact(promise.risk)} of the answers are wrong, {sure}: "
+                f"{fit.images:,} validation images{one} chose the threshold {fit.threshold:.4g}, "
+                f"and {fit.wrong:,} of their {fit.answered:,} answers are wrong"
+            )
         lines = {
-            "promised": f"at most {_format_exact(promise.risk)} of the answers are wrong, with "
-            f"{_format_exact(promise.certainty)} confidence, for images like the validation "
-            f"images{weighed}: {fit.images:,} {chosen_on} chose the threshold "
-            f"{fit.threshold:.4g}, and {fit.wrong:,} of their {fit.answered:,} answers are "
-            f"wrong{CHOICE_TEXTS[fit.chose]}",
+            "promised": f"{promised}{CHOICE_TEXTS[fit.chose]}",
             "sets": f"the set of an image contains its class for {_format_exact(promise.coverage)} "
             "of such images, on average over draws of validation images",
         }
+        lines |= _limit_lines(fit.limits, self.kept_limits)
         return lines | _kept_lines(self.kept, promise.risk)
 
 
@@ -291,45 +424,76 @@ class FindingsGuardRecord(GuardFacts[FindingsFit, FindingCheck]):
     def lines(self) -> dict[str, str]:
         """The promise, and for each finding its basis and what test images kept of it."""
         promise, fit = self.promise, self.fit
-        weighed = ""
-        if fit.group:
-            counted = fit.group if promise.weigh == "groups" else "image"
-            weighed = f", each {counted} counting equally"
+        about, every = "each finding", [f"{len(fit.findings)} findings"]
+        if len(fit.findings) == 1:
+            about, every = fit.findings[0].finding, []
+        every += ["limits"] if fit.limits else []
+        together = f" for all {' and '.join(every)} together" if every else ""
+        promised = promise.describe()
+        if promise.risk is not None:
+            risk = _format_exact(promise.risk)
+            promised = f"at most {risk} of the answers about {about} are wrong"
         lines = {
-            "promised": f"at most {_format_exact(promise.risk)} of the answers about each finding "
-            f"are wrong, with {_format_exact(promise.certainty)} confidence for all "
-            f"{len(fit.findings)} findings together, for images like the validation "
-            f"images{weighed}{CHOICE_TEXTS[fit.chose]}"
+            "promised": f"{promised}, with {_format_exact(promise.certainty)} confidence"
+            f"{together}, for images like the validation images{_weighed(promise, fit.group)}"
+            f"{CHOICE_TEXTS[fit.chose]}"
         }
         for number, finding in enumerate(fit.findings, start=1):
             own = [check for check in self.kept if check.finding == finding.finding]
             kept = [] if finding.threshold is None else _kept_lines(own, promise.risk).values()
             lines[f"finding {number}"] = "; ".join([f"{finding.finding}: {finding}", *kept])
-        return lines
+        return lines | _limit_lines(fit.limits, self.kept_limits)
 
 
-def _kept_lines(kept: Sequence[AnswerCheck], risk: float) -> dict[str, str]:
-    """What clean test images and shifted ones kept of a promise."""
+def _weighed(promise: Promise, group: str | None) -> str:
+    counted = group if promise.weigh == "groups" else "image"
+    return f", each {counted} counting equally" if group else ""
+
+
+def describe_limit(kind: LimitKind, names: str, limit: float) -> str:
+    """Say what is limited.
+
+    >>> describe_limit("missed", "melanoma", 0.01)
+    'at most 1 % missed among answered images of melanoma'
+    """
+    among = f"{AMONG[kind]} {names}"
+    return f"at most {_format_exact(limit)} {LIMIT_WORDS[kind]} among answered images {among}"
+
+
+def _limit_lines(limits: Sequence[LimitFit], kept: Sequence[LimitCheck]) -> dict[str, str]:
+    """The basis of each limit, and what test images kept of it."""
+    lines = {}
+    for number, fitted in enumerate((own for own in limits if own.bound is not None), start=1):
+        own = [check for check in kept if (check.limit, check.name) == (fitted.kind, fitted.name)]
+        word = LIMIT_WORDS[fitted.kind]
+        texts = [str(fitted), *_kept_lines(own, fitted.limit, word).values()]
+        lines[f"limit {number}"] = "; ".join(texts)
+    return lines
+
+
+def _kept_lines(
+    kept: Sequence[AnswerCheck], limit: float | None, share: str = "error rate"
+) -> dict[str, str]:
+    """What clean test images and shifted ones kept of a limit on a share."""
     lines = {}
     clean = [images for images in kept if images.images == CLEAN]
     if clean:
         lines["tested"] = f"test images of the run: {clean[0]}"
     shifted = [images for images in kept if images.kind == "shift"]
-    if shifted:
-        lines["shifted"] = _under_shifts(shifted, risk)
+    if shifted and limit is not None:
+        lines["shifted"] = _under_shifts(shifted, limit, share)
     return lines
 
 
-def _under_shifts(levels: Sequence[AnswerCheck], promised: float) -> str:
-    """Say where the risk is too high; the worst level is the one with the highest lower end."""
+def _under_shifts(levels: Sequence[AnswerCheck], promised: float, share: str) -> str:
+    """Say where the share is too high; the worst level is the one with the highest lower end."""
     risks = [
         (low, value, level)
         for level in levels
         if (value := level.risk.value) is not None and (low := level.risk.low) is not None
     ]
     above = sum(value > promised for _, value, _ in risks)
-    risk = _format_exact(promised)
-    text = f"error rate above {risk} at {above} of {len(levels)} shifted levels"
+    text = f"{share} above {_format_exact(promised)} at {above} of {len(levels)} shifted levels"
     if silent := len(levels) - len(risks):
         text += f", no answer at {silent} of them"
     if not risks:

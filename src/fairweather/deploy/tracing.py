@@ -213,9 +213,10 @@ def export_onnx(networks: Sequence[nn.Module], record: AnyRecord) -> bytes:
 
     It takes `images`, uint8 `[batch, 3, H, W]`, and gives `logits` and `probabilities` `[batch,
     classes]`, and `confidence` `[batch]`. Its metadata are the classes, the promise, and from `Fit`
-    the threshold, the quantile of prediction sets and the temperature. Of findings, `confidence` is
-    `[batch, findings]`, and the metadata have thresholds and temperatures; a threshold of `null`
-    means that a person reviews all.
+    the threshold, the ceilings of classes with a limit, the quantile of prediction sets and the
+    temperature. Of findings, `confidence` is `[batch, findings]`, and the metadata have
+    temperatures and the smallest confidences of absent (`thresholds`) and of present that are
+    answered; `null` means that a person reviews all.
 
     Raises:
         InputError: packages are missing, or the network cannot be exported.
@@ -230,11 +231,20 @@ def export_onnx(networks: Sequence[nn.Module], record: AnyRecord) -> bytes:
     if isinstance(fit, FindingsFit):
         temperatures = [finding.temperature for finding in fit.findings]
         model = ServedFindings(join_networks(networks, FINDINGS), temperatures).eval()
-        thresholds = [finding.threshold for finding in fit.findings]
-        own = {"thresholds": json.dumps(thresholds), "temperatures": json.dumps(temperatures)}
+        absent = [finding.threshold for finding in fit.findings]
+        present = [
+            finding.threshold if finding.present is None else finding.present
+            for finding in fit.findings
+        ]
+        own = {
+            "thresholds": json.dumps(absent),
+            "thresholds_present": json.dumps(present),
+            "temperatures": json.dumps(temperatures),
+        }
     else:
         model = ServedNetwork(join_networks(networks), fit.temperature).eval()
         own = {name: repr(getattr(fit, name)) for name in ("threshold", "quantile", "temperature")}
+        own["ceilings"] = json.dumps(fit.ceilings(record.classes))
     images = torch.randint(
         0, 256, (2, 3, *record.size), generator=torch.Generator().manual_seed(0), dtype=torch.uint8
     )

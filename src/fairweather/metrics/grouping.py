@@ -7,6 +7,7 @@ are resampled, and tests compare groups.
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass
 from functools import cached_property
 from typing import Literal, NamedTuple, get_args
@@ -36,6 +37,8 @@ FEW_GROUPS = 20
 # A p-value takes this many random subsets. With many units (images or groups) it takes fewer, so
 # that subsets times units stay below `MOST_UNITS_DRAWN`, but never fewer than the second number.
 MOST_SUBSETS, FEWEST_SUBSETS, MOST_UNITS_DRAWN = 9_999, 999, 2 * 10**7
+MOST_TABLES = 10**6  # that an exact test counts
+ENOUGH_AS_FAR = 50  # draws as far as the observed one, after which no more are needed
 MEMBERS_AT_ONCE = 10**5  # members of random subsets that are in memory at once
 NEGLIGIBLE = 1e-9  # a difference this small may come from rounding
 NUMBERS_AT_ONCE = 2**20  # counts by group and by point of a curve that are in memory at once
@@ -120,9 +123,7 @@ class Grouping:
         >>> round(Grouping(np.arange(20)).widening(), 3)
         1.096
         """
-        if self.count < 2:
-            return np.inf
-        return student_quantile(self.count) / Z95 * float(np.sqrt(self.count / (self.count - 1)))
+        return widening(self.count)
 
     def evenness(self, chosen: BoolArray) -> float:
         """Say how evenly some images are spread over the groups, in (0, 1].
@@ -430,6 +431,85 @@ def membership_p(
     return (as_far + 1) / (rounds + 1)
 
 
+def equal_means_p(
+    columns: FloatArray, parts: IntArray, grouping: Grouping | None, rng: np.random.Generator
+) -> float:
+    """Test whether several parts of the images have the same mean: p-value.
+
+    It is a permutation test, as `membership_p` is for two parts: if the means do not differ, the
+    images, or groups, could as well be divided in another way into parts of as many. For images
+    that are right or wrong, divisions are ordered by their probability (the exact test of Fisher,
+    Freeman and Halton), and all are counted if these are not too many. Otherwise divisions are
+    drawn at random, until enough of them are as far. Then what counts is the sum over parts of
+    images x squared difference to the mean of all. NaN if a group has images in several parts.
+
+    Args:
+        columns: float `[n, k]`; the mean over the columns is compared.
+        parts: int `[n]`, the part of each image, from 0; each has images.
+        grouping: of the images; None if images are independent.
+        rng: draws the random divisions.
+
+    Source: Freeman and Halton 1951, Note on an Exact Treatment of Contingency, Goodness of Fit and
+    Other Problems of Significance; Phipson and Smyth 2010, Permutation P-values Should Never Be
+    Zero; Besag and Clifford 1991, Sequential Monte Carlo p-values, for the end of the draws.
+
+    >>> right, sites = np.array([[1.0]] * 9 + [[0.0]] * 9), np.arange(18) // 6
+    >>> round(equal_means_p(right, sites, None, np.random.default_rng(0)), 4)
+    0.0025
+    """
+    sums, sizes, part_of = columns.mean(axis=1), np.ones(len(columns)), parts
+    if grouping is not None:
+        part_of = np.zeros(grouping.count, dtype=np.int64)
+        part_of[grouping.numbers] = parts
+        if (part_of[grouping.numbers] != parts).any():
+            return math.nan
+        sums, sizes = grouping.sums(sums[:, None])[:, 0], grouping.sizes.astype(np.float64)
+    count, units = int(parts.max()) + 1, len(sums)
+    if count == 2:
+        return membership_p(columns, parts == 0, grouping, rng)
+    if grouping is None and np.isin(sums, (0, 1)).all():
+        return _freeman_halton_p(np.bincount(parts), np.bincount(parts, sums).astype(np.int64), rng)
+    excess = sums - sizes * sums.sum() / sizes.sum()
+
+    def between(division: IntArray) -> float:
+        """The sum of squares between the parts."""
+        images = np.bincount(division, sizes, count)
+        return float((np.bincount(division, excess, count) ** 2 / images).sum())
+
+    observed = between(part_of) * (1 - NEGLIGIBLE)
+    rounds = min(MOST_SUBSETS, max(FEWEST_SUBSETS, MOST_UNITS_DRAWN // units))
+    as_far = 0
+    for drawn in range(1, rounds + 1):
+        as_far += between(rng.permutation(part_of)) >= observed
+        if as_far == ENOUGH_AS_FAR:
+            return as_far / drawn
+    return (as_far + 1) / (rounds + 1)
+
+
+def _freeman_halton_p(sizes: IntArray, hits: IntArray, rng: np.random.Generator) -> float:
+    """The p-value of hits `[parts]` among images `[parts]`: of tables that are no more probable."""
+    total = int(hits.sum())
+
+    def chance(tables: IntArray) -> FloatArray:
+        """The logarithm of the probability of tables `[k, parts]`, but for a constant."""
+        return -np.asarray(
+            (scipy.special.gammaln(tables + 1) + scipy.special.gammaln(sizes - tables + 1)).sum(1)
+        )
+
+    most = chance(hits[None])[0] + NEGLIGIBLE
+    ways = [np.arange(min(size, total) + 1) for size in sizes[:-1].tolist()]
+    if math.prod(map(len, ways)) > MOST_TABLES:
+        rounds = MOST_SUBSETS
+        drawn = rng.multivariate_hypergeometric(sizes, total, size=rounds, method="marginals")
+        return float((np.count_nonzero(chance(drawn) <= most) + 1) / (rounds + 1))
+    some = np.stack(np.meshgrid(*ways, indexing="ij"), axis=-1).reshape(-1, len(ways))
+    last = total - some.sum(axis=1)
+    tables = np.column_stack([some, last])[(last >= 0) & (last <= sizes[-1])]
+    logs = chance(tables)
+    shares = np.exp(logs - logs.max())
+    return float(shares[logs <= most].sum() / shares.sum())
+
+
 def zou_donner_interval(first: Score, second: Score) -> Ends:
     """The 95 % interval of a difference of two values on different images, from both intervals.
 
@@ -458,6 +538,13 @@ def number_groups(groups: Groups | None) -> Grouping | None:
     if groups is None or groups.names is None:
         return None
     return Grouping.from_names(groups.names)
+
+
+def widening(count: int) -> float:
+    """The factor that widens replicates of a mean of so many units; see `Grouping.widening`."""
+    if count < 2:
+        return np.inf
+    return student_quantile(count) / Z95 * float(np.sqrt(count / (count - 1)))
 
 
 def student_quantile(count: int, tests: int = 1) -> float:

@@ -48,6 +48,7 @@ from fairweather.metrics.columns import (
     sums_below,
 )
 from fairweather.metrics.conformal import stratum_columns
+from fairweather.metrics.costs import cost_columns
 from fairweather.metrics.grades import (
     FAR,
     cumulative_excess,
@@ -215,6 +216,10 @@ class ColumnMatrix(NamedTuple):
     places: dict[str, slice]
     """The slice of the matrix that each column `[n]` or `[n, k]` occupies."""
 
+    def column(self, name: str) -> NDArray[np.floating]:
+        """A column with one number per image, `[n]`."""
+        return self.matrix[:, self.places[name].start]
+
     @staticmethod
     def from_columns(columns: Mapping[str, NDArray[Any]]) -> ColumnMatrix:
         """Join the columns into one matrix, in float64."""
@@ -276,6 +281,19 @@ class PreparedCell:
         return softmax(self.predictions.logits)
 
     @cached_property
+    def ranks(self) -> FloatArray:
+        """float64 `[n, classes]`, what ranks images for each class: the probability.
+
+        Of a finding it is the logit, in which scores differ that are all 1 as probabilities.
+        """
+        p = self.predictions
+        if p.kind == Predictions.kind:
+            return self.probabilities
+        assert p.logits is not None
+        logits = p.logits.astype(np.float64)
+        return logits - logits[:, ::-1]
+
+    @cached_property
     def of_probability(self) -> PreparedCell:
         """Of a finding, the same as a classifier that always says that it is there.
 
@@ -314,7 +332,7 @@ class PreparedCell:
     def precision_biases(self) -> FloatArray:
         """`precision_bias` of each class present, `[1, k]`."""
         labels = self.predictions.labels
-        biases = [precision_bias(self.probabilities[:, k], labels == k) for k in self.present]
+        biases = [precision_bias(self.ranks[:, k], labels == k) for k in self.present]
         return np.array([biases])
 
     def _columns_of_areas(self, column_of: Callable[..., FloatArray]) -> FloatArray:
@@ -322,7 +340,7 @@ class PreparedCell:
         labels = self.predictions.labels
         if len(self.present) > 1:
             for k, label in enumerate(self.present):
-                scores = self.probabilities[:, label]
+                scores = self.ranks[:, label]
                 columns[:, k] = column_of(scores, labels == label, self.groups)
         return columns
 
@@ -346,6 +364,9 @@ class PreparedCell:
         if p.covered is not None and p.set_size is not None:
             columns["covered"] = p.covered
             columns["set_size"] = p.set_size
+        if isinstance(p, Predictions) and p.costs is not None:
+            known = None if p.logits is None else self.probabilities
+            columns |= cost_columns(p.predicted, known, p.labels, p.costs)
         if self.fitted is not None:
             answered = is_answered(p.confidence, self.fitted.threshold)
             columns["answered"] = answered
@@ -519,13 +540,13 @@ class Sample:
     def precisions(self) -> FloatArray:
         """The average precision of each class present, `[B, k]`."""
         p = self.prepared
-        return class_precisions(p.probabilities, p.predictions.labels, self.weights)
+        return class_precisions(p.ranks, p.predictions.labels, self.weights)
 
     @cached_property
     def areas(self) -> FloatArray:
         """The area under the ROC curve of each class present, `[B, k]`."""
         p = self.prepared
-        return class_areas(p.probabilities, p.predictions.labels, self.weights)
+        return class_areas(p.ranks, p.predictions.labels, self.weights)
 
     @cached_property
     def levels(self) -> LevelSums:

@@ -464,7 +464,7 @@ def guaranteed_threshold(
     (0.5, 200, 5, 0.052)
     """
     images = check_columns(confidence=confidence, correct=correct)
-    _check_promise(risk, certainty)
+    check_promise(risk, certainty)
     n = images if grouping is None else int(grouping.effective)
     if n < (least := fewest_for_risk(risk, certainty)):
         raise InputError(
@@ -479,7 +479,7 @@ def guaranteed_threshold(
     worth, hits = answered.astype(np.float64), wrong.astype(np.float64)
     if grouping is not None:  # and then not whole numbers
         worth, hits = _count_effective(confidence, correct, tried, grouping)
-    passed = _binomial_tail(hits, worth, risk) <= 1 - certainty
+    passed = binomial_tail(hits, worth, risk) <= 1 - certainty
     count = len(tried) if passed.all() else int(passed.argmin())  # up to the first that fails
     if not count:
         return GuaranteedThreshold(np.inf, images, 0, 0, np.nan)
@@ -513,7 +513,7 @@ def thresholds_to_try(
     [0.7, 0.6]
     """
     n = check_columns(confidence=confidence, correct=correct)
-    _check_promise(risk, 0.5)
+    check_promise(risk, 0.5)
     ordered = np.sort(as_numbers(confidence))[::-1]
     places = np.unique(np.ceil(np.arange(1, STEPS + 1) * n / STEPS).astype(np.int64)) - 1
     levels = np.unique(ordered[places])[::-1]
@@ -533,12 +533,13 @@ def fewest_for_risk(risk: float, certainty: float = 0.95) -> int:
     >>> fewest_for_risk(0.05), fewest_for_risk(0.01)
     (59, 299)
     """
-    _check_promise(risk, certainty)
+    check_promise(risk, certainty)
     exact = np.log1p(-certainty) / np.log1p(-risk)
     return int(np.ceil(exact - TOLERANCE))
 
 
-def _check_promise(risk: float, certainty: float) -> None:
+def check_promise(risk: float, certainty: float) -> None:
+    """Raise `InputError` for a risk or a certainty outside (0, 1)."""
     # NaN fails the comparisons too.
     if not 0 < risk < 1:
         raise InputError(f"a risk that is promised must be in (0, 1), found {risk}")
@@ -570,7 +571,7 @@ def _count_effective(
     return images, hits
 
 
-def _binomial_tail(hits: FloatArray, images: FloatArray, share: float) -> FloatArray:
+def binomial_tail(hits: FloatArray, images: FloatArray, share: float) -> FloatArray:
     """The binomial chance of at most so many hits among so many images, whole numbers or not."""
     some = images > hits
     others = np.where(some, images - hits, 1)

@@ -24,6 +24,7 @@ from fairweather.metrics.classification import (
 )
 from fairweather.metrics.columns import FloatArray, nanmean, rank_area, ratio
 from fairweather.metrics.conformal import coverage_deviations, lowest_stratum_coverage
+from fairweather.metrics.cost_metrics import COST_METRICS
 from fairweather.metrics.finding_sets import FINDING_SET_METRICS
 from fairweather.metrics.findings import finding_metrics
 from fairweather.metrics.grades import mean_threshold_error
@@ -97,30 +98,35 @@ def absent_metrics(
 ) -> list[tuple[str, str]]:
     """List the metrics that do not apply, each with its name and the reason, in table order.
 
-    Those of prediction sets are left out: they are about variants, not about a model. Of those of
-    grades, the first one stands for all.
+    Those of prediction sets are left out: they are about variants, not about a model. So are those
+    of costs where nobody says what errors cost. Of those of grades, the first one stands for all.
     """
     return [
         (metric.name, reason)
         for metric in metrics_of(predictions.kind)
-        if is_expected(metric, ordered=predictions.ordered)
+        if is_expected(metric, ordered=predictions.ordered, costs=predictions.costs is not None)
         if (reason := metric.accepts.explain_absence(predictions, fitted)) is not None
     ]
 
 
-def is_expected(row: MetricRow, *, ordered: bool = False, sets: bool = False) -> bool:
+def is_expected(
+    row: MetricRow, *, ordered: bool = False, sets: bool = False, costs: bool = False
+) -> bool:
     """Say whether a run has a metric, or says that it lacks it.
 
     Args:
         row: the metric.
         ordered: whether the classes are grades.
         sets: whether there are prediction sets.
+        costs: whether it is known what errors cost.
 
     >>> [is_expected(METRICS[name]) for name in ("quadratic_kappa", "off_by_two")]
     [True, False]
     """
-    needs_order = row.accepts.ordered and row.name != "quadratic_kappa"
-    return (sets or not row.accepts.sets) and (ordered or not needs_order)
+    accepts = row.accepts
+    needs_order = accepts.ordered and row.name != "quadratic_kappa"
+    needs = (accepts.sets, sets), (accepts.costs, costs), (needs_order, ordered)
+    return all(has or not needed for needed, has in needs)
 
 
 def _calibration_deviations(prepared: PreparedCell, resamples: int) -> FloatArray:
@@ -593,4 +599,4 @@ METRICS: dict[str, Metric] = index_by_name(
         hidden_error=hidden_in_strata,
     ),
 )
-METRICS |= index_by_name(*finding_metrics(METRICS), *FINDING_SET_METRICS)
+METRICS |= index_by_name(*finding_metrics(METRICS), *FINDING_SET_METRICS, *COST_METRICS)

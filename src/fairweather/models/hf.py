@@ -25,6 +25,7 @@ from fairweather.files.download import combined_digest
 from fairweather.files.folders import read_facts
 from fairweather.models.backbones import find_library
 from fairweather.models.building import describe_misfits
+from fairweather.models.outputs import SingleOutputError
 from fairweather.models.preprocessing import (
     Normalisation,
     Preprocessing,
@@ -34,7 +35,7 @@ from fairweather.models.preprocessing import (
 )
 from fairweather.models.sources import OpenedModel, Setup, SourceKind, folder_name
 from fairweather.models.wrappers import Classifier
-from fairweather.types.kinds import FINDINGS, TaskKind
+from fairweather.types.kinds import CLASSES, FINDINGS, TaskKind
 from fairweather.types.measurement import parse_class_names
 from fairweather.types.options import ModelOptions, Preparation
 from fairweather.types.record import DESCRIPTION
@@ -511,6 +512,8 @@ def _read_classes(repo: str, config: Config, predicts: TaskKind) -> tuple[str, .
         *(config.problem_type, "single_label_classification", 2),
         "a classifier of two or more classes",
     )
+    if predicts == CLASSES and config.num_labels == 1 and kind != "regression":
+        raise SingleOutputError(f"hf:{repo}")
     if predicts == FINDINGS:
         wanted, least, words = "multi_label_classification", 1, "a model of several findings"
     if kind not in (None, wanted) or config.num_labels < least:

@@ -15,7 +15,7 @@ from fairweather.errors import InputError, quote_names, unknown_name
 from fairweather.files.tables import read_csv_rows
 from fairweather.files.yamlfile import parse_yaml
 from fairweather.models.class_names import IMAGENET_CLASSES, OutputNames, find_wnids, read_imagenet
-from fairweather.models.wrappers import LabelMapper
+from fairweather.models.wrappers import LabelMapper, PositiveLogits
 from fairweather.types.kinds import CLASSES, FINDINGS, TaskKind
 
 LABEL_HEADER = ("data", "model")  # of a CSV that has one
@@ -149,6 +149,10 @@ class LabelMap(NamedTuple):
     outputs: int
     """The number of outputs."""
 
+    positive: Columns = ()
+    """For each finding that is made of these classes, the places of its positive ones; empty if
+    none is."""
+
     def describe(self, classes: Sequence[str]) -> str:
         """Say how classes were matched; where their order is assumed, which output each one is.
 
@@ -159,9 +163,9 @@ class LabelMap(NamedTuple):
         if not self.note.startswith(IN_ORDER):
             return self.note
         first, *order = (f"{output} {name!r}" for output, name in enumerate(classes))
-        named = ", ".join(order if len(order) < 3 else [order[0], "...", order[-1]])
         first = first.replace(" ", " is taken to be ", 1)
-        return f"{self.note}, so output {first}, {named}; else give --class-map"
+        named = ", ".join([first, *(order if len(order) < 3 else [order[0], "...", order[-1]])])
+        return f"{self.note}, so output {named}; else give --class-map"
 
 
 def match_labels(
@@ -231,11 +235,13 @@ def places_by_name(classes: Sequence[str], among: Sequence[str]) -> list[int] | 
 
 
 def relabel(model: nn.Module, labels: LabelMap) -> nn.Module:
-    """Map a model's outputs to the data's classes; a model with these classes is returned
-    unchanged."""
-    if labels.columns == tuple((place,) for place in range(labels.outputs)):
-        return model
-    return LabelMapper(model, labels.columns)
+    """Map a model's outputs to the data's classes, and these to the findings that are made of them.
+
+    A model of the data's own classes or findings is returned unchanged.
+    """
+    if labels.columns != tuple((place,) for place in range(labels.outputs)):
+        model = LabelMapper(model, labels.columns)
+    return PositiveLogits(model, labels.positive) if labels.positive else model
 
 
 def _match_names(names: OutputNames, data_classes: Sequence[str], noun: _Noun) -> LabelMap:

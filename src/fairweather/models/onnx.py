@@ -24,11 +24,11 @@ from fairweather.models.outputs import (
     LOGITS,
     OF_FINDINGS,
     OutputKind,
+    SingleOutputError,
     convert_outputs,
     detect_kind,
     parse_outputs,
     sigmoid_error,
-    single_output_error,
     softmax_error,
 )
 from fairweather.models.preprocessing import (
@@ -463,7 +463,6 @@ def open_onnx(place: str, options: ModelOptions, settings: Setup) -> OpenedModel
     sessions.open()  # raises for a damaged graph, before its nodes are read
     predicts = settings.predicts
     outputs = parse_outputs(options.outputs, predicts)
-    outputs = outputs or _read_output_kind(find_last_operator(model, output), path, predicts)
     inner, scale = trace_normalisation(model, path, images)
     normalisation = check_normalisation(options.mean, options.std)
     if normalisation and inner:
@@ -480,7 +479,8 @@ def open_onnx(place: str, options: ModelOptions, settings: Setup) -> OpenedModel
     logits = _run_on_noise(graph, normalisation or NO_NORMALISATION, size)
     width = logits.shape[1]
     if width < 2 and predicts != FINDINGS:
-        raise single_output_error(f"onnx:{path}")
+        raise SingleOutputError(f"onnx:{path}")
+    outputs = outputs or _read_output_kind(find_last_operator(model, output), path, predicts)
     outputs = outputs or _detect_output_kind(logits, predicts)
     network = graph if outputs is None else convert_outputs(graph, outputs.kind)
     preparation = None if size is None else Preparation(size)

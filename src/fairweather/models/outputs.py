@@ -231,11 +231,34 @@ def sigmoid_error(subject: str) -> InputError:
     )
 
 
-def single_output_error(subject: str) -> InputError:
-    """Build the error for a model that gives one number per image."""
-    return InputError(
-        f"{subject} gives one number for each image, and a classifier must give one for each "
-        "class: for two classes return [0, z] for a logit z, or [1 - p, p] for a probability p"
+class SingleOutputError(InputError):
+    """A model gives one number for each image, where there are classes.
+
+    Args:
+        subject: what messages call the model.
+        classes: of the data, if they are known.
+    """
+
+    def __init__(self, subject: str, classes: Sequence[str] = ()) -> None:
+        self.subject = subject
+        super().__init__(f"{subject} gives one number for each image{name_positive(classes)}")
+
+
+def name_positive(classes: Sequence[str]) -> str:
+    """Say how to name the class that a single score is of, to end a sentence.
+
+    >>> name_positive(["benign", "malignant"])
+    ": name the class that a high one means with positive (--positive), 'benign' or 'malignant'"
+    """
+    if len(classes) == 2:
+        return (
+            ": name the class that a high one means with positive (--positive), "
+            f"{classes[0]!r} or {classes[1]!r}"
+        )
+    example = f", such as {classes[-1]!r}" if classes else ""
+    return (
+        ", and there must be one for each class: if it says whether an image is of some classes, "
+        f"name these with positive (--positive){example}"
     )
 
 

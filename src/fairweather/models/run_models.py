@@ -91,6 +91,13 @@ def find_run_path(source: str) -> Path | None:
     return Path(place).parent.parent.parent if kind == "run" else None
 
 
+def learned_task(source: str) -> str | None:
+    """The task that a model of a run was trained for; None if that is not known."""
+    path = find_run_path(source)
+    run = None if path is None else RunFolder(path)
+    return run.record.data.task if run is not None and run.has_record else None
+
+
 def check_learned(source: str, predicts: TaskKind) -> None:
     """Raise `InputError` for a model of a run that learned something else than it is to predict.
 
@@ -98,12 +105,9 @@ def check_learned(source: str, predicts: TaskKind) -> None:
         source: of the model; of another kind, nothing is known.
         predicts: one class of each image, or findings.
     """
-    path = find_run_path(source)
-    run = None if path is None else RunFolder(path)
-    if run is None or not run.has_record:
-        return
+    task = learned_task(source)
     learned, asked = "one class of each image", "several findings"
-    if (run.record.data.task == MULTILABEL) == (predicts == FINDINGS):
+    if task is None or (task == MULTILABEL) == (predicts == FINDINGS):
         return
     if predicts != FINDINGS:
         learned, asked = asked, learned

@@ -26,8 +26,8 @@ from fairweather.models.preprocessing import (
     find_normalisation,
 )
 from fairweather.models.sources import MODULE_OPTIONS, OpenedModel, Setup, SourceKind, folder_name
-from fairweather.models.wrappers import Classifier, GrayInput, is_gray_network
-from fairweather.types.kinds import CLASSES, TaskKind
+from fairweather.models.wrappers import Classifier, GrayInput, OneColumn, is_gray_network
+from fairweather.types.kinds import CLASSES, FINDINGS, TaskKind
 from fairweather.types.options import ModelOptions, Preparation
 
 
@@ -91,6 +91,8 @@ def open_module(
         facts["numbers"] = f"the model computes in {network.dtype}: images are converted to it"
     if is_gray_network(network, size or side):
         facts["gray"], network = GrayInput.note, GrayInput(network)
+    if predicts == FINDINGS:
+        network = OneColumn(network)
     if outputs is not None:
         network = convert_outputs(network, outputs.kind)
     if framed:

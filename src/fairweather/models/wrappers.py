@@ -300,3 +300,56 @@ class LabelMapper(nn.Module):
         for place, start, stop in self.groups:
             chosen[:, place] = logits.index_select(1, self.members[start:stop]).logsumexp(1)
         return chosen
+
+
+class OneColumn(nn.Module):
+    """A model of one finding may give `[B]`; this gives `[B, 1]`, and other outputs as they are.
+
+    >>> OneColumn(nn.Flatten(0))(torch.zeros(2, 1, 1, 1)).shape
+    torch.Size([2, 1])
+    """
+
+    def __init__(self, model: nn.Module) -> None:
+        super().__init__()
+        self.model = model
+
+    def forward(self, images: torch.Tensor) -> torch.Tensor:
+        """Give the outputs of a batch."""
+        outputs = self.model(images)
+        is_column = isinstance(outputs, torch.Tensor) and outputs.ndim == 1
+        return outputs[:, None] if is_column else outputs
+
+
+class PositiveLogits(nn.Module):
+    """A classifier that says for findings, made of its classes, whether they are there: `[B, L]`.
+
+    The sigmoid of each logit is the probability of all positive classes of the finding.
+
+    Args:
+        model: float images `[B, 3, H, W]` in [0, 1] to logits `[B, classes]`.
+        positive: for each finding, its positive classes; there are others.
+
+    >>> model = nn.Sequential(nn.Flatten(), nn.Linear(3 * 8 * 8, 3))
+    >>> images, shares = torch.rand(2, 3, 8, 8), lambda logits: logits.softmax(1)[:, 1:].sum(1)
+    >>> probability = PositiveLogits(model, [(1, 2)])(images).sigmoid()
+    >>> probability[:, 0].allclose(shares(model(images)))
+    True
+    """
+
+    def __init__(self, model: nn.Module, positive: Sequence[Sequence[int]]) -> None:
+        super().__init__()
+        self.model = model
+        self.positive = tuple(map(tuple, positive))
+
+    def forward(self, images: torch.Tensor) -> torch.Tensor:
+        """Give the logits of a batch."""
+        logits = self.model(images)
+        columns = []
+        for members in self.positive:
+            others = [place for place in range(logits.shape[1]) if place not in members]
+            present, absent = (
+                torch.stack([logits[:, place] for place in some], dim=1).logsumexp(1)
+                for some in (members, others)
+            )
+            columns.append(present - absent)
+        return torch.stack(columns, dim=1)

@@ -4,20 +4,26 @@ from __future__ import annotations
 
 import json
 from collections.abc import Sequence
+from dataclasses import replace
 from pathlib import Path, PurePosixPath
 
 from fairweather.errors import InputError
 from fairweather.report import (
+    aggregation,
+    calls,
+    costs,
     findings,
     front,
     gallery,
     hurt,
     levels,
+    operating_points,
     other_images,
     overview,
     prediction_sets,
     provenance,
     ranking,
+    readers,
     reliability,
     review,
     slices,
@@ -30,6 +36,7 @@ from fairweather.report.joint_runs import read_runs
 from fairweather.report.page.rendering import render_page
 from fairweather.report.section import ReportPart, Section
 from fairweather.report.tables import TextTable, name_table_files, write_csv
+from fairweather.report.unit_words import name_all_units
 from fairweather.report.vega import begin_work, draw_png, explain_missing_addresses
 from fairweather.runs.claims import lock_run
 from fairweather.runs.folder import RunFolder, open_finished_run, read_json, resolve_inside
@@ -38,6 +45,7 @@ from fairweather.types.record import (
     FIGURES,
     GROUPS,
     PAGE,
+    READERS,
     RECORD,
     SAMPLES,
     SCORES,
@@ -63,8 +71,13 @@ SECTIONS = (
         "breaks", "Where it breaks", (front.BREAKS, findings.MAP, front.OTHER_IMAGES), front=True
     ),
     Section("knows", "Does it know?", (front.KNOWLEDGE, findings.CURVES), front=True),
-    Section("review", "What to do", (review.REVIEW, findings.WORKLIST), front=True),
-    Section("hurt", "Worst classes and groups", (hurt.HURT,), front=True),
+    Section(
+        "review",
+        "What to do",
+        (review.REVIEW, findings.WORKLIST, costs.COSTS_OF_DECISIONS),
+        front=True,
+    ),
+    Section("hurt", "Worst classes and groups", (hurt.HURT, calls.SLICES_OF_ONE), front=True),
     Section("compare", "Compare models", (ranking.COMPARISON,), front=True),
     Section(
         "tables",
@@ -76,7 +89,9 @@ SECTIONS = (
             summary.SUMMARY,
             summary.UNITS,
             summary.CLASSES,
+            operating_points.TARGETS,
             slices.SUBGROUPS,
+            operating_points.RATES_OF_SLICES,
             findings.SLICED,
             other_images.NATURAL_SHIFT,
             other_images.NATURAL_SETS,
@@ -99,12 +114,19 @@ SECTIONS = (
         "Reliability, confusions and mistakes",
         (reliability.RELIABILITY, gallery.CONFUSED, gallery.MISTAKES),
     ),
+    readers.SECTION,
     Section("sets", "Prediction sets", (prediction_sets.PREDICTION_SETS,)),
     Section("training", "Training, and settings that differ", (training.TRAINING,)),
     Section(
         "how",
         "How these numbers were made",
-        (provenance.SHIFTS, provenance.METRICS, provenance.CITATION, provenance.RECORDS),
+        (
+            aggregation.AGGREGATION,
+            provenance.SHIFTS,
+            provenance.METRICS,
+            provenance.CITATION,
+            provenance.RECORDS,
+        ),
     ),
     Section("glossary", "Glossary", (provenance.GLOSSARY,)),
 )
@@ -115,7 +137,11 @@ def make_tables(
 ) -> dict[ReportPart, list[TextTable]]:
     """Make the tables of each part of some sections, in their order."""
     return {
-        part: [table for table in part.tables(contents) if table is not None]
+        part: [
+            replace(table, below=name_all_units(table.below, contents.aggregation))
+            for table in part.tables(contents)
+            if table is not None
+        ]
         for section in sections
         for part in section.parts
     }
@@ -123,7 +149,7 @@ def make_tables(
 
 # ---------------------------------------------------------------- whether a run is intact
 
-RUN_FILES = (SCORES, SLICES, WARNINGS, ABSENT_METRICS)
+RUN_FILES = (SCORES, SLICES, WARNINGS, ABSENT_METRICS, READERS)
 MODEL_SUFFIXES = (".parquet", ".csv", ".json")
 
 
@@ -251,4 +277,9 @@ def _draw_figures(contents: Contents, sections: Sequence[Section]) -> list[Figur
     if explain_missing_addresses():
         return []
     made = (part.figures(contents) for section in sections for part in section.parts)
-    return [figure for figures in made for figure in figures if figure is not None]
+    return [
+        Figure(figure.name, *name_all_units((figure.alt, figure.svg), contents.aggregation))
+        for figures in made
+        for figure in figures
+        if figure is not None
+    ]

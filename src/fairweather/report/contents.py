@@ -15,7 +15,7 @@ import pandas as pd
 
 from fairweather.errors import InputError
 from fairweather.metrics.grouping import FEW_GROUPS, Grouping
-from fairweather.metrics.metric import CLASS_METRICS
+from fairweather.metrics.metric import CLASS_METRICS, POINT_METRICS
 from fairweather.report.samples import Samples
 from fairweather.runs.folder import RunFolder
 from fairweather.runs.provenance import list_machines
@@ -29,6 +29,8 @@ from fairweather.types.measurement import (
     format_255ths,
     format_number,
 )
+from fairweather.types.operating_points import POINT_SIGN, RATES
+from fairweather.types.options import Aggregation
 from fairweather.types.record import (
     CLEAN,
     ENSEMBLE,
@@ -311,6 +313,11 @@ class Contents:
         return next((read_grouping(run) for run in self.runs.values()), None)
 
     @property
+    def aggregation(self) -> Aggregation | None:
+        """What is judged in place of images; joined runs have the same."""
+        return self._first.settings.aggregation
+
+    @property
     def shift_seed(self) -> int:
         """The seed of stochastic shifts; joined runs have the same."""
         return self._first.settings.shift_seed
@@ -553,9 +560,11 @@ class Contents:
 
     def sample(self) -> str:
         """Say how many images, resamples and seeds are behind each number."""
-        of_classes = tuple(f"{name}/" for name in CLASS_METRICS)
+        kinds = (*CLASS_METRICS, *POINT_METRICS)
+        of_classes = tuple(f"{name}{sign}" for name in kinds for sign in ("/", POINT_SIGN))
         others = self.scores["shift"].str.startswith((PRIORS, OOD, NATURAL, VALIDATION))
         others |= self.scores["metric"].str.startswith(of_classes)
+        others |= self.scores["metric"].isin(RATES)  # their images are those with a finding, or not
         counts = sorted(self.scores["n"][~others].unique())
         images = f"{counts[0]:,}" if len(counts) == 1 else f"{counts[0]:,} to {counts[-1]:,}"
         seeds = [f"seed {self.seeds[0]}"]

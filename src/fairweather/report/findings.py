@@ -4,18 +4,28 @@ from __future__ import annotations
 
 import base64
 import math
-from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import replace
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import NamedTuple, TypedDict
 
 import numpy as np
 import numpy.typing as npt
-import scipy.special
 
 from fairweather.report import sentences as words
+from fairweather.report.calls import (
+    OperatingPoint,
+    PointMark,
+    known,
+    make_heads,
+    mark_points,
+    read_calls,
+    read_points,
+    split_by_finding,
+)
 from fairweather.report.contents import Contents, Sweep, ensembles_as_models
+from fairweather.report.finding_curves import FindingCurves, probability_of, trace_finding
 from fairweather.report.front import Row, choose_rows, round_ends
-from fairweather.report.joint_runs import join_scores
+from fairweather.report.operating_points import UNIT
+from fairweather.report.readers import ReaderMark, has_readers, mark_readers
 from fairweather.report.review import RISKS, START, Stop
 from fairweather.report.section import PartView, ReportPart, Tables, show_tables
 from fairweather.report.tables import (
@@ -28,12 +38,11 @@ from fairweather.report.tables import (
 from fairweather.tasks.multilabel import FindingsPredictions, select_finding
 from fairweather.types.kinds import FINDINGS
 from fairweather.types.measurement import Predictions, Score
+from fairweather.types.operating_points import RATES
 from fairweather.types.record import CLEAN, NO_LEVEL, SLICES, TEST, VAL, base_model
 
 FloatArray = npt.NDArray[np.float64]
-AUC, GAP, UNIT = "auc", "probability_gap", "finding="
-BINS = 10  # of a reliability curve, with as many images each
-POINTS = 60  # of a ROC curve at most
+AUC, GAP = "auc", "probability_gap"
 # What rounding may take off a share of images.
 ROUNDING = 1e-9
 MOST_NAMED = 3  # findings below a picture, the most probable first
@@ -55,29 +64,18 @@ class ShownImages(NamedTuple):
 
 
 class FindingsOutcome(NamedTuple):
-    """What becomes of a model: its mean AUC on clean images and at the worst of each shift."""
+    """What becomes of a model on clean images and at the worst level of each shift.
+
+    The worst level has the lowest mean AUC of several findings. Of one finding, it has the lowest
+    mean of sensitivity and specificity, which also fall where all probabilities move.
+    """
 
     title: str
     places: tuple[ShownImages, ...]
-    """Clean images first, and then the shifts, the lowest mean AUC first."""
+    """Clean images first, and then the shifts, the worst first."""
 
     means: tuple[Score, ...]
     """The mean AUC of all findings at each place."""
-
-
-def split_by_finding(contents: Contents) -> Mapping[str, Contents]:
-    """The scores of each finding by its name."""
-    if not contents.runs or FINDINGS not in contents.kinds:
-        return {}
-    tables = {label: ensembles_as_models(run.unit_scores) for label, run in contents.runs.items()}
-    rows = join_scores(tables) if len(tables) > 1 else next(iter(tables.values()))
-    return {
-        str(unit).removeprefix(UNIT): replace(
-            contents, scores=own.drop(columns="unit").reset_index(drop=True)
-        )
-        for unit, own in rows.groupby("unit", sort=False)
-        if str(unit).startswith(UNIT)
-    }
 
 
 def read_findings(contents: Contents) -> dict[str, FindingsOutcome]:
@@ -89,32 +87,42 @@ def read_findings(contents: Contents) -> dict[str, FindingsOutcome]:
 
 
 def _read_outcome(contents: Contents, model: str) -> FindingsOutcome | None:
-    clean = _known(contents.score(AUC, model, CLEAN, NO_LEVEL))
+    clean = known(contents.score(AUC, model, CLEAN, NO_LEVEL))
     if clean is None:
         return None
     places = [(ShownImages("Clean", "", "on clean images", CLEAN, NO_LEVEL, CLEAN), clean)]
     lows = (_find_low(contents, model, sweep) for sweep in contents.sweeps)
-    places += sorted((low for low in lows if low), key=lambda low: low[1].value)
+    worst_first = sorted((low for low in lows if low), key=lambda low: low[0])
+    places += [(place, score) for _, place, score in worst_first]
     return FindingsOutcome(contents.titles[model], *zip(*places, strict=True))
 
 
-def _known(score: Score | None) -> Score | None:
-    return None if score is None or math.isnan(score.value) else score
-
-
-def _find_low(contents: Contents, model: str, sweep: Sweep) -> tuple[ShownImages, Score] | None:
-    """The level of a shift with the lowest mean AUC."""
-    known = [
-        (level, score)
+def _find_low(
+    contents: Contents, model: str, sweep: Sweep
+) -> tuple[float, ShownImages, Score] | None:
+    """The worst level of a shift: how bad it is, where, and the mean AUC there."""
+    levels = [
+        (badness, level, score)
         for level in sweep.cells
-        if (score := _known(contents.score(AUC, model, sweep.name, level)))
+        if (score := known(contents.score(AUC, model, sweep.name, level)))
+        if (badness := _judge(contents, model, sweep.name, level, score)) is not None
     ]
-    if not known:
+    if not levels:
         return None
-    level, score = min(known, key=lambda item: item[1].value)
+    worth, level, score = min(levels, key=lambda item: item[0])
     where = f"under {'attack by ' if sweep.is_attack else ''}{sweep.at(level)}"
     cell, in_words = sweep.cells[level], sweep.level_in_words(level)
-    return ShownImages(sweep.title, in_words, where, sweep.name, level, cell), score
+    return worth, ShownImages(sweep.title, in_words, where, sweep.name, level, cell), score
+
+
+def _judge(contents: Contents, model: str, shift: str, level: str, area: Score) -> float | None:
+    """How good a model is at a level: of one finding, by its calls at the operating point."""
+    views = contents.once(split_by_finding)
+    if len(views) > 1:
+        return area.value
+    (view,) = views.values()
+    calls = read_calls(view, model, shift, level, read_points(view)[0])
+    return None if calls is None else (calls[0].value + calls[1].value) / 2
 
 
 def choose_model(contents: Contents) -> str | None:
@@ -130,6 +138,9 @@ def choose_model(contents: Contents) -> str | None:
 def write_tiles(contents: Contents, model: str) -> list[list[str]]:
     """Write the tiles of a model: a number each, a line about it, and what to know of it."""
     outcome, views = contents.once(read_findings)[model], contents.once(split_by_finding)
+    if len(views) == 1:
+        [(name, view)] = views.items()
+        return _write_call_tiles(view, model, name, outcome)
     tiles = [words.tile_area(outcome.means[0], f"mean AUC {outcome.places[0].sentence}")]
     if len(outcome.places) > 1:
         low = outcome.places[1]
@@ -144,14 +155,30 @@ def write_tiles(contents: Contents, model: str) -> list[list[str]]:
     return tiles
 
 
+def _write_call_tiles(
+    view: Contents, model: str, name: str, outcome: FindingsOutcome
+) -> list[list[str]]:
+    """Write the tiles of one finding: its calls, clean and at their worst, and its probability."""
+    point, tiles = read_points(view)[0], []
+    for place, note in zip(outcome.places[:2], ("", ", where their mean is lowest"), strict=False):
+        if calls := read_calls(view, model, place.shift, place.level_name, point):
+            tiles.append(words.tile_calls(*calls, point.title, f"{place.sentence}{note}"))
+    gap, prevalence = (
+        known(view.score(metric, model, CLEAN, NO_LEVEL)) for metric in (GAP, "prevalence")
+    )
+    if gap and prevalence:
+        tiles.append(words.tile_gap(name, gap, prevalence, "on clean images"))
+    return tiles
+
+
 def _find_largest_fall(
     views: Mapping[str, Contents], model: str, low: ShownImages
 ) -> tuple[str, float, float] | None:
     """The finding whose AUC falls most, with its AUC before and there."""
     falls = []
     for name, view in views.items():
-        before = _known(view.score(AUC, model, CLEAN, NO_LEVEL))
-        there = _known(view.score(AUC, model, low.shift, low.level_name))
+        before = known(view.score(AUC, model, CLEAN, NO_LEVEL))
+        there = known(view.score(AUC, model, low.shift, low.level_name))
         if before and there and there.value < before.value:
             falls.append((there.value - before.value, name, before.value, there.value))
     return min(falls)[1:] if falls else None
@@ -159,12 +186,13 @@ def _find_largest_fall(
 
 def _find_largest_gap(
     views: Mapping[str, Contents], model: str, place: ShownImages
-) -> tuple[str, Score] | None:
-    """The finding whose mean probability is farthest from its share of the images."""
+) -> tuple[str, Score, Score] | None:
+    """The finding whose mean probability is farthest from its share of the images, and both."""
     gaps = [
-        (name, gap)
+        (name, gap, prevalence)
         for name, view in views.items()
-        if (gap := _known(view.score(GAP, model, place.shift, place.level_name)))
+        if (gap := known(view.score(GAP, model, place.shift, place.level_name)))
+        if (prevalence := known(view.score("prevalence", model, place.shift, place.level_name)))
     ]
     return max(gaps, key=lambda item: abs(item[1].value), default=None)
 
@@ -180,7 +208,7 @@ def _show_verdict(contents: Contents, _: Tables) -> PartView | None:
             "start": start,
             "tiles": tiles[start],
             "models": {model: outcome.title for model, outcome in outcomes.items()},
-            "chosen": "with the highest mean AUC",
+            "chosen": "with the highest AUC on clean images",
             "terms": "AUC: the probability that an image with the finding gets a higher probability"
             " of it than one without; a coin has 0.5.",
         },
@@ -195,13 +223,15 @@ Number = tuple[float, float | None, float | None]
 
 
 def _numbers(score: Score | None) -> Number | None:
-    return round_ends(score) if score is not None and _known(score) else None
+    return round_ends(score) if score is not None and known(score) else None
 
 
 def _show_map(contents: Contents, _: Tables) -> PartView | None:
     outcomes, views = contents.once(read_findings), contents.once(split_by_finding)
     if not outcomes:
         return None
+    if len(views) == 1:
+        return _show_breaks(contents, outcomes, *views.values())
     carried = {
         model: {
             "columns": [[place.title, place.level, place.shift] for place in outcome.places],
@@ -238,9 +268,72 @@ def _list_areas(
         (name, place, score)
         for place in places
         for name, view in views.items()
-        if (score := _known(view.score(AUC, model, place.shift, place.level_name)))
+        if (score := known(view.score(AUC, model, place.shift, place.level_name)))
     ]
     return sorted(areas, key=lambda item: item[2].value)
+
+
+# ---------------------------------------------------------------- one finding under each shift
+
+
+def _show_breaks(
+    contents: Contents, outcomes: Mapping[str, FindingsOutcome], view: Contents
+) -> PartView:
+    """Show the calls at each operating point under each shift, and the AUC."""
+    points = read_points(view)
+    carried = {
+        model: [
+            *(_list_calls(view, model, outcome.places, point) for point in points),
+            _list_area(view, model, outcome.places),
+        ]
+        for model, outcome in outcomes.items()
+    }
+    titles = [f"Sensitivity and specificity {point.title}" for point in points]
+    return PartView(
+        template="rates.html.j2",
+        facts={"shown": [*titles, "AUC"], "worst": _describe_worst(contents)},
+        carried={"rates": carried},
+    )
+
+
+def _list_calls(
+    view: Contents, model: str, places: Sequence[ShownImages], point: OperatingPoint
+) -> dict[str, object]:
+    """Sensitivity and specificity at each place as rows of a chart, and what they say."""
+    read = [
+        (place, calls)
+        for place in places
+        if (calls := read_calls(view, model, place.shift, place.level_name, point))
+    ]
+    said: list[str] = []
+    for at, kind in enumerate(RATES if len(read) > 1 else ()):
+        low, calls = min(read[1:], key=lambda item: item[1][at].value)
+        said += words.describe_fall_of_rate(kind, read[0][1][at], calls[at], low.sentence)
+    rows = [_make_row(place, list(zip(RATES, calls, strict=True))) for place, calls in read]
+    return {**make_heads(point), "said": said, "rows": rows}
+
+
+def _list_area(view: Contents, model: str, places: Sequence[ShownImages]) -> dict[str, object]:
+    areas = [
+        (place, score)
+        for place in places
+        if (score := known(view.score(AUC, model, place.shift, place.level_name)))
+    ]
+    name = view.classes[0]
+    lowest = sorted(areas, key=lambda item: item[1].value)
+    said = words.describe_areas([(name, place.sentence, score) for place, score in lowest])
+    rows = [_make_row(place, [("right", score)], words.format_area) for place, score in areas]
+    return {"head": "AUC", "kinds": {"right": [0, "AUC"]}, "said": said, "rows": rows}
+
+
+def _make_row(
+    place: ShownImages,
+    marks: Sequence[tuple[str, Score]],
+    write: Callable[[float], str] = words.format_share,
+) -> Row:
+    opens = "" if place.shift == CLEAN else place.shift
+    made = [(kind, *round_ends(score), write(score.value)) for kind, score in marks]
+    return Row(place.title, place.level, made, opens)
 
 
 # ---------------------------------------------------------------- the curves of a finding
@@ -256,62 +349,32 @@ def read_finding(
     return [select_finding(images, column) for column in range(len(images.classes))]
 
 
-def trace_roc(labels: npt.NDArray[np.int64], probability: FloatArray) -> list[list[float]]:
-    """The ROC curve of one finding: 1 − specificity and sensitivity, `POINTS` of them at most.
-
-    >>> trace_roc(np.array([0, 1]), np.array([0.2, 0.7]))
-    [[0.0, 0.0], [0.0, 1.0], [1.0, 1.0]]
-    """
-    levels, level = np.unique(-probability, return_inverse=True)
-    shares = [
-        np.append(0, np.bincount(level[labels == side], minlength=len(levels)).cumsum())
-        for side in (0, 1)
-    ]
-    kept = np.unique(np.linspace(0, len(levels), POINTS).round().astype(int))
-    return [[round(float(side[at] / side[-1]), 4) for side in shares] for at in kept]
-
-
-def trace_reliability(labels: npt.NDArray[np.int64], probability: FloatArray) -> list[list[float]]:
-    """Mean probability of a finding and the share that has it, in bins of as many images each.
-
-    >>> trace_reliability(np.array([0, 1]), np.array([0.2, 0.7]))
-    [[0.2, 0.0], [0.7, 1.0]]
-    """
-    order = np.argsort(probability, kind="stable")
-    bins = np.array_split(order, min(BINS, len(order)))
-    return [
-        [round(float(values[part].mean()), 4) for values in (probability, labels)] for part in bins
-    ]
-
-
-def _probability(finding: Predictions) -> FloatArray:
-    assert finding.logits is not None, "findings are stored as logits"
-    return np.asarray(scipy.special.expit(finding.logits[:, 1].astype(np.float64)))
+def _trace_cell(contents: Contents, model: str, cell: str) -> dict[str, FindingCurves]:
+    """The curves of each finding on the images of a cell, of the first seed."""
+    images = contents.read_cell(model, contents.seeds_of(model)[0], cell)
+    if not isinstance(images, FindingsPredictions):
+        return {}
+    traced = {}
+    for column, name in enumerate(images.classes):
+        places = np.flatnonzero(images.known[:, column])
+        grouping = contents.grouping.select(places) if contents.grouping and len(places) else None
+        if curves := trace_finding(select_finding(images, column), grouping):
+            traced[name] = curves
+    return traced
 
 
 class FindingView(TypedDict):
     """What the page says of a finding, by shift: AUCs with the titles of levels, sentences, curves.
 
-    Sentences and curves are those of clean images and of the level with the lowest mean AUC.
+    Sentences, curves and the operating points on them are those of clean images and of the worst
+    level.
     """
 
     levels: dict[str, list[list[str | float | None]]]
     said: dict[str, list[str]]
-    curves: dict[str, Curves]
-
-
-class Curves(NamedTuple):
-    """The curves of a finding at a place: of the first seed."""
-
-    roc: list[list[float]]
-    reliability: list[list[float]]
-
-
-def _trace(finding: Predictions) -> Curves | None:
-    labels, probability = finding.labels, _probability(finding)
-    if len(np.unique(labels)) < 2:
-        return None
-    return Curves(trace_roc(labels, probability), trace_reliability(labels, probability))
+    curves: dict[str, FindingCurves]
+    points: dict[str, list[PointMark]]
+    readers: list[ReaderMark]
 
 
 def _describe_finding(
@@ -340,14 +403,17 @@ def _describe_finding(
                 name,
                 place.sentence,
                 *(
-                    _known(view.score(metric, model, place.shift, place.level_name))
-                    for metric in (AUC, GAP)
+                    known(view.score(metric, model, place.shift, place.level_name))
+                    for metric in (AUC, GAP, "prevalence")
                 ),
             )
         ]
         for place in places
     }
-    return FindingView(levels=levels, said=said, curves={})
+    points = {
+        place.shift: mark_points(view, model, place.shift, place.level_name) for place in places
+    }
+    return FindingView(levels=levels, said=said, curves={}, points=points, readers=[])
 
 
 def _choose_pictures(contents: Contents, place: ShownImages) -> dict[str, object]:
@@ -361,22 +427,30 @@ def _choose_pictures(contents: Contents, place: ShownImages) -> dict[str, object
     }
 
 
+def _describe_worst(contents: Contents) -> str:
+    """Say which level of a shift is shown."""
+    if len(contents.once(split_by_finding)) > 1:
+        return "the level with the lowest mean AUC"
+    return "the level with the lowest mean of sensitivity and specificity"
+
+
 def _show_curves(contents: Contents, _: Tables) -> PartView | None:
     outcomes, views = contents.once(read_findings), contents.once(split_by_finding)
     if not outcomes:
         return None
-    known: dict[str, dict[str, FindingView]] = {}
+    described: dict[str, dict[str, FindingView]] = {}
     for model, outcome in outcomes.items():
-        seed = contents.seeds_of(model)[0]
-        known[model] = {
+        described[model] = {
             name: _describe_finding(contents, view, model, name, outcome.places)
             for name, view in views.items()
         }
+        for name, marks in mark_readers(contents, model).items():
+            if name in described[model]:
+                described[model][name]["readers"] = marks
         for place in outcome.places:
-            for column, finding in enumerate(read_finding(contents, model, seed, place.cell) or ()):
-                own = known[model].get(contents.classes[column])
-                if own is not None and (curves := _trace(finding)):
-                    own["curves"][place.shift] = curves
+            for name, curves in _trace_cell(contents, model, place.cell).items():
+                if name in described[model]:
+                    described[model][name]["curves"][place.shift] = curves
     shown = {
         model: {
             place.shift: _choose_pictures(contents, place)
@@ -389,8 +463,13 @@ def _show_curves(contents: Contents, _: Tables) -> PartView | None:
     titles = {CLEAN: "Clean", **{sweep.name: sweep.title for sweep in contents.sweeps}}
     return PartView(
         template="finding.html.j2",
-        facts={"seed": contents.first_seed, "findings": list(views)},
-        carried={"findings": known, "knows": shown, "axes": axes, "shifts": titles},
+        facts={
+            "seed": contents.first_seed,
+            "findings": list(views),
+            "worst": _describe_worst(contents),
+            "readers": has_readers(contents),
+        },
+        carried={"findings": described, "knows": shown, "axes": axes, "shifts": titles},
     )
 
 
@@ -424,7 +503,7 @@ def measure_worklist(
     finding: Predictions, missed: float, threshold: float | None
 ) -> Worklist | None:
     """Measure what a person must look at; None where no image has the finding."""
-    labels, probability = finding.labels, _probability(finding)
+    labels, probability = finding.labels, probability_of(finding)
     positives = int(labels.sum())
     if not positives:
         return None
@@ -474,7 +553,7 @@ def _read_worklists(contents: Contents, model: str, outcome: FindingsOutcome) ->
             fitted = None
             if validation is not None and validation[column].labels.any():
                 known = validation[column]
-                fitted = threshold_for(known.labels, _probability(known), missed)
+                fitted = threshold_for(known.labels, probability_of(known), missed)
             measured = [measure_worklist(cell[column], missed, fitted) for cell in cells if cell]
             if own := [item for item in measured if item is not None]:
                 lists[name] = own
@@ -568,7 +647,7 @@ def _slice_tables(contents: Contents) -> Iterator[TextTable | None]:
             f"{title}, {unit.removeprefix(UNIT)}",
             [
                 ScoreEntry(score, percent=False)
-                if (score := _known(scores.get((model, unit, name))))
+                if (score := known(scores.get((model, unit, name))))
                 else None
                 for name in names
             ],

@@ -345,15 +345,50 @@ def describe_fall(name: str, before: float, there: float) -> str:
     return f"“{name}” falls most: from {format_area(before)} to {format_area(there)}."
 
 
-def tile_gap(name: str, gap: Score, where: str) -> list[str]:
-    """A tile with the largest gap between a mean probability and the share of the images."""
+def format_tenths(points: float) -> str:
+    """Write a difference of two shares with a decimal, without its sign.
+
+    >>> format_tenths(-0.2774)
+    '27.7 points'
+    """
+    return f"{100 * abs(points):.1f} points"
+
+
+def tile_gap(name: str, gap: Score, prevalence: Score, where: str) -> list[str]:
+    """A tile with the gap between a mean probability and the share of the images."""
     side = "high" if gap.value > 0 else "low"
-    lines = [format_points(gap.value), f"too {side} a mean probability of “{name}” {where}"]
+    line = f"too {side} a mean probability of “{name}” {where}"
+    if gap.low <= 0 <= gap.high or gap.too_few:
+        line = f"between the mean probability of “{name}” and its share of the images, {where}"
+    return [format_tenths(gap.value), line, *describe_probability(gap, prevalence)]
+
+
+def describe_probability(gap: Score, prevalence: Score) -> Iterator[str]:
+    """Say what the mean probability of a finding is, and how many images have it.
+
+    >>> said = describe_probability(Score(0.277, 0.25, 0.3, 500), Score(0.208, 0.17, 0.25, 500))
+    >>> print(next(said).replace(PERCENT, " %"))
+    Its mean probability is 0.485, but 20.8 % of the images have it: 27.7 points too high.
+    """
+    mean, share = f"{prevalence.value + gap.value:.3f}", format_percent(prevalence)
+    start = f"Its mean probability is {mean}"
     if gap.too_few:
-        return [*lines, "Too few images for an interval."]
+        yield f"{start}, and {share} of the images have it."
+        yield "Too few images for an interval of the gap."
+        return
+    ends = f"{_sign_tenths(gap.low)} to {_sign_tenths(gap.high)} points"
     if gap.low <= 0 <= gap.high:
-        return [*lines, "Its interval includes no gap, so this may be noise."]
-    return lines
+        yield f"{start}, and {share} of the images have it."
+        yield f"The interval of the gap includes 0: {ends}."
+        return
+    side = "high" if gap.value > 0 else "low"
+    yield f"{start}, but {share} of the images have it: {format_tenths(gap.value)} too {side}."
+    yield f"95{PERCENT} interval of the gap: {ends}."
+
+
+def _sign_tenths(points: float) -> str:
+    text = f"{100 * abs(points):.1f}"
+    return text if points >= 0 or text == "0.0" else f"\N{MINUS SIGN}{text}"
 
 
 def describe_areas(areas: Sequence[tuple[str, str, Score]]) -> list[str]:
@@ -371,16 +406,16 @@ def describe_areas(areas: Sequence[tuple[str, str, Score]]) -> list[str]:
     return said
 
 
-def describe_finding(name: str, where: str, area: Score | None, gap: Score | None) -> Iterator[str]:
+def describe_finding(
+    name: str, where: str, area: Score | None, gap: Score | None, prevalence: Score | None
+) -> Iterator[str]:
     """Say how well a finding is told at a place, and whether its probabilities are right."""
     if area is None:
         yield f"“{name}” has no AUC {where}: all its images are alike there."
         return
     yield f"“{name}” has an AUC of {format_area(area.value)} {where}."
-    if gap is not None:
-        doubt = " That may be noise." if gap.too_few or gap.low <= 0 <= gap.high else ""
-        side = "high" if gap.value > 0 else "low"
-        yield f"Its mean probability is {format_points(gap.value)} too {side}.{doubt}"
+    if gap is not None and prevalence is not None:
+        yield from describe_probability(gap, prevalence)
 
 
 def describe_worklist(missed: float, name: str, share: str, where: str) -> str:
@@ -405,3 +440,114 @@ def describe_missed(name: str, share: float, where: str) -> str:
         f"A threshold set for this on validation images misses {format_share(share)} of “{name}” "
         f"{where}."
     )
+
+
+# ---- calls of a finding
+
+
+def tile_calls(first: Score, second: Score, point: str, where: str) -> list[str]:
+    """A tile with sensitivity and specificity.
+
+    >>> tile = tile_calls(
+    ...     Score(0.93, 0.89, 0.96, 270), Score(0.561, 0.52, 0.6, 930), "at 0.5", "on clean images"
+    ... )
+    >>> tile[0].replace(PERCENT, " %"), tile[1]
+    ('93 and 56 %', 'sensitivity and specificity at 0.5 on clean images')
+    """
+    shares = [format_share(rate.value) for rate in (first, second)]
+    return [
+        f"{shares[0].removesuffix(PERCENT)} and {shares[1]}",
+        f"sensitivity and specificity {point} {where}",
+        _interval_of(first, "sensitivity"),
+        _interval_of(second, "specificity"),
+    ]
+
+
+def _interval_of(rate: Score, kind: str) -> str:
+    if rate.too_few:
+        return f"Too few images for an interval of the {kind}."
+    ends = f"{100 * rate.low:.1f} to {100 * rate.high:.1f}{PERCENT}"
+    return f"95{PERCENT} interval of the {kind}: {ends}."
+
+
+def describe_fall_of_rate(kind: str, clean: Score, there: Score, where: str) -> Iterator[str]:
+    """Say how far a rate falls where it is lowest.
+
+    >>> said = describe_fall_of_rate(
+    ...     "sensitivity", Score(0.93, 0.9, 0.95, 99), Score(0.4, 0.3, 0.5, 99), "under fog"
+    ... )
+    >>> print(next(said).replace(PERCENT, "%"))
+    Sensitivity falls most under fog: from 93% to 40%.
+    """
+    title, before, after = kind.capitalize(), *map(format_share, (clean.value, there.value))
+    if there.value >= clean.value:
+        yield f"{title} is {before} on clean images, and nowhere lower."
+        return
+    yield f"{title} falls most {where}: from {before} to {after}."
+    if there.too_few or clean.too_few or there.high >= clean.low:
+        yield "The intervals overlap, so this may be noise."
+
+
+def describe_rates(kind: str, low: tuple[float, str], high: tuple[float, str]) -> str:
+    """Say in which slice of a column a rate is lowest, and in which highest.
+
+    >>> describe_rates("sensitivity", (0.62, "north"), (0.91, "south")).replace(PERCENT, "%")
+    'Sensitivity is lowest in “north”, 62%, and highest in “south”, 91%.'
+    """
+    first, last = (f"in “{name}”, {format_share(value)}" for value, name in (low, high))
+    return f"{kind.capitalize()} is lowest {first}, and highest {last}."
+
+
+def describe_rate_test(kind: str, column: str, p: float) -> str:
+    """Say whether a test confirms that a rate differs between slices.
+
+    >>> describe_rate_test("sensitivity", "site", 0.2)
+    'The test cannot confirm that the sensitivity differs by site (p = 0.200).'
+    """
+    if math.isnan(p):
+        return f"No test compares the {kind} by {column}: groups have images in several."
+    written = "p < 0.001" if p < 0.001 else f"p = {p:.3f}"
+    if p < 0.05:
+        return f"The test confirms that the {kind} differs by {column} ({written})."
+    return f"The test cannot confirm that the {kind} differs by {column} ({written})."
+
+
+# ---- costs
+
+
+def describe_costs(costs: Sequence[float], where: str) -> str:
+    """Say what a decision costs on clean images, and where a shift is worst.
+
+    >>> describe_costs([0.5, 0.814], "under fog at level 5")
+    'A decision costs 0.50 on clean images on average, and 0.81 under fog at level 5.'
+    """
+    clean, *there = (f"{cost:.2f}" for cost in costs)
+    more = f", and {there[0]} {where}" if there else ""
+    return f"A decision costs {clean} on clean images on average{more}."
+
+
+def compare_costs(own: Score, bayes: Score) -> str:
+    """Compare decisions as they are with those of the least expected cost, on clean images.
+
+    >>> compare_costs(Score(0.5, 0.4, 0.6, 99), Score(0.72, 0.7, 0.8, 99))
+    'Bayes decisions cost more, 0.72: the probabilities are wrong.'
+    """
+    cost = f"{bayes.value:.2f}"
+    if bayes.low > own.high:
+        return f"Bayes decisions cost more, {cost}: the probabilities are wrong."
+    if bayes.high < own.low:
+        return f"Bayes decisions cost less, {cost}."
+    return f"Bayes decisions cost {cost}; the intervals overlap."
+
+
+def doubt_costs(relative: Score, where: str) -> str:
+    """Doubt that a model is cheaper than always deciding the same; "" where it is confirmed.
+
+    >>> doubt_costs(Score(1.3, 1.1, 1.5, 99), "under fog")
+    'Always deciding the same costs less under fog.'
+    """
+    if relative.low > 1:
+        return f"Always deciding the same costs less {where}."
+    if relative.high < 1:
+        return ""
+    return f"Always deciding the same may cost no more {where}: the interval includes that."

@@ -59,6 +59,15 @@ class EvaluationOptions(ModelOptions):
     group: str | None = option(
         None, "Metadata column of what belongs together, such as patient; intervals allow for it."
     )
+    unit: str | None = option(
+        None, "Judge groups, not images: the --group column with one decision each, as patient."
+    )
+    aggregate: tuple[str, ...] = option(
+        (),
+        "How a unit's images become one decision: mean, max, any or noisy-or. Of several, or "
+        "auto, validation chooses. Repeatable.",
+        shown="mean",
+    )
     slices: tuple[str, ...] = option(
         (),
         "Metadata column whose values are scored separately: site, crossed site*sex, or numbers "
@@ -70,6 +79,7 @@ class EvaluationOptions(ModelOptions):
     )
     allow_duplicates: bool = shared_option(DataOptions, "allow_duplicates")
     scale: str | None = shared_option(DataOptions, "scale", shown="as in the model's own run")
+    positive: str | tuple[str, ...] = shared_option(DataOptions, "positive")
     variants: tuple[str | Mapping[str, object], ...] = option(
         (),
         f"Also measure a variant: {', '.join(VARIANTS)}, or 'conformal: {{coverage: 0.9}}'. "
@@ -95,6 +105,12 @@ class EvaluationOptions(ModelOptions):
         "Also call a class or finding from a probability on, or from one that keeps a target: 0.3, "
         "sensitivity=0.95, NAME=0.3. Repeatable.",
         flag="--operating-point",
+    )
+    costs: Mapping[str, float] | tuple[str, ...] | str | Path = option(
+        (),
+        "Cost of an error, such as 'missed melanoma: 20', or of a 'review: 3'; or a CSV matrix. "
+        "Repeatable.",
+        flag="--cost",
     )
     ordered_classes: bool = option(
         False, "Classes have an order, such as grades: also compute the quadratic kappa."

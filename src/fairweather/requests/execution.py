@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import math
 from collections import Counter
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from functools import partial
 from pathlib import Path
 
@@ -16,7 +16,7 @@ from fairweather.metrics import Resamples, evaluate_resamples, to_score
 from fairweather.metrics.grouping import Grouping, number_groups
 from fairweather.progress import Event, Notify
 from fairweather.report.finished_run import Run
-from fairweather.requests.finding_lines import CHANCE_AUC, clean_finding_lines
+from fairweather.requests.finding_lines import CHANCE_AUC, clean_finding_lines, describe_rows
 from fairweather.requests.inputs import Inputs, make_measurement, make_plan
 from fairweather.runs.claims import check_run_path
 from fairweather.runs.fingerprints import effective_facts
@@ -27,6 +27,7 @@ from fairweather.steps.outlook import Outlook
 from fairweather.steps.plan import DATA, NATURAL_DATA
 from fairweather.steps.sweeps import describe_shifts
 from fairweather.types.measurement import CLASSIFICATION, MULTILABEL, Groups, Score
+from fairweather.types.positive import NOTE
 from fairweather.types.record import (
     CLEAN,
     ENSEMBLE,
@@ -81,6 +82,9 @@ def describe_run(inputs: Inputs) -> RunRecord:
             variants=tuple(variant.text for variant in settings.variants),
             threads=settings.threads,
             operating_points=dict(measurement.operating_points),
+            costs=dict(measurement.costs),
+            unit=measurement.aggregation.unit if measurement.aggregation else "",
+            aggregates=measurement.aggregation.names if measurement.aggregation else (),
             fit_on=tuple(shift.id for shift in settings.fit_on),
         ),
         provenance=current_provenance(settings.device),
@@ -93,12 +97,13 @@ def _describe_data(inputs: Inputs, measurement: Measurement) -> DataRecord:
     others = {**measurement.others, **measurement.natural}
     digests = {**facts.digests, **{name: facts.digests[TEST] for name, facts in others.items()}}
     ordered = {ORDERED_CLASSES: True} if facts.ordered else {}
+    made = {} if facts.positive is None else json.loads(json.dumps({NOTE: facts.positive.note()}))
     if dataset is None:
         return DataRecord(
             name=facts.name,
             classes=facts.classes,
             digests=digests,
-            notes={"images": dict(facts.images), NO_IMAGES: True, **ordered},
+            notes={"images": dict(facts.images), NO_IMAGES: True, **ordered, **made},
             task=facts.task,
         )
     return DataRecord(
@@ -145,21 +150,43 @@ def clean_steps(inputs: Inputs) -> dict[str, str]:
 def add_clean_accuracy(inputs: Inputs, folder: RunFolder, tell: Notify) -> Notify:
     """Also report the accuracy of each model on clean images, as soon as they are predicted."""
     waiting, dataset = clean_steps(inputs), inputs.datasets.get(DATA)
-    several = len(waiting) > 1
+    several, judges_units = len(waiting) > 1, inputs.settings.aggregation is not None
     grouping = None if dataset is None else number_groups(dataset.test.groups)
     if TEST in inputs.groups and (numbers := inputs.groups[TEST].numbers) is not None:
         grouping = Grouping(numbers)
 
     def notify(event: Event) -> None:
         tell(event)
-        label = waiting.pop(event.step, None)
-        if label is not None:
-            file, prefix = f"{event.step}.parquet", label if several else ""
+        # Patients need more files than the predictions of their images.
+        done = [event.step] if not judges_units else [*waiting] if event.step == SCORES_STEP else []
+        if event.step == SCORES_STEP and waiting:
+            for line in aggregate_lines(inputs, folder):
+                tell(Event("evaluate", 0, None, line=line))
+        for step in done:
+            if (label := waiting.pop(step, None)) is None:
+                continue
+            file, prefix = f"{step}.parquet", label if several else ""
             describe = CLEAN_LINES.get(folder.task.name, lambda *_: [])
-            for line in describe(folder, file, inputs.advice, prefix, grouping):
+            own_grouping = None if judges_units else grouping
+            for line in describe(folder, file, inputs.advice, prefix, own_grouping):
                 tell(Event("evaluate", 0, None, line=line))
 
     return notify
+
+
+def aggregate_lines(inputs: Inputs, folder: RunFolder) -> Iterator[str]:
+    """Say which aggregate was chosen for each model; nothing if only one was named."""
+    aggregation = inputs.settings.aggregation
+    if aggregation is None or len(aggregation.names) == 1:
+        return
+    for model in inputs.models:
+        chosen = folder.choose_aggregate(model.name, model.seed)
+        losses = ", ".join(f"{name} {loss:.4f}" for name, loss in chosen.losses.items())
+        prefix = f"{model.label}: " if len(inputs.models) > 1 else ""
+        yield (
+            f"aggregate      {prefix}{chosen.name}, by the negative log-likelihood of validation "
+            f"{aggregation.plural}: {losses}"
+        )
 
 
 def describe_groups(groups: Groups | None) -> str:
@@ -212,13 +239,15 @@ def clean_accuracy_lines(
     shared = Resamples.draw(predictions.strata, resamples, grouping=grouping)
     accuracies = evaluate_resamples(predictions, shared, names=["accuracy"])["accuracy"]
     accuracy, low, high, n = to_score(accuracies, (0.0, 1.0))
-    edges = {0.0: "; every image is wrong", 1.0: "; no image is wrong"}
+    rows, row = ("images", "image")
+    if folder.aggregation is not None:
+        rows, row = folder.aggregation.plural, folder.aggregation.unit
+    edges = {0.0: f"; every {row} is wrong", 1.0: f"; no {row} is wrong"}
     prefix = f"{model}: " if model else ""
     ends = "no interval" if np.isnan(low) else f"{low:.1%}, {high:.1%}"
     lines = [
         f"clean          {prefix}accuracy {accuracy:.1%} [{ends}], n = {n:,}"
-        f"{f' in {grouping.count:,} groups; images count equally' if grouping else ''}"
-        f"{edges.get(accuracy, '')}"
+        f"{describe_rows(folder, grouping)}{edges.get(accuracy, '')}"
     ]
     counts = np.bincount(predictions.labels)
     share, largest = counts.max() / n, predictions.classes[counts.argmax()]
@@ -226,7 +255,7 @@ def clean_accuracy_lines(
         chance = f"({share:.1%}, what a model that always says {largest} gets)"
         if accuracy > share:
             lines.append(
-                f"note           {n:,} images cannot confirm that it is above chance {chance}"
+                f"note           {n:,} {rows} cannot confirm that it is above chance {chance}"
             )
         else:
             areas = evaluate_resamples(predictions, shared, names=["macro_auc"])
@@ -278,6 +307,7 @@ def explain_chance(auc: Score | None, classes: int, advice: str) -> str:
     return f": {advice}"
 
 
+SCORES_STEP = "scores"
 # What is said of clean predictions, by the task.
 CLEAN_LINES: Mapping[str, Callable[..., list[str]]] = {
     CLASSIFICATION: clean_accuracy_lines,

@@ -43,7 +43,15 @@ from fairweather.tasks.classification import CLASSIFICATION_TASK
 from fairweather.tasks.table import find_task
 from fairweather.tasks.task import Task
 from fairweather.types.kinds import TaskKind
-from fairweather.types.measurement import UNKNOWN, AnyPredictions, Attack, Dataset, Images, Shift
+from fairweather.types.measurement import (
+    UNKNOWN,
+    AnyPredictions,
+    Attack,
+    Dataset,
+    Images,
+    ReaderCalls,
+    Shift,
+)
 from fairweather.types.operating_points import (
     EVERY,
     RATES,
@@ -280,6 +288,9 @@ class Inputs:
     groups: Mapping[str, StoredGroups] = field(default_factory=dict)
     """What belongs together in such predictions without images, by split."""
 
+    readers: ReaderCalls | None = None
+    """What people call each test image; None if nobody was asked."""
+
     pictured: tuple[Shift, ...] | None = None
     """The shifts whose images the report shows; None for all."""
 
@@ -306,6 +317,7 @@ def make_measurement(inputs: Inputs) -> Measurement:
         reports=inputs.trainings.reports,
         mixup=inputs.trainings.mixup,
         pictured=inputs.pictured,
+        readers=inputs.readers,
     )
 
 
@@ -420,7 +432,7 @@ def try_settings(dataset: Dataset, settings: Settings, purpose: str) -> None:
     points = check_operating_points(
         settings.operating_points, dataset.classes, find_task(dataset.task)
     )
-    if (val := dataset.val) is not None:
+    if (val := dataset.val) is not None and settings.aggregation is None:
         keys, labels = val.keys.numpy(), val.labels.numpy()
         grouping = number_groups(val.groups)
         check_targets(points, val.classes, labels, grouping)

@@ -23,7 +23,7 @@ REMOVABLE: Mapping[str, str] = {
 _STEPS: Mapping[str, Sequence[StepKind]] = {
     "models": ("pretrain", "train", "choose"),
     "predictions": ("fit", "features", "conform", "predict"),
-    "scores": ("group", "score"),  # intervals over groups need the groups
+    "scores": ("group", "read", "score"),  # intervals over groups need the groups
     "samples": ("sample",),
     "report": ("report",),
     "left-over": (),

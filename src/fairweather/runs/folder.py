@@ -23,6 +23,7 @@ import pyarrow as pa
 import pyarrow.parquet
 
 from fairweather.errors import InputError, add_file_name, check_text
+from fairweather.metrics.grouping import Grouping
 from fairweather.tasks.table import find_task
 from fairweather.tasks.task import Task
 from fairweather.types.measurement import (
@@ -30,23 +31,30 @@ from fairweather.types.measurement import (
     AnyPredictions,
     IntArray,
     Predictions,
+    ReaderCalls,
     TextArray,
 )
+from fairweather.types.options import Aggregation
 from fairweather.types.record import (
+    CLEAN,
     COLUMNS,
     FORMER_NAMES,
+    GROUPS,
     JOINED,
+    READERS,
     RECORD,
     SCORES,
     SLICE_COLUMNS,
     SLICES,
     STEPS,
     TEST,
+    VAL,
     JoinedRecord,
     RunRecord,
     StepRecord,
     groups_file,
-    is_of_all_units,
+    list_whole_units,
+    parse_predictions_path,
     parse_record,
     parse_step_record,
     predictions_file,
@@ -192,6 +200,17 @@ class StoredGroups(NamedTuple):
     """By the name of the column, the value of each image, `[N]` texts."""
 
 
+class ChosenAggregate(NamedTuple):
+    """How the images of a unit, such as a patient, become one decision of a model."""
+
+    name: str
+    """Of `metrics.aggregates.AGGREGATES`."""
+
+    losses: Mapping[str, float]
+    """The negative log-likelihood of validation units by the name of each aggregate, the smallest
+    of which was chosen; empty if there is no choice."""
+
+
 class RunFolder:
     """A folder with all files of a run, and the records of its finished steps.
 
@@ -202,6 +221,7 @@ class RunFolder:
     def __init__(self, path: Path) -> None:
         check_text(str(path), "the run folder")
         self.path = path
+        self._chosen: dict[tuple[str, str], ChosenAggregate] = {}
 
     def __repr__(self) -> str:
         return f"RunFolder({str(self.path)!r})"
@@ -393,12 +413,12 @@ class RunFolder:
     def scores(self) -> pd.DataFrame:
         """The table of scores.csv: one row per model, seed, shift, level and metric.
 
-        Where a run has units, those of whole images and of means over units.
+        Where a run has units, those of whole images and of means over units, or of the only unit.
         """
         table = self.unit_scores
         if "unit" not in table:
             return table
-        rows = table[table["unit"].map(is_of_all_units)]
+        rows = table[table["unit"].isin(list_whole_units(table["unit"]))]
         return rows.drop(columns="unit").reset_index(drop=True)
 
     @property
@@ -421,6 +441,9 @@ class RunFolder:
 
     def read_columns(self, name: str, columns: Sequence[str]) -> list[npt.NDArray[Any]]:
         """Read some columns of a file of predictions, `[N]` each."""
+        if self.aggregation is not None:
+            cell = self.read_cell(name)
+            return [getattr(cell, column) for column in columns]
         with _open_parquet(self.file(name)) as file:
             small = DOUBT in file.schema_arrow.names
             stored = [DOUBT if small and column == "confidence" else column for column in columns]
@@ -442,8 +465,79 @@ class RunFolder:
             raise InputError(f"{self.path} has predictions of the task {self.task.name}")
         return predictions
 
+    @property
+    def aggregation(self) -> Aggregation | None:
+        """What is judged in place of images, such as patients; None for images."""
+        return self.record.settings.aggregation if self.has_record else None
+
     def read_cell(self, name: str) -> AnyPredictions:
-        """Read the per-image columns of a cell, of whatever task the run has."""
+        """Read the columns of a cell, of whatever task the run has.
+
+        They have one row for each image, or for each patient if patients are judged.
+        """
+        (predictions, is_aggregated), aggregation = self._read_rows(name), self.aggregation
+        place = parse_predictions_path(name)
+        if aggregation is None or is_aggregated or place is None:
+            return predictions
+        groups = self._read_groups(f"{GROUPS}/{place.part}.parquet")
+        if groups is None or groups.numbers is None:
+            raise InputError(
+                f"{self.file(name)}: nothing says which {aggregation.unit} its rows are"
+            )
+        if not np.array_equal(groups.keys, predictions.keys):
+            raise InputError(
+                f"{self.file(name)} has other images than {GROUPS}/{place.part}.parquet"
+            )
+        how = self.choose_aggregate(place.model, place.seed).name
+        return self._aggregate(predictions, Grouping(groups.numbers), how)
+
+    def choose_aggregate(self, model: str, seed: int | str) -> ChosenAggregate:
+        """How the images of a patient become one decision of a model and seed.
+
+        Of several aggregates, it is the one with the least negative log-likelihood on clean
+        validation images; of equal ones, the first.
+        """
+        aggregation, key = self.aggregation, (model, str(seed))
+        assert aggregation is not None, "images are judged"
+        if len(aggregation.names) == 1:
+            return ChosenAggregate(aggregation.names[0], {})
+        if key not in self._chosen:
+            predictions = self.read_images(predictions_file(model, seed, CLEAN, VAL))
+            groups = self.image_groups(VAL)
+            assert groups is not None, "an earlier step wrote them"
+            assert groups.numbers is not None, "units are groups"
+            grouping, loss = Grouping(groups.numbers), self.task.aggregation_rules.loss
+            losses = {
+                name: loss(self._aggregate(predictions, grouping, name))
+                for name in aggregation.names
+            }
+            self._chosen[key] = ChosenAggregate(min(losses, key=losses.__getitem__), losses)
+        return self._chosen[key]
+
+    def _aggregate(
+        self, predictions: AnyPredictions, grouping: Grouping, name: str
+    ) -> AnyPredictions:
+        settings, ordered = self.record.settings, self.record.data.ordered
+        rows = self.task.aggregate(predictions, grouping, name, settings.unit, ordered=ordered)
+        return self._add_facts(rows)
+
+    def _add_facts(self, predictions: AnyPredictions) -> AnyPredictions:
+        """Add what the record says of all predictions: the order of classes, what errors cost."""
+        if not self.has_record:
+            return predictions
+        if costs := self.record.settings.costs:
+            rows = tuple(costs[name] for name in predictions.classes)
+            predictions = predictions.with_columns(costs=rows)
+        if isinstance(predictions, Predictions):
+            predictions = replace(predictions, ordered=self.record.data.ordered)
+        return predictions
+
+    def read_images(self, name: str) -> AnyPredictions:
+        """Read the columns of a cell as they are stored, with one row for each image."""
+        return self._read_rows(name)[0]
+
+    def _read_rows(self, name: str) -> tuple[AnyPredictions, bool]:
+        """The rows of a file of predictions, and whether these are patients already."""
         kind = self.task.predictions
         with _open_parquet(self.file(name)) as file:
             table = file.read(use_threads=False)
@@ -456,10 +550,9 @@ class RunFolder:
             predictions: AnyPredictions = kind(
                 **columns, logits=logits, classes=tuple(described["classes"])
             )
-            if not isinstance(predictions, Predictions):
-                return predictions
-            ordered = self.has_record and self.record.data.ordered
-            return replace(predictions, ordered=ordered, ood_scores=_read_ood_scores(table))
+            if isinstance(predictions, Predictions):
+                predictions = replace(predictions, ood_scores=_read_ood_scores(table))
+            return self._add_facts(predictions), "unit" in described
 
     def _column(self, table: pa.Table, name: str) -> npt.NDArray[Any]:
         """Give a column with the type that predictions have; small copies store narrower ones."""
@@ -481,8 +574,13 @@ class RunFolder:
             names = [column for column in file.schema_arrow.names if column.startswith(_OOD)]
             return _read_ood_scores(file.read(columns=names, use_threads=False))
 
-    def write_predictions(self, name: str, predictions: AnyPredictions) -> None:
-        """Write the per-image columns of a cell as parquet, the class names in its metadata."""
+    def write_predictions(
+        self, name: str, predictions: AnyPredictions, *, aggregated: bool = False
+    ) -> None:
+        """Write the columns of a cell as parquet, the class names in its metadata.
+
+        They have one row for each image, or for each patient if they are aggregated.
+        """
         columns = {
             column: _to_arrow(values)
             for column in (*predictions.stored, "logits")
@@ -490,7 +588,8 @@ class RunFolder:
         }
         if isinstance(predictions, Predictions):
             columns |= _ood_columns(predictions)
-        self._write_table(name, columns, classes=predictions.classes)
+        unit = {"unit": self.record.settings.unit} if aggregated else {}
+        self._write_table(name, columns, classes=predictions.classes, **unit)
 
     def write_groups(self, name: str, groups: StoredGroups) -> None:
         """Write which images belong together as parquet, with numbers for the groups."""
@@ -505,15 +604,27 @@ class RunFolder:
 
     def _write_table(self, name: str, columns: Mapping[str, pa.Array], **described: object) -> None:
         """Write columns as parquet, with what they are in its metadata, if that is given."""
-        metadata = {"fairweather": json.dumps({"version": 1, **described})} if described else None
-        self.write(name, to_parquet(pa.table(dict(columns), metadata=metadata)))
+        self.write(name, _encode_table(columns, **described))
 
     def groups(self, part: str = TEST) -> StoredGroups | None:
         """Read which images of a part belong together; None if the run was not told.
 
+        Where patients are judged, these are the rows: they have slices, and are independent.
+
         Raises `InputError` if the file was changed after a step wrote it.
         """
-        name = groups_file(part)
+        groups = self.image_groups(part)
+        if groups is None or groups.numbers is None or self.aggregation is None:
+            return groups
+        _, first = np.unique(groups.numbers, return_index=True)
+        slices = {column: values[first] for column, values in groups.slices.items()}
+        return StoredGroups(np.arange(len(first)), None, None, slices)
+
+    def image_groups(self, part: str = TEST) -> StoredGroups | None:
+        """Read which images of a part belong together, also where patients are judged."""
+        return self._read_groups(groups_file(part))
+
+    def _read_groups(self, name: str) -> StoredGroups | None:
         if not self.holds(name):
             return None
         with _open_parquet(self.file(name)) as file:
@@ -527,6 +638,30 @@ class RunFolder:
             }
             numbers = table["group"].to_numpy() if "group" in table.column_names else None
             return StoredGroups(table["keys"].to_numpy(), described["group"], numbers, slices)
+
+    @property
+    def readers(self) -> ReaderCalls | None:
+        """What people call each test image, or each patient if patients are judged.
+
+        None if the run was not told.
+
+        Raises `InputError` if the file was changed after a step wrote it.
+        """
+        if not self.holds(READERS):
+            return None
+        with _open_parquet(self.file(READERS)) as file:
+            table = file.read(use_threads=False)
+            names = json.loads(table.schema.metadata[b"fairweather"])["readers"]
+            columns = [
+                column.flatten().to_numpy().reshape(len(table), -1)
+                for column in (table[f"reader/{at}"].combine_chunks() for at in range(len(names)))
+            ]
+            calls = np.stack(columns, axis=1).astype(np.int64)
+            readers = ReaderCalls(table["keys"].to_numpy(), tuple(map(str, names)), calls)
+        groups = self._read_groups(groups_file(TEST))
+        if self.aggregation is None or groups is None or groups.numbers is None:
+            return readers
+        return readers.join_images(groups.numbers, self.aggregation.unit, mixed=True)
 
     def write_unlabelled(self, name: str, predictions: Predictions) -> None:
         """Write predictions without labels and metrics, of another data set, as parquet."""
@@ -579,6 +714,20 @@ def read_parquet(source: Path | pa.BufferReader) -> pa.Table:
         return file.read(use_threads=False)
 
 
+def encode_readers(readers: ReaderCalls) -> bytes:
+    """The bytes of the file with what people call each test image."""
+    columns = {
+        f"reader/{at}": _to_arrow(readers.calls[:, at].astype(np.int32))
+        for at in range(len(readers.readers))
+    }
+    return _encode_table({"keys": pa.array(readers.keys), **columns}, readers=readers.readers)
+
+
+def _encode_table(columns: Mapping[str, pa.Array], **described: object) -> bytes:
+    metadata = {"fairweather": json.dumps({"version": 1, **described})} if described else None
+    return to_parquet(pa.table(dict(columns), metadata=metadata))
+
+
 def _to_arrow(column: npt.NDArray[Any]) -> pa.Array:
     """A column `[N]`, or one `[N, C]` as lists."""
     if column.ndim == 1:
@@ -599,13 +748,14 @@ def _read_ood_scores(table: pa.Table) -> dict[str, npt.NDArray[np.float32]]:
     }
 
 
-def shrink_predictions(content: bytes) -> bytes:
+def shrink_predictions(content: bytes, *, keeps_logits: bool = False) -> bytes:
     """Make a file of predictions small: no logits, single precision, better packed.
 
     Several labels of an image keep their logits, from which all else is computed.
 
     Args:
         content: a parquet file as `RunFolder.write_predictions` writes it.
+        keeps_logits: keep the logits of a classifier too.
 
     Returns:
         A parquet file that the methods of `RunFolder` read too, about 10 bytes per image. Rounding
@@ -619,7 +769,8 @@ def shrink_predictions(content: bytes) -> bytes:
     if "confidence" in table.column_names:
         doubt = 1 - table["confidence"].to_numpy()
         table = table.drop_columns(["confidence"]).append_column(DOUBT, pa.array(doubt))
-    names = [name for name in table.column_names if name != "logits" or not is_single]
+    drops_logits = is_single and not keeps_logits
+    names = [name for name in table.column_names if name != "logits" or not drops_logits]
     # Several labels of an image stay as they are.
     single = {name for name in names if not table[name].type.num_fields}
     columns = {

@@ -9,7 +9,7 @@ from fairweather.progress import Notify
 from fairweather.report.building import build_report
 from fairweather.runs.folder import RunFolder
 from fairweather.steps.plan import ReportStep, Step, StepResult
-from fairweather.steps.predictions import do_features, do_fit, do_group, do_predict
+from fairweather.steps.predictions import do_features, do_fit, do_group, do_predict, do_read
 from fairweather.steps.samples import do_sample
 from fairweather.steps.scoring import do_score
 from fairweather.steps.training import do_choose, do_pretrain, do_train
@@ -32,6 +32,7 @@ STEP_FUNCTIONS: Mapping[str, StepFunction] = {
     "features": do_features,
     "predict": do_predict,
     "group": do_group,
+    "read": do_read,
     "score": do_score,
     "sample": do_sample,
     "report": do_report,

@@ -149,7 +149,11 @@ def find_dropped(plan: Plan, run: RunFolder) -> list[str]:
         lost += [f"shift {shift}" for shift in row.shifts if shift not in kept]
     lost += [f"ood {name}" for name in old.others if name not in now.others]
     lost += [name for name in old.natural if name not in now.natural]
-    lost += [f"priors {name}" for name in old.priors if now.priors.get(name) != old.priors[name]]
+    for word, before, after in (
+        ("priors", old.priors, now.priors),
+        ("costs of", old.costs, now.costs),
+    ):
+        lost += [f"{word} {name}" for name in before if after.get(name) != before[name]]
     lost += [
         f"operating point {name}={point}"
         for name in old.operating_points
@@ -167,6 +171,7 @@ class _ScoredParts(pydantic.BaseModel):
     natural: tuple[str, ...] = ()
     priors: dict[str, tuple[float, ...]]
     operating_points: StoredPoints = {}
+    costs: dict[str, tuple[float, ...]] = {}
 
 
 def check_replaced(plan: Plan, run: RunFolder) -> None:
@@ -193,6 +198,9 @@ def check_replaced(plan: Plan, run: RunFolder) -> None:
 def _find_rescored(stale: Sequence[Standing]) -> set[str]:
     """The steps in which only `ood_scores` were added or removed, and those made from these steps.
 
+    Fits and predictions of other units, such as patients, count too: they are made from stored
+    predictions, which stay.
+
     Their predictions stay the same, so that nothing is lost when they are made again. Scores that
     would be lost are found by `find_dropped`.
     """
@@ -200,7 +208,9 @@ def _find_rescored(stale: Sequence[Standing]) -> set[str]:
     for step, _, record in stale:
         assert record is not None  # a stale step was done before
         before, now = dict(record.depends), step.depends()
-        changed = before.pop("ood_scores", None) != now.pop("ood_scores", None)
+        changed = False
+        for name in ("ood_scores", "aggregation"):
+            changed |= before.pop(name, None) != now.pop(name, None)
         if before == now and (changed or rescored & {*step.needs}):
             rescored.add(step.id)
     return rescored

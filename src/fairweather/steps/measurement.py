@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import base64
+import hashlib
 import math
 from collections.abc import Collection, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
@@ -14,6 +16,7 @@ from fairweather.devices import FP32, Arithmetic
 from fairweather.metrics.detection import MOST_FEATURES
 from fairweather.progress import Notify
 from fairweather.report.samples import ATTACKED, INDEX, PICTURES
+from fairweather.runs.folder import encode_readers
 from fairweather.steps import plan
 from fairweather.steps.predictions import groups_digest
 from fairweather.steps.samples import MIXUP
@@ -21,8 +24,10 @@ from fairweather.steps.score_rows import is_imagenet_at_224
 from fairweather.steps.worker import get_splits, open_data
 from fairweather.tasks.table import find_task
 from fairweather.types.kinds import TaskKind
-from fairweather.types.measurement import CLASSIFICATION, Attack, Dataset, Shift
+from fairweather.types.measurement import CLASSIFICATION, Attack, Dataset, ReaderCalls, Shift
 from fairweather.types.operating_points import OperatingPoints
+from fairweather.types.options import Aggregation
+from fairweather.types.positive import PositiveClasses, read_positive
 from fairweather.types.record import (
     ABSENT_METRICS,
     CLEAN,
@@ -31,6 +36,7 @@ from fairweather.types.record import (
     FIGURES,
     NATURAL,
     PAGE,
+    READERS,
     RECORD,
     SCORES,
     SLICES,
@@ -85,6 +91,9 @@ class DataFacts:
     task: str = CLASSIFICATION
     """What is told of each image."""
 
+    positive: PositiveClasses | None = None
+    """The classes that the findings are made of; None if they are not."""
+
     def count_bytes(self, part: str) -> int:
         """The size of a split's 8-bit images in bytes; 0 if `side` is not known."""
         height, width = self.side or (0, 0)
@@ -115,6 +124,7 @@ def collect_facts(dataset: Dataset, parts: Collection[str] = (TRAIN, VAL, TEST))
         slices=() if groups is None else tuple(groups.slices),
         ordered=has_ordered_classes(dataset.notes),
         task=dataset.task,
+        positive=read_positive(dataset.notes),
     )
 
 
@@ -135,13 +145,14 @@ def survey_sources(
             asked = source.groups
             facts[name] = DataFacts(
                 loading.name,
-                loading.source.classes,
+                loading.classes,
                 loading.images,
                 natural_shift="natural_shift" in loading.source.notes,
                 groups={} if asked is None else dict.fromkeys({VAL, TEST} & {*loading.entries}),
                 slices=() if asked is None else asked.slice_names,
-                ordered=has_ordered_classes(loading.source.notes),
-                task=loading.source.task,
+                ordered=loading.positive is None and has_ordered_classes(loading.source.notes),
+                task=loading.task,
+                positive=loading.positive,
             )
     return facts
 
@@ -208,6 +219,13 @@ class Settings:
     operating_points: OperatingPoints = field(default_factory=dict)
     """For some classes or findings, the thresholds and targets from which on they are called."""
 
+    aggregation: Aggregation | None = None
+    """What is judged in place of images, such as patients."""
+
+    costs: Mapping[str, tuple[float, ...]] = field(default_factory=dict)
+    """For each class, the cost of each decision; for each finding, of missing it and of calling it
+    wrongly. A last number is the price of a review. Empty without costs."""
+
 
 @dataclass(frozen=True, kw_only=True)
 class Measurement(Settings):
@@ -230,6 +248,9 @@ class Measurement(Settings):
 
     pictured: tuple[Shift, ...] | None = None
     """The shifts whose images are shown; None for all, and none without images."""
+
+    readers: ReaderCalls | None = None
+    """What people call each test image; None if nobody was asked."""
 
     @property
     def kind(self) -> TaskKind:
@@ -283,6 +304,18 @@ class Measurement(Settings):
         natural = {part: facts.groups for part, facts in self.natural.items() if facts.groups}
         return {**self.data.groups, **{part: digests[TEST] for part, digests in natural.items()}}
 
+    def rows_from(self, model: str, seed: int | str, *parts: str) -> tuple[str, ...]:
+        """The files that patients are made from, besides the predictions of their images.
+
+        They are the groups of these splits, and what an aggregate is chosen on.
+        """
+        if self.aggregation is None:
+            return ()
+        if len(self.aggregation.names) == 1:
+            return tuple(map(groups_file, parts))
+        choice = predictions_file(model, seed, CLEAN, VAL), groups_file(VAL)
+        return tuple(dict.fromkeys([*map(groups_file, parts), *choice]))
+
     def images(self, part: str) -> plan.ImagesReference:
         """The reference to a split of the run's own data, or to another data set, for a step."""
         if part in self.others:
@@ -305,10 +338,11 @@ def plan_conclusion(measurement: Measurement, models: Sequence[MeasuredModel]) -
     samples = [_plan_samples(measurement, models)] if measurement.pictured != () else []
     pictures = [file for step in samples for file in (*step.leaves, *step.may_leave)]
     predictions = dict.fromkeys((*score.reads, *fitted))
+    readers = () if measurement.readers is None else (READERS,)
     report = plan.ReportStep(
         id="report",
         task="report",
-        reads=(RECORD, *score.leaves, *pictures, *predictions, *measurement.reports),
+        reads=(RECORD, *score.leaves, *pictures, *predictions, *measurement.reports, *readers),
         leaves=(PAGE, SUMMARY, f"{TABLES}/", f"{FIGURES}/"),
         threads=measurement.threads,
     )
@@ -336,8 +370,22 @@ def plan_models(measurement: Measurement, models: Sequence[MeasuredModel]) -> li
                 digests=tuple(digests.values()),
             )
         ]
+    if measurement.readers is not None:
+        first.append(_plan_reading(measurement.readers))
     first += [step for step in steps if step.leaves in early]
     return [*first, *(step for step in steps if step.leaves not in early)]
+
+
+def _plan_reading(readers: ReaderCalls) -> plan.ReadStep:
+    meaning = hashlib.sha256(repr((readers.readers, readers.calls.shape)).encode())
+    meaning.update(readers.calls.astype("<i8").tobytes())
+    return plan.ReadStep(
+        id="readers",
+        task="readers",
+        leaves=(READERS,),
+        content=base64.b64encode(encode_readers(readers)).decode(),
+        digest=meaning.hexdigest(),
+    )
 
 
 def plan_model(measurement: Measurement, model: MeasuredModel) -> Iterator[plan.Step]:
@@ -412,6 +460,9 @@ def _plan_variant(
             of=predictions_file(source, model.seed, shift.id, part),
             variant=variant.text,
             fitted=file,
+            # What nothing is fitted for has the same predictions of images.
+            aggregation=None if file is None else measurement.aggregation,
+            rows_from=() if file is None else measurement.rows_from(source, model.seed, part),
         )
         stored = measurement.stores_logits and part not in measurement.others
         if variant.post_hoc is None or (file is not None and not stored):
@@ -432,7 +483,8 @@ def _plan_fit(
     shifts = measurement.fitted_on(variant)
     validation = [predictions_file(source, model.seed, text, VAL) for text in shifts]
     groups = groups_file(VAL) if variant.makes_sets and VAL in measurement.groups else None
-    reads = [*validation, *([groups] if groups else [])]
+    rows_from = measurement.rows_from(source, model.seed, VAL)
+    reads = list(dict.fromkeys([*validation, *([groups] if groups else []), *rows_from]))
     if model.network is not None and not measurement.stores_logits:
         reads += plan.network_files(model.network)
     return plan.FitStep(
@@ -452,6 +504,7 @@ def _plan_fit(
         batch_size=measurement.batch_size,
         arithmetic=measurement.arithmetic,
         groups=groups,
+        aggregation=measurement.aggregation,
         threads=measurement.threads,
         device=measurement.device.type,
         work=measurement.data.images.get(VAL, 0) * len(shifts),
@@ -564,8 +617,10 @@ def _plan_scores(measurement: Measurement, models: Sequence[MeasuredModel]) -> p
         priors=dict(measurement.priors),
         bootstrap=measurement.bootstrap,
         operating_points=dict(measurement.operating_points),
+        costs=dict(measurement.costs),
         in_units_of_alexnet=is_imagenet_at_224(data.classes, data.side),
         slices=data.slices,
+        aggregation=measurement.aggregation,
         sets=sets,
         threads=measurement.threads,
     )
@@ -592,10 +647,16 @@ def _plan_samples(measurement: Measurement, models: Sequence[MeasuredModel]) -> 
     return plan.SampleStep(
         id="samples",
         task="samples",
-        reads=(
-            *(predictions_file(*row, text) for row in shown.values() for text in shifts),
-            *dict.fromkeys(files),
+        reads=tuple(
+            dict.fromkeys(
+                [
+                    *(predictions_file(*row, text) for row in shown.values() for text in shifts),
+                    *files,
+                    *(file for row in shown.values() for file in measurement.rows_from(*row, TEST)),
+                ]
+            )
         ),
+        aggregation=measurement.aggregation,
         leaves=(INDEX, PICTURES),
         may_leave=(MIXUP, ATTACKED),
         attacks=tuple(attack.id for attack in attacks),

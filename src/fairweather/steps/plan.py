@@ -37,7 +37,7 @@ from fairweather.tasks.table import find_task
 from fairweather.training.recipe import Recipe
 from fairweather.training.selfsupervised.pretraining_recipe import Pretraining
 from fairweather.types.measurement import CLASSIFICATION
-from fairweather.types.options import LoadOptions, ModelOptions
+from fairweather.types.options import Aggregation, LoadOptions, ModelOptions
 from fairweather.types.record import (
     CLEAN,
     CORRELATION,
@@ -65,9 +65,10 @@ VERSIONS = {
     "features": 1,
     "predict": 1,
     "group": 1,
+    "read": 1,
     "score": 9,
     "sample": 3,
-    "report": 13,
+    "report": 14,
 }
 # Fields that change results only if a step uses a network.
 MACHINE_FIELDS = ("device", "threads")
@@ -111,6 +112,9 @@ class PlannedModel(ModelOptions):
 
     columns: tuple[tuple[int, ...], ...]
     """For each class of the data, the indices of its outputs."""
+
+    positive: tuple[tuple[int, ...], ...] = ()
+    """For each finding that is made of these classes, its positive ones; empty if none is."""
 
     digest: str
     """Digest of the weights and all settings of the model."""
@@ -432,6 +436,9 @@ class FitStep(Step):
     groups: NoEffect[str | None] = None
     """The file that says which validation images belong together, if that is known."""
 
+    aggregation: Aggregation | None = None
+    """What is judged in place of images; the fit is of its rows."""
+
     def idle(self) -> Collection[str]:
         if self.stored:
             of_networks = ("network", "val", "batch_size", "arithmetic", *MACHINE_FIELDS)
@@ -507,10 +514,15 @@ class AppliedVariant(PredictionWay):
     of: NoEffect[str]
     variant: str
     fitted: NoEffect[str | None]
+    aggregation: Aggregation | None = None
+    """What is judged in place of images; its rows are changed and stored."""
+
+    rows_from: NoEffect[tuple[str, ...]] = ()
+    """The files that these rows are made from, besides the predictions of images."""
 
     @property
     def reads(self) -> list[str]:
-        return [self.of, *([self.fitted] if self.fitted else [])]
+        return [self.of, *([self.fitted] if self.fitted else []), *self.rows_from]
 
 
 class EnsembleAverage(PredictionWay):
@@ -604,6 +616,18 @@ class GroupStep(Step):
         return None not in self.digests
 
 
+class ReadStep(Step):
+    """Write what people call each test image."""
+
+    kind: Literal["read"] = "read"
+    disposable: ClassVar[bool] = True
+    content: NoEffect[str]
+    """The file in base64, so that another process needs no table."""
+
+    digest: str
+    """Of the calls."""
+
+
 class ScoredModel(FrozenRecord):
     """A model or variant with a seed, and the shifts and attacks that it was predicted under."""
 
@@ -658,25 +682,30 @@ class ScoreStep(Step):
     operating_points: StoredPoints = pydantic.Field(default_factory=dict)
     """The operating points of each class or finding."""
 
+    costs: dict[str, tuple[float, ...]] = pydantic.Field(default_factory=dict)
+    """What decisions cost, by class or finding; see `RunSettings.costs`."""
+
     in_units_of_alexnet: bool = False
     """Whether the images are those of the published mCE."""
 
     slices: tuple[str, ...] = ()
     """Subgroups of the test images that are scored alone, by the name of the column."""
 
+    aggregation: Aggregation | None = None
+    """What is judged in place of images."""
+
     sets: NoEffect[dict[str, str]] = pydantic.Field(default_factory=dict)
     """Files with the fits of prediction sets, by the file with the predictions of clean validation
     images."""
 
     def made_with(self) -> dict[str, JsonValue]:
-        # Metrics of prediction sets and of grades count only if there are some, so that other
-        # scores stay finished.
+        # Metrics of prediction sets, of costs and of grades count only if there are some, so that
+        # other scores stay finished.
         kinds = set(find_task(self.task_name).kinds)
         metrics = (*METRICS.values(), *CLASS_METRICS.values())
         rows = [row for row in metrics if kinds.intersection(row.accepts.kinds)]
-        sets = bool(self.sets)
-        expected = (row.name for row in rows if is_expected(row, ordered=self.ordered, sets=sets))
-        return {"metrics": list(expected)}
+        given = {"sets": bool(self.sets), "costs": bool(self.costs), "ordered": self.ordered}
+        return {"metrics": [row.name for row in rows if is_expected(row, **given)]}
 
 
 class SampleStep(Step):
@@ -693,6 +722,9 @@ class SampleStep(Step):
     """Ids, clean first, without attacks, since their images depend on the model."""
 
     shift_seed: Annotated[int, Effect("seed")]
+    aggregation: Aggregation | None = None
+    """What is judged in place of images; one image of each is shown."""
+
     mixup: bool
     """Also store an example of MixUp from the training images."""
 
@@ -724,6 +756,7 @@ AnyStep = Annotated[
     | FeaturesStep
     | PredictStep
     | GroupStep
+    | ReadStep
     | ScoreStep
     | SampleStep
     | ReportStep,

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import base64
 import hashlib
 from collections.abc import Callable, Hashable, Sequence
 from dataclasses import replace
@@ -79,6 +80,14 @@ def groups_digest(groups: Groups) -> str:
     for values in groups.slices.values():
         digest.update("\0".join(values).encode())
     return digest.hexdigest()
+
+
+def do_read(
+    step: plan.ReadStep, worker: Worker, folder: RunFolder, progress: Notify
+) -> plan.StepResult:
+    """Write what people call each test image."""
+    folder.write(step.leaves[0], base64.b64decode(step.content))
+    return plan.StepResult()
 
 
 FloatArray = npt.NDArray[np.float32]
@@ -223,7 +232,7 @@ def do_predict(
             fitted = read_fitted(folder, variant, file)
             predictions = fitted.apply(folder.read_cell(of), folder.task)
         case plan.EnsembleAverage(members=files):
-            members = [folder.read_cell(file) for file in files]
+            members = [folder.read_images(file) for file in files]
             logits = folder.task.combine(member.logits for member in members)
             first = members[0]
             columns = logits, first.labels, first.keys
@@ -275,7 +284,8 @@ def _store_predictions(
 ) -> plan.StepResult:
     """Write predictions; `halved` is the batch size that was used, if memory has run out."""
     if step.labelled:
-        folder.write_predictions(step.leaves[0], predictions)
+        aggregated = isinstance(step.how, plan.AppliedVariant) and step.how.aggregation is not None
+        folder.write_predictions(step.leaves[0], predictions, aggregated=aggregated)
         called = "exact match" if predictions.kind == FINDINGS else "accuracy"
         right = predictions.correct[folder.task.judged(predictions)]
         note = f"{step.shift}: {called} {np.mean(right):.1%}"

@@ -16,16 +16,18 @@ from fairweather.data.loading import load, tested_share
 from fairweather.data.pixel_scans import digest
 from fairweather.errors import InputError, no_exit, unknown_name
 from fairweather.models.building import load_checkpoint
-from fairweather.models.labels import match_labels, places_by_name, relabel
+from fairweather.models.labels import match_labels, relabel
 from fairweather.models.opening import open_with_options
 from fairweather.models.preprocessing import prepare_at
 from fairweather.progress import Notify
 from fairweather.runs.folder import RunFolder, open_finished_run
 from fairweather.steps.plan import PlannedDataset
-from fairweather.steps.worker import as_logits, drop_labels, open_data, renumber_labels
+from fairweather.steps.worker import as_logits, drop_labels, open_data, relabel_by_name
 from fairweather.tasks.table import find_task
+from fairweather.types.kinds import CLASSES
 from fairweather.types.measurement import Images, Predictions
 from fairweather.types.options import ImageOptions, LoadOptions, ModelOptions, Preparation
+from fairweather.types.positive import NOTE, PositiveClasses, read_positive
 from fairweather.types.record import (
     CLEAN,
     DESCRIPTION,
@@ -120,6 +122,11 @@ def open_run_model(text: str, *, offline: bool = False) -> RunModel:
     path, asked_model, asked_seed = split_model_name(text)
     run = open_finished_run(path)
     record = run.record
+    if (aggregation := record.settings.aggregation) is not None:
+        raise InputError(
+            f"{path} judges {aggregation.plural}, and nothing says which {aggregation.unit} a new "
+            "image is of: evaluate the model without unit (--unit) in another folder"
+        )
     several = f"{path} has several models: name one, as in {path}:"
     name = _choose_model(asked_model, list(record.models), several)
     chosen = _choose_seed(record, asked_seed, f"{path}:{name}")
@@ -153,6 +160,7 @@ def open_images(
     preparation: Preparation | None,
     asked: ImageOptions | None = None,
     *,
+    positive: PositiveClasses | None = None,
     offline: bool = False,
     progress: Notify | None = None,
 ) -> NewImages:
@@ -163,6 +171,7 @@ def open_images(
     Args:
         source: the images, as for `load_data`.
         classes, preparation: of the model.
+        positive: the classes that the model's findings are made of, if they are.
         asked, offline, progress: as for `load_data`.
     """
     options = LoadOptions(
@@ -173,12 +182,11 @@ def open_images(
         allow_duplicates=True,
     )
     dataset = load(source, options, offline=offline, progress=progress)
-    places = places_by_name(dataset.classes, classes)
-    if places is None:
+    labels = relabel_by_name(dataset.test, classes, positive)
+    if labels is None:
         unlabelled = replace(drop_labels(dataset.test, classes), names=dataset.test.names)
         others = () if dataset.classes == (UNLABELLED,) else dataset.classes
         return NewImages(dataset.name, unlabelled, labelled=False, other_classes=others)
-    labels = renumber_labels(dataset.test.labels, places, classes)
     images = replace(dataset.test, labels=labels, classes=classes)
     return NewImages(dataset.name, images, labelled=True)
 
@@ -292,7 +300,9 @@ def _open_evaluated(record: RunRecord, model: ModelRecord, place: str, offline: 
         )
     names = {field.name for field in fields(ModelOptions)} & settings.keys()
     options = ModelOptions(**{name: settings[name] for name in names})
-    predicts = find_task(record.data.task).kinds[0]
+    positive = read_positive(record.data.notes) if NOTE in model.facts else None
+    predicts = find_task(record.data.task).kinds[0] if positive is None else CLASSES
+    classes = record.data.classes if positive is None else positive.classes
     opened = open_with_options(source, options, offline=offline, predicts=predicts)
     if opened.digest != model.facts.get("digest"):
         raise InputError(f"{source} has changed since {place} measured it")
@@ -303,9 +313,9 @@ def _open_evaluated(record: RunRecord, model: ModelRecord, place: str, offline: 
     side = record.data.side or (32, 32)
     with torch.no_grad():
         outputs = network(torch.zeros(1, 3, *side)).shape[1]
-    labels = match_labels(opened.classes, outputs, record.data.classes, predicts=predicts)
+    labels = match_labels(opened.classes, outputs, classes, predicts=predicts)
     if labels.note != model.facts.get("labels"):
         raise InputError(
             f"{place} matched classes with a class map, which its record does not hold"
         )
-    return relabel(network, labels)
+    return relabel(network, labels._replace(positive=() if positive is None else positive.places))

@@ -5,13 +5,16 @@ from __future__ import annotations
 import io
 import json
 from collections.abc import Mapping, Sequence
+from dataclasses import replace
 from itertools import chain
+from types import MappingProxyType
 from typing import Any, NamedTuple
 
 import cv2
 import numpy as np
 import numpy.typing as npt
 import pyarrow as pa
+import scipy.special
 import torch
 from PIL import Image
 from torch import nn
@@ -34,8 +37,9 @@ from fairweather.steps.worker import Worker
 from fairweather.tasks.classification import CLASSIFICATION_TASK
 from fairweather.tasks.table import find_task
 from fairweather.tasks.task import Task
+from fairweather.types.kinds import CLASSES
 from fairweather.types.measurement import CLASSIFICATION, Attack, Dataset, Images, Shift
-from fairweather.types.record import predictions_file
+from fairweather.types.record import CLEAN, predictions_file
 
 LONGEST = 112  # pixels of the longer side
 # Up to this side, single pixels are visible, so none may change.
@@ -89,30 +93,69 @@ ShownModels = Mapping[str, tuple[str, int | str]]
 def do_sample(step: SampleStep, worker: Worker, folder: RunFolder, progress: Notify) -> StepResult:
     """Choose pictures by the predictions, and store them under the shifts of the predictions."""
     shifts = [shift for text in step.shifts if isinstance(shift := parse_shift(text), Shift)]
-    dataset = worker.dataset(step.images.data)
+    dataset, image_keys = worker.dataset(step.images.data), dict[int, int]()
+    if step.aggregation is not None:
+        shown = show_units(folder, dataset.test, next(iter(step.models.values())))
+        image_keys = dict(enumerate(shown.keys.tolist()))
+        dataset = replace(dataset, test=number_images(shown, folder, step.models))
     choice = PictureChoice({}, {})  # mistakes are those of a classifier
     if dataset.task == CLASSIFICATION:
         choice = choose_pictures(folder, dataset.test, shifts, step.models)
-    write_samples(folder, dataset, shifts, step.shift_seed, choice, step.mixup)
+    write_samples(
+        folder, dataset, shifts, step.shift_seed, choice, step.mixup, image_keys=image_keys
+    )
     if step.attacks:
-        folder.write(ATTACKED, _attack_pictures(step, worker, folder))
+        folder.write(ATTACKED, _attack_pictures(step, worker, folder, dataset, image_keys))
     return StepResult()
 
 
-def _attack_pictures(step: SampleStep, worker: Worker, folder: RunFolder) -> bytes:
+def show_units(run: RunFolder, test: Images, model: tuple[str, int | str]) -> Images:
+    """Choose an image of each patient, or of another unit: the one that decides most.
+
+    It has the highest probability of what is most probable for the patient, according to the
+    clean predictions of a model.
+    """
+    file, groups = predictions_file(*model, CLEAN), run.image_groups()
+    images, rows = run.read_images(file), run.read_cell(file)
+    assert groups is not None, "an earlier step wrote them"
+    assert groups.numbers is not None, "units are groups"
+    assert images.logits is not None, "units need them"
+    assert rows.logits is not None
+    column = rows.logits.argmax(axis=1)[groups.numbers]
+    logs = images.logits.astype(np.float64)
+    if images.kind == CLASSES:
+        logs = scipy.special.log_softmax(logs, axis=1)
+    order = np.lexsort((-logs[np.arange(len(logs)), column], groups.numbers))
+    first = np.unique(groups.numbers[order], return_index=True)[1]
+    return test[torch.from_numpy(order[first])]
+
+
+def number_images(shown: Images, run: RunFolder, models: ShownModels) -> Images:
+    """Give the images of units the numbers of these as keys, and their labels."""
+    rows = run.read_cell(predictions_file(*next(iter(models.values())), CLEAN))
+    return replace(shown, keys=torch.from_numpy(rows.keys), labels=torch.from_numpy(rows.labels))
+
+
+def _attack_pictures(
+    step: SampleStep,
+    worker: Worker,
+    folder: RunFolder,
+    dataset: Dataset,
+    image_keys: Mapping[int, int],
+) -> bytes:
     """Attack the strip with each network again, as it was when it was predicted.
 
     An attack draws its random numbers by image, so it finds the same change, apart from rounding in
     batches of another size.
     """
-    dataset = worker.dataset(step.images.data)
     strip = pick_pictures(dataset.test, MOST_PICTURES, task=find_task(dataset.task))
+    drawn = replace(strip, keys=_find_image_keys(strip.keys, image_keys))
     attacks = [attack for text in step.attacks if isinstance(attack := parse_shift(text), Attack)]
     columns: dict[str, list[Any]] = {name: [] for name in ATTACKED_COLUMNS.names}
     for name, network in step.networks.items():
         model = worker.network(network, folder)
         for attack in attacks:
-            attacked = attack_images(model, strip, attack, worker.device, step.shift_seed)
+            attacked = attack_images(model, drawn, attack, worker.device, step.shift_seed)
             columns["model"] += [name] * len(strip)
             columns["cell"] += [attack.id] * len(strip)
             columns["key"] += strip.keys.tolist()
@@ -291,11 +334,14 @@ def write_samples(
     shift_seed: int,
     choice: PictureChoice,
     mixup: bool,
+    *,
+    image_keys: Mapping[int, int] = MappingProxyType({}),
 ) -> list[str]:
     """Store thumbnails of the chosen images and of a strip of images in every cell.
 
     The strip has up to six test images of different classes. With `mixup`, an example of MixUp is
-    stored too. Returns the names of the files.
+    stored too. Shifts draw by the keys of images, which `image_keys` has by the key of a patient.
+    Returns the names of the files.
     """
     task = find_task(dataset.task)
     strip = pick_pictures(dataset.test, MOST_PICTURES, task=task)
@@ -310,7 +356,7 @@ def write_samples(
     for by_name in (choice.lost, *choice.mistakes.values()):
         for key, cell in chain.from_iterable(by_name.values()):
             wanted[cell].add(key)
-    run.write(PICTURES, _encode_pictures(dataset.test, shifts, shift_seed, wanted))
+    run.write(PICTURES, _encode_pictures(dataset.test, shifts, shift_seed, wanted, image_keys))
     if (
         mixup
         and dataset.train is not None
@@ -357,8 +403,16 @@ def _as_json(groups: Mapping[str, Sequence[CellImage]]) -> dict[str, list[dict[s
     return {name: [image._asdict() for image in images] for name, images in groups.items()}
 
 
+def _find_image_keys(keys: torch.Tensor, image_keys: Mapping[int, int]) -> torch.Tensor:
+    return torch.tensor([image_keys.get(key, key) for key in keys.tolist()], dtype=torch.int64)
+
+
 def _encode_pictures(
-    test: Images, shifts: Sequence[Shift], seed: int, wanted: Mapping[str, set[int]]
+    test: Images,
+    shifts: Sequence[Shift],
+    seed: int,
+    wanted: Mapping[str, set[int]],
+    image_keys: Mapping[int, int],
 ) -> bytes:
     """Shift the wanted images of each cell at full size, and only then make thumbnails."""
     by_key = np.argsort(test.keys.numpy())
@@ -369,7 +423,8 @@ def _encode_pictures(
         images = test[torch.from_numpy(by_key[np.searchsorted(sorted_keys, keys)])]
         columns["cell"] += [shift.id] * len(keys)
         columns["key"] += keys.tolist()
-        columns["image"] += make_thumbnails(shift(images.images, images.keys, seed))
+        drawn_by = _find_image_keys(images.keys, image_keys)
+        columns["image"] += make_thumbnails(shift(images.images, drawn_by, seed))
     return to_parquet(pa.table(columns, schema=PICTURE_COLUMNS))
 
 

@@ -48,7 +48,15 @@ from fairweather.steps.plan import (
 )
 from fairweather.tasks.table import find_task
 from fairweather.training.ranks import ALONE, Ranks
-from fairweather.types.measurement import UNKNOWN, AnyPredictions, Dataset, Images, Predictions
+from fairweather.types.measurement import (
+    CLASSIFICATION,
+    UNKNOWN,
+    AnyPredictions,
+    Dataset,
+    Images,
+    Predictions,
+)
+from fairweather.types.positive import PositiveClasses, read_positive
 from fairweather.types.record import NATURAL, PROBED, TEST, TRAIN, VAL
 
 FileVersion = tuple[str, int, int, int]  # of a file: path, inode, nanoseconds, bytes
@@ -140,7 +148,8 @@ class Worker:
         if part is None:
             raise InputError(f"{dataset.name} has no {reference.part} images")
         if reference.data.startswith(NATURAL_DATA):
-            return match_labels_by_name(part, self.dataset().classes, dataset.name)
+            own = self.dataset()
+            return match_labels_by_name(part, own.classes, dataset.name, read_positive(own.notes))
         source = self.sources.get(reference.data)
         if source is None or source.labelled:
             return part
@@ -291,22 +300,48 @@ def drop_labels(images: Images, classes: tuple[str, ...]) -> Images:
     return Images(images.images, torch.zeros_like(images.labels), images.keys, classes)
 
 
-def match_labels_by_name(images: Images, classes: tuple[str, ...], name: str) -> Images:
+def match_labels_by_name(
+    images: Images, classes: tuple[str, ...], name: str, positive: PositiveClasses | None = None
+) -> Images:
     """Relabel images by the run's classes; they may have only some of these.
 
     Classes are matched by name. Their order means nothing: other images may have as many classes
     with other meanings. A finding that they do not have is unknown.
 
+    Args:
+        images: with labels of their own.
+        classes: the classes or findings of the run.
+        name: what messages call the images.
+        positive: the classes that the run's findings are made of, if they are; then so are those of
+            images with classes.
+
     Raises `InputError` if the run lacks a class of the images.
     """
-    places = places_by_name(images.classes, classes)
-    if places is None:
+    labels = relabel_by_name(images, classes, positive)
+    if labels is None:
+        known = classes if positive is None or images.labels.ndim > 1 else positive.classes
         raise InputError(
             f"the classes of {name} ({quote_names(images.classes)}) are not each one of the run's "
-            f"by name ({quote_names(classes)}): call them as the run does, such as by renaming "
+            f"by name ({quote_names(known)}): call them as the run does, such as by renaming "
             "their folders"
         )
-    return replace(images, labels=renumber_labels(images.labels, places, classes), classes=classes)
+    return replace(images, labels=labels, classes=classes)
+
+
+def relabel_by_name(
+    images: Images, classes: tuple[str, ...], positive: PositiveClasses | None = None
+) -> torch.Tensor | None:
+    """The labels that images have among the run's classes; None if a class is none of these.
+
+    Args: as of `match_labels_by_name`.
+    """
+    made = positive if images.labels.ndim == 1 else None
+    among = classes if made is None else made.classes
+    places = places_by_name(images.classes, among)
+    if places is None:
+        return None
+    labels = renumber_labels(images.labels, places, among)
+    return labels if made is None else torch.from_numpy(made.mark(labels.numpy()))
 
 
 def renumber_labels(
@@ -344,18 +379,19 @@ def check_natural(
         allow_duplicates: images with the same pixels are only reported to `progress`.
     """
     dataset = datasets[DATA]
+    positive = read_positive(dataset.notes)
     others = {
         f"{NATURAL}{name.removeprefix(NATURAL_DATA)}": other
         for name, other in datasets.items()
         if name.startswith(NATURAL_DATA)
     }
     for other in others.values():
-        if other.task != dataset.task:
+        if other.task not in (dataset.task, *([CLASSIFICATION] if positive else [])):
             raise InputError(
                 f"{other.name} and {dataset.name} have other kinds of labels ({other.task} and "
                 f"{dataset.task}): natural images are labelled as the run's own"
             )
-        match_labels_by_name(other.test[:1], dataset.classes, other.name)
+        match_labels_by_name(other.test[:1], dataset.classes, other.name, positive)
         sides = [" x ".join(map(str, shown.test.images.shape[2:])) for shown in (other, dataset)]
         if sides[0] != sides[1]:
             raise InputError(
@@ -395,21 +431,23 @@ def open_planned_model(source: PlannedModel, *, offline: bool = False) -> nn.Mod
     opened = open_with_options(source.source, source, offline=offline, predicts=predicts)
     if source.size is not None:
         opened = prepare_at(opened, source.size, keep=source.input_size is not None)
-    if model_digest(opened, source.taken_for, source.columns) != source.digest:
+    labels = LabelMap(source.columns, "", source.answers, source.positive)
+    if model_digest(opened, source.taken_for, labels) != source.digest:
         raise InputError(f"{source.source} has changed since the plan was made")
-    model = as_logits(opened, source.taken_for)
-    return relabel(model, LabelMap(source.columns, "", source.answers))
+    return relabel(as_logits(opened, source.taken_for), labels)
 
 
-def model_digest(opened: OpenedModel, taken_for: str, columns: tuple[tuple[int, ...], ...]) -> str:
+def model_digest(opened: OpenedModel, taken_for: str, labels: LabelMap) -> str:
     """The digest of the weights and settings of a model from elsewhere."""
+    made = {"positive": labels.positive} if labels.positive else {}
     return fingerprint(
         {
             "weights": opened.digest,
             "normalisation": opened.facts.get("normalisation"),
             "fed_at": getattr(opened.model, "input_size", None),
             "outputs": taken_for,
-            "columns": columns,
+            "columns": labels.columns,
+            **made,
         }
     )
 

@@ -10,8 +10,9 @@ import numpy as np
 import scipy.special
 from numpy.typing import NDArray
 
+from fairweather.metrics.aggregates import aggregate_class_labels, aggregate_classes
 from fairweather.metrics.columns import IntArray, per_image
-from fairweather.tasks.task import Logits, Strata, Task, widen_members
+from fairweather.tasks.task import AggregationRules, Logits, Strata, Task, widen_members
 from fairweather.types.measurement import CLASSIFICATION, Predictions
 
 # With more classes than this, logits would need more space than everything else in a run folder.
@@ -54,6 +55,15 @@ CLASSIFICATION_TASK = Task(
     combine=mean_log_probability,
     decision_metric="accuracy",
     rule="accuracy[clean] >= 90%",
+    aggregation=AggregationRules(
+        logits=lambda logits, grouping, name, ordered: aggregate_classes(
+            logits, grouping, name, ordered=ordered
+        ),
+        labels=lambda labels, grouping, unit, ordered: aggregate_class_labels(
+            labels, grouping, unit, ordered=ordered
+        ),
+        loss=lambda predictions: float(predictions.nll.mean()),
+    ),
     least_classes=2,
     most_stored=MOST_STORED_CLASSES,
 )

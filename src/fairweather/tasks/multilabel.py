@@ -11,14 +11,17 @@ import scipy.special
 from numpy.typing import NDArray
 
 from fairweather.errors import InputError, quote_names
+from fairweather.metrics.aggregates import aggregate_finding_labels, aggregate_findings
 from fairweather.metrics.columns import IntArray, per_image
-from fairweather.tasks.task import Logits, Strata, Task, Unit, widen_members
+from fairweather.metrics.costs import finding_costs
+from fairweather.tasks.task import AggregationRules, Logits, Strata, Task, Unit, widen_members
 from fairweather.types.kinds import FINDING, FINDINGS, TaskKind
 from fairweather.types.measurement import (
     MULTILABEL,
     UNKNOWN,
     AnyPredictions,
     BoolArray,
+    Costs,
     Predictions,
 )
 
@@ -63,6 +66,9 @@ class FindingsPredictions(AnyPredictions):
     covered: NDArray[np.float64] | None = None
     """float64 `[N]`, the share of the findings that are there, and known, that is in the set; NaN
     without such a finding, None without sets."""
+
+    costs: Costs | None = None
+    """For each finding, what it costs to miss it, to call it wrongly, and maybe to review it."""
 
     @property
     def probability(self) -> NDArray[np.float64]:
@@ -119,6 +125,7 @@ def select_finding(predictions: FindingsPredictions, column: int) -> FindingPred
         labels=labels,
         logits=logits,
         classes=(f"no {name}", name),
+        costs=predictions.costs and finding_costs(*predictions.costs[column]),
         **{name: column[: len(places)] for name, column in columns._asdict().items()},
     )
 
@@ -229,6 +236,17 @@ def mean_probability(logits: Iterable[Logits | None]) -> Logits:
     return np.asarray(present - absent, dtype=np.float32)
 
 
+def mean_loss(predictions: FindingsPredictions) -> float:
+    """The mean negative log-likelihood, in nats, of the findings that are known.
+
+    >>> one = np.array([0]), np.array([[1, UNKNOWN]]), np.float32([[0, 5]]), ("Effusion", "Mass")
+    >>> round(mean_loss(FindingsPredictions(*one)), 3)
+    0.693
+    """
+    signed = np.where(predictions.labels == 1, -1, 1) * predictions.logits.astype(np.float64)
+    return float(np.logaddexp(0, signed)[predictions.known].mean())
+
+
 def _no_columns(logits: Logits, labels: IntArray) -> Mapping[str, NDArray[Any]]:
     return {}  # all is computed from the logits
 
@@ -244,6 +262,11 @@ MULTILABEL_TASK = Task(
     decision_metric="decision_accuracy",
     rule="auc[clean] >= 0.8",
     noun="findings",
+    aggregation=AggregationRules(
+        logits=lambda logits, grouping, name, _: aggregate_findings(logits, grouping, name),
+        labels=lambda labels, grouping, *_: aggregate_finding_labels(labels, grouping, UNKNOWN),
+        loss=mean_loss,
+    ),
     check=check_labels,
     remarks=describe_lacks,
     units=_units,

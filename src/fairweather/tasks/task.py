@@ -9,7 +9,10 @@ from typing import Any, NamedTuple
 import numpy as np
 from numpy.typing import NDArray
 
-from fairweather.metrics.columns import IntArray
+from fairweather.errors import InputError
+from fairweather.metrics.aggregates import AggregatedLabels
+from fairweather.metrics.columns import FloatArray, IntArray
+from fairweather.metrics.grouping import Grouping
 from fairweather.types.kinds import TaskKind
 from fairweather.types.measurement import AnyPredictions
 from fairweather.types.record import IMAGE
@@ -59,6 +62,20 @@ class Unit(NamedTuple):
         return self.name.partition("=")[2]
 
 
+class AggregationRules(NamedTuple):
+    """How the images of a group, such as a patient, become one."""
+
+    logits: Callable[[Logits, Grouping, str, bool], FloatArray]
+    """From the logits of images to those of groups, by the name of an aggregate; the last says
+    whether the classes are in an order."""
+
+    labels: Callable[[IntArray, Grouping, str, bool], AggregatedLabels]
+    """From the labels of images to those of groups, given what a group is, for messages."""
+
+    loss: Callable[[Any], float]
+    """The mean negative log-likelihood of predictions, by which an aggregate is chosen."""
+
+
 @dataclass(frozen=True)
 class Task:
     """What models predict for each image: one row of `tasks.table.TASKS`."""
@@ -106,6 +123,9 @@ class Task:
     judged: Callable[[Any], IntArray] = lambda predictions: np.arange(len(predictions))
     """The places of the images that are judged as a whole, from predictions."""
 
+    aggregation: AggregationRules | None = None
+    """How the images of a group become one; None where they cannot."""
+
     least_classes: int = 1
     """With fewer classes, nothing can be told."""
 
@@ -115,6 +135,46 @@ class Task:
     def stores_logits(self, classes: int) -> bool:
         """Tell whether the logits of so many classes are stored."""
         return self.most_stored is None or classes <= self.most_stored
+
+    @property
+    def aggregation_rules(self) -> AggregationRules:
+        """How the images of a group become one; raises `InputError` where they cannot."""
+        if self.aggregation is None:
+            raise InputError(f"the task {self.name} has no aggregates: leave unit out")
+        return self.aggregation
+
+    def aggregate(
+        self,
+        predictions: AnyPredictions,
+        grouping: Grouping,
+        name: str,
+        unit: str,
+        *,
+        ordered: bool = False,
+    ) -> AnyPredictions:
+        """Make one row for each group of images, such as those of a patient.
+
+        The keys are the numbers of the groups.
+
+        Args:
+            predictions: of images, with logits.
+            grouping: which of them belong together.
+            name: of `metrics.aggregates.AGGREGATES`.
+            unit: what a group is, for messages.
+            ordered: whether the classes are in an order.
+        """
+        rules = self.aggregation_rules
+        assert predictions.logits is not None, "the logits of images are stored"
+        logits = rules.logits(predictions.logits, grouping, name, ordered).astype(np.float32)
+        labels = rules.labels(predictions.labels, grouping, unit, ordered).labels
+        rows: AnyPredictions = self.predictions(
+            keys=np.arange(grouping.count, dtype=np.int64),
+            labels=labels,
+            logits=logits,
+            classes=predictions.classes,
+            **self.columns(logits, labels),
+        )
+        return rows
 
     def every_unit(self, predictions: AnyPredictions) -> tuple[Unit, ...]:
         """Whole images, and then the units of the task."""

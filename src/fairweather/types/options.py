@@ -261,6 +261,26 @@ def normalize_slice(slice_: str) -> str:
     return CROSS.join(map(str, parse_slice(slice_)))
 
 
+class Aggregation(NamedTuple):
+    """What is judged in place of images, and how its images become one decision."""
+
+    unit: str
+    """The column of groups, such as `patient`."""
+
+    names: tuple[str, ...] = ("mean",)
+    """Names of `metrics.aggregates.AGGREGATES`; of several, one is chosen on validation images."""
+
+    @property
+    def plural(self) -> str:
+        """What several units are called.
+
+        >>> Aggregation("patient").plural, Aggregation("study").plural
+        ('patients', 'studies')
+        """
+        ends_in_y = self.unit.endswith("y") and self.unit[-2:-1] not in (*"aeiou", "")
+        return f"{self.unit[:-1]}ies" if ends_in_y else f"{self.unit}s"
+
+
 class Preparation(NamedTuple):
     """How images are made square before any shift: they are resized, then cropped at the center.
 
@@ -308,6 +328,11 @@ class DataOptions:
     scale: str | None = option(
         None,
         "Intensity window of 12- and 16-bit images: LOW..HIGH or percentile:LOW..HIGH.",
+    )
+    positive: str | tuple[str, ...] = option(
+        (),
+        "The class that is a finding, such as malignant; A|B or '>=2' for several classes. "
+        "Repeatable.",
     )
 
 

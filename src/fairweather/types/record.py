@@ -10,7 +10,7 @@ import hashlib
 import json
 import math
 import re
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from pathlib import PurePosixPath
 from typing import Annotated, Any, Literal, NamedTuple, TypeAlias, TypeVar
 
@@ -19,7 +19,7 @@ from pydantic import JsonValue
 
 from fairweather.errors import InputError, check_text
 from fairweather.types.measurement import CLASSIFICATION, format_number
-from fairweather.types.options import Preparation
+from fairweather.types.options import Aggregation, Preparation
 
 # The version of record.json and of the records of steps; 1 was study.yaml with provenance.json, and
 # 2 had the names of `FORMER_NAMES`.
@@ -105,13 +105,23 @@ def weighted_mean_unit_name(unit: str) -> str:
     return f"weighted {mean_unit_name(unit)}"
 
 
-def is_of_all_units(unit: str) -> bool:
-    """Say whether a number is of whole images, or a mean over units.
+def list_whole_units(units: Iterable[str]) -> list[str]:
+    """List what numbers without the name of a unit are of: whole images, and all units.
 
-    >>> [is_of_all_units(unit) for unit in (IMAGE, "mean finding", "finding=Mass", "worst finding")]
-    [True, True, False, False]
+    All units are their mean or, if an image has only one unit, this one.
+
+    Args:
+        units: the column `unit` of a table.
+
+    >>> list_whole_units([IMAGE, "finding=Mass", "finding=Edema", "mean finding", "worst finding"])
+    ['image', 'mean finding']
+    >>> list_whole_units([IMAGE, "finding=Mass", "finding=Mass"])
+    ['image', 'finding=Mass']
     """
-    return unit == IMAGE or unit.startswith(f"{MEAN} ")
+    names = list(dict.fromkeys(units))
+    whole = [name for name in names if name == IMAGE or name.startswith(f"{MEAN} ")]
+    single = [name for name in names if "=" in name]
+    return whole if len(single) != 1 or set(whole) - {IMAGE} else [*whole, *single]
 
 
 def variant_name(model: str, variant: str) -> str:
@@ -139,6 +149,7 @@ SLICES = "slices.csv"  # scores of subgroups, only if they were asked for
 WARNINGS, ABSENT_METRICS = "warnings.json", "absent_metrics.json"
 PAGE, TABLES, FIGURES, SAMPLES = "report.html", "tables", "figures", "samples"
 STEPS, GROUPS = "steps", "groups"
+READERS = "readers.parquet"  # what people call each test image, only if a run was given it
 JOINED = "joined.json"  # only in a folder that was joined from runs with different seeds
 WEIGHTS, DESCRIPTION, HISTORY = "model.safetensors", "model.json", "history.csv"
 PROBED = "probed.safetensors"  # weights where an interpolation begins
@@ -467,9 +478,24 @@ class RunSettings(FrozenRecord):
     """The operating points of each class or finding: thresholds, and targets as
     `sensitivity=0.95`."""
 
+    unit: ShownText = ""
+    """The column of groups that are judged in place of images, such as `patient`."""
+
+    aggregates: tuple[ShownText, ...] = ()
+    """How its images become one decision; of several, one is chosen on validation images."""
+
+    costs: dict[ShownText, tuple[float, ...]] = {}
+    """For each true class, the cost of each decision in the order of the classes. For each finding,
+    what it costs to miss it and to call it wrongly. A last number is the price of a review."""
+
     fit_on: tuple[ShownText, ...] = ()
     """Ids of the shifts of the validation images that the variants `...-fit_on` were fitted on;
     empty without these variants."""
+
+    @property
+    def aggregation(self) -> Aggregation | None:
+        """What is judged in place of images; None for images."""
+        return Aggregation(self.unit, self.aggregates) if self.unit else None
 
 
 class Machine(FrozenRecord):
@@ -594,6 +620,7 @@ StepKind: TypeAlias = Literal[
     "features",
     "predict",
     "group",
+    "read",
     "score",
     "sample",
     "report",
@@ -633,7 +660,7 @@ class StepRecord(FrozenRecord):
 
 def is_part_of(record: RunRecord, step: StepRecord) -> bool:
     """Say whether a finished step still belongs to the run that the record describes."""
-    if step.kind in ("group", "score", "sample", "report"):
+    if step.kind in ("group", "read", "score", "sample", "report"):
         return True
     _, name, seed, *rest = [*step.id.split("/"), "", ""]
     seed, seeds = seed.removeprefix("seed-"), {str(seed) for seed in record.seeds}

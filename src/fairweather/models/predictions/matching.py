@@ -3,16 +3,20 @@
 from __future__ import annotations
 
 import os.path
+import re
 from collections import Counter
 from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import replace
 from functools import partial
 from pathlib import PurePosixPath
 from typing import Any, NamedTuple
 
 import numpy as np
 import numpy.typing as npt
+import scipy.special
 
 from fairweather.errors import InputError, check_name, quote_names
+from fairweather.models.class_names import normalise_name
 from fairweather.models.labels import LabelMap, match_labels
 from fairweather.models.outputs import (
     OF_FINDINGS,
@@ -20,6 +24,7 @@ from fairweather.models.outputs import (
     OutputKind,
     detect_finding_predictions,
     detect_prediction_kind,
+    name_positive,
     to_logits,
 )
 from fairweather.models.predictions.tables import (
@@ -27,10 +32,12 @@ from fairweather.models.predictions.tables import (
     Column,
     PredictionRows,
     RowOptions,
-    column_error,
 )
 from fairweather.types.kinds import CLASSES, FINDINGS, TaskKind
 from fairweather.types.measurement import UNKNOWN, Groups
+from fairweather.types.positive import PositiveClasses, list_positive
+
+_SEPARATED = re.compile(f"[{re.escape(SEPARATORS)}]")
 
 
 class KnownImages(NamedTuple):
@@ -83,6 +90,7 @@ def match_predictions(
     images: KnownImages,
     options: RowOptions,
     labels: Mapping[str, object] | None = None,
+    positive: PositiveClasses | None = None,
 ) -> MatchedPredictions:
     """Bring predictions into the order of known images and classes.
 
@@ -92,6 +100,7 @@ def match_predictions(
         images: the images that the predictions must be of.
         options: what is known of the rows.
         labels: the label mapping, if one is given.
+        positive: the classes that `classes` are findings of, if they are.
 
     Raises:
         InputError: classes, rows or labels do not fit; the message says what would settle it.
@@ -105,25 +114,163 @@ def match_predictions(
     """
     several = images.labels.ndim > 1
     if rows.outputs.shape[1] == 1 and not several:
-        raise column_error(rows.place)
-    predicts = FINDINGS if several else CLASSES
-    mapped = _match_classes(rows, classes, options, labels, predicts)
-    if several:
-        outputs, kind, unused = _select_findings(rows, mapped, options)
+        raise column_error(rows.place, classes)
+    of_classes = not several or (
+        positive is not None and has_class_columns(rows, positive, options)
+    )
+    columns = classes if positive is None or not of_classes else positive.classes
+    if positive is not None and rows.outputs.shape[1] == 1:
+        mapped = _match_score(rows, positive)
     else:
-        outputs, kind, unused = _select_outputs(rows, mapped, options)
+        predicts = CLASSES if of_classes else FINDINGS
+        mapped = _match_classes(rows, columns, options, labels, predicts)
+    select = _select_outputs if of_classes else _select_findings
+    outputs, kind, unused = select(rows, mapped, options)
     order, note = _match_rows(rows, images)
     notes = [*rows.notes, *unused]
     if rows.labels is not None:
         _check_labels(rows, order, classes, images)
-    logits = to_logits(outputs, kind)[order]
-    truth, counted = _truth_probabilities(outputs[order], kind, images.labels)
+    logits, matched = to_logits(outputs, kind)[order], mapped.note
+    if positive is not None and of_classes:
+        logits = positive_logits(logits, positive.places)
+        matched = f"{matched}; a finding has the probability of its positive classes"
+        truth, counted = np.empty(0), ""
+    else:
+        truth, counted = _truth_probabilities(outputs[order], kind, images.labels)
     if zeros := int((truth == 0).sum()):
         notes.append(
             f"{zeros:,} of {len(truth):,} labels have the probability 0, which counts as "
             f"{counted} of the negative log-likelihood): write more decimals if it was rounded"
         )
-    return MatchedPredictions(logits, kind, mapped.note, note, tuple(notes))
+    return MatchedPredictions(logits, kind, matched, note, tuple(notes))
+
+
+def positive_logits(
+    logits: npt.NDArray[np.float32], places: Sequence[Sequence[int]]
+) -> npt.NDArray[np.float32]:
+    """The logits of findings, from the logits of classes.
+
+    Args:
+        logits: float32 `[n, C]`, whose softmax is the probability of each class.
+        places: the positive classes of each finding.
+
+    Returns:
+        float32 `[n, L]`, whose sigmoid is the probability of one of the positive classes.
+
+    >>> logits = np.log(np.float32([[0.2, 0.3, 0.5]]))
+    >>> positive_logits(logits, [(1, 2)]), np.log(0.8 / 0.2).round(4)
+    (array([[1.3863]], dtype=float32), np.float64(1.3863))
+    """
+    wide, columns = logits.astype(np.float64), []
+    for positive in places:
+        others = [place for place in range(logits.shape[1]) if place not in positive]
+        present, absent = (
+            scipy.special.logsumexp(wide[:, list(some)], axis=1) for some in (positive, others)
+        )
+        columns.append(present - absent)
+    return np.stack(columns, axis=1).astype(np.float32)
+
+
+def column_error(place: str, classes: Sequence[str]) -> InputError:
+    """Build the error for a single column of outputs, which may be of either class."""
+    return InputError(f"{place} has one column of outputs{name_positive(classes)}")
+
+
+def has_class_columns(rows: PredictionRows, positive: PositiveClasses, options: RowOptions) -> bool:
+    """Say whether the outputs are of classes, of which findings are made, or of the findings.
+
+    >>> positive = PositiveClasses(("benign", "malignant"), {"malignant": ("malignant",)})
+    >>> rows = PredictionRows("", np.ones((1, 2)), ("p_malignant", "p_benign"), None, None)
+    >>> has_class_columns(rows, positive, RowOptions())
+    True
+    """
+    count, names = rows.outputs.shape[1], options.classes or rows.names
+    if count == 1:
+        return False
+    if names is None:
+        return count != len(positive.findings) or count == len(positive.classes)
+    others = {name.lower() for name in positive.classes} - {*map(str.lower, positive.findings)}
+    written = {name.lower() for some in (names, strip_affixes(names)) for name in some}
+    return bool(others & written) or not {*map(str.lower, positive.findings)} <= written
+
+
+def _match_score(rows: PredictionRows, positive: PositiveClasses) -> LabelMap:
+    """Take the only column for the score of the finding, unless its name is that of another class.
+
+    Raises `InputError` if it is, or if there are several findings.
+    """
+    if len(positive.findings) > 1:
+        raise InputError(
+            f"{rows.place} has one column of outputs, and positive names "
+            f"{len(positive.findings)} findings, {quote_names(positive.findings)}: name one"
+        )
+    (finding,) = positive.findings
+    name = "" if rows.names is None else rows.names[0]
+    words = {normalise_name(part) for part in _SEPARATED.split(name)} | {normalise_name(name)}
+    positives = {normalise_name(member) for member in positive.members[finding]}
+    others = [
+        other
+        for other in positive.classes
+        if normalise_name(other) in words and not words & positives
+    ]
+    if others and not name.isdecimal():
+        raise InputError(
+            f"{rows.place} has one column of outputs, {name!r}, which is of {others[0]!r}, and "
+            f"positive is {finding!r}: name the class that a high output means with positive "
+            "(--positive), or rename the column"
+        )
+    column = "the only column" if not name else f"the column {name!r}"
+    return LabelMap(((0,),), f"{column} is the score of {finding!r}", 1)
+
+
+def mark_labels(rows: PredictionRows, positive: PositiveClasses) -> PredictionRows:
+    """Make labels of findings from labels of classes beside predictions.
+
+    Raises `InputError` for a label that is no class.
+
+    >>> positive = PositiveClasses(("benign", "malignant"), {"malignant": ("malignant",)})
+    >>> rows = PredictionRows("", np.ones((2, 1)), None, np.array([1, 0]), None)
+    >>> mark_labels(rows, positive).labels.tolist()
+    [[1], [0]]
+    """
+    if rows.labels is None:
+        return rows
+    if rows.labels.ndim > 1:
+        raise InputError(
+            f"positive is a class, and {rows.place} has labels of findings already: leave it out"
+        )
+    labels, _ = number_labels(rows, positive.classes)
+    return replace(rows, labels=positive.mark(labels), findings=positive.findings)
+
+
+def name_label_classes(rows: PredictionRows, options: RowOptions) -> tuple[str, ...]:
+    """The names of the classes of labels, if no data set gives them, where some are positive.
+
+    They are those of the columns if all labels are among these. Labels 0 and 1 are the absence and
+    the presence of the finding that `options.positive` names.
+
+    >>> rows = PredictionRows("", np.ones((2, 1)), None, np.array([1, 0]), None)
+    >>> name_label_classes(rows, RowOptions(positive="malignant"))
+    ('no malignant', 'malignant')
+    >>> name_label_classes(replace(rows, labels=np.array(["b", "a"])), RowOptions(positive="b"))
+    ('a', 'b')
+    """
+    if rows.labels is None:
+        number_labels(rows, ())  # raises
+    assert rows.labels is not None
+    present = list(map(str, np.unique(rows.labels).tolist()))
+    if len(options.classes) > 1:
+        return options.classes
+    if rows.outputs.shape[1] > 1:
+        columns = name_classes(rows, options)
+        if rows.labels.dtype.kind == "i" or {*present} <= {*columns}:
+            return columns
+    if rows.labels.dtype.kind != "i":
+        return tuple(present)
+    asked = list_positive(options.positive)
+    if {*present} <= {"0", "1"} and len(asked) == 1 and asked[0] not in ("0", "1"):
+        return f"no {asked[0]}", asked[0]
+    return tuple(map(str, range(int(rows.labels.max()) + 1)))
 
 
 def _truth_probabilities(
@@ -372,7 +519,7 @@ def _match_rows(rows: PredictionRows, images: KnownImages) -> tuple[npt.NDArray[
         raise InputError(
             f"{rows.place} has {len(twice):,} keys more than once: {quote_names(twice)}"
         )
-    scheme = _choose_scheme(keys, rows, images)
+    scheme = _choose_scheme(keys, rows.place, images, are_places=rows.places)
     known = set(map(scheme.of_key, keys))
     missing = [name for name in scheme.images if scheme.of_image(name) not in known]
     wanted = set(map(scheme.of_image, scheme.images))
@@ -404,9 +551,47 @@ class _NamingScheme(NamedTuple):
         row = {self.of_key(key): number for number, key in enumerate(keys)}
         return np.array([row[self.of_image(name)] for name in self.images], dtype=np.int64)
 
+    def find(self, keys: Sequence[str]) -> list[int | None]:
+        """The number of the image of each key; None for a key of no image."""
+        number = {self.of_image(name): at for at, name in enumerate(self.images)}
+        return [number.get(self.of_key(key)) for key in keys]
 
-def _choose_scheme(keys: Sequence[str], rows: PredictionRows, images: KnownImages) -> _NamingScheme:
+
+def find_images(
+    keys: Sequence[str], place: str, images: KnownImages, *, are_places: bool
+) -> npt.NDArray[np.int64]:
+    """Find the image of each key, int64 `[keys]`; an image may have several keys, or none.
+
+    Args:
+        keys: names of images as predictions have them.
+        place: what messages call their table.
+        images: the known images.
+        are_places: whether numbers are places in the split, and never names.
+
+    Raises `InputError` for keys of no image, and where keys match in two ways that disagree.
+
+    >>> images = KnownImages(np.zeros(2, int), np.arange(2), ["a.png", "b.png"], "", are_files=True)
+    >>> find_images(["b", "a", "b"], "the table", images, are_places=False)
+    array([1, 0, 1])
+    """
+    distinct = list(dict.fromkeys(keys))
+    scheme = _choose_scheme(distinct, place, images, are_places=are_places, some=True)
+    number = dict(zip(distinct, scheme.find(distinct), strict=True))
+    if unknown := [key for key in distinct if number[key] is None]:
+        raise InputError(
+            f"{len(unknown):,} of {len(distinct):,} keys of {place} are not of {images.place}: "
+            f"{quote_names(unknown)}; there, keys are such as {scheme.images[0]!r}: leave out rows "
+            "of other images, or name the column of the keys with --key-column"
+        )
+    return np.array([number[key] for key in keys], dtype=np.int64)
+
+
+def _choose_scheme(
+    keys: Sequence[str], place: str, images: KnownImages, *, are_places: bool, some: bool = False
+) -> _NamingScheme:
     """The scheme under which most keys match images; the strictest of equal ones.
+
+    With `some`, keys may be of some of the images. Otherwise all must have one.
 
     Raises:
         InputError: all keys match images in two ways that disagree.
@@ -426,14 +611,14 @@ def _choose_scheme(keys: Sequence[str], rows: PredictionRows, images: KnownImage
             continue  # two images or rows would share a name
         if len(known & written) > most:
             best, most = scheme, len(known & written)
-        if known == written:
+        if known == written or (some and written <= known):
             complete.append(scheme)
-    if rows.places and by_place in complete:
+    if are_places and by_place in complete:
         return by_place
     for scheme in complete:
-        if not np.array_equal(best.order(keys), scheme.order(keys)):
+        if best.find(keys) != scheme.find(keys):
             raise InputError(
-                f"the keys of {rows.place} fit {images.place} by {best.title} and by "
+                f"the keys of {place} fit {images.place} by {best.title} and by "
                 f"{scheme.title}, in different orders: write names of files with their suffix, or "
                 "call the column 'key' if they are places in the split, from 0"
             )

@@ -94,6 +94,9 @@ class RowOptions(NamedTuple):
     empty_labels: str = "unknown"
     """What an empty label of a finding means."""
 
+    positive: str | tuple[str, ...] = ()
+    """The classes that are findings, as for `load_data`."""
+
 
 class NamedColumns(NamedTuple):
     """The columns of a table."""
@@ -383,14 +386,6 @@ def list_label_columns(names: Sequence[str]) -> dict[str, str]:
     return labelled
 
 
-def column_error(place: str) -> InputError:
-    """Build the error for a single column of outputs."""
-    return InputError(
-        f"{place} has one column of outputs, and there must be one for each class: for two "
-        "classes write 1 - p beside p"
-    )
-
-
 def read_column(values: object, place: str) -> Column:
     """Return labels or keys `[N]` as int64 where all are whole numbers, else as text.
 
@@ -671,8 +666,8 @@ def _read_arrays(arrays: Arrays, place: str, options: RowOptions) -> PredictionR
         wide = [name for name in wide if name.lower() not in LABEL_COLUMNS]
     if len(wide) > 1:
         wide = [name for name in wide if name.lower() in OUTPUT_ARRAYS]
-    if not wide and len(arrays) == 1 and next(iter(arrays.values())).ndim in (1, 2):
-        raise column_error(place)
+    if not wide:
+        wide = _find_score_array(arrays, options)
     if len(wide) != 1:
         shapes = [f"{name or 'array'} {list(array.shape)}" for name, array in arrays.items()]
         raise InputError(
@@ -681,6 +676,7 @@ def _read_arrays(arrays: Arrays, place: str, options: RowOptions) -> PredictionR
             f"{' or '.join(OUTPUT_ARRAYS[:4])}"
         )
     outputs = arrays[wide[0]]
+    outputs = outputs[:, None] if outputs.ndim == 1 else outputs
     if outputs.dtype.kind not in "iuf":
         raise InputError(f"{place} must have real numbers, found {outputs.dtype}")
     if not len(outputs):
@@ -713,6 +709,18 @@ def _read_arrays(arrays: Arrays, place: str, options: RowOptions) -> PredictionR
     notes = () if len(arrays) == 1 else (f"the outputs are {wide[0]!r}",)
     places = key.lower() in PLACE_COLUMNS
     return PredictionRows(place, plain, columns, labels, keys, notes, places)
+
+
+def _find_score_array(arrays: Arrays, options: RowOptions) -> list[str]:
+    """The array of one score for each image: the only one, or that with a usual name."""
+    others = (*LABEL_COLUMNS, *KEY_COLUMNS, *CLASS_ARRAYS)
+    named = (options.label_column, options.key_column)
+    rest = [
+        name
+        for name, array in arrays.items()
+        if array.ndim in (1, 2) and name not in named and name.lower() not in others
+    ]
+    return [name for name in rest if name.lower() in OUTPUT_ARRAYS] if len(rest) > 1 else rest
 
 
 def _read_first_lines(path: Path) -> tuple[list[str], str]:

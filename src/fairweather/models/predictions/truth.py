@@ -31,6 +31,7 @@ from fairweather.models.predictions.tables import (
 )
 from fairweather.types.measurement import Groups, IntArray
 from fairweather.types.options import GroupColumns
+from fairweather.types.positive import list_positive
 
 
 @dataclass(frozen=True)
@@ -185,6 +186,8 @@ def _read_frame(
     # The column may be that of the predictions.
     asked = options.key_column if options.key_column in names else None
     key = find_name(asked, KEY_COLUMNS, names, "column", "column of the keys", place)
+    if label is None:
+        label = next((name for name in list_positive(options.positive) if name in names), None)
     if key is None and "" in names:  # the index of a DataFrame
         key = ""
     keys = None if key is None else read_column(frame[key], f"{place}, column {key!r}")

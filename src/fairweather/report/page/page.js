@@ -21,6 +21,8 @@
   const LOOKS = {
     clean: ["circle", "●"], mean: ["ring", "○"], worst: ["triangle", "▼"], right: ["circle", "●"],
     sure: ["diamond", "◆"], needed: ["square", "■"], sent: ["cross", "✕"],
+    sensitivity: ["circle", "●"], specificity: ["diamond", "◆"], "at-right": ["circle", "●"], "at-worst": ["triangle", "▼"],
+    reader: ["diamond", "◆"],
   };
   const at = (share) => `${(100 * share).toFixed(3)}%`;
   const mark = (kind, x, y) => draw("svg", { x, y, overflow: "visible" },
@@ -39,8 +41,8 @@
       const bars = known.filter(([, , from]) => from !== null)
         .map(([kind, , from, to]) => draw("line", { x1: x(from), x2: x(to), y1: "50%", y2: "50%", class: `interval ${kind}` }));
       const span = draw("line", { x1: x(Math.min(...ends)), x2: x(Math.max(...ends)), y1: "50%", y2: "50%", class: "span" });
-      const name = open ? make("button", { type: "button", className: "open", textContent: title, onclick: () => open(opens) }) : make("span", { textContent: title });
-      if (open) name.setAttribute("aria-pressed", String(opens === chosen.shift));
+      const name = open && opens ? make("button", { type: "button", className: "open", textContent: title, onclick: () => open(opens) }) : make("span", { textContent: title });
+      if (open && opens) name.setAttribute("aria-pressed", String(opens === chosen.shift));
       const plot = make("td", { className: "plot", ariaHidden: "true" },
         draw("svg", { class: "line" }, ...grid(), span, ...bars, ...known.map(([kind, value]) => mark(kind, x(value), "50%"))));
       return make("tr", {}, make("th", { scope: "row" }, name, note && make("span", { className: "note", textContent: note })), plot,
@@ -88,11 +90,18 @@
     say($("review-said"), stop?.said ?? ["This model has no predictions here."]);
     drawRows($("review-rows"), stop?.rows ?? [], data.reviewed ?? { head: "Share to review of", kinds: { needed: [0, "needed"], sent: [1, "by the threshold"] } });
   }
+  function showCosts() {
+    const own = data.costs?.[chosen.model];
+    if (!$("costs-rows")) return;
+    say($("costs-said"), own?.said ?? ["This model has no costs."]);
+    const top = own?.top ?? 1;
+    drawRows($("costs-rows"), own?.rows ?? [], { head: "Cost", kinds: { clean: [0, "clean"], worst: [1, "worst shift"] }, ticks: [0, top / 2, top], tick: (x) => String(+x.toFixed(3)) });
+  }
   function showHurt() {
     if (!$("hurt-rows")) return;
     const own = data.hurt[chosen.model]?.[chosen.noun ?? Object.keys(data.hurt[chosen.model] ?? {})[0]];
     say($("hurt-said"), own?.said ?? ["This model has no predictions here."]);
-    drawRows($("hurt-rows"), own?.rows ?? [], { head: "Right answers of", kinds: { clean: [0, "clean"], mean: [1, "over the shifts"] } });
+    drawRows($("hurt-rows"), own?.rows ?? [], data.divided ?? { head: "Right answers of", kinds: { clean: [0, "clean"], mean: [1, "over the shifts"] } });
   }
   function showComparison() {
     if (!$("compare-rows")) return;
@@ -169,7 +178,7 @@
     const own = data.map?.[chosen.model], gap = $("shown")?.value === "1";
     if (!own) return;
     say($("map-said"), own.said);
-    const write = (x) => (gap ? signed(100 * x, 0) : x.toFixed(2));
+    const write = (x) => (gap ? signed(100 * x, 1) : x.toFixed(2));
     const heads = own.columns.map(([title, level, shift]) => make("th", { scope: "col" },
       shift === "clean" ? title : make("button", { type: "button", className: "open", textContent: title, onclick: () => open(shift) }),
       level && make("span", { className: "note", textContent: level })));
@@ -187,6 +196,14 @@
           return item;
         })))));
   }
+  // One finding: its calls, or its AUC, under each shift.
+  function showRates() {
+    const own = data.rates?.[chosen.model]?.[Number($("shown")?.value ?? 0)];
+    if (!$("rates-rows")) return;
+    say($("rates-said"), own?.said ?? []);
+    const areas = own?.head === "AUC" ? { ticks: [0, 0.5, 1], tick: String } : {};
+    drawRows($("rates-rows"), own?.rows ?? [], { head: own?.head ?? "", kinds: own?.kinds ?? {}, open, ...areas });
+  }
   function openFinding(name) {
     $("finding").value = name;
     showFinding();
@@ -194,41 +211,66 @@
     $("finding").focus({ preventScroll: true });
   }
   function showFinding() {
-    const own = data.findings?.[chosen.model]?.[$("finding")?.value];
+    const findings = data.findings?.[chosen.model] ?? {}, own = findings[$("finding")?.value ?? Object.keys(findings)[0]];
     if (!own) return;
     const shifts = Object.keys(own.levels), shift = shifts.includes(chosen.shift) ? chosen.shift : shifts[0] ?? "clean";
     $("shift").replaceChildren(...(shifts.length ? shifts : ["clean"]).map((value) => make("option", { value, textContent: data.shifts[value] })));
     $("shift").value = shift;
     $("shift").disabled = shifts.length < 2;
     say($("finding-said"), own.said[shift] ?? []);
-    const of = (curve) => [["right", "clean"], ...(shift === "clean" ? [] : [["worst", shift]])].flatMap(([kind, place]) =>
-      own.curves?.[place] ? [{ kind, points: own.curves[place][curve] }] : []);
+    const drawn = [["right", "clean"], ...(shift === "clean" ? [] : [["worst", shift]])].filter(([, place]) => own.curves[place]);
+    const of = (curve) => drawn.map(([kind, place]) => ({ kind, points: own.curves[place][curve] }));
+    const points = (where) => drawn.flatMap(([kind, place]) => own.points[place].map((point) => [`at-${kind}`, point[0], ...where(point, own.curves[place])]));
     const levels = own.levels[shift] ?? [], last = Math.max(1, levels.length - 1);
     const areas = levels.map(([, value, low, high], index) => [index / last, value, low, high]);
+    const tops = drawn.map(([, place]) => own.curves[place][5]), top = Math.max(0.01, ...tops);
+    const dotted = drawn.slice(0, 1).map(([, place]) => ({ kind: "all", points: own.curves[place][3], plain: true }));
     $("curves").replaceChildren(
-      ...(levels.length ? [drawLines("AUC at each level", data.axes[shift], [{ kind: "worst", points: areas, marked: true }], levels.map(([title], index) => [index / last, title]), false)] : []),
-      drawLines("ROC", "1 − specificity; up: sensitivity", of(0)),
-      drawLines("Calibration", "mean probability; up: share of the images with it", of(1).map((line) => ({ ...line, marked: true }))));
+      drawLines("ROC", "1 − specificity; up: sensitivity", of(0), { diagonal: true, points: points(([, x, y]) => [x, y]), readers: own.readers }),
+      drawLines("Precision and recall", "sensitivity (recall); up: PPV (precision)", of(1), { points: points(([, , x, y]) => [x, y]) }),
+      drawLines("Net benefit", "threshold; up: net benefit", [...of(2), ...dotted], { range: [-top / 4, top], points: points(([, , , , t], curves) => [t, heightAt(curves[2], t)]) }),
+      drawLines("Calibration", "mean probability; up: share of the images with it", of(4).map((line) => ({ ...line, marked: true })), { diagonal: true }),
+      ...(levels.length ? [drawLines("AUC at each level", data.axes[shift], [{ kind: "worst", points: areas, marked: true }], { ticks: levels.map(([title], index) => [index / last, title]) })] : []));
   }
-  // Lines in a unit square, with a diagonal for reference.
-  function drawLines(title, axis, lines, ticks = [[0, "0"], [0.5, "0.5"], [1, "1"]], diagonal = true) {
-    const d = (points) => points.map(([x, y], index) => `${index ? "L" : "M"}${100 * x},${100 - 100 * y}`).join("");
-    const stretched = draw("svg", { viewBox: "0 0 100 100", preserveAspectRatio: "none", width: "100%", height: "100%" },
+  // The height of a curve between two of its points.
+  function heightAt(points, x) {
+    const next = points.findIndex(([at]) => at >= x);
+    if (x === null || next < 0) return null;
+    const [[x0, y0], [x1, y1]] = [points[Math.max(0, next - 1)], points[next]];
+    return x1 === x0 ? y1 : y0 + ((y1 - y0) * (x - x0)) / (x1 - x0);
+  }
+  // Lines from 0 to 1, with bands where they have ends, and operating points on them.
+  function drawLines(title, axis, lines, { ticks = [[0, "0"], [0.5, "0.5"], [1, "1"]], diagonal = false, range: [bottom, top] = [0, 1], points: dots = [], readers = [] } = {}) {
+    const up = (value) => (top - value) / (top - bottom), edge = (value) => Math.min(top, Math.max(bottom, value));
+    const d = (points) => points.map(([x, y], index) => `${index ? "L" : "M"}${100 * x},${100 * up(edge(y))}`).join("");
+    const bands = lines.filter(({ marked, plain, points }) => !marked && !plain && points.length && points[0][2] != null).map(({ kind, points }) => draw("path", {
+      d: `${d(points.map(([x, , low]) => [x, low]))}${d(points.map(([x, , , high]) => [x, high]).reverse()).replace("M", "L")}Z`, class: `band ${kind}` }));
+    const stretched = draw("svg", { viewBox: "0 0 100 100", preserveAspectRatio: "none", width: "100%", height: "100%" }, ...bands,
       ...(diagonal ? [draw("path", { d: "M0,100L100,0", class: "zero", "vector-effect": "non-scaling-stroke" })] : []),
       ...lines.map(({ kind, points }) => draw("path", { d: d(points), class: `curve-line ${kind}`, "vector-effect": "non-scaling-stroke" })));
-    const grid = [0, 0.5, 1].flatMap((share) => [
-      draw("line", { x1: "0", x2: "100%", y1: at(1 - share), y2: at(1 - share), class: "grid" }),
-      draw("text", { x: "-6", y: at(1 - share), dy: "4", "text-anchor": "end" }, String(share))]);
+    const heights = bottom < 0 ? [0, top / 2, top] : [0, 0.5, 1];
+    const grid = heights.flatMap((value) => [
+      draw("line", { x1: "0", x2: "100%", y1: at(up(value)), y2: at(up(value)), class: bottom < 0 && !value ? "zero" : "grid" }),
+      draw("text", { x: "-6", y: at(up(value)), dy: "4", "text-anchor": "end" }, bottom < 0 ? value.toFixed(value ? 2 : 0) : String(value))]);
     const every = Math.ceil(ticks.length / 6);
     const below = ticks.filter((_, index) => index % every === 0).map(([x, text]) => draw("text", { x: at(x), y: "100%", dy: "18", "text-anchor": "middle" }, text));
     const marks = lines.filter(({ marked }) => marked).flatMap(({ kind, points }) => points.flatMap(([x, y, low, high]) => [
-      ...(low != null ? [draw("line", { x1: at(x), x2: at(x), y1: at(1 - low), y2: at(1 - high), class: `interval ${kind}` })] : []),
-      mark(kind, at(x), at(1 - y))]));
+      ...(low != null ? [draw("line", { x1: at(x), x2: at(x), y1: at(up(low)), y2: at(up(high)), class: `interval ${kind}` })] : []),
+      mark(kind, at(x), at(up(y)))]));
+    const operating = dots.filter(([, , x, y]) => x != null && y != null).flatMap(([kind, text, x, y]) => [
+      mark(kind, at(x), at(up(edge(y)))),
+      draw("text", { x: at(x), y: at(up(edge(y))), dx: x > 0.7 ? "-9" : "9", dy: "13", "text-anchor": x > 0.7 ? "end" : "start", class: "number sure" }, dots.findIndex((dot) => dot[2] === x && dot[3] === y && dot[1] === text) ? "" : text)]);
+    const people = readers.flatMap(([name, x, y, [left, right], [low, high]]) => [
+      draw("line", { x1: at(left), x2: at(right), y1: at(up(y)), y2: at(up(y)), class: "interval reader" }),
+      draw("line", { x1: at(x), x2: at(x), y1: at(up(low)), y2: at(up(high)), class: "interval reader" }),
+      draw("g", {}, draw("title", {}, name), mark("reader", at(x), at(up(y))))]);
     const chart = make("div", { className: "lines" }, make("h3", { textContent: title }),
-      make("div", { className: "plot", role: "img" }, draw("svg", { class: "whole" }, ...grid, stretched, ...marks, ...below)),
+      make("div", { className: "plot", role: "img" }, draw("svg", { class: "whole" }, ...grid, stretched, ...marks, ...below, ...operating, ...people)),
       make("p", { className: "note", textContent: axis }));
-    chart.querySelector(".plot").setAttribute("aria-label", `${title}. ${lines.map(({ kind, points }) =>
-      `${kind === "right" ? "Clean" : "Under the shift"}: ${points.filter((_, index) => index % Math.ceil(points.length / 12) === 0).map(([x, y]) => `${x.toFixed(2)}, ${y.toFixed(2)}`).join("; ")}`).join(". ")}.`);
+    const named = { right: "Clean", worst: "Under the shift", all: "Every image called" };
+    const spoken = (points) => points.filter((_, index) => index % Math.ceil(points.length / 12) === 0).map(([x, y]) => `${x.toFixed(2)}, ${y.toFixed(2)}`).join("; ");
+    const places = dots.filter(([, , x, y]) => x != null && y != null).map(([kind, text, x, y]) => `${named[kind.slice(3)]}, operating point ${text}: ${x.toFixed(2)}, ${y.toFixed(2)}`);
+    chart.querySelector(".plot").setAttribute("aria-label", `${[`${title}`, ...lines.map(({ kind, points }) => `${named[kind]}: ${spoken(points)}`), ...places, ...readers.map(([name, x, y]) => `Reader ${name}: ${x.toFixed(2)}, ${y.toFixed(2)}`)].join(". ")}.`);
     return chart;
   }
 
@@ -307,8 +349,10 @@
     showVerdict();
     showBreaks();
     showMap();
+    showRates();
     showShift();
     showReview();
+    showCosts();
     showHurt();
   }
 
@@ -348,7 +392,7 @@
     button.dataset.timer = setTimeout(() => { button.textContent = button.dataset.words; }, 1500);
   }
 
-  for (const [id, key, show] of [["model", "model", showModel], ["shift", "shift", showShift], ["noun", "noun", showHurt], ["shown", "shown", showMap], ["finding", "finding", showFinding]])
+  for (const [id, key, show] of [["model", "model", showModel], ["shift", "shift", showShift], ["noun", "noun", showHurt], ["shown", "shown", () => { showMap(); showRates(); }], ["finding", "finding", showFinding]])
     $(id)?.addEventListener("change", ({ target }) => { chosen[key] = target.value; show(); });
   $("risk")?.addEventListener("input", ({ target }) => { chosen.stop = Number(target.value); showReview(); });
   if (chosen.model) showModel();

@@ -20,6 +20,7 @@ from fairweather.report.page.shell import (
 )
 from fairweather.report.section import ReportPart, Section
 from fairweather.report.tables import TextTable
+from fairweather.report.unit_words import name_all_units, name_units
 
 
 def render_page(
@@ -53,8 +54,10 @@ def render_page(
     for _, views in drawn:
         for view in views:
             carried |= view.carried
-    script = read_script("page.js")
-    return (
+    aggregation = contents.aggregation
+    script = name_units(read_script("page.js"), aggregation)
+    payload = pack_json(name_all_units(carried, aggregation))
+    return name_units(
         _make_page_environment()
         .get_template("page.html.j2")
         .render(
@@ -65,9 +68,10 @@ def render_page(
             looks=looks,
             policy=write_policy([script]),
             style=Markup(read_own_file("style.css")),  # nosec B704 # a file of this package
-            payload=Markup(pack_json(carried)),  # nosec B704 # letters and digits: base64
+            payload=Markup(payload),  # nosec B704 # letters and digits: base64
             script=Markup(script),  # nosec B704 # a file of this package
-        )
+        ),
+        aggregation,
     )
 
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import re
 from collections.abc import Mapping, Sequence
+from contextlib import suppress
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import NamedTuple
@@ -15,7 +16,13 @@ from torch import nn
 
 from fairweather.data.groups import natural_columns
 from fairweather.data.image_folders import UNLABELLED
-from fairweather.data.loading import DATA_SOURCES, list_source, tested_share
+from fairweather.data.loading import (
+    DATA_SOURCES,
+    find_positive,
+    list_source,
+    mark_positive,
+    tested_share,
+)
 from fairweather.data.named_sets import describe_verification
 from fairweather.data.sources import UNSPLIT
 from fairweather.errors import InputError, one_line
@@ -33,25 +40,29 @@ from fairweather.models.outputs import (
     LOGITS,
     OF_FINDINGS,
     OutputKind,
+    SingleOutputError,
     convert_outputs,
     detect_finding_kind,
     detect_kind,
     parse_outputs,
     sigmoid_error,
-    single_output_error,
 )
 from fairweather.models.predictions.files import note_seeds
+from fairweather.models.predictions.readers import ReaderTable
 from fairweather.models.preprocessing import describe_preprocessing, prepare_at
-from fairweather.models.run_models import check_learned, find_run_path
+from fairweather.models.run_models import check_learned, find_run_path, learned_task
 from fairweather.models.sources import OpenedModel
 from fairweather.models.user_modules import open_module, read_class_names
 from fairweather.progress import Notify
+from fairweather.requests.aggregation import check_units, read_aggregation, resolve_aggregates
 from fairweather.requests.evaluation.settings import (
     add_class_settings,
     check_loaded_dataset,
     group_columns,
+    list_known_images,
     make_settings,
     model_titles,
+    read_calls,
     read_label_map,
     refuse_class_options,
 )
@@ -71,8 +82,9 @@ from fairweather.steps.measurement import OOD_DATA, MeasuredModel, Settings, col
 from fairweather.steps.plan import DATA, NATURAL_DATA, OpenedNetwork, PlannedDataset, PlannedModel
 from fairweather.steps.worker import as_logits, check_natural, model_digest, open_data
 from fairweather.tasks.table import find_task
-from fairweather.types.kinds import FINDINGS, TaskKind
+from fairweather.types.kinds import CLASSES, FINDINGS, TaskKind
 from fairweather.types.measurement import (
+    CLASSIFICATION,
     MULTILABEL,
     Attack,
     Dataset,
@@ -80,7 +92,8 @@ from fairweather.types.measurement import (
     Preparation,
     Shift,
 )
-from fairweather.types.record import TEST, VAL, ModelRecord
+from fairweather.types.positive import NOTE, list_positive, read_positive
+from fairweather.types.record import TEST, VAL, ModelRecord, has_ordered_classes
 from fairweather.workers.options import Sharing
 
 # What is probably wrong if a model is no better than chance.
@@ -118,6 +131,9 @@ class ModelRequest:
     names: tuple[ModelName, ...] = ()
     """Of the models, in order; empty if each keeps the name from its source."""
 
+    readers: tuple[ReaderTable, ...] = ()
+    """The tables with what people call the test images."""
+
     @property
     def modules(self) -> list[nn.Module]:
         """The models that only this process has."""
@@ -128,6 +144,7 @@ class ModelRequest:
         missing."""
         sharing = Sharing.from_options(self.options)
         sharing.check()
+        read_aggregation(self.options.unit, self.options.aggregate)
         if sharing.is_divided and (self.modules or isinstance(self.dataset, Dataset)):
             ways = {"worker": False, "devices": 1, "executor": "local", "jobs": None}
             asked = next(name for name, alone in ways.items() if getattr(sharing, name) != alone)
@@ -160,21 +177,23 @@ class ModelRequest:
                 name.partition("@")[0] not in DATA_SOURCES
             ):  # a path; a named set may be a long download
                 list_source(name, offline=True)
-        fractions, task = _split_data(self, runs[0], settings, tell)
+        split = _split_data(self, runs[0], settings, tell)
         priors = read_priors(options.priors)
-        predicts = find_task(task).kinds[0]
-        if predicts == FINDINGS:
+        if split.task == MULTILABEL:
             refuse_class_options(options)
-        opened = [_open_model(self, model, predicts) for model in self.models]
-        source = _common_source(self, opened, runs, fractions)
+        openings = [_open_model(self, model, split) for model in self.models]
+        opened = [opening.model for opening in openings]
+        source = _common_source(self, opened, runs, split)
         dataset = self.dataset
+        if isinstance(dataset, Dataset) and options.positive:
+            dataset = mark_positive(dataset, options.positive)
         if isinstance(dataset, str):
             dataset = open_data(source, offline=options.offline, progress=_without_checksums(tell))
             note = _fitting_note(dataset, is_split_as_trained=_is_asked_for(self, runs[0]))
             dataset = replace(dataset, notes={**dataset.notes, **note})
         models = [
-            _match_model(options, model, dataset, name, label_map)
-            for model, name in zip(opened, self.names or _default_names(opened), strict=True)
+            _match_model(self, opening, dataset, name, label_map)
+            for opening, name in zip(openings, self.names or _default_names(opened), strict=True)
         ]
         _check_distinct(models)
         others = _other_sources(self, runs[0], source, opened[0].preparation, dataset)
@@ -187,8 +206,20 @@ class ModelRequest:
             _try_model(model, settings, dataset.test[:1])
         truth = dataset.test.labels.numpy()
         settings = add_class_settings(settings, options, priors, truth, dataset.classes)
+        ordered = settings.ordered or has_ordered_classes(dataset.notes)
+        settings = resolve_aggregates(
+            settings, find_task(dataset.task), len(dataset.classes), ordered=ordered
+        )
         seeds = tuple(sorted({model.seed for model in models}))
         labels = [model_label(titles[model.name], model.seed, seeds) for model in models]
+        readers, read_lines = read_calls(
+            self.readers,
+            list_known_images(dataset, (TEST,)),
+            dataset.classes,
+            options,
+            settings,
+            read_positive(dataset.notes),
+        )
         return Inputs(
             kind="evaluation",
             name=_run_name(models, dataset),
@@ -211,14 +242,18 @@ class ModelRequest:
                     [model for model in models if model.name == name],
                     title,
                     options,
-                    dataset.classes,
                 )
                 for name, title in titles.items()
             },
             seeds=seeds,
             settings=settings,
             networks=[(model.planned, model.network) for model in models],
-            lines=_describe_inputs(models, labels, datasets),
+            readers=readers,
+            lines=[
+                *_describe_inputs(models, labels, datasets),
+                *check_units(settings, datasets),
+                *read_lines,
+            ],
             advice=ADVICE,
         )
 
@@ -246,6 +281,9 @@ class EvaluatedModel(NamedTuple):
 
     planned: PlannedModel
     """How another process opens it."""
+
+    classes: tuple[str, ...]
+    """The classes or findings of the data that its outputs are matched with."""
 
     @property
     def source(self) -> str:
@@ -315,7 +353,7 @@ def _describe_inputs(
     )
     for model, label in labelled:
         prefix = f"{label}: " if len(models) > 1 else ""
-        lines.append(f"labels         {prefix}{model.labels.describe(dataset.classes)}")
+        lines.append(f"labels         {prefix}{model.labels.describe(model.classes)}")
         normalised = model.opened.facts.get("normalisation")
         if odd := describe_odd_range(normalised, dataset.mean, dataset.std):
             lines.append(f"warning        {prefix}{odd}")
@@ -366,7 +404,6 @@ def _describe_model(
     members: Sequence[EvaluatedModel],
     title: str,
     options: EvaluationOptions,
-    classes: Sequence[str],
 ) -> ModelRecord:
     """Describe a model; with several seeds, each says its source, and the first everything else."""
     model, asked = members[0], list_given_options(options)
@@ -387,7 +424,9 @@ def _describe_model(
         "labels": model.labels.note,
     }
     if options.class_map is not None:
-        facts["label_map"] = dict(zip(classes, model.labels.columns, strict=True))
+        facts["label_map"] = dict(zip(model.classes, model.labels.columns, strict=True))
+    if model.labels.positive:
+        facts[NOTE] = model.labels.positive
     plain = json.loads(json.dumps({"settings": settings, "facts": facts}))
     return ModelRecord(title=title, **plain)
 
@@ -409,22 +448,34 @@ def _default_names(opened: Sequence[OpenedModel]) -> list[ModelName]:
 
 
 def _match_model(
-    options: EvaluationOptions,
-    opened: OpenedModel,
+    request: ModelRequest,
+    opening: Opening,
     dataset: Dataset,
     name: ModelName,
     label_map: Mapping[str, object] | None,
 ) -> EvaluatedModel:
     """Find out what a model's outputs are, and map them to the classes of the data."""
-    predicts = find_task(dataset.task).kinds[0]
-    first = _compute_outputs(opened, dataset.test[:1], predicts)
+    options, positive = request.options, read_positive(dataset.notes)
+    opened, predicts = opening.model, opening.predicts
+    try:
+        first = _compute_outputs(opened, dataset.test[:1], predicts)
+    except SingleOutputError as error:
+        if positive is None:
+            raise SingleOutputError(error.subject, dataset.classes) from None
+        return _match_model(
+            request, _open_as(request, opening.source, FINDINGS), dataset, name, label_map
+        )
+    made = positive if predicts != FINDINGS else None
+    classes = dataset.classes if made is None else made.classes
     outputs = opened.outputs or parse_outputs(options.outputs, predicts)
     if outputs is None and detect_kind(first) == "logits":  # one image shows it for most models
         outputs = LOGITS if predicts != FINDINGS else detect_finding_kind(first, opened.name)
     elif outputs is None:
         sample = dataset.test[: min(MOST_SAMPLE_IMAGES, options.batch_size)]
         outputs = _infer_outputs(opened, sample, predicts)
-    labels = match_labels(opened.classes, first.shape[1], dataset.classes, label_map, predicts)
+    labels = match_labels(opened.classes, first.shape[1], classes, label_map, predicts)
+    if made is not None:
+        labels = labels._replace(positive=made.places)
     if opened.outputs is None:
         convert_outputs(nn.Identity(), outputs.kind)(first)  # raises for numbers that are none
     planned = PlannedModel(
@@ -434,11 +485,12 @@ def _match_model(
         size=options.size,
         answers=labels.outputs,
         columns=labels.columns,
-        digest=model_digest(opened, outputs.kind, labels.columns),
-        task_name=dataset.task,
+        positive=labels.positive,
+        digest=model_digest(opened, outputs.kind, labels),
+        task_name=dataset.task if made is None else CLASSIFICATION,
     )
     network = relabel(as_logits(opened, outputs.kind), labels)
-    return EvaluatedModel(name.model, name.seed, opened, outputs, labels, network, planned)
+    return EvaluatedModel(name.model, name.seed, opened, outputs, labels, network, planned, classes)
 
 
 def free_name(name: str, taken: Sequence[str]) -> str:
@@ -466,12 +518,12 @@ def _common_source(
     request: ModelRequest,
     opened: Sequence[OpenedModel],
     runs: Sequence[PlannedDataset | None],
-    fractions: Mapping[str, float],
+    split: DataSplit,
 ) -> PlannedDataset:
     """How the data are loaded for all models; they must take the same images."""
-    first = make_data_source(request, opened[0], runs[0], fractions)
+    first = make_data_source(request, opened[0], runs[0], split)
     for model, run in zip(opened[1:], runs[1:], strict=True):
-        if make_data_source(request, model, run, fractions) != first:
+        if make_data_source(request, model, run, split) != first:
             raise InputError(
                 f"{opened[0].name} and {model.name} are measured on different images "
                 f"({describe_preprocessing(opened[0])}; {describe_preprocessing(model)}), and the "
@@ -485,7 +537,7 @@ def make_data_source(
     request: ModelRequest,
     opened: OpenedModel,
     run: PlannedDataset | None,
-    fractions: Mapping[str, float],
+    split: DataSplit,
 ) -> PlannedDataset:
     """How the data are loaded: split, and prepared as the model's configuration says."""
     options = request.options
@@ -499,10 +551,11 @@ def make_data_source(
             root=options.root,
             size=options.size,
             preparation=opened.preparation if options.size is None else None,
-            **fractions,  # type: ignore[arg-type]
+            **split.fractions,  # type: ignore[arg-type]
         )
     return replace(
         source,
+        positive=split.positive,
         groups=group_columns(options) or source.groups,
         parts=("val", "test"),
         limit=options.limit,
@@ -521,6 +574,8 @@ def _check_names(request: ModelRequest) -> None:
     """Check options and the names of models, which needs neither weights nor images."""
     options = request.options
     for name in ("label_column", "key_column", "classes", "findings", "empty_labels"):
+        if name == "key_column" and request.readers:
+            continue
         if getattr(options, name) != getattr(EvaluationOptions, name):
             raise InputError(f"{name} goes with predictions:, not with a model")
     for model in request.models:
@@ -530,8 +585,35 @@ def _check_names(request: ModelRequest) -> None:
             check_model_options(_name_module(model), options)
 
 
-def _open_model(request: ModelRequest, model: str | nn.Module, predicts: TaskKind) -> OpenedModel:
-    """Open a model, for images of the requested size."""
+class Opening(NamedTuple):
+    """A model that was opened to predict something."""
+
+    source: str | nn.Module
+    """The model as it was given."""
+
+    model: OpenedModel
+    """The model as it was opened."""
+
+    predicts: TaskKind
+    """One class of each image, or findings."""
+
+
+def _open_model(request: ModelRequest, model: str | nn.Module, split: DataSplit) -> Opening:
+    """Open a model, for images of the requested size.
+
+    Where findings are made of classes, several outputs are classes, and one is the finding.
+    """
+    is_finding = split.task == MULTILABEL
+    if is_finding and split.is_made and learned_task(str(model)) != MULTILABEL:
+        with suppress(SingleOutputError):
+            return _open_as(request, model, CLASSES)
+    try:
+        return _open_as(request, model, FINDINGS if is_finding else CLASSES)
+    except SingleOutputError as error:
+        raise SingleOutputError(error.subject, split.classes) from None
+
+
+def _open_as(request: ModelRequest, model: str | nn.Module, predicts: TaskKind) -> Opening:
     options = request.options
     if isinstance(model, str):
         check_learned(model, predicts)
@@ -552,9 +634,9 @@ def _open_model(request: ModelRequest, model: str | nn.Module, predicts: TaskKin
             classes=read_class_names(model) if predicts == FINDINGS else None,
             predicts=predicts,
         )
-    if options.size is None:
-        return opened
-    return prepare_at(opened, options.size, keep=options.input_size is not None)
+    if options.size is not None:
+        opened = prepare_at(opened, options.size, keep=options.input_size is not None)
+    return Opening(model, opened, predicts)
 
 
 def _name_module(model: nn.Module) -> str:
@@ -566,26 +648,52 @@ def _without_checksums(tell: Notify) -> Notify:
     return lambda event: None if event.task == "verify" else tell(event)
 
 
+class DataSplit(NamedTuple):
+    """How the data are split, and what is told of each image."""
+
+    fractions: Mapping[str, float]
+    """Nothing is trained, so the other images are for fitting. Empty for loaded data, and for the
+    data of the run that trained the model, which keep their split."""
+
+    task: str
+    """The task of the data."""
+
+    classes: tuple[str, ...]
+    """The classes or findings of the data; where findings are made of classes, the classes."""
+
+    positive: tuple[str, ...] = ()
+    """The positive classes, if findings are to be made of classes."""
+
+    is_made: bool = False
+    """Whether the findings are made of classes."""
+
+
 def _split_data(
     request: ModelRequest, run: PlannedDataset | None, settings: Settings, tell: Notify
-) -> tuple[dict[str, float], str]:
-    """The fractions of the split, and the task of the data.
+) -> DataSplit:
+    """Find out how the data are split.
 
-    Nothing is trained, so the other images are for fitting. The fractions are empty for loaded
-    data, and for the data of the run that trained the model, which keep their split. Raises
-    `InputError` for data without labels, and if a variant needs a validation split, and there is
-    none.
+    Raises `InputError` for data without labels, and if a variant needs a validation split, and
+    there is none.
     """
     options, share = request.options, request.options.validation_fraction
     if isinstance(request.dataset, Dataset):
         check_loaded_dataset(options)
         has_validation = bool(request.dataset.val)
         check_has_validation(settings, request.dataset.name, has_validation=has_validation)
-        return {}, request.dataset.task
-    if _is_asked_for(request, run):
+        dataset = request.dataset
+        if options.positive:
+            dataset = mark_positive(dataset, options.positive)
+        made = read_positive(dataset.notes)
+        classes = dataset.classes if made is None else made.classes
+        return DataSplit({}, dataset.task, classes, is_made=made is not None)
+    if run is not None and _is_asked_for(request, run):
         folder = find_run_path(str(request.models[0]))
         assert folder is not None
-        return {}, open_finished_run(folder).record.data.task
+        data = open_finished_run(folder).record.data
+        asked = list_positive(options.positive or run.positive)
+        task = MULTILABEL if asked else data.task
+        return DataSplit({}, task, data.classes, asked, is_made=bool(asked))
     name = request.dataset
     listed = list_source(
         name, options.root, offline=options.offline, progress=_without_checksums(tell)
@@ -601,12 +709,18 @@ def _split_data(
         raise InputError(f"{name} has only test images: leave validation_fraction out")
     if share and "val" in listed.splits:
         raise InputError(f"{name} has a validation split of its own: leave validation_fraction out")
-    if by_name:  # as load_data splits it
-        return {"validation_fraction": share} if share else {}, listed.task
-    if UNSPLIT not in listed.splits:
-        return {"validation_fraction": share}, listed.task
+    asked = list_positive(options.positive)
+    if asked:
+        find_positive(asked, name, listed.classes, listed.task)
+    elif run is not None and listed.task == CLASSIFICATION:  # as the model was trained
+        asked = list_positive(run.positive)
     fractions = {"test_fraction": 1 - share, "validation_fraction": 1.0 if share else 0.0}
-    return fractions, listed.task
+    if by_name:  # as load_data splits it
+        fractions = {"validation_fraction": share} if share else {}
+    elif UNSPLIT not in listed.splits:
+        fractions = {"validation_fraction": share}
+    task = MULTILABEL if asked else listed.task
+    return DataSplit(fractions, task, listed.classes, asked, is_made=bool(asked))
 
 
 def read_training_data(model: str | nn.Module) -> PlannedDataset | None:
@@ -707,7 +821,7 @@ def _compute_outputs(opened: OpenedModel, test: Images, predicts: TaskKind) -> t
         ) from error
     plain = isinstance(logits, torch.Tensor) and not logits.is_nested
     if plain and predicts != FINDINGS and logits.shape[1:] in ((), (1,)):
-        raise single_output_error(opened.name)
+        raise SingleOutputError(opened.name)
     try:
         check_logits(logits)
     except InputError as error:

@@ -20,7 +20,7 @@ from torch import nn
 from fairweather.attacks.shift_lists import make_external_shift
 from fairweather.data.findings import parse_empty
 from fairweather.data.groups import check_shared_groups
-from fairweather.data.loading import list_source, tested_share
+from fairweather.data.loading import list_source, mark_positive, tested_share
 from fairweather.data.sources import UNSPLIT
 from fairweather.errors import InputError, quote_names
 from fairweather.inference.prediction import make_predictions
@@ -36,11 +36,15 @@ from fairweather.models.predictions.files import (
 from fairweather.models.predictions.matching import (
     KnownImages,
     MatchedPredictions,
+    column_error,
+    mark_labels,
     match_predictions,
     name_classes,
+    name_label_classes,
     number_keys,
     number_labels,
 )
+from fairweather.models.predictions.readers import ReaderTable
 from fairweather.models.predictions.tables import (
     PredictionRows,
     RowOptions,
@@ -56,12 +60,20 @@ from fairweather.models.predictions.truth import (
 )
 from fairweather.models.sources import folder_name
 from fairweather.progress import Notify
+from fairweather.requests.aggregation import (
+    LabelledPart,
+    check_parts,
+    read_aggregation,
+    resolve_aggregates,
+)
 from fairweather.requests.evaluation.settings import (
     add_class_settings,
     check_loaded_dataset,
     group_columns,
+    list_known_images,
     make_settings,
     model_titles,
+    read_calls,
     read_label_map,
 )
 from fairweather.requests.evaluation_options import EvaluationOptions, check_options
@@ -91,15 +103,21 @@ from fairweather.types.measurement import (
     Shift,
 )
 from fairweather.types.operating_points import list_targets
+from fairweather.types.positive import (
+    PositiveClasses,
+    list_positive,
+    parse_positive,
+    read_positive,
+)
 from fairweather.types.record import CLEAN, TEST, VAL, VALIDATION, ModelRecord, predictions_file
 
 # The options that apply to predictions, and those of them that need a data set.
 USABLE = (
-    *("outputs", "label_column", "key_column", "classes", "findings", "empty_labels"),
+    *("outputs", "label_column", "key_column", "classes", "findings", "empty_labels", "positive"),
     *("variants", "priors"),
-    *("operating_points", "ordered_classes"),
+    *("operating_points", "costs", "ordered_classes"),
     *("bootstrap", "threads", "title", "device", "offline"),
-    *("metadata", "group", "slices", "allow_shared_groups"),
+    *("metadata", "group", "unit", "aggregate", "slices", "allow_shared_groups"),
 )
 OF_DATA = (*("class_map", "size", "root", "skip_unreadable", "allow_duplicates", "scale"),)
 # What is probably wrong if a model is no better than chance.
@@ -139,6 +157,9 @@ class PredictionsRequest:
     """The labels of a second table or of this process; None if a file or the data set has them."""
 
     options: EvaluationOptions
+    readers: tuple[ReaderTable, ...] = ()
+    """The tables with what people call the test images."""
+
     modules: ClassVar[Sequence[nn.Module]] = ()  # of this process
 
     def check(self) -> None:
@@ -155,6 +176,7 @@ class PredictionsRequest:
                 )
             if option.name in OF_DATA and self.dataset is None:
                 raise InputError(f"{option.name} goes with a data set, and none is named")
+        read_aggregation(options.unit, options.aggregate)
         parse_outputs(options.outputs)
         parse_empty(options.empty_labels)
         for name in ("findings", "empty_labels"):
@@ -191,9 +213,14 @@ class PredictionsRequest:
             facts, images, labels = _images_of_labels(reader, parts)
         else:
             source, dataset = _open_dataset(self, parts, tell)
-            facts, images, remark = collect_facts(dataset, parts), _known_images(dataset, parts), ""
+            facts, images, remark = (
+                collect_facts(dataset, parts),
+                list_known_images(dataset, parts),
+                "",
+            )
             facts = replace(facts, natural_shift=facts.natural_shift and VAL in parts)
             sources, datasets = {DATA: source}, {DATA: dataset}
+            reader.positive = read_positive(dataset.notes)
         settings = add_class_settings(
             make_settings(options, shifts, device),
             options,
@@ -206,14 +233,24 @@ class PredictionsRequest:
         check_variants(settings.variants, find_task(facts.task), facts.name)
         reader.read_all(facts, images, labels)
         _check_fitted(settings, parts, facts)
-        if (known := images.get(VAL)) is not None:
+        if (known := images.get(VAL)) is not None and settings.aggregation is None:
             grouping = number_groups(known.groups)
             check_targets(settings.operating_points, facts.classes, known.labels, grouping)
             for variant in settings.variants:
                 variant.check_images(known.keys, known.labels, facts.classes, grouping)
+        ordered = settings.ordered or facts.ordered
+        settings = resolve_aggregates(settings, reader.task, len(facts.classes), ordered=ordered)
+        labelled = {
+            part: LabelledPart(known.labels, known.groups) for part, known in images.items()
+        }
+        units = check_parts(settings, labelled, reader.task, facts.classes, ordered=ordered)
         titles, seeds = model_titles(options.title, reader.models), reader.seeds
         n, groups = facts.images[TEST], images[TEST].groups
-        classes = f"{len(facts.classes)} {reader.task.noun}"
+        count, noun = len(facts.classes), reader.task.noun
+        classes = f"{count} {noun if count > 1 else noun.removesuffix('s')}"
+        readers, read_lines = read_calls(
+            self.readers, images, facts.classes, options, settings, reader.positive
+        )
         return Inputs(
             kind="evaluation",
             name=f"{self.name}-on-{folder_name(Path(facts.name).name)}" if datasets else self.name,
@@ -233,6 +270,7 @@ class PredictionsRequest:
             settings=settings,
             read_predictions=reader.predictions,
             groups={} if datasets else _store_groups(images),
+            readers=readers,
             # Images that were shifted elsewhere are unknown here.
             pictured=shifts[:1] if datasets else (),
             lines=[
@@ -240,7 +278,9 @@ class PredictionsRequest:
                 f"data           {facts.name}: n = {n:,}{remark}, {classes}",
                 *([f"groups         {describe_groups(groups)}"] if groups else []),
                 *(f"note           {note}" for note in (groups.remarks() if groups else ())),
+                *units,
                 *reader.lines(shifts),
+                *read_lines,
             ],
             advice=ADVICE,
         )
@@ -251,6 +291,7 @@ def request_file(
     dataset: str | Dataset | None,
     options: EvaluationOptions,
     labels: object = None,
+    readers: tuple[ReaderTable, ...] = (),
 ) -> PredictionsRequest:
     """The request for `predictions:PATH`; raises `InputError` if no predictions are found there."""
     if source == PREFIX:
@@ -259,7 +300,7 @@ def request_file(
     name = folder_name(path.name if path.is_dir() else path.stem)
     predictions = tuple(find_predictions(path))
     truth = None if labels is None else _read_truth(labels, options)
-    return PredictionsRequest(source, name, predictions, dataset, truth, options)
+    return PredictionsRequest(source, name, predictions, dataset, truth, options, readers)
 
 
 def request_predictions(
@@ -267,17 +308,18 @@ def request_predictions(
     labels: object,
     dataset: str | Dataset | None,
     options: Mapping[str, object],
+    readers: tuple[ReaderTable, ...] = (),
 ) -> PredictionsRequest:
     """The request for predictions of this process; `labels` may be those of each row."""
     given = check_options(options)
     if isinstance(predictions, str | Path):
-        return request_file(f"{PREFIX}{predictions}", dataset, given, labels)
+        return request_file(f"{PREFIX}{predictions}", dataset, given, labels, readers)
     tables = tuple(list_in_memory(predictions))
     truth = None if labels is None else _read_truth(labels, given)
     if truth is not None and truth.keys is None:
         _check_label_order(labels, tables)
     name, source = "predictions", "predictions of this process"
-    return PredictionsRequest(source, name, tables, dataset, truth, given)
+    return PredictionsRequest(source, name, tables, dataset, truth, given, readers)
 
 
 def _read_truth(labels: object, options: EvaluationOptions) -> Truth:
@@ -325,6 +367,7 @@ class _PredictionReader:
         self.asked = _row_options(options)
         self.classes: tuple[str, ...] = ()
         self.images: Mapping[str, KnownImages] = {}
+        self.positive: PositiveClasses | None = None
         self.task = find_task(CLASSIFICATION)
         self.findings: tuple[str, ...] = ()  # of the labels of test images, in their order
         self.matched: dict[str, MatchedPredictions] = {}
@@ -371,8 +414,11 @@ class _PredictionReader:
         if given is None or (
             _part(cell) == VAL and (given.keys is None or rows.labels is not None)
         ):
+            if self.positive is not None:
+                return mark_labels(rows, self.positive)
             return arrange_findings(rows, self.findings) if self.findings else rows
-        return add_truth(rows, given, self.asked)
+        rows = add_truth(rows, given, self.asked)
+        return rows if self.positive is None else mark_labels(rows, self.positive)
 
     def _match(self, file: str) -> MatchedPredictions:
         """The predictions in the order of the images."""
@@ -381,7 +427,7 @@ class _PredictionReader:
         images = self.images[_part(self.cells[file])]
         rows, labels = self.rows(file), read_label_map(self.request.options)
         asked = self.asked._replace(outputs=self.cells[file].outputs or self.asked.outputs)
-        matched = match_predictions(rows, self.classes, images, asked, labels)
+        matched = match_predictions(rows, self.classes, images, asked, labels, self.positive)
         if rows.labels is not None and self.request.dataset is not None:
             agree = f"the labels beside the predictions are those of {images.place}"
             matched = matched._replace(notes=(*matched.notes, agree))
@@ -548,6 +594,7 @@ def _images_of_labels(
     """Read the images and labels of each split from its first predictions."""
     request, cells = reader.request, reader.cells
     images, counts, digests, described, task = {}, {}, {}, "", CLASSIFICATION
+    written = ""
     classes: tuple[str, ...] = ()
     is_table = request.labels is not None and request.labels.values is None
     owner = request.labels.place if request.labels is not None and is_table else "its own"
@@ -555,11 +602,22 @@ def _images_of_labels(
         files = [file for file, cell in cells.items() if _part(cell) == part]
         file = next((file for file in files if cells[file].shift in (CLEAN, VALIDATION)), files[0])
         rows = reader.rows(file)
+        if request.options.positive and reader.positive is None:
+            reader.positive = parse_positive(
+                request.options.positive, name_label_classes(rows, reader.asked)
+            )
+            marked = mark_labels(rows, reader.positive)
+            _, written = number_labels(rows, reader.positive.classes)
+            rows = marked
         classes = classes or name_classes(rows, reader.asked)
         task = _find_labelled_task(rows)
         if task == MULTILABEL:
             reader.findings = classes
+        elif rows.outputs.shape[1] == 1:
+            raise column_error(rows.place, name_label_classes(rows, reader.asked))
         labels, meaning = _read_labels(rows, classes, reader.asked, is_test=part == TEST)
+        if reader.positive is not None:
+            meaning = f"{written}; {reader.positive.describe()}"
         described = described or f"of {owner}, {meaning}"
         keys, names = number_keys(rows.keys, len(labels))
         order = np.argsort(keys, kind="stable")
@@ -590,6 +648,7 @@ def _images_of_labels(
         groups={part: groups_digest(groups) for part, groups in known.items()},
         slices=tuple(known[TEST].slices) if known else (),
         task=task,
+        positive=reader.positive,
     )
     return facts, images, described
 
@@ -697,6 +756,8 @@ def _open_dataset(
     if isinstance(dataset, Dataset):
         check_loaded_dataset(options)
         source = PlannedDataset(source=dataset.name, parts=tuple(parts))
+        if options.positive:
+            dataset = mark_positive(dataset, options.positive)
     else:
         assert dataset is not None
         listed = list_source(dataset, options.root, offline=options.offline)
@@ -710,6 +771,7 @@ def _open_dataset(
             allow_duplicates=options.allow_duplicates,
             scale=options.scale,
             groups=group_columns(options),
+            positive=list_positive(options.positive),
         )
         if UNSPLIT in listed.splits:
             source = replace(source, test_fraction=tested_share(dataset))
@@ -721,20 +783,3 @@ def _open_dataset(
     if len(dataset.classes) < find_task(dataset.task).least_classes:
         raise InputError(f"{dataset.name} has only one class: an evaluation needs at least two")
     return source, dataset
-
-
-def _known_images(dataset: Dataset, parts: Sequence[str]) -> dict[str, KnownImages]:
-    known = {}
-    for part in parts:
-        images = getattr(dataset, part)
-        names = None if images.names is None else images.names.tolist()
-        place = f"the {part} images of {dataset.name}"
-        known[part] = KnownImages(
-            images.labels.numpy(),
-            images.keys.numpy(),
-            names,
-            place,
-            are_files=names is not None,
-            groups=images.groups,
-        )
-    return known

@@ -19,6 +19,7 @@ from fairweather.models.predictions.files import (
     PREFIX,
     parse_model_names,
 )
+from fairweather.models.predictions.readers import list_reader_tables
 from fairweather.progress import Notify, shows_progress, silent, to_notify
 from fairweather.report.finished_run import Run
 from fairweather.requests.evaluation.models import ModelName, ModelRequest
@@ -50,6 +51,7 @@ def evaluate(
     *,
     predictions: object = None,
     labels: object = None,
+    readers: object = None,
     out: str | Path | None = None,
     replace: bool = False,
     progress: Notify | bool | None = True,
@@ -72,6 +74,9 @@ def evaluate(
         labels: of predictions, the true label of each row, if neither a column nor a data set has
             them. Of several findings, `[images, findings]` of 0, 1 and -1 (unknown). A DataFrame or
             the path of a table is matched by the column with the keys.
+        readers: what people call each test image: a DataFrame or the path of a table with the
+            column `reader`, or a column for each reader. A list has several of these, and a dict
+            has one for each reader by name.
         out: the run folder. Finished work in it is not computed again, so that a second call
             continues an interrupted one. Without it, a temporary folder is used, and deleted
             with the returned `Run`.
@@ -104,7 +109,7 @@ def evaluate(
     [0.75]
     """
     request, tell = (
-        make_request(model, dataset, shifts, options, predictions, labels),
+        make_request(model, dataset, shifts, options, predictions, labels, readers),
         to_notify(progress),
     )
     if out is not None:
@@ -131,10 +136,11 @@ def make_request(
     options: Mapping[str, object],
     predictions: object = None,
     labels: object = None,
+    readers: object = None,
 ) -> EvaluationRequest:
     """Make the request of an evaluation; raises `InputError` for arguments that do not fit
     together."""
-    is_file = _is_predictions(model)
+    is_file, tables = _is_predictions(model), list_reader_tables(readers)
     if (
         predictions is None
         and isinstance(model, Mapping)
@@ -161,7 +167,7 @@ def make_request(
         named = parse_model_names(model) if isinstance(model, Mapping) else ()
         names = tuple(ModelName(*name) for name in named)
         tested = expand_with_clean(shifts)
-        return ModelRequest(tuple(models), dataset, tested, check_options(options), names)
+        return ModelRequest(tuple(models), dataset, tested, check_options(options), names, tables)
     if predictions is not None and model is not None:
         raise InputError("an evaluation has a model or predictions, and both are given")
     if shifts != QUICK:
@@ -170,8 +176,8 @@ def make_request(
             f"{NAME_FORM}, or a mapping file"
         )
     if is_file:
-        return request_file(str(model), dataset, check_options(options), labels)
-    return request_predictions(predictions, labels, dataset, options)
+        return request_file(str(model), dataset, check_options(options), labels, tables)
+    return request_predictions(predictions, labels, dataset, options, tables)
 
 
 def _is_predictions(model: object) -> bool:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
 
@@ -13,7 +13,12 @@ import torch
 from fairweather.attacks.shift_lists import expand_fit_shifts
 from fairweather.devices import Arithmetic
 from fairweather.errors import InputError, unknown_name
+from fairweather.metrics.grouping import number_groups
 from fairweather.models.labels import read_label_file
+from fairweather.models.predictions.matching import KnownImages
+from fairweather.models.predictions.readers import ReaderTable, describe_readers, match_readers
+from fairweather.requests.aggregation import add_unit, read_aggregation
+from fairweather.requests.costs import read_costs
 from fairweather.requests.evaluation_options import EvaluationOptions
 from fairweather.requests.inputs import (
     PartialPriors,
@@ -23,9 +28,11 @@ from fairweather.requests.inputs import (
 from fairweather.steps.measurement import Settings
 from fairweather.tasks.classification import CLASSIFICATION_TASK
 from fairweather.tasks.multilabel import MULTILABEL_TASK
-from fairweather.types.measurement import Attack, Shift
+from fairweather.types.measurement import Attack, Dataset, ReaderCalls, Shift
 from fairweather.types.operating_points import parse_operating_points
 from fairweather.types.options import GroupColumns, normalize_slice
+from fairweather.types.positive import PositiveClasses
+from fairweather.types.record import TEST
 
 # What to do in place of options that need classes.
 INSTEAD_FOR_FINDINGS = {
@@ -92,6 +99,7 @@ def make_settings(
         arithmetic=arithmetic,
         bootstrap=options.bootstrap,
         operating_points=parse_operating_points(options.operating_points),
+        aggregation=read_aggregation(options.unit, options.aggregate),
     )
 
 
@@ -109,7 +117,8 @@ def add_class_settings(
     """
     task = MULTILABEL_TASK if labels.ndim > 1 else CLASSIFICATION_TASK
     points = check_operating_points(settings.operating_points, classes, task)
-    settings = replace(settings, operating_points=points)
+    costs = read_costs(options.costs, classes, findings=labels.ndim > 1)
+    settings = replace(settings, operating_points=points, costs=costs)
     if labels.ndim > 1:
         refuse_class_options(options)
         return settings
@@ -138,16 +147,18 @@ def read_label_map(options: EvaluationOptions) -> Mapping[str, object] | None:
 
 def group_columns(options: EvaluationOptions) -> GroupColumns | None:
     """The columns with the groups and slices of the images; None if no option is about them."""
-    if not any((options.metadata, options.group, options.slices, options.allow_shared_groups)):
+    asked = (options.metadata, options.group, options.slices, options.allow_shared_groups)
+    if not any((*asked, options.unit)):
         return None
     path = None if options.metadata is None else str(options.metadata)
     slices = tuple(map(normalize_slice, options.slices))
-    return GroupColumns(path, options.group, slices, options.allow_shared_groups)
+    columns = GroupColumns(path, options.group, slices, options.allow_shared_groups)
+    return add_unit(columns, options.unit)
 
 
 def check_loaded_dataset(options: EvaluationOptions) -> None:
     """Raise `InputError` for options that a data set which is loaded already cannot follow."""
-    if group_columns(options) is not None:
+    if group_columns(replace(options, unit=None)) is not None:
         raise InputError(
             "metadata goes with the name of a data set; this one is loaded already: give load_data "
             "the table, as groups=GroupColumns(...)"
@@ -161,3 +172,44 @@ def check_loaded_dataset(options: EvaluationOptions) -> None:
             f"{' and '.join(given)} cannot be given for a data set that is loaded already: give it "
             "to load_data, or name the data set here"
         )
+
+
+def list_known_images(dataset: Dataset, parts: Sequence[str]) -> dict[str, KnownImages]:
+    """What is known of the images of some splits, for tables about them."""
+    known = {}
+    for part in parts:
+        images = getattr(dataset, part)
+        names = None if images.names is None else images.names.tolist()
+        place = f"the {part} images of {dataset.name}"
+        known[part] = KnownImages(
+            images.labels.numpy(),
+            images.keys.numpy(),
+            names,
+            place,
+            are_files=names is not None,
+            groups=images.groups,
+        )
+    return known
+
+
+def read_calls(
+    tables: Sequence[ReaderTable],
+    images: Mapping[str, KnownImages],
+    classes: tuple[str, ...],
+    options: EvaluationOptions,
+    settings: Settings,
+    positive: PositiveClasses | None,
+) -> tuple[ReaderCalls | None, list[str]]:
+    """What people call each test image, and a line about it; None if there are no tables.
+
+    Raises `InputError` for what `match_readers` refuses, and for different classes of one patient.
+    """
+    if not tables:
+        return None, []
+    known, unit = images[TEST], None if settings.aggregation is None else settings.aggregation.unit
+    readers = match_readers(tables, known, classes, options.key_column, positive, unit)
+    if unit is not None and (grouping := number_groups(known.groups)) is not None:
+        mixed = known.labels.ndim > 1 or settings.ordered
+        readers.join_images(grouping.numbers, unit, mixed=mixed)  # raises
+    remarks = [table.remark for table in tables if table.remark]
+    return readers, [f"readers        {describe_readers(readers, remarks)}"]

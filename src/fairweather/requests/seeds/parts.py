@@ -158,9 +158,14 @@ def _shared_values(part: SeedsPart) -> Iterator[tuple[str, JsonValue]]:
     yield "fit_on", list(settings.fit_on)
     points = settings.operating_points
     yield "operating_points", {name: list(list_points(points, name)) for name in points}
+    yield "costs", {name: list(costs) for name, costs in settings.costs.items()}
     yield "ordered_classes", record.data.ordered
+    yield "unit", settings.unit
+    yield "aggregate", list(settings.aggregates)
     grouped = part.steps.get(GROUPS)
     yield "groups of images", grouped.depends.get("digests") if grouped else None
+    read = part.steps.get("readers")
+    yield "calls of readers", read.depends.get("digest") if read else None
     libraries = [record.provenance.versions, *(s.depends.get("libraries") for s in every)]
     for versions in libraries:
         for name, version in versions.items() if isinstance(versions, dict) else ():
@@ -218,7 +223,7 @@ def _seedless_settings(name: str, part: SeedsPart) -> dict[str, dict[str, JsonVa
     seedless_settings: dict[str, dict[str, JsonValue]] = {}
     for step in part.steps.values():
         folders = step.id.split("/")
-        if step.kind == "group" or base_model(folders[1]) != name:
+        if step.kind in ("group", "read") or base_model(folders[1]) != name:
             continue
         # A model may have a name like that of a seed.
         seedless = ["seed" if folder.startswith("seed-") else folder for folder in folders[2:]]

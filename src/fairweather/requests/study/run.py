@@ -28,6 +28,13 @@ from fairweather.models.building import (
 from fairweather.models.checkpoints import PUBLISHED_WEIGHTS
 from fairweather.progress import Event, Notify, shows_progress, to_notify
 from fairweather.report.finished_run import Run
+from fairweather.requests.aggregation import (
+    add_unit,
+    check_units,
+    read_aggregation,
+    resolve_aggregates,
+)
+from fairweather.requests.costs import read_costs
 from fairweather.requests.execution import check_run_folder, execute_run, make_outlook
 from fairweather.requests.inputs import (
     Inputs,
@@ -82,8 +89,9 @@ from fairweather.training.fabric import check_launch, find_launcher
 from fairweather.training.recipe import Recipe
 from fairweather.training.selfsupervised.methods import METHODS
 from fairweather.training.supervised import RotationTask, check_square_images
-from fairweather.types.measurement import Dataset, Images, format_number
+from fairweather.types.measurement import MULTILABEL, Dataset, Images, format_number
 from fairweather.types.options import DataOptions, GroupColumns, Preparation, normalize_slice, takes
+from fairweather.types.positive import list_positive
 from fairweather.types.record import (
     DESCRIPTION,
     DIVERGED,
@@ -105,7 +113,7 @@ from fairweather.workers.options import LOCAL, Sharing, read_sharing
 
 
 def make_study_settings(study: Study, device: torch.device) -> Settings:
-    """How the models of a study are measured; operating points are checked with the classes."""
+    """How the models of a study are measured, but for costs, which need the classes."""
     arithmetic = Arithmetic(study.prediction_precision, study.cudnn_benchmark)
     arithmetic.check(device)
     return Settings(
@@ -120,6 +128,7 @@ def make_study_settings(study: Study, device: torch.device) -> Settings:
         bootstrap=study.bootstrap,
         ordered=study.ordered_classes,
         operating_points=study.named_points(),
+        aggregation=read_aggregation(study.unit, study.aggregates),
     )
 
 
@@ -143,7 +152,11 @@ def make_study_inputs(
     task = find_task(facts[DATA].task)
     settings = make_study_settings(study, device)
     points = check_operating_points(settings.operating_points, facts[DATA].classes, task)
-    settings = replace(settings, operating_points=points)
+    names, findings = facts[DATA].classes, facts[DATA].task == MULTILABEL
+    costs = read_costs(study.costs, names, findings=findings)
+    settings = replace(settings, operating_points=points, costs=costs)
+    ordered = settings.ordered or facts[DATA].ordered
+    settings = resolve_aggregates(settings, task, len(facts[DATA].classes), ordered=ordered)
     planner = _StudyPlanner(study, facts, settings, offline)
     models = [
         measured
@@ -163,6 +176,7 @@ def make_study_inputs(
         seeds=tuple(study.seeds),
         settings=settings,
         trainings=planner.trainings(),
+        lines=check_units(settings, datasets) if datasets else (),
         files={STUDY: dump_yaml(study.model_dump(mode="json"))},
     )
 
@@ -172,7 +186,7 @@ def data_sources(study: Study) -> dict[str, PlannedDataset]:
 
     Other images of the same classes are `natural:NAME`, and are read as its own.
     """
-    sources = {DATA: _make_source(study.data)}
+    sources = {DATA: _make_source(study.data, study.unit)}
     for name, entry in study.pretraining.items():
         if entry.data is not None:
             sources[f"{PRETRAINING}{name}"] = _make_source(entry.data)
@@ -191,13 +205,14 @@ def data_sources(study: Study) -> dict[str, PlannedDataset]:
     return sources
 
 
-def _make_source(entry: DataEntry) -> PlannedDataset:
+def _make_source(entry: DataEntry, unit: str | None = None) -> PlannedDataset:
     given = {option.name: getattr(entry, option.name) for option in fields(DataOptions)}
+    given["positive"] = list_positive(entry.positive)
     if entry.groups is not None:
         asked = entry.groups.model_dump() | {
             "slices": tuple(map(normalize_slice, entry.groups.slices))
         }
-        given["groups"] = GroupColumns(**asked)
+        given["groups"] = add_unit(GroupColumns(**asked), unit)
     return _add_preparation(PlannedDataset(source=entry.source, **given | {"size": None}), entry)
 
 

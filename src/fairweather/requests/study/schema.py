@@ -46,7 +46,7 @@ from fairweather.training.selfsupervised.pretraining_recipe import (
 )
 from fairweather.types.measurement import MAX_SIDE, Attack, Shift
 from fairweather.types.operating_points import EVERY, OperatingPoints, StoredPoint
-from fairweather.types.options import DataOptions, describe_invalid, option
+from fairweather.types.options import DataOptions, describe_invalid, option, shared_option
 from fairweather.variants.variant import Variant, complete_variants
 
 _Points = StoredPoint | tuple[StoredPoint, ...]
@@ -157,6 +157,7 @@ class DataEntry(DataOptions):
     source: str = option(
         MISSING, "A data source, such as `folder:PATH` (see: fairweather list data)."
     )
+    positive: str | Sequence[str] = shared_option(DataOptions, "positive")  # type: ignore[assignment]
     fit: Literal["crop", "squash"] = option("crop", "How an image of another shape becomes square.")
     groups: GroupsEntry | None = option(
         None, "A table that says of each image which patient it shows, or its subgroups."
@@ -420,6 +421,18 @@ class Study(StrictEntry):
     the target is kept with 95 % confidence. One point, or a list, is for all classes or findings;
     a mapping gives some of them their own."""
 
+    unit: str | None = None
+    """The column of groups to judge in place of images, such as `patient`: one decision for all
+    images of each."""
+
+    aggregate: str | list[str] = pydantic.Field([])
+    """How the images of a unit become one decision: `mean` (default), `max`, `any` or `noisy-or`.
+    Of several, or `auto`, the one is chosen that fits the validation units best."""
+
+    costs: dict[str, float] | str = pydantic.Field({})
+    """What errors cost, such as `{missed melanoma: 20, false melanoma: 2, review: 3}`, or the path
+    of a CSV matrix. Other errors cost 1."""
+
     variants: list[str | dict[str, Any]] = pydantic.Field([])
     """Further rows for every model: calibrations, fitted on the clean validation images
     (`temperature` scaling, `vector_scaling`, `isotonic` regression, `top_versus_all` with `method:
@@ -561,6 +574,11 @@ class Study(StrictEntry):
     def fit_on_shifts(self) -> tuple[Shift, ...]:
         """The shifts of the validation images that are fitted on; often none."""
         return expand_fit_shifts(self.fit_on, self.all_shifts())
+
+    @property
+    def aggregates(self) -> tuple[str, ...]:
+        """How the images of a unit become one decision, by name."""
+        return (self.aggregate,) if isinstance(self.aggregate, str) else tuple(self.aggregate)
 
     def all_shifts(self) -> list[Shift | Attack]:
         """Clean first, then every level of every sweep, suite and attack, in the file's order."""
