@@ -35,7 +35,7 @@ RESAMPLES = 400
 ROWS = [
     metric
     for metric in metrics_of(Predictions.kind)
-    if metric.alias_of is None and not metric.accepts.sets
+    if metric.alias_of is None and not (metric.accepts.sets or metric.accepts.costs)
 ]
 
 

@@ -534,6 +534,37 @@ def net_benefit(probability, present, threshold, prevalence=None):
     return right - wrong * threshold / (1 - threshold)
 
 
+def cost_numbers(predicted, probabilities, labels, costs):
+    """The metrics of costs, image by image; of a review only if there is a last column for it."""
+    classes = len(costs)
+
+    def cheapest(image, options):
+        expected = [sum(p * row[d] for p, row in zip(image, costs, strict=True)) for d in options]
+        tied = [cost <= min(expected) * (1 + 1e-12) for cost in expected]  # but for rounding
+        return options[tied.index(True)]
+
+    def constant(options):
+        return min(sum(costs[label][d] for label in labels) for d in options) / len(labels)
+
+    found = {}
+    has_review = len(costs[0]) > classes
+    every, classes_only = list(range(len(costs[0]))), list(range(classes))
+    kinds = {
+        "expected_cost": (predicted, classes_only),
+        "bayes_cost": ([cheapest(p, classes_only) for p in probabilities], classes_only),
+    }
+    if has_review:
+        kinds["cost_with_review"] = ([cheapest(p, every) for p in probabilities], every)
+        reviews = [decision == classes for decision in kinds["cost_with_review"][0]]
+        found["reviewed_share"] = sum(reviews) / len(reviews)
+    for name, (decisions, options) in kinds.items():
+        paid = [costs[label][d] for label, d in zip(labels, decisions, strict=True)]
+        found[name] = sum(paid) / len(paid)
+        least = constant(options)
+        found[f"{name}/normalised"] = found[name] / least if least else math.nan
+    return found
+
+
 def finding_numbers(probability, present):
     """Every number of a finding, by its name in scores.csv."""
     pairs = list(zip(probability, present, strict=True))

@@ -9,7 +9,6 @@ from hypothesis import strategies as st
 from fairweather.errors import InputError
 from fairweather.metrics.aggregates import (
     AGGREGATES,
-    aggregate_class_calls,
     aggregate_class_labels,
     aggregate_classes,
     aggregate_finding_labels,
@@ -165,12 +164,3 @@ def test_a_patient_has_the_highest_grade_and_one_class():
 def test_an_unknown_aggregate_has_a_closest_name():
     with pytest.raises(InputError, match="noisy-or"):
         find_aggregate("noisy or")
-
-
-def test_people_call_a_patient_one_class_or_the_highest_grade():
-    calls = np.array([[0, 2, -1], [0, 1, -1], [1, -1, 2]])
-    grouping = Grouping(np.array([0, 0, 1]))
-    same = aggregate_class_calls(calls, grouping, UNKNOWN)
-    assert same.tolist() == [[0, UNKNOWN, UNKNOWN], [1, UNKNOWN, 2]]
-    highest = aggregate_class_calls(calls, grouping, UNKNOWN, ordered=True)
-    assert highest.tolist() == [[0, 2, UNKNOWN], [1, UNKNOWN, 2]]

@@ -34,6 +34,14 @@ def drawn(n=300, seed=0, share=0.2):
     return scipy.special.expit(odds), present, Grouping.from_names(patient)
 
 
+def independent(n, seed, share=0.1):
+    """The same population, each image of its own patient."""
+    rng = np.random.default_rng([n, seed])
+    present = rng.random(n) < share
+    noise = rng.normal(size=n) + 2 * (present - 0.5)
+    return scipy.special.expit(math.log(share / (1 - share)) + 2 * noise), present
+
+
 @given(images=IMAGES, threshold=st.sampled_from(THRESHOLDS), data=st.data())
 @settings(max_examples=150, deadline=None)
 def test_the_net_benefit_is_that_of_the_slow_reference(images, threshold, data):
@@ -134,11 +142,8 @@ def test_intervals_contain_the_truth(grouped, prevalence):
     for trial in range(trials):
         probability, present, patients = drawn(300, trial, share=0.1)
         grouping = patients
-        if not grouped:  # each image of its own patient
-            rng = np.random.default_rng(trial)
-            present = rng.random(300) < 0.1
-            noise = rng.normal(size=300) + 2 * (present - 0.5)
-            probability, grouping = scipy.special.expit(math.log(1 / 9) + 2 * noise), None
+        if not grouped:
+            (probability, present), grouping = independent(300, trial), None
         curve = metrics.decision_curve(
             probability, present, THRESHOLDS, prevalence=prevalence, grouping=grouping
         )
@@ -167,3 +172,75 @@ def test_bad_input_gets_one_sentence(arguments, sentence):
             function(*arguments)
         with pytest.raises(InputError, match="a prevalence must be between 0 and 1"):
             function([0.5], [True], 0.5, prevalence=1.2)
+
+
+def predictive(called, present, prevalence):
+    """Bayes' rule, from counts of images."""
+    right = [call for call, truth in zip(called, present, strict=True) if truth]
+    wrong = [call for call, truth in zip(called, present, strict=True) if not truth]
+    sensitivity, fall_out = sum(right) / len(right), sum(wrong) / len(wrong)
+    calls = prevalence * sensitivity + (1 - prevalence) * fall_out
+    ppv = prevalence * sensitivity / calls if calls else math.nan
+    rest = 1 - calls
+    npv = (1 - prevalence) * (1 - fall_out) / rest if rest else math.nan
+    return ppv, npv
+
+
+@given(images=st.lists(st.tuples(st.booleans(), st.booleans()), min_size=2, max_size=30))
+@settings(max_examples=150, deadline=None)
+def test_predictive_values_are_those_of_bayes_rule(images):
+    called, present = map(np.array, zip(*images, strict=True))
+    if present.all() or not present.any():
+        values = metrics.predictive_values(called, present, 0.1)
+        assert np.isnan([values.ppv.low, values.npv.low]).all()
+        return
+    for prevalence in (0.01, 0.3, float(present.mean())):
+        values = metrics.predictive_values(called, present, prevalence)
+        for score, value in zip(values, predictive(called, present, prevalence), strict=True):
+            assert score.value == pytest.approx(value, abs=1e-12, nan_ok=True)
+            assert np.isnan(score.low) or 0 <= score.low <= score.value <= score.high <= 1
+    if called.any() and not called.all():  # at the images' own prevalence, it is the share of calls
+        assert values.ppv.value == pytest.approx(present[called].mean())
+        assert values.npv.value == pytest.approx((~present[~called]).mean())
+
+
+def test_a_perfect_test_may_still_be_wrong_at_another_prevalence():
+    """No false call of 100: of the upper bound of 3.6 %, most calls would be wrong at 1 %."""
+    present = np.arange(200) < 100
+    values = metrics.predictive_values(present, present, 0.01)
+    assert (values.ppv.value, values.ppv.high) == (1, 1)
+    low = float(clopper_pearson(1.0, 100)[0])
+    assert values.ppv.low == pytest.approx(0.01 * low / (0.01 * low + 0.99 * (1 - low)))
+    assert values.npv.low > 0.999
+
+
+def test_weights_within_a_side_are_those_of_copied_images():
+    probability, present, _ = drawn(120)
+    called = probability >= 0.2
+    counts = np.where(present, 1, np.arange(120) % 3 + 1)
+    weighted = metrics.predictive_values(called, present, 0.05, counts)
+    copied = metrics.predictive_values(np.repeat(called, counts), np.repeat(present, counts), 0.05)
+    for score, other in zip(weighted, copied, strict=True):
+        assert score.value == pytest.approx(other.value)
+        assert score.high - score.low > other.high - other.low  # copies are no further images
+
+
+@pytest.mark.parametrize("grouped", [False, True])
+@pytest.mark.parametrize(("threshold", "prevalence"), [(0.05, 0.01), (0.5, 0.3)])
+def test_intervals_of_predictive_values_contain_the_truth(grouped, threshold, prevalence):
+    trials, outside = 300, np.zeros(4)
+    probability, present, _ = drawn(300_000, share=0.1)
+    truth = metrics.predictive_values(probability >= threshold, present, prevalence)
+    for trial in range(trials):
+        probability, present, patients = drawn(300, trial, share=0.1)
+        if not grouped:
+            probability, present = independent(300, trial)
+        grouping = patients if grouped else None
+        values = metrics.predictive_values(
+            probability >= threshold, present, prevalence, grouping=grouping
+        )
+        for k, (score, expected) in enumerate(zip(values, truth, strict=True)):
+            slack = 0.02 * min(expected.value, 1 - expected.value)  # of the truth, which is drawn
+            outside[2 * k] += score.low > expected.value + slack
+            outside[2 * k + 1] += score.high < expected.value - slack
+    assert outside.max() <= most(trials, 0.03), outside

@@ -23,7 +23,7 @@ pytestmark = pytest.mark.usefixtures("undrawn")
 NAMES = [
     metric.name
     for metric in metrics_of(Predictions.kind)
-    if metric.alias_of is None and not metric.accepts.sets
+    if metric.alias_of is None and not (metric.accepts.sets or metric.accepts.costs)
 ]
 # Images, and how many draws of them: what takes a few seconds each.
 DRAWS = ((200, 120), (500, 80), (2000, 25))

@@ -22,6 +22,7 @@ from fairweather.metrics.label_shift import (
 from fairweather.metrics.selective import coverage_interval
 from fairweather.types.measurement import Predictions
 from tests.helpers.chance import FALSE_ALARM, deviations, mean_p, quantile_error
+from tests.helpers.costs import cost_functions, priced
 
 CLASSES = tuple(f"class {k}" for k in range(6))
 PRIORS = np.array([0.3, 0.05, 0.1, 0.25, 0.2, 0.1])
@@ -44,8 +45,9 @@ def predicted(labels, seed=0, classes=CLASSES):
         columns.top5_correct,
         columns.nll,
         columns.brier,
-        None,
+        logits,
         classes,
+        costs=priced(len(classes)),
     )
 
 
@@ -121,8 +123,9 @@ def test_scores_equal_those_of_copied_images(predictions):
         ),
         *(np.repeat(getattr(predictions, name), copies) for name in ("top5_correct", "nll")),
         np.repeat(predictions.brier, copies),
-        None,
+        np.repeat(predictions.logits, copies, axis=0),
         CLASSES,
+        costs=predictions.costs,
     )
     assert list(scores) == list(prior_metrics())
     expected = metrics.score(copied, resamples=1)
@@ -284,6 +287,7 @@ FUNCTIONS = {
     "coverage_at_risk/0.05": of_confidence(metrics.coverage_at_risk),
     "confidence_auroc": of_confidence(metrics.confidence_auroc),
     "average_confidence": lambda p, w: metrics.average_confidence(p.confidence, w),
+    **cost_functions(),
 }
 
 

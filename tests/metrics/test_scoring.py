@@ -25,6 +25,7 @@ from fairweather.runs.scores import (
 from fairweather.shifts.table import CLEAN, sweep
 from fairweather.types.measurement import Cell, Predictions
 from tests.helpers import reference
+from tests.helpers.costs import cost_functions, priced, slow_costs
 
 ROWS = metrics_of(Predictions.kind)  # test_findings.py is about those of findings
 NAMES = [metric.name for metric in ROWS if metric.alias_of is None]
@@ -42,7 +43,9 @@ def simulated(n, classes=10, seed=0, decimals=None):
     columns = metrics.per_image(logits, labels)
     names = tuple(map(str, range(classes)))
     sets = metrics.set_columns(metrics.softmax(logits), labels, 0.7, "aps")
-    return Predictions(np.arange(n), labels, *columns, logits, names, True, *sets)
+    return Predictions(
+        np.arange(n), labels, *columns, logits, names, True, *sets, costs=priced(classes)
+    )
 
 
 def counted(p, w):
@@ -126,6 +129,7 @@ PURE = {
     "size_stratified_coverage/30-per-stratum": lambda p, w: metrics.size_stratified_coverage(
         p.set_size, p.covered, w
     ),
+    **cost_functions(),
 }
 # They have no replicates: tests/metrics/test_areas.py is about their intervals.
 AREAS = {"macro_auc", "macro_pr_auc"}
@@ -250,6 +254,7 @@ SLOW = {
     "size_stratified_coverage/30-per-stratum": lambda p: reference.lowest_stratum(
         p.set_size.tolist(), p.covered.tolist()
     ),
+    **{name: lambda p, name=name: slow_costs(p)[name] for name in cost_functions()},
 }
 
 

@@ -404,7 +404,9 @@ def test_clean_metrics_has_a_row_a_metric_without_aliases(run, names):
     metrics = [
         m
         for m in metrics_of(Predictions.kind)
-        if m.alias_of is None and not m.accepts.ordered and not (m.accepts.fitted or m.accepts.sets)
+        if m.alias_of is None
+        and not (m.accepts.ordered or m.accepts.costs)
+        and not (m.accepts.fitted or m.accepts.sets)
     ]
     assert len(header) == 1 + len(MODELS)
     for row, metric in zip(rows, metrics, strict=True):
@@ -475,7 +477,9 @@ def test_csv_of_all_metrics_has_a_row_a_metric_like_the_table(run, names):
     assert [row["metric"] for row in rows] == [
         m.name
         for m in metrics_of(Predictions.kind)
-        if m.alias_of is None and not m.accepts.ordered and not (m.accepts.fitted or m.accepts.sets)
+        if m.alias_of is None
+        and not (m.accepts.ordered or m.accepts.costs)
+        and not (m.accepts.fitted or m.accepts.sets)
     ]
     assert list(rows[0])[:6] == ["metric", "title", "basic", "basic low", "basic high", "mixup_aug"]
     # A fraction must not stand beside a per cent sign.

@@ -94,6 +94,7 @@ def cases(folder):
         "natural": Case({"b": f"folder:{folder}/others"}, STEPS),
         "priors": Case({"p": {"blue": 0.5}}, STEPS),
         "operating_points": Case(("blue=0.5",), STEPS),
+        "costs": Case(("missed blue: 20",), STEPS),
         "ordered_classes": Case(True, STEPS),
         "batch_size": Case(8, STEPS),
         "precision": Case("bf16", STEPS),

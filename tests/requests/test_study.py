@@ -738,6 +738,7 @@ def test_every_input_of_a_training_is_in_its_fingerprint(change, base):
         {"models": {"b": {"title": "B", "backbone": TINY_RESNET}}, "name": "models/b/seed-0"},
         {"threads": torch.get_num_threads()},
         {"operating_points": {"a": 0.3}},
+        {"costs": {"missed a": 20}},
         {"ordered_classes": True},
     ],
     ids=str,
@@ -751,6 +752,14 @@ def scores_of(**changes):
     study = check_study(minimal(**changes))
     facts = DataFacts("mnist5k", ("a", "b", "c"), {"train": 30, "val": 30, "test": 30})
     return make_plan(make_study_inputs(study, {DATA: facts}, torch.device("cpu"))).step("scores")
+
+
+def test_scores_know_what_errors_cost():
+    plain, step = scores_of(), scores_of(costs={"missed b": 20, "review": 3})
+    assert (plain.costs, step.inputs() != plain.inputs()) == ({}, True)
+    assert step.costs == {"a": (0, 1, 1, 3), "b": (20, 0, 20, 3), "c": (1, 1, 0, 3)}
+    with pytest.raises(InputError, match="unknown class of a cost 'd'"):
+        scores_of(costs={"missed d": 20})
 
 
 def test_scores_know_the_operating_points_and_the_order_of_the_classes():

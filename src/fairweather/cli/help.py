@@ -70,6 +70,7 @@ PANELS: Mapping[str, Mapping[str, str]] = {
         "--bootstrap": "N",
         "--operating-point": "[NAME=]POINT",
         "--priors": "FILE",
+        "--cost": "COST|FILE",
         "--ordered-classes": "",
         "--with-labels": "",
         "--no-variants": "",

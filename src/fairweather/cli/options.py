@@ -168,7 +168,7 @@ def _command_line_type(name: str, kind: Any) -> Any:  # noqa: ANN401 - a type
     choices = set(typing.get_args(kind)) - {types.NoneType} if _is_union(kind) else {kind}
     if Channels in choices or name in ("classes", "findings"):
         return str | None
-    several = ("natural", "variants", "fit_on", "title", "positive")
+    several = ("natural", "variants", "fit_on", "title", "positive", "costs")
     if kind == tuple[str, ...] or name in several:
         return list[str] | None
     if any(typing.get_origin(choice) is Mapping for choice in choices):

@@ -32,6 +32,7 @@ from fairweather.judge.differences import (
     adjust_p_values,
     class_table,
     compare_models,
+    point_table,
     robustness_table,
     rows_to_frame,
 )
@@ -95,6 +96,9 @@ class Comparison:
     classes: TextTable | None = None
     """The sensitivity of each class; None where logits are not stored."""
 
+    points: TextTable | None = None
+    """Rates at the operating points of both runs; None without any."""
+
     @property
     def name(self) -> str:
         """The name of its files, without the suffix."""
@@ -112,7 +116,8 @@ class Comparison:
 
     @property
     def _others(self) -> list[TextTable]:
-        return [table for table in (self.robustness, self.classes) if table is not None]
+        every = (self.robustness, self.classes, self.points)
+        return [table for table in every if table is not None]
 
     def __str__(self) -> str:
         parts = [self.scope]
@@ -196,6 +201,10 @@ def read_run_comparison(a: str | os.PathLike[str], b: str | os.PathLike[str]) ->
         f"{other} is not compared: its images are others, or of another size, in the two runs."
         for other in other_images
     ]
+    if not runs.have_same_costs:
+        not_compared.append(
+            "Expected costs are not compared: the runs have different costs of errors."
+        )
     caption = name_units(_write_caption(rows, runs, images), runs.a.run.aggregation)
     notes = [*_write_notes(rows, runs, shared, images), *not_compared]
     return Comparison(
@@ -204,6 +213,7 @@ def read_run_comparison(a: str | os.PathLike[str], b: str | os.PathLike[str]) ->
         scope=_describe_scope(rows, {run.record.kind for run in runs}),
         robustness=None if units else robustness_table(runs, shared, images, titles, name),
         classes=None if units else class_table(runs, pairs, images, name),
+        points=point_table(runs, pairs, compared_sets, titles, name),
     )
 
 

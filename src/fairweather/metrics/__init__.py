@@ -13,6 +13,10 @@ from fairweather.metrics.accuracy_estimation import (
     difference_of_confidences as difference_of_confidences,
 )
 from fairweather.metrics.accuracy_estimation import seed_agreement as seed_agreement
+from fairweather.metrics.agreement import agreement_kappa as agreement_kappa
+from fairweather.metrics.agreement import krippendorff_alpha as krippendorff_alpha
+from fairweather.metrics.agreement import score_agreement as score_agreement
+from fairweather.metrics.agreement import score_alpha as score_alpha
 from fairweather.metrics.calibration import BrierDecomposition as BrierDecomposition
 from fairweather.metrics.calibration import ReliabilityBins as ReliabilityBins
 from fairweather.metrics.calibration import (
@@ -50,9 +54,14 @@ from fairweather.metrics.conformal import conformal_set_size as conformal_set_si
 from fairweather.metrics.conformal import prediction_sets as prediction_sets
 from fairweather.metrics.conformal import set_columns as set_columns
 from fairweather.metrics.conformal import size_stratified_coverage as size_stratified_coverage
+from fairweather.metrics.costs import BayesDecisions as BayesDecisions
+from fairweather.metrics.costs import bayes_decisions as bayes_decisions
+from fairweather.metrics.costs import expected_cost as expected_cost
 from fairweather.metrics.decisions import DecisionCurve as DecisionCurve
+from fairweather.metrics.decisions import PredictiveValues as PredictiveValues
 from fairweather.metrics.decisions import decision_curve as decision_curve
 from fairweather.metrics.decisions import net_benefit as net_benefit
+from fairweather.metrics.decisions import predictive_values as predictive_values
 from fairweather.metrics.detection import OodScore as OodScore
 from fairweather.metrics.detection import detection_auroc as detection_auroc
 from fairweather.metrics.detection import detection_score as detection_score
@@ -85,6 +94,14 @@ from fairweather.metrics.paired import mcnemar_exact as mcnemar_exact
 from fairweather.metrics.paired import paired_change as paired_change
 from fairweather.metrics.paired import paired_difference as paired_difference
 from fairweather.metrics.paired import seed_summary as seed_summary
+from fairweather.metrics.readers import Average as Average
+from fairweather.metrics.readers import ModelBesideReaders as ModelBesideReaders
+from fairweather.metrics.readers import RandomReaders as RandomReaders
+from fairweather.metrics.readers import ReaderComparison as ReaderComparison
+from fairweather.metrics.readers import ReaderPoint as ReaderPoint
+from fairweather.metrics.readers import average_over_readers as average_over_readers
+from fairweather.metrics.readers import compare_with_readers as compare_with_readers
+from fairweather.metrics.readers import reader_points as reader_points
 from fairweather.metrics.robustness import effective_robustness as effective_robustness
 from fairweather.metrics.robustness import flip_rate as flip_rate
 from fairweather.metrics.robustness import mce_alexnet as mce_alexnet

@@ -243,29 +243,6 @@ def aggregate_finding_labels(
     return AggregatedLabels(combined.astype(np.int64), int(differing.sum()))
 
 
-def aggregate_class_calls(
-    calls: IntArray, grouping: Grouping, unknown: int, *, ordered: bool = False
-) -> IntArray:
-    """Say which class people call groups, such as patients: the one of all images, or the highest.
-
-    Without an order, a person whose calls of a group differ has no call of it.
-
-    Args:
-        calls: int `[N, R]` of each person, or `unknown`, which is below all classes.
-        grouping: which images belong together.
-        unknown: the call of a person who did not see the image.
-        ordered: whether the classes are in an order, such as grades.
-
-    >>> aggregate_class_calls(np.array([[0, 2], [1, 2]]), Grouping(np.array([0, 0])), -1)
-    array([[-1,  2]])
-    """
-    columns = calls.astype(np.float64)
-    highest = _largest(columns, grouping)
-    lowest = -_largest(-np.where(calls == unknown, np.inf, columns), grouping)
-    same = ordered | (highest == lowest)
-    return np.where(same, highest, unknown).astype(np.int64)
-
-
 def aggregate_class_labels(
     labels: IntArray, grouping: Grouping, unit: str, *, ordered: bool = False
 ) -> AggregatedLabels:

@@ -15,6 +15,7 @@ from collections.abc import Callable
 from typing import NamedTuple
 
 import numpy as np
+from numpy.typing import NDArray
 
 from fairweather.metrics.calibration import BinSums
 from fairweather.metrics.classification import SENSITIVITY, CallShare
@@ -163,6 +164,30 @@ def hidden_larger_sets(seen: Observation) -> HiddenError:
         return NOTHING_HIDDEN
     more = clopper_pearson(share, count)[1] - share
     return HiddenError(0.0, float(more * (larger.mean() if len(larger) else 1)) ** 2)
+
+
+def hidden_in_levels(
+    column: NDArray[np.floating], levels: FloatArray, seen: Observation
+) -> HiddenError:
+    """What a mean of few different numbers hides, where hardly any image has the large ones.
+
+    The mean is a sum over levels of how much the level is above the one below it, times the share
+    of images that reach it. The shares are of events inside each other, so what they hide adds up.
+
+    Args:
+        column: `[n]`, one of the levels for each image of `seen`.
+        levels: all numbers that an image may have, ascending; also those that none has.
+    """
+    weights = seen.sample.weights[0] / float(seen.sample.weights[0].sum())
+    count = len(column) * seen.worth * seen.units
+    steps, share = np.diff(levels), np.array([weights @ (column >= level) for level in levels[1:]])
+    few = np.minimum(share, 1 - share) * count < VERY_FEW
+    low, high = clopper_pearson(share, count)
+    below, above = (float(steps[few] @ side[few]) for side in (share - low, high - share))
+    heights = np.concatenate([[0.0], np.cumsum(steps * few)])[np.searchsorted(levels, column)]
+    mean = float(weights @ heights)
+    shown = Z95**2 * float(weights @ np.square(heights - mean)) / count
+    return HiddenError(max(below**2 - shown, 0.0), max(above**2 - shown, 0.0))
 
 
 def hidden_in_strata(seen: Observation) -> HiddenError:

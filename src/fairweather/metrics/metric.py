@@ -40,7 +40,7 @@ from fairweather.metrics.operating_points import NOTHING_CALLED
 from fairweather.metrics.sample import PreparedCell, Sample, is_called
 from fairweather.metrics.selective import FittedThresholds
 from fairweather.types.kinds import TaskKind
-from fairweather.types.measurement import Predictions
+from fairweather.types.measurement import Predictions, has_review
 from fairweather.types.operating_points import (
     POINT_SIGN,
     OperatingPoints,
@@ -100,6 +100,12 @@ class Accepts:
     fitted: bool = False
     """Whether it needs thresholds from validation images; see `fit_on`."""
 
+    costs: bool = False
+    """Whether it needs what each error costs."""
+
+    review: bool = False
+    """Whether it needs the price of a review, too."""
+
     fractions: bool = False
     """Whether images may count in fractions, as under other class priors."""
 
@@ -125,6 +131,10 @@ class Accepts:
             return "it needs prediction sets, which a conformal variant has"
         if self.logits and predictions.logits is None:
             return "it needs logits, which this run does not store"
+        if self.costs and predictions.costs is None:
+            return "it needs what errors cost, such as --cost 'missed NAME: 20'"
+        if self.review and not has_review(predictions.costs):
+            return "it needs the price of a review, such as --cost 'review: 3'"
         if self.fitted and fitted is None:
             return "it needs clean validation images to fit a threshold on"
         return None

@@ -48,6 +48,7 @@ from fairweather.metrics.columns import (
     sums_below,
 )
 from fairweather.metrics.conformal import stratum_columns
+from fairweather.metrics.costs import cost_columns
 from fairweather.metrics.grouping import Grouping
 from fairweather.metrics.selective import FittedThresholds, is_answered
 from fairweather.types.measurement import AnyPredictions, Predictions
@@ -208,6 +209,10 @@ class ColumnMatrix(NamedTuple):
     places: dict[str, slice]
     """The slice of the matrix that each column `[n]` or `[n, k]` occupies."""
 
+    def column(self, name: str) -> NDArray[np.floating]:
+        """A column with one number per image, `[n]`."""
+        return self.matrix[:, self.places[name].start]
+
     @staticmethod
     def from_columns(columns: Mapping[str, NDArray[Any]]) -> ColumnMatrix:
         """Join the columns into one matrix, in float64."""
@@ -335,6 +340,9 @@ class PreparedCell:
         if p.covered is not None and p.set_size is not None:
             columns["covered"] = p.covered
             columns["set_size"] = p.set_size
+        if isinstance(p, Predictions) and p.costs is not None:
+            known = None if p.logits is None else self.probabilities
+            columns |= cost_columns(p.predicted, known, p.labels, p.costs)
         if self.fitted is not None:
             answered = is_answered(p.confidence, self.fitted.threshold)
             columns["answered"] = answered

@@ -24,6 +24,7 @@ from fairweather.metrics.classification import (
 )
 from fairweather.metrics.columns import FloatArray, nanmean, rank_area, ratio
 from fairweather.metrics.conformal import coverage_deviations, lowest_stratum_coverage
+from fairweather.metrics.cost_metrics import COST_METRICS
 from fairweather.metrics.finding_sets import FINDING_SET_METRICS
 from fairweather.metrics.findings import finding_metrics
 from fairweather.metrics.hidden_error import (
@@ -94,12 +95,13 @@ def absent_metrics(
 ) -> list[tuple[str, str]]:
     """List the metrics that do not apply, each with its name and the reason, in table order.
 
-    Those of prediction sets are left out: they are about variants, not about a model.
+    Those of prediction sets are left out: they are about variants, not about a model. So are those
+    of costs where nobody says what errors cost.
     """
     return [
         (metric.name, reason)
         for metric in metrics_of(predictions.kind)
-        if not metric.accepts.sets
+        if not metric.accepts.sets and not (metric.accepts.costs and predictions.costs is None)
         if (reason := metric.accepts.explain_absence(predictions, fitted)) is not None
     ]
 
@@ -526,4 +528,4 @@ METRICS: dict[str, Metric] = index_by_name(
         hidden_error=hidden_in_strata,
     ),
 )
-METRICS |= index_by_name(*finding_metrics(METRICS), *FINDING_SET_METRICS)
+METRICS |= index_by_name(*finding_metrics(METRICS), *FINDING_SET_METRICS, *COST_METRICS)

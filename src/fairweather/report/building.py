@@ -11,6 +11,7 @@ from fairweather.errors import InputError
 from fairweather.report import (
     aggregation,
     calls,
+    costs,
     findings,
     front,
     gallery,
@@ -70,8 +71,13 @@ SECTIONS = (
         "breaks", "Where it breaks", (front.BREAKS, findings.MAP, front.OTHER_IMAGES), front=True
     ),
     Section("knows", "Does it know?", (front.KNOWLEDGE, findings.CURVES), front=True),
-    Section("review", "What to do", (review.REVIEW, findings.WORKLIST), front=True),
-    Section("hurt", "Worst classes and groups", (hurt.HURT, calls.HURT), front=True),
+    Section(
+        "review",
+        "What to do",
+        (review.REVIEW, findings.WORKLIST, costs.COSTS_OF_DECISIONS),
+        front=True,
+    ),
+    Section("hurt", "Worst classes and groups", (hurt.HURT, calls.SLICES_OF_ONE), front=True),
     Section("compare", "Compare models", (ranking.COMPARISON,), front=True),
     Section(
         "tables",
@@ -87,7 +93,6 @@ SECTIONS = (
             slices.SUBGROUPS,
             operating_points.RATES_OF_SLICES,
             findings.SLICED,
-            calls.CALLS,
             other_images.NATURAL_SHIFT,
             other_images.NATURAL_SETS,
             other_images.OTHER_DATA,

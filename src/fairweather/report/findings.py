@@ -12,20 +12,20 @@ import numpy.typing as npt
 
 from fairweather.report import sentences as words
 from fairweather.report.calls import (
-    KINDS,
-    UNIT,
     OperatingPoint,
     PointMark,
     known,
-    list_points,
     make_heads,
     mark_points,
     read_calls,
+    read_points,
     split_by_finding,
 )
 from fairweather.report.contents import Contents, Sweep, ensembles_as_models
 from fairweather.report.finding_curves import FindingCurves, probability_of, trace_finding
 from fairweather.report.front import Row, choose_rows, round_ends
+from fairweather.report.operating_points import UNIT
+from fairweather.report.readers import ReaderMark, has_readers, mark_readers
 from fairweather.report.review import RISKS, START, Stop
 from fairweather.report.section import PartView, ReportPart, Tables, show_tables
 from fairweather.report.tables import (
@@ -38,6 +38,7 @@ from fairweather.report.tables import (
 from fairweather.tasks.multilabel import FindingsPredictions, select_finding
 from fairweather.types.kinds import FINDINGS
 from fairweather.types.measurement import Predictions, Score
+from fairweather.types.operating_points import RATES
 from fairweather.types.record import CLEAN, NO_LEVEL, SLICES, TEST, VAL, base_model
 
 FloatArray = npt.NDArray[np.float64]
@@ -120,7 +121,7 @@ def _judge(contents: Contents, model: str, shift: str, level: str, area: Score) 
     if len(views) > 1:
         return area.value
     (view,) = views.values()
-    calls = read_calls(view, model, shift, level, list_points(view)[0])
+    calls = read_calls(view, model, shift, level, read_points(view)[0])
     return None if calls is None else (calls[0].value + calls[1].value) / 2
 
 
@@ -158,7 +159,7 @@ def _write_call_tiles(
     view: Contents, model: str, name: str, outcome: FindingsOutcome
 ) -> list[list[str]]:
     """Write the tiles of one finding: its calls, clean and at their worst, and its probability."""
-    point, tiles = list_points(view)[0], []
+    point, tiles = read_points(view)[0], []
     for place, note in zip(outcome.places[:2], ("", ", where their mean is lowest"), strict=False):
         if calls := read_calls(view, model, place.shift, place.level_name, point):
             tiles.append(words.tile_calls(*calls, point.title, f"{place.sentence}{note}"))
@@ -279,7 +280,7 @@ def _show_breaks(
     contents: Contents, outcomes: Mapping[str, FindingsOutcome], view: Contents
 ) -> PartView:
     """Show the calls at each operating point under each shift, and the AUC."""
-    points = list_points(view)
+    points = read_points(view)
     carried = {
         model: [
             *(_list_calls(view, model, outcome.places, point) for point in points),
@@ -305,10 +306,10 @@ def _list_calls(
         if (calls := read_calls(view, model, place.shift, place.level_name, point))
     ]
     said: list[str] = []
-    for at, kind in enumerate(KINDS if len(read) > 1 else ()):
+    for at, kind in enumerate(RATES if len(read) > 1 else ()):
         low, calls = min(read[1:], key=lambda item: item[1][at].value)
         said += words.describe_fall_of_rate(kind, read[0][1][at], calls[at], low.sentence)
-    rows = [_make_row(place, list(zip(KINDS, calls, strict=True))) for place, calls in read]
+    rows = [_make_row(place, list(zip(RATES, calls, strict=True))) for place, calls in read]
     return {**make_heads(point), "said": said, "rows": rows}
 
 
@@ -373,6 +374,7 @@ class FindingView(TypedDict):
     said: dict[str, list[str]]
     curves: dict[str, FindingCurves]
     points: dict[str, list[PointMark]]
+    readers: list[ReaderMark]
 
 
 def _describe_finding(
@@ -411,7 +413,7 @@ def _describe_finding(
     points = {
         place.shift: mark_points(view, model, place.shift, place.level_name) for place in places
     }
-    return FindingView(levels=levels, said=said, curves={}, points=points)
+    return FindingView(levels=levels, said=said, curves={}, points=points, readers=[])
 
 
 def _choose_pictures(contents: Contents, place: ShownImages) -> dict[str, object]:
@@ -442,6 +444,9 @@ def _show_curves(contents: Contents, _: Tables) -> PartView | None:
             name: _describe_finding(contents, view, model, name, outcome.places)
             for name, view in views.items()
         }
+        for name, marks in mark_readers(contents, model).items():
+            if name in described[model]:
+                described[model][name]["readers"] = marks
         for place in outcome.places:
             for name, curves in _trace_cell(contents, model, place.cell).items():
                 if name in described[model]:
@@ -462,6 +467,7 @@ def _show_curves(contents: Contents, _: Tables) -> PartView | None:
             "seed": contents.first_seed,
             "findings": list(views),
             "worst": _describe_worst(contents),
+            "readers": has_readers(contents),
         },
         carried={"findings": described, "knows": shown, "axes": axes, "shifts": titles},
     )

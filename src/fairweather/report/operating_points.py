@@ -12,14 +12,13 @@ import pandas as pd
 
 from fairweather.metrics import holm, softmax
 from fairweather.metrics.columns import BoolArray, FloatArray, IntArray
-from fairweather.metrics.grouping import Grouping, heterogeneity_p, share_interval
+from fairweather.metrics.grouping import Grouping, equal_means_p, share_interval
 from fairweather.metrics.operating_points import (
     CONFIDENCE,
     choose_threshold,
     count_sought,
     fewest_for_target,
 )
-from fairweather.report.calls import UNIT
 from fairweather.report.contents import Contents, ensembles_as_models, join_name
 from fairweather.report.section import ReportPart, show_tables
 from fairweather.report.tables import (
@@ -45,6 +44,7 @@ from fairweather.types.record import CLEAN, MEAN, NATURAL, SLICES, TEST, VAL, sl
 
 KEPT, BROKEN, CANNOT_TELL = "kept", "broken", "cannot tell"
 SIGNIFICANCE = 0.05
+UNIT = "finding="
 DEFAULT = "0.5"  # the point at which a finding is called unless another is asked for
 
 
@@ -333,10 +333,11 @@ def compare_slices(contents: Contents, column: str) -> list[RateRow]:
                 continue
             there, own = values[measured.places], grouping and grouping.select(measured.places)
             p = math.nan
-            if len(set(there)) > 1:
-                p = heterogeneity_p(measured.right, there, own, np.random.default_rng(0))
+            present, parts = np.unique(there, return_inverse=True)
+            if len(present) > 1:
+                p = equal_means_p(measured.right, parts, own, np.random.default_rng(0))
             slices = []
-            for value in sorted(set(there)):
+            for value in present:
                 inside = np.flatnonzero(there == value)
                 name = slice_label(column, value)
                 score = stored.get((model, measured.unit, name, measured.metric))
@@ -437,17 +438,21 @@ def _read_slice_scores(contents: Contents) -> dict[tuple[str, str, str, str], Sc
     return scores
 
 
-def _tabulate_rates(contents: Contents) -> Iterator[TextTable]:
+def compare_all_slices(contents: Contents) -> dict[str, list[RateRow]]:
+    """Compare the rates between the slices of each column that was asked for."""
     columns = dict.fromkeys(
         column
         for run in contents.runs.values()
         if (groups := run.groups()) is not None
         for column in groups.slices
     )
-    for column in columns:
-        rows = compare_slices(contents, column)
-        if rows:
-            yield _make_rate_table(contents, column, rows)
+    compared = {column: compare_slices(contents, column) for column in columns}
+    return {column: rows for column, rows in compared.items() if rows}
+
+
+def _tabulate_rates(contents: Contents) -> Iterator[TextTable]:
+    for column, rows in contents.once(compare_all_slices).items():
+        yield _make_rate_table(contents, column, rows)
 
 
 def _make_rate_table(contents: Contents, column: str, rows: Sequence[RateRow]) -> TextTable:

@@ -510,3 +510,44 @@ def describe_rate_test(kind: str, column: str, p: float) -> str:
     if p < 0.05:
         return f"The test confirms that the {kind} differs by {column} ({written})."
     return f"The test cannot confirm that the {kind} differs by {column} ({written})."
+
+
+# ---- costs
+
+
+def describe_costs(costs: Sequence[float], where: str) -> str:
+    """Say what a decision costs on clean images, and where a shift is worst.
+
+    >>> describe_costs([0.5, 0.814], "under fog at level 5")
+    'A decision costs 0.50 on clean images on average, and 0.81 under fog at level 5.'
+    """
+    clean, *there = (f"{cost:.2f}" for cost in costs)
+    more = f", and {there[0]} {where}" if there else ""
+    return f"A decision costs {clean} on clean images on average{more}."
+
+
+def compare_costs(own: Score, bayes: Score) -> str:
+    """Compare decisions as they are with those of the least expected cost, on clean images.
+
+    >>> compare_costs(Score(0.5, 0.4, 0.6, 99), Score(0.72, 0.7, 0.8, 99))
+    'Bayes decisions cost more, 0.72: the probabilities are wrong.'
+    """
+    cost = f"{bayes.value:.2f}"
+    if bayes.low > own.high:
+        return f"Bayes decisions cost more, {cost}: the probabilities are wrong."
+    if bayes.high < own.low:
+        return f"Bayes decisions cost less, {cost}."
+    return f"Bayes decisions cost {cost}; the intervals overlap."
+
+
+def doubt_costs(relative: Score, where: str) -> str:
+    """Doubt that a model is cheaper than always deciding the same; "" where it is confirmed.
+
+    >>> doubt_costs(Score(1.3, 1.1, 1.5, 99), "under fog")
+    'Always deciding the same costs less under fog.'
+    """
+    if relative.low > 1:
+        return f"Always deciding the same costs less {where}."
+    if relative.high < 1:
+        return ""
+    return f"Always deciding the same may cost no more {where}: the interval includes that."

@@ -106,6 +106,12 @@ class EvaluationOptions(ModelOptions):
         "sensitivity=0.95, NAME=0.3. Repeatable.",
         flag="--operating-point",
     )
+    costs: Mapping[str, float] | tuple[str, ...] | str | Path = option(
+        (),
+        "Cost of an error, such as 'missed melanoma: 20', or of a 'review: 3'; or a CSV matrix. "
+        "Repeatable.",
+        flag="--cost",
+    )
     ordered_classes: bool = option(
         False, "Classes have an order, such as grades: also compute the quadratic kappa."
     )

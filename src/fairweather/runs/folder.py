@@ -28,7 +28,6 @@ from fairweather.tasks.table import find_task
 from fairweather.tasks.task import Task
 from fairweather.types.measurement import (
     CLASSIFICATION,
-    UNKNOWN,
     AnyPredictions,
     IntArray,
     Predictions,
@@ -54,7 +53,7 @@ from fairweather.types.record import (
     RunRecord,
     StepRecord,
     groups_file,
-    is_of_all_units,
+    list_whole_units,
     parse_predictions_path,
     parse_record,
     parse_step_record,
@@ -414,12 +413,12 @@ class RunFolder:
     def scores(self) -> pd.DataFrame:
         """The table of scores.csv: one row per model, seed, shift, level and metric.
 
-        Where a run has units, those of whole images and of means over units.
+        Where a run has units, those of whole images and of means over units, or of the only unit.
         """
         table = self.unit_scores
         if "unit" not in table:
             return table
-        rows = table[table["unit"].map(is_of_all_units)]
+        rows = table[table["unit"].isin(list_whole_units(table["unit"]))]
         return rows.drop(columns="unit").reset_index(drop=True)
 
     @property
@@ -520,7 +519,18 @@ class RunFolder:
     ) -> AnyPredictions:
         settings, ordered = self.record.settings, self.record.data.ordered
         rows = self.task.aggregate(predictions, grouping, name, settings.unit, ordered=ordered)
-        return replace(rows, ordered=ordered) if isinstance(rows, Predictions) else rows
+        return self._add_facts(rows)
+
+    def _add_facts(self, predictions: AnyPredictions) -> AnyPredictions:
+        """Add what the record says of all predictions: the order of classes, what errors cost."""
+        if not self.has_record:
+            return predictions
+        if costs := self.record.settings.costs:
+            rows = tuple(costs[name] for name in predictions.classes)
+            predictions = predictions.with_columns(costs=rows)
+        if isinstance(predictions, Predictions):
+            predictions = replace(predictions, ordered=self.record.data.ordered)
+        return predictions
 
     def read_images(self, name: str) -> AnyPredictions:
         """Read the columns of a cell as they are stored, with one row for each image."""
@@ -541,12 +551,8 @@ class RunFolder:
                 **columns, logits=logits, classes=tuple(described["classes"])
             )
             if isinstance(predictions, Predictions):
-                ordered, scores = (
-                    self.has_record and self.record.data.ordered,
-                    _read_ood_scores(table),
-                )
-                predictions = replace(predictions, ordered=ordered, ood_scores=scores)
-            return predictions, "unit" in described
+                predictions = replace(predictions, ood_scores=_read_ood_scores(table))
+            return self._add_facts(predictions), "unit" in described
 
     def _column(self, table: pa.Table, name: str) -> npt.NDArray[Any]:
         """Give a column with the type that predictions have; small copies store narrower ones."""
@@ -635,7 +641,9 @@ class RunFolder:
 
     @property
     def readers(self) -> ReaderCalls | None:
-        """What people call each test image; None if the run was not told.
+        """What people call each test image, or each patient if patients are judged.
+
+        None if the run was not told.
 
         Raises `InputError` if the file was changed after a step wrote it.
         """
@@ -650,19 +658,10 @@ class RunFolder:
             ]
             calls = np.stack(columns, axis=1).astype(np.int64)
             readers = ReaderCalls(table["keys"].to_numpy(), tuple(map(str, names)), calls)
-        return readers if self.aggregation is None else self._aggregate_readers(readers)
-
-    def _aggregate_readers(self, readers: ReaderCalls) -> ReaderCalls:
-        groups = self.image_groups()
-        assert groups is not None, "an earlier step wrote them"
-        assert groups.numbers is not None, "units are groups"
-        place = {key: at for at, key in enumerate(readers.keys.tolist())}
-        places = np.array([place.get(key, -1) for key in groups.keys.tolist()], dtype=np.int64)
-        calls = readers.calls[places]
-        calls[places < 0] = UNKNOWN
-        rules, grouping = self.task.aggregation_rules, Grouping(groups.numbers)
-        rows = rules.calls(calls, grouping, self.record.data.ordered)
-        return replace(readers, keys=np.arange(grouping.count), calls=rows)
+        groups = self._read_groups(groups_file(TEST))
+        if self.aggregation is None or groups is None or groups.numbers is None:
+            return readers
+        return readers.join_images(groups.numbers, self.aggregation.unit, mixed=True)
 
     def write_unlabelled(self, name: str, predictions: Predictions) -> None:
         """Write predictions without labels and metrics, of another data set, as parquet."""

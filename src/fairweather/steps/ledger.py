@@ -149,7 +149,11 @@ def find_dropped(plan: Plan, run: RunFolder) -> list[str]:
         lost += [f"shift {shift}" for shift in row.shifts if shift not in kept]
     lost += [f"ood {name}" for name in old.others if name not in now.others]
     lost += [name for name in old.natural if name not in now.natural]
-    lost += [f"priors {name}" for name in old.priors if now.priors.get(name) != old.priors[name]]
+    for word, before, after in (
+        ("priors", old.priors, now.priors),
+        ("costs of", old.costs, now.costs),
+    ):
+        lost += [f"{word} {name}" for name in before if after.get(name) != before[name]]
     lost += [
         f"operating point {name}={point}"
         for name in old.operating_points
@@ -167,6 +171,7 @@ class _ScoredParts(pydantic.BaseModel):
     natural: tuple[str, ...] = ()
     priors: dict[str, tuple[float, ...]]
     operating_points: StoredPoints = {}
+    costs: dict[str, tuple[float, ...]] = {}
 
 
 def check_replaced(plan: Plan, run: RunFolder) -> None:

@@ -27,6 +27,7 @@ from fairweather.types.kinds import TaskKind
 from fairweather.types.measurement import CLASSIFICATION, Attack, Dataset, ReaderCalls, Shift
 from fairweather.types.operating_points import OperatingPoints
 from fairweather.types.options import Aggregation
+from fairweather.types.positive import PositiveClasses, read_positive
 from fairweather.types.record import (
     ABSENT_METRICS,
     CLEAN,
@@ -90,6 +91,9 @@ class DataFacts:
     task: str = CLASSIFICATION
     """What is told of each image."""
 
+    positive: PositiveClasses | None = None
+    """The classes that the findings are made of; None if they are not."""
+
     def count_bytes(self, part: str) -> int:
         """The size of a split's 8-bit images in bytes; 0 if `side` is not known."""
         height, width = self.side or (0, 0)
@@ -120,6 +124,7 @@ def collect_facts(dataset: Dataset, parts: Collection[str] = (TRAIN, VAL, TEST))
         slices=() if groups is None else tuple(groups.slices),
         ordered=has_ordered_classes(dataset.notes),
         task=dataset.task,
+        positive=read_positive(dataset.notes),
     )
 
 
@@ -147,6 +152,7 @@ def survey_sources(
                 slices=() if asked is None else asked.slice_names,
                 ordered=loading.positive is None and has_ordered_classes(loading.source.notes),
                 task=loading.task,
+                positive=loading.positive,
             )
     return facts
 
@@ -215,6 +221,10 @@ class Settings:
 
     aggregation: Aggregation | None = None
     """What is judged in place of images, such as patients."""
+
+    costs: Mapping[str, tuple[float, ...]] = field(default_factory=dict)
+    """For each class, the cost of each decision; for each finding, of missing it and of calling it
+    wrongly. A last number is the price of a review. Empty without costs."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -607,6 +617,7 @@ def _plan_scores(measurement: Measurement, models: Sequence[MeasuredModel]) -> p
         priors=dict(measurement.priors),
         bootstrap=measurement.bootstrap,
         operating_points=dict(measurement.operating_points),
+        costs=dict(measurement.costs),
         in_units_of_alexnet=is_imagenet_at_224(data.classes, data.side),
         slices=data.slices,
         aggregation=measurement.aggregation,

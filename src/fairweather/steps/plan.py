@@ -681,6 +681,9 @@ class ScoreStep(Step):
     operating_points: StoredPoints = pydantic.Field(default_factory=dict)
     """The operating points of each class or finding."""
 
+    costs: dict[str, tuple[float, ...]] = pydantic.Field(default_factory=dict)
+    """What decisions cost, by class or finding; see `RunSettings.costs`."""
+
     in_units_of_alexnet: bool = False
     """Whether the images are those of the published mCE."""
 
@@ -695,12 +698,18 @@ class ScoreStep(Step):
     images."""
 
     def made_with(self) -> dict[str, JsonValue]:
-        # Metrics of prediction sets count only if there are sets, so that other scores stay
-        # finished.
+        # Metrics of prediction sets count only if there are sets, and those of costs only if there
+        # are costs, so that other scores stay finished.
         kinds = set(find_task(self.task_name).kinds)
         metrics = (*METRICS.values(), *CLASS_METRICS.values())
         rows = [row for row in metrics if kinds.intersection(row.accepts.kinds)]
-        return {"metrics": [row.name for row in rows if self.sets or not row.accepts.sets]}
+        return {
+            "metrics": [
+                row.name
+                for row in rows
+                if (self.sets or not row.accepts.sets) and (self.costs or not row.accepts.costs)
+            ]
+        }
 
 
 class SampleStep(Step):

@@ -10,14 +10,10 @@ import numpy as np
 import scipy.special
 from numpy.typing import NDArray
 
-from fairweather.metrics.aggregates import (
-    aggregate_class_calls,
-    aggregate_class_labels,
-    aggregate_classes,
-)
+from fairweather.metrics.aggregates import aggregate_class_labels, aggregate_classes
 from fairweather.metrics.columns import IntArray, per_image
 from fairweather.tasks.task import AggregationRules, Logits, Strata, Task, widen_members
-from fairweather.types.measurement import CLASSIFICATION, UNKNOWN, Predictions
+from fairweather.types.measurement import CLASSIFICATION, Predictions
 
 # With more classes than this, logits would need more space than everything else in a run folder.
 MOST_STORED_CLASSES = 100
@@ -66,9 +62,6 @@ CLASSIFICATION_TASK = Task(
         labels=lambda labels, grouping, unit, ordered: aggregate_class_labels(
             labels, grouping, unit, ordered=ordered
         ),
-        calls=lambda calls, grouping, ordered: aggregate_class_calls(
-            calls[:, :, 0], grouping, UNKNOWN, ordered=ordered
-        )[:, :, None],
         loss=lambda predictions: float(predictions.nll.mean()),
     ),
     least_classes=2,

@@ -13,7 +13,7 @@ from numpy.typing import NDArray
 from fairweather.errors import InputError, quote_names
 from fairweather.metrics.aggregates import aggregate_finding_labels, aggregate_findings
 from fairweather.metrics.columns import IntArray, per_image
-from fairweather.metrics.grouping import Grouping
+from fairweather.metrics.costs import finding_costs
 from fairweather.tasks.task import AggregationRules, Logits, Strata, Task, Unit, widen_members
 from fairweather.types.kinds import FINDING, FINDINGS, TaskKind
 from fairweather.types.measurement import (
@@ -21,6 +21,7 @@ from fairweather.types.measurement import (
     UNKNOWN,
     AnyPredictions,
     BoolArray,
+    Costs,
     Predictions,
 )
 
@@ -65,6 +66,9 @@ class FindingsPredictions(AnyPredictions):
     covered: NDArray[np.float64] | None = None
     """float64 `[N]`, the share of the findings that are there, and known, that is in the set; NaN
     without such a finding, None without sets."""
+
+    costs: Costs | None = None
+    """For each finding, what it costs to miss it, to call it wrongly, and maybe to review it."""
 
     @property
     def probability(self) -> NDArray[np.float64]:
@@ -121,6 +125,7 @@ def select_finding(predictions: FindingsPredictions, column: int) -> FindingPred
         labels=labels,
         logits=logits,
         classes=(f"no {name}", name),
+        costs=predictions.costs and finding_costs(*predictions.costs[column]),
         **{name: column[: len(places)] for name, column in columns._asdict().items()},
     )
 
@@ -231,12 +236,6 @@ def mean_probability(logits: Iterable[Logits | None]) -> Logits:
     return np.asarray(present - absent, dtype=np.float32)
 
 
-def _aggregate_calls(calls: IntArray, grouping: Grouping, _: bool) -> IntArray:
-    """As the labels: a person calls a finding in a patient who calls it in one of the images."""
-    aggregated = aggregate_finding_labels(calls.reshape(len(calls), -1), grouping, UNKNOWN)
-    return aggregated.labels.reshape(-1, *calls.shape[1:])
-
-
 def mean_loss(predictions: FindingsPredictions) -> float:
     """The mean negative log-likelihood, in nats, of the findings that are known.
 
@@ -266,7 +265,6 @@ MULTILABEL_TASK = Task(
     aggregation=AggregationRules(
         logits=lambda logits, grouping, name, _: aggregate_findings(logits, grouping, name),
         labels=lambda labels, grouping, *_: aggregate_finding_labels(labels, grouping, UNKNOWN),
-        calls=_aggregate_calls,
         loss=mean_loss,
     ),
     check=check_labels,

@@ -72,9 +72,6 @@ class AggregationRules(NamedTuple):
     labels: Callable[[IntArray, Grouping, str, bool], AggregatedLabels]
     """From the labels of images to those of groups, given what a group is, for messages."""
 
-    calls: Callable[[IntArray, Grouping, bool], IntArray]
-    """From what people call images, `[N, R, L]`, to what they call groups."""
-
     loss: Callable[[Any], float]
     """The mean negative log-likelihood of predictions, by which an aggregate is chosen."""
 

@@ -38,6 +38,7 @@ Parameter = float | int | str
 IntArray = npt.NDArray[np.int64]
 ByteArray = npt.NDArray[np.uint8]
 BoolArray = npt.NDArray[np.bool_]
+Costs = tuple[tuple[float, ...], ...]  # a row for each class, or for each finding
 TextArray = npt.NDArray[np.object_]
 ShiftFunction: TypeAlias = "Callable[[torch.Tensor, torch.Tensor, int], torch.Tensor]"
 Tell: TypeAlias = "Callable[[float], None] | None"
@@ -178,6 +179,35 @@ class ReaderCalls:
         """The number of images that each reader has called."""
         called = (self.calls != UNKNOWN).any(axis=2).sum(axis=0)
         return dict(zip(self.readers, called.tolist(), strict=True))
+
+    def join_images(self, numbers: IntArray, unit: str, *, mixed: bool) -> ReaderCalls:
+        """Make one row for each group of images, such as those of a patient.
+
+        Images that a reader has not called do not count. A finding that is called in one image of a
+        patient is called of the patient. Of classes in an order, the highest counts.
+
+        Args:
+            numbers: int `[N]`, the number of each image's group, from 0 on.
+            unit: what a group is, for messages.
+            mixed: whether a reader may call different classes in one group.
+
+        Raises `InputError` if a reader does so although `mixed` is false.
+
+        >>> calls = ReaderCalls(np.arange(3), ("ann",), np.array([[[1]], [[0]], [[UNKNOWN]]]))
+        >>> calls.join_images(np.array([0, 0, 1]), "patient", mixed=True).calls.tolist()
+        [[[1]], [[-1]]]
+        """
+        shape = (int(numbers.max()) + 1, *self.calls.shape[1:])
+        highest = np.full(shape, UNKNOWN, dtype=np.int64)
+        np.maximum.at(highest, numbers, self.calls)
+        differ = (self.calls != UNKNOWN) & (self.calls != highest[numbers])
+        if differ.any() and not mixed:
+            reader = self.readers[int(differ.any(axis=(0, 2)).argmax())]
+            raise InputError(
+                f"the reader {reader!r} calls different classes in images of one {unit}: give one "
+                f"call for each {unit}"
+            )
+        return ReaderCalls(np.arange(len(highest)), self.readers, highest)
 
 
 @dataclass(frozen=True)
@@ -493,6 +523,9 @@ class AnyPredictions:
     covered: npt.NDArray[Any] | None = None
     """`[N]`, what of the labels is in a set; None without sets."""
 
+    costs: Costs | None = None
+    """What errors cost; None if that is unknown."""
+
     kind: ClassVar[TaskKind]
     """What these are predictions of."""
 
@@ -592,6 +625,9 @@ class Predictions(AnyPredictions):
     ood_scores: Mapping[str, npt.NDArray[np.float32]] = field(default_factory=dict)
     """float32 `[N]` for each score of `OOD_SCORES` that was computed, by name."""
 
+    costs: Costs | None = None
+    """What each decision costs for each true class, and maybe a review; None if it is unknown."""
+
     @property
     def strata(self) -> IntArray:
         """int64 `[N]`, the labels: in their order, the images of a class are adjacent."""
@@ -601,6 +637,15 @@ class Predictions(AnyPredictions):
     def correct(self) -> BoolArray:
         """bool `[N]`: is the predicted class the label."""
         return self.predicted == self.labels
+
+
+def has_review(costs: Costs | None) -> bool:
+    """Tell whether costs have a last column with the price of a review.
+
+    >>> has_review(((0, 1), (20, 0))), has_review(((0, 1, 3), (20, 0, 3)))
+    (False, True)
+    """
+    return costs is not None and len(costs[0]) > len(costs)
 
 
 class Score(NamedTuple):

@@ -177,6 +177,7 @@ def _make_measurement(record: RunRecord, copied: Mapping[str, CopiedStep]) -> Me
         bootstrap=settings.bootstrap,
         variants=read_variants(settings.variants),
         operating_points=settings.operating_points,
+        costs=settings.costs,
         aggregation=settings.aggregation,
         fit_on=tuple(
             shift for shift in map(parse_shift, settings.fit_on) if isinstance(shift, Shift)

@@ -158,6 +158,7 @@ def _shared_values(part: SeedsPart) -> Iterator[tuple[str, JsonValue]]:
     yield "fit_on", list(settings.fit_on)
     points = settings.operating_points
     yield "operating_points", {name: list(list_points(points, name)) for name in points}
+    yield "costs", {name: list(costs) for name, costs in settings.costs.items()}
     yield "ordered_classes", record.data.ordered
     yield "unit", settings.unit
     yield "aggregate", list(settings.aggregates)

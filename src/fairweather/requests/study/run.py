@@ -34,6 +34,7 @@ from fairweather.requests.aggregation import (
     read_aggregation,
     resolve_aggregates,
 )
+from fairweather.requests.costs import read_costs
 from fairweather.requests.execution import check_run_folder, execute_run, make_outlook
 from fairweather.requests.inputs import (
     Inputs,
@@ -88,7 +89,7 @@ from fairweather.training.fabric import check_launch, find_launcher
 from fairweather.training.recipe import Recipe
 from fairweather.training.selfsupervised.methods import METHODS
 from fairweather.training.supervised import RotationTask, check_square_images
-from fairweather.types.measurement import Dataset, Images, format_number
+from fairweather.types.measurement import MULTILABEL, Dataset, Images, format_number
 from fairweather.types.options import DataOptions, GroupColumns, Preparation, normalize_slice, takes
 from fairweather.types.positive import list_positive
 from fairweather.types.record import (
@@ -112,7 +113,7 @@ from fairweather.workers.options import LOCAL, Sharing, read_sharing
 
 
 def make_study_settings(study: Study, device: torch.device) -> Settings:
-    """How the models of a study are measured; operating points are checked with the classes."""
+    """How the models of a study are measured, but for costs, which need the classes."""
     arithmetic = Arithmetic(study.prediction_precision, study.cudnn_benchmark)
     arithmetic.check(device)
     return Settings(
@@ -151,7 +152,9 @@ def make_study_inputs(
     task = find_task(facts[DATA].task)
     settings = make_study_settings(study, device)
     points = check_operating_points(settings.operating_points, facts[DATA].classes, task)
-    settings = replace(settings, operating_points=points)
+    names, findings = facts[DATA].classes, facts[DATA].task == MULTILABEL
+    costs = read_costs(study.costs, names, findings=findings)
+    settings = replace(settings, operating_points=points, costs=costs)
     ordered = settings.ordered or facts[DATA].ordered
     settings = resolve_aggregates(settings, task, len(facts[DATA].classes), ordered=ordered)
     planner = _StudyPlanner(study, facts, settings, offline)

@@ -429,6 +429,10 @@ class Study(StrictEntry):
     """How the images of a unit become one decision: `mean` (default), `max`, `any` or `noisy-or`.
     Of several, or `auto`, the one is chosen that fits the validation units best."""
 
+    costs: dict[str, float] | str = pydantic.Field({})
+    """What errors cost, such as `{missed melanoma: 20, false melanoma: 2, review: 3}`, or the path
+    of a CSV matrix. Other errors cost 1."""
+
     variants: list[str | dict[str, Any]] = pydantic.Field([])
     """Further rows for every model: calibrations, fitted on the clean validation images
     (`temperature` scaling, `vector_scaling`, `isotonic` regression, `top_versus_all` with `method:
