@@ -500,9 +500,9 @@ def test_it_is_said_where_a_target_is_kept(targeted):
 def test_the_rates_of_sites_have_their_own_images(targeted):
     """Each seed is called at its own threshold, as in slices.csv."""
     dataset, run = targeted
-    table = pd.read_csv(run.path / "tables" / "calls_site.csv")
-    own = table[table["finding"] == "Effusion"].set_index("slice")
-    assert set(own["point"]) == {"sensitivity=0.9"}
+    table = pd.read_csv(run.path / "tables" / "rates_site.csv")
+    own = table[(table["class"] == "Effusion") & (table["point"] == "sensitivity=0.9")]
+    own = own.set_index(["rate", "slice"])
     labels = dataset.test.labels.numpy()[:, 0]
     sites, right = dataset.test.groups.slices["site"], []
     for net in (Thirds(), Thirds(18.0, 0.45)):
@@ -512,11 +512,11 @@ def test_the_rates_of_sites_have_their_own_images(targeted):
     for rate, label in (("sensitivity", 1), ("specificity", 0)):
         for site in "ABC":
             inside = (labels == label) & (sites == site)
-            assert own.loc[site, f"{rate} n"] == inside.sum()
-            mean = np.mean([column[inside].mean() for column in right])
-            assert own.loc[site, rate] == pytest.approx(mean)
+            row = own.loc[(rate, f"site={site}")]
+            assert row["n"] == inside.sum()
+            assert row["value"] == pytest.approx(np.mean([c[inside].mean() for c in right]))
     # Patients have images of two sites, so no site can be tested against another.
-    assert table[["sensitivity p_holm", "specificity p_holm"]].isna().all(axis=None)
+    assert table["p_holm"].isna().all()
 
 
 def test_models_are_compared_each_at_its_own_threshold(targeted, tmp_path):
