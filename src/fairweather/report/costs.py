@@ -38,7 +38,8 @@ def list_places(contents: Contents) -> dict[str, list[CostPlace]]:
     if FINDINGS in contents.kinds:
         return {
             model: [
-                CostPlace(place.sentence, place.shift, place.level_name) for place in outcome.places[:2]
+                CostPlace(place.sentence, place.shift, place.level_name)
+                for place in outcome.places[:2]
             ]
             for model, outcome in contents.once(findings.read_findings).items()
         }

@@ -10,6 +10,7 @@ from typing import NamedTuple, TypedDict
 import numpy as np
 import numpy.typing as npt
 
+from fairweather.metrics.readers import reader_points
 from fairweather.report import sentences as words
 from fairweather.report.calls import (
     OperatingPoint,
@@ -25,6 +26,7 @@ from fairweather.report.contents import Contents, Sweep, ensembles_as_models
 from fairweather.report.finding_curves import FindingCurves, probability_of, trace_finding
 from fairweather.report.front import Row, choose_rows, round_ends
 from fairweather.report.operating_points import UNIT
+from fairweather.report.readers import find_readers, read_units
 from fairweather.report.review import RISKS, START, Stop
 from fairweather.report.section import PartView, ReportPart, Tables, show_tables
 from fairweather.report.tables import (
@@ -373,6 +375,8 @@ class FindingView(TypedDict):
     said: dict[str, list[str]]
     curves: dict[str, FindingCurves]
     points: dict[str, list[PointMark]]
+    readers: list[tuple[str, float, float]]
+    """Of each person who called the clean images: name, 1 − specificity and sensitivity."""
 
 
 def _describe_finding(
@@ -411,7 +415,7 @@ def _describe_finding(
     points = {
         place.shift: mark_points(view, model, place.shift, place.level_name) for place in places
     }
-    return FindingView(levels=levels, said=said, curves={}, points=points)
+    return FindingView(levels=levels, said=said, curves={}, points=points, readers=[])
 
 
 def _choose_pictures(contents: Contents, place: ShownImages) -> dict[str, object]:
@@ -422,6 +426,25 @@ def _choose_pictures(contents: Contents, place: ShownImages) -> dict[str, object
         "cells": [CLEAN, *(sweep.cells[level] for level in rows)],
         "headings": ["Clean", *map(sweep.level_in_words, rows)],
         "worst": place.cell,
+    }
+
+
+def _mark_readers(contents: Contents, model: str) -> dict[str, list[tuple[str, float, float]]]:
+    """Where readers are on the ROC curve of each finding that they have called."""
+    readers = contents.once(find_readers)
+    if readers is None:
+        return {}
+    return {
+        unit.title: [
+            (name, round(1 - point.specificity.value, 4), round(point.sensitivity.value, 4))
+            for name, point in zip(
+                readers.readers,
+                reader_points(unit.positive, unit.calls, unit.grouping),
+                strict=True,
+            )
+            if not math.isnan(point.specificity.value + point.sensitivity.value)
+        ]
+        for unit in read_units(contents, model)
     }
 
 
@@ -442,6 +465,9 @@ def _show_curves(contents: Contents, _: Tables) -> PartView | None:
             name: _describe_finding(contents, view, model, name, outcome.places)
             for name, view in views.items()
         }
+        for name, marks in _mark_readers(contents, model).items():
+            if name in described[model]:
+                described[model][name]["readers"] = marks
         for place in outcome.places:
             for name, curves in _trace_cell(contents, model, place.cell).items():
                 if name in described[model]:
@@ -462,6 +488,7 @@ def _show_curves(contents: Contents, _: Tables) -> PartView | None:
             "seed": contents.first_seed,
             "findings": list(views),
             "worst": _describe_worst(contents),
+            "readers": contents.once(find_readers) is not None,
         },
         carried={"findings": described, "knows": shown, "axes": axes, "shifts": titles},
     )

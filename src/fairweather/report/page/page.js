@@ -21,7 +21,7 @@
   const LOOKS = {
     clean: ["circle", "●"], mean: ["ring", "○"], worst: ["triangle", "▼"], right: ["circle", "●"],
     sure: ["diamond", "◆"], needed: ["square", "■"], sent: ["cross", "✕"],
-    sensitivity: ["circle", "●"], specificity: ["diamond", "◆"], "at-right": ["circle", "●"], "at-worst": ["triangle", "▼"],
+    sensitivity: ["circle", "●"], specificity: ["diamond", "◆"], "at-right": ["circle", "●"], "at-worst": ["triangle", "▼"], reader: ["cross", "✕"],
   };
   const at = (share) => `${(100 * share).toFixed(3)}%`;
   const mark = (kind, x, y) => draw("svg", { x, y, overflow: "visible" },
@@ -225,7 +225,7 @@
     const tops = drawn.map(([, place]) => own.curves[place][5]), top = Math.max(0.01, ...tops);
     const dotted = drawn.slice(0, 1).map(([, place]) => ({ kind: "all", points: own.curves[place][3], plain: true }));
     $("curves").replaceChildren(
-      drawLines("ROC", "1 − specificity; up: sensitivity", of(0), { diagonal: true, points: points(([, x, y]) => [x, y]) }),
+      drawLines("ROC", "1 − specificity; up: sensitivity", of(0), { diagonal: true, points: [...points(([, x, y]) => [x, y]), ...own.readers.map(([name, x, y]) => ["reader", name, x, y])] }),
       drawLines("Precision and recall", "sensitivity (recall); up: PPV (precision)", of(1), { points: points(([, , x, y]) => [x, y]) }),
       drawLines("Net benefit", "threshold; up: net benefit", [...of(2), ...dotted], { range: [-top / 4, top], points: points(([, , , , t], curves) => [t, heightAt(curves[2], t)]) }),
       drawLines("Calibration", "mean probability; up: share of the images with it", of(4).map((line) => ({ ...line, marked: true })), { diagonal: true }),
@@ -256,15 +256,15 @@
     const marks = lines.filter(({ marked }) => marked).flatMap(({ kind, points }) => points.flatMap(([x, y, low, high]) => [
       ...(low != null ? [draw("line", { x1: at(x), x2: at(x), y1: at(up(low)), y2: at(up(high)), class: `interval ${kind}` })] : []),
       mark(kind, at(x), at(up(y)))]));
-    const operating = dots.filter(([, , x, y]) => x != null && y != null).flatMap(([kind, text, x, y]) => [
+    const operating = dots.filter(([, , x, y]) => x != null && y != null).flatMap(([kind, text, x, y], index) => [
       mark(kind, at(x), at(up(edge(y)))),
-      draw("text", { x: at(x), y: at(up(edge(y))), dx: x > 0.7 ? "-9" : "9", dy: "13", "text-anchor": x > 0.7 ? "end" : "start", class: "number sure" }, dots.findIndex((dot) => dot[2] === x && dot[3] === y && dot[1] === text) ? "" : text)]);
+      draw("text", { x: at(x), y: at(up(edge(y))), dx: x > 0.7 ? "-9" : "9", dy: "13", "text-anchor": x > 0.7 ? "end" : "start", class: "number sure" }, text)].slice(0, index ? 1 : 2));
     const chart = make("div", { className: "lines" }, make("h3", { textContent: title }),
       make("div", { className: "plot", role: "img" }, draw("svg", { class: "whole" }, ...grid, stretched, ...marks, ...below, ...operating)),
       make("p", { className: "note", textContent: axis }));
     const named = { right: "Clean", worst: "Under the shift", all: "Every image called" };
     const spoken = (points) => points.filter((_, index) => index % Math.ceil(points.length / 12) === 0).map(([x, y]) => `${x.toFixed(2)}, ${y.toFixed(2)}`).join("; ");
-    const places = dots.filter(([, , x, y]) => x != null && y != null).map(([kind, text, x, y]) => `${named[kind.slice(3)]}, operating point ${text}: ${x.toFixed(2)}, ${y.toFixed(2)}`);
+    const places = dots.filter(([, , x, y]) => x != null && y != null).map(([kind, text, x, y]) => `${kind === "reader" ? `Reader ${text}` : `${named[kind.slice(3)]}, operating point ${text}`}: ${x.toFixed(2)}, ${y.toFixed(2)}`);
     chart.querySelector(".plot").setAttribute("aria-label", `${[`${title}`, ...lines.map(({ kind, points }) => `${named[kind]}: ${spoken(points)}`), ...places].join(". ")}.`);
     return chart;
   }
