@@ -137,7 +137,7 @@ def test_a_fault_of_the_program_is_no_broken_rule(run, monkeypatch, capsys):
     def fail(*_, **__):
         raise KeyError("a fault")
 
-    monkeypatch.setattr("fairweather.judge.verdicts.judge", fail)
+    monkeypatch.setattr("fairweather.judge.verdicts.judge_rules", fail)
     monkeypatch.setattr(sys, "argv", ["fairweather", "check", str(run.path), RULE])
     with pytest.raises(SystemExit) as ended:
         cli.main()

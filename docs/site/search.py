@@ -22,6 +22,7 @@ ANSWERS = {
     "docs/faq": ["FAQ"],
     "docs/glossary": ["glossary"],
     "docs/guard": ["selective prediction", "abstain"],
+    "docs/guard-limits": ["missed cancers", "false negatives"],
     "docs/intervals": ["confidence interval", "interval"],
     "docs/metrics": ["ROC", "AUROC", "sensitivity"],
     "docs/other-images": ["OOD"],

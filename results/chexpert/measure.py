@@ -21,12 +21,11 @@ import pandas as pd
 import scipy.special
 import scipy.stats
 import vl_convert as vlc
-from numpy.typing import NDArray
 
 import fairweather as fw
 from fairweather.metrics.areas import auc_column, column_spread, unit_column
-from fairweather.metrics.columns import clopper_pearson
 from fairweather.metrics.paired import holm
+from fairweather.metrics.readers import compare_with_readers
 
 HERE = Path(__file__).parent
 FINDINGS = ("Atelectasis", "Cardiomegaly", "Consolidation", "Edema", "Pleural Effusion")
@@ -115,25 +114,6 @@ def compare(models: dict[str, pd.DataFrame], truth: pd.DataFrame) -> pd.DataFram
     return table
 
 
-def sensitivity_at(
-    scores: NDArray[np.float64], positive: NDArray[np.bool_], specificity: float
-) -> float:
-    """The largest sensitivity of a threshold with at least this specificity."""
-    negatives = np.sort(scores[~positive])
-    allowed = int(np.floor((1 - specificity) * len(negatives) + 1e-9))
-    threshold = negatives[len(negatives) - allowed - 1]
-    return float((scores[positive] > threshold).mean())
-
-
-def _measure_both(
-    positive: NDArray[np.bool_], called: NDArray[np.bool_], scores: NDArray[np.float64]
-) -> tuple[float, float, float]:
-    """Sensitivity and specificity of a reader, and a model's sensitivity at that specificity."""
-    specificity = float((~called[~positive]).mean())
-    own = float(called[positive].mean())
-    return own, specificity, sensitivity_at(scores, positive, specificity)
-
-
 def compare_readers(
     model: pd.DataFrame, readers: dict[str, pd.DataFrame], truth: pd.DataFrame
 ) -> pd.DataFrame:
@@ -142,35 +122,32 @@ def compare_readers(
     The interval of the difference is from resamples of studies, with the reader's specificity and
     the threshold of each resample.
     """
-    rng, rows = np.random.default_rng(0), []
-    draws = rng.integers(len(truth), size=(RESAMPLES, len(truth)))
+    rows = []
     for finding in FINDINGS:
         positive, scores = truth[finding].to_numpy() == 1, model[finding].to_numpy(float)
-        for name, table in readers.items():
-            columns = positive, table[finding].to_numpy() == 1, scores
-            own, specificity, theirs = _measure_both(*columns)
-            resampled = (_measure_both(*(column[at] for column in columns)) for at in draws)
-            differences = [model_share - reader for reader, _, model_share in resampled]
-            low, high = np.percentile(differences, [2.5, 97.5])
-            ends = clopper_pearson(own, float(positive.sum()))
-            others = clopper_pearson(specificity, float((~positive).sum()))
+        calls = np.stack([table[finding].to_numpy() for table in readers.values()], axis=1)
+        compared = compare_with_readers(scores, positive, calls, RESAMPLES)
+        assert compared is not None
+        for name, called, beside in zip(readers, calls.T, compared.readers, strict=True):
+            assert beside is not None
+            specificity, sensitivity = beside.reader.specificity, beside.reader.sensitivity
             rows.append(
                 {
                     "finding": finding,
                     "radiologist": name,
                     "with it": int(positive.sum()),
-                    "specificity": specificity,
-                    "specificity low": float(others[0]),
-                    "specificity high": float(others[1]),
-                    "sensitivity": own,
-                    "sensitivity low": float(ends[0]),
-                    "sensitivity high": float(ends[1]),
-                    "missed": int((positive & ~columns[1]).sum()),
-                    "model sensitivity": theirs,
-                    "model missed": round((1 - theirs) * positive.sum()),
-                    "difference": theirs - own,
-                    "low": low,
-                    "high": high,
+                    "specificity": specificity.value,
+                    "specificity low": specificity.low,
+                    "specificity high": specificity.high,
+                    "sensitivity": sensitivity.value,
+                    "sensitivity low": sensitivity.low,
+                    "sensitivity high": sensitivity.high,
+                    "missed": int((positive & (called != 1)).sum()),
+                    "model sensitivity": beside.sensitivity,
+                    "model missed": round((1 - beside.sensitivity) * positive.sum()),
+                    "difference": beside.more_sensitive.value,
+                    "low": beside.more_sensitive.low,
+                    "high": beside.more_sensitive.high,
                 }
             )
     return pd.DataFrame(rows)

@@ -11,7 +11,14 @@ from fairweather import metrics
 from fairweather.errors import InputError
 from fairweather.judge.rule_values import widen_to_exact
 from fairweather.judge.rules import Rule, read_rules
-from fairweather.judge.verdicts import Verdict, format_junit, format_verdicts, judge
+from fairweather.judge.verdicts import (
+    Verdict,
+    find_example,
+    format_junit,
+    format_verdicts,
+    judge,
+    judge_rules,
+)
 from fairweather.metrics import Estimate, to_score
 from fairweather.metrics.metric import class_metric_names
 from fairweather.metrics.seeds import seed_variance, widen_for_seeds
@@ -775,6 +782,41 @@ def test_the_table_shows_what_failed_first_and_every_rule_can_be_copied():
 def test_the_margin_of_a_number_without_a_unit_has_none(operator, limit, margin):
     table = format_verdicts([verdict(Rule(None, "nll", "clean", "", operator, limit), 0.55)])
     assert table.splitlines()[1].endswith(f"  {margin}")
+
+
+def test_a_rule_that_cannot_be_judged_does_not_hide_the_others(run):
+    texts = ["accuracy[clean] >= 0.99", "acuracy[clean] > 0", "accuracy[snow] rise <= 200"]
+    texts += ["accuracy[clean] >= 0.01"]
+    verdicts, unjudged = judgement = judge_rules(run, read_rules(texts))
+    assert [verdict.passed for verdict in verdicts if verdict.rule.number == "0.99"] == [False] * 2
+    assert [str(own.rule) for own in unjudged] == texts[1:3]
+    assert "did you mean 'accuracy'" in unjudged[0].problem
+    assert judgement.status == 2
+    alone = check(run, texts[0], texts[3])
+    assert verdicts == alone
+    with pytest.raises(InputError, match="the rule 'acuracy"):
+        check(run, *texts)
+    assert judge_rules(run, read_rules(texts[3:])).status == 0
+    assert judge_rules(run, read_rules(texts[:1])).status == 1
+    suite = ET.fromstring(format_junit(*judgement))[0]
+    counts = {name: int(suite.get(name)) for name in ("tests", "failures", "errors")}
+    assert counts == {"tests": len(verdicts) + 2, "failures": 2, "errors": 2}
+    errors = [case for case in suite if len(case) and case[0].tag == "error"]
+    assert [case.get("name") for case in errors] == texts[1:3]
+    assert all(case[0].text == own.problem for case, own in zip(errors, unjudged, strict=True))
+
+
+def test_the_example_of_a_rule_is_one_that_can_be_judged(run, tmp_path):
+    assert find_example(run) == run.task.rule
+    assert find_example(RunFolder(tmp_path)) is None
+
+
+def test_a_drop_without_predictions_does_not_hide_the_other_rules(run, tmp_path):
+    only_scores = replace_scores(run, tmp_path / "scores", lambda frame: frame)
+    texts = ["accuracy[clean] >= 0", "accuracy[brightness_factor] drop <= 100%"]
+    verdicts, unjudged = judge_rules(only_scores, read_rules(texts))
+    assert {str(verdict.rule) for verdict in verdicts} == {texts[0]}
+    assert [str(own.rule) for own in unjudged] == [texts[1]]
 
 
 def test_junit_has_a_case_a_verdict_and_says_why_in_attribute_and_text():

@@ -25,7 +25,7 @@ from fairweather.metrics.classification import F1, NPV, PPV, SENSITIVITY, SPECIF
 from fairweather.metrics.columns import clopper_pearson
 from fairweather.metrics.grouping import (
     Grouping,
-    heterogeneity_p,
+    equal_means_p,
     independent_images,
     membership_p,
     running_share_interval,
@@ -441,7 +441,7 @@ def test_where_few_patients_have_most_images_p_is_rarely_small_by_chance():
 
 def hits_and_parts(sizes, hits):
     right = [[1.0] * k + [0.0] * (n - k) for n, k in zip(sizes, hits, strict=True)]
-    return np.concatenate(right)[:, None], np.repeat([f"s{k}" for k in range(len(sizes))], sizes)
+    return np.concatenate(right)[:, None], np.repeat(range(len(sizes)), sizes)
 
 
 @pytest.mark.parametrize(
@@ -454,7 +454,7 @@ def hits_and_parts(sizes, hits):
     ],
 )
 def test_differences_between_sites_have_the_exact_p_value_of_freeman_and_halton(sizes, hits):
-    p = heterogeneity_p(*hits_and_parts(sizes, hits), None, np.random.default_rng(0))
+    p = equal_means_p(*hits_and_parts(sizes, hits), None, np.random.default_rng(0))
     assert p == pytest.approx(reference.freeman_halton(sizes, hits))
     if len(sizes) == 2:
         table = [[k, n - k] for n, k in zip(sizes, hits, strict=True)]
@@ -463,47 +463,62 @@ def test_differences_between_sites_have_the_exact_p_value_of_freeman_and_halton(
 
 def test_tables_that_are_too_many_are_drawn(monkeypatch):
     columns, parts = hits_and_parts((6, 6, 6), (5, 3, 1))
-    exact = heterogeneity_p(columns, parts, None, np.random.default_rng(0))
+    exact = equal_means_p(columns, parts, None, np.random.default_rng(0))
     monkeypatch.setattr(grouping_module, "MOST_TABLES", 1)
-    drawn = heterogeneity_p(columns, parts, None, np.random.default_rng(0))
+    drawn = equal_means_p(columns, parts, None, np.random.default_rng(0))
     error = np.sqrt(exact * (1 - exact) / grouping_module.MOST_SUBSETS)
     assert drawn == pytest.approx(
         exact, abs=deviations() * error + 2 / grouping_module.MOST_SUBSETS
     )
 
 
-def test_whole_groups_are_divided_between_sites():
-    """The chance of a division as far is counted; a group in two sites has no test."""
-    sizes, hits = (6, 7, 8), (6, 3, 2)
-    columns, parts = hits_and_parts(sizes, hits)
-    alone = heterogeneity_p(columns, parts, Grouping(np.arange(21)), np.random.default_rng(0))
+def test_a_test_of_several_parts_counts_all_divisions():
+    right, parts = np.array([1, 1, 0, 1, 0, 0, 0.0]), np.array([0, 0, 0, 1, 1, 2, 2])
 
-    def between(table):
-        return sum((k - n * sum(hits) / 21) ** 2 / n for n, k in zip(sizes, table, strict=True))
+    def spread(division):
+        inside = [right[division == part] for part in range(3)]
+        return sum(len(of_part) * (of_part.mean() - right.mean()) ** 2 for of_part in inside)
 
-    tables = [t for t in itertools.product(*(range(n + 1) for n in sizes)) if sum(t) == sum(hits)]
-    ways = [math.prod(map(math.comb, sizes, table)) for table in tables]
-    as_far = [between(table) >= between(hits) - 1e-9 for table in tables]
-    exact = np.dot(ways, as_far) / sum(ways)
-    # At least this many draws were as far, or all were drawn.
-    few = min(grouping_module.ENOUGH_AS_FAR, exact * grouping_module.MOST_SUBSETS)
-    assert alone == pytest.approx(exact, abs=deviations() * exact / np.sqrt(few))
-    alike, sites = np.repeat(columns, 2, axis=0), np.repeat(parts, 2)
-    twice = heterogeneity_p(alike, sites, Grouping(np.arange(42) // 2), np.random.default_rng(0))
-    assert twice == pytest.approx(alone, abs=1e-12)
-    across = Grouping(np.arange(21) % 7)
-    assert np.isnan(heterogeneity_p(columns, parts, across, np.random.default_rng(0)))
+    every = [spread(np.array(order)) for order in set(itertools.permutations(parts.tolist()))]
+    exact = np.mean([far >= spread(parts) - 1e-12 for far in every])
+    alone = Grouping(np.arange(len(right)))  # without it, divisions are ordered by their chance
+    p = equal_means_p(right[:, None], parts, alone, np.random.default_rng(0))
+    rounds = min(grouping_module.MOST_SUBSETS, grouping_module.ENOUGH_AS_FAR / exact)
+    assert abs(p - exact) < deviations() * np.sqrt(exact * (1 - exact) / rounds) + 1 / rounds
+    # Of two parts it is the same test as of one of them.
+    two = np.minimum(parts, 1)
+    generators = np.random.default_rng(1), np.random.default_rng(1)
+    assert equal_means_p(right[:, None], two, None, generators[0]) == membership_p(
+        right[:, None], two == 0, None, generators[1]
+    )
 
 
 @pytest.mark.parametrize("grouped", [False, True])
-def test_equal_sites_are_called_different_as_seldom_as_promised(grouped):
-    rejected, trials = 0, 300
-    for seed in range(trials):
-        rng = np.random.default_rng(seed)
-        sizes = rng.integers(1, 8, 30) if grouped else np.ones(60, int)
-        groups = np.repeat(np.arange(len(sizes)), sizes)
-        right = rng.random(len(groups)) < rng.beta(0.5, 0.3, len(sizes))[groups]
-        grouping = Grouping(groups) if grouped else None
-        p = heterogeneity_p(right[:, None].astype(float), groups % 3, grouping, rng)
-        rejected += p < 0.05
-    assert rejected <= most(trials, 0.05)
+def test_a_test_of_several_parts_keeps_its_size_and_finds_a_gap(grouped, monkeypatch):
+    monkeypatch.setattr("fairweather.metrics.grouping.MOST_SUBSETS", 199)
+    rng, trials, rejected = np.random.default_rng(0), 150, {0.0: 0, 0.5: 0}
+    for gap in rejected:
+        for _ in range(trials):
+            of_patient = rng.random(60)
+            patient = np.repeat(np.arange(60), 3) if grouped else np.arange(60)
+            site = rng.permutation(np.arange(60) % 3)
+            rate = np.clip(0.2 + 0.6 * of_patient - gap * (site == 2) * of_patient, 0, 1)[patient]
+            right = (rng.random(len(patient)) < rate).astype(float)
+            grouping = Grouping(patient) if grouped else None
+            rejected[gap] += equal_means_p(right[:, None], site[patient], grouping, rng) <= 0.05
+    assert rejected[0.0] <= most(trials, 0.05)
+    assert rejected[0.5] > rejected[0.0]
+
+
+def test_groups_are_permuted_whole():
+    # All images of a patient are alike: three patients a site say little, however many images.
+    patient = np.repeat(np.arange(9), 50)
+    right, site = (patient % 3 == 0).astype(float), patient // 3
+    alone = np.random.default_rng(0)
+    assert equal_means_p(right[:, None], site, Grouping(patient), alone) == 1.0
+    moved = (patient < 3).astype(float)
+    p = equal_means_p(moved[:, None], site, Grouping(patient), np.random.default_rng(0))
+    assert 0.005 < p < 0.1
+    assert equal_means_p(moved[:, None], site, None, np.random.default_rng(0)) <= 1 / 10_000
+    across = Grouping(np.arange(450) % 50)  # a patient with images of several sites
+    assert np.isnan(equal_means_p(moved[:, None], site, across, np.random.default_rng(0)))

@@ -1,6 +1,9 @@
 """A model beside readers: points, the curve at their specificity, and other readers."""
 
+from pathlib import Path
+
 import numpy as np
+import pandas as pd
 import pytest
 import scipy.stats
 from scipy.special import ndtr
@@ -124,7 +127,7 @@ def test_a_comparison_is_that_of_plain_loops_with_the_same_resamples():
         wide = differences.mean() + factor * (differences - differences.mean())
         value = at - point[0]
         assert units * (units * wide.var() + value**2) >= 6
-        low, high = np.quantile(wide, (0.025, 0.975))
+        low, high = np.quantile(wide, (0.025, 0.975)).clip(-1, 1)
         assert own.more_sensitive[1:3] == pytest.approx((min(low, value), max(high, value)))
 
 
@@ -166,6 +169,13 @@ def test_calls_and_classes_exchanged_exchange_sensitivity_and_specificity():
     for first, second in zip(one.readers, other.readers, strict=True):
         assert first.more_sensitive == pytest.approx(second.more_specific)
         assert first.reader.sensitivity == pytest.approx(second.reader.specificity)
+
+
+def test_resamples_without_one_kind_of_images_are_left_out():
+    scores, positive = np.arange(12.0), np.arange(12) >= 10
+    calls = np.array([0, 1] * 6)[:, None]
+    (own,) = compare_with_readers(scores, positive, calls, 200).readers
+    assert own.more_sensitive.low <= own.more_sensitive.value <= own.more_sensitive.high
 
 
 def test_a_reader_of_one_kind_of_images_is_left_out():
@@ -234,3 +244,14 @@ def test_intervals_cover_the_truth(per_group):
         random = compared.averages[0].random
         hits.append((own.low <= truth <= own.high, random.low <= 0.004 <= random.high))
     assert np.sum(hits, axis=0).min() >= fewest(trials, 0.93)
+
+
+def test_the_stored_simulation_is_as_good_as_its_notes_say():
+    table = pd.read_csv(Path(__file__).parents[2] / "benchmarks/readers.csv")
+    assert table["trials"].min() >= 2000
+    missed = table["below"] + table["above"]
+    assert missed.max() <= 0.075
+    assert table["none"].max() == 0
+    of_sensitivity = missed[table["what"] == "other readers, sensitivity"]
+    assert of_sensitivity.max() <= 0.057
+    assert missed[table["what"].isin(["kappa", "alpha"])].between(0.039, 0.055).all()

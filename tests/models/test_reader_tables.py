@@ -11,7 +11,8 @@ from fairweather.models.predictions.readers import (
     list_reader_tables,
     match_readers,
 )
-from fairweather.types.measurement import UNKNOWN
+from fairweather.types.measurement import UNKNOWN, Groups
+from fairweather.types.positive import parse_positive
 
 NAMES = ["a/1.png", "a/2.png", "b/3.png", "b/4.png"]
 FINDINGS = KnownImages(
@@ -124,18 +125,18 @@ WRONG = {
     ),
     "no keys": ({"ann": [1, 0]}, "no column with the keys of images, only 'ann'"),
     "an empty key": ({"key": ["", "1"], "ann": [1, 0]}, "has no key in row 1"),
-    "no calls": ({"key": [0, 1]}, "no column of calls beside 'key'"),
+    "no calls": ({"key": [0, 1]}, "has no column of calls"),
     "no reader": (
         {"key": [0, 1], "reader": ["ann", " "], "call": [1, 0]},
         "names no reader in row 2",
     ),
     "another call": (
         {"key": [0, 1], "ann": [1, 2]},
-        "the call '2' of the reader 'ann' in row 2, and a call is 0, 1, present, absent or empty",
+        "the call '2' of the reader 'ann' for the image '1', and a call is 0, 1, present, absent",
     ),
     "two call columns": (
         {"key": [0, 1], "reader": ["a", "a"], "x": [1, 0], "y": [1, 0]},
-        "must have a column for each finding, such as 'Mass', found 'x', 'y'",
+        "must have one column with the call, such as 'call', found 'x', 'y'",
     ),
     "one kind of images": (
         {"key": [0, 2], "ann": [1, 0]},
@@ -181,3 +182,53 @@ def test_keys_that_fit_in_two_ways_are_refused_unless_they_are_places():
     with pytest.raises(InputError, match="in different orders"):
         find_images(["0", "1"], "readers", images, are_places=False)
     assert find_images(["0", "1"], "readers", images, are_places=True).tolist() == [0, 1]
+
+
+GRADES = parse_positive([">=2"], ["0", "1", "2", "3"])
+MADE = parse_positive(["malignant"], ["benign", "malignant"])
+
+
+def test_calls_of_classes_say_whether_the_finding_is_there_that_they_are_made_of():
+    table = pd.DataFrame({"key": range(4), "ann": ["3", "0", "2", ""], "bob": ["2", "1", "2", "0"]})
+    calls = read(table, ONE, (">=2",), positive=GRADES)
+    assert calls.calls[:, :, 0].T.tolist() == [[1, 0, 1, UNKNOWN], [1, 0, 1, 0]]
+    named = pd.DataFrame({"key": range(4), "ann": ["Malignant", "benign", "1", "absent"]})
+    assert read(named, ONE, ("malignant",), positive=MADE).calls[:, 0, 0].tolist() == [1, 0, 1, 0]
+    two = parse_positive([">=1", ">=2"], ["0", "1", "2"])
+    both = read(
+        pd.DataFrame({"key": range(4), "ann": [2, 1, 2, 0]}), FINDINGS, two.findings, positive=two
+    )
+    assert both.calls[:, 0].tolist() == [[1, 1], [1, 0], [1, 1], [0, 0]]
+
+
+def test_calls_of_0_and_1_beside_grades_are_refused():
+    table = pd.DataFrame({"key": range(4), "ann": [1, 0, 1, 0]})
+    with pytest.raises(InputError, match="only the calls 0 and 1, which may be classes"):
+        read(table, ONE, (">=2",), positive=GRADES)
+    assert read(table, ONE, ("malignant",), positive=MADE).counts == {"ann": 4}
+
+
+PATIENTS = ONE._replace(groups=Groups("patient", np.array(["p", "q", "p", "q"], dtype=object)))
+
+
+def test_a_row_for_each_patient_is_one_of_each_image():
+    table = pd.DataFrame({"patient": ["q", "p"], "ann": [0, 1]})
+    calls = read(table, PATIENTS, ("Mass",), unit="patient")
+    assert calls.calls[:, 0, 0].tolist() == [1, 0, 1, 0]
+    joined = calls.join_images(np.array([0, 1, 0, 1]), "patient", mixed=False)
+    assert joined.calls[:, 0, 0].tolist() == [1, 0]
+    with pytest.raises(InputError, match="1 of 2 values of patient in readers have no test images"):
+        read(table.replace("q", "r"), PATIENTS, ("Mass",), unit="patient")
+    with pytest.raises(InputError, match="no column with the keys of images"):
+        read(table, PATIENTS, ("Mass",))
+
+
+def test_calls_of_images_become_calls_of_patients():
+    table = pd.DataFrame({"key": range(4), "ann": [1, 0, 0, ""], "bob": [0, 0, "", 0]})
+    joined = read(table, PATIENTS, ("Mass",)).join_images(
+        np.array([0, 1, 0, 1]), "patient", mixed=True
+    )
+    assert joined.calls[:, :, 0].T.tolist() == [[1, 0], [0, 0]]
+    pets = read(pd.DataFrame({"key": range(4), "ann": ["cat", "dog", "fox", "dog"]}), PETS, KINDS)
+    with pytest.raises(InputError, match="'ann' calls different classes in images of one patient"):
+        pets.join_images(np.array([0, 1, 0, 1]), "patient", mixed=False)

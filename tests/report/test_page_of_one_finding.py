@@ -13,7 +13,7 @@ from torch import nn
 import fairweather as fw
 from fairweather.metrics import confidence_gap
 from fairweather.metrics.decisions import net_benefit
-from fairweather.metrics.grouping import Grouping, heterogeneity_p
+from fairweather.metrics.grouping import Grouping, equal_means_p
 from fairweather.report.contents import read_contents
 from fairweather.report.findings import read_finding
 from fairweather.runs.folder import RunFolder
@@ -201,7 +201,8 @@ def test_each_site_has_its_own_images_and_the_gap_its_test(run):
                     pytest.approx(marks[place][1], abs=1e-5),
                 )
             patients = Grouping(groups.numbers).select(chosen)
-            raw = heterogeneity_p(right[:, None], sites, patients, np.random.default_rng(0))
+            _, parts = np.unique(sites, return_inverse=True)
+            raw = equal_means_p(right[:, None], parts, patients, np.random.default_rng(0))
             p = table.loc[(model, kind, "site=east"), "p_holm"]
             assert p >= raw
             p_values[model, kind] = p
@@ -266,7 +267,7 @@ def test_readers_are_points_beside_the_roc_curve(read_run):
     own = carried(run)["findings"]["net"][NAME]
     assert set(own["curves"]) == {"clean"}
     assert [name for name, *_ in own["readers"]] == ["ann", "bob"]
-    for name, false, right in own["readers"]:
+    for name, false, right, *_ in own["readers"]:
         called = calls[name][NAME].to_numpy()
         assert right == pytest.approx(called[labels == 1].mean(), abs=1e-4)
         assert false == pytest.approx(called[labels == 0].mean(), abs=1e-4)
@@ -311,7 +312,7 @@ def test_a_page_without_shifts_draws_clean_curves_and_readers(chromium, read_run
     with opened(chromium, read_run[0].path / "report.html") as page:
         roc = page.tab.locator("#curves .lines").first
         assert page.tab.locator("#curves .lines").count() == 4
-        assert roc.locator(".reader").count() == 2
+        assert roc.locator(".mark.reader").count() == 2
         assert "Reader ann: " in roc.locator("[role=img]").get_attribute("aria-label")
         assert page.tab.locator("#rates-rows tbody tr").count() == 1
         assert page.tab.locator("#tiles li").count() == 2

@@ -188,3 +188,42 @@ def test_the_command_line_takes_tables_and_refuses_other_images(tmp_path):
     assert refused.returncode == 2
     assert "150 of 150 keys of calls.csv are not of" in refused.stderr
     assert not (tmp_path / "other").exists()
+
+
+def test_a_positive_class_is_a_finding_of_readers_who_name_classes(tmp_path):
+    table, calls = draw()
+    run = fw.evaluate(predictions=table, readers=calls, positive="b", out=tmp_path / "run", **QUIET)
+    rows = pd.read_csv(run.path / "tables/readers.csv").set_index(["unit", "reader"])
+    truth, called = table["label"] == "b", calls["ann"] == "b"
+    assert rows.loc[("finding=b", "ann"), "sensitivity"] == pytest.approx(called[truth].mean())
+    assert rows.loc[("finding=b", "ann"), "specificity"] == pytest.approx((~called[~truth]).mean())
+    classes = fw.evaluate(predictions=table, readers=calls, **QUIET)
+    same = pd.read_csv(classes.path / "tables/readers.csv").set_index(["unit", "reader"])
+    for name in ("sensitivity", "specificity", "model sensitivity", "more sensitive low"):
+        assert rows.loc[("finding=b", "eve"), name] == pytest.approx(
+            same.loc[("class=b", "eve"), name]
+        )
+
+
+def test_readers_of_patients(tmp_path):
+    table, calls = draw()
+    patient = np.arange(N) % (N // 3)
+    mean = pd.get_dummies(table["label"])["b"].groupby(patient).transform("max")
+    table["label"] = np.where(mean, "b", "a")
+    pd.DataFrame({"file": table["file"], "patient": patient}).to_csv(
+        tmp_path / "patients.csv", index=False
+    )
+    options = {"metadata": tmp_path / "patients.csv", "group": "patient", "unit": "patient"}
+    options |= {"aggregate": ("mean",), "positive": "b"}
+    run = fw.evaluate(predictions=table, readers=calls, out=tmp_path / "a", **options, **QUIET)
+    rows = pd.read_csv(run.path / "tables/readers.csv").set_index(["unit", "reader"])
+    called = (calls["ann"] == "b").groupby(patient).max()
+    truth = (table["label"] == "b").groupby(patient).max()
+    row = rows.loc[("finding=b", "ann")]
+    assert row["positives"] == truth.sum()
+    assert row["sensitivity"] == pytest.approx(called[truth].mean())
+    # One call for each patient is the same.
+    by_patient = pd.DataFrame({"patient": called.index, "ann": np.where(called, "b", "a")})
+    run = fw.evaluate(predictions=table, readers=by_patient, out=tmp_path / "b", **options, **QUIET)
+    again = pd.read_csv(run.path / "tables/readers.csv").set_index(["unit", "reader"])
+    assert again.loc[("finding=b", "ann")].tolist() == pytest.approx(row.tolist())

@@ -15,8 +15,8 @@ import fairweather as fw
 from fairweather.errors import InputError
 from fairweather.judge.comparison import read_run_comparison
 from fairweather.judge.rules import read_rules
-from fairweather.judge.verdicts import judge
-from fairweather.metrics import score
+from fairweather.judge.verdicts import find_example, judge
+from fairweather.metrics import holm, score
 from fairweather.metrics.areas import area_interval, auc_column
 from fairweather.metrics.grouping import Grouping
 from fairweather.metrics.operating_points import choose_threshold
@@ -497,32 +497,59 @@ def test_it_is_said_where_a_target_is_kept(targeted):
     assert "is broken in 1 of 6 sets of images, worst in brightness_factor=0.7" in said
 
 
-def test_the_rates_of_sites_have_their_own_images_and_a_test_of_their_difference(targeted):
+def test_the_rates_of_sites_have_their_own_images(targeted):
+    """Each seed is called at its own threshold, as in slices.csv."""
     dataset, run = targeted
     table = pd.read_csv(run.path / "tables" / "rates_site.csv")
-    slices = pd.read_csv(run.path / "slices.csv", dtype={"seed": str})
-    rows = table[(table["class"] == "Effusion") & (table["point"] == "sensitivity=0.9")]
+    own = table[(table["class"] == "Effusion") & (table["point"] == "sensitivity=0.9")]
+    own = own.set_index(["rate", "slice"])
     labels = dataset.test.labels.numpy()[:, 0]
-    sites = dataset.test.groups.slices["site"]
-    right = []
+    sites, right = dataset.test.groups.slices["site"], []
     for net in (Thirds(), Thirds(18.0, 0.45)):
         threshold = choose(dataset, TargetRate("sensitivity", 0.9), "Effusion", net)
         p = scipy.special.expit(net(dataset.test.images / 255).detach().numpy()[:, 0])
         right.append((p >= threshold) == (labels == 1))
     for rate, label in (("sensitivity", 1), ("specificity", 0)):
-        own = rows[rows["rate"] == rate].set_index("slice")
         for site in "ABC":
             inside = (labels == label) & (sites == site)
-            assert own.loc[f"site={site}", "n"] == inside.sum()
-            assert own.loc[f"site={site}", "value"] == pytest.approx(
-                np.mean([column[inside].mean() for column in right])
-            )
-            stored = slices[(slices["slice"] == f"site={site}") & (slices["seed"] == "mean")]
-            stored = stored[stored["metric"] == f"{rate}@sensitivity=0.9"]
-            stored = stored[(stored["unit"] == UNITS[0]) & (stored["shift"] == "clean")]
-            assert stored["low"].item() == pytest.approx(own.loc[f"site={site}", "low"])
+            row = own.loc[(rate, f"site={site}")]
+            assert row["n"] == inside.sum()
+            assert row["value"] == pytest.approx(np.mean([c[inside].mean() for c in right]))
     # Patients have images of two sites, so no site can be tested against another.
     assert table["p_holm"].isna().all()
+
+
+def test_models_are_compared_each_at_its_own_threshold(targeted, tmp_path):
+    """Without groups, by McNemar's exact test on the images that a rate is about; Holm's p."""
+    dataset, _ = targeted
+    alone = replace(dataset, test=replace(dataset.test, groups=None))
+    nets = {"a": Thirds(), "b": Thirds(7.0, 0.41)}
+    points = ["Effusion=sensitivity=0.9", "Mass=0.5"]
+    run = evaluated(alone, tmp_path / "run", nets, operating_points=points)
+    comparison = read_run_comparison(f"{run.path}:a", f"{run.path}:b")
+    table = comparison.points.frame
+    assert set(table["unit"]) == {"finding=Effusion", "finding=Mass"}
+    rates = [f"{rate}@sensitivity=0.9" for rate in ("sensitivity", "specificity")]
+    rates += ["sensitivity@0.5", "specificity@0.5"]
+    assert set(table["metric"]) == set(rates)
+    assert len(table) == 4 * len(("clean", "0.7", "1.3"))
+    labels = alone.test.labels.numpy()[:, 0]
+    for rate, label in zip(rates[:2], (1, 0), strict=True):
+        right = []
+        for net in nets.values():
+            threshold = choose(alone, TargetRate("sensitivity", 0.9), "Effusion", net)
+            p = scipy.special.expit(net(alone.test.images / 255).detach().numpy()[:, 0])
+            right.append(((p >= threshold) == label)[labels == label])
+        row = table[(table["metric"] == rate) & (table["shift"] == "clean")].iloc[0]
+        only_a, only_b = (right[0] & ~right[1]).sum(), (right[1] & ~right[0]).sum()
+        assert (row["only_a_right"], row["only_b_right"]) == (only_a, only_b)
+        assert row["difference"] == pytest.approx(right[1].mean() - right[0].mean())
+        assert row["n"] == (labels == label).sum()
+        p = scipy.stats.binomtest(only_a, only_a + only_b).pvalue if only_a + only_b else 1.0
+        assert row["p"] == pytest.approx(p)
+    assert table["p_holm"].tolist() == pytest.approx(holm(table["p"]).tolist())
+    assert "Rates (%) at operating points" in str(comparison)
+    assert f"{comparison.name}_points.csv" in " ".join(comparison.files())
 
 
 def test_points_without_a_name_are_those_of_all_findings_and_need_images_of_each(dataset, tmp_path):
@@ -545,6 +572,16 @@ def test_a_target_without_validation_images_is_refused(dataset, tmp_path):
     with pytest.raises(InputError, match="needs at least 29 validation images that have it, found"):
         evaluated(few, tmp_path / "run", {"net": Thirds()}, operating_points=points)
     assert not (tmp_path / "run" / "record.json").exists()
+
+
+def test_the_next_command_has_a_rule_that_can_be_judged(run, dataset, tmp_path):
+    """Of few images, an AUC has no interval, and the share of right decisions has one."""
+    assert find_example(run.folder) == "auc[clean] >= 0.8"
+    few = replace(dataset, test=images_of(60, 4))
+    small = evaluated(few, tmp_path / "run", {"net": Thirds()})
+    rule = find_example(small.folder)
+    assert rule == "decision_accuracy[clean] >= 80%"
+    assert judge(small.folder, read_rules([rule]))
 
 
 def test_an_operating_point_of_an_unknown_finding_names_the_closest(dataset, tmp_path):

@@ -233,3 +233,20 @@ def test_the_page_of_images_has_no_word_of_patients(tables, tmp_path):
     page = evaluated(tables, tmp_path, "run", unit=None, metadata=None).report().read_text()
     assert "over patients" not in page
     assert "over images" in page
+
+
+def test_a_reader_calls_a_patient_who_calls_an_image(tables, tmp_path):
+    rng, test = np.random.default_rng(8), tables["test"]
+    calls = test[["file"]].assign(
+        Mass=rng.integers(0, 2, len(test)) * rng.integers(0, 2, len(test))
+    )
+    seen = calls[rng.random(len(test)) < 0.8]
+    seen.to_csv(tmp_path / "ann.csv", index=False)
+    readers = evaluated(tables, tmp_path, "run", readers=(tmp_path / "ann.csv",)).folder.readers
+    by_file = dict(seen.to_numpy().tolist())
+    expected = []
+    for _, own in test.groupby("patient", sort=False):
+        called = {by_file.get(file, -1) for file in own["file"]}
+        expected.append(max(called))
+    assert readers.calls[:, 0, 0].tolist() == expected
+    assert readers.keys.tolist() == list(range(PART_SIZES["test"]))

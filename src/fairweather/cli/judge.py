@@ -143,7 +143,7 @@ def check(
 ) -> None:
     """Check a run against rules, and end with status 1 if one is broken.
 
-    Status 2 means that a rule cannot be judged, and 70 that the program failed.
+    Status 2 means that a rule cannot be judged, while the others are; 70 that the program failed.
 
     Examples:
         fairweather check runs/mine 'accuracy[clean] >= 90%'
@@ -151,22 +151,25 @@ def check(
         fairweather check runs/mine rules.yaml
     """
     from fairweather.judge.rules import read_rules
-    from fairweather.judge.verdicts import format_junit, format_verdicts, judge
+    from fairweather.judge.verdicts import format_junit, format_verdicts, judge_rules
     from fairweather.runs.folder import open_finished_run, write_atomically
     from fairweather.types.record import PAGE
 
     if on not in ("interval", "value"):
         raise unknown_name("choice for --on", on, ["interval", "value"])
     judged: Literal["interval", "value"] = "value" if on == "value" else "interval"
-    verdicts = judge(open_finished_run(folder), read_rules(rules), on=judged)
+    judgement = judge_rules(open_finished_run(folder), read_rules(rules), on=judged)
     if junit is not None:
-        write_atomically(junit, format_junit(verdicts))
-    _print_table(format_verdicts(verdicts))
+        write_atomically(junit, format_junit(*judgement))
+    if judgement.verdicts:
+        _print_table(format_verdicts(judgement.verdicts))
+    for unjudged in judgement.unjudged:
+        typer.echo(f"fairweather: {unjudged.problem}", err=True)
     page = folder / PAGE
     what = ("open {}", page) if page.is_file() else ("fairweather report {}", folder)
     suggest(*what, quiet=quiet)
-    if not all(verdict.passed for verdict in verdicts):
-        raise typer.Exit(1)
+    if judgement.status:
+        raise typer.Exit(judgement.status)
 
 
 COLOURS = {"failed": "red", "passed": "green"}  # of the lines that begin with the word

@@ -336,6 +336,7 @@ def _build_report(runs: Sequence[Path], out: Path | None) -> Path:
 
 def print_places(folder: Path, track: str | None, *, quiet: bool) -> None:
     """Print where tables, figures and page are, where a tracker has the run, and what is next."""
+    from fairweather.judge.verdicts import find_example
     from fairweather.runs.folder import RunFolder
     from fairweather.types.record import PAGE, RECORD
 
@@ -343,10 +344,12 @@ def print_places(folder: Path, track: str | None, *, quiet: bool) -> None:
         if (folder / name).exists():  # figures may have been left out
             typer.echo(f"{what:<8}{folder / name}")
     send_run(folder, track)
-    if not (folder / RECORD).is_file():  # a report of several runs is no run
+    # A report of several runs is no run.
+    rule = find_example(RunFolder(folder)) if (folder / RECORD).is_file() else None
+    if rule is None:
         suggest("open {}", folder / PAGE, quiet=quiet)
         return
-    check = f"fairweather check {{}} '{RunFolder(folder).task.rule}'"
+    check = f"fairweather check {{}} '{rule}'"
     suggest(f"open {{}}, or: {check}", folder / PAGE, folder, quiet=quiet)
 
 

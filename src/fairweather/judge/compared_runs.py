@@ -4,31 +4,36 @@ from __future__ import annotations
 
 import hashlib
 import os
-from collections.abc import Collection, Iterator, Mapping
+from collections.abc import Collection, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, TypeVar
 
 import numpy as np
 import numpy.typing as npt
 
 from fairweather.errors import InputError, unknown_name
-from fairweather.metrics import Estimate
+from fairweather.metrics import Estimate, FittedThresholds
+from fairweather.metrics.findings import find_point_metric
 from fairweather.metrics.grouping import Grouping
+from fairweather.metrics.metric import find_class_metric
 from fairweather.metrics.paired import SeedSummary, seed_summary
-from fairweather.metrics.sample import draw_counts
+from fairweather.metrics.sample import draw_counts, is_called
 from fairweather.runs.folder import RunFolder, open_finished_run
 from fairweather.runs.scores import (
     Estimates,
     ScoreKey,
     add_means,
     estimate_metrics,
+    fit_unit,
     read_grouping,
+    read_validation,
     select_resamples,
 )
 from fairweather.tasks.table import find_task
 from fairweather.tasks.task import Unit
 from fairweather.types.measurement import AnyPredictions, Predictions
+from fairweather.types.operating_points import POINT_SIGN
 from fairweather.types.record import (
     ALL,
     CLEAN,
@@ -221,6 +226,12 @@ def check_same_data(runs: RunPair) -> None:
     """Raise `InputError` unless both runs have the same test images, whatever their
     preprocessing."""
     a, b = runs
+    judged = [run.run.aggregation.plural if run.run.aggregation else "images" for run in runs]
+    if judged[0] != judged[1]:
+        raise InputError(
+            f"{a.name} judges {judged[0]} and {b.name} {judged[1]}: measure both with one unit "
+            "(--unit)"
+        )
     digests = [run.record.data.digests.get(TEST) for run in runs]
     if digests[0] == digests[1] or runs.is_prepared_otherwise:
         return
@@ -338,6 +349,10 @@ class ModelEstimates(NamedTuple):
     confidences: str
     """Likewise, of the confidences and the losses."""
 
+    right_calls: Mapping[tuple[ShiftLevel, str], npt.NDArray[np.bool_]]
+    """Bool `[n, S]` by condition and metric at an operating point: is the call of its class or
+    finding right, at the threshold of each seed."""
+
     def shown(self, condition: ShiftLevel, metric: str) -> Estimate:
         """The estimate of the only seed, or of the mean over seeds."""
         seed = MEAN if len(self.seeds) > 1 else str(self.seeds[0])
@@ -425,8 +440,16 @@ def estimate_model(
     classes, confidences = hashlib.sha256(), hashlib.sha256()
     seeds = compared.every_model[model]
 
-    def sets() -> Iterator[tuple[ScoreKey, AnyPredictions, None]]:
+    calls: dict[tuple[ShiftLevel, str], list[npt.NDArray[np.bool_]]] = {}
+    has_points = any(POINT_SIGN in name for name in metrics)
+
+    def sets() -> Iterator[tuple[ScoreKey, AnyPredictions, FittedThresholds | None]]:
         for seed in seeds:
+            validation = read_validation(compared.run, model, seed) if has_points else None
+            fitted = validation and fit_unit(
+                compared.run.task, images.unit.name, validation, metrics
+            )
+            chosen = fitted.points if fitted else {}
             for condition, shift in shared.conditions.items():
                 predictions = compared.read(model, seed, shift)
                 images.check(predictions, compared.name)
@@ -436,10 +459,24 @@ def estimate_model(
                 classes.update(decisions.astype("<i8").tobytes())
                 for column in sure:
                     confidences.update(column.astype("<f8").tobytes())
-                yield (model, str(seed), *condition), part, None
+                for name in metrics if has_points else ():
+                    metric = find_class_metric(name, part.classes, chosen)
+                    metric = metric or find_point_metric(name, chosen)
+                    if metric and isinstance(part, Predictions) and metric.applies(part):
+                        called = is_called(part, metric.class_label, metric.threshold)
+                        right = called == (part.labels == metric.class_label)
+                        calls.setdefault((condition, name), []).append(right)
+                yield (model, str(seed), *condition), part, fitted
 
     table = add_means(estimate_metrics(sets(), images.shared, metrics), shared.attacks)
-    stacked = {condition: np.stack(columns, axis=1) for condition, columns in correct.items()}
-    return ModelEstimates(
-        model, seeds, table, stacked, classes.hexdigest(), confidences.hexdigest()
-    )
+    digests = classes.hexdigest(), confidences.hexdigest()
+    return ModelEstimates(model, seeds, table, _stack(correct), *digests, _stack(calls))
+
+
+_K = TypeVar("_K")
+
+
+def _stack(
+    columns: Mapping[_K, Sequence[npt.NDArray[np.bool_]]],
+) -> dict[_K, npt.NDArray[np.bool_]]:
+    return {key: np.stack(of_seeds, axis=1) for key, of_seeds in columns.items()}

@@ -32,6 +32,7 @@ from fairweather.judge.differences import (
     adjust_p_values,
     class_table,
     compare_models,
+    point_table,
     robustness_table,
     rows_to_frame,
 )
@@ -50,6 +51,7 @@ from fairweather.report.tables import (
     is_percent,
     name_table_files,
 )
+from fairweather.report.unit_words import name_all_units, name_units
 from fairweather.tasks.classification import CLASSIFICATION_TASK
 from fairweather.types.measurement import format_255ths
 from fairweather.types.record import (
@@ -94,6 +96,9 @@ class Comparison:
     classes: TextTable | None = None
     """The sensitivity of each class; None where logits are not stored."""
 
+    points: TextTable | None = None
+    """Rates at the operating points of both runs; None without any."""
+
     @property
     def name(self) -> str:
         """The name of its files, without the suffix."""
@@ -111,7 +116,8 @@ class Comparison:
 
     @property
     def _others(self) -> list[TextTable]:
-        return [table for table in (self.robustness, self.classes) if table is not None]
+        every = (self.robustness, self.classes, self.points)
+        return [table for table in every if table is not None]
 
     def __str__(self) -> str:
         parts = [self.scope]
@@ -199,12 +205,15 @@ def read_run_comparison(a: str | os.PathLike[str], b: str | os.PathLike[str]) ->
         not_compared.append(
             "Expected costs are not compared: the runs have different costs of errors."
         )
+    caption = name_units(_write_caption(rows, runs, images), runs.a.run.aggregation)
+    notes = [*_write_notes(rows, runs, shared, images), *not_compared]
     return Comparison(
-        TextTable(name, LAYOUT, body, [_write_caption(rows, runs, images)], rows_to_frame(rows)),
-        [*_write_notes(rows, runs, shared, images), *not_compared],
+        TextTable(name, LAYOUT, body, [caption], rows_to_frame(rows)),
+        name_all_units(notes, runs.a.run.aggregation),
         scope=_describe_scope(rows, {run.record.kind for run in runs}),
         robustness=None if units else robustness_table(runs, shared, images, titles, name),
         classes=None if units else class_table(runs, pairs, images, name),
+        points=point_table(runs, pairs, compared_sets, titles, name),
     )
 
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
+from itertools import product
 from operator import attrgetter
 from typing import Any, NamedTuple
 
@@ -23,7 +24,9 @@ from fairweather.judge.compared_runs import (
 )
 from fairweather.metrics import Estimate, recipe_estimate, to_score
 from fairweather.metrics.columns import FloatArray
+from fairweather.metrics.findings import find_point_metric
 from fairweather.metrics.grouping import Grouping
+from fairweather.metrics.metric import find_class_metric
 from fairweather.metrics.paired import (
     McNemar,
     SeedSummary,
@@ -37,6 +40,7 @@ from fairweather.metrics.seeds import CrossedMean, crossed_difference, crossed_m
 from fairweather.metrics.table import METRICS, shown_metrics
 from fairweather.report.sentences import warn_of_far_seed
 from fairweather.report.tables import (
+    ABSENT,
     TOO_FEW,
     TableLayout,
     TextTable,
@@ -44,7 +48,9 @@ from fairweather.report.tables import (
     format_p_value,
 )
 from fairweather.runs.scores import read_grouping
+from fairweather.types.kinds import CLASSES, FINDING
 from fairweather.types.measurement import Score
+from fairweather.types.operating_points import POINT_SIGN, RATES, list_points
 from fairweather.types.record import CLEAN, IMAGE, MEAN, NO_LEVEL, ShiftLevel, base_model
 
 SIGNIFICANCE = 0.05  # of the tests; 95 % intervals leave out as much
@@ -339,6 +345,101 @@ def _class_caption(count: int, differing: int, images: ResampledImages) -> str:
         f"{count} (p < {SIGNIFICANCE:g}). In brackets: the 95 % interval of B − A{over}. The file "
         "of this table has every class."
     )
+
+
+POINT_LAYOUT = TableLayout(
+    ("Model", "Shift", "Level", "Rate", "n", "A", "B", "B − A", "p (Holm)", "Verdict"), words=4
+)
+
+
+def point_table(
+    runs: RunPair,
+    pairs: Sequence[ModelPair],
+    sets: Sequence[tuple[SharedShifts, ResampledImages]],
+    titles: Mapping[str, str],
+    name: str,
+) -> TextTable | None:
+    """Compare the rates at the operating points that both runs have; None without any.
+
+    Each model and seed is called at its own threshold. The p-values are corrected by Holm's method
+    over all cells. A terminal shows the rates that differ.
+    """
+    rows = adjust_p_values(
+        [
+            row
+            for pair in pairs
+            for shifts, images in sets
+            for row in _point_rows(runs, pair, shifts, images)
+        ]
+    )
+    if not rows:
+        return None
+    lines = [_point_line(row, titles) for row in rows]
+    differing = [line for line, row in zip(lines, rows, strict=True) if row.verdict == REAL]
+    over = "" if sets[0][1].grouping is None else ", over groups"
+    caption = (
+        f"Rates (%) at operating points, paired: {len(differing) or 'none'} of {len(rows)} differ, "
+        "by a test on the images with the finding, or without it, after Holm's correction "
+        f"(p < {SIGNIFICANCE:g}). The threshold for a target is that of each model and seed. In "
+        f"brackets: the 95 % interval of B − A{over}. The file of this table has every cell."
+    )
+    frame = rows_to_frame(rows)
+    return TextTable(f"{name}_points", POINT_LAYOUT, lines, [caption], frame, shown=differing)
+
+
+def _point_rows(
+    runs: RunPair, pair: ModelPair, shared: SharedShifts, images: ResampledImages
+) -> Iterator[ComparisonRow]:
+    names = _shared_points(runs, images)
+    if not names:
+        return
+    estimates = estimate_pair(runs, pair, shared, images, names)
+    sides, labels = (estimates.first, estimates.second), images.shared.strata
+    for condition, metric in product(shared.conditions, names):
+        row = find_class_metric(metric, runs.a.record.data.classes) or find_point_metric(metric)
+        if row is None or not all((condition, metric) in side.right_calls for side in sides):
+            continue
+        present = labels == row.class_label
+        sought = np.flatnonzero(present == (row.kind.name == "sensitivity"))
+        if len(sought):
+            right = [side.right_calls[condition, metric][sought].astype(float) for side in sides]
+            grouping = None if images.grouping is None else images.grouping.select(sought)
+            compared = replace(estimates.row(condition, metric), unit=images.unit.name)
+            yield estimates.tested(compared, right, grouping)
+
+
+def _shared_points(runs: RunPair, images: ResampledImages) -> list[str]:
+    """The names of sensitivity and specificity at the points that both runs have of a unit."""
+    first, second = (run.record.settings.operating_points for run in runs)
+    if images.kind == FINDING:
+        name = images.unit.value
+        shared = [text for text in list_points(first, name) if text in list_points(second, name)]
+        return [f"{rate}{POINT_SIGN}{text}" for text in shared for rate in RATES]
+    if images.kind != CLASSES:
+        return []
+    return [
+        f"{rate}/{name}{POINT_SIGN}{text}"
+        for name in first
+        for text in list_points(first, name)
+        if text in list_points(second, name)
+        for rate in RATES
+    ]
+
+
+def _point_line(row: ComparisonRow, titles: Mapping[str, str]) -> list[str]:
+    unit = "" if row.unit == IMAGE else f" ({row.unit})"
+    return [
+        row.pair.title,
+        titles[row.shift],
+        ABSENT if row.level == NO_LEVEL else row.level,
+        f"{row.metric}{unit}",
+        f"{row.difference.n:,}",
+        f"{100 * row.a.mean:.1f}",
+        f"{100 * row.b.mean:.1f}",
+        format_difference(row.difference, percent=True),
+        format_p_value(row.p) if row.is_tested else ABSENT,
+        row.verdict,
+    ]
 
 
 AccuracyByCell = Mapping[ShiftLevel, Estimate]

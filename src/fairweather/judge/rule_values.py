@@ -18,7 +18,6 @@ from fairweather.metrics import (
     Estimate,
     FittedThresholds,
     Resamples,
-    fit_on,
     paired_change,
 )
 from fairweather.metrics.columns import Z95
@@ -28,21 +27,20 @@ from fairweather.metrics.metric import (
     RarestClass,
     find_class_metric_row,
     find_rarest_class,
-    find_targets,
 )
-from fairweather.metrics.operating_points import choose_thresholds
 from fairweather.metrics.rows import find_row
 from fairweather.report.contents import Contents, ensembles_as_models, read_contents
 from fairweather.runs.folder import RunFolder, read_json
 from fairweather.runs.scores import (
     Estimates,
     ScoreKey,
-    Validation,
     add_means,
     add_worst,
     estimate_metrics,
     estimate_units,
+    fit_unit,
     read_grouping,
+    read_validation,
 )
 from fairweather.types.kinds import CLASSES, FINDING
 from fairweather.types.measurement import CLASSIFICATION, AnyPredictions, Predictions, Score
@@ -50,6 +48,7 @@ from fairweather.types.record import (
     ABSENT_METRICS,
     ALL,
     CLEAN,
+    IMAGE,
     MEAN,
     NATURAL,
     NO_LEVEL,
@@ -63,8 +62,8 @@ from fairweather.types.record import (
     WORST,
     ShiftLevel,
     base_model,
-    is_of_all_units,
     is_shifted,
+    list_whole_units,
 )
 
 ALL_CELLS = "*"  # in a rule, each single cell of test images, shifted and clean
@@ -142,8 +141,8 @@ class Part(NamedTuple):
     """What the text behind the bar of a rule is about, beside a class."""
 
     unit: str = ""
-    """A finding, or the mean or the worst of all, as in scores.csv; "" for whole images and means
-    over findings."""
+    """A finding, or the mean or the worst of all, as in scores.csv; "" for whole images and all
+    findings."""
 
     slice: str = ""
     """A subgroup of the images, as in slices.csv; "" for all of them."""
@@ -197,10 +196,10 @@ def read_slice_scores(run: RunFolder, text: str) -> dict[str, ModelScores]:
 
 
 def _select_unit_rows(scores: pd.DataFrame, unit: str) -> pd.DataFrame:
-    """The rows of a unit; without a name, of whole images and of means over units."""
+    """The rows of a unit; without a name, of whole images and of all units."""
     if "unit" not in scores:
         return scores
-    return scores[scores["unit"] == unit if unit else scores["unit"].map(is_of_all_units)]
+    return scores[scores["unit"].isin([unit] if unit else list_whole_units(scores["unit"]))]
 
 
 def count_groups(run: RunFolder, rule: Rule) -> dict[str, int]:
@@ -581,12 +580,10 @@ def reestimate(
 
     def read_cells() -> Iterator[tuple[ScoreKey, AnyPredictions, FittedThresholds | None]]:
         for seed in seeds:
-            validation, fitted = run.predictions(model, seed, CLEAN, VAL), None
-            if run.task.name == CLASSIFICATION and run.holds(validation):
-                read = run.read_predictions(validation)
-                targets = find_targets(metrics, read.classes)
-                points = choose_thresholds(read, targets, read_grouping(run, VAL))
-                fitted = fit_on(read)._replace(points=points)
+            validation = read_validation(run, model, seed)
+            fitted = None
+            if run.task.name == CLASSIFICATION and validation is not None:
+                fitted = fit_unit(run.task, IMAGE, validation, metrics)
             for condition, shift in _shift_ids(contents, wanted).items():
                 name = run.predictions(model, seed, shift)
                 predictions = _read_predictions(run, name)
@@ -603,19 +600,14 @@ def reestimate(
         cells = ((key, predictions.take(places), fitted) for key, predictions, fitted in cells)
     if run.task.units(clean):
         drawn = ((key, predictions) for key, predictions, _ in cells)
-        validation = {(model, seed): run.predictions(model, seed, CLEAN, VAL) for seed in seeds}
+        validation = {(model, seed): read_validation(run, model, seed) for seed in seeds}
         units = estimate_units(
             run.task,
             drawn,
             contents.bootstrap,
             grouping,
             metrics,
-            fitted_on={
-                key: Validation(read, read, read_grouping(run, VAL))
-                for key, file in validation.items()
-                if run.holds(file)
-                for read in [run.read_cell(file)]
-            },
+            fitted_on={key: images for key, images in validation.items() if images is not None},
         )
         table = dict(_select_unit(units, unit))
     else:
@@ -635,7 +627,7 @@ def reestimate(
 def _select_unit(
     units: Mapping[str, Mapping[ScoreKey, Estimates]], name: str
 ) -> Mapping[ScoreKey, Estimates]:
-    """The estimates of one unit; without a name, those of whole images and the means over units.
+    """The estimates of one unit; without a name, those of whole images and of all units.
 
     Raises `InputError` for the worst unit, which may be a different one for each number.
     """
@@ -647,7 +639,7 @@ def _select_unit(
         )
     if name:
         return units[name]
-    whole = [table for unit, table in units.items() if is_of_all_units(unit)]
+    whole = [units[unit] for unit in list_whole_units(units)]
     return {key: {**whole[0][key], **whole[-1][key]} for key in whole[0]}
 
 

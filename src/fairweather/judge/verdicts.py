@@ -8,7 +8,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field, replace
 from functools import partial
-from typing import Literal, get_args
+from typing import Literal, NamedTuple, get_args
 
 from fairweather.errors import InputError, unknown_name
 from fairweather.judge.rule_values import (
@@ -31,7 +31,7 @@ from fairweather.judge.rule_values import (
     select_models,
     widen_to_exact,
 )
-from fairweather.judge.rules import Rule
+from fairweather.judge.rules import Rule, read_rules
 from fairweather.metrics.metric import find_class_metric_row
 from fairweather.metrics.rows import find_row
 from fairweather.metrics.table import METRICS
@@ -105,6 +105,27 @@ class Verdict:
         return distance if self.rule.operator.startswith(">") else -distance
 
 
+@dataclass(frozen=True)
+class UnjudgedRule:
+    """A rule that cannot be judged."""
+
+    rule: Rule
+    problem: str
+    """Why not, in one sentence that names the rule."""
+
+
+class Judgement(NamedTuple):
+    """What came of some rules."""
+
+    verdicts: list[Verdict]
+    unjudged: list[UnjudgedRule]
+
+    @property
+    def status(self) -> int:
+        """The exit status: 2 if a rule cannot be judged, 1 if one is broken, 0 otherwise."""
+        return 2 if self.unjudged else int(not all(verdict.passed for verdict in self.verdicts))
+
+
 def judge(run: RunFolder, rules: Sequence[Rule], *, on: Basis = "interval") -> list[Verdict]:
     """Check every rule for its models and cells, in the order of the rules.
 
@@ -126,41 +147,57 @@ def judge(run: RunFolder, rules: Sequence[Rule], *, on: Basis = "interval") -> l
             changed after the run wrote them; or there are too few errors for an interval and `on`
             is `interval`.
     """
+    verdicts, unjudged = judge_rules(run, rules, on=on)
+    if unjudged:
+        raise InputError(unjudged[0].problem)
+    return verdicts
+
+
+def judge_rules(run: RunFolder, rules: Sequence[Rule], *, on: Basis = "interval") -> Judgement:
+    """Check rules as `judge` does; a rule that cannot be judged does not hide the others.
+
+    Raises `InputError` for a run that has no scores, and without a rule.
+    """
     if on not in get_args(Basis):
         raise unknown_name("value of on", on, get_args(Basis))
     if not rules:
         raise InputError("a check needs at least one rule, found none")
     tables = {"": read_model_scores(run)}
     absent = read_absences(run)
-    cases: list[RuleCase] = []
+    cases: dict[Rule, list[RuleCase]] = {}
+    unjudged: list[UnjudgedRule] = []
     for rule in rules:
-        with _naming_rule(rule):
+        with _noting_errors(rule, unjudged):
             if rule.slice not in tables:
                 tables[rule.slice] = read_slice_scores(run, rule.slice)
-            cases += _resolve_rule(run, rule, tables[rule.slice], absent)
-    changes = _estimate_changes(run, cases)
-    verdicts = []
-    for case in cases:
-        with _naming_rule(case.rule):
-            score = _score_case(case, changes)
-            if on == "interval" and score.too_few:
-                _refuse_one_group(case)
-                _refuse_few(case)
-            judged = (case.rule, case.model, case.cell, *score)
-            verdict = Verdict(*judged, on, case.left_out, case.groups)
-            if math.isnan(verdict.judged):
-                raise InputError(f"{case} is not a number{explain_undefined(case.rule, score)}")
-        verdicts.append(verdict)
-    return verdicts
+            cases[rule] = _resolve_rule(run, rule, tables[rule.slice], absent)
+    changes = _ChangeEstimates(run, [case for own in cases.values() for case in own])
+    verdicts: list[Verdict] = []
+    for rule, own in cases.items():
+        with _noting_errors(rule, unjudged):
+            verdicts += [_judge_case(case, changes, on) for case in own]
+    return Judgement(verdicts, unjudged)
+
+
+def _judge_case(case: RuleCase, changes: _ChangeEstimates, on: Basis) -> Verdict:
+    score = _score_case(case, changes)
+    if on == "interval" and score.too_few:
+        _refuse_one_group(case)
+        _refuse_few(case)
+    judged = (case.rule, case.model, case.cell, *score)
+    verdict = Verdict(*judged, on, case.left_out, case.groups)
+    if math.isnan(verdict.judged):
+        raise InputError(f"{case} is not a number{explain_undefined(case.rule, score)}")
+    return verdict
 
 
 @contextmanager
-def _naming_rule(rule: Rule) -> Iterator[None]:
-    """Name the rule in every error about it."""
+def _noting_errors(rule: Rule, unjudged: list[UnjudgedRule]) -> Iterator[None]:
+    """Note an error about a rule, with its name."""
     try:
         yield
     except InputError as error:
-        raise InputError(f"the rule '{rule}': {error}") from None
+        unjudged.append(UnjudgedRule(rule, f"the rule '{rule}': {error}"))
 
 
 def _resolve_rule(
@@ -197,27 +234,47 @@ def _check_limit(rule: Rule) -> None:
         )
 
 
-def _estimate_changes(
-    run: RunFolder, cases: Sequence[RuleCase]
-) -> dict[tuple[str, str], CellEstimates]:
-    """The estimates for drops and rises, by slice and model."""
-    wanted: dict[tuple[str, str], set[ShiftLevel]] = {}
-    changing = [case for case in cases if case.rule.change]
-    for case in changing:
-        wanted.setdefault((case.rule.slice, case.model), set()).add(case.condition)
-    if not wanted:
-        return {}
-    metrics, contents = {case.rule.scored for case in changing}, read_contents(run)
-    return {
-        (slice_, model): reestimate(run, contents, model, conditions, metrics, slice_)
-        for (slice_, model), conditions in wanted.items()
-    }
+def find_example(run: RunFolder) -> str | None:
+    """Find a rule about clean images that can be judged; None if none of a few can."""
+    task = run.task
+    for text in (task.rule, f"{task.decision_metric}[clean] >= 80%"):
+        try:
+            judgement = judge_rules(run, read_rules([text]))
+        except InputError:  # there are no scores
+            return None
+        if not judgement.unjudged:
+            return text
+    return None
 
 
-def _score_case(case: RuleCase, changes: Mapping[tuple[str, str], CellEstimates]) -> Score:
+class _ChangeEstimates:
+    """The estimates for drops and rises, of the conditions that all rules need together."""
+
+    def __init__(self, run: RunFolder, cases: Sequence[RuleCase]) -> None:
+        self._run = run
+        self._wanted: dict[tuple[str, str], set[ShiftLevel]] = {}
+        changing = [case for case in cases if case.rule.change]
+        for case in changing:
+            key = case.rule.slice, case.model
+            self._wanted.setdefault(key, set()).add(case.condition)
+        self._metrics = {case.rule.scored for case in changing}
+        self._estimates: dict[tuple[str, str], CellEstimates] = {}
+
+    def of(self, case: RuleCase) -> CellEstimates:
+        """The estimates of the model and slice of a case; raises as `reestimate` does."""
+        key = slice_, model = case.rule.slice, case.model
+        if key not in self._estimates:
+            contents, conditions = read_contents(self._run), self._wanted[key]
+            self._estimates[key] = reestimate(
+                self._run, contents, model, conditions, self._metrics, slice_
+            )
+        return self._estimates[key]
+
+
+def _score_case(case: RuleCase, changes: _ChangeEstimates) -> Score:
     rule = case.rule
     if rule.change:
-        return compute_change(case, changes[rule.slice, case.model])
+        return compute_change(case, changes.of(case))
     score, metric = find_score(case), METRICS.get(rule.scored)
     is_share = metric is not None and metric.interval == "share"
     return widen_to_exact(score, case.condition) if is_share else score
@@ -314,8 +371,10 @@ def summarize_verdicts(verdicts: Sequence[Verdict]) -> str:
     return f"{failed} of {len(verdicts)} checks failed, {judged}{rest}"
 
 
-def format_junit(verdicts: Sequence[Verdict]) -> str:
+def format_junit(verdicts: Sequence[Verdict], unjudged: Sequence[UnjudgedRule] = ()) -> str:
     """Write one JUnit test case per verdict; the class is the model.
+
+    A rule that cannot be judged is a test case with an error.
 
     The attributes are those that the schema of Jenkins requires. GitLab identifies test cases by
     class and name, and shows the text of a failure instead of its message, so both are the same.
@@ -323,7 +382,8 @@ def format_junit(verdicts: Sequence[Verdict]) -> str:
     Source: junit-10.xsd of Jenkins' xunit plugin; GitLab, Unit test reports.
     """
     failed = sum(not verdict.passed for verdict in verdicts)
-    counts = {"tests": str(len(verdicts)), "failures": str(failed), "errors": "0"}
+    tests = len(verdicts) + len(unjudged)
+    counts = {"tests": str(tests), "failures": str(failed), "errors": str(len(unjudged))}
     root = ET.Element("testsuites", {"name": "fairweather", **counts})
     suite = ET.SubElement(root, "testsuite", {"name": "fairweather check", **counts})
     suite.set("skipped", "0")
@@ -333,6 +393,11 @@ def format_junit(verdicts: Sequence[Verdict]) -> str:
         if not verdict.passed:
             message = _failure_message(verdict)
             ET.SubElement(case, "failure", {"type": "rule", "message": message}).text = message
+    for rule, problem in ((own.rule, own.problem) for own in unjudged):
+        model = f"fairweather.{rule.model}" if rule.model else "fairweather"
+        names = {"classname": model, "name": str(rule), "time": "0"}
+        case = ET.SubElement(suite, "testcase", names)
+        ET.SubElement(case, "error", {"type": "rule", "message": problem}).text = problem
     ET.indent(root)
     text = ET.tostring(root, encoding="unicode")
     return f'<?xml version="1.0" encoding="UTF-8"?>\n{text}\n'

@@ -13,6 +13,10 @@ from fairweather.metrics.accuracy_estimation import (
     difference_of_confidences as difference_of_confidences,
 )
 from fairweather.metrics.accuracy_estimation import seed_agreement as seed_agreement
+from fairweather.metrics.agreement import agreement_kappa as agreement_kappa
+from fairweather.metrics.agreement import krippendorff_alpha as krippendorff_alpha
+from fairweather.metrics.agreement import score_agreement as score_agreement
+from fairweather.metrics.agreement import score_alpha as score_alpha
 from fairweather.metrics.calibration import BrierDecomposition as BrierDecomposition
 from fairweather.metrics.calibration import ReliabilityBins as ReliabilityBins
 from fairweather.metrics.calibration import (
@@ -90,6 +94,14 @@ from fairweather.metrics.paired import mcnemar_exact as mcnemar_exact
 from fairweather.metrics.paired import paired_change as paired_change
 from fairweather.metrics.paired import paired_difference as paired_difference
 from fairweather.metrics.paired import seed_summary as seed_summary
+from fairweather.metrics.readers import Average as Average
+from fairweather.metrics.readers import ModelBesideReaders as ModelBesideReaders
+from fairweather.metrics.readers import RandomReaders as RandomReaders
+from fairweather.metrics.readers import ReaderComparison as ReaderComparison
+from fairweather.metrics.readers import ReaderPoint as ReaderPoint
+from fairweather.metrics.readers import average_over_readers as average_over_readers
+from fairweather.metrics.readers import compare_with_readers as compare_with_readers
+from fairweather.metrics.readers import reader_points as reader_points
 from fairweather.metrics.robustness import effective_robustness as effective_robustness
 from fairweather.metrics.robustness import flip_rate as flip_rate
 from fairweather.metrics.robustness import mce_alexnet as mce_alexnet

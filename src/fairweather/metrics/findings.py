@@ -220,7 +220,7 @@ def finding_metrics(table: Mapping[str, Metric]) -> tuple[Metric, ...]:
             lambda s: s.mean("correct"),
             higher_is_better=True,
             unit="%",
-            accepts=Accepts(FINDINGS),
+            accepts=Accepts(FINDINGS, classes=2),  # of one, it is the share of right decisions
             interval="share",
         ),
         Metric(
@@ -230,7 +230,7 @@ def finding_metrics(table: Mapping[str, Metric]) -> tuple[Metric, ...]:
             "0.5",
             _share_of_wrong_labels,
             higher_is_better=False,
-            accepts=Accepts(FINDINGS),
+            accepts=Accepts(FINDINGS, classes=2),
             interval="skewed",
             fewest=FEWEST,
         ),

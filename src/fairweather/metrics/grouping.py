@@ -10,11 +10,11 @@ from __future__ import annotations
 import math
 from dataclasses import dataclass
 from functools import cached_property
-from typing import Any, Literal, NamedTuple, get_args
+from typing import Literal, NamedTuple, get_args
 
 import numpy as np
 import scipy.special
-from numpy.typing import ArrayLike, NDArray
+from numpy.typing import ArrayLike
 
 from fairweather.errors import InputError, unknown_name
 from fairweather.metrics.columns import (
@@ -123,9 +123,7 @@ class Grouping:
         >>> round(Grouping(np.arange(20)).widening(), 3)
         1.096
         """
-        if self.count < 2:
-            return np.inf
-        return student_quantile(self.count) / Z95 * float(np.sqrt(self.count / (self.count - 1)))
+        return widening(self.count)
 
     def evenness(self, chosen: BoolArray) -> float:
         """Say how evenly some images are spread over the groups, in (0, 1].
@@ -433,22 +431,22 @@ def membership_p(
     return (as_far + 1) / (rounds + 1)
 
 
-def heterogeneity_p(
-    columns: FloatArray, parts: NDArray[Any], grouping: Grouping | None, rng: np.random.Generator
+def equal_means_p(
+    columns: FloatArray, parts: IntArray, grouping: Grouping | None, rng: np.random.Generator
 ) -> float:
-    """Test whether all parts of some images have the same mean: the p-value.
+    """Test whether several parts of the images have the same mean: p-value.
 
-    It is a permutation test: if the means do not differ, images, or groups, could have been divided
-    in any other way into parts of as many. For images that are right or wrong, divisions are
-    ordered by their probability (the exact test of Fisher, Freeman and Halton); all are counted,
-    if these are not too many. Otherwise, divisions are drawn at random, and the observed one counts
-    as one of them; then the sum of squares between the parts orders them. NaN if a group has images
-    in several parts. Draws end once enough of them differ as much.
+    It is a permutation test, as `membership_p` is for two parts: if the means do not differ, the
+    images, or groups, could as well be divided in another way into parts of as many. For images
+    that are right or wrong, divisions are ordered by their probability (the exact test of Fisher,
+    Freeman and Halton), and all are counted if these are not too many. Otherwise divisions are
+    drawn at random, until enough of them are as far. Then what counts is the sum over parts of
+    images x squared difference to the mean of all. NaN if a group has images in several parts.
 
     Args:
         columns: float `[n, k]`; the mean over the columns is compared.
-        parts: `[n]`, such as the site of each image; at least two differ.
-        grouping: of the images; None if they are independent.
+        parts: int `[n]`, the part of each image, from 0; each has images.
+        grouping: of the images; None if images are independent.
         rng: draws the random divisions.
 
     Source: Freeman and Halton 1951, Note on an Exact Treatment of Contingency, Goodness of Fit and
@@ -456,25 +454,21 @@ def heterogeneity_p(
     Zero; Besag and Clifford 1991, Sequential Monte Carlo p-values, for the end of the draws.
 
     >>> right, sites = np.array([[1.0]] * 9 + [[0.0]] * 9), np.arange(18) // 6
-    >>> round(heterogeneity_p(right, sites, None, np.random.default_rng(0)), 4)
+    >>> round(equal_means_p(right, sites, None, np.random.default_rng(0)), 4)
     0.0025
     """
-    values = columns.mean(axis=1)
-    _, numbers = np.unique(parts, return_inverse=True)
-    if grouping is None and np.isin(values, (0, 1)).all():
-        return _freeman_halton_p(
-            np.bincount(numbers), np.bincount(numbers, values).astype(np.float64), rng
-        )
-    sums, sizes, part_of = values, np.ones(len(values)), numbers
+    sums, sizes, part_of = columns.mean(axis=1), np.ones(len(columns)), parts
     if grouping is not None:
-        sums, sizes = grouping.sums(values[:, None])[:, 0], grouping.sizes.astype(np.float64)
-        ends = [np.full(grouping.count, start) for start in (len(numbers), -1)]
-        np.minimum.at(ends[0], grouping.numbers, numbers)
-        np.maximum.at(ends[1], grouping.numbers, numbers)
-        if (ends[0] != ends[1]).any():
+        part_of = np.zeros(grouping.count, dtype=np.int64)
+        part_of[grouping.numbers] = parts
+        if (part_of[grouping.numbers] != parts).any():
             return math.nan
-        part_of = ends[0]
-    count, units = int(numbers.max()) + 1, len(sums)
+        sums, sizes = grouping.sums(sums[:, None])[:, 0], grouping.sizes.astype(np.float64)
+    count, units = int(parts.max()) + 1, len(sums)
+    if count == 2:
+        return membership_p(columns, parts == 0, grouping, rng)
+    if grouping is None and np.isin(sums, (0, 1)).all():
+        return _freeman_halton_p(np.bincount(parts), np.bincount(parts, sums).astype(np.int64), rng)
     excess = sums - sizes * sums.sum() / sizes.sum()
 
     def between(division: IntArray) -> float:
@@ -492,9 +486,9 @@ def heterogeneity_p(
     return (as_far + 1) / (rounds + 1)
 
 
-def _freeman_halton_p(sizes: IntArray, hits: FloatArray, rng: np.random.Generator) -> float:
+def _freeman_halton_p(sizes: IntArray, hits: IntArray, rng: np.random.Generator) -> float:
     """The p-value of hits `[parts]` among images `[parts]`: of tables that are no more probable."""
-    whole, total = hits.astype(np.int64), int(hits.sum())
+    total = int(hits.sum())
 
     def chance(tables: IntArray) -> FloatArray:
         """The logarithm of the probability of tables `[k, parts]`, but for a constant."""
@@ -502,7 +496,7 @@ def _freeman_halton_p(sizes: IntArray, hits: FloatArray, rng: np.random.Generato
             (scipy.special.gammaln(tables + 1) + scipy.special.gammaln(sizes - tables + 1)).sum(1)
         )
 
-    most = chance(whole[None])[0] + NEGLIGIBLE
+    most = chance(hits[None])[0] + NEGLIGIBLE
     ways = [np.arange(min(size, total) + 1) for size in sizes[:-1].tolist()]
     if math.prod(map(len, ways)) > MOST_TABLES:
         rounds = MOST_SUBSETS
@@ -544,6 +538,13 @@ def number_groups(groups: Groups | None) -> Grouping | None:
     if groups is None or groups.names is None:
         return None
     return Grouping.from_names(groups.names)
+
+
+def widening(count: int) -> float:
+    """The factor that widens replicates of a mean of so many units; see `Grouping.widening`."""
+    if count < 2:
+        return np.inf
+    return student_quantile(count) / Z95 * float(np.sqrt(count / (count - 1)))
 
 
 def student_quantile(count: int, tests: int = 1) -> float:

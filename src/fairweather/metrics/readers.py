@@ -145,7 +145,7 @@ class RocCurves(NamedTuple):
     def sensitivity(self, specificity: FloatArray) -> FloatArray:
         """The sensitivity of each curve where it has a specificity, `[B]`."""
         rows, count = np.arange(len(self.hits)), self.alarms.shape[1]
-        target = (1 - specificity) * self.alarms[:, -1]
+        target = np.nan_to_num((1 - specificity) * self.alarms[:, -1])
         apart = 1 + self.alarms[:, -1].max()  # so that one search serves all rows
         flat = (self.alarms + apart * rows[:, None]).ravel()
         after = np.searchsorted(flat, target + ROUNDING * count + apart * rows, side="right")
@@ -155,7 +155,8 @@ class RocCurves(NamedTuple):
         part = np.where(width > 0, (target - self.alarms[rows, last]) / np.maximum(width, 1), 0)
         part = np.clip(part, 0, 1)
         hits = (1 - part) * self.hits[rows, last] + part * self.hits[rows, following]
-        return np.where(self.alarms[:, -1] > 0, ratio(hits, self.hits[:, -1]), np.nan)
+        known = (self.alarms[:, -1] > 0) & ~np.isnan(specificity)
+        return np.where(known, ratio(hits, self.hits[:, -1]), np.nan)
 
     def specificity(self, sensitivity: FloatArray) -> FloatArray:
         """The specificity of each curve where it has a sensitivity, `[B]`."""

@@ -10,7 +10,6 @@ from typing import NamedTuple, TypedDict
 import numpy as np
 import numpy.typing as npt
 
-from fairweather.metrics.readers import reader_points
 from fairweather.report import sentences as words
 from fairweather.report.calls import (
     OperatingPoint,
@@ -26,7 +25,7 @@ from fairweather.report.contents import Contents, Sweep, ensembles_as_models
 from fairweather.report.finding_curves import FindingCurves, probability_of, trace_finding
 from fairweather.report.front import Row, choose_rows, round_ends
 from fairweather.report.operating_points import UNIT
-from fairweather.report.readers import find_readers, read_units
+from fairweather.report.readers import ReaderMark, has_readers, mark_readers
 from fairweather.report.review import RISKS, START, Stop
 from fairweather.report.section import PartView, ReportPart, Tables, show_tables
 from fairweather.report.tables import (
@@ -375,8 +374,7 @@ class FindingView(TypedDict):
     said: dict[str, list[str]]
     curves: dict[str, FindingCurves]
     points: dict[str, list[PointMark]]
-    readers: list[tuple[str, float, float]]
-    """Of each person who called the clean images: name, 1 − specificity and sensitivity."""
+    readers: list[ReaderMark]
 
 
 def _describe_finding(
@@ -429,25 +427,6 @@ def _choose_pictures(contents: Contents, place: ShownImages) -> dict[str, object
     }
 
 
-def _mark_readers(contents: Contents, model: str) -> dict[str, list[tuple[str, float, float]]]:
-    """Where readers are on the ROC curve of each finding that they have called."""
-    readers = contents.once(find_readers)
-    if readers is None:
-        return {}
-    return {
-        unit.title: [
-            (name, round(1 - point.specificity.value, 4), round(point.sensitivity.value, 4))
-            for name, point in zip(
-                readers.readers,
-                reader_points(unit.positive, unit.calls, unit.grouping),
-                strict=True,
-            )
-            if not math.isnan(point.specificity.value + point.sensitivity.value)
-        ]
-        for unit in read_units(contents, model)
-    }
-
-
 def _describe_worst(contents: Contents) -> str:
     """Say which level of a shift is shown."""
     if len(contents.once(split_by_finding)) > 1:
@@ -465,7 +444,7 @@ def _show_curves(contents: Contents, _: Tables) -> PartView | None:
             name: _describe_finding(contents, view, model, name, outcome.places)
             for name, view in views.items()
         }
-        for name, marks in _mark_readers(contents, model).items():
+        for name, marks in mark_readers(contents, model).items():
             if name in described[model]:
                 described[model][name]["readers"] = marks
         for place in outcome.places:
@@ -488,7 +467,7 @@ def _show_curves(contents: Contents, _: Tables) -> PartView | None:
             "seed": contents.first_seed,
             "findings": list(views),
             "worst": _describe_worst(contents),
-            "readers": contents.once(find_readers) is not None,
+            "readers": has_readers(contents),
         },
         carried={"findings": described, "knows": shown, "axes": axes, "shifts": titles},
     )

@@ -126,6 +126,16 @@ def _check_same_images(parts: Mapping[str, Contents]) -> None:
                 f"a report of several runs needs the same test images: {first} has {same}, and "
                 f"{label} {theirs}; report them one by one"
             )
+    judged = {
+        label: part.aggregation.plural if part.aggregation else "images"
+        for label, part in parts.items()
+    }
+    if len(set(judged.values())) > 1:
+        listed = ", ".join(f"{label} judges {rows}" for label, rows in judged.items())
+        raise InputError(
+            f"a report of several runs needs the same unit, but {listed}; measure all with the "
+            "same --unit, or report them one by one"
+        )
     seeds = {label: part.shift_seed for label, part in parts.items()}
     if len(set(seeds.values())) > 1:
         listed = ", ".join(f"{seed} in {label}" for label, seed in seeds.items())

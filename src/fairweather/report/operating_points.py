@@ -12,7 +12,7 @@ import pandas as pd
 
 from fairweather.metrics import holm, softmax
 from fairweather.metrics.columns import BoolArray, FloatArray, IntArray
-from fairweather.metrics.grouping import Grouping, heterogeneity_p, share_interval
+from fairweather.metrics.grouping import Grouping, equal_means_p, share_interval
 from fairweather.metrics.operating_points import (
     CONFIDENCE,
     choose_threshold,
@@ -333,10 +333,11 @@ def compare_slices(contents: Contents, column: str) -> list[RateRow]:
                 continue
             there, own = values[measured.places], grouping and grouping.select(measured.places)
             p = math.nan
-            if len(set(there)) > 1:
-                p = heterogeneity_p(measured.right, there, own, np.random.default_rng(0))
+            present, parts = np.unique(there, return_inverse=True)
+            if len(present) > 1:
+                p = equal_means_p(measured.right, parts, own, np.random.default_rng(0))
             slices = []
-            for value in sorted(set(there)):
+            for value in present:
                 inside = np.flatnonzero(there == value)
                 name = slice_label(column, value)
                 score = stored.get((model, measured.unit, name, measured.metric))

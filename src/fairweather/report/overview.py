@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Literal, NamedTuple
 
 from fairweather.report.contents import Contents
@@ -26,7 +26,7 @@ from fairweather.report.tables import (
     TextTable,
     tabulate_scores,
 )
-from fairweather.types.kinds import CLASSES, FINDINGS
+from fairweather.types.kinds import CLASSES, FINDINGS, TaskKind
 from fairweather.types.measurement import Score
 from fairweather.types.record import (
     ALL,
@@ -56,7 +56,7 @@ class BriefMetric(NamedTuple):
     form: str
 
 
-BRIEF_METRICS = {
+BRIEF_METRICS: Mapping[TaskKind, tuple[BriefMetric, ...]] = {
     CLASSES: (
         BriefMetric("accuracy", "accuracy (%)", 100, "z.1f"),
         BriefMetric("confidence_gap", "confidence − accuracy", 100, "+z.1f"),
@@ -66,6 +66,13 @@ BRIEF_METRICS = {
         BriefMetric("probability_gap", "mean probability − prevalence", 100, "+z.1f"),
     ),
 }
+# Of a run with one finding, in place of those of several.
+BRIEF_OF_ONE = (
+    BriefMetric("auc", "AUC", 1, "z.3f"),
+    BriefMetric("sensitivity", "sensitivity (%)", 100, "z.1f"),
+    BriefMetric("specificity", "specificity (%)", 100, "z.1f"),
+    BriefMetric("probability_gap", "mean probability − prevalence", 100, "+z.1f"),
+)
 
 
 class Measure(NamedTuple):
@@ -156,6 +163,8 @@ def summarize_overview(contents: Contents) -> Brief:
     shown, rest = sentences[:MOST_SENTENCES], len(sentences) - MOST_SENTENCES
     more = [f"{PAGE} has {rest} more such sentences."] if rest > 0 else []
     metrics = next((own for kind, own in BRIEF_METRICS.items() if kind in contents.kinds), ())
+    if FINDINGS in contents.kinds and len(contents.classes) == 1:
+        metrics = BRIEF_OF_ONE
     layout = TableLayout(("model", "images", *(metric.heading for metric in metrics)), words=2)
     return Brief([*shown, *more], layout, _brief_lines(contents, metrics))
 

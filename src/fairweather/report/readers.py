@@ -12,7 +12,7 @@ import pandas as pd
 import scipy.special
 
 from fairweather.metrics.agreement import score_agreement, score_alpha
-from fairweather.metrics.columns import BoolArray, FloatArray, IntArray
+from fairweather.metrics.columns import BoolArray, Ends, FloatArray, IntArray
 from fairweather.metrics.grouping import Grouping
 from fairweather.metrics.readers import (
     FEWEST_READERS,
@@ -43,10 +43,7 @@ TRUTH, ALL_CLASSES, EVERYBODY = "truth", "all classes", "all readers"
 OF_FINDING, OF_CLASS = "finding=", "class="
 MOST_SENTENCES = 5
 HEAD = ("Model", "Finding or class", "Reader", "Sensitivity (%)", "Specificity (%)")
-COMPARED = (
-    *("Model's sensitivity at that specificity", "Difference (points)"),
-    *("Model's specificity at that sensitivity", "Difference (points)"),
-)
+COMPARED = ("Model's sensitivity there", "Model's specificity there")
 NUMBERS = (
     *("positives", "sensitivity", "sensitivity low", "sensitivity high"),
     *("negatives", "specificity", "specificity low", "specificity high"),
@@ -164,6 +161,44 @@ def compare_models(contents: Contents) -> list[BesideReaders]:
     return beside
 
 
+class ReaderMark(NamedTuple):
+    """Where a reader is beside the ROC curve of a finding, on clean images."""
+
+    name: str
+    false: float
+    """1 − specificity."""
+
+    sensitivity: float
+    false_ends: Ends
+    sensitivity_ends: Ends
+    """`false_ends`, `sensitivity_ends`: the 95 % intervals."""
+
+
+def mark_readers(contents: Contents, model: str) -> dict[str, list[ReaderMark]]:
+    """Find where the readers are beside the ROC curve of each finding; none without readers."""
+    readers = contents.once(find_readers)
+    if readers is None:
+        return {}
+    return {
+        unit.title: [
+            ReaderMark(
+                name,
+                1 - point.specificity.value,
+                point.sensitivity.value,
+                (1 - point.specificity.high, 1 - point.specificity.low),
+                point.sensitivity[1:3],
+            )
+            for name, point in zip(
+                readers.readers,
+                reader_points(unit.positive, unit.calls, unit.grouping),
+                strict=True,
+            )
+            if point.sensitivity.n and point.specificity.n
+        ]
+        for unit in read_units(contents, model)
+    }
+
+
 class _Row(NamedTuple):
     words: tuple[str, ...]
     texts: tuple[str, ...]
@@ -192,13 +227,13 @@ def _row(reader: str, point: ReaderPoint, compared: ReaderComparison | None) -> 
     texts = [_write(score) for score in point]
     numbers = [value for score in point for value in (score.n, *entry_numbers(score))]
     if compared is None:
-        return _Row((reader,), (*texts, *[ABSENT] * 4), (*numbers, *[math.nan] * 9))
+        return _Row((reader,), (*texts, ABSENT, ABSENT), (*numbers, *[math.nan] * 9))
     more = (
         (compared.sensitivity, compared.more_sensitive),
         (compared.specificity, compared.more_specific),
     )
     for value, difference in more:
-        texts += [f"{100 * value:.1f}", format_difference(difference, percent=True)]
+        texts.append(f"{100 * value:.1f}: {format_difference(difference, percent=True)}")
     threshold = float(scipy.special.expit(compared.threshold))
     rest = [number for value, score in more for number in (value, *entry_numbers(score))]
     return _Row((reader,), tuple(texts), (*numbers, threshold, *rest))
@@ -208,7 +243,7 @@ def _average_row(name: str, differences: Sequence[Score]) -> _Row:
     texts = [ABSENT, ABSENT]
     numbers = [math.nan] * 9
     for score in differences:
-        texts += [ABSENT, format_difference(score, percent=True)]
+        texts.append(format_difference(score, percent=True))
         numbers += [math.nan, *entry_numbers(score)]
     return _Row((name,), tuple(texts), tuple(numbers))
 
@@ -236,8 +271,9 @@ def _tabulate_readers(contents: Contents) -> Iterator[TextTable]:
         return
     seed = f" Models: {contents.first_seed}." if contents.first_seed else ""
     below = [
-        "In brackets: 95 % intervals over test images. The threshold of a model is found on the "
-        f"same images; intervals of differences resample both.{seed}",
+        "There: the model's sensitivity at the reader's specificity, its specificity at the "
+        "reader's sensitivity, and the differences in points. In brackets: 95 % intervals over "
+        f"test images; those of differences cover the uncertainty of the model's threshold.{seed}",
         f"The {MEAN_READER} has the mean sensitivity and the mean specificity of all. That point "
         "lies below the curve that readers share, which favours the model. The averages do not: "
         "each reader is compared at the reader's own point.",

@@ -41,7 +41,7 @@ from fairweather.types.record import (
     TEST,
     RunRecord,
     base_model,
-    is_of_all_units,
+    list_whole_units,
 )
 
 MARK = "fairweather view"  # in the page, so that no other file is replaced
@@ -164,6 +164,7 @@ def _read_scores(run: RunFolder) -> dict[ScorePlace, Score]:
         # Many times faster than to parse every row.
         kept = [line for line in lines if any(f",{name}," in line for name in names)]
         rows = [row for row in csv.DictReader([head, *kept]) if row["metric"] in names]
+        whole = list_whole_units(row.get("unit") or IMAGE for row in rows)
         return {
             (names[row["metric"]], row["model"], row["shift"], row["level"], row["seed"]): Score(
                 float(row["value"] or "nan"),
@@ -172,7 +173,7 @@ def _read_scores(run: RunFolder) -> dict[ScorePlace, Score]:
                 int(row["n"]),
             )
             for row in reversed(rows)  # the first of several units is that of whole images
-            if is_of_all_units(row.get("unit") or IMAGE)
+            if (row.get("unit") or IMAGE) in whole
         }
     except (ValueError, LookupError, TypeError, csv.Error):
         raise InputError(f"{path} is not a table of scores.") from None

@@ -37,7 +37,7 @@ from fairweather.types.record import (
     PRIORS,
     WORST,
     WORST_PRIORS,
-    is_of_all_units,
+    list_whole_units,
 )
 
 # ---------------------------------------------------------------- the summary
@@ -128,10 +128,11 @@ def split_by_unit(contents: Contents) -> Mapping[str, Contents]:
     rows = ensembles_as_models(run.unit_scores)
     if "unit" not in rows:
         return {}
+    whole = list_whole_units(rows["unit"])
     return {
         f", {unit}": replace(contents, scores=own.drop(columns="unit").reset_index(drop=True))
         for unit, own in rows.groupby("unit", sort=False)
-        if not is_of_all_units(str(unit))
+        if unit not in whole
     }
 
 

@@ -27,6 +27,7 @@ from fairweather.steps.outlook import Outlook
 from fairweather.steps.plan import DATA, NATURAL_DATA
 from fairweather.steps.sweeps import describe_shifts
 from fairweather.types.measurement import CLASSIFICATION, MULTILABEL, Groups, Score
+from fairweather.types.positive import NOTE
 from fairweather.types.record import (
     CLEAN,
     ENSEMBLE,
@@ -96,12 +97,13 @@ def _describe_data(inputs: Inputs, measurement: Measurement) -> DataRecord:
     others = {**measurement.others, **measurement.natural}
     digests = {**facts.digests, **{name: facts.digests[TEST] for name, facts in others.items()}}
     ordered = {ORDERED_CLASSES: True} if facts.ordered else {}
+    made = {} if facts.positive is None else json.loads(json.dumps({NOTE: facts.positive.note()}))
     if dataset is None:
         return DataRecord(
             name=facts.name,
             classes=facts.classes,
             digests=digests,
-            notes={"images": dict(facts.images), NO_IMAGES: True, **ordered},
+            notes={"images": dict(facts.images), NO_IMAGES: True, **ordered, **made},
             task=facts.task,
         )
     return DataRecord(

@@ -13,7 +13,8 @@ from fairweather.runs.folder import RunFolder
 from fairweather.runs.scores import Estimates, ScoreKey, estimate_units
 from fairweather.tasks.multilabel import FindingsPredictions
 from fairweather.types.measurement import Score
-from fairweather.types.record import CLEAN, NO_LEVEL, mean_unit_name
+from fairweather.types.positive import PositiveClasses, read_positive
+from fairweather.types.record import CLEAN, NO_LEVEL, list_whole_units
 
 AREA = "auc"  # the metric that is said
 CHANCE_AUC = 0.5  # the AUC of a model that knows nothing
@@ -33,7 +34,7 @@ def describe_rows(folder: RunFolder, grouping: Grouping | None) -> str:
 def clean_finding_lines(
     folder: RunFolder, file: str, advice: str, model: str = "", grouping: Grouping | None = None
 ) -> list[str]:
-    """Say the mean AUC over findings on clean images, and warn of what is probably a mistake.
+    """Say the AUC on clean images, the mean over findings, and warn of probable mistakes.
 
     The interval is the one of scores.csv: from the same resamples of the images.
 
@@ -51,25 +52,34 @@ def clean_finding_lines(
         [AREA],
     )
     scores = _read_scores(tables, key)
-    mean = scores.pop(mean_unit_name(FINDING_UNIT), None)
+    several = len(predictions.classes) > 1
+    (unit,) = list_whole_units(scores) or ("",)
+    mean = scores.get(unit)
     areas = {
         name.removeprefix(FINDING_UNIT): score
         for name, score in scores.items()
         if name.startswith(FINDING_UNIT)
     }
     prefix = f"{model}: " if model else ""
-    warnings = [f"warning        {prefix}{text}" for text in _find_mistakes(predictions, areas)]
-    if mean is None or np.isnan(mean.value):
+    mistakes = _find_mistakes(predictions, areas, read_positive(folder.record.data.notes))
+    warnings = [f"warning        {prefix}{text}" for text in mistakes]
+    if mean is None:
         text = "no finding is known to be there in one image and absent in another"
         return [f"clean          {prefix}no AUC: {text}", *warnings]
     lowest = min(areas, key=lambda name: areas[name].value)
     ends = "no interval" if mean.too_few else f"{mean.low:.3f}, {mean.high:.3f}"
+    kind, subject = ("AUC", lowest)
+    if several:
+        count = f"{len(areas)} finding{'s' if len(areas) > 1 else ''}"
+        kind, subject = "mean AUC", count
     line = (
-        f"clean          {prefix}mean AUC {mean.value:.3f} [{ends}] of {len(areas)} "
-        f"finding{'s' if len(areas) > 1 else ''}, n = {mean.n:,}{describe_rows(folder, grouping)}"
+        f"clean          {prefix}{kind} {mean.value:.3f} [{ends}] of {subject}, n = {mean.n:,}"
+        f"{describe_rows(folder, grouping)}"
     )
     if len(areas) > 1:
         line += f"; the lowest is {areas[lowest].value:.3f}, of {lowest}"
+    if warnings and not several and mean.high < CHANCE_AUC:
+        return [line, *warnings]
     rows = folder.aggregation.plural if folder.aggregation else "images"
     return [line, *_explain_chance(mean, advice, rows), *warnings]
 
@@ -93,7 +103,9 @@ def _explain_chance(mean: Score, advice: str, rows: str) -> Iterator[str]:
         yield f"warning        that is not above chance (0.5): {advice}"
 
 
-def _find_mistakes(predictions: FindingsPredictions, areas: Mapping[str, Score]) -> Iterator[str]:
+def _find_mistakes(
+    predictions: FindingsPredictions, areas: Mapping[str, Score], positive: PositiveClasses | None
+) -> Iterator[str]:
     logits = predictions.logits
     same = (logits == logits[:1]).all(axis=0)
     if len(logits) > 1 and same.any():
@@ -105,7 +117,13 @@ def _find_mistakes(predictions: FindingsPredictions, areas: Mapping[str, Score])
             "--outputs"
         )
     below = [name for name, score in areas.items() if score.high < CHANCE_AUC]
-    if below:
+    if len(below) == 1 and positive is not None and len(positive.classes) == 2:
+        (other,) = set(positive.classes) - set(below)
+        yield (
+            f"the AUC of {below[0]} is below 0.5: a high score probably means {other!r} (see "
+            "--positive), or outputs or labels are exchanged (see --class-map)"
+        )
+    elif below:
         yield (
             f"the AUC of {join_names(below)} is below 0.5: outputs or labels are probably "
             "exchanged; see --class-map"

@@ -53,7 +53,7 @@ from fairweather.types.record import (
     RunRecord,
     StepRecord,
     groups_file,
-    is_of_all_units,
+    list_whole_units,
     parse_predictions_path,
     parse_record,
     parse_step_record,
@@ -413,12 +413,12 @@ class RunFolder:
     def scores(self) -> pd.DataFrame:
         """The table of scores.csv: one row per model, seed, shift, level and metric.
 
-        Where a run has units, those of whole images and of means over units.
+        Where a run has units, those of whole images and of means over units, or of the only unit.
         """
         table = self.unit_scores
         if "unit" not in table:
             return table
-        rows = table[table["unit"].map(is_of_all_units)]
+        rows = table[table["unit"].isin(list_whole_units(table["unit"]))]
         return rows.drop(columns="unit").reset_index(drop=True)
 
     @property
@@ -641,7 +641,9 @@ class RunFolder:
 
     @property
     def readers(self) -> ReaderCalls | None:
-        """What people call each test image; None if the run was not told.
+        """What people call each test image, or each patient if patients are judged.
+
+        None if the run was not told.
 
         Raises `InputError` if the file was changed after a step wrote it.
         """
@@ -655,7 +657,11 @@ class RunFolder:
                 for column in (table[f"reader/{at}"].combine_chunks() for at in range(len(names)))
             ]
             calls = np.stack(columns, axis=1).astype(np.int64)
-            return ReaderCalls(table["keys"].to_numpy(), tuple(map(str, names)), calls)
+            readers = ReaderCalls(table["keys"].to_numpy(), tuple(map(str, names)), calls)
+        groups = self._read_groups(groups_file(TEST))
+        if self.aggregation is None or groups is None or groups.numbers is None:
+            return readers
+        return readers.join_images(groups.numbers, self.aggregation.unit, mixed=True)
 
     def write_unlabelled(self, name: str, predictions: Predictions) -> None:
         """Write predictions without labels and metrics, of another data set, as parquet."""
@@ -742,13 +748,14 @@ def _read_ood_scores(table: pa.Table) -> dict[str, npt.NDArray[np.float32]]:
     }
 
 
-def shrink_predictions(content: bytes) -> bytes:
+def shrink_predictions(content: bytes, *, keeps_logits: bool = False) -> bytes:
     """Make a file of predictions small: no logits, single precision, better packed.
 
     Several labels of an image keep their logits, from which all else is computed.
 
     Args:
         content: a parquet file as `RunFolder.write_predictions` writes it.
+        keeps_logits: keep the logits of a classifier too.
 
     Returns:
         A parquet file that the methods of `RunFolder` read too, about 10 bytes per image. Rounding
@@ -762,7 +769,8 @@ def shrink_predictions(content: bytes) -> bytes:
     if "confidence" in table.column_names:
         doubt = 1 - table["confidence"].to_numpy()
         table = table.drop_columns(["confidence"]).append_column(DOUBT, pa.array(doubt))
-    names = [name for name in table.column_names if name != "logits" or not is_single]
+    drops_logits = is_single and not keeps_logits
+    names = [name for name in table.column_names if name != "logits" or not drops_logits]
     # Several labels of an image stay as they are.
     single = {name for name in names if not table[name].type.num_fields}
     columns = {

@@ -34,7 +34,7 @@ from fairweather.metrics.columns import IntArray
 from fairweather.metrics.findings import find_finding_targets, point_metric_names
 from fairweather.metrics.grouping import Grouping
 from fairweather.metrics.intervals import mean_of_findings
-from fairweather.metrics.metric import THRESHOLD, MetricRow
+from fairweather.metrics.metric import THRESHOLD, MetricRow, find_targets
 from fairweather.metrics.operating_points import choose_thresholds
 from fairweather.metrics.rows import require_row
 from fairweather.metrics.sample import draw_counts
@@ -46,6 +46,7 @@ from fairweather.types.measurement import AnyPredictions, Cell, Predictions, Sco
 from fairweather.types.operating_points import POINT_SIGN, OperatingPoints, list_points
 from fairweather.types.record import (
     ALL,
+    CLEAN,
     COLUMNS,
     ENSEMBLE,
     IMAGE,
@@ -54,6 +55,7 @@ from fairweather.types.record import (
     SPREAD,
     TEST,
     UNIT_COLUMNS,
+    VAL,
     WORST,
     is_shifted,
     mean_unit_name,
@@ -78,6 +80,15 @@ class Validation(NamedTuple):
 
     grouping: Grouping | None
     """Which of the clean ones belong together."""
+
+
+def read_validation(folder: RunFolder, model: str, seed: int | str) -> Validation | None:
+    """Read the clean validation images of a model and seed; None if they were not predicted."""
+    file = folder.predictions(model, seed, CLEAN, VAL)
+    if not folder.holds(file):
+        return None
+    clean = folder.read_cell(file)
+    return Validation(clean, clean, read_grouping(folder, VAL))
 
 
 def read_grouping(folder: RunFolder, part: str = TEST) -> Grouping | None:
@@ -236,7 +247,7 @@ def estimate_units(
     fitted_on: Mapping[tuple[str, str], Validation] = MappingProxyType({}),
     threads: int = 1,
 ) -> dict[str, dict[ScoreKey, Estimates]]:
-    """Estimate metrics of whole images, of each unit, and of the two means over units.
+    """Estimate metrics of whole images, of each unit and, of several, of the two means over them.
 
     All are estimated on the same resamples of the images. A unit that is known for no image has no
     estimates, and one of `Unit.left_out` is in no mean.
@@ -284,6 +295,8 @@ def estimate_units(
         tables[unit.name] = dict(estimate_metrics(parts, shared, names, threads=threads))
         if unit.name != IMAGE and not unit.left_out:
             in_means.append((unit, _places_among_all(unit, shared, grouping)))
+    if len(units := task.units(first)) == 1:
+        return _without_repeats(tables, units[0].name)
     if in_means:
         pairs = [(tables[unit.name], places) for unit, places in in_means]
         weights, (name, *_) = [unit.weight for unit, _ in in_means], in_means[0][0]
@@ -312,11 +325,28 @@ def fit_unit(
         cast("Predictions", units[name].select(predictions))
         for predictions in (validation.clean, validation.fitted_on)
     )
-    targets = find_finding_targets(metrics) if clean.kind == FINDING else {}
+    targets = {}
+    if clean.kind == FINDING:
+        targets = find_finding_targets(metrics)
+    elif isinstance(clean, Predictions):
+        targets = find_targets(metrics, clean.classes)
     if not targets and not needs_thresholds(clean.kind):
         return None
     chosen = choose_thresholds(clean, targets, grouping and grouping.select(places))
     return fit_on(fitted_on)._replace(points=chosen)
+
+
+def _without_repeats(
+    tables: Mapping[str, Mapping[ScoreKey, Estimates]], unit: str
+) -> dict[str, dict[ScoreKey, Estimates]]:
+    """Leave out the numbers of whole images that are those of their only unit."""
+    own = tables.get(unit, {})
+    whole: dict[ScoreKey, Estimates] = {
+        key: {name: one for name, one in estimates.items() if name not in own.get(key, {})}
+        for key, estimates in tables.get(IMAGE, {}).items()
+    }
+    rest = {name: dict(table) for name, table in tables.items() if name != IMAGE}
+    return {IMAGE: whole, **rest} if any(whole.values()) else rest
 
 
 def _has_same_images(first: AnyPredictions, second: AnyPredictions) -> bool:

@@ -42,7 +42,7 @@ from fairweather.types.record import (
     WARNINGS,
     ModelRecord,
     RunRecord,
-    is_of_all_units,
+    list_whole_units,
     model_folder,
     pretraining_folder,
 )
@@ -205,7 +205,7 @@ def score_metrics(scores: pd.DataFrame, swept: Sequence[str]) -> pd.DataFrame:
            ['accuracy/fog/0.5 high', 0.95]], dtype=object)
     """
     unit = scores["unit"] if "unit" in scores else pd.Series(IMAGE, index=scores.index)
-    shown = scores["metric"].isin(shown_metrics(2)) & unit.map(is_of_all_units)
+    shown = scores["metric"].isin(shown_metrics(2)) & unit.isin(list_whole_units(unit))
     rows = scores[~scores["shift"].isin(swept) | shown]
     level = ("/" + rows["level"]).where(rows["level"] != NO_LEVEL, "")
     of_unit = ("/" + unit[rows.index]).where(unit[rows.index] != IMAGE, "")

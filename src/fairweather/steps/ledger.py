@@ -198,6 +198,9 @@ def check_replaced(plan: Plan, run: RunFolder) -> None:
 def _find_rescored(stale: Sequence[Standing]) -> set[str]:
     """The steps in which only `ood_scores` were added or removed, and those made from these steps.
 
+    Fits and predictions of other units, such as patients, count too: they are made from stored
+    predictions, which stay.
+
     Their predictions stay the same, so that nothing is lost when they are made again. Scores that
     would be lost are found by `find_dropped`.
     """
@@ -205,7 +208,9 @@ def _find_rescored(stale: Sequence[Standing]) -> set[str]:
     for step, _, record in stale:
         assert record is not None  # a stale step was done before
         before, now = dict(record.depends), step.depends()
-        changed = before.pop("ood_scores", None) != now.pop("ood_scores", None)
+        changed = False
+        for name in ("ood_scores", "aggregation"):
+            changed |= before.pop(name, None) != now.pop(name, None)
         if before == now and (changed or rescored & {*step.needs}):
             rescored.add(step.id)
     return rescored

@@ -27,6 +27,7 @@ from fairweather.types.kinds import TaskKind
 from fairweather.types.measurement import CLASSIFICATION, Attack, Dataset, ReaderCalls, Shift
 from fairweather.types.operating_points import OperatingPoints
 from fairweather.types.options import Aggregation
+from fairweather.types.positive import PositiveClasses, read_positive
 from fairweather.types.record import (
     ABSENT_METRICS,
     CLEAN,
@@ -90,6 +91,9 @@ class DataFacts:
     task: str = CLASSIFICATION
     """What is told of each image."""
 
+    positive: PositiveClasses | None = None
+    """The classes that the findings are made of; None if they are not."""
+
     def count_bytes(self, part: str) -> int:
         """The size of a split's 8-bit images in bytes; 0 if `side` is not known."""
         height, width = self.side or (0, 0)
@@ -120,6 +124,7 @@ def collect_facts(dataset: Dataset, parts: Collection[str] = (TRAIN, VAL, TEST))
         slices=() if groups is None else tuple(groups.slices),
         ordered=has_ordered_classes(dataset.notes),
         task=dataset.task,
+        positive=read_positive(dataset.notes),
     )
 
 
@@ -147,6 +152,7 @@ def survey_sources(
                 slices=() if asked is None else asked.slice_names,
                 ordered=loading.positive is None and has_ordered_classes(loading.source.notes),
                 task=loading.task,
+                positive=loading.positive,
             )
     return facts
 

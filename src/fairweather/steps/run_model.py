@@ -122,6 +122,11 @@ def open_run_model(text: str, *, offline: bool = False) -> RunModel:
     path, asked_model, asked_seed = split_model_name(text)
     run = open_finished_run(path)
     record = run.record
+    if (aggregation := record.settings.aggregation) is not None:
+        raise InputError(
+            f"{path} judges {aggregation.plural}, and nothing says which {aggregation.unit} a new "
+            "image is of: evaluate the model without unit (--unit) in another folder"
+        )
     several = f"{path} has several models: name one, as in {path}:"
     name = _choose_model(asked_model, list(record.models), several)
     chosen = _choose_seed(record, asked_seed, f"{path}:{name}")

@@ -272,7 +272,7 @@ def _score_images(
     units = folder.task.units(read(cells[0]))
     frames = [_count_groups(unit_frame(table, name), table) for name, table in tables.items()]
     judged = {unit.name: tables[unit.name] for unit in units if not unit.left_out}
-    if judged:
+    if judged and len(units) > 1:
         frames.append(worst_slices(judged, units[0].column, UNIT_COLUMNS))
     left_out = {unit.name: unit.left_out for unit in units if unit.left_out}
     return ScoredImages(tables, judged, concatenate_rows(frames), left_out)
@@ -302,7 +302,7 @@ def _unit_slice_rows(
     groups = folder.groups()
     assert groups is not None  # an earlier step wrote them
     values = {column: sorted(set(groups.slices[column])) for column in step.slices}
-    unit_column = folder.task.units(folder.read_cell(cell_file(cells[0])))[0].column
+    units = folder.task.units(folder.read_cell(cell_file(cells[0])))
     tell = _make_counter("score slices", sum(map(len, values.values())) * len(cells), progress)
     for column in step.slices:
         slices: dict[str, ScoredImages] = {}
@@ -332,9 +332,9 @@ def _unit_slice_rows(
             for name, images in slices.items()
             for unit, table in images.judged.items()
         }
-        if everywhere:
+        if everywhere and len(units) > 1:
             worst = worst_slices(everywhere, column)
-            yield worst.assign(unit=worst_slice_label(unit_column))[UNIT_SLICE_COLUMNS]
+            yield worst.assign(unit=worst_slice_label(units[0].column))[UNIT_SLICE_COLUMNS]
 
 
 def cell_file(cell: Cell) -> str:

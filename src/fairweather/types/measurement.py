@@ -180,6 +180,35 @@ class ReaderCalls:
         called = (self.calls != UNKNOWN).any(axis=2).sum(axis=0)
         return dict(zip(self.readers, called.tolist(), strict=True))
 
+    def join_images(self, numbers: IntArray, unit: str, *, mixed: bool) -> ReaderCalls:
+        """Make one row for each group of images, such as those of a patient.
+
+        Images that a reader has not called do not count. A finding that is called in one image of a
+        patient is called of the patient. Of classes in an order, the highest counts.
+
+        Args:
+            numbers: int `[N]`, the number of each image's group, from 0 on.
+            unit: what a group is, for messages.
+            mixed: whether a reader may call different classes in one group.
+
+        Raises `InputError` if a reader does so although `mixed` is false.
+
+        >>> calls = ReaderCalls(np.arange(3), ("ann",), np.array([[[1]], [[0]], [[UNKNOWN]]]))
+        >>> calls.join_images(np.array([0, 0, 1]), "patient", mixed=True).calls.tolist()
+        [[[1]], [[-1]]]
+        """
+        shape = (int(numbers.max()) + 1, *self.calls.shape[1:])
+        highest = np.full(shape, UNKNOWN, dtype=np.int64)
+        np.maximum.at(highest, numbers, self.calls)
+        differ = (self.calls != UNKNOWN) & (self.calls != highest[numbers])
+        if differ.any() and not mixed:
+            reader = self.readers[int(differ.any(axis=(0, 2)).argmax())]
+            raise InputError(
+                f"the reader {reader!r} calls different classes in images of one {unit}: give one "
+                f"call for each {unit}"
+            )
+        return ReaderCalls(np.arange(len(highest)), self.readers, highest)
+
 
 @dataclass(frozen=True)
 class Images:

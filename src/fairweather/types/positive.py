@@ -63,7 +63,7 @@ class PositiveClasses(NamedTuple):
             parts.append(title + ", ".join(f"{_list(names)} {side}" for names, side in sides))
         return "; ".join(parts)
 
-    def note(self) -> dict[str, object]:
+    def note(self) -> dict[str, list[str] | dict[str, list[str]]]:
         """Write it as JSON, for the notes of a data set and the record of a run.
 
         >>> positive = parse_positive("dog", ["cat", "dog"])

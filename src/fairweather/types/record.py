@@ -10,7 +10,7 @@ import hashlib
 import json
 import math
 import re
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from pathlib import PurePosixPath
 from typing import Annotated, Any, Literal, NamedTuple, TypeAlias, TypeVar
 
@@ -105,13 +105,23 @@ def weighted_mean_unit_name(unit: str) -> str:
     return f"weighted {mean_unit_name(unit)}"
 
 
-def is_of_all_units(unit: str) -> bool:
-    """Say whether a number is of whole images, or a mean over units.
+def list_whole_units(units: Iterable[str]) -> list[str]:
+    """List what numbers without the name of a unit are of: whole images, and all units.
 
-    >>> [is_of_all_units(unit) for unit in (IMAGE, "mean finding", "finding=Mass", "worst finding")]
-    [True, True, False, False]
+    All units are their mean or, if an image has only one unit, this one.
+
+    Args:
+        units: the column `unit` of a table.
+
+    >>> list_whole_units([IMAGE, "finding=Mass", "finding=Edema", "mean finding", "worst finding"])
+    ['image', 'mean finding']
+    >>> list_whole_units([IMAGE, "finding=Mass", "finding=Mass"])
+    ['image', 'finding=Mass']
     """
-    return unit == IMAGE or unit.startswith(f"{MEAN} ")
+    names = list(dict.fromkeys(units))
+    whole = [name for name in names if name == IMAGE or name.startswith(f"{MEAN} ")]
+    single = [name for name in names if "=" in name]
+    return whole if len(single) != 1 or set(whole) - {IMAGE} else [*whole, *single]
 
 
 def variant_name(model: str, variant: str) -> str:

@@ -239,14 +239,8 @@ def mark_labels(rows: PredictionRows, positive: PositiveClasses) -> PredictionRo
         raise InputError(
             f"positive is a class, and {rows.place} has labels of findings already: leave it out"
         )
-    labels, meaning = number_labels(rows, positive.classes)
-    note = f"labels {meaning}; {positive.describe()}"
-    return replace(
-        rows,
-        labels=positive.mark(labels),
-        findings=positive.findings,
-        notes=(*rows.notes, note),
-    )
+    labels, _ = number_labels(rows, positive.classes)
+    return replace(rows, labels=positive.mark(labels), findings=positive.findings)
 
 
 def name_label_classes(rows: PredictionRows, options: RowOptions) -> tuple[str, ...]:

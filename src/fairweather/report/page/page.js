@@ -21,7 +21,8 @@
   const LOOKS = {
     clean: ["circle", "●"], mean: ["ring", "○"], worst: ["triangle", "▼"], right: ["circle", "●"],
     sure: ["diamond", "◆"], needed: ["square", "■"], sent: ["cross", "✕"],
-    sensitivity: ["circle", "●"], specificity: ["diamond", "◆"], "at-right": ["circle", "●"], "at-worst": ["triangle", "▼"], reader: ["cross", "✕"],
+    sensitivity: ["circle", "●"], specificity: ["diamond", "◆"], "at-right": ["circle", "●"], "at-worst": ["triangle", "▼"],
+    reader: ["diamond", "◆"],
   };
   const at = (share) => `${(100 * share).toFixed(3)}%`;
   const mark = (kind, x, y) => draw("svg", { x, y, overflow: "visible" },
@@ -225,7 +226,7 @@
     const tops = drawn.map(([, place]) => own.curves[place][5]), top = Math.max(0.01, ...tops);
     const dotted = drawn.slice(0, 1).map(([, place]) => ({ kind: "all", points: own.curves[place][3], plain: true }));
     $("curves").replaceChildren(
-      drawLines("ROC", "1 − specificity; up: sensitivity", of(0), { diagonal: true, points: [...points(([, x, y]) => [x, y]), ...own.readers.map(([name, x, y]) => ["reader", name, x, y])] }),
+      drawLines("ROC", "1 − specificity; up: sensitivity", of(0), { diagonal: true, points: points(([, x, y]) => [x, y]), readers: own.readers }),
       drawLines("Precision and recall", "sensitivity (recall); up: PPV (precision)", of(1), { points: points(([, , x, y]) => [x, y]) }),
       drawLines("Net benefit", "threshold; up: net benefit", [...of(2), ...dotted], { range: [-top / 4, top], points: points(([, , , , t], curves) => [t, heightAt(curves[2], t)]) }),
       drawLines("Calibration", "mean probability; up: share of the images with it", of(4).map((line) => ({ ...line, marked: true })), { diagonal: true }),
@@ -239,7 +240,7 @@
     return x1 === x0 ? y1 : y0 + ((y1 - y0) * (x - x0)) / (x1 - x0);
   }
   // Lines from 0 to 1, with bands where they have ends, and operating points on them.
-  function drawLines(title, axis, lines, { ticks = [[0, "0"], [0.5, "0.5"], [1, "1"]], diagonal = false, range: [bottom, top] = [0, 1], points: dots = [] } = {}) {
+  function drawLines(title, axis, lines, { ticks = [[0, "0"], [0.5, "0.5"], [1, "1"]], diagonal = false, range: [bottom, top] = [0, 1], points: dots = [], readers = [] } = {}) {
     const up = (value) => (top - value) / (top - bottom), edge = (value) => Math.min(top, Math.max(bottom, value));
     const d = (points) => points.map(([x, y], index) => `${index ? "L" : "M"}${100 * x},${100 * up(edge(y))}`).join("");
     const bands = lines.filter(({ marked, plain, points }) => !marked && !plain && points.length && points[0][2] != null).map(({ kind, points }) => draw("path", {
@@ -256,16 +257,20 @@
     const marks = lines.filter(({ marked }) => marked).flatMap(({ kind, points }) => points.flatMap(([x, y, low, high]) => [
       ...(low != null ? [draw("line", { x1: at(x), x2: at(x), y1: at(up(low)), y2: at(up(high)), class: `interval ${kind}` })] : []),
       mark(kind, at(x), at(up(y)))]));
-    const operating = dots.filter(([, , x, y]) => x != null && y != null).flatMap(([kind, text, x, y], index) => [
+    const operating = dots.filter(([, , x, y]) => x != null && y != null).flatMap(([kind, text, x, y]) => [
       mark(kind, at(x), at(up(edge(y)))),
-      draw("text", { x: at(x), y: at(up(edge(y))), dx: x > 0.7 ? "-9" : "9", dy: "13", "text-anchor": x > 0.7 ? "end" : "start", class: "number sure" }, text)].slice(0, index ? 1 : 2));
+      draw("text", { x: at(x), y: at(up(edge(y))), dx: x > 0.7 ? "-9" : "9", dy: "13", "text-anchor": x > 0.7 ? "end" : "start", class: "number sure" }, dots.findIndex((dot) => dot[2] === x && dot[3] === y && dot[1] === text) ? "" : text)]);
+    const people = readers.flatMap(([name, x, y, [left, right], [low, high]]) => [
+      draw("line", { x1: at(left), x2: at(right), y1: at(up(y)), y2: at(up(y)), class: "interval reader" }),
+      draw("line", { x1: at(x), x2: at(x), y1: at(up(low)), y2: at(up(high)), class: "interval reader" }),
+      draw("g", {}, draw("title", {}, name), mark("reader", at(x), at(up(y))))]);
     const chart = make("div", { className: "lines" }, make("h3", { textContent: title }),
-      make("div", { className: "plot", role: "img" }, draw("svg", { class: "whole" }, ...grid, stretched, ...marks, ...below, ...operating)),
+      make("div", { className: "plot", role: "img" }, draw("svg", { class: "whole" }, ...grid, stretched, ...marks, ...below, ...operating, ...people)),
       make("p", { className: "note", textContent: axis }));
     const named = { right: "Clean", worst: "Under the shift", all: "Every image called" };
     const spoken = (points) => points.filter((_, index) => index % Math.ceil(points.length / 12) === 0).map(([x, y]) => `${x.toFixed(2)}, ${y.toFixed(2)}`).join("; ");
-    const places = dots.filter(([, , x, y]) => x != null && y != null).map(([kind, text, x, y]) => `${kind === "reader" ? `Reader ${text}` : `${named[kind.slice(3)]}, operating point ${text}`}: ${x.toFixed(2)}, ${y.toFixed(2)}`);
-    chart.querySelector(".plot").setAttribute("aria-label", `${[`${title}`, ...lines.map(({ kind, points }) => `${named[kind]}: ${spoken(points)}`), ...places].join(". ")}.`);
+    const places = dots.filter(([, , x, y]) => x != null && y != null).map(([kind, text, x, y]) => `${named[kind.slice(3)]}, operating point ${text}: ${x.toFixed(2)}, ${y.toFixed(2)}`);
+    chart.querySelector(".plot").setAttribute("aria-label", `${[`${title}`, ...lines.map(({ kind, points }) => `${named[kind]}: ${spoken(points)}`), ...places, ...readers.map(([name, x, y]) => `Reader ${name}: ${x.toFixed(2)}, ${y.toFixed(2)}`)].join(". ")}.`);
     return chart;
   }
 

@@ -213,7 +213,12 @@ class ModelRequest:
         seeds = tuple(sorted({model.seed for model in models}))
         labels = [model_label(titles[model.name], model.seed, seeds) for model in models]
         readers, read_lines = read_calls(
-            self.readers, list_known_images(dataset, (TEST,)), dataset.classes, options
+            self.readers,
+            list_known_images(dataset, (TEST,)),
+            dataset.classes,
+            options,
+            settings,
+            read_positive(dataset.notes),
         )
         return Inputs(
             kind="evaluation",

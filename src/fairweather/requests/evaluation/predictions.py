@@ -246,8 +246,11 @@ class PredictionsRequest:
         units = check_parts(settings, labelled, reader.task, facts.classes, ordered=ordered)
         titles, seeds = model_titles(options.title, reader.models), reader.seeds
         n, groups = facts.images[TEST], images[TEST].groups
-        classes = f"{len(facts.classes)} {reader.task.noun}"
-        readers, read_lines = read_calls(self.readers, images, facts.classes, options)
+        count, noun = len(facts.classes), reader.task.noun
+        classes = f"{count} {noun if count > 1 else noun.removesuffix('s')}"
+        readers, read_lines = read_calls(
+            self.readers, images, facts.classes, options, settings, reader.positive
+        )
         return Inputs(
             kind="evaluation",
             name=f"{self.name}-on-{folder_name(Path(facts.name).name)}" if datasets else self.name,
@@ -591,6 +594,7 @@ def _images_of_labels(
     """Read the images and labels of each split from its first predictions."""
     request, cells = reader.request, reader.cells
     images, counts, digests, described, task = {}, {}, {}, "", CLASSIFICATION
+    written = ""
     classes: tuple[str, ...] = ()
     is_table = request.labels is not None and request.labels.values is None
     owner = request.labels.place if request.labels is not None and is_table else "its own"
@@ -602,7 +606,9 @@ def _images_of_labels(
             reader.positive = parse_positive(
                 request.options.positive, name_label_classes(rows, reader.asked)
             )
-            rows = mark_labels(rows, reader.positive)
+            marked = mark_labels(rows, reader.positive)
+            _, written = number_labels(rows, reader.positive.classes)
+            rows = marked
         classes = classes or name_classes(rows, reader.asked)
         task = _find_labelled_task(rows)
         if task == MULTILABEL:
@@ -610,6 +616,8 @@ def _images_of_labels(
         elif rows.outputs.shape[1] == 1:
             raise column_error(rows.place, name_label_classes(rows, reader.asked))
         labels, meaning = _read_labels(rows, classes, reader.asked, is_test=part == TEST)
+        if reader.positive is not None:
+            meaning = f"{written}; {reader.positive.describe()}"
         described = described or f"of {owner}, {meaning}"
         keys, names = number_keys(rows.keys, len(labels))
         order = np.argsort(keys, kind="stable")
@@ -640,6 +648,7 @@ def _images_of_labels(
         groups={part: groups_digest(groups) for part, groups in known.items()},
         slices=tuple(known[TEST].slices) if known else (),
         task=task,
+        positive=reader.positive,
     )
     return facts, images, described
 

@@ -13,6 +13,7 @@ import torch
 from fairweather.attacks.shift_lists import expand_fit_shifts
 from fairweather.devices import Arithmetic
 from fairweather.errors import InputError, unknown_name
+from fairweather.metrics.grouping import number_groups
 from fairweather.models.labels import read_label_file
 from fairweather.models.predictions.matching import KnownImages
 from fairweather.models.predictions.readers import ReaderTable, describe_readers, match_readers
@@ -30,6 +31,7 @@ from fairweather.tasks.multilabel import MULTILABEL_TASK
 from fairweather.types.measurement import Attack, Dataset, ReaderCalls, Shift
 from fairweather.types.operating_points import parse_operating_points
 from fairweather.types.options import GroupColumns, normalize_slice
+from fairweather.types.positive import PositiveClasses
 from fairweather.types.record import TEST
 
 # What to do in place of options that need classes.
@@ -195,10 +197,19 @@ def read_calls(
     images: Mapping[str, KnownImages],
     classes: tuple[str, ...],
     options: EvaluationOptions,
+    settings: Settings,
+    positive: PositiveClasses | None,
 ) -> tuple[ReaderCalls | None, list[str]]:
-    """What people call each test image, and a line about it; None if there are no tables."""
+    """What people call each test image, and a line about it; None if there are no tables.
+
+    Raises `InputError` for what `match_readers` refuses, and for different classes of one patient.
+    """
     if not tables:
         return None, []
-    readers = match_readers(tables, images[TEST], classes, options.key_column)
+    known, unit = images[TEST], None if settings.aggregation is None else settings.aggregation.unit
+    readers = match_readers(tables, known, classes, options.key_column, positive, unit)
+    if unit is not None and (grouping := number_groups(known.groups)) is not None:
+        mixed = known.labels.ndim > 1 or settings.ordered
+        readers.join_images(grouping.numbers, unit, mixed=mixed)  # raises
     remarks = [table.remark for table in tables if table.remark]
     return readers, [f"readers        {describe_readers(readers, remarks)}"]

@@ -370,7 +370,10 @@ def pack_run(
     check_joined_folder(place, [Path(run)], [part])
     record = _hide_folders(describe_joined_run([part]))
     steps = plan_remaining(record, [part], check_parts([part]), scores_only=True)
-    small = {name: _shrink_step(copy) for name, copy in steps.copied.items()}
+    keeps_logits = record.settings.aggregation is not None
+    small = {
+        name: _shrink_step(copy, keeps_logits=keeps_logits) for name, copy in steps.copied.items()
+    }
     hidden = SeedsPart(_cut_paths(part.name), part.run, _hide_folders(part.record))
     steps, tell = steps._replace(copied=small), to_notify(progress)
     return write_joined_run(place, record, [hidden], steps, tell, is_packed=True)
@@ -471,17 +474,22 @@ def _cut_paths(word: str) -> str:
     return re.sub(r"(?<=[=:\s\[,])/(?!/)[^\s,\]]*", lambda match: _cut_paths(match.group()), word)
 
 
-def _shrink_step(copy: CopiedStep) -> CopiedStep:
-    """The same step, with small files of predictions, no folders in descriptions, and checksums."""
-    content = {name: _shrink_file(name, copy.read(name)) for name in copy.files}
+def _shrink_step(copy: CopiedStep, *, keeps_logits: bool) -> CopiedStep:
+    """The same step, with small files of predictions, no folders in descriptions, and checksums.
+
+    Patients are made from the logits of their images, which are then kept.
+    """
+    content = {
+        name: _shrink_file(name, copy.read(name), keeps_logits=keeps_logits) for name in copy.files
+    }
     files = {name: hashlib.sha256(data).hexdigest() for name, data in content.items()}
     step = copy.step.model_copy(update={"files": {**copy.step.files, **files}})
     return CopiedStep(step, copy.files, content.__getitem__)
 
 
-def _shrink_file(name: str, content: bytes) -> bytes:
+def _shrink_file(name: str, content: bytes, *, keeps_logits: bool) -> bytes:
     if name.startswith("predictions/"):
-        return shrink_predictions(content)
+        return shrink_predictions(content, keeps_logits=keeps_logits)
     if PurePosixPath(name).name == DESCRIPTION:
         return json.dumps(_cut_nested_paths(json.loads(content)), indent=2).encode()
     return content
