@@ -203,13 +203,14 @@ def _show_verdict(contents: Contents, _: Tables) -> PartView | None:
     if start is None:
         return None
     tiles = {model: write_tiles(contents, model) for model in outcomes}
+    mean = "mean " if len(contents.once(split_by_finding)) > 1 else ""
     return PartView(
         template="verdict.html.j2",
         facts={
             "start": start,
             "tiles": tiles[start],
             "models": {model: outcome.title for model, outcome in outcomes.items()},
-            "chosen": "with the highest AUC on clean images",
+            "chosen": f"with the highest {mean}AUC on clean images",
             "terms": "AUC: the probability that an image with the finding gets a higher probability"
             " of it than one without; a coin has 0.5.",
         },
