@@ -122,6 +122,7 @@ def predict(
     from fairweather.deploy.answer_table import write_answers
     from fairweather.deploy.guard import FindingsGuard
     from fairweather.deploy.loading import load_guard
+    from fairweather.deploy.promise import FindingsGuardRecord
     from fairweather.steps.run_model import open_images
 
     with progress(quiet=quiet) as show:
@@ -137,8 +138,15 @@ def predict(
         )
         record = guard.record
         asked = dataclasses.replace(asked, scale=asked.scale or record.scale)
+        positive = record.positive if isinstance(record, FindingsGuardRecord) else None
         new = open_images(
-            data, record.classes, record.preparation, asked, offline=offline, progress=show
+            data,
+            record.classes,
+            record.preparation,
+            asked,
+            positive=positive,
+            offline=offline,
+            progress=show,
         )
         parts, likeness = _answer_images(guard, new, show)
     write_answers(out, new.images, parts, unlike=likeness.unlike)
@@ -346,7 +354,8 @@ def _count_findings(
     present = np.concatenate([answers.present for answers in parts])
     answered = np.concatenate([answers.answered for answers in parts])
     n, names = len(answered), parts[0].findings
-    counts = [f"{'images':<11}{n:,} of {new.name}, with {len(names):,} findings each"]
+    several = f"{len(names):,} findings each" if len(names) > 1 else "one finding each"
+    counts = [f"{'images':<11}{n:,} of {new.name}, with {several}"]
     labels = []
     for column, name in enumerate(names):
         sure, there = answered[:, column], present[:, column]

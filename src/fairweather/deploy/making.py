@@ -76,6 +76,7 @@ from fairweather.types.measurement import (
     Images,
     Predictions,
 )
+from fairweather.types.positive import read_positive
 from fairweather.types.record import CLEAN, NATURAL, TEST, VAL, ModelRecord, predictions_file
 
 AskedLimits: TypeAlias = Mapping[str, float] | float | None
@@ -615,6 +616,7 @@ def _record_findings(model: RunModel, promise: Promise) -> tuple[AnyRecord, AnyP
     independent = np.arange(len(every)) if grouping is None else one_of_each(grouping)
     record = FindingsGuardRecord(
         promise=promise,
+        positive=read_positive(model.record.data.notes),
         fit=fit,
         kept=tuple(check for check in kept if isinstance(check, FindingCheck)),
         kept_limits=tuple(check for check in kept if isinstance(check, LimitCheck)),

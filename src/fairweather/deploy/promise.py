@@ -12,6 +12,7 @@ from fairweather.errors import check_name
 from fairweather.metrics.grouping import Weigh
 from fairweather.types.measurement import MAX_SIDE
 from fairweather.types.options import Preparation
+from fairweather.types.positive import PositiveClasses
 from fairweather.types.record import CLEAN, FrozenRecord, ShownText
 
 VERSION: Literal[2] = 2  # of the format of guard.json; 1 had the names of `FORMER_NAMES`
@@ -420,6 +421,9 @@ class FindingsGuardRecord(GuardFacts[FindingsFit, FindingCheck]):
 
     task: Literal["multilabel"] = "multilabel"
     """What is predicted; guards of a classifier do not say it."""
+
+    positive: PositiveClasses | None = None
+    """The classes that the findings are made of; None if they are not."""
 
     def lines(self) -> dict[str, str]:
         """The promise, and for each finding its basis and what test images kept of it."""

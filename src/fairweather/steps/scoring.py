@@ -203,7 +203,9 @@ def _score_units(
     frame = _with_spread(concatenate_rows([images.frame for images in scored]))
     folder.write(SCORES, scores_to_csv(frame))
     (cells, grouping), left_out = parts[0], scored[0].left_out
-    _say_left_out(step, "in no mean over findings, and never the worst", left_out, progress)
+    several = len(folder.record.data.classes) > 1
+    words = "in no mean over findings, and never the worst" if several else "no AUC"
+    _say_left_out(step, words, left_out, progress)
     for (others, _), images in zip(parts[1:], scored[1:], strict=True):
         further = {name: why for name, why in images.left_out.items() if name not in left_out}
         _say_left_out(step, f"not in the mean over {others[0].shift.name}", further, progress)
