@@ -103,6 +103,36 @@ def kappa(predicted, labels, power):
     return 1 - sum(observed) / len(observed) / (sum(chance) / len(chance))
 
 
+def mean_absolute_error(predicted, labels):
+    return sum(abs(a - b) for a, b in zip(predicted, labels, strict=True)) / len(labels)
+
+
+def off_by_two(predicted, labels):
+    far = [not b - 2 < a < b + 2 for a, b in zip(predicted, labels, strict=True)]
+    return sum(far) / len(far)
+
+
+def ranked_probability_score(probabilities, labels):
+    """By cumulative distributions from the lowest grade on, as Murphy 1971 writes it."""
+    total = 0.0
+    for row, label in zip(probabilities, labels, strict=True):
+        below, squares = 0.0, []
+        for grade, p in enumerate(row[:-1]):
+            below += p
+            squares.append((below - (1.0 if label <= grade else 0.0)) ** 2)
+        total += sum(squares) / len(squares)
+    return total / len(labels)
+
+
+def cumulative_calibration_error(probabilities, labels, bins=10):
+    errors = []
+    for k in range(1, len(probabilities[0])):
+        sure = [min(sum(row[k:]), 1.0) for row in probabilities]
+        right = [label >= k for label in labels]
+        errors.append(expected_calibration_error(sure, right, bins, "equal-width"))
+    return sum(errors) / len(errors)
+
+
 def equal_width_bins(confidence, correct, bins):
     members = [[] for _ in range(bins)]
     for sure, right in zip(confidence, correct, strict=True):
