@@ -69,7 +69,7 @@ PANELS: Mapping[str, Mapping[str, str]] = {
         "--on": "END",
         "--bootstrap": "N",
         "--operating-point": "[NAME=]POINT",
-        "--priors": "FILE",
+        "--priors": "PRIOR|FILE",
         "--cost": "COST|FILE",
         "--ordered-classes": "",
         "--with-labels": "",

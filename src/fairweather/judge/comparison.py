@@ -51,7 +51,6 @@ from fairweather.report.tables import (
     is_percent,
     name_table_files,
 )
-from fairweather.report.unit_words import name_all_units, name_units
 from fairweather.tasks.classification import CLASSIFICATION_TASK
 from fairweather.types.measurement import format_255ths
 from fairweather.types.record import (
@@ -64,6 +63,7 @@ from fairweather.types.record import (
     NO_LEVEL,
     SUMMARY_LEVELS,
 )
+from fairweather.types.unit_words import name_all_units, name_units
 
 # Published numbers that a run can be compared with: NAME.csv has them, NAME.yaml the facts.
 REFERENCES = ("paper",)
