@@ -114,7 +114,7 @@ def test_intervals_shrink_with_the_root_of_n():
     ("options", "fitted", "absent"),
     [
         ({}, FITTED, {}),
-        ({"ordered": False}, FITTED, {"quadratic_kappa": "classes in an order"}),
+        ({"ordered": False}, FITTED, {"quadratic_kappa": "classes in an order"}),  # for all
         ({"classes": 5}, FITTED, {"top5_accuracy": "at least 6 classes, and there are 5"}),
         (
             {"logits": False},
@@ -122,6 +122,7 @@ def test_intervals_shrink_with_the_root_of_n():
             dict.fromkeys(
                 [
                     *("macro_auc", "macro_pr_auc", "classwise_calibration_error/10-equal-width"),
+                    *("ranked_probability_score", "cumulative_calibration_error/10-equal-width"),
                     *(row.name for row in COST_METRICS if row.accepts.logits),
                 ],
                 "logits, which this run does not store",
@@ -148,7 +149,8 @@ def test_metrics_that_do_not_apply_are_absent_for_a_reason(options, fitted, abse
     assert found.keys() == absent.keys()
     assert all(reason in found[name] for name, reason in absent.items())
     scored = list(metrics.score(predictions, 10, fitted=fitted))
-    assert scored == [name for name in NAMES if name not in absent]
+    quiet = [row.name for row in ROWS if row.accepts.ordered and not predictions.ordered]
+    assert scored == [name for name in NAMES if name not in (*absent, *quiet)]
 
 
 def test_an_alias_is_computed_once():

@@ -47,6 +47,7 @@ def predicted(labels, seed=0, classes=CLASSES):
         columns.brier,
         logits,
         classes,
+        ordered=True,
         costs=priced(len(classes)),
     )
 
@@ -125,6 +126,7 @@ def test_scores_equal_those_of_copied_images(predictions):
         np.repeat(predictions.brier, copies),
         np.repeat(predictions.logits, copies, axis=0),
         CLASSES,
+        ordered=True,
         costs=predictions.costs,
     )
     assert list(scores) == list(prior_metrics())
@@ -277,8 +279,13 @@ def of_confidence(metric):
 FUNCTIONS = {
     "accuracy": lambda p, w: metrics.accuracy(p.correct, w),
     "top5_accuracy": lambda p, w: metrics.top5_accuracy(p.top5_correct, w),
+    "mean_absolute_error": lambda p, w: metrics.mean_absolute_error(p.predicted, p.labels, w),
+    "off_by_two": lambda p, w: metrics.off_by_two(p.predicted, p.labels, w),
     "negative_log_likelihood": lambda p, w: metrics.negative_log_likelihood(p.nll, w),
     "brier_score": lambda p, w: metrics.brier_score(p.brier, w),
+    "ranked_probability_score": lambda p, w: metrics.ranked_probability_score(
+        metrics.softmax(p.logits), p.labels, w
+    ),
     "confidence_gap": of_confidence(metrics.confidence_gap),
     "expected_calibration_error/10-equal-width": of_confidence(metrics.expected_calibration_error),
     "maximum_calibration_error/10-equal-width": of_confidence(metrics.maximum_calibration_error),

@@ -1,5 +1,6 @@
 """Metrics: equal to their definitions, to other libraries, and to themselves on repeated images."""
 
+import itertools
 import math
 
 import numpy as np
@@ -33,6 +34,16 @@ METRICS = {
     "top5_accuracy": lambda c, w=None: metrics.top5_accuracy(c["correct"], w),
     "balanced_accuracy": lambda c, w=None: metrics.balanced_accuracy(c["correct"], c["labels"], w),
     "macro_auc": lambda c, w=None: metrics.macro_auc(c["probabilities"], c["labels"], w),
+    "mean_absolute_error": lambda c, w=None: metrics.mean_absolute_error(
+        c["predicted"], c["labels"], w
+    ),
+    "off_by_two": lambda c, w=None: metrics.off_by_two(c["predicted"], c["labels"], w),
+    "ranked_probability_score": lambda c, w=None: metrics.ranked_probability_score(
+        c["distributions"], c["labels"], w
+    ),
+    "cumulative_calibration_error": lambda c, w=None: metrics.cumulative_calibration_error(
+        c["distributions"], c["labels"], w
+    ),
     "negative_log_likelihood": lambda c, w=None: metrics.negative_log_likelihood(c["nll"], w),
     "brier_score": lambda c, w=None: metrics.brier_score(c["nll"], w),
     "confidence_gap": lambda c, w=None: metrics.confidence_gap(c["confidence"], c["correct"], w),
@@ -47,6 +58,13 @@ METRICS = {
 shares = st.one_of(st.integers(0, 10).map(lambda k: k / 10), st.floats(0, 1))
 
 
+DISTRIBUTIONS = [
+    tuple(k / 5 for k in row)
+    for row in itertools.product(range(6), repeat=CLASSES)
+    if sum(row) == 5
+] + [(0.13, 0.29, 0.41, 0.17)]
+
+
 @st.composite
 def columns_and_weights(draw):
     n = draw(st.integers(1, 25))
@@ -58,6 +76,9 @@ def columns_and_weights(draw):
         "confidence": column(shares),
         "correct": column(st.booleans()),
         "labels": column(st.integers(0, CLASSES - 1)),
+        "predicted": column(st.integers(0, CLASSES - 1)),
+        # Rows of fifths that add up to 1 give bin edges and certain answers.
+        "distributions": column(st.sampled_from(DISTRIBUTIONS)),
         "probabilities": column(st.tuples(*[shares] * CLASSES)),
         "nll": column(st.floats(0, 50)),
     }
@@ -109,6 +130,14 @@ def test_metrics_equal_their_definitions(data):
         "top5_accuracy": sum(c["correct"]) / n,
         "balanced_accuracy": reference.balanced_accuracy(c["correct"], c["labels"]),
         "macro_auc": reference.macro_auc(c["probabilities"], c["labels"]),
+        "mean_absolute_error": reference.mean_absolute_error(c["predicted"], c["labels"]),
+        "off_by_two": reference.off_by_two(c["predicted"], c["labels"]),
+        "ranked_probability_score": reference.ranked_probability_score(
+            c["distributions"], c["labels"]
+        ),
+        "cumulative_calibration_error": reference.cumulative_calibration_error(
+            c["distributions"], c["labels"]
+        ),
         "negative_log_likelihood": sum(c["nll"]) / n,
         "brier_score": sum(c["nll"]) / n,
         "confidence_gap": (sum(c["confidence"]) - sum(c["correct"])) / n,
@@ -151,6 +180,9 @@ def test_metrics_equal_scikit_learn():
     )
     assert metrics.negative_log_likelihood(columns.nll) == pytest.approx(
         sklearn.metrics.log_loss(labels, probabilities)
+    )
+    assert metrics.mean_absolute_error(columns.predicted, labels) == pytest.approx(
+        sklearn.metrics.mean_absolute_error(labels, columns.predicted)
     )
 
 
@@ -260,10 +292,61 @@ def test_one_image_is_enough(name):
         "labels": [1],
         "probabilities": [[0.5, 0.5]],
         "nll": [0.5],
+        "predicted": [0],
+        "distributions": [[0.5, 0.5]],
     }
     value = METRICS[name](columns)
     assert isinstance(value, float)
     assert math.isnan(value) == (name == "macro_auc")
+
+
+@given(data=columns_and_weights())
+@settings(max_examples=60, deadline=None)
+def test_a_scale_of_grades_has_two_ends(data):
+    """Turned around, each metric of grades is the same."""
+    c = data[0]
+    turned = c | {
+        "labels": CLASSES - 1 - c["labels"],
+        "predicted": CLASSES - 1 - c["predicted"],
+        "distributions": c["distributions"][:, ::-1],
+    }
+    for name in ("mean_absolute_error", "off_by_two", "ranked_probability_score"):
+        assert METRICS[name](turned) == pytest.approx(METRICS[name](c), abs=1e-12), name
+    # Each edge of a bin belongs to the bin below it, and turned around to the other one.
+    inside = c | {"distributions": np.tile([(0.13, 0.29, 0.41, 0.17)], (len(c["labels"]), 1))}
+    other = turned | {"distributions": inside["distributions"][:, ::-1]}
+    name = "cumulative_calibration_error"
+    assert METRICS[name](other) == pytest.approx(METRICS[name](inside), abs=1e-12)
+
+
+def test_a_ranked_probability_score_knows_how_far_off_an_answer_is():
+    certain, labels = np.eye(4), [0, 0, 0, 0]
+    scores = [metrics.ranked_probability_score(certain[[k]], labels[:1]) for k in range(4)]
+    assert scores == [0, 1 / 3, 2 / 3, 1]
+    two = np.array([[0.3, 0.7], [0.6, 0.4]])
+    brier = metrics.brier_score(metrics.per_image(np.log(two), [0, 1]).brier)
+    assert metrics.ranked_probability_score(two, [0, 1]) == pytest.approx(brier / 2)
+    # Proper: no other forecast is better on average than the true probabilities.
+    truth = np.array([0.1, 0.2, 0.3, 0.4])
+
+    def expected(forecast):
+        rows = np.tile(forecast, (4, 1))
+        return float(metrics.ranked_probability_score(rows, range(4), truth))
+
+    best = expected(truth)
+    for move in itertools.permutations([0.05, -0.05, 0.0, 0.0]):
+        assert expected(truth + move) > best
+
+
+@pytest.mark.parametrize("shift", [0, 1, 2])
+def test_true_probabilities_of_grades_are_calibrated(shift):
+    rows = np.repeat(DISTRIBUTIONS[-1:], 100, axis=0)
+    labels = np.repeat(np.arange(4), [13, 29, 41, 17])
+    assert metrics.cumulative_calibration_error(rows, labels) == pytest.approx(0, abs=1e-12)
+    moved = np.minimum(labels + shift, 3)
+    shares = np.bincount(moved, minlength=4)[:0:-1].cumsum()[::-1] / 100
+    gap = np.abs(np.array([0.87, 0.58, 0.17]) - shares).mean()
+    assert metrics.cumulative_calibration_error(rows, moved) == pytest.approx(gap)
 
 
 def test_macro_auc_leaves_out_absent_classes():
@@ -327,6 +410,16 @@ def test_top5_counts_the_strictly_greater():
         (lambda: metrics.macro_auc([[0.5, 0.5]], [-1]), "2 classes"),
         (lambda: metrics.macro_auc([0.5], [0]), r"\[1, classes\]"),
         (lambda: metrics.macro_auc([[0.5, math.nan]], [0]), "probabilities"),
+        (lambda: metrics.mean_absolute_error([0.5], [1]), "predicted must be whole numbers"),
+        (lambda: metrics.mean_absolute_error([0], [-1]), "labels go from -1"),
+        (lambda: metrics.off_by_two([0, 1], [1]), r"predicted \[2\], labels \[1\]"),
+        (lambda: metrics.ranked_probability_score([[1.0]], [0]), "at least two grades"),
+        (lambda: metrics.ranked_probability_score([[0.5, 0.6]], [0]), "must add up to 1"),
+        (lambda: metrics.ranked_probability_score([[0.5, 0.5]], [2]), "2 classes"),
+        (
+            lambda: metrics.cumulative_calibration_error([[0.5, 0.5]], [0], bins=0),
+            "bins must be at least 1",
+        ),
         (lambda: metrics.negative_log_likelihood([-0.1]), "nll .*found -0.1"),
         (lambda: metrics.negative_log_likelihood([math.nan]), "nll has 1"),
         (lambda: metrics.confidence_gap([1.1], [True]), r"in \[0, 1\], found 1.1"),

@@ -84,8 +84,13 @@ PURE = {
     **{name: mean_over_classes(name) for name in MEANS_OVER_CLASSES},
     "cohen_kappa": lambda p, w: counted(p, w).kappa[slice(None) if np.ndim(w) == 2 else 0],
     "quadratic_kappa": lambda p, w: metrics.quadratic_kappa(p.predicted, p.labels, w),
+    "mean_absolute_error": lambda p, w: metrics.mean_absolute_error(p.predicted, p.labels, w),
+    "off_by_two": lambda p, w: metrics.off_by_two(p.predicted, p.labels, w),
     "negative_log_likelihood": lambda p, w: metrics.negative_log_likelihood(p.nll, w),
     "brier_score": lambda p, w: metrics.brier_score(p.brier, w),
+    "ranked_probability_score": lambda p, w: metrics.ranked_probability_score(
+        metrics.softmax(p.logits), p.labels, w
+    ),
     "confidence_gap": lambda p, w: metrics.confidence_gap(p.confidence, p.correct, w),
     **{
         f"{name}/10-{binning}": binned(getattr(metrics, name), binning)
@@ -101,6 +106,9 @@ PURE = {
     ),
     "classwise_calibration_error/10-equal-width": lambda p, w: metrics.classwise_calibration_error(
         metrics.softmax(p.logits), p.labels, w
+    ),
+    "cumulative_calibration_error/10-equal-width": lambda p, w: (
+        metrics.cumulative_calibration_error(metrics.softmax(p.logits), p.labels, w)
     ),
     "debiased_calibration_error/10-equal-width": binned(
         metrics.debiased_calibration_error, "equal-width"
@@ -136,6 +144,7 @@ AREAS = {"macro_auc", "macro_pr_auc"}
 # With more images or confidences than these, the replicates are approximations.
 APPROXIMATE = {
     "classwise_calibration_error/10-equal-width",
+    "cumulative_calibration_error/10-equal-width",
     "area_under_risk_coverage",
     "coverage_at_risk/0.05",
     "confidence_auroc",
@@ -218,8 +227,15 @@ SLOW = {
     },
     "cohen_kappa": lambda p: reference.kappa(p.predicted.tolist(), p.labels.tolist(), power=0),
     "quadratic_kappa": lambda p: reference.kappa(p.predicted.tolist(), p.labels.tolist(), power=2),
+    "mean_absolute_error": lambda p: reference.mean_absolute_error(
+        p.predicted.tolist(), p.labels.tolist()
+    ),
+    "off_by_two": lambda p: reference.off_by_two(p.predicted.tolist(), p.labels.tolist()),
     "negative_log_likelihood": mean(lambda p: p.nll),
     "brier_score": mean(lambda p: p.brier),
+    "ranked_probability_score": lambda p: reference.ranked_probability_score(
+        metrics.softmax(p.logits).tolist(), p.labels.tolist()
+    ),
     "confidence_gap": mean(lambda p: p.confidence - p.correct),
     **{
         f"{name}/10-{binning}": columns_of(getattr(reference, name), binning=binning)
@@ -232,6 +248,9 @@ SLOW = {
     },
     "rms_calibration_error/100-per-bin": columns_of(reference.adaptive_rms_calibration_error),
     "classwise_calibration_error/10-equal-width": lambda p: reference.classwise_calibration_error(
+        metrics.softmax(p.logits).tolist(), p.labels.tolist()
+    ),
+    "cumulative_calibration_error/10-equal-width": lambda p: reference.cumulative_calibration_error(
         metrics.softmax(p.logits).tolist(), p.labels.tolist()
     ),
     "debiased_calibration_error/10-equal-width": columns_of(reference.debiased_calibration_error),

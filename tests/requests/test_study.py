@@ -773,6 +773,22 @@ def test_scores_know_the_operating_points_and_the_order_of_the_classes():
 
 
 @pytest.mark.parametrize(
+    ("written", "stored"),
+    [
+        ("sensitivity=0.90", dict.fromkeys("abc", "sensitivity=0.9")),
+        (0.3, dict.fromkeys("abc", 0.3)),
+        ([0.3, "specificity=0.9"], dict.fromkeys("abc", (0.3, "specificity=0.9"))),
+        ({"b": [0.3, "sensitivity=0.9"], "a": 0.5}, {"a": 0.5, "b": (0.3, "sensitivity=0.9")}),
+    ],
+)
+def test_a_study_has_points_for_all_classes_or_for_some(written, stored):
+    assert scores_of(operating_points=written).operating_points == stored
+    study = check_study(minimal(operating_points=written))
+    again = check_study(parse_yaml(dump_yaml(study.model_dump(mode="json"))))
+    assert again.named_points() == study.named_points()
+
+
+@pytest.mark.parametrize(
     ("points", "words"),
     [
         ({"d": 0.3}, "unknown class of an operating point 'd'"),

@@ -551,7 +551,7 @@ def classwise_calibration_error(
     0.25
     """
     n = check_columns(labels=labels)
-    columns, truth = _check_distributions(probabilities, labels, n)
+    columns, truth = check_distributions(probabilities, labels, n)
     if bins < 1:
         raise InputError(f"bins must be at least 1, found {bins}")
     order, bounds = order_by_label(truth)
@@ -582,7 +582,7 @@ def excess_columns(
     """
     is_label = np.arange(probabilities.shape[1]) == labels[:, None]
     label_probability = probabilities[is_label]
-    is_in = _bins_above_lowest(label_probability, bins)[:, None] == np.arange(bins - 1)
+    is_in = bins_above_lowest(label_probability, bins)[:, None] == np.arange(bins - 1)
     lowest = np.where(probabilities <= 1 / bins, probabilities - is_label, 0)
     return lowest, is_in * (label_probability - 1)[:, None]
 
@@ -596,7 +596,7 @@ def class_bins(probabilities: FloatArray, labels: LabelArray, bins: int) -> Clas
     is_label = np.arange(probabilities.shape[1]) == labels[:, None]
     images, label = np.nonzero((probabilities > 1 / bins) & ~is_label)
     probability = probabilities[images, label]
-    place = label * (bins - 1) + _bins_above_lowest(probability, bins)
+    place = label * (bins - 1) + bins_above_lowest(probability, bins)
     # A radix sort where 16 bits are enough.
     narrow = place.astype(np.min_scalar_type(probabilities.shape[1] * bins))
     order = np.argsort(narrow, kind="stable")
@@ -636,15 +636,27 @@ def mean_class_error(
     return (in_lowest + np.abs(excess).sum(axis=1)) / totals / classes
 
 
-def _bins_above_lowest(probability: FloatArray, bins: int) -> IntArray:
-    """Number the equal-width bins; with 10 bins, 0 is (0.1, 0.2] and -1 the lowest."""
+def bins_above_lowest(probability: FloatArray, bins: int) -> IntArray:
+    """Number the equal-width bins; with 10 bins, 0 is (0.1, 0.2] and -1 the lowest.
+
+    >>> bins_above_lowest(np.array([0.0, 0.5, 0.6, 1.0]), 2)
+    array([-1, -1,  0,  0])
+    """
     edges = np.arange(1, bins + 1) / bins
     return np.searchsorted(edges, probability, side="left") - 1
 
 
-def _check_distributions(
+def check_distributions(
     probabilities: ArrayLike, labels: ArrayLike, n: int
 ) -> tuple[FloatArray, LabelArray]:
+    """Return probabilities `[n, classes]` and labels `[n]` as arrays.
+
+    Raises `InputError` for values outside [0, 1], rows that do not add up to 1 within 0.01, and
+    labels that are no classes.
+
+    >>> check_distributions([[0, 1]], [1], 1)
+    (array([[0., 1.]]), array([1]))
+    """
     columns, truth = np.asarray(probabilities, dtype=np.float64), np.asarray(labels)
     if columns.ndim != 2 or len(columns) != n or not columns.size:
         raise InputError(f"probabilities must be [{n}, classes], found {list(columns.shape)}")

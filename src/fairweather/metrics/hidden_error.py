@@ -230,6 +230,16 @@ def hidden_errors_of_classes(seen: Observation) -> HiddenError:
     return HiddenError(far**2, far**2)
 
 
+def hidden_errors_of_grades(seen: Observation) -> HiddenError:
+    """As `hidden_errors`, for the mean over thresholds: an error counts as far off as a guess is.
+
+    Two classes drawn at random, but not the same, are (C + 1) / 3 grades apart on average.
+    """
+    classes = len(seen.sample.predictions.classes)
+    far = _error_rate_reach(seen) * (classes + 1) / 3 / (classes - 1)
+    return HiddenError(far**2, far**2)
+
+
 def hidden_squares(seen: Observation) -> HiddenError:
     """As `hidden_errors`, for the square of a calibration error."""
     value, root = seen.value, np.sqrt(seen.value)

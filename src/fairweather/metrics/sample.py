@@ -49,6 +49,13 @@ from fairweather.metrics.columns import (
 )
 from fairweather.metrics.conformal import stratum_columns
 from fairweather.metrics.costs import cost_columns
+from fairweather.metrics.grades import (
+    FAR,
+    cumulative_excess,
+    grades_off,
+    merge_classes,
+    rank_scores,
+)
 from fairweather.metrics.grouping import Grouping
 from fairweather.metrics.selective import FittedThresholds, is_answered
 from fairweather.types.measurement import AnyPredictions, Predictions
@@ -299,6 +306,18 @@ class PreparedCell:
         vars(same).update(order=same.order and merge_levels(same.order, 2 * BINS, BINS))
         return same
 
+    def from_class(self, first: int) -> PreparedCell:
+        """Of grades, the same as two classes: below `first`, and from it on."""
+        if first not in self._merged:
+            merged = merge_classes(self.predictions, first)
+            ends = np.searchsorted(merged.labels, [0, 1, 2])  # the images are sorted by label
+            self._merged[first] = PreparedCell(merged, np.unique(ends), self.fitted, self.groups)
+        return self._merged[first]
+
+    @cached_property
+    def _merged(self) -> dict[int, PreparedCell]:
+        return {}
+
     @cached_property
     def auc_columns(self) -> FloatArray:
         """`auc_column` of each class present, `[n, k]`; 0 if there is only one."""
@@ -337,6 +356,11 @@ class PreparedCell:
         names = ("correct", "top5_correct", "nll", "brier", "confidence")
         columns: dict[str, NDArray[Any]] = {"images": np.ones(len(p))}
         columns |= {name: getattr(p, name) for name in names if hasattr(p, name)}
+        if getattr(p, "ordered", False):
+            columns["grades_off"] = off = grades_off(p.predicted, p.labels)
+            columns["far_off"] = off >= FAR
+            if p.logits is not None:
+                columns["rank_score"] = rank_scores(self.probabilities, p.labels)
         if p.covered is not None and p.set_size is not None:
             columns["covered"] = p.covered
             columns["set_size"] = p.set_size
@@ -353,8 +377,12 @@ class PreparedCell:
     @cached_property
     def by_class(self) -> ColumnMatrix:
         """Columns with one number per image and class, or bin; only if there are logits."""
-        lowest, own = excess_columns(self.probabilities, self.predictions.labels, BINS)
-        return ColumnMatrix.from_columns({"lowest_excess": lowest, "own_excess": own})
+        labels = self.predictions.labels
+        lowest, own = excess_columns(self.probabilities, labels, BINS)
+        columns = {"lowest_excess": lowest, "own_excess": own}
+        if self.predictions.ordered:
+            columns["cumulative_excess"] = cumulative_excess(self.probabilities, labels, BINS)
+        return ColumnMatrix.from_columns(columns)
 
     @cached_property
     def strata(self) -> FloatArray:
@@ -440,6 +468,17 @@ class Sample:
         """Of a finding, the same of `PreparedCell.of_probability`."""
         prepared = self.prepared.of_probability
         return Sample(prepared, prepared.order, self.weights)
+
+    def from_class(self, first: int) -> Sample:
+        """Of grades, the same of `PreparedCell.from_class`."""
+        if first not in self._merged:
+            prepared = self.prepared.from_class(first)
+            self._merged[first] = Sample(prepared, None, self.weights)
+        return self._merged[first]
+
+    @cached_property
+    def _merged(self) -> dict[int, Sample]:
+        return {}
 
     @cached_property
     def _means(self) -> FloatArray:

@@ -27,11 +27,13 @@ from fairweather.metrics.conformal import coverage_deviations, lowest_stratum_co
 from fairweather.metrics.cost_metrics import COST_METRICS
 from fairweather.metrics.finding_sets import FINDING_SET_METRICS
 from fairweather.metrics.findings import finding_metrics
+from fairweather.metrics.grades import mean_threshold_error
 from fairweather.metrics.hidden_error import (
     HiddenErrorFunction,
     hidden_among_answered,
     hidden_errors,
     hidden_errors_of_classes,
+    hidden_errors_of_grades,
     hidden_in_bins,
     hidden_in_classes,
     hidden_in_root,
@@ -39,7 +41,7 @@ from fairweather.metrics.hidden_error import (
     hidden_larger_sets,
     hidden_squares,
 )
-from fairweather.metrics.metric import Accepts, Evaluate, Metric, index_by_name
+from fairweather.metrics.metric import Accepts, Evaluate, Metric, MetricRow, index_by_name
 from fairweather.metrics.sample import PreparedCell, Sample
 from fairweather.metrics.selective import (
     RISK,
@@ -56,6 +58,7 @@ from fairweather.types.measurement import Predictions
 # which it may add much more, and for those of the rank of the errors among all images. The last
 # number counts images, in each bin of a metric that depends on a single bin.
 FEWEST, FEWEST_OF_LOSSES, FEWEST_OF_RANKS, FEWEST_IN_A_BIN = 5, 20, 30, 30
+OF_GRADES = Accepts(ordered=True, classes=3, fractions=True)
 # A finding is deferred by the confidence in its decision, an image by that in its least sure one.
 OF_CONFIDENCE = (FINDING, FINDINGS)
 
@@ -96,14 +99,34 @@ def absent_metrics(
     """List the metrics that do not apply, each with its name and the reason, in table order.
 
     Those of prediction sets are left out: they are about variants, not about a model. So are those
-    of costs where nobody says what errors cost.
+    of costs where nobody says what errors cost. Of those of grades, the first one stands for all.
     """
     return [
         (metric.name, reason)
         for metric in metrics_of(predictions.kind)
-        if not metric.accepts.sets and not (metric.accepts.costs and predictions.costs is None)
+        if is_expected(metric, ordered=predictions.ordered, costs=predictions.costs is not None)
         if (reason := metric.accepts.explain_absence(predictions, fitted)) is not None
     ]
+
+
+def is_expected(
+    row: MetricRow, *, ordered: bool = False, sets: bool = False, costs: bool = False
+) -> bool:
+    """Say whether a run has a metric, or says that it lacks it.
+
+    Args:
+        row: the metric.
+        ordered: whether the classes are grades.
+        sets: whether there are prediction sets.
+        costs: whether it is known what errors cost.
+
+    >>> [is_expected(METRICS[name]) for name in ("quadratic_kappa", "off_by_two")]
+    [True, False]
+    """
+    accepts = row.accepts
+    needs_order = accepts.ordered and row.name != "quadratic_kappa"
+    needs = (accepts.sets, sets), (accepts.costs, costs), (needs_order, ordered)
+    return all(has or not needed for needed, has in needs)
 
 
 def _calibration_deviations(prepared: PreparedCell, resamples: int) -> FloatArray:
@@ -116,6 +139,11 @@ def _classwise_calibration_error(s: Sample) -> FloatArray:
     sums = (s.by_label_and_class(column) for column in ("lowest_excess", "own_excess"))
     above, present = s.prepared.class_bins, s.prepared.present
     return mean_class_error(s.weights, above, s.total("images"), present, *sums)
+
+
+def _cumulative_calibration_error(s: Sample) -> FloatArray:
+    sums = s.by_label_and_class("cumulative_excess").sum(axis=0)
+    return mean_threshold_error(sums, s.total("images"), len(s.predictions.classes) - 1)
 
 
 def _calibration_rows(
@@ -291,6 +319,28 @@ METRICS: dict[str, Metric] = index_by_name(
         fewest=FEWEST_OF_LOSSES,
     ),
     Metric(
+        "mean_absolute_error",
+        "Mean absolute error",
+        "mean of |answer − label|, in grades; classes in their order are 0, 1, 2 and so on",
+        lambda s: s.mean("grades_off"),
+        higher_is_better=False,
+        accepts=OF_GRADES,
+        bounds=(0.0, np.inf),
+        unit="grades",
+        interval="skewed",
+        fewest=FEWEST_OF_LOSSES,
+    ),
+    Metric(
+        "off_by_two",
+        "Off by two or more",
+        "share of the images whose answer is two or more grades off",
+        lambda s: s.mean("far_off"),
+        higher_is_better=False,
+        accepts=OF_GRADES,
+        unit="%",
+        interval="share",
+    ),
+    Metric(
         "negative_log_likelihood",
         "Negative log-likelihood",
         "mean of −ln p(label), in nats",
@@ -311,6 +361,16 @@ METRICS: dict[str, Metric] = index_by_name(
         higher_is_better=False,
         accepts=Accepts(fractions=True),
         bounds=(0.0, 2.0),
+        interval="skewed",
+        fewest=FEWEST,
+    ),
+    Metric(
+        "ranked_probability_score",
+        "Ranked probability score",
+        "mean over images and thresholds k of (p(k or more) − [label is k or more])²",
+        lambda s: s.mean("rank_score"),
+        higher_is_better=False,
+        accepts=replace(OF_GRADES, logits=True),
         interval="skewed",
         fewest=FEWEST,
     ),
@@ -369,6 +429,17 @@ METRICS: dict[str, Metric] = index_by_name(
         accepts=Accepts(logits=True),
         interval="bias-corrected",
         hidden_error=hidden_errors_of_classes,
+    ),
+    Metric(
+        "cumulative_calibration_error/10-equal-width",
+        "Cumulative calibration error (10 equal-width bins)",
+        "mean over thresholds k of Σ over bins of p(k or more) (n_m / n) |share with k or more − "
+        "mean p|",
+        _cumulative_calibration_error,
+        higher_is_better=False,
+        accepts=Accepts(ordered=True, classes=3, logits=True),
+        interval="bias-corrected",
+        hidden_error=hidden_errors_of_grades,
     ),
     Metric(
         "debiased_calibration_error/10-equal-width",

@@ -23,6 +23,7 @@ from fairweather.devices import FP32, Arithmetic
 from fairweather.metrics import METRICS
 from fairweather.metrics.detection import MOST_FEATURES, NEIGHBOURS, OOD_SCORES
 from fairweather.metrics.metric import CLASS_METRICS
+from fairweather.metrics.table import is_expected
 from fairweather.models.building import ModelSpec
 from fairweather.runs.fingerprints import (
     DEFAULTS_VERSION,
@@ -698,18 +699,13 @@ class ScoreStep(Step):
     images."""
 
     def made_with(self) -> dict[str, JsonValue]:
-        # Metrics of prediction sets count only if there are sets, and those of costs only if there
-        # are costs, so that other scores stay finished.
+        # Metrics of prediction sets, of costs and of grades count only if there are some, so that
+        # other scores stay finished.
         kinds = set(find_task(self.task_name).kinds)
         metrics = (*METRICS.values(), *CLASS_METRICS.values())
         rows = [row for row in metrics if kinds.intersection(row.accepts.kinds)]
-        return {
-            "metrics": [
-                row.name
-                for row in rows
-                if (self.sets or not row.accepts.sets) and (self.costs or not row.accepts.costs)
-            ]
-        }
+        given = {"sets": bool(self.sets), "costs": bool(self.costs), "ordered": self.ordered}
+        return {"metrics": [row.name for row in rows if is_expected(row, **given)]}
 
 
 class SampleStep(Step):

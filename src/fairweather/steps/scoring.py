@@ -199,7 +199,9 @@ def _score_units(
     if step.priors:
         frames.append(prevalence_rows(step, folder, grouping, _read_validations(step, folder)))
     folder.write(SCORES, scores_to_csv(_with_spread(concatenate_rows(frames))))
-    _say_left_out(step, "in no mean over findings, and never the worst", left_out, progress)
+    several = len(folder.record.data.classes) > 1
+    words = "in no mean over findings, and never the worst" if several else "no AUC"
+    _say_left_out(step, words, left_out, progress)
     for (others, _), images in zip(parts[1:], scored[1:], strict=True):
         further = {name: why for name, why in images.left_out.items() if name not in left_out}
         _say_left_out(step, f"not in the mean over {others[0].shift.name}", further, progress)
