@@ -91,7 +91,9 @@ def test_a_number_that_was_typed_in_is_noticed_and_named(run):
     (run.path / "scores.csv").write_text("".join([lines[0], ",".join(fields), *lines[2:]]))
     forge_checksum(run, "scores", "scores.csv")
     done = CliRunner().invoke(app, ["verify", str(run.path), "--quiet"])
-    assert done.exit_code == 1
+    assert (done.exit_code, done.stderr) == (1, "")
+    again = CliRunner().invoke(app, ["verify", str(run.path)])
+    assert again.stderr.splitlines()[-1].startswith(f"next    fairweather report {run.path}")
     assert "1 not what the stored predictions give: scores.csv" in done.output
     assert "(row 2 value: 0.123, now " in done.output, done.output
 

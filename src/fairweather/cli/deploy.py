@@ -47,8 +47,8 @@ Risk = Annotated[
 Missed = Annotated[
     list[str] | None,
     typer.Option(
-        help="Maximum share of a class, or of a finding, that is missed among its answered "
-        "images: 'melanoma: 1%', or 1% for each. Repeatable.",
+        help="Maximum share of answered images of a class or finding that may be missed: "
+        "'melanoma: 1%', or 1% for each. Repeatable.",
         show_default=False,
     ),
 ]

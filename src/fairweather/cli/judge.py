@@ -168,7 +168,7 @@ def check(
         typer.echo(f"fairweather: {unjudged.problem}", err=True)
     page = folder / PAGE
     what = ("open {}", page) if page.is_file() else ("fairweather report {}", folder)
-    suggest(*what, quiet=quiet)
+    suggest(*what, quiet=quiet or not judgement.verdicts)
     if judgement.status:
         raise typer.Exit(judgement.status)
 
@@ -187,6 +187,7 @@ def verify(run: RunArgument, json: JSON = False, quiet: Quiet = False) -> None:
     with progress(quiet=quiet) as show:
         verified = verification.verify(run, progress=show)
     typer.echo(verified.to_json() if json else str(verified))
+    suggest("fairweather report {}   # its page, built again", run, quiet=quiet or json)
     if not verified.is_confirmed:
         raise typer.Exit(1)
 
