@@ -129,8 +129,8 @@ def check_operating_points(
             if (point := parse_point(text)) is None:
                 of_class = f" of {name!r}" if name else ""
                 raise InputError(
-                    f"operating_points: an operating point{of_class} is a probability between 0 and 1, "
-                    f"or a target such as sensitivity=0.95, found {text}"
+                    f"operating_points: an operating point{of_class} is a probability between 0 "
+                    f"and 1, or a target such as sensitivity=0.95, found {text}"
                 )
             checked.setdefault(name, []).append(point)
     everywhere = checked.get(EVERY, [])
