@@ -101,9 +101,12 @@ coverage: $(VENV)/.installed-dev ## Measure how often the 95 % intervals hold th
 	$(BIN)/python benchmarks/recipes.py
 	$(BIN)/python benchmarks/groups.py
 	$(BIN)/python benchmarks/guarantee.py
+	$(BIN)/python benchmarks/class_limits.py
+	$(BIN)/python benchmarks/thresholds.py
 	$(BIN)/python benchmarks/conformal.py
 	$(BIN)/python benchmarks/classes.py
 	$(BIN)/python benchmarks/findings.py
+	$(BIN)/python benchmarks/patients.py
 	$(BIN)/python benchmarks/areas.py
 	$(BIN)/python benchmarks/two_sample.py
 

@@ -128,7 +128,7 @@ OF_FINDINGS = {FINDING: "of one finding", FINDINGS: "of all findings of an image
 
 def call_facts(row: fairweather.metrics.metric.ClassMetricRow, name: str, sides: str) -> list[str]:
     """What a metric of a class, or of a finding, depends on."""
-    if row.has_points:
+    if row.has(0.5):
         return [f"with an operating point, `{name}@THRESHOLD`"]
     return [f"no interval below {row.fewest} images {sides}"] if row.fewest > 1 else []
 

@@ -26,6 +26,7 @@ ANSWERS = {
     "docs/intervals": ["confidence interval", "interval"],
     "docs/metrics": ["ROC", "AUROC", "sensitivity"],
     "docs/other-images": ["OOD"],
+    "docs/patient-decisions": ["patient level", "per patient"],
     "docs/patients": ["patients", "subgroups"],
     "docs/predictions": ["black box"],
     "docs/ray": ["Ray"],

@@ -29,6 +29,7 @@ if TYPE_CHECKING:
     from fairweather.judge.comparison import compare_runs as compare_runs
     from fairweather.judge.estimation import estimate as estimate
     from fairweather.judge.published import compare_with_published as compare_with_published
+    from fairweather.judge.verification import verify as verify
     from fairweather.metrics import score as score
     from fairweather.models.opening import load_model as load_model
     from fairweather.report.contact_sheet import preview as preview
@@ -88,6 +89,7 @@ _HOME = {
     "run": "requests.study.run",
     "score": "metrics",
     "suite": "shifts.table",
+    "verify": "judge.verification",
     "view": "report.runs_page",
 }
 

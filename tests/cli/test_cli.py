@@ -365,8 +365,9 @@ def test_the_help_of_the_program_fits_into_60_columns(tmp_path, monkeypatch):
 
 def test_every_command_has_such_an_end():
     # Tested where they are: by tests/deploy/test_guard.py, tests/judge/test_estimation.py,
-    # tests/requests/test_study.py and tests/requests/test_demonstration.py.
-    elsewhere = {"predict", "guard", "estimate", "run", "demo"}
+    # tests/judge/test_verification.py, tests/requests/test_study.py and
+    # tests/requests/test_demonstration.py.
+    elsewhere = {"predict", "guard", "estimate", "verify", "run", "demo"}
     assert {line.split()[0] for line in ENDS} == {*HELPS} - {"", *elsewhere}
 
 

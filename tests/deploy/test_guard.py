@@ -1110,6 +1110,18 @@ def test_a_guard_with_a_limit_is_made_and_predicts(trained, pictures, tmp_path):
         fw.load_guard(folder, missed=0.1)
 
 
+def test_a_guard_without_the_keys_of_limits_answers_as_before(saved, batch, tmp_path):
+    def older(record):
+        for part, key in (("promise", "missed"), ("promise", "false_alarms"), ("fit", "limits")):
+            del record[part][key]
+        del record["kept_limits"]
+
+    folder = rewritten(saved, tmp_path / "guard", {"guard.json": json_with(older)})
+    old, new = fw.load_guard(folder, device="cpu"), fw.load_guard(saved, device="cpu")
+    assert old.record == new.record
+    assert_same(old(batch.images), new(batch.images))
+
+
 @pytest.mark.parametrize(
     ("asked", "words"),
     [

@@ -318,21 +318,31 @@ def rules_to_try(scores, limited, steps=100):
     levels = []
     for column in zip(*scores, strict=True):
         ordered, n = sorted(column, reverse=True), len(column)
-        levels.append({ordered[math.ceil(step * n / steps) - 1] for step in range(1, steps + 1)})
-    tried = []
-    for first in levels[0]:
-        for second in levels[1]:
-            rule = first, second
-            tried.append((rule, round(rule_p(limited, rule), 9), sum(reached(scores, rule))))
-    beaten = [
-        any(
-            (p <= own_p and count > own_count) or (p < own_p and count == own_count)
-            for _, p, count in tried
-        )
-        for _, own_p, own_count in tried
+        taken = {ordered[math.ceil(step * n / steps) - 1] for step in range(1, steps + 1)}
+        levels.append(sorted(taken))
+    tried = {}
+    for i, first in enumerate(levels[0]):
+        for j, second in enumerate(levels[1]):
+            count = sum(reached(scores, (first, second)))
+            p = rule_p(limited, (first, second))
+            tried[i, j] = round(math.log(p), 9) if p else -math.inf, count
+    places, most = [], 0
+    for (_, less), place in sorted(((p, -count), place) for place, (p, count) in tried.items()):
+        if -less > most:
+            places.append(place)
+            most = -less
+    # Before the first: the way from the strictest rule with the same p-value.
+    (i, j), (least, _) = places[0], tried[places[0]]
+    strict = [own for own, (p, _) in tried.items() if p == least and own[0] >= i and own[1] >= j]
+    fewest = min(tried[own][1] for own in strict)
+    top = max(own for own in strict if tried[own][1] == fewest)
+    count = max(top[0] - i, top[1] - j)
+    before = [
+        (i + math.ceil(step * (top[0] - i) / count), j + math.ceil(step * (top[1] - j) / count))
+        for step in range(count, 0, -1)
     ]
-    best = [own for own, is_beaten in zip(tried, beaten, strict=True) if not is_beaten]
-    return sorted({(p, count) for _, p, count in best}), best
+    before = [own for own in before if tried[own][0] == least]
+    return [[levels[0][i], levels[1][j]] for i, j in [*before, *places]]
 
 
 def guaranteed_rule(limited, candidates, certainty):

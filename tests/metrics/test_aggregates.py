@@ -15,7 +15,9 @@ from fairweather.metrics.aggregates import (
     aggregate_findings,
     find_aggregate,
 )
+from fairweather.metrics.conformal import conformal_quantile
 from fairweather.metrics.grouping import Grouping
+from tests.helpers.chance import fewest, most
 from tests.helpers.reference import aggregated_grades, aggregated_probability
 
 UNKNOWN = -1
@@ -164,3 +166,28 @@ def test_a_patient_has_the_highest_grade_and_one_class():
 def test_an_unknown_aggregate_has_a_closest_name():
     with pytest.raises(InputError, match="noisy-or"):
         find_aggregate("noisy or")
+
+
+@pytest.mark.parametrize("name", ["mean", "max", "noisy-or"])
+def test_sets_of_patients_keep_their_promise_and_sets_of_images_do_not(name):
+    """One test patient for each draw of 60 others with 1 to 40 images; benchmarks/patients.py."""
+    draws, count, coverage, inside = 400, 60, 0.9, {"patients": [], "images": []}
+    for draw in range(draws):
+        rng = np.random.default_rng([11, draw])
+        sizes = np.exp(rng.uniform(0, np.log(41), count + 1)).astype(np.int64)
+        grouping = Grouping(np.repeat(np.arange(count + 1), sizes))
+        labels = (rng.random(count + 1) < 0.3)[grouping.numbers]
+        noise = 0.7 * rng.normal(size=count + 1)[grouping.numbers]
+        noise += 0.7 * rng.normal(size=len(labels))
+        logits = 1.8 * labels - 1.2 + 1.5 * noise
+        rows = aggregate_findings(logits[:, None], grouping, name)[:, 0]
+        truth = aggregate_class_labels(labels.astype(np.int64), grouping, "patient").labels
+        scores = scipy.special.expit(np.where(truth == 1, -1, 1) * rows)
+        of_images = scipy.special.expit(np.where(labels, -1, 1) * logits)
+        known = of_images[grouping.numbers < count]
+        inside["patients"].append(scores[-1] <= conformal_quantile(scores[:-1], coverage))
+        inside["images"].append(scores[-1] <= conformal_quantile(known, coverage))
+    assert sum(inside["patients"]) >= fewest(draws, coverage)
+    assert sum(inside["patients"]) <= most(draws, coverage + 1 / (count + 1))
+    if name != "mean":  # which images make too cautious instead
+        assert sum(inside["images"]) < fewest(draws, coverage)

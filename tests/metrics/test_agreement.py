@@ -11,6 +11,7 @@ from fairweather.metrics.agreement import (
     score_agreement,
     score_alpha,
 )
+from fairweather.metrics.columns import clopper_pearson
 from fairweather.metrics.grouping import Grouping, share_interval
 from fairweather.metrics.sample import draw_counts
 from fairweather.types.measurement import UNKNOWN
@@ -101,6 +102,21 @@ def test_scores_leave_out_missing_calls_and_resample_groups():
     wide, narrow = score_alpha(calls, 200, Grouping(np.arange(80) // 10)), score_alpha(calls, 200)
     assert wide.value == narrow.value
     assert wide.n == ((calls != UNKNOWN).sum(axis=1) > 1).sum()
+
+
+def test_perfect_agreement_of_a_few_images_is_not_certain():
+    calls = np.repeat(np.array([[0], [1]] * 10), 2, axis=1)
+    _, kappa = score_agreement(calls[:, 0], calls[:, 1], 100)
+    low = clopper_pearson(1.0, 20)[0]
+    assert kappa == pytest.approx((1, 1 - 2 * (1 - low), 1, 20))  # half agree by chance
+    alpha = score_alpha(calls, 100)
+    assert alpha.high == 1
+    assert alpha.low == pytest.approx(1 - (1 - low) / (20 / 39))
+    _, grouped = score_agreement(calls[:, 0], calls[:, 1], 100, Grouping(np.arange(20) // 4))
+    assert grouped.low < kappa.low
+    nothing = np.zeros((5, 2), np.int64)
+    assert np.isnan(score_agreement(nothing[:, 0], nothing[:, 1], 100)[1].value)
+    assert np.isnan(score_alpha(nothing, 100).value)
 
 
 def test_intervals_of_kappa_cover_the_truth():

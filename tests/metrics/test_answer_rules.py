@@ -1,6 +1,7 @@
 """Rules that keep several limits: equal to their definitions, and broken as rarely as is said."""
 
 import math
+from itertools import pairwise
 
 import numpy as np
 import pytest
@@ -46,14 +47,27 @@ def plain(limited):
 
 @given(data=limited_images())
 @settings(max_examples=60, deadline=None)
-def test_rules_to_try_are_those_that_no_rule_beats(data):
+def test_rules_to_try_are_those_that_no_rule_beats_after_stricter_ones(data):
     scores, limited = data
+    tried = rules_to_try(scores, limited).tolist()
+    assert tried == reference.rules_to_try(scores.tolist(), plain(limited))
+    chances = [reference.rule_p(plain(limited), rule) for rule in tried]
+    counts = [sum(reference.reached(scores.tolist(), rule)) for rule in tried]
+    # From safe to many answers, and to all of them at last.
+    assert all(later >= own - 1e-9 for own, later in pairwise(chances))
+    assert all(later >= own for own, later in pairwise(counts))
+    assert counts[-1] == len(scores)
+
+
+def test_the_first_rule_is_not_the_one_before_the_first_error():
+    """Which errors are just below a threshold is chance; the strictest safe rule comes first."""
+    scores = np.stack([np.zeros(400), -np.arange(400.0)], axis=1)
+    wrong = np.arange(400) >= 300
+    positives = np.append(np.arange(100), np.arange(300, 400))
+    limited = [LimitedImages(0.05, scores[positives], wrong[positives])]
     tried = rules_to_try(scores, limited)
-    steps, best = reference.rules_to_try(scores.tolist(), plain(limited))
-    allowed = {rule: (p, count) for rule, p, count in best}
-    found = [allowed[tuple(rule)] for rule in tried.tolist()]  # none that another rule beats
-    assert found == steps  # one of each p-value and number of answers, from safe to many answers
-    assert max(count for _, count in found) == len(scores)
+    assert tried[0].tolist() == [0, -99]  # all that the limit counts, and nothing in doubt
+    assert [0, -299] in tried.tolist()
 
 
 @given(data=limited_images(), certainty=st.sampled_from([0.5, 0.8, 0.95]))

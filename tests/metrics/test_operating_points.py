@@ -1,8 +1,10 @@
 """Thresholds for a target sensitivity or specificity: the choice, its promise, and its edges."""
 
 import numpy as np
+import pandas as pd
 import pytest
 import scipy.stats
+from benchmarks import thresholds as simulated
 
 from fairweather.errors import InputError
 from fairweather.metrics.grouping import Grouping
@@ -14,7 +16,7 @@ from fairweather.metrics.operating_points import (
 )
 from fairweather.types.operating_points import RATES, TargetRate
 from tests.helpers import reference
-from tests.helpers.chance import most
+from tests.helpers.chance import FALSE_ALARM, most
 
 
 def drawn(seed, images=300, groups=None, digits=None):
@@ -117,3 +119,26 @@ def test_the_promise_is_broken_in_at_most_a_twentieth_of_draws(rate, grouped):
         kept = scipy.stats.norm.sf(edge) if rate == "sensitivity" else scipy.stats.norm.cdf(edge)
         broken += kept < 0.9
     assert broken <= most(draws, 0.05)
+
+
+def test_the_table_of_the_benchmark_has_every_setting_and_no_promise_broken_too_often():
+    table = pd.read_csv(simulated.STORED)
+    assert list(table.columns) == list(simulated.COLUMNS)
+    assert set(table["scores"]) == set(simulated.SCORES)
+    assert (table["units"].min(), table["units"].max()) == (30, 500)
+    assert set(table["target"]) == set(simulated.TARGETS)
+    assert (table["draws"] == 2000).all()
+    # Each setting may be a false alarm.
+    allowed = scipy.stats.binom.isf(FALSE_ALARM / len(table), 2000, 0.05)
+    assert (table["broken"] * 2000 <= allowed).all()
+    assert table["broken"].mean() < 0.05
+
+
+def test_the_benchmark_measures_what_its_table_says():
+    """A short try: the choice seldom breaks the target, and the usual threshold often."""
+    few = simulated.measure("even", "sensitivity", 60, 0.9, 50)
+    assert few[:5] == ("even", "sensitivity", 60, 0.9, 50)
+    assert few[5] * 50 <= most(50, 0.05)
+    stored = pd.read_csv(simulated.STORED)
+    usual = stored[stored["scores"] == "even"]["usual"]
+    assert usual.min() > 0.4 > few[5]

@@ -171,6 +171,15 @@ def test_calls_and_classes_exchanged_exchange_sensitivity_and_specificity():
         assert first.reader.sensitivity == pytest.approx(second.reader.specificity)
 
 
+def test_a_model_that_is_always_wrong_has_an_interval_with_a_width():
+    positive = np.arange(80) < 40
+    compared = compare_with_readers(1.0 - positive, positive, positive.astype(int)[:, None], 60)
+    (own,) = compared.readers
+    assert own.more_sensitive.value == -1
+    assert -1 < own.more_sensitive.high < -0.8
+    assert compared.mean.more_specific.high > -1
+
+
 def test_resamples_without_one_kind_of_images_are_left_out():
     scores, positive = np.arange(12.0), np.arange(12) >= 10
     calls = np.array([0, 1] * 6)[:, None]

@@ -201,7 +201,8 @@ def test_each_site_has_its_own_images_and_the_gap_its_test(run):
                     pytest.approx(marks[place][1], abs=1e-5),
                 )
             patients = Grouping(groups.numbers).select(chosen)
-            raw = equal_means_p(right[:, None], sites, patients, np.random.default_rng(0))
+            _, parts = np.unique(sites, return_inverse=True)
+            raw = equal_means_p(right[:, None], parts, patients, np.random.default_rng(0))
             p = table.loc[(model, kind, "site=east"), "p_holm"]
             assert p >= raw
             p_values[model, kind] = p
@@ -246,6 +247,34 @@ def test_a_gap_that_may_be_noise_is_no_claim(tmp_path):
 
 
 @pytest.fixture(scope="module")
+def read_run(tmp_path_factory):
+    """A run without shifts, whose images two people have called."""
+    rng = np.random.default_rng(3)
+    labels = (rng.random(200) < 0.4).astype(np.int64)
+    probability = np.clip(0.2 + 0.5 * labels + rng.normal(0, 0.15, 200), 0.01, 0.99)
+    calls = {
+        name: pd.DataFrame(
+            {"key": np.arange(200), NAME: np.where(rng.random(200) < wrong, 1 - labels, labels)}
+        )
+        for name, wrong in (("ann", 0.1), ("bob", 0.3))
+    }
+    out = tmp_path_factory.mktemp("read") / "run"
+    return evaluate(out, draw(probability, labels), shifts=[], readers=calls), labels, calls
+
+
+def test_readers_are_points_beside_the_roc_curve(read_run):
+    run, labels, calls = read_run
+    own = carried(run)["findings"]["net"][NAME]
+    assert set(own["curves"]) == {"clean"}
+    assert [name for name, *_ in own["readers"]] == ["ann", "bob"]
+    for name, false, right, *_ in own["readers"]:
+        called = calls[name][NAME].to_numpy()
+        assert right == pytest.approx(called[labels == 1].mean(), abs=1e-4)
+        assert false == pytest.approx(called[labels == 0].mean(), abs=1e-4)
+    assert "readers" in (run.path / "report.html").read_text().split('class="key"')[1][:400]
+
+
+@pytest.fixture(scope="module")
 def chromium():
     with browser() as started:
         yield started
@@ -275,6 +304,18 @@ def test_a_shift_and_an_operating_point_are_chosen_with_the_keyboard(chromium, r
         spoken = roc.locator("[role=img]").get_attribute("aria-label")
         assert spoken.count("operating point") == 4
         assert page.all("document.querySelectorAll('main b').length") == 0  # a name is text
+        assert (page.said, page.asked) == ([], [])
+
+
+@in_browser
+def test_a_page_without_shifts_draws_clean_curves_and_readers(chromium, read_run):
+    with opened(chromium, read_run[0].path / "report.html") as page:
+        roc = page.tab.locator("#curves .lines").first
+        assert page.tab.locator("#curves .lines").count() == 4
+        assert roc.locator(".mark.reader").count() == 2
+        assert "Reader ann: " in roc.locator("[role=img]").get_attribute("aria-label")
+        assert page.tab.locator("#rates-rows tbody tr").count() == 1
+        assert page.tab.locator("#tiles li").count() == 2
         assert (page.said, page.asked) == ([], [])
 
 

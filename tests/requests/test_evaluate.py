@@ -401,6 +401,42 @@ def test_a_runs_own_data_are_cut_as_they_were_for_its_training(colour_folder, tm
     assert any("16 x 16" in line for line in said)
 
 
+def test_costs_are_scored_under_shifts_in_slices_and_for_variants(model, colour_folder, tmp_path):
+    paths = sorted(path.relative_to(colour_folder) for path in colour_folder.rglob("*.png"))
+    table = tmp_path / "sites.csv"
+    rows = [f"{path.as_posix()},{'AB'[k % 2]}" for k, path in enumerate(paths)]
+    table.write_text("\n".join(["file,site", *rows]) + "\n")
+    run = evaluated(
+        model,
+        colour_folder,
+        tmp_path / "run",
+        "brightness_factor: [0.1, 0.2]",
+        costs=("missed blue: 20", "review: 0.5"),
+        validation_fraction=0.3,
+        variants=("temperature",),
+        metadata=table,
+        slices=("site",),
+    )
+    costs = {"blue": (0, 20, 20, 0.5), "green": (1, 0, 1, 0.5), "red": (1, 1, 0, 0.5)}
+    assert run.record.settings.costs == costs
+    bayes = run.scores[run.scores["metric"] == "bayes_cost"].set_index(["model", "shift", "level"])
+    names = ["by_colour-make", "by_colour-make+temperature"]
+    levels = [("clean", "none")]
+    levels += [("brightness_factor", level) for level in ("0.1", "0.2", "mean", "worst")]
+    assert {(name, *level) for name in names for level in levels} <= set(bayes.index)
+    cells = {level: bayes.loc[(names[1], *level)] for level in levels}
+    mean = (cells[levels[1]]["value"] + cells[levels[2]]["value"]) / 2
+    assert cells["brightness_factor", "mean"]["value"] == pytest.approx(mean)
+    stored = run.folder.read_predictions(f"predictions/{names[1]}/seed-0/test/clean.parquet")
+    decided = fw.metrics.bayes_decisions(
+        fw.metrics.softmax(stored.logits), np.array(list(costs.values()))[:, :3]
+    )
+    value = fw.metrics.expected_cost(decided.decision, stored.labels, list(costs.values()))
+    assert cells["clean", "none"]["value"] == pytest.approx(value, abs=1e-7)
+    sites = pd.read_csv(run.path / "slices.csv").query("metric == 'cost_with_review'")
+    assert {"site=A", "site=B", "worst site"} <= set(sites["slice"])
+
+
 def test_each_class_is_measured_and_one_at_its_operating_point(model, colour_folder, tmp_path):
     run = evaluated(
         model,
@@ -773,7 +809,7 @@ def test_logits_that_are_no_numbers_are_said_before_anything_is_written(colour_f
     [
         ("- a", "must be like NAME"),
         ("", "must be like NAME"),
-        ("w: 0.5", "found 0.5 for 'w'"),
+        ("v: {blue: 0.5}\nw: 0.5", "found 0.5 for 'w'"),
         ("w: {blue: half}", "found 'half' for 'blue'"),
         ("worst: {blue: 0.5}", "'worst'.* choose another"),
     ],

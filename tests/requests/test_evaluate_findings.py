@@ -325,7 +325,9 @@ def test_shifted_copies_are_exported_with_their_labels(data, tmp_path):
 @pytest.mark.parametrize(
     ("options", "message"),
     [
-        ({"priors": {"rare": {"Mass": 0.1}}}, "priors is for classification, .*: leave it out"),
+        ({"priors": {"rare": {"Mas": 0.1}}}, "finding in the priors 'rare' 'Mas'.*'Mass'"),
+        ({"priors": {"rare": {"Mass": 1.1}}}, "the prevalence of 'Mass' .*between 0 and 1.*1.1"),
+        ({"costs": ("missed Mas: 2",)}, "finding of a cost 'Mas'.*'Mass'"),
         ({"ordered_classes": True}, "ordered_classes is for classification, .*: leave it out"),
         ({"ood": ("folder:.",)}, "ood is for classification, .*natural"),
         ({"shifts": ("autoattack: [0.1]",)}, "autoattack attacks the one class .*use fgsm, pgd or"),

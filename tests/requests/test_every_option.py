@@ -135,6 +135,7 @@ WORDS = {
     "natural": ("classes of",),
     "slices": ("subgroups",),
     "operating_points": ("operating point",),
+    "costs": ("class of a cost",),
 }
 SHIFT = "imagenet_c/gaussian_noise,severity=1"
 # What is not of the result, and stands in no record.

@@ -3,14 +3,19 @@
 import json
 
 import numpy as np
+import pandas as pd
 import pytest
 
 import fairweather as fw
+from fairweather.deploy.making import save_guard, save_onnx
 from fairweather.errors import InputError
+from fairweather.metrics import softmax
 from fairweather.report.samples import read_samples
 from fairweather.runs.folder import RunFolder
+from fairweather.steps.run_model import open_run_model
 from fairweather.types.record import CLEAN, ENSEMBLE, predictions_file
 from tests.conftest import TINY_RESNET, write_pictures
+from tests.helpers.commands import fairweather
 from tests.helpers.quick_steps import quick_steps
 
 STUDY = """
@@ -35,6 +40,8 @@ models:
     backbone: {backbone}
     recipe: {{epochs: 1, batch_size: 8, learning_rate: 0.01}}
 """
+PROMISE = {"risk": 0.9, "confidence": 0.5, "coverage": 0.5}
+ASKED = ("--risk", "90%", "--confidence", "50%", "--coverage", "50%")
 PATIENTS = 12  # in the test split: three classes with 8 images of 4 patients each
 
 
@@ -66,6 +73,10 @@ def run_study(pictures, out, seeds=(0,), aggregate="auto"):
 @pytest.fixture(scope="module")
 def whole(pictures, tmp_path_factory):
     return run_study(pictures, tmp_path_factory.mktemp("patients") / "whole", seeds=(0, 1))
+
+
+def model_name(run):
+    return f"{run.path}:a:0"
 
 
 def test_every_number_is_of_patients(whole):
@@ -142,13 +153,51 @@ def test_another_aggregate_keeps_trainings_and_predictions_and_fits_again(pictur
     assert before["models/a/seed-0"].files == after["models/a/seed-0"].files
 
 
-def test_a_guard_or_an_estimate_is_refused(whole):
-    for ask in (
-        lambda: fw.load_guard(f"{whole.path}:a:0", risk=0.2),
-        lambda: fw.estimate(f"{whole.path}:a:0", "mnist5k"),
-    ):
-        with pytest.raises(InputError, match="judges patients, and nothing says which patient"):
-            ask()
+def test_an_estimate_is_refused(whole):
+    with pytest.raises(InputError, match="judges patients, and estimate is about images"):
+        fw.estimate(f"{whole.path}:a:0", "mnist5k")
+
+
+def test_a_guard_answers_patients(whole, pictures, tmp_path):
+    folder = whole.folder
+    model = open_run_model(f"{whole.path}:a:0")
+    made = fw.load_guard(model_name(whole), **PROMISE)
+    save_guard(made, model, tmp_path / "guard")
+    rows, groups = folder.read_cell(predictions_file("a", 0, CLEAN)), folder.image_groups()
+    images = fw.load_data(f"folder:{pictures}", size=16, progress=False).test
+    for guard in (made, fw.load_guard(tmp_path / "guard")):
+        assert guard.record.judged.aggregate == folder.choose_aggregate("a", 0).name
+        answers = guard(images.images, patients=groups.numbers.tolist())
+        calibrated = softmax(rows.logits / guard.record.fit.temperature)
+        assert answers.probabilities == pytest.approx(calibrated, abs=1e-4)
+        assert guard.check(images.images, groups.numbers).images == PATIENTS
+        with pytest.raises(InputError, match="give the patient of each of 24 images as patients"):
+            guard(images.images)
+        with pytest.raises(InputError, match="found 3"):
+            guard(images.images, patients=["a", "b", "c"])
+    assert (
+        "validation patients"
+        in fairweather("guard", model_name(whole), tmp_path / "b", *ASKED).stdout
+    )
+    with pytest.raises(InputError, match="an ONNX file answers images"):
+        save_onnx(made, model, tmp_path / "model.onnx")
+
+
+def test_predict_has_a_row_for_each_patient(whole, pictures, tmp_path):
+    table, people = tmp_path / "answers.csv", pictures / "people.csv"
+    asked = ["predict", model_name(whole), f"folder:{pictures}", *ASKED, "--out", table]
+    assert "--metadata" in fairweather(*asked).stderr
+    result = fairweather(*asked, "--metadata", people)
+    assert result.returncode in (0, 4), result.stderr
+    assert f"{PATIENTS} of" in result.stdout
+    answers = pd.read_csv(table)
+    assert len(answers) == PATIENTS
+    assert set(answers["patient"]) == set(
+        pd.read_csv(people).query("file.str.startswith('test')")["patient"]
+    )
+    rows = whole.folder.read_cell(predictions_file("a", 0, CLEAN))
+    names = [whole.folder.record.data.classes[place] for place in rows.predicted]
+    assert answers["class"].tolist() == names
 
 
 def test_a_comparison_with_images_is_refused(whole, pictures, tmp_path):

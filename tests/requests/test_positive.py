@@ -1,5 +1,6 @@
 """One class of a data set as a finding: the same probability from every kind of model."""
 
+import re
 import textwrap
 from contextlib import suppress
 
@@ -13,6 +14,8 @@ from torch import nn
 
 import fairweather as fw
 from fairweather.errors import InputError
+from fairweather.judge.rules import read_rules
+from fairweather.judge.verdicts import judge
 from fairweather.models.wrappers import PositiveLogits
 from fairweather.requests.study.schema import check_study
 from fairweather.runs.folder import RunFolder
@@ -21,6 +24,7 @@ from fairweather.steps.worker import open_planned_model
 from fairweather.types.positive import PositiveClasses, parse_positive
 from fairweather.types.record import CLEAN, predictions_file
 from tests.conftest import TINY_RESNET
+from tests.helpers.commands import fairweather
 
 CLASSES = ("0", "1", "2", "3")
 OPTIONS = {"device": "cpu", "bootstrap": 100, "progress": False}
@@ -108,9 +112,9 @@ def test_the_probability_is_that_of_the_positive_classes_by_the_softmax(place, t
         "pr_auc": sklearn.metrics.average_precision_score,
         "brier": sklearn.metrics.brier_score_loss,
     }
-    for name, judge in judges.items():
+    for name, reference in judges.items():
         assert value(run, name, unit="finding=>=2") == pytest.approx(
-            judge(present, probability), abs=1e-7
+            reference(present, probability), abs=1e-7
         )
 
 
@@ -223,12 +227,12 @@ def score(frame, **options):
 def test_one_column_of_scores_is_one_finding():
     frame, present, probability = table()
     run = score(frame)
-    for name, judge in (
+    for name, reference in (
         ("auc", sklearn.metrics.roc_auc_score),
         ("pr_auc", sklearn.metrics.average_precision_score),
         ("brier", sklearn.metrics.brier_score_loss),
     ):
-        wanted = judge(present, probability)
+        wanted = reference(present, probability)
         assert value(run, name, unit="finding=malignant") == pytest.approx(wanted, abs=1e-6)
 
 
@@ -386,3 +390,93 @@ def test_positive_classes_are_read(asked, members):
 def test_positive_classes_that_are_none_are_refused(asked, sentence):
     with pytest.raises(InputError, match=sentence):
         parse_positive(asked, CLASSES)
+
+
+# ---------------------------------------------------------------- one finding in every command
+
+
+def lines_of(**options):
+    events = []
+    frame, _, _ = table(**{name: options.pop(name) for name in ("count",) if name in options})
+    score(options.pop("frame", frame), progress=events.append, **options)
+    return [event.line for event in events if event.line]
+
+
+def test_a_score_of_the_other_class_is_warned_of():
+    (warning,) = [line for line in lines_of(positive="benign") if line.startswith("warning")]
+    assert "not above chance (0.5): a high score probably means 'malignant'" in warning
+    assert not [line for line in lines_of() if line.startswith("warning")]
+
+
+def test_two_classes_are_told_of_positive():
+    both = pd.DataFrame({"malignant": [0.9, 0.2, 0.6], "benign": [0.1, 0.8, 0.4]})
+    both["label"] = ["malignant", "benign", "malignant"]
+    (hint,) = [line for line in lines_of(frame=both, positive=()) if "--positive" in line]
+    assert "'malignant' or 'benign'" in hint or "'benign' or 'malignant'" in hint
+    assert not [line for line in lines_of(frame=both) if "--positive" in line]
+
+
+@pytest.fixture(scope="module")
+def sliced(place, tmp_path_factory):
+    """A run of one finding with slices, validation images and a calibrated variant."""
+    folder = tmp_path_factory.mktemp("sliced")
+    names = sorted(path.relative_to(place / "photos") for path in place.glob("photos/*/*.png"))
+    sites = ["north" if number % 3 else "south" for number in range(len(names))]
+    pd.DataFrame({"file": map(str, names), "site": sites}).to_csv(folder / "sites.csv", index=False)
+    return evaluated(
+        place,
+        "classes",
+        folder / "run",
+        metadata=folder / "sites.csv",
+        slices=("site",),
+        validation_fraction=0.4,
+        variants=("temperature",),
+    )
+
+
+def test_one_finding_has_neither_means_nor_a_worst(sliced):
+    folder = RunFolder(sliced.path)
+    assert set(folder.unit_scores["unit"]) == {"finding=>=2"}
+    assert set(folder.slice_scores["unit"]) == {"finding=>=2"}
+    assert set(folder.slice_scores["slice"]) == {"site=north", "site=south", "worst site"}
+    metrics = set(folder.unit_scores["metric"])
+    assert {"auc", "sensitivity", "decision_accuracy", "area_under_risk_coverage"} <= metrics
+    assert not metrics & {"exact_match", "hamming_loss"}
+    # Of scores without a unit, which rules and tables read.
+    assert len(folder.scores) == len(folder.unit_scores)
+
+
+def test_rules_and_tables_need_not_name_the_only_finding(sliced):
+    rules = [
+        "auc[clean] >= 0.5",
+        "sensitivity[brightness_factor] >= 0",
+        "specificity[clean|finding=>=2] >= 0",
+        "auc[clean|site=north] >= 0.5",
+        "auc[clean|worst site] >= 0",
+        "sensitivity[brightness_factor=0.6] drop <= 100%",
+    ]
+    verdicts = judge(RunFolder(sliced.path), read_rules(rules), on="value")
+    assert len(verdicts) == 2 * len(rules)  # of the model and of its variant
+    assert all(verdict.passed for verdict in verdicts)
+    assert verdicts[0].value == value(sliced, "auc", model="models-classes")
+    head = sliced.overview().splitlines()[0]
+    assert head.split()[:5] == ["model", "images", "AUC", "sensitivity", "(%)"]
+
+
+def test_a_guard_knows_which_classes_have_the_finding(sliced, place, tmp_path):
+    model = f"{sliced.path}:models-classes"
+    made = fairweather("guard", model, tmp_path / "guard", "--risk", "40%", "--quiet")
+    assert made.returncode == 0, made.stderr
+    out, photos = tmp_path / "answers.csv", f"folder:{place}/photos"
+    ended = fairweather("predict", tmp_path / "guard", photos, "--out", out, "--quiet")
+    assert f"of {photos}, with one finding each" in ended.stdout
+    assert re.search(r"labels +>=2: by the labels \d+ answers? (is|are) wrong", ended.stdout)
+    answers = pd.read_csv(out)
+    assert {"present", "absent"} >= set(answers[">=2"]) - {"review"}
+
+
+def test_a_comparison_speaks_of_the_only_finding(sliced, place, tmp_path):
+    other = evaluated(place, "column", tmp_path / "other", validation_fraction=0.4)
+    ended = fairweather("compare", f"{sliced.path}:models-classes", other.path)
+    assert "  AUC  " in ended.stdout
+    assert "finding=" not in ended.stdout

@@ -773,11 +773,27 @@ def test_scores_know_the_operating_points_and_the_order_of_the_classes():
 
 
 @pytest.mark.parametrize(
+    ("written", "stored"),
+    [
+        ("sensitivity=0.90", dict.fromkeys("abc", "sensitivity=0.9")),
+        (0.3, dict.fromkeys("abc", 0.3)),
+        ([0.3, "specificity=0.9"], dict.fromkeys("abc", (0.3, "specificity=0.9"))),
+        ({"b": [0.3, "sensitivity=0.9"], "a": 0.5}, {"a": 0.5, "b": (0.3, "sensitivity=0.9")}),
+    ],
+)
+def test_a_study_has_points_for_all_classes_or_for_some(written, stored):
+    assert scores_of(operating_points=written).operating_points == stored
+    study = check_study(minimal(operating_points=written))
+    again = check_study(parse_yaml(dump_yaml(study.model_dump(mode="json"))))
+    assert again.named_points() == study.named_points()
+
+
+@pytest.mark.parametrize(
     ("points", "words"),
     [
         ({"d": 0.3}, "unknown class of an operating point 'd'"),
         ({"a": 1}, "of 'a' is a probability between 0 and 1, or a target .*, found 1"),
-        ({"a": "high"}, "operating_points: a point of 'a' is .*, found high"),
+        ({"a": "high"}, "an operating point of 'a' is .*, found high"),
         ({"a": [0.3, 2]}, "found 2"),
         ("sensitivity=1.5", "a point is a probability between 0 and 1, .* found sensitivity=1.5"),
         ({"sensitivity": 0.95}, "write the target as a text, sensitivity=0.95"),

@@ -497,26 +497,32 @@ def test_it_is_said_where_a_target_is_kept(targeted):
     assert "is broken in 1 of 6 sets of images, worst in brightness_factor=0.7" in said
 
 
-def test_the_rates_of_sites_have_their_own_images(targeted):
-    """Each seed is called at its own threshold, as in slices.csv."""
+def test_the_rates_of_sites_have_their_own_images_and_a_test_of_their_difference(targeted):
     dataset, run = targeted
-    table = pd.read_csv(run.path / "tables" / "calls_site.csv")
-    own = table[table["finding"] == "Effusion"].set_index("slice")
-    assert set(own["point"]) == {"sensitivity=0.9"}
+    table = pd.read_csv(run.path / "tables" / "rates_site.csv")
+    slices = pd.read_csv(run.path / "slices.csv", dtype={"seed": str})
+    rows = table[(table["class"] == "Effusion") & (table["point"] == "sensitivity=0.9")]
     labels = dataset.test.labels.numpy()[:, 0]
-    sites, right = dataset.test.groups.slices["site"], []
+    sites = dataset.test.groups.slices["site"]
+    right = []
     for net in (Thirds(), Thirds(18.0, 0.45)):
         threshold = choose(dataset, TargetRate("sensitivity", 0.9), "Effusion", net)
         p = scipy.special.expit(net(dataset.test.images / 255).detach().numpy()[:, 0])
         right.append((p >= threshold) == (labels == 1))
     for rate, label in (("sensitivity", 1), ("specificity", 0)):
+        own = rows[rows["rate"] == rate].set_index("slice")
         for site in "ABC":
             inside = (labels == label) & (sites == site)
-            assert own.loc[site, f"{rate} n"] == inside.sum()
-            mean = np.mean([column[inside].mean() for column in right])
-            assert own.loc[site, rate] == pytest.approx(mean)
+            assert own.loc[f"site={site}", "n"] == inside.sum()
+            assert own.loc[f"site={site}", "value"] == pytest.approx(
+                np.mean([column[inside].mean() for column in right])
+            )
+            stored = slices[(slices["slice"] == f"site={site}") & (slices["seed"] == "mean")]
+            stored = stored[stored["metric"] == f"{rate}@sensitivity=0.9"]
+            stored = stored[(stored["unit"] == UNITS[0]) & (stored["shift"] == "clean")]
+            assert stored["low"].item() == pytest.approx(own.loc[f"site={site}", "low"])
     # Patients have images of two sites, so no site can be tested against another.
-    assert table[["sensitivity p_holm", "specificity p_holm"]].isna().all(axis=None)
+    assert table["p_holm"].isna().all()
 
 
 def test_models_are_compared_each_at_its_own_threshold(targeted, tmp_path):

@@ -24,7 +24,8 @@ from fairweather.cli.options import (
 )
 from fairweather.errors import InputError
 from fairweather.progress import Event, Notify
-from fairweather.types.options import ImageOptions, check_limits, parse_share
+from fairweather.types.options import GroupColumns, ImageOptions, check_limits, parse_share
+from fairweather.types.unit_words import name_all_units
 
 if TYPE_CHECKING:
     from fairweather.deploy.guard import (
@@ -34,7 +35,7 @@ if TYPE_CHECKING:
         Guard,
         Likeness,
     )
-    from fairweather.deploy.promise import LimitFit
+    from fairweather.deploy.promise import JudgedUnit, LimitFit
     from fairweather.steps.run_model import NewImages
 
 BATCH_SIZE = 256  # images that are answered at once
@@ -46,8 +47,8 @@ Risk = Annotated[
 Missed = Annotated[
     list[str] | None,
     typer.Option(
-        help="Maximum share of a class, or of a finding, that is missed among its answered "
-        "images: 'melanoma: 1%', or 1% for each. Repeatable.",
+        help="Maximum share of answered images of a class or finding that may be missed: "
+        "'melanoma: 1%', or 1% for each. Repeatable.",
         show_default=False,
     ),
 ]
@@ -98,6 +99,13 @@ def predict(
         "predictions.csv"
     ),
     replace: Annotated[bool, typer.Option("--replace", help="Replace the table.")] = False,
+    metadata: Annotated[
+        Path | None,
+        typer.Option(
+            help="Table with a row for each image, if patients are judged: file, patient.",
+            show_default=False,
+        ),
+    ] = None,
     device: Device = "auto",
     offline: Offline = False,
     quiet: Quiet = False,
@@ -122,6 +130,8 @@ def predict(
     from fairweather.deploy.answer_table import write_answers
     from fairweather.deploy.guard import FindingsGuard
     from fairweather.deploy.loading import load_guard
+    from fairweather.deploy.promise import FindingsGuardRecord
+    from fairweather.deploy.units import list_patients
     from fairweather.steps.run_model import open_images
 
     with progress(quiet=quiet) as show:
@@ -137,11 +147,22 @@ def predict(
         )
         record = guard.record
         asked = dataclasses.replace(asked, scale=asked.scale or record.scale)
+        positive = record.positive if isinstance(record, FindingsGuardRecord) else None
         new = open_images(
-            data, record.classes, record.preparation, asked, offline=offline, progress=show
+            data,
+            record.classes,
+            record.preparation,
+            asked,
+            positive=positive,
+            groups=_patient_columns(record.judged, metadata),
+            offline=offline,
+            progress=show,
         )
         parts, likeness = _answer_images(guard, new, show)
-    write_answers(out, new.images, parts, unlike=likeness.unlike)
+        if record.judged is not None:
+            new = list_patients(new, record.judged)
+    unit = None if record.judged is None else record.judged.unit
+    write_answers(out, new.images, parts, unlike=likeness.unlike, unit=unit)
     for line in _summary_lines(guard, new, parts, likeness):
         typer.echo(line)
     typer.echo(f"{'table':<11}{out}")
@@ -270,6 +291,17 @@ def read_share(text: str, option: str) -> float:
     return share
 
 
+def _patient_columns(judged: JudgedUnit | None, metadata: Path | None) -> GroupColumns | None:
+    """The column with the patient of each image; None for a guard that answers images."""
+    if judged is None and metadata is not None:
+        raise InputError(
+            "--metadata says which patient an image is of, and this guard answers images: leave it "
+            "out"
+        )
+    place = None if metadata is None else str(metadata)
+    return None if judged is None else GroupColumns(place, judged.unit)
+
+
 def _answer_images(
     guard: Guard | FindingsGuard, new: NewImages, show: Notify
 ) -> tuple[list[Any], Likeness]:
@@ -277,6 +309,7 @@ def _answer_images(
     import numpy as np
 
     from fairweather.deploy.guard import GuardOutputs
+    from fairweather.deploy.units import name_patients
     from fairweather.metrics.two_sample import MOST_IMAGES
 
     images, parts, logits, features = new.images, list[Any](), [], []
@@ -284,15 +317,21 @@ def _answer_images(
     # Features of many images would need much memory, and no more of them are compared.
     drawn = np.zeros(n, dtype=bool)
     drawn[np.random.default_rng(0).permutation(n)[:MOST_IMAGES]] = True
+    judged = guard.record.judged
     for start in range(0, n, BATCH_SIZE):
         seen = guard.see(images.images[start : start + BATCH_SIZE])
-        parts.append(guard.answers(seen))
+        if judged is None:
+            parts.append(guard.answers(seen))
         logits.append(seen.logits)
         if seen.features is not None:
             features.append(seen.features[drawn[start : start + BATCH_SIZE]])
         show(Event("predict", min(start + BATCH_SIZE, n), n))
     kept = np.concatenate(features) if features else None
-    return parts, guard.likeness(GuardOutputs(np.concatenate(logits), kept))
+    outputs = GuardOutputs(np.concatenate(logits), kept)
+    if judged is not None:
+        outputs = guard.join(outputs, name_patients(new, judged).tolist())
+        parts = [guard.answers(outputs)]
+    return parts, guard.likeness(outputs)
 
 
 def _summary_lines(
@@ -312,7 +351,13 @@ def _summary_lines(
         counts, labels = _count_answers(new, parts, limits)
     lines = [*counts, *_promise_lines(guard)]
     lines.insert(0 if likeness.unlike else len(lines), compared)
-    return [*lines, *(labels if new.labelled else ())]
+    lines += labels if new.labelled else []
+    judged = guard.record.judged
+    if judged is None:
+        return lines
+    rows = f"{judged.aggregation.plural:<11}"
+    lines = [line.replace(f"{'images':<11}", rows) for line in lines]
+    return name_all_units(lines, judged.aggregation)
 
 
 def _count_answers(
@@ -346,7 +391,8 @@ def _count_findings(
     present = np.concatenate([answers.present for answers in parts])
     answered = np.concatenate([answers.answered for answers in parts])
     n, names = len(answered), parts[0].findings
-    counts = [f"{'images':<11}{n:,} of {new.name}, with {len(names):,} findings each"]
+    several = f"{len(names):,} findings each" if len(names) > 1 else "one finding each"
+    counts = [f"{'images':<11}{n:,} of {new.name}, with {several}"]
     labels = []
     for column, name in enumerate(names):
         sure, there = answered[:, column], present[:, column]
@@ -388,5 +434,6 @@ def _percent(share: float) -> str:
 
 def _promise_lines(guard: Guard | FindingsGuard) -> list[str]:
     """What is promised, what it rests on, and what the run's test images keep of it."""
-    lines = guard.record.lines()
-    return [f"{name:<11}{said}" for name, said in lines.items()]
+    lines, judged = guard.record.lines(), guard.record.judged
+    said = [f"{name:<11}{text}" for name, text in lines.items()]
+    return said if judged is None else name_all_units(said, judged.aggregation)

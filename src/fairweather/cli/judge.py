@@ -12,6 +12,7 @@ import typer
 from fairweather.cli.help import shows_colour
 from fairweather.cli.options import (
     DATA_HELP,
+    JSON,
     UNLIKE,
     Device,
     ModelArgument,
@@ -167,9 +168,28 @@ def check(
         typer.echo(f"fairweather: {unjudged.problem}", err=True)
     page = folder / PAGE
     what = ("open {}", page) if page.is_file() else ("fairweather report {}", folder)
-    suggest(*what, quiet=quiet)
+    suggest(*what, quiet=quiet or not judgement.verdicts)
     if judgement.status:
         raise typer.Exit(judgement.status)
+
+
+def verify(run: RunArgument, json: JSON = False, quiet: Quiet = False) -> None:
+    """Compute scores, tables, page and figures again from stored predictions, and compare.
+
+    It ends with status 1 if a file differs, was changed since, or if no scores can be computed.
+
+    Examples:
+        fairweather verify runs/mine
+        fairweather verify runs/mine --json
+    """
+    from fairweather.judge import verification
+
+    with progress(quiet=quiet) as show:
+        verified = verification.verify(run, progress=show)
+    typer.echo(verified.to_json() if json else str(verified))
+    suggest("fairweather report {}   # its page, built again", run, quiet=quiet or json)
+    if not verified.is_confirmed:
+        raise typer.Exit(1)
 
 
 COLOURS = {"failed": "red", "passed": "green"}  # of the lines that begin with the word

@@ -21,6 +21,7 @@ def write_answers(
     parts: Sequence[Answers] | Sequence[FindingsAnswers],
     *,
     unlike: bool = False,
+    unit: str | None = None,
 ) -> None:
     """Write one row for each image: its file or key, class, confidence, answer or defer, and set.
 
@@ -34,10 +35,12 @@ def write_answers(
         path: ends with .csv or .parquet.
         images: their files or keys.
         parts: the answers to the images in order, batch by batch.
+        unit: what a row is of, such as a patient, if not of an image; the names are theirs.
         unlike: whether the images differ from the validation images; each row then has a warning.
     """
     names = images.keys if images.names is None else images.names
-    columns = {"key" if images.names is None else "file": names.tolist()}
+    named = "key" if images.names is None else "file"
+    columns = {unit or named: names.tolist()}
     if unlike:
         columns["warning"] = [WARNING] * len(names)
     for name in parts[0].columns():

@@ -65,6 +65,14 @@ class DividedImages(NamedTuple):
             return Units(images.take(one_of_each(grouping)), None)
         return Units(images, grouping)
 
+    def scaled(self, temperature: float) -> DividedImages:
+        """The same, with logits divided by a temperature."""
+        images, grouping = self.second
+        return self._replace(
+            proposing=apply_temperature(self.proposing, temperature),
+            second=Units(apply_temperature(images, temperature), grouping),
+        )
+
     @property
     def units(self) -> str:
         """What messages call the images or groups."""
@@ -177,13 +185,13 @@ def choose_for_finding(
 
 
 def _choose_threshold(images: DividedImages, risk: float, certainty: float) -> ChosenRule:
-    temperature, judging = _fit_temperature(images.proposing), images.choosing()
-    tried = apply_temperature(images.proposing, temperature)
-    scaled = apply_temperature(judging.images, temperature)
+    temperature = _fit_temperature(images.proposing)
+    every = images.scaled(temperature)
+    first, judging = every.proposing, every.choosing()
     threshold = guaranteed_threshold(
-        scaled.confidence,
-        scaled.correct,
-        thresholds_to_try(tried.confidence, tried.correct, risk=risk),
+        judging.images.confidence,
+        judging.images.correct,
+        thresholds_to_try(first.confidence, first.correct, risk=risk),
         risk=risk,
         certainty=certainty,
         grouping=judging.grouping,
@@ -199,24 +207,23 @@ def _choose_rule(
     certainty: float,
 ) -> ChosenRule:
     temperature = _fit_temperature(images.proposing)
+    every = images.scaled(temperature)
+    first, judging = every.proposing, every.choosing()
 
     def limited(units: Units, share: float) -> LimitedImages:
-        scaled = apply_temperature(units.images, temperature)
-        return LimitedImages(share, score(scaled), ~scaled.correct, units.grouping)
+        return LimitedImages(share, score(units.images), ~units.images.correct, units.grouping)
 
-    first, judging = images.proposing, images.choosing()
     shares = [(own.share, own.label) for own in limits]
     proposals = [
         limited(Units(first.take(np.flatnonzero(first.labels == label)), None), share)
         for share, label in shares
     ]
-    judged = [limited(images.choosing(label), share) for share, label in shares]
+    judged = [limited(every.choosing(label), share) for share, label in shares]
     if risk is not None:
         proposals.append(limited(Units(first, None), risk))
         judged.append(limited(judging, risk))
-    tried = rules_to_try(score(apply_temperature(first, temperature)), proposals)
-    rule = guaranteed_rule(judged, tried, certainty=certainty)
-    scaled = apply_temperature(judging.images, temperature)
+    rule = guaranteed_rule(judged, rules_to_try(score(first), proposals), certainty=certainty)
+    scaled = judging.images
     answered = (score(scaled) >= rule.thresholds).all(axis=1)
     counts = GuaranteedThreshold(
         rule.thresholds[0],

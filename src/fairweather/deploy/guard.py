@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import hashlib
 import json
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Hashable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Generic, NamedTuple, TypeAlias, TypeVar
@@ -23,12 +23,20 @@ import torch
 
 from fairweather.data.pixels import Scale, Square, decode_image
 from fairweather.deploy.graph import Graph, GraphNetwork
-from fairweather.deploy.promise import VERSION, FindingsGuardRecord, GuardRecord, format_percent
+from fairweather.deploy.promise import (
+    VERSION,
+    FindingsGuardRecord,
+    GuardRecord,
+    JudgedUnit,
+    format_percent,
+)
 from fairweather.devices import resolve_device
 from fairweather.errors import InputError, check_text
+from fairweather.metrics.aggregates import aggregate_classes, aggregate_findings
 from fairweather.metrics.answer_rules import is_answered_within
 from fairweather.metrics.columns import softmax
 from fairweather.metrics.conformal import prediction_sets
+from fairweather.metrics.grouping import Grouping
 from fairweather.metrics.two_sample import (
     FEWEST_IMAGES,
     differ_p,
@@ -165,15 +173,53 @@ class AnyGuard(Generic[R]):
     reference: GuardOutputs
     """Its outputs for validation images; features only for some of them."""
 
-    def check(self, batch: Batch) -> Likeness:
+    def check(self, batch: Batch, patients: Sequence[Hashable] | None = None) -> Likeness:
         """Say whether a batch of images looks like the validation images; more images show more.
 
-        The images must be independent: give one image of each video or patient.
+        The images must be independent: give one image of each video or patient. A guard of patients
+        takes all images of each, and compares patients.
+
+        Args:
+            batch: the images.
+            patients: the patient of each image, if the guard answers patients.
 
         Raises:
-            InputError: they are not images of the right size.
+            InputError: they are not images of the right size, or their patients are not given.
         """
-        return self.likeness(self.see(self.prepared(batch)))
+        return self.likeness(self.join(self.see(self.prepared(batch)), patients))
+
+    def join(self, outputs: GuardOutputs, patients: Sequence[Hashable] | None) -> GuardOutputs:
+        """Make one row for each patient, in the order in which they first occur.
+
+        Args:
+            outputs: of the network, for images.
+            patients: the patient of each image; None for a guard that answers images.
+
+        Returns:
+            The same for a guard that answers images; else without features.
+
+        Raises:
+            InputError: patients are given or missing against the guard, or not one for each image.
+        """
+        judged = self.record.judged
+        if judged is None:
+            if patients is not None:
+                raise InputError("this guard answers images one by one: leave patients out")
+            return outputs
+        if patients is None or len(patients) != len(outputs.logits):
+            count = "none" if patients is None else f"{len(patients):,}"
+            raise InputError(
+                f"this guard answers {judged.aggregation.plural}: give the {judged.unit} of each "
+                f"of {len(outputs.logits):,} images as patients, found {count}"
+            )
+        grouping = Grouping.from_names([str(patient) for patient in patients])
+        return GuardOutputs(self._aggregate(outputs.logits, grouping, judged), None)
+
+    def _aggregate(
+        self, logits: npt.NDArray[np.float32], grouping: Grouping, judged: JudgedUnit
+    ) -> npt.NDArray[np.float32]:
+        """The logits of each group of images."""
+        raise NotImplementedError
 
     def prepared(self, batch: Batch) -> torch.Tensor:
         """Convert a batch to uint8 `[B, 3, H, W]` at the size of the guard."""
@@ -247,13 +293,24 @@ class Guard(AnyGuard[GuardRecord]):
     images.
     """
 
-    def __call__(self, batch: Batch) -> Answers:
+    def __call__(self, batch: Batch, patients: Sequence[Hashable] | None = None) -> Answers:
         """Answer a batch of images, or defer them.
 
+        Args:
+            batch: the images.
+            patients: the patient of each image, if the guard answers patients. The answers are in
+                the order in which patients first occur, and each needs all images of a patient.
+
         Raises:
-            InputError: they are not images of the right size.
+            InputError: they are not images of the right size, or their patients are not given.
         """
-        return self.answers(self.see(self.prepared(batch)))
+        return self.answers(self.join(self.see(self.prepared(batch)), patients))
+
+    def _aggregate(
+        self, logits: npt.NDArray[np.float32], grouping: Grouping, judged: JudgedUnit
+    ) -> npt.NDArray[np.float32]:
+        rows = aggregate_classes(logits, grouping, judged.aggregate, ordered=judged.ordered)
+        return rows.astype(np.float32)
 
     def answers(self, outputs: GuardOutputs) -> Answers:
         """Answer or defer images, given the network's outputs."""
@@ -285,13 +342,22 @@ class FindingsGuard(AnyGuard[FindingsGuardRecord]):
     Findings whose confidence is too small are left to a person. Call it as a `Guard`.
     """
 
-    def __call__(self, batch: Batch) -> FindingsAnswers:
+    def __call__(self, batch: Batch, patients: Sequence[Hashable] | None = None) -> FindingsAnswers:
         """Answer the findings of a batch of images, or leave them to a person.
 
+        Args:
+            batch: the images.
+            patients: as for a `Guard`.
+
         Raises:
-            InputError: they are not images of the right size.
+            InputError: they are not images of the right size, or their patients are not given.
         """
-        return self.answers(self.see(self.prepared(batch)))
+        return self.answers(self.join(self.see(self.prepared(batch)), patients))
+
+    def _aggregate(
+        self, logits: npt.NDArray[np.float32], grouping: Grouping, judged: JudgedUnit
+    ) -> npt.NDArray[np.float32]:
+        return aggregate_findings(logits, grouping, judged.aggregate).astype(np.float32)
 
     def answers(self, outputs: GuardOutputs) -> FindingsAnswers:
         """Answer findings or leave them to a person, given the network's outputs."""

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from datetime import UTC, datetime
 from pathlib import Path
@@ -39,6 +40,7 @@ from fairweather.deploy.promise import (
     Fit,
     GuardRecord,
     ImageKind,
+    JudgedUnit,
     LimitCheck,
     LimitFit,
     LimitKind,
@@ -76,7 +78,9 @@ from fairweather.types.measurement import (
     Images,
     Predictions,
 )
+from fairweather.types.positive import read_positive
 from fairweather.types.record import CLEAN, NATURAL, TEST, VAL, ModelRecord, predictions_file
+from fairweather.types.unit_words import name_units
 
 AskedLimits: TypeAlias = Mapping[str, float] | float | None
 
@@ -575,7 +579,10 @@ def make_guard(
     Raises:
         InputError: the validation images do not support the promise.
     """
-    record, chosen_on = MAKERS[model.run.task.name](model, promise)
+    try:
+        record, chosen_on = MAKERS[model.run.task.name](model, promise)
+    except InputError as error:
+        raise InputError(name_units(str(error), model.record.settings.aggregation)) from None
 
     def see(images: torch.Tensor) -> GuardOutputs:
         nothing = torch.zeros(len(images), dtype=torch.int64)
@@ -585,10 +592,10 @@ def make_guard(
             return GuardOutputs(*outputs[0])
         return GuardOutputs(model.run.task.combine(output.logits for output in outputs), None)
 
-    try:
-        images = open_validation_images(model, root=root, offline=offline)
-    except (InputError, OSError):
-        images = None  # then features are not compared, as `Likeness` says
+    images = None  # then features are not compared, as `Likeness` says
+    if record.judged is None:  # a patient has no features
+        with contextlib.suppress(InputError, OSError):
+            images = open_validation_images(model, root=root, offline=offline)
     return guard_of(record, see, _reference(chosen_on, images, see, model))
 
 
@@ -615,6 +622,7 @@ def _record_findings(model: RunModel, promise: Promise) -> tuple[AnyRecord, AnyP
     independent = np.arange(len(every)) if grouping is None else one_of_each(grouping)
     record = FindingsGuardRecord(
         promise=promise,
+        positive=read_positive(model.record.data.notes),
         fit=fit,
         kept=tuple(check for check in kept if isinstance(check, FindingCheck)),
         kept_limits=tuple(check for check in kept if isinstance(check, LimitCheck)),
@@ -641,9 +649,18 @@ def _facts(model: RunModel) -> dict[str, Any]:
         "size": size,
         "preparation": model.preparation,
         "scale": model.scale,
+        "judged": _describe_unit(model),
         "versions": package_versions(),
         "time": datetime.now(UTC).isoformat(timespec="seconds"),
     }
+
+
+def _describe_unit(model: RunModel) -> JudgedUnit | None:
+    """What the run judges in place of images; None for images."""
+    if (aggregation := model.record.settings.aggregation) is None:
+        return None
+    chosen = model.run.choose_aggregate(model.name, model.seed).name
+    return JudgedUnit(unit=aggregation.unit, aggregate=chosen, ordered=model.record.data.ordered)
 
 
 def _name_architecture(model: ModelRecord) -> str:
@@ -708,4 +725,9 @@ def save_onnx(guard: Guard | FindingsGuard, model: RunModel, path: Path) -> None
     Raises:
         InputError: packages are missing, or the network cannot be exported.
     """
+    if (judged := guard.record.judged) is not None:
+        raise InputError(
+            f"an ONNX file answers images, and this guard answers {judged.aggregation.plural}: "
+            "save the guard alone"
+        )
     write_atomically(path, export_onnx(model.networks, guard.record))

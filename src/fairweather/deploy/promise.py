@@ -11,7 +11,8 @@ import pydantic
 from fairweather.errors import check_name
 from fairweather.metrics.grouping import Weigh
 from fairweather.types.measurement import MAX_SIDE
-from fairweather.types.options import Preparation
+from fairweather.types.options import Aggregation, Preparation
+from fairweather.types.positive import PositiveClasses
 from fairweather.types.record import CLEAN, FrozenRecord, ShownText
 
 VERSION: Literal[2] = 2  # of the format of guard.json; 1 had the names of `FORMER_NAMES`
@@ -309,6 +310,24 @@ class LimitCheck(AnswerCheck):
         return self._describe(f"of them are {LIMIT_WORDS[self.limit]}")
 
 
+class JudgedUnit(FrozenRecord):
+    """What a guard answers in place of images."""
+
+    unit: ShownText
+    """What a group of images is, such as `patient`."""
+
+    aggregate: ShownText
+    """How its images become one decision, such as `mean`."""
+
+    ordered: bool = False
+    """Whether the classes are in an order."""
+
+    @property
+    def aggregation(self) -> Aggregation:
+        """The same as in the settings of a run."""
+        return Aggregation(self.unit, (self.aggregate,))
+
+
 F = TypeVar("F", Fit, FindingsFit)
 K = TypeVar("K", PromiseCheck, FindingCheck)
 
@@ -341,6 +360,9 @@ class GuardFacts(FrozenRecord, Generic[F, K]):
 
     scale: ShownText | None
     """Which gray values become black and white; None if the run does not say."""
+
+    judged: JudgedUnit | None = None
+    """What is answered in place of images; None for images."""
 
     promise: Promise
     fit: F
@@ -420,6 +442,9 @@ class FindingsGuardRecord(GuardFacts[FindingsFit, FindingCheck]):
 
     task: Literal["multilabel"] = "multilabel"
     """What is predicted; guards of a classifier do not say it."""
+
+    positive: PositiveClasses | None = None
+    """The classes that the findings are made of; None if they are not."""
 
     def lines(self) -> dict[str, str]:
         """The promise, and for each finding its basis and what test images kept of it."""

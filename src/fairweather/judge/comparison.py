@@ -51,7 +51,6 @@ from fairweather.report.tables import (
     is_percent,
     name_table_files,
 )
-from fairweather.report.unit_words import name_all_units, name_units
 from fairweather.tasks.classification import CLASSIFICATION_TASK
 from fairweather.types.measurement import format_255ths
 from fairweather.types.record import (
@@ -64,6 +63,7 @@ from fairweather.types.record import (
     NO_LEVEL,
     SUMMARY_LEVELS,
 )
+from fairweather.types.unit_words import name_all_units, name_units
 
 # Published numbers that a run can be compared with: NAME.csv has them, NAME.yaml the facts.
 REFERENCES = ("paper",)
@@ -230,12 +230,13 @@ def _file_name(runs: RunPair) -> str:
 
 def _write_body(rows: Sequence[ComparisonRow], titles: Mapping[str, str]) -> list[list[str]]:
     """Write rows as text, in the order of `LAYOUT`."""
+    units = {row.unit for row in rows} - {IMAGE}
     return [
         [
             row.pair.title,
             titles[row.shift],
             _format_level(row.level),
-            _metric_label(row),
+            _metric_label(row, named=len(units) > 1),
             _format_summary(row.a, is_percent(row.metric)),
             _format_summary(row.b, is_percent(row.metric)),
             format_difference(row.difference, is_percent(row.metric)),
@@ -246,9 +247,10 @@ def _write_body(rows: Sequence[ComparisonRow], titles: Mapping[str, str]) -> lis
     ]
 
 
-def _metric_label(row: ComparisonRow) -> str:
+def _metric_label(row: ComparisonRow, *, named: bool) -> str:
+    """The label of a metric, with the unit that it is of where there are several."""
     label = METRICS[row.metric].label
-    return label if row.unit == IMAGE else f"{label} ({row.unit})"
+    return label if row.unit == IMAGE or not named else f"{label} ({row.unit})"
 
 
 def _format_level(level: str) -> str:

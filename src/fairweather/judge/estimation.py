@@ -103,6 +103,11 @@ def estimate(
     """
     tell = to_notify(progress)
     model = open_run_model(str(run), offline=offline)
+    if (aggregation := model.run.aggregation) is not None:
+        raise InputError(
+            f"{model.run.path} judges {aggregation.plural}, and estimate is about images: evaluate "
+            "the model without unit (--unit) in another folder"
+        )
     if Predictions.kind not in model.run.task.kinds:
         raise InputError(
             f"estimate is about one class of each image, and {model.run.path} is about "

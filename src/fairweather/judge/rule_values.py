@@ -165,7 +165,7 @@ def find_part(run: RunFolder, text: str) -> Part:
     slices = set(run.slice_scores["slice"]) if run.holds(SLICES) else ()
     if text in slices:
         return Part(slice=text)
-    name, kind = text.partition("|")[0].strip(), units[-1].rpartition(" ")[2]
+    name, kind = text.partition("|")[0].strip(), units[-1].partition("=")[0].rpartition(" ")[2]
     if why := read_absences(run).get(name):
         raise InputError(f"{name} has no numbers: {why}")
     raise unknown_name(kind, name, [*units, *slices])

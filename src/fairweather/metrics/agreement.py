@@ -20,7 +20,13 @@ from fairweather.metrics.columns import (
     ratio,
 )
 from fairweather.metrics.grouping import Grouping, share_interval
-from fairweather.metrics.intervals import COUNTS_AT_ONCE, Estimate, to_score, widen_for_groups
+from fairweather.metrics.intervals import (
+    COUNTS_AT_ONCE,
+    Estimate,
+    exact_interval,
+    to_score,
+    widen_for_groups,
+)
 from fairweather.metrics.sample import draw_counts
 from fairweather.types.measurement import UNKNOWN, Score
 
@@ -45,14 +51,23 @@ def agreement_kappa(first: IntArray, second: IntArray, weights: Weights = None) 
     >>> agreement_kappa(np.array([0, 1, 1, 0]), np.array([0, 1, 0, 0]))
     0.5
     """
+    return as_result(_beyond_chance(*_kappa_parts(first, second, weights)), weights)
+
+
+def _kappa_parts(
+    first: IntArray, second: IntArray, weights: Weights = None
+) -> tuple[FloatArray, FloatArray]:
+    """The share of images that two raters call differently, and the share by chance, `[B]` each."""
     rows = as_rows(weights, len(first))
     calls, places = np.unique(np.concatenate([first, second]), return_inverse=True)
     sides = places.reshape(2, -1)[:, :, None] == np.arange(len(calls))
     total = rows.sum(axis=1)
-    alike = ratio(rows @ (first == second), total)
-    by_chance = ratio(((rows @ sides[0]) * (rows @ sides[1])).sum(axis=1), total**2)
-    differing = np.where(by_chance < 1 - ROUNDING, 1 - by_chance, np.nan)
-    return as_result(1 - ratio(1 - alike, differing), weights)
+    alike = ratio(((rows @ sides[0]) * (rows @ sides[1])).sum(axis=1), total**2)
+    return ratio(rows @ (first != second), total), 1 - alike
+
+
+def _beyond_chance(differing: FloatArray, by_chance: FloatArray) -> FloatArray:
+    return 1 - ratio(differing, np.where(by_chance > ROUNDING, by_chance, np.nan))
 
 
 def krippendorff_alpha(calls: IntArray, weights: Weights = None) -> Result:
@@ -73,6 +88,11 @@ def krippendorff_alpha(calls: IntArray, weights: Weights = None) -> Result:
     >>> round(krippendorff_alpha(np.array([[0, 0], [1, 1], [0, 1], [1, UNKNOWN]])), 3)
     0.444
     """
+    return as_result(_beyond_chance(*_alpha_parts(calls, weights)), weights)
+
+
+def _alpha_parts(calls: IntArray, weights: Weights = None) -> tuple[FloatArray, FloatArray]:
+    """The share of pairs of calls for an image that differ, and that of all pairs, `[B]` each."""
     rows = as_rows(weights, len(calls))
     names = np.unique(calls[calls != UNKNOWN])
     counts = (calls[:, :, None] == names).sum(axis=1).astype(np.float64)  # [n, calls]
@@ -81,9 +101,8 @@ def krippendorff_alpha(calls: IntArray, weights: Weights = None) -> Result:
     counts, raters, rows = counts[paired], raters[paired], rows[:, paired]
     differing = (raters**2 - (counts**2).sum(axis=1)) / (raters - 1)
     totals, number = rows @ counts, rows @ raters
-    observed = ratio(rows @ differing, number)
-    expected = ratio(number**2 - (totals**2).sum(axis=1), number * (number - 1))
-    return as_result(1 - ratio(observed, np.where(expected > 0, expected, np.nan)), weights)
+    by_chance = ratio(number**2 - (totals**2).sum(axis=1), number * (number - 1))
+    return ratio(rows @ differing, number), by_chance
 
 
 def score_agreement(
@@ -116,9 +135,8 @@ def score_agreement(
     low, high = share_interval(alike, np.zeros(len(a), np.int64), 1, own)
     share = Score(float(alike.mean()), float(low[0]), float(high[0]), len(a))
     weights = draw_counts(len(first), resamples, seed, grouping)[:, both]
-    value = float(agreement_kappa(a, b))
-    replicates = np.concatenate([agreement_kappa(a, b, part) for part in _parts(weights)])
-    return share, _score(value, replicates, len(a), own)
+    drawn = np.concatenate([agreement_kappa(a, b, part) for part in _parts(weights)])
+    return share, _score(_kappa_parts(a, b), drawn, len(a), own)
 
 
 def score_alpha(
@@ -135,15 +153,22 @@ def score_alpha(
     """
     paired = (calls != UNKNOWN).sum(axis=1) >= 2
     weights = draw_counts(len(calls), resamples, seed, grouping)
-    replicates = np.concatenate([krippendorff_alpha(calls, part) for part in _parts(weights)])
+    drawn = np.concatenate([krippendorff_alpha(calls, part) for part in _parts(weights)])
     own = grouping and grouping.select(np.flatnonzero(paired))
-    return _score(float(krippendorff_alpha(calls)), replicates, int(paired.sum()), own)
+    return _score(_alpha_parts(calls), drawn, int(paired.sum()), own)
 
 
 def _parts(weights: NDArray[np.generic]) -> Iterator[NDArray[np.generic]]:
     return (weights[rows] for rows in blocks(len(weights), weights.shape[1], COUNTS_AT_ONCE))
 
 
-def _score(value: float, replicates: FloatArray, n: int, grouping: Grouping | None) -> Score:
-    estimate = Estimate(value, replicates, n, "skewed")
-    return to_score(widen_for_groups(estimate, grouping), SIGNED)
+def _score(
+    parts: tuple[FloatArray, FloatArray], drawn: FloatArray, n: int, grouping: Grouping | None
+) -> Score:
+    value = float(_beyond_chance(*parts)[0])
+    estimate = widen_for_groups(Estimate(value, drawn, n, "skewed"), grouping)
+    if not value >= 1:
+        return to_score(estimate, SIGNED)
+    # Resamples of images that are called alike are called alike: the interval is that of a share.
+    low, _ = exact_interval(1.0, estimate.units)
+    return Score(value, max(1 - (1 - low) / float(parts[1][0]), -1.0), 1.0, n)

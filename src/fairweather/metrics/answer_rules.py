@@ -96,7 +96,7 @@ def guaranteed_rule(
     last = GuaranteedRule((np.inf, np.inf), tuple(ShownShare(0, 0, 1.0, 1.0) for _ in limited))
     for first, second in rules.tolist():
         shown = tuple(show_share(images, (first, second), certainty) for images in limited)
-        if max(share.p for share in shown) > 1 - certainty:
+        if any(share.p > 1 - certainty for share in shown):
             break
         last = GuaranteedRule((first, second), shown)
     return last
@@ -125,9 +125,11 @@ def show_share(
 def rules_to_try(scores: ArrayLike, limited: Sequence[LimitedImages]) -> FloatArray:
     """Rules for `guaranteed_rule`, in the order in which other images may pass them.
 
-    Of all pairs of thresholds, a hundredth of the images apart, only those count that no other pair
+    Of all pairs of thresholds, a hundredth of the images apart, those are tried that no other pair
     beats: with a smaller p-value on these images, or an equal one, and more answers. The order goes
-    from the smallest p-value to the most answers.
+    from the smallest p-value to the most answers. The first of them answers as much as is possible
+    before the first error, and so seems safer than it is. So it comes after stricter pairs with
+    the same p-value: those on the way from the strictest.
 
     Args:
         scores: float `[n, 2]`, of all images; no NaN. A score that is equal for all images leaves
@@ -144,6 +146,9 @@ def rules_to_try(scores: ArrayLike, limited: Sequence[LimitedImages]) -> FloatAr
     >>> wrong = np.array([False, True, False, False])
     >>> rules_to_try(scores, [LimitedImages(0.3, scores, wrong)]).tolist()
     [[0.6, 0.7], [0.6, 0.2]]
+    >>> certain = LimitedImages(0.3, scores[:1], wrong[:1])  # all rules show the same of it
+    >>> rules_to_try(scores, [certain]).tolist()
+    [[0.9, 0.9], [0.8, 0.8], [0.7, 0.7], [0.6, 0.2]]
     """
     columns = as_numbers(scores)
     if columns.ndim != 2 or columns.shape[1] != 2 or not len(columns) or np.isnan(columns).any():
@@ -161,8 +166,28 @@ def rules_to_try(scores: ArrayLike, limited: Sequence[LimitedImages]) -> FloatAr
     count = answered.ravel()
     order = np.lexsort((-count, chance))
     most_before = np.maximum.accumulate(np.append(0, count[order]))[:-1]
-    first, second = np.unravel_index(order[count[order] > most_before], answered.shape)
+    places = np.unravel_index(order[count[order] > most_before], answered.shape)
+    best = np.stack(places, axis=1)
+    before = _tighten(best[0], chance.reshape(answered.shape), answered)
+    first, second = np.concatenate([before, best]).T
     return np.stack([levels[0][first], levels[1][second]], axis=1)
+
+
+def _tighten(place: IntArray, chance: FloatArray, answered: IntArray) -> IntArray:
+    """The way to a pair of levels from the strictest pair with the same p-value, `[k, 2]`.
+
+    Both levels are higher there, and fall in equal steps. Pairs with another p-value are left out.
+    """
+    first, second = place
+    same = chance == chance[first, second]
+    higher = same[first:, second:]
+    fewest = np.where(higher, answered[first:, second:], answered.max() + 1)
+    # Of pairs that answer equally few, the highest.
+    strictest = np.flatnonzero(fewest.ravel() == fewest.min())[-1]
+    above = np.array(np.unravel_index(strictest, fewest.shape))
+    steps = np.arange(above.max(), 0, -1)
+    way = place + np.ceil(np.outer(steps / max(above.max(), 1), above)).astype(np.int64)
+    return np.asarray(way[same[tuple(way.T)]])
 
 
 def _place_levels(column: FloatArray) -> FloatArray:

@@ -8,7 +8,7 @@ This does not hold for a shift that also changes the images of a class.
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 
 import numpy as np
 from numpy.typing import ArrayLike
@@ -26,11 +26,12 @@ from fairweather.metrics.columns import (
     check_labels,
     sum_by_number,
 )
+from fairweather.metrics.decisions import predictive_values
 from fairweather.metrics.grouping import Grouping
 from fairweather.metrics.hidden_error import Observation
 from fairweather.metrics.intervals import Estimate, evaluate_sample, to_score, widen_for_groups
-from fairweather.metrics.metric import Metric
-from fairweather.metrics.sample import Resamples, Sample
+from fairweather.metrics.metric import ClassMetric, Metric
+from fairweather.metrics.sample import Resamples, Sample, is_called
 from fairweather.metrics.table import METRICS
 from fairweather.types.measurement import Predictions, Score
 
@@ -38,6 +39,7 @@ from fairweather.types.measurement import Predictions, Score
 PRIOR_TOLERANCE = 1e-3
 # Weights in float64 at once: 32 MB, and a few times as much for the metrics' own arrays.
 WEIGHTS_AT_ONCE = 2**22
+PREDICTIVE = ("ppv", "npv")  # in the order of `PredictiveValues`
 
 
 def prior_metrics() -> dict[str, Metric]:
@@ -183,6 +185,34 @@ def under_priors(
     _check_shape(predictions, priors)
     rows = [row for row in prior_metrics().values() if row.applies(predictions)]
     return _score_metrics(predictions, priors, rows, resamples, seed, grouping)
+
+
+def predictive_values_under(
+    predictions: Predictions,
+    priors: ArrayLike,
+    metrics: Iterable[ClassMetric],
+    grouping: Grouping | None = None,
+) -> dict[str, Score]:
+    """PPV and NPV of classes under other priors, from sensitivity and specificity.
+
+    Args:
+        predictions: the columns of one cell.
+        priors: `[classes]`, one probability per class. Among the images of other classes, each
+            class counts as often as its prior says.
+        metrics: those of the kinds in `PREDICTIVE` that apply.
+        grouping: which images belong together.
+    """
+    _check_shape(predictions, priors)
+    labels = predictions.labels
+    weights = prior_weights(labels, priors) if len(predictions.classes) > 2 else None
+    scores = {}
+    for metric in metrics:
+        calls = is_called(predictions, metric.class_label, metric.threshold)
+        share, present = _check_priors(priors)[metric.class_label], labels == metric.class_label
+        values = predictive_values(calls, present, share, weights, grouping=grouping)
+        score = values[PREDICTIVE.index(metric.kind.name)]
+        scores[metric.name] = score._replace(n=metric.images(predictions))
+    return scores
 
 
 def worst_prior(

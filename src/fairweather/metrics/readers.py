@@ -383,7 +383,10 @@ class _Images(NamedTuple):
         if np.isnan(replicates).any():
             return Score(value, np.nan, np.nan, self.count(side))
         # So few images or groups that differ show no difference, not even in an exact test.
-        if units * (units * float(replicates.var()) + value**2) < FEWEST_DIFFERING:
+        differing = units * (units * float(replicates.var()) + value**2)
+        if np.ptp(replicates) < ROUNDING:  # each image differs, or none
+            low, high = bonett_price_interval(value, np.full(1, value), units)
+        elif differing < FEWEST_DIFFERING:
             low, high = bonett_price_interval(value, replicates, units)
         else:
             low, high = percentiles(replicates)

@@ -36,7 +36,6 @@ from fairweather.report.joint_runs import read_runs
 from fairweather.report.page.rendering import render_page
 from fairweather.report.section import ReportPart, Section
 from fairweather.report.tables import TextTable, name_table_files, write_csv
-from fairweather.report.unit_words import name_all_units
 from fairweather.report.vega import begin_work, draw_png, explain_missing_addresses
 from fairweather.runs.claims import lock_run
 from fairweather.runs.folder import RunFolder, open_finished_run, read_json, resolve_inside
@@ -55,6 +54,7 @@ from fairweather.types.record import (
     WARNINGS,
     base_model,
 )
+from fairweather.types.unit_words import name_all_units
 
 # ---------------------------------------------------------------- sections, in their order
 

@@ -45,6 +45,7 @@ FloatArray = npt.NDArray[np.float64]
 AUC, GAP = "auc", "probability_gap"
 # What rounding may take off a share of images.
 ROUNDING = 1e-9
+NO_SHIFT = "This model was tested under no shift."
 MOST_NAMED = 3  # findings below a picture, the most probable first
 
 
@@ -202,13 +203,14 @@ def _show_verdict(contents: Contents, _: Tables) -> PartView | None:
     if start is None:
         return None
     tiles = {model: write_tiles(contents, model) for model in outcomes}
+    mean = "mean " if len(contents.once(split_by_finding)) > 1 else ""
     return PartView(
         template="verdict.html.j2",
         facts={
             "start": start,
             "tiles": tiles[start],
             "models": {model: outcome.title for model, outcome in outcomes.items()},
-            "chosen": "with the highest AUC on clean images",
+            "chosen": f"with the highest {mean}AUC on clean images",
             "terms": "AUC: the probability that an image with the finding gets a higher probability"
             " of it than one without; a coin has 0.5.",
         },
@@ -305,7 +307,7 @@ def _list_calls(
         for place in places
         if (calls := read_calls(view, model, place.shift, place.level_name, point))
     ]
-    said: list[str] = []
+    said = [] if len(read) > 1 else [NO_SHIFT]
     for at, kind in enumerate(RATES if len(read) > 1 else ()):
         low, calls = min(read[1:], key=lambda item: item[1][at].value)
         said += words.describe_fall_of_rate(kind, read[0][1][at], calls[at], low.sentence)
@@ -322,6 +324,7 @@ def _list_area(view: Contents, model: str, places: Sequence[ShownImages]) -> dic
     name = view.classes[0]
     lowest = sorted(areas, key=lambda item: item[1].value)
     said = words.describe_areas([(name, place.sentence, score) for place, score in lowest])
+    said = said if len(areas) > 1 else [NO_SHIFT]
     rows = [_make_row(place, [("right", score)], words.format_area) for place, score in areas]
     return {"head": "AUC", "kinds": {"right": [0, "AUC"]}, "said": said, "rows": rows}
 

@@ -41,7 +41,8 @@ MEAN_READER = "mean reader"
 THESE, OTHERS = "average, these readers", "average, other readers too"
 TRUTH, ALL_CLASSES, EVERYBODY = "truth", "all classes", "all readers"
 OF_FINDING, OF_CLASS = "finding=", "class="
-MOST_SENTENCES = 5
+MOST_SENTENCES, MOST_ROWS = 5, 20  # in a terminal
+UNCORRECTED = "The intervals are not corrected for their number."
 HEAD = ("Model", "Finding or class", "Reader", "Sensitivity (%)", "Specificity (%)")
 COMPARED = ("Model's sensitivity there", "Model's specificity there")
 NUMBERS = (
@@ -278,6 +279,8 @@ def _tabulate_readers(contents: Contents) -> Iterator[TextTable]:
         "lies below the curve that readers share, which favours the model. The averages do not: "
         "each reader is compared at the reader's own point.",
     ]
+    if len({beside.unit.name for beside in contents.once(compare_models)}) > 1:
+        below.append(UNCORRECTED)
     few = len(readers.readers)
     if few < FEWEST_READERS:
         below.append(
@@ -389,7 +392,12 @@ def _summarize_readers(contents: Contents) -> Brief:
                 "readers at their specificity."
             )
     head = ("model", "read", "readers' sensitivity", "specificity", "model finds more")
-    return Brief(sentences[:MOST_SENTENCES], TableLayout(head, words=2), body)
+    sentences = sentences[:MOST_SENTENCES]
+    if sentences and len(body) > 1:
+        sentences.append(UNCORRECTED)
+    if len(body) > MOST_ROWS:
+        sentences.append(f"The first {MOST_ROWS} of {len(body)} rows; tables/readers.csv has all.")
+    return Brief(sentences, TableLayout(head, words=2), body[:MOST_ROWS])
 
 
 READERS, AGREEMENT = (

@@ -114,6 +114,13 @@ class ListedRun:
         return self.record is not None and self.record.data.task == MULTILABEL
 
     @property
+    def area_title(self) -> str:
+        """What stands in place of accuracy; empty where that is accuracy."""
+        if not self.of_findings or self.record is None:
+            return ""
+        return "AUC" if len(self.record.data.classes) == 1 else "mean AUC"
+
+    @property
     def time(self) -> str:
         """When it was begun; empty where that is unknown."""
         return self.record.provenance.time if self.record else ""

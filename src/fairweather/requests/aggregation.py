@@ -190,7 +190,7 @@ def _check_each(
         few, most = grouping.sizes.min(), grouping.sizes.max()
         sizes = f"{few:,}" if few == most else f"{few:,} to {most:,}"
         yield (
-            f"unit           {unit}: {grouping.count:,} {aggregation.plural} of {len(labels):,} "
+            f"unit           {unit}: {aggregation.count_units(grouping.count)} of {len(labels):,} "
             f"{called}, {sizes} each"
         )
         if aggregated.differing:
@@ -198,8 +198,8 @@ def _check_each(
             if task is not CLASSIFICATION_TASK:
                 rule = f"a {unit} has a finding if one of the images has it"
             yield (
-                f"note           the labels of images differ in {aggregated.differing:,} "
-                f"{aggregation.plural}: {rule}"
+                f"note           the labels of images differ in "
+                f"{aggregation.count_units(aggregated.differing)}: {rule}"
             )
     names = aggregation.names
     chosen = f"the best of {', '.join(names)} by validation {aggregation.plural}"

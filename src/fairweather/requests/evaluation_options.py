@@ -98,7 +98,9 @@ class EvaluationOptions(ModelOptions):
         (), "Other images of the same classes, such as another hospital's. Repeatable."
     )
     priors: Mapping[str, object] | Path | None = option(
-        None, "YAML file of class priors to evaluate for: NAME: {CLASS: PROBABILITY}."
+        None,
+        "Class priors or prevalences to evaluate for: 'CLASS: 0.01', or a YAML file of "
+        "NAME: {CLASS: 0.01}.",
     )
     operating_points: tuple[str, ...] = option(
         (),

@@ -189,6 +189,18 @@ def aggregate_lines(inputs: Inputs, folder: RunFolder) -> Iterator[str]:
         )
 
 
+def suggest_positive(inputs: Inputs) -> Iterator[str]:
+    """Say what else can be measured of an evaluation with two classes."""
+    facts = inputs.facts[DATA]
+    if inputs.kind != "evaluation" or facts.task != CLASSIFICATION or len(facts.classes) != 2:
+        return
+    first, second = map(repr, facts.classes)
+    yield (
+        f"note           with --positive, {second} or {first}, it also measures sensitivity, "
+        "specificity, ROC and the calibration of this probability"
+    )
+
+
 def describe_groups(groups: Groups | None) -> str:
     """Say how many groups and subgroups there are.
 
@@ -354,7 +366,7 @@ def execute_run(
     """
     path = out or Path("runs") / inputs.name
     check_writable(path)
-    for line in inputs.lines:
+    for line in (*inputs.lines, *suggest_positive(inputs)):
         tell(Event("evaluate", 0, None, line=line))
     record = describe_run(inputs)
     work = Work(

@@ -61,7 +61,9 @@ def clean_finding_lines(
         if name.startswith(FINDING_UNIT)
     }
     prefix = f"{model}: " if model else ""
-    mistakes = _find_mistakes(predictions, areas, read_positive(folder.record.data.notes))
+    positive = read_positive(folder.record.data.notes)
+    other = "" if mean is None else _find_exchanged(mean, positive)
+    mistakes = _find_mistakes(predictions, {} if other else areas)
     warnings = [f"warning        {prefix}{text}" for text in mistakes]
     if mean is None:
         text = "no finding is known to be there in one image and absent in another"
@@ -78,8 +80,11 @@ def clean_finding_lines(
     )
     if len(areas) > 1:
         line += f"; the lowest is {areas[lowest].value:.3f}, of {lowest}"
-    if warnings and not several and mean.high < CHANCE_AUC:
-        return [line, *warnings]
+    if other:
+        advice = (
+            f"a high score probably means {other!r} (see --positive), or outputs or labels are "
+            "exchanged (see --class-map)"
+        )
     rows = folder.aggregation.plural if folder.aggregation else "images"
     return [line, *_explain_chance(mean, advice, rows), *warnings]
 
@@ -103,9 +108,17 @@ def _explain_chance(mean: Score, advice: str, rows: str) -> Iterator[str]:
         yield f"warning        that is not above chance (0.5): {advice}"
 
 
-def _find_mistakes(
-    predictions: FindingsPredictions, areas: Mapping[str, Score], positive: PositiveClasses | None
-) -> Iterator[str]:
+def _find_exchanged(area: Score, positive: PositiveClasses | None) -> str:
+    """The class that scores of a finding probably are of: of two, the other; "" if of neither."""
+    if positive is None or len(positive.classes) != 2 or len(positive.findings) > 1:
+        return ""
+    ((own,),) = positive.members.values()
+    (other,) = set(positive.classes) - {own}
+    high = area.value if area.too_few else area.high
+    return other if high < CHANCE_AUC else ""
+
+
+def _find_mistakes(predictions: FindingsPredictions, areas: Mapping[str, Score]) -> Iterator[str]:
     logits = predictions.logits
     same = (logits == logits[:1]).all(axis=0)
     if len(logits) > 1 and same.any():
@@ -117,13 +130,7 @@ def _find_mistakes(
             "--outputs"
         )
     below = [name for name, score in areas.items() if score.high < CHANCE_AUC]
-    if len(below) == 1 and positive is not None and len(positive.classes) == 2:
-        (other,) = set(positive.classes) - set(below)
-        yield (
-            f"the AUC of {below[0]} is below 0.5: a high score probably means {other!r} (see "
-            "--positive), or outputs or labels are exchanged (see --class-map)"
-        )
-    elif below:
+    if below:
         yield (
             f"the AUC of {join_names(below)} is below 0.5: outputs or labels are probably "
             "exchanged; see --class-map"

@@ -15,7 +15,7 @@ from torch import nn
 from fairweather.attacks.problem import needs_classes_error
 from fairweather.attacks.table import ATTACKS, select_labels
 from fairweather.errors import InputError, check_name, unknown_name
-from fairweather.files.yamlfile import read_yaml
+from fairweather.files.yamlfile import parse_yaml, read_yaml
 from fairweather.metrics.grouping import Grouping, number_groups
 from fairweather.metrics.metric import find_point, list_onwards
 from fairweather.metrics.operating_points import count_sought, explain_few, fewest_for_target
@@ -70,20 +70,36 @@ from fairweather.variants.variant import VARIANTS, Variant, variant_class
 # ---------------------------------------------------------------- priors and operating points
 
 WORST = "worst"  # in scores, the name of the row for the worst of a set of priors; reserved
+STATED = "stated"  # the name of a single set of priors that has no other
+PREVALENCE = "prevalence"  # stands for the only finding
 # For the name of each set of priors, the probabilities of some or all classes.
 PartialPriors = Mapping[str, Mapping[str, float]]
 
 
 def read_priors(asked: Path | Mapping[str, object] | None) -> PartialPriors:
-    """Read priors from a YAML file or a mapping: for each name, the probabilities of some classes.
+    """Read priors: for each name, the probabilities of some classes, or prevalences of findings.
 
-    Raises `InputError` if the file is missing or has another form.
+    They are in a YAML file or a mapping; a single set without a name may also be a text such as
+    `malignant: 0.01`, and gets the name `stated`.
+
+    Raises `InputError` if the file is missing, or has another form.
+
+    >>> read_priors({"malignant": 0.01})
+    {'stated': {'malignant': 0.01}}
     """
-    if not isinstance(asked, Path):
-        return _check_priors(asked, "priors") if asked else {}
-    if not asked.is_file():
-        raise InputError(f"priors: there is no file {asked}")
-    return _check_priors(read_yaml(asked), str(asked))
+    if not asked:
+        return {}
+    raw, place = asked, "priors"
+    if isinstance(asked, Path):
+        if asked.is_file():
+            raw, place = read_yaml(asked), str(asked)
+        elif ": " in str(asked):
+            raw = parse_yaml(str(asked), place)
+        else:
+            raise InputError(f"priors: there is no file {asked}")
+    if isinstance(raw, Mapping) and not any(isinstance(part, Mapping) for part in raw.values()):
+        raw = {STATED: raw}
+    return _check_priors(raw, place)
 
 
 def check_operating_points(
@@ -131,8 +147,8 @@ def check_operating_points(
             if (point := parse_point(text)) is None:
                 of_class = f" of {name!r}" if name else ""
                 raise InputError(
-                    f"operating_points: a point{of_class} is a probability between 0 and 1, or a "
-                    f"target such as sensitivity=0.95, found {text}"
+                    f"operating_points: an operating point{of_class} is a probability between 0 and 1, "
+                    f"or a target such as sensitivity=0.95, found {text}"
                 )
             checked.setdefault(name, []).append(point)
     everywhere, of_grades = checked.get(EVERY, []), ordered and bool(onwards)
@@ -253,6 +269,42 @@ def complete_priors(
         if rest.any():
             priors += (1 - min(total, 1)) * rest / rest.sum()
         complete[name] = tuple(float(round(prior, 12)) for prior in priors)
+    return complete
+
+
+def complete_prevalences(
+    asked: PartialPriors, labels: npt.NDArray[np.int64], findings: tuple[str, ...]
+) -> dict[str, tuple[float, ...]]:
+    """Give every finding a prevalence; one that is not named keeps that of its images.
+
+    Args:
+        asked: for the name of each set, the prevalence of each finding that it names; `prevalence`
+            stands for the only finding.
+        labels: of the images, int64 `[N, L]` of 0, 1 and `UNKNOWN`.
+        findings: their names.
+
+    Raises `InputError` for an unknown finding, and for a number that is not a probability.
+
+    >>> labels = np.array([[1, 0], [0, 0], [0, 1], [0, -1]])
+    >>> complete_prevalences({"ward": {"Mass": 0.01}}, labels, ("Effusion", "Mass"))
+    {'ward': (0.25, 0.01)}
+    """
+    known, present = labels != UNKNOWN, labels == 1
+    own = present.sum(axis=0) / np.maximum(known.sum(axis=0), 1)
+    complete = {}
+    for name, of_findings in asked.items():
+        shares = dict(zip(findings, own.tolist(), strict=True))
+        for finding, share in of_findings.items():
+            only = len(findings) == 1 and finding == PREVALENCE
+            if not only and finding not in findings:
+                raise unknown_name(f"finding in the priors {name!r}", finding, findings)
+            if not 0 <= share <= 1:
+                raise InputError(
+                    f"the prevalence of {finding!r} in the priors {name!r} must be between 0 and "
+                    f"1, found {share:g}"
+                )
+            shares[findings[0] if only else finding] = share
+        complete[name] = tuple(round(share, 12) for share in shares.values())
     return complete
 
 

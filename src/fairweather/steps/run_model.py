@@ -26,7 +26,13 @@ from fairweather.steps.worker import as_logits, drop_labels, open_data, relabel_
 from fairweather.tasks.table import find_task
 from fairweather.types.kinds import CLASSES
 from fairweather.types.measurement import Images, Predictions
-from fairweather.types.options import ImageOptions, LoadOptions, ModelOptions, Preparation
+from fairweather.types.options import (
+    GroupColumns,
+    ImageOptions,
+    LoadOptions,
+    ModelOptions,
+    Preparation,
+)
 from fairweather.types.positive import NOTE, PositiveClasses, read_positive
 from fairweather.types.record import (
     CLEAN,
@@ -122,11 +128,6 @@ def open_run_model(text: str, *, offline: bool = False) -> RunModel:
     path, asked_model, asked_seed = split_model_name(text)
     run = open_finished_run(path)
     record = run.record
-    if (aggregation := record.settings.aggregation) is not None:
-        raise InputError(
-            f"{path} judges {aggregation.plural}, and nothing says which {aggregation.unit} a new "
-            "image is of: evaluate the model without unit (--unit) in another folder"
-        )
     several = f"{path} has several models: name one, as in {path}:"
     name = _choose_model(asked_model, list(record.models), several)
     chosen = _choose_seed(record, asked_seed, f"{path}:{name}")
@@ -161,6 +162,7 @@ def open_images(
     asked: ImageOptions | None = None,
     *,
     positive: PositiveClasses | None = None,
+    groups: GroupColumns | None = None,
     offline: bool = False,
     progress: Notify | None = None,
 ) -> NewImages:
@@ -172,7 +174,7 @@ def open_images(
         source: the images, as for `load_data`.
         classes, preparation: of the model.
         positive: the classes that the model's findings are made of, if they are.
-        asked, offline, progress: as for `load_data`.
+        asked, groups, offline, progress: as for `load_data`.
     """
     options = LoadOptions(
         **vars(asked or ImageOptions()),
@@ -180,11 +182,13 @@ def open_images(
         parts=("test",),
         test_fraction=tested_share(source),
         allow_duplicates=True,
+        groups=groups,
     )
     dataset = load(source, options, offline=offline, progress=progress)
     labels = relabel_by_name(dataset.test, classes, positive)
     if labels is None:
-        unlabelled = replace(drop_labels(dataset.test, classes), names=dataset.test.names)
+        test = dataset.test
+        unlabelled = replace(drop_labels(test, classes), names=test.names, groups=test.groups)
         others = () if dataset.classes == (UNLABELLED,) else dataset.classes
         return NewImages(dataset.name, unlabelled, labelled=False, other_classes=others)
     images = replace(dataset.test, labels=labels, classes=classes)

@@ -15,7 +15,7 @@ from fairweather.attacks.masking import masking_warning
 from fairweather.attacks.table import ATTACKS
 from fairweather.errors import InputError
 from fairweather.inference.prediction import join_predictions
-from fairweather.metrics import FittedThresholds, absent_metrics, fit_on, under_priors, worst_prior
+from fairweather.metrics import FittedThresholds, absent_metrics, fit_on
 from fairweather.metrics.grouping import Grouping
 from fairweather.metrics.metric import class_metric_names, find_targets
 from fairweather.metrics.operating_points import choose_thresholds
@@ -40,6 +40,7 @@ from fairweather.runs.scores import (
 from fairweather.shifts.table import CLEAN as UNCHANGED
 from fairweather.steps.plan import ScoredModel, ScoreStep, StepResult, name_first
 from fairweather.steps.predictions import has_changed_logits
+from fairweather.steps.prior_rows import prevalence_rows, prior_rows
 from fairweather.steps.score_rows import (
     Places,
     class_slice_rows,
@@ -63,13 +64,10 @@ from fairweather.types.measurement import (
 from fairweather.types.record import (
     ABSENT_METRICS,
     CLEAN,
-    COLUMNS,
     ENSEMBLE,
     MEAN,
     NATURAL,
-    NO_LEVEL,
     OOD,
-    PRIORS,
     SCORES,
     SLICES,
     SPREAD,
@@ -79,15 +77,11 @@ from fairweather.types.record import (
     VAL,
     VALIDATION,
     WARNINGS,
-    WORST_PRIORS,
     predictions_file,
     slice_label,
     worst_slice_label,
 )
 from fairweather.variants.prediction_sets import FittedSets
-
-# The metric by which the worst priors are found: which priors are worst depends on the metric.
-WORST_BY = "accuracy"
 
 
 def do_score(step: ScoreStep, worker: Worker, folder: RunFolder, progress: Notify) -> StepResult:
@@ -153,7 +147,7 @@ def do_score(step: ScoreStep, worker: Worker, folder: RunFolder, progress: Notif
         grouping=groupings[TEST],
     )
     frames = [scores_frame(_summarize(estimated.items())), derived, *frames]
-    frames += [_prior_rows(step, folder, groupings[TEST])]
+    frames += [prior_rows(step, folder, groupings[TEST], fitted)]
     frames += [detection_rows(step, folder, groupings[TEST])]
     frame = _with_spread(concatenate_rows(frames))
     folder.write(SCORES, scores_to_csv(_with_counts(frame, groupings)))
@@ -200,10 +194,14 @@ def _score_units(
     scored = [_score_images(step, folder, cells, grouping) for cells, grouping in parts]
     for cells, _ in parts:
         tell(len(cells))
-    frame = _with_spread(concatenate_rows([images.frame for images in scored]))
-    folder.write(SCORES, scores_to_csv(frame))
     (cells, grouping), left_out = parts[0], scored[0].left_out
-    _say_left_out(step, "in no mean over findings, and never the worst", left_out, progress)
+    frames = [images.frame for images in scored]
+    if step.priors:
+        frames.append(prevalence_rows(step, folder, grouping, _read_validations(step, folder)))
+    folder.write(SCORES, scores_to_csv(_with_spread(concatenate_rows(frames))))
+    several = len(folder.record.data.classes) > 1
+    words = "in no mean over findings, and never the worst" if several else "no AUC"
+    _say_left_out(step, words, left_out, progress)
     for (others, _), images in zip(parts[1:], scored[1:], strict=True):
         further = {name: why for name, why in images.left_out.items() if name not in left_out}
         _say_left_out(step, f"not in the mean over {others[0].shift.name}", further, progress)
@@ -257,15 +255,7 @@ def _score_images(
         step.bootstrap,
         grouping,
         points=step.operating_points,
-        fitted_on={
-            (row.model, str(row.seed)): Validation(
-                folder.read_cell(row.file(CLEAN, VAL)),
-                join_predictions(list(map(folder.read_cell, files))),
-                read_grouping(folder, VAL),
-            )
-            for row in step.rows
-            if (files := _validation_files(step, row))
-        },
+        fitted_on=_read_validations(step, folder),
         threads=torch.get_num_threads(),
     )
     tables = {name: _summarize(table.items()) for name, table in estimated.items()}
@@ -276,6 +266,19 @@ def _score_images(
         frames.append(worst_slices(judged, units[0].column, UNIT_COLUMNS))
     left_out = {unit.name: unit.left_out for unit in units if unit.left_out}
     return ScoredImages(tables, judged, concatenate_rows(frames), left_out)
+
+
+def _read_validations(step: ScoreStep, folder: RunFolder) -> dict[tuple[str, str], Validation]:
+    """The validation images of a task with units, by model and seed."""
+    return {
+        (row.model, str(row.seed)): Validation(
+            folder.read_cell(row.file(CLEAN, VAL)),
+            join_predictions(list(map(folder.read_cell, files))),
+            read_grouping(folder, VAL),
+        )
+        for row in step.rows
+        if (files := _validation_files(step, row))
+    }
 
 
 def _count_groups(frame: pd.DataFrame, table: Mapping[ScoreKey, Estimates]) -> pd.DataFrame:
@@ -466,30 +469,6 @@ def _add_draws(
             sets = FittedSets.read(read_json(folder.file(file)), file)
             with_draws[key] = with_draws[key]._replace(draws=sets.draws)
     return with_draws
-
-
-def _prior_rows(step: ScoreStep, folder: RunFolder, grouping: Grouping | None) -> pd.DataFrame:
-    """The scores of the clean test images under each set of class priors, and under the worst."""
-    lines: list[tuple[object, ...]] = []
-    priors = {name: np.array(shares) for name, shares in step.priors.items()}
-    for row in step.rows if priors else ():
-        predictions = folder.read_predictions(row.file(CLEAN))
-        scores = {
-            f"{PRIORS}{name}": under_priors(
-                predictions, shares, resamples=step.bootstrap, grouping=grouping
-            )
-            for name, shares in step.priors.items()
-        }
-        _, worst = worst_prior(
-            predictions, priors, WORST_BY, resamples=step.bootstrap, grouping=grouping
-        )
-        scores[WORST_PRIORS] = {WORST_BY: worst}
-        lines += [
-            (row.model, str(row.seed), shift, NO_LEVEL, metric, *score)
-            for shift, metrics in scores.items()
-            for metric, score in metrics.items()
-        ]
-    return pd.DataFrame(lines, columns=COLUMNS)
 
 
 def attack_warnings(

@@ -280,6 +280,14 @@ class Aggregation(NamedTuple):
         ends_in_y = self.unit.endswith("y") and self.unit[-2:-1] not in (*"aeiou", "")
         return f"{self.unit[:-1]}ies" if ends_in_y else f"{self.unit}s"
 
+    def count_units(self, number: int) -> str:
+        """Write how many there are.
+
+        >>> Aggregation("patient").count_units(1), Aggregation("patient").count_units(1200)
+        ('1 patient', '1,200 patients')
+        """
+        return f"{number:,} {self.unit if number == 1 else self.plural}"
+
 
 class Preparation(NamedTuple):
     """How images are made square before any shift: they are resized, then cropped at the center.

@@ -20,7 +20,7 @@ from fairweather.report.page.shell import (
 )
 from fairweather.report.section import ReportPart, Section
 from fairweather.report.tables import TextTable
-from fairweather.report.unit_words import name_all_units, name_units
+from fairweather.types.unit_words import name_all_units, name_units
 
 
 def render_page(

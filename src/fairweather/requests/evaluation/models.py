@@ -179,8 +179,7 @@ class ModelRequest:
                 list_source(name, offline=True)
         split = _split_data(self, runs[0], settings, tell)
         priors = read_priors(options.priors)
-        if split.task == MULTILABEL:
-            refuse_class_options(options)
+        refuse_class_options(options, split.task)
         openings = [_open_model(self, model, split) for model in self.models]
         opened = [opening.model for opening in openings]
         source = _common_source(self, opened, runs, split)

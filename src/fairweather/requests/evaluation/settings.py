@@ -23,12 +23,20 @@ from fairweather.requests.evaluation_options import EvaluationOptions
 from fairweather.requests.inputs import (
     PartialPriors,
     check_operating_points,
+    complete_prevalences,
     complete_priors,
 )
 from fairweather.steps.measurement import Settings
 from fairweather.tasks.classification import CLASSIFICATION_TASK
 from fairweather.tasks.multilabel import MULTILABEL_TASK
-from fairweather.types.measurement import Attack, Dataset, ReaderCalls, Shift
+from fairweather.types.measurement import (
+    CLASSIFICATION,
+    MULTILABEL,
+    Attack,
+    Dataset,
+    ReaderCalls,
+    Shift,
+)
 from fairweather.types.operating_points import parse_operating_points
 from fairweather.types.options import GroupColumns, normalize_slice
 from fairweather.types.positive import PositiveClasses
@@ -36,7 +44,6 @@ from fairweather.types.record import TEST
 
 # What to do in place of options that need classes.
 INSTEAD_FOR_FINDINGS = {
-    "priors": "leave it out, and compare AUCs, which do not depend on how common a finding is",
     "ood": "name images with the same findings with natural (--natural)",
 }
 
@@ -126,17 +133,19 @@ def add_class_settings(
     costs = read_costs(options.costs, classes, findings=labels.ndim > 1)
     settings = replace(settings, operating_points=points, costs=costs)
     if labels.ndim > 1:
-        refuse_class_options(options)
-        return settings
+        refuse_class_options(options, MULTILABEL)
+        return replace(settings, priors=complete_prevalences(priors, labels, classes))
     return replace(
         settings,
         priors=complete_priors(priors, labels, classes),
     )
 
 
-def refuse_class_options(options: EvaluationOptions) -> None:
-    """Raise `InputError` for an option that images with several findings have no use for."""
-    for name in ("ordered_classes", "priors", "ood"):
+def refuse_class_options(options: EvaluationOptions, task: str) -> None:
+    """Raise `InputError` for an option that images of a task have no use for."""
+    of_classes = ("ordered_classes", "ood") if task != CLASSIFICATION else ()
+    also_of_findings = ("priors", "costs") if task not in (CLASSIFICATION, MULTILABEL) else ()
+    for name in (*of_classes, *also_of_findings):
         if getattr(options, name):
             instead = INSTEAD_FOR_FINDINGS.get(name, "leave it out")
             raise InputError(

@@ -1,0 +1,129 @@
+"""A run is verified: what its stored predictions say is what it says."""
+
+import json
+from dataclasses import replace
+
+import pytest
+from typer.testing import CliRunner
+
+import fairweather as fw
+from fairweather.cli.app import app
+from fairweather.runs.folder import RunFolder
+from fairweather.types.record import step_file
+from tests.helpers.run_folders import copy_run
+from tests.requests.test_evaluate import write_model
+
+CELL = "predictions/by_colour-make/seed-0/test/gamma,exponent=2.parquet"
+# Of variants that are fitted, and that make sets.
+VARIANTS = ("temperature", {"conformal": {"method": "lac", "coverage": 0.5}})
+
+
+@pytest.fixture(scope="module")
+def finished(colour_folder, tmp_path_factory):
+    folder = tmp_path_factory.mktemp("verified")
+    run = fw.evaluate(
+        write_model(folder),
+        f"folder:{colour_folder}",
+        shifts=["gamma,exponent=2.0"],
+        variants=VARIANTS,
+        bootstrap=100,
+        validation_fraction=0.4,
+        out=folder / "run",
+        progress=False,
+    )
+    return RunFolder(run.path)
+
+
+@pytest.fixture
+def run(finished, tmp_path):
+    return copy_run(finished, tmp_path / "run")
+
+
+def outcomes(verified):
+    return {file.file: file.outcome for file in verified.files}
+
+
+def test_everything_that_stored_predictions_give_is_computed_again(run):
+    verified = fw.verify(run.path, progress=False)
+    seen = outcomes(verified)
+    assert verified.is_confirmed
+    assert {seen[name] for name in ("scores.csv", "summary.csv", "report.html")} == {"same"}
+    derived = [name for name in seen if name.startswith("variants/") or "+" in name]
+    assert len(derived) > 4
+    assert {seen[name] for name in derived} == {"same"}
+    assert seen[CELL] == "not computed"
+    assert "that needs networks or images" in str(verified)
+
+
+def change_a_prediction(run):
+    predictions = run.read_predictions(CELL)
+    correct = predictions.correct.copy()
+    predicted = predictions.predicted.copy()
+    predicted[0] = predictions.labels[0] if not correct[0] else 1 - predicted[0]
+    run.write_predictions(CELL, replace(predictions, predicted=predicted, logits=None))
+
+
+def forge_checksum(run, step, *files):
+    path = run.path / step_file(step)
+    record = json.loads(path.read_text())
+    record["files"] |= {name: run.checksum(name) for name in files}
+    path.write_text(json.dumps(record))
+
+
+def test_one_changed_prediction_is_noticed(run):
+    change_a_prediction(run)
+    verified = fw.verify(run.path, progress=False)
+    assert not verified.is_confirmed
+    assert outcomes(verified)[CELL] == "changed"
+
+
+def test_one_changed_prediction_is_noticed_even_if_its_checksum_was_changed_too(run):
+    change_a_prediction(run)
+    forge_checksum(run, CELL.removesuffix(".parquet"), CELL)
+    seen = outcomes(fw.verify(run.path, progress=False))
+    assert seen["scores.csv"] == "differs"
+
+
+def test_a_number_that_was_typed_in_is_noticed_and_named(run):
+    lines = (run.path / "scores.csv").read_text().splitlines(keepends=True)
+    fields = lines[1].split(",")
+    fields[5] = "0.123"
+    (run.path / "scores.csv").write_text("".join([lines[0], ",".join(fields), *lines[2:]]))
+    forge_checksum(run, "scores", "scores.csv")
+    done = CliRunner().invoke(app, ["verify", str(run.path), "--quiet"])
+    assert (done.exit_code, done.stderr) == (1, "")
+    again = CliRunner().invoke(app, ["verify", str(run.path)])
+    assert again.stderr.splitlines()[-1].startswith(f"next    fairweather report {run.path}")
+    assert "1 not what the stored predictions give: scores.csv" in done.output
+    assert "(row 2 value: 0.123, now " in done.output, done.output
+
+
+def test_without_its_predictions_a_run_is_not_confirmed(run):
+    (run.path / CELL).unlink()
+    verified = fw.verify(run.path, progress=False)
+    assert not verified.is_confirmed
+    assert outcomes(verified)["scores.csv"] == "not computed"
+
+
+def test_a_run_of_another_version_is_not_computed_again(run):
+    path = run.path / step_file("scores")
+    record = json.loads(path.read_text())
+    record["depends"]["version"] = 1
+    path.write_text(json.dumps(record))
+    done = CliRunner().invoke(app, ["verify", str(run.path), "--json", "--quiet"])
+    assert done.exit_code == 1
+    files = {file["file"]: file for file in json.loads(done.output)["files"]}
+    assert files["scores.csv"]["outcome"] == "not computed"
+    assert "version 1 of this step wrote them" in files["scores.csv"]["reason"]
+
+
+def test_only_its_own_copy_is_written(run):
+    before = {path: path.read_bytes() for path in run.path.rglob("*") if path.is_file()}
+    fw.verify(run.path, progress=False)
+    assert before == {path: path.read_bytes() for path in run.path.rglob("*") if path.is_file()}
+
+
+def test_a_run_without_scores_is_refused(run):
+    run.forget("scores")
+    with pytest.raises(fw.InputError, match="has no scores to verify; finish the run first"):
+        fw.verify(run.path)
