@@ -18,7 +18,7 @@ from fairweather.metrics.findings import find_point_metric
 from fairweather.metrics.grouping import Grouping
 from fairweather.metrics.metric import find_class_metric
 from fairweather.metrics.paired import SeedSummary, seed_summary
-from fairweather.metrics.sample import draw_counts, is_called
+from fairweather.metrics.sample import draw_counts
 from fairweather.runs.folder import RunFolder, open_finished_run
 from fairweather.runs.scores import (
     Estimates,
@@ -350,8 +350,8 @@ class ModelEstimates(NamedTuple):
     """Likewise, of the confidences and the losses."""
 
     right_calls: Mapping[tuple[ShiftLevel, str], npt.NDArray[np.bool_]]
-    """Bool `[n, S]` by condition and metric at an operating point: is the call of its class or
-    finding right, at the threshold of each seed."""
+    """Bool `[n, S]` by condition and metric: is the call of its class or finding right, at an
+    operating point at the threshold of each seed."""
 
     def shown(self, condition: ShiftLevel, metric: str) -> Estimate:
         """The estimate of the only seed, or of the mean over seeds."""
@@ -459,12 +459,11 @@ def estimate_model(
                 classes.update(decisions.astype("<i8").tobytes())
                 for column in sure:
                     confidences.update(column.astype("<f8").tobytes())
-                for name in metrics if has_points else ():
+                for name in metrics:
                     metric = find_class_metric(name, part.classes, chosen)
                     metric = metric or find_point_metric(name, chosen)
                     if metric and isinstance(part, Predictions) and metric.applies(part):
-                        called = is_called(part, metric.class_label, metric.threshold)
-                        right = called == (part.labels == metric.class_label)
+                        right = metric.right_calls(part)
                         calls.setdefault((condition, name), []).append(right)
                 yield (model, str(seed), *condition), part, fitted
 

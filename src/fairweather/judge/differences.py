@@ -26,7 +26,7 @@ from fairweather.metrics import Estimate, recipe_estimate, to_score
 from fairweather.metrics.columns import FloatArray
 from fairweather.metrics.findings import find_point_metric
 from fairweather.metrics.grouping import Grouping
-from fairweather.metrics.metric import find_class_metric
+from fairweather.metrics.metric import find_class_metric, list_onwards
 from fairweather.metrics.paired import (
     McNemar,
     SeedSummary,
@@ -313,13 +313,18 @@ def class_table(
 
 
 def _class_rows(runs: RunPair, pair: ModelPair, images: ResampledImages) -> Iterator[ComparisonRow]:
-    names = [f"{SENSITIVITY}{name}" for name in runs.a.record.data.classes]
+    data = runs.a.record.data
+    onwards = list_onwards(data.classes) if data.ordered and len(data.classes) > 2 else []
+    names = [f"{SENSITIVITY}{name}" for name in (*data.classes, *onwards)]
     estimates = estimate_pair(runs, pair, SharedShifts(), images, names)
     sides, grouping = (estimates.first, estimates.second), images.grouping
-    for label, name in enumerate(names):
-        of_class = images.labels == label
+    for name in names:
+        metric = find_class_metric(name, data.classes)
+        assert metric is not None, "it is made of the names of classes"
+        of_class = metric.is_present(images.labels)
         if of_class.any() and all(side.has(UNSHIFTED, name) for side in sides):
-            right = [side.correct[UNSHIFTED][of_class].astype(float) for side in sides]
+            calls = [side.right_calls[UNSHIFTED, name] for side in sides]
+            right = [side_calls[of_class].astype(float) for side_calls in calls]
             class_grouping = None if grouping is None else grouping.select(np.flatnonzero(of_class))
             yield estimates.tested(estimates.row(UNSHIFTED, name), right, class_grouping)
 
@@ -399,7 +404,7 @@ def _point_rows(
         row = find_class_metric(metric, runs.a.record.data.classes) or find_point_metric(metric)
         if row is None or not all((condition, metric) in side.right_calls for side in sides):
             continue
-        present = labels == row.class_label
+        present = row.is_present(labels)
         sought = np.flatnonzero(present == (row.kind.name == "sensitivity"))
         if len(sought):
             right = [side.right_calls[condition, metric][sought].astype(float) for side in sides]

@@ -11,6 +11,7 @@ from pathlib import Path
 from fairweather.errors import InputError, unknown_name
 from fairweather.files.yamlfile import read_yaml
 from fairweather.types.operating_points import POINT_SIGN, parse_point
+from fairweather.types.positive import FROM
 
 OPERATORS: Mapping[str, Callable[[float, float], bool]] = {
     ">=": operator.ge,
@@ -22,6 +23,8 @@ CHANGES = ("drop", "rise")
 # What may follow the bar of METRIC[CELL|OF]: a class, a slice, the worst slice, a class in a slice,
 # or the same of a finding, which also has means.
 CLASS, FINDING, WORST_SLICE = "class=", "finding=", "worst "
+_CLASS_WORD = CLASS.removesuffix("=")
+_ONWARDS = _CLASS_WORD + FROM  # before a grade or more
 MEANS = ("mean ", "weighted mean ")
 SUBJECTS = (
     "class=NAME",
@@ -32,6 +35,7 @@ SUBJECTS = (
     "finding=NAME",
     "finding=NAME|COLUMN=VALUE",
     "worst finding",
+    "class>=NAME",
     "weighted mean finding",
 )
 FORM = "[MODEL:] METRIC[CELL|OF] [drop|rise] OPERATOR NUMBER"
@@ -55,6 +59,8 @@ class Rule:
     accuracy[brightness_factor] drop <= 5%
     >>> print(Rule("basic", "sensitivity", "clean", "", ">=", "0.9", "class=malignant"))
     basic: sensitivity[clean|class=malignant] >= 0.9
+    >>> print(Rule(None, "auc", "clean", "", ">=", "0.9", "class=>=2"))
+    auc[clean|class>=2] >= 0.9
     """
 
     model: str | None
@@ -82,7 +88,10 @@ class Rule:
     def __str__(self) -> str:
         model = f"{self.model}: " if self.model else ""
         change = f"{self.change} " if self.change else ""
-        cell = f"{self.cell}|{self.subject}" if self.subject else self.cell
+        subject = self.subject
+        if subject.startswith(CLASS + FROM):
+            subject = _CLASS_WORD + subject.removeprefix(CLASS)
+        cell = f"{self.cell}|{subject}" if subject else self.cell
         return f"{model}{self.metric}[{cell}] {change}{self.operator} {self.number}"
 
     @property
@@ -226,6 +235,8 @@ def _parse_rule(text: str) -> Rule:
         raise _error_in_rule(text, unknown_name("operator", sign, OPERATORS))
     cell, number = match["cell"].strip(), match["number"].strip()
     subject = (match["subject"] or "").strip()
+    if subject.startswith(_ONWARDS):
+        subject = CLASS + subject.removeprefix(_CLASS_WORD)
     rule = Rule(match["model"], match["metric"], cell, change, sign, number, subject)
     try:
         _check_subject(rule)

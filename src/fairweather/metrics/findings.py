@@ -86,7 +86,7 @@ def find_point_metric(
     return _call_metric(kind, name, f"{row.label} at {at}", threshold)
 
 
-def find_finding_targets(names: Iterable[str]) -> dict[str, tuple[int, TargetRate]]:
+def find_finding_targets(names: Iterable[str]) -> dict[str, tuple[int | range, TargetRate]]:
     """Find the targets among names of metrics of a finding, by what stands behind the sign.
 
     >>> find_finding_targets(["auc", "ppv@0.3", "ppv@specificity=0.9"])

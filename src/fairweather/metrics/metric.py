@@ -4,14 +4,14 @@ Metrics of a class, such as `sensitivity/malignant`, are not rows of `METRICS`, 
 many of each as it has classes. A class is called where it is the most probable one. With an
 operating point such as `sensitivity/malignant@0.3`, it is called where its probability is at least
 0.3. With a target such as `ppv/malignant@sensitivity=0.95`, that threshold is chosen on validation
-images.
+images. Of classes in an order, `sensitivity/>=2` is of the class 2 and all after it.
 """
 
 from __future__ import annotations
 
 import math
 from collections.abc import Callable, Iterable, Mapping, Sequence
-from dataclasses import KW_ONLY, dataclass
+from dataclasses import KW_ONLY, dataclass, fields, replace
 from types import MappingProxyType
 from typing import Literal, NamedTuple, TypeVar
 
@@ -28,7 +28,16 @@ from fairweather.metrics.classification import (
     CallShare,
     ClassCounts,
 )
-from fairweather.metrics.columns import Ends, FloatArray, IntArray, LabelArray, Result, ratio
+from fairweather.metrics.columns import (
+    BoolArray,
+    Ends,
+    FloatArray,
+    IntArray,
+    LabelArray,
+    Result,
+    ratio,
+)
+from fairweather.metrics.grades import merge_classes
 from fairweather.metrics.grouping import Grouping
 from fairweather.metrics.hidden_error import (
     NOTHING_HIDDEN,
@@ -48,6 +57,7 @@ from fairweather.types.operating_points import (
     list_points,
     parse_point,
 )
+from fairweather.types.positive import FROM
 
 IntervalKind = Literal[
     "percentile",
@@ -472,6 +482,43 @@ class ClassMetric(Metric):
         group = None if grouping is None else grouping.numbers
         return disjoint_pairs(predictions.labels == self.class_label, group)
 
+    def is_present(self, labels: LabelArray) -> BoolArray:
+        """Tell which images are of the class, from the labels of all."""
+        return labels == self.class_label
+
+    def right_calls(self, predictions: Predictions) -> BoolArray:
+        """Tell for which images it is right that the class is called, or not called."""
+        truth = predictions.labels == self.class_label
+        return is_called(predictions, self.class_label, self.threshold) == truth
+
+
+@dataclass(frozen=True, kw_only=True)
+class GradeMetric(ClassMetric):
+    """A metric of a grade or more, which is the second of two classes."""
+
+    first: int
+    """The lowest grade of the second class."""
+
+    def images(self, predictions: Predictions) -> int:
+        """Count the images of these grades."""
+        return super().images(merge_classes(predictions, self.first))
+
+    def errors(self, predictions: Predictions, grouping: Grouping | None = None) -> float:
+        """Count the images that the value is a share of, as for one class."""
+        return super().errors(merge_classes(predictions, self.first), grouping)
+
+    def pairs(self, predictions: Predictions, grouping: Grouping | None = None) -> float:
+        """Count the `disjoint_pairs` of these grades and those below."""
+        return super().pairs(merge_classes(predictions, self.first), grouping)
+
+    def is_present(self, labels: LabelArray) -> BoolArray:
+        """Tell which images have one of these grades."""
+        return labels >= self.first
+
+    def right_calls(self, predictions: Predictions) -> BoolArray:
+        """Tell for which images it is right that these grades are called, or not called."""
+        return super().right_calls(merge_classes(predictions, self.first))
+
 
 def find_class_metric_row(name: str) -> ClassMetricRow | None:
     """Find what kind of metric of a class has this name in scores.csv; None if none has.
@@ -495,18 +542,37 @@ class NamedPoint(NamedTuple):
     text: str
     """The operating point as it is written; "" without one."""
 
+    onwards: bool = False
+    """Whether it is of this class and all after it, such as `>=2`."""
+
 
 def find_point(named: str, classes: Sequence[str]) -> NamedPoint | None:
     """Find a class and its operating point, such as `malignant@0.3`; None if there is none.
 
     >>> find_point("malignant@sensitivity=0.9", ["benign", "malignant"]).point
     TargetRate(rate='sensitivity', value=0.9)
+    >>> find_point(">=2@0.3", ["0", "1", "2"])
+    NamedPoint(label=2, point=0.3, text='0.3', onwards=True)
     """
-    if named in classes:  # the name of a class may contain the sign too
-        return NamedPoint(list(classes).index(named), None, "")
-    name, _, text = named.rpartition(POINT_SIGN)
-    point = parse_point(text)
-    return NamedPoint(list(classes).index(name), point, text) if point and name in classes else None
+    known = [*classes, *list_onwards(classes)]
+    name, point, text = named, None, ""
+    if named not in known:  # the name of a class may contain the sign too
+        name, _, text = named.rpartition(POINT_SIGN)
+        point = parse_point(text)
+        if point is None or name not in known:
+            return None
+    if name in classes:
+        return NamedPoint(list(classes).index(name), point, text)
+    return NamedPoint(known.index(name) - len(classes) + 1, point, text, onwards=True)
+
+
+def list_onwards(classes: Sequence[str]) -> list[str]:
+    """The names of a grade or more, for each grade but the lowest.
+
+    >>> list_onwards(["none", "mild", "severe"])
+    ['>=mild', '>=severe']
+    """
+    return [f"{FROM}{name}" for name in classes[1:]]
 
 
 def find_class_metric(
@@ -530,17 +596,46 @@ def find_class_metric(
     if kind is None or place is None or not kind.has(place.point):
         return None
     class_name, at = classes[place.label], f" at {place.text}" if place.text else ""
-    label = f"{kind.label} of {class_name}{at}"
     threshold = chosen.get(named, math.nan) if isinstance(place.point, TargetRate) else place.point
-    return metric_of_class(ClassMetric, kind, name, label, place.label, threshold)
+    if not place.onwards:
+        label = f"{kind.label} of {class_name}{at}"
+        return metric_of_class(ClassMetric, kind, name, label, place.label, threshold)
+    if kind.accepts.sets:
+        return None
+    label = f"{kind.label} of {class_name} or more{at}"
+    whole = metric_of_class(ClassMetric, kind, name, label, 1, threshold)
+    return _of_grades(whole, place.label)
 
 
-def find_targets(names: Iterable[str], classes: Sequence[str]) -> dict[str, tuple[int, TargetRate]]:
-    """Find the targets among names of metrics of classes, by what stands behind the slash."""
+def _of_grades(whole: ClassMetric, first: int) -> GradeMetric:
+    """Compute a metric of the second of two classes on grades, of which they are made."""
+    column = whole.column
+    changed = {
+        "evaluate": lambda s: whole.evaluate(s.from_class(first)),
+        "column": column and (lambda prepared: column(prepared.from_class(first))),
+        "bias": lambda prepared: whole.bias(prepared.from_class(first)),
+        "least_pairs": lambda labels, groups: whole.least_pairs(
+            (labels >= first).astype(np.int64), groups
+        ),
+        "accepts": replace(whole.accepts, ordered=True),
+    }
+    own = {declared.name: getattr(whole, declared.name) for declared in fields(whole)}
+    return GradeMetric(**own | changed, first=first)
+
+
+def find_targets(
+    names: Iterable[str], classes: Sequence[str]
+) -> dict[str, tuple[int | range, TargetRate]]:
+    """Find the targets among names of metrics of classes, by what stands behind the slash.
+
+    >>> names = ["ppv/a@sensitivity=0.9", "ppv/>=b@sensitivity=0.9"]
+    >>> [label for label, _ in find_targets(names, ["a", "b", "c"]).values()]
+    [0, range(1, 3)]
+    """
     places = {name.partition("/")[2]: name for name in names if find_class_metric_row(name)}
     known = {named: find_point(named, classes) for named in places}
     return {
-        named: (place.label, place.point)
+        named: (range(place.label, len(classes)) if place.onwards else place.label, place.point)
         for named, place in known.items()
         if place and isinstance(place.point, TargetRate)
     }
@@ -588,14 +683,27 @@ def metric_of_class(
 
 
 def class_metric_names(
-    classes: Sequence[str], points: OperatingPoints = MappingProxyType({})
+    classes: Sequence[str],
+    points: OperatingPoints = MappingProxyType({}),
+    *,
+    ordered: bool = False,
 ) -> list[str]:
     """The names in scores.csv of every metric of every class, and of each operating point.
 
+    Ordered classes also have those of a grade or more.
+
     >>> class_metric_names(["a"], {"a": 0.25})[-2:]
     ['npv/a@0.25', 'f1/a@0.25']
+    >>> class_metric_names(["a", "b", "c"], ordered=True)[-1]
+    'pr_auc/>=c'
     """
     names = [f"{kind}/{name}" for name in classes for kind in CLASS_METRICS]
+    names += [
+        f"{kind}/{name}"
+        for name in (list_onwards(classes) if ordered and len(classes) > 2 else ())
+        for kind, row in CLASS_METRICS.items()
+        if not row.accepts.sets
+    ]
     names += [
         f"{kind}/{name}{POINT_SIGN}{point}"
         for name in points

@@ -15,6 +15,7 @@ import scipy.special
 
 from fairweather.errors import InputError
 from fairweather.metrics.columns import BoolArray, FloatArray, softmax
+from fairweather.metrics.grades import merge_classes
 from fairweather.metrics.grouping import Grouping
 from fairweather.metrics.risk_control import TOLERANCE, hoeffding_bentkus_p, weigh_units
 from fairweather.metrics.selective import fewest_for_risk
@@ -84,24 +85,29 @@ def choose_threshold(
 
 def choose_thresholds(
     predictions: Predictions,
-    points: Mapping[str, tuple[int, TargetRate]],
+    points: Mapping[str, tuple[int | range, TargetRate]],
     grouping: Grouping | None = None,
 ) -> dict[str, float]:
     """Choose the threshold of each target that clean validation images can show.
 
     Args:
         predictions: with logits.
-        points: class and target, by what stands in the name of a metric.
+        points: class, or grades from one on, and target, by what stands in the name of a metric.
         grouping: which images belong together.
     """
     if not points or predictions.logits is None:
         return {}
-    probabilities, labels = softmax(predictions.logits), predictions.labels
-    return {
-        name: choose_threshold(probabilities[:, label], labels == label, target, grouping)
-        for name, (label, target) in points.items()
-        if count_sought(labels == label, target, grouping) >= fewest_for_target(target)
-    }
+    chosen = {}
+    for name, (label, target) in points.items():
+        of_two, place = predictions, label
+        if isinstance(label, range):
+            of_two, place = merge_classes(predictions, label.start), 1
+        assert of_two.logits is not None
+        present = of_two.labels == place
+        if count_sought(present, target, grouping) >= fewest_for_target(target):
+            probability = softmax(of_two.logits)[:, place]
+            chosen[name] = choose_threshold(probability, present, target, grouping)
+    return chosen
 
 
 def shorten_threshold(low: float, high: float) -> float:

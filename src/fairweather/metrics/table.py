@@ -77,8 +77,8 @@ def shown_metrics(least: Literal[1, 2], kind: TaskKind | None = None) -> list[st
 
     If a kind of predictions is given, only of metrics of these.
 
-    >>> shown_metrics(1, Predictions.kind)
-    ['accuracy', 'rms_calibration_error', 'negative_log_likelihood']
+    >>> shown_metrics(1, Predictions.kind)[:3]
+    ['accuracy', 'rms_calibration_error', 'mean_absolute_error']
     """
     ordered = sorted(METRICS.values(), key=lambda metric: -metric.shown)
     return [m.name for m in ordered if m.shown >= least and kind in (None, *m.accepts.kinds)]
@@ -327,6 +327,7 @@ METRICS: dict[str, Metric] = index_by_name(
         accepts=OF_GRADES,
         bounds=(0.0, np.inf),
         unit="grades",
+        shown=1,
         interval="skewed",
         fewest=FEWEST_OF_LOSSES,
     ),
@@ -371,6 +372,7 @@ METRICS: dict[str, Metric] = index_by_name(
         lambda s: s.mean("rank_score"),
         higher_is_better=False,
         accepts=replace(OF_GRADES, logits=True),
+        shown=1,
         interval="skewed",
         fewest=FEWEST,
     ),

@@ -29,6 +29,7 @@ from fairweather.report.tables import (
     tabulate_scores,
 )
 from fairweather.report.training import draw_labels
+from fairweather.types.positive import FROM
 from fairweather.types.record import (
     ALL,
     CLEAN,
@@ -89,12 +90,17 @@ def _class_tables(contents: Contents) -> Iterator[TextTable]:
     named = [metric.removeprefix(beginning) for metric in metrics if metric.startswith(beginning)]
     if not named:
         return
+    of_grades = (
+        "Behind >=, it is this class and all after it; they are called from 0.5 on. "
+        if any(name.startswith(FROM) for name in named)
+        else ""
+    )
     caption = (
         "Each class against all others on the clean test images; n: the images of the class. "
         + " ".join(f"{kind.label}: {kind.formula}." for kind in CLASS_METRICS.values())
         + " A class is called where it is the most probable one; behind @, where its probability "
-        f"is at least that. In brackets: {contents.intervals}, for as many images as the number is "
-        f"a share of. {contents.sample()}."
+        f"is at least that. {of_grades}In brackets: {contents.intervals}, for as many images as "
+        f"the number is a share of. {contents.sample()}."
     )
     head = [(kind.label, key) for key, kind in CLASS_METRICS.items()]
     rows = [

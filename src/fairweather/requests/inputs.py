@@ -17,6 +17,7 @@ from fairweather.attacks.table import ATTACKS, select_labels
 from fairweather.errors import InputError, check_name, unknown_name
 from fairweather.files.yamlfile import parse_yaml, read_yaml
 from fairweather.metrics.grouping import Grouping, number_groups
+from fairweather.metrics.metric import find_point, list_onwards
 from fairweather.metrics.operating_points import count_sought, explain_few, fewest_for_target
 from fairweather.progress import Notify
 from fairweather.runs.folder import StoredGroups
@@ -62,7 +63,8 @@ from fairweather.types.operating_points import (
     parse_point,
     store_points,
 )
-from fairweather.types.record import NATURAL, ModelRecord
+from fairweather.types.positive import FROM
+from fairweather.types.record import NATURAL, ModelRecord, has_ordered_classes
 from fairweather.variants.variant import VARIANTS, Variant, variant_class
 
 # ---------------------------------------------------------------- priors and operating points
@@ -101,31 +103,47 @@ def read_priors(asked: Path | Mapping[str, object] | None) -> PartialPriors:
 
 
 def check_operating_points(
-    points: OperatingPoints, classes: Sequence[str], task: Task = CLASSIFICATION_TASK
+    points: OperatingPoints,
+    classes: Sequence[str],
+    task: Task = CLASSIFICATION_TASK,
+    *,
+    ordered: bool = False,
 ) -> OperatingPoints:
     """Check operating points, and give each class those that are meant for all.
+
+    Of grades, which are ordered classes, these are for each grade or more, such as `>=2`.
 
     Raises `InputError` for an unknown class, a point that is neither a probability nor a target, or
     too many classes to have their probabilities stored.
 
     >>> check_operating_points({"malignant": 0.3, "": "sensitivity=0.9"}, ["benign", "malignant"])
     {'benign': 'sensitivity=0.9', 'malignant': (0.3, 'sensitivity=0.9')}
+    >>> check_operating_points({">=2": 0.3, "": 0.7}, ["0", "1", "2"], ordered=True)
+    {'>=1': 0.7, '>=2': (0.3, 0.7)}
     """
+    onwards = list_onwards(classes) if task is CLASSIFICATION_TASK and len(classes) > 2 else []
+    known = [*classes, *onwards] if ordered else [*classes]
     if points and not task.stores_logits(len(classes)):
         raise InputError(
             f"operating points need stored probabilities, which runs of more than "
             f"{task.most_stored} classes do not have, found {len(classes):,} classes"
         )
     checked: dict[str, list[float | TargetRate]] = {}
-    for name in points:
+    for written in points:
+        name = _name_onwards(written, classes)
         if name in RATES and name not in classes:
             raise InputError(
                 f"operating_points: {name} is not a class; write the target as a text, {name}=0.95"
             )
-        if name and name not in classes:
+        if name and name in onwards and not ordered:
+            raise InputError(
+                f"an operating point of {name!r} needs classes in an order, such as grades: say so "
+                "with ordered_classes (--ordered-classes)"
+            )
+        if name and name not in known:
             kind = "class" if task is CLASSIFICATION_TASK else "finding"
-            raise unknown_name(f"{kind} of an operating point", name, classes)
-        for text in list_points(points, name):
+            raise unknown_name(f"{kind} of an operating point", name, known)
+        for text in list_points(points, written):
             if (point := parse_point(text)) is None:
                 of_class = f" of {name!r}" if name else ""
                 raise InputError(
@@ -133,14 +151,31 @@ def check_operating_points(
                     f"and 1, or a target such as sensitivity=0.95, found {text}"
                 )
             checked.setdefault(name, []).append(point)
-    everywhere = checked.get(EVERY, [])
+    everywhere, of_grades = checked.get(EVERY, []), ordered and bool(onwards)
     return store_points(
         {
             name: own
-            for name in classes
-            if (own := [*(checked.get(name, []) if name else []), *everywhere])
+            for name in known
+            if (
+                own := [
+                    *(checked.get(name, []) if name else []),
+                    *(everywhere if not of_grades or name in onwards else []),
+                ]
+            )
         }
     )
+
+
+def _name_onwards(name: str, classes: Sequence[str]) -> str:
+    """The name of a grade or more, if it is written with the place of the grade from 0 on.
+
+    >>> _name_onwards(">=1", ["none", "mild"]), _name_onwards(">=mild", ["none", "mild"])
+    ('>=mild', '>=mild')
+    """
+    first = name.removeprefix(FROM).strip()
+    if not name.startswith(FROM) or first in classes or not first.isdecimal():
+        return name
+    return f"{FROM}{classes[int(first)]}" if int(first) < len(classes) else name
 
 
 def check_targets(
@@ -158,9 +193,13 @@ def check_targets(
         grouping: which of them belong together.
     """
     for name, target in list_targets(points):
-        column = list(classes).index(name)
-        known, present = np.arange(len(labels)), labels == column
-        if labels.ndim > 1:
+        known = np.arange(len(labels))
+        if labels.ndim == 1:
+            place = find_point(name, classes)
+            assert place is not None, "the points are checked"
+            present = labels >= place.label if place.onwards else labels == place.label
+        else:
+            column = list(classes).index(name)
             known = np.flatnonzero(labels[:, column] != UNKNOWN)
             present = labels[known, column] == 1
         own = grouping.select(known) if grouping is not None and len(known) else None
@@ -482,7 +521,10 @@ def try_settings(dataset: Dataset, settings: Settings, purpose: str) -> None:
     check_task(dataset, settings)
     check_has_validation(settings, dataset.name, has_validation=dataset.val is not None)
     points = check_operating_points(
-        settings.operating_points, dataset.classes, find_task(dataset.task)
+        settings.operating_points,
+        dataset.classes,
+        find_task(dataset.task),
+        ordered=settings.ordered or has_ordered_classes(dataset.notes),
     )
     if (val := dataset.val) is not None and settings.aggregation is None:
         keys, labels = val.keys.numpy(), val.labels.numpy()

@@ -83,7 +83,7 @@ def estimate_with_classes(
         The estimates of each cell, in the order of the cells, and the rows.
     """
     parts, estimated = [pd.DataFrame(columns=COLUMNS)], {}
-    classes = class_metric_names(read(cells[0]).classes, points) if cells else []
+    classes = _class_names(read(cells[0]), points) if cells else []
     estimated_cells = estimate_cells(
         [cell for members in _group_cells(cells) for cell in members],
         read,
@@ -132,7 +132,7 @@ def class_slice_rows(
     parts = [pd.DataFrame(columns=SLICE_COLUMNS)]
     clean = [cell for cell in cells if cell.shift.name == CLEAN]
     for members in _group_cells(clean):
-        names = class_metric_names(read(members[0]).classes, points)
+        names = _class_names(read(members[0]), points)
 
         def estimate(
             subset: Places,
@@ -170,6 +170,10 @@ def slice_frames(
         count = None if own_grouping is None else own_grouping.count
         frames.append(frame if count is None else frame.assign(groups=count))
     return [*frames, worst_slices(tables, column)]
+
+
+def _class_names(predictions: Predictions, points: OperatingPoints) -> list[str]:
+    return class_metric_names(predictions.classes, points, ordered=predictions.ordered)
 
 
 def _group_cells(cells: Sequence[Cell]) -> Iterator[list[Cell]]:

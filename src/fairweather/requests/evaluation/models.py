@@ -204,8 +204,10 @@ class ModelRequest:
         for model in models:
             _try_model(model, settings, dataset.test[:1])
         truth = dataset.test.labels.numpy()
-        settings = add_class_settings(settings, options, priors, truth, dataset.classes)
         ordered = settings.ordered or has_ordered_classes(dataset.notes)
+        settings = add_class_settings(
+            settings, options, priors, truth, dataset.classes, ordered=ordered
+        )
         settings = resolve_aggregates(
             settings, find_task(dataset.task), len(dataset.classes), ordered=ordered
         )

@@ -227,6 +227,7 @@ class PredictionsRequest:
             priors,
             images[TEST].labels,
             facts.classes,
+            ordered=facts.ordered,
         )
         for loaded in datasets.values():
             check_task(loaded, settings)

@@ -106,6 +106,7 @@ def make_settings(
         arithmetic=arithmetic,
         bootstrap=options.bootstrap,
         operating_points=parse_operating_points(options.operating_points),
+        ordered=options.ordered_classes,
         aggregation=read_aggregation(options.unit, options.aggregate),
     )
 
@@ -116,14 +117,19 @@ def add_class_settings(
     priors: PartialPriors,
     labels: npt.NDArray[np.int64],
     classes: tuple[str, ...],
+    *,
+    ordered: bool,
 ) -> Settings:
     """Add the settings about classes, once classes and labels are known.
+
+    `ordered` says whether the classes of the data are in an order.
 
     Raises `InputError` for an unknown class, for a number that is not a probability, and for
     settings that are only for classification, if an image has several labels.
     """
     task = MULTILABEL_TASK if labels.ndim > 1 else CLASSIFICATION_TASK
-    points = check_operating_points(settings.operating_points, classes, task)
+    ordered = ordered or settings.ordered
+    points = check_operating_points(settings.operating_points, classes, task, ordered=ordered)
     costs = read_costs(options.costs, classes, findings=labels.ndim > 1)
     settings = replace(settings, operating_points=points, costs=costs)
     if labels.ndim > 1:
@@ -131,7 +137,6 @@ def add_class_settings(
         return replace(settings, priors=complete_prevalences(priors, labels, classes))
     return replace(
         settings,
-        ordered=options.ordered_classes,
         priors=complete_priors(priors, labels, classes),
     )
 

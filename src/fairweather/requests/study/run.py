@@ -151,11 +151,13 @@ def make_study_inputs(
     """
     task = find_task(facts[DATA].task)
     settings = make_study_settings(study, device)
-    points = check_operating_points(settings.operating_points, facts[DATA].classes, task)
+    ordered = settings.ordered or facts[DATA].ordered
+    points = check_operating_points(
+        settings.operating_points, facts[DATA].classes, task, ordered=ordered
+    )
     names, findings = facts[DATA].classes, facts[DATA].task == MULTILABEL
     costs = read_costs(study.costs, names, findings=findings)
     settings = replace(settings, operating_points=points, costs=costs)
-    ordered = settings.ordered or facts[DATA].ordered
     settings = resolve_aggregates(settings, task, len(facts[DATA].classes), ordered=ordered)
     planner = _StudyPlanner(study, facts, settings, offline)
     models = [
