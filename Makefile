@@ -107,6 +107,8 @@ coverage: $(VENV)/.installed-dev ## Measure how often the 95 % intervals hold th
 	$(BIN)/python benchmarks/grades.py
 	$(BIN)/python benchmarks/classes.py
 	$(BIN)/python benchmarks/findings.py
+	$(BIN)/python benchmarks/curves.py
+	$(BIN)/python benchmarks/costs.py
 	$(BIN)/python benchmarks/patients.py
 	$(BIN)/python benchmarks/areas.py
 	$(BIN)/python benchmarks/two_sample.py

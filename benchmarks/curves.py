@@ -1,6 +1,6 @@
 """How often do the bands of ROC and precision-recall curves hold the true curve?
 
-    python benchmarks/curves.py    # about 10 minutes on an idle core; writes curves.csv
+    python benchmarks/curves.py    # about a minute on an idle core; writes curves.csv
     python benchmarks/curves.py --trials 20    # a try, which writes nothing
 
 Images have a rare finding, which the model ranks with an AUC of 0.92, or the logits are skewed.
@@ -27,7 +27,7 @@ from fairweather.metrics.curves import trace_curves
 from fairweather.metrics.grouping import Grouping
 
 STORED = Path(__file__).with_suffix(".csv")
-TRIALS, POPULATION = 2000, 400_000
+TRIALS, POPULATION = 200, 400_000
 # Images and those with the finding, on average.
 SIZES = ((300, 15), (500, 50), (1500, 60), (400, 200))
 DRAWN = (("images", "normal"), ("images", "skewed"), ("patients", "skewed"))

@@ -303,7 +303,11 @@ def reached(scores, rule):
 
 
 def rule_p(limited, rule):
-    """The largest p-value of the limits: each has a share, the scores of images and the wrong."""
+    return max(limit_ps(limited, rule))
+
+
+def limit_ps(limited, rule):
+    """The p-value of each limit, which has a share, the scores of images, and which are wrong."""
     chances = []
     for limit, scores, wrong in limited:
         answers = [
@@ -311,7 +315,7 @@ def rule_p(limited, rule):
             if is_answered
         ]  # fmt: skip
         chances.append(binomial_tail(sum(answers), len(answers), limit) if answers else 1)
-    return max(chances)
+    return chances
 
 
 def rules_to_try(scores, limited, steps=100):
@@ -320,28 +324,36 @@ def rules_to_try(scores, limited, steps=100):
         ordered, n = sorted(column, reverse=True), len(column)
         taken = {ordered[math.ceil(step * n / steps) - 1] for step in range(1, steps + 1)}
         levels.append(sorted(taken))
-    tried = {}
+    tried, shown = {}, {}
     for i, first in enumerate(levels[0]):
         for j, second in enumerate(levels[1]):
-            count = sum(reached(scores, (first, second)))
-            p = rule_p(limited, (first, second))
-            tried[i, j] = round(math.log(p), 9) if p else -math.inf, count
+            shown[i, j] = [
+                round(math.log(p), 9) if p else -math.inf
+                for p in limit_ps(limited, (first, second))
+            ]
+            tried[i, j] = max(shown[i, j]), sum(reached(scores, (first, second)))
     places, most = [], 0
     for (_, less), place in sorted(((p, -count), place) for place, (p, count) in tried.items()):
         if -less > most:
             places.append(place)
             most = -less
-    # Before the first: the way from the strictest rule with the same p-value.
-    (i, j), (least, _) = places[0], tried[places[0]]
-    strict = [own for own, (p, _) in tried.items() if p == least and own[0] >= i and own[1] >= j]
-    fewest = min(tried[own][1] for own in strict)
-    top = max(own for own in strict if tried[own][1] == fewest)
+    # Before the first: the way from the strictest rule that shows each limit as well, or clearly.
+    i, j = places[0]
+    enough = [max(p, math.log(1e-6)) for p in shown[i, j]]
+    safe = {
+        place
+        for place, own in shown.items()
+        if all(p <= most for p, most in zip(own, enough, strict=True))
+    }
+    strict = [place for place in safe if place[0] >= i and place[1] >= j]
+    fewest = min(tried[place][1] for place in strict)
+    top = max(place for place in strict if tried[place][1] == fewest)
     count = max(top[0] - i, top[1] - j)
     before = [
         (i + math.ceil(step * (top[0] - i) / count), j + math.ceil(step * (top[1] - j) / count))
         for step in range(count, 0, -1)
     ]
-    before = [own for own in before if tried[own][0] == least]
+    before = [place for place in before if place in safe]
     return [[levels[0][i], levels[1][j]] for i, j in [*before, *places]]
 
 

@@ -1,7 +1,9 @@
 """Rules that keep several limits: equal to their definitions, and broken as rarely as is said."""
 
+import csv
 import math
 from itertools import pairwise
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -11,6 +13,7 @@ from hypothesis import strategies as st
 from fairweather.errors import InputError
 from fairweather.metrics import Grouping, fewest_for_risk, guaranteed_threshold
 from fairweather.metrics.answer_rules import (
+    CLEAR,
     LimitedImages,
     guaranteed_rule,
     is_answered_within,
@@ -53,10 +56,25 @@ def test_rules_to_try_are_those_that_no_rule_beats_after_stricter_ones(data):
     assert tried == reference.rules_to_try(scores.tolist(), plain(limited))
     chances = [reference.rule_p(plain(limited), rule) for rule in tried]
     counts = [sum(reference.reached(scores.tolist(), rule)) for rule in tried]
-    # From safe to many answers, and to all of them at last.
+    # From safe to many answers, and to all of them at last; no limit of so few images is clear.
     assert all(later >= own - 1e-9 for own, later in pairwise(chances))
     assert all(later >= own for own, later in pairwise(counts))
     assert counts[-1] == len(scores)
+
+
+@pytest.mark.parametrize("seed", range(3))
+def test_rules_that_show_a_limit_clearly_come_first(seed):
+    generator = np.random.default_rng(seed)
+    scores = generator.integers(0, 9, (150, 2)) / 8
+    wrong, inside = generator.random(150) < 0.1, generator.random(150) < 0.4
+    limited = [
+        LimitedImages(0.45, scores, wrong),
+        LimitedImages(0.5, scores[inside], wrong[inside]),
+    ]
+    tried = rules_to_try(scores, limited).tolist()
+    assert tried == reference.rules_to_try(scores.tolist(), plain(limited))
+    chances = [reference.rule_p(plain(limited), rule) for rule in tried]
+    assert min(chances) < chances[0] < CLEAR
 
 
 def test_the_first_rule_is_not_the_one_before_the_first_error():
@@ -202,6 +220,17 @@ def test_limits_are_broken_as_rarely_as_is_said(n, missed):
         top = -rule.thresholds[1]
         broken += top >= 0 and (missed == "at random" or top / 2 > 0.1)
     assert broken <= most(400, 0.05)
+
+
+def test_the_stored_simulation_breaks_no_limit_too_often():
+    """2,000 draws of each setting; benchmarks/class_limits.py makes the table."""
+    with (Path(__file__).parents[2] / "benchmarks/class_limits.csv").open() as file:
+        rows = list(csv.DictReader(file))
+    assert {row["model"] for row in rows} == {"overconfident", "ties", "blind"}
+    for row in rows:
+        trials = int(row["trials"])
+        assert trials == 2000
+        assert round(trials * float(row["broken"])) <= most(trials, 0.05), row
 
 
 @pytest.mark.parametrize(

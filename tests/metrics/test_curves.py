@@ -1,5 +1,8 @@
 """ROC and precision-recall curves: equal to judges, and bands that hold the truth."""
 
+import csv
+from pathlib import Path
+
 import numpy as np
 import pytest
 import sklearn.metrics
@@ -130,6 +133,24 @@ def test_many_images_are_fast_and_have_narrow_bands():
     inside = (roc.x > 0.01) & (roc.x < 0.99)
     assert (roc.high - roc.low)[inside].max() < 0.04
     assert (precision_recall.high - precision_recall.low)[20:].max() < 0.06
+
+
+def read_rows():
+    with simulated.STORED.open(newline="", encoding="utf-8") as file:
+        return list(csv.DictReader(file))
+
+
+def test_the_stored_table_is_complete_and_no_band_misses_more_than_it_may():
+    rows = read_rows()
+    places = sum(map(len, simulated.PLACES.values()))
+    assert len(rows) == places * len(simulated.SIZES) * len(simulated.DRAWN)
+    note = Path(simulated.__file__).with_name("notes") / "curves.md"
+    assert set(simulated.summary(rows)) <= set(note.read_text(encoding="utf-8").splitlines())
+    shares = np.array([[float(row[side]) for side in ("below", "above")] for row in rows])
+    assert shares.sum(axis=1).mean() <= 0.05
+    for row, share in zip(rows, shares, strict=True):
+        trials = int(row["trials"])
+        assert round(share.sum() * trials) <= most(trials, 0.05)
 
 
 @pytest.mark.parametrize("patients", [False, True])

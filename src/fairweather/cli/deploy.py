@@ -205,7 +205,9 @@ def guard(
     """
     shares, limits = _read_shares(risk, confidence, coverage), _read_limits(missed, false_alarms)
     if "risk" not in shares and not limits:
-        raise InputError("say which risk the guard keeps, such as --risk 5%")
+        raise InputError(
+            "say which risk the guard keeps, such as --risk 5%, or --missed 'CLASS: 1%'"
+        )
     if onnx is not None and onnx.exists() and not replace:
         raise InputError(f"--onnx: {onnx} exists: name another file, or use --replace")
     from fairweather.deploy.loading import make_promise

@@ -19,6 +19,7 @@ from fairweather.metrics.grouping import Grouping, effective_sample
 from fairweather.metrics.selective import STEPS, binomial_tail, check_promise
 
 DIGITS = 9  # of logarithms of chances that are compared
+CLEAR = 1e-6  # with such a p-value on one half, the other half refuses a rule hardly ever
 
 
 class LimitedImages(NamedTuple):
@@ -128,8 +129,8 @@ def rules_to_try(scores: ArrayLike, limited: Sequence[LimitedImages]) -> FloatAr
     Of all pairs of thresholds, a hundredth of the images apart, those are tried that no other pair
     beats: with a smaller p-value on these images, or an equal one, and more answers. The order goes
     from the smallest p-value to the most answers. The first of them answers as much as is possible
-    before the first error, and so seems safer than it is. So it comes after stricter pairs with
-    the same p-value: those on the way from the strictest.
+    before the next error, and so seems safer than it is. So it comes after stricter pairs that
+    show each limit as well, or clearly: those on the way from the strictest.
 
     Args:
         scores: float `[n, 2]`, of all images; no NaN. A score that is equal for all images leaves
@@ -155,39 +156,45 @@ def rules_to_try(scores: ArrayLike, limited: Sequence[LimitedImages]) -> FloatAr
         raise InputError("scores of images must be numbers [n, 2], at least one row")
     levels = [_place_levels(column) for column in columns.T]
     answered = _count_reached(columns, levels)
-    worst = np.zeros(answered.shape)
-    for images in limited:
+    chances = np.zeros((len(limited), *answered.shape))
+    for place, images in enumerate(limited):
         check_promise(images.limit, 0.5)
         among = _count_reached(images.scores, levels)
         wrong = _count_reached(images.scores[images.wrong], levels)
-        worst = np.maximum(worst, scipy.special.bdtr(wrong, among, images.limit))
+        chances[place] = scipy.special.bdtr(wrong, among, images.limit)
     with np.errstate(divide="ignore"):
-        chance = np.log(worst.ravel()).round(DIGITS)  # whatever its last digits
+        logs = np.log(chances).round(DIGITS)  # whatever their last digits
     count = answered.ravel()
-    order = np.lexsort((-count, chance))
+    order = np.lexsort((-count, logs.max(axis=0).ravel()))
     most_before = np.maximum.accumulate(np.append(0, count[order]))[:-1]
     places = np.unravel_index(order[count[order] > most_before], answered.shape)
     best = np.stack(places, axis=1)
-    before = _tighten(best[0], chance.reshape(answered.shape), answered)
-    first, second = np.concatenate([before, best]).T
+    first, second = np.concatenate([_tighten(best[0], logs, answered), best]).T
     return np.stack([levels[0][first], levels[1][second]], axis=1)
 
 
-def _tighten(place: IntArray, chance: FloatArray, answered: IntArray) -> IntArray:
-    """The way to a pair of levels from the strictest pair with the same p-value, `[k, 2]`.
+def _tighten(place: IntArray, logs: FloatArray, answered: IntArray) -> IntArray:
+    """The way to a pair of levels from the strictest one that shows each limit as well, `[k, 2]`.
 
-    Both levels are higher there, and fall in equal steps. Pairs with another p-value are left out.
+    As well is a p-value that is no larger, or below `CLEAR`. Both levels are higher at its start,
+    and fall in equal steps.
+
+    Args:
+        place: the pair.
+        logs: the logarithms of the p-values of each limit at each pair of levels.
+        answered: how many images each pair answers.
     """
     first, second = place
-    same = chance == chance[first, second]
-    higher = same[first:, second:]
+    enough = np.maximum(logs[:, first, second], np.log(CLEAR))
+    is_safe = np.asarray((logs <= enough[:, None, None]).all(axis=0))
+    higher = is_safe[first:, second:]
     fewest = np.where(higher, answered[first:, second:], answered.max() + 1)
     # Of pairs that answer equally few, the highest.
     strictest = np.flatnonzero(fewest.ravel() == fewest.min())[-1]
     above = np.array(np.unravel_index(strictest, fewest.shape))
     steps = np.arange(above.max(), 0, -1)
     way = place + np.ceil(np.outer(steps / max(above.max(), 1), above)).astype(np.int64)
-    return np.asarray(way[same[tuple(way.T)]])
+    return np.asarray(way[is_safe[tuple(way.T)]])
 
 
 def _place_levels(column: FloatArray) -> FloatArray:

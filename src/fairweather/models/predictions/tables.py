@@ -166,7 +166,8 @@ def read_rows(
     (2, 2)
     """
     if isinstance(content, pd.DataFrame):
-        options = _leave_out(options, {*elsewhere} - {*map(str, content.columns)})
+        own = {*map(str, content.columns), *map(str, content.index.names)}
+        options = _leave_out(options, {*elsewhere} - own)
         return _read_dataframe(content, place, options, classes)
     if isinstance(content, Path):
         table: NamedColumns | Arrays = read_file(content, place, options)
