@@ -482,7 +482,8 @@ def check_task(dataset: Dataset, settings: Settings) -> None:
             if not set(ATTACKS[attack.name].accepts) & set(task.kinds):
                 raise needs_classes_error(attack.name)
             select_labels(attack, dataset.test[:1])  # raises for an unknown finding
-    check_variants(settings.variants, task, dataset.name)
+    ordered = settings.ordered or has_ordered_classes(dataset.notes)
+    check_variants(settings.variants, task, dataset.name, ordered=ordered)
 
 
 def check_accepted(dataset: Dataset, declared: Iterable[tuple[str, TaskKind]]) -> None:
@@ -493,9 +494,19 @@ def check_accepted(dataset: Dataset, declared: Iterable[tuple[str, TaskKind]]) -
             raise InputError(f"{name} does not accept the task of {dataset.name}, {task.name}")
 
 
-def check_variants(variants: Iterable[Variant], task: Task, name: str) -> None:
-    """Raise `InputError` unless all variants accept the task of the data set with this name."""
+def check_variants(
+    variants: Iterable[Variant], task: Task, name: str, *, ordered: bool = False
+) -> None:
+    """Raise `InputError` unless all variants accept the task of the data set with this name.
+
+    `ordered` says whether its classes are in an order.
+    """
     for variant in variants:
+        if variant.needs_order and not ordered:
+            raise InputError(
+                f"{variant.name} is for classes in an order, such as grades: say so with "
+                "ordered_classes (--ordered-classes), or use another method"
+            )
         if not set(variant.accepts) & set(task.kinds):
             every = {kind: variant_class(kind)() for kind in VARIANTS}
             allowed = [kind for kind, own in every.items() if set(own.accepts) & set(task.kinds)]

@@ -231,7 +231,8 @@ class PredictionsRequest:
         )
         for loaded in datasets.values():
             check_task(loaded, settings)
-        check_variants(settings.variants, find_task(facts.task), facts.name)
+        ordered = settings.ordered or facts.ordered
+        check_variants(settings.variants, find_task(facts.task), facts.name, ordered=ordered)
         reader.read_all(facts, images, labels)
         _check_fitted(settings, parts, facts)
         if (known := images.get(VAL)) is not None and settings.aggregation is None:
