@@ -80,6 +80,32 @@ def test_a_grade_or_more_is_the_second_of_two_classes(first, grouped):
             assert score == pytest.approx(wanted, abs=1e-6, nan_ok=True), kind
 
 
+def test_costs_of_grades_are_measured_beside_each_grade_or_more(tmp_path):
+    rng = np.random.default_rng(4)
+    labels = rng.integers(0, 3, 60)
+    scores = rng.random((60, 3)) + 2 * np.eye(3)[labels]
+    table = pd.DataFrame(scores / scores.sum(axis=1, keepdims=True), columns=["g0", "g1", "g2"])
+    table["label"] = [f"g{label}" for label in labels]
+    table.to_csv(tmp_path / "net.csv", index=False)
+    costs = np.array([[0, 1, 2], [2, 0, 1], [20, 10, 0]])
+    frame = pd.DataFrame(costs, columns=["g0", "g1", "g2"], index=["g0", "g1", "g2"])
+    frame.to_csv(tmp_path / "costs.csv")
+    said = []
+    run = fw.evaluate(
+        f"predictions:{tmp_path / 'net.csv'}",
+        ordered_classes=True,
+        costs=str(tmp_path / "costs.csv"),
+        out=tmp_path / "run",
+        progress=lambda event: said.append(event.line),
+    )
+    assert "order          g0 < g1 < g2" in said
+    scores = run.scores.set_index("metric")["value"]
+    predicted = table[["g0", "g1", "g2"]].to_numpy().argmax(axis=1)
+    assert scores["expected_cost"] == pytest.approx(costs[labels, predicted].mean())
+    called = (table["g1"] + table["g2"] >= 0.5)[labels >= 1]
+    assert scores["sensitivity/>=g1"] == pytest.approx(called.mean())
+
+
 def test_areas_of_a_grade_or_more_are_those_of_scikit_learn():
     grades = simulated(n=300)
     probabilities = metrics.softmax(grades.logits)

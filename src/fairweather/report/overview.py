@@ -179,6 +179,8 @@ def summarize_overview(contents: Contents) -> Brief:
         metrics = list_metrics_of_one(contents)
     if contents.data.ordered:
         metrics = (*metrics, *BRIEF_OF_GRADES)
+    if "expected_cost" in set(contents.scores["metric"]):
+        metrics = (*metrics, BriefMetric("expected_cost", "cost of a decision", 1, "z.3f"))
     layout = TableLayout(("model", "images", *(metric.heading for metric in metrics)), words=2)
     return Brief([*shown, *more], layout, _brief_lines(contents, metrics))
 

@@ -102,6 +102,10 @@ def read_priors(asked: Path | Mapping[str, object] | None) -> PartialPriors:
     return _check_priors(raw, place)
 
 
+# Other numbers that people ask for as a target.
+NO_TARGETS = ("recall", "precision", "ppv", "npv", "accuracy", "f1", "auc")
+
+
 def check_operating_points(
     points: OperatingPoints,
     classes: Sequence[str],
@@ -142,6 +146,11 @@ def check_operating_points(
             )
         if name and name not in known:
             kind = "class" if task is CLASSIFICATION_TASK else "finding"
+            if written.lower() in (*NO_TARGETS, *RATES):
+                raise InputError(
+                    f"a target is a sensitivity or a specificity, such as sensitivity=0.95, found "
+                    f"{written!r}, which is not a {kind} either"
+                )
             raise unknown_name(f"{kind} of an operating point", name, known)
         for text in list_points(points, written):
             if (point := parse_point(text)) is None:

@@ -69,6 +69,7 @@ from fairweather.requests.aggregation import (
 from fairweather.requests.evaluation.settings import (
     add_class_settings,
     check_loaded_dataset,
+    describe_order,
     group_columns,
     list_known_images,
     make_settings,
@@ -281,6 +282,7 @@ class PredictionsRequest:
                 *([f"groups         {describe_groups(groups)}"] if groups else []),
                 *(f"note           {note}" for note in (groups.remarks() if groups else ())),
                 *units,
+                *describe_order(settings, facts.classes),
                 *reader.lines(shifts),
                 *read_lines,
             ],
