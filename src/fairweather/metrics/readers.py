@@ -96,34 +96,6 @@ class ModelBesideReaders(NamedTuple):
     """The means over readers of `more_sensitive` and of `more_specific`."""
 
 
-def sensitivity_at(
-    scores: FloatArray,
-    positive: BoolArray,
-    specificity: FloatArray,
-    weights: NDArray[np.generic] | None = None,
-) -> FloatArray:
-    """The sensitivity of the ROC curve where it has a specificity, for each row of weights.
-
-    Equal scores make a slanted piece of the curve, on which it is interpolated. Where the curve is
-    vertical, its upper end counts: the middle would be too low on average, since the curve bends.
-
-    Args:
-        scores: float `[n]`, higher for the positive images.
-        positive: bool `[n]`.
-        specificity: float `[B]`, of each row.
-        weights: how often each image counts, `[B, n]`; None for once.
-
-    Returns:
-        float64 `[B]`; NaN for rows without both kinds of images.
-
-    >>> scores, positive = np.array([0.9, 0.8, 0.7, 0.1]), np.array([True, False, True, False])
-    >>> sensitivity_at(scores, positive, np.array([1.0, 0.5]), np.ones((2, 4))).tolist()
-    [0.5, 1.0]
-    """
-    rows = np.ones((1, len(scores))) if weights is None else weights
-    return RocCurves.trace(scores, positive, rows).sensitivity(np.asarray(specificity))
-
-
 class RocCurves(NamedTuple):
     """The ROC curve of each row of weights, as sums of weights above each level of the scores."""
 
@@ -143,7 +115,17 @@ class RocCurves(NamedTuple):
         return cls(*(np.pad(above, ((0, 0), (1, 0))) for above in sums))
 
     def sensitivity(self, specificity: FloatArray) -> FloatArray:
-        """The sensitivity of each curve where it has a specificity, `[B]`."""
+        """The sensitivity of each curve where it has a specificity, `[B]`; NaN if it is unknown.
+
+        Equal scores make a slanted piece of the curve, on which it is interpolated. Where the curve
+        is vertical, its upper end counts: the middle would be too low on average, since the curve
+        bends.
+
+        >>> scores, positive = np.array([0.9, 0.8, 0.7, 0.1]), np.array([True, False, True, False])
+        >>> curves = RocCurves.trace(scores, positive, np.ones((2, 4)))
+        >>> curves.sensitivity(np.array([1.0, 0.5])).tolist()
+        [0.5, 1.0]
+        """
         rows, count = np.arange(len(self.hits)), self.alarms.shape[1]
         target = np.nan_to_num((1 - specificity) * self.alarms[:, -1])
         apart = 1 + self.alarms[:, -1].max()  # so that one search serves all rows
