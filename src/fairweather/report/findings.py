@@ -8,8 +8,8 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import NamedTuple, TypedDict
 
 import numpy as np
-import numpy.typing as npt
 
+from fairweather.metrics.columns import FloatArray, IntArray
 from fairweather.report import sentences as words
 from fairweather.report.calls import (
     OperatingPoint,
@@ -41,7 +41,6 @@ from fairweather.types.measurement import Predictions, Score
 from fairweather.types.operating_points import RATES
 from fairweather.types.record import CLEAN, NO_LEVEL, SLICES, TEST, VAL, base_model
 
-FloatArray = npt.NDArray[np.float64]
 AUC, GAP = "auc", "probability_gap"
 # What rounding may take off a share of images.
 ROUNDING = 1e-9
@@ -479,7 +478,7 @@ def _show_curves(contents: Contents, _: Tables) -> PartView | None:
 # ---------------------------------------------------------------- what to review
 
 
-def threshold_for(labels: npt.NDArray[np.int64], probability: FloatArray, missed: float) -> float:
+def threshold_for(labels: IntArray, probability: FloatArray, missed: float) -> float:
     """The largest probability from which on at most this share of those with a finding is missed.
 
     >>> threshold_for(np.array([1, 1, 0, 1]), np.array([0.9, 0.2, 0.5, 0.7]), 0.34)
