@@ -264,7 +264,7 @@ def describe_targets(contents: Contents) -> list[str]:
         first = own[0]
         seed = f", seed {first.seed}" if len(contents.seeds_of(first.model)) > 1 else ""
         subject = f"{first.title}{seed}: " if models > 1 else ""
-        subject += f"{first.target} of {first.name}, called from {first.threshold:.4g} on,"
+        subject += f"{first.target} of {first.name} (threshold {first.threshold:.4g})"
         said.append((_count_broken(own), f"{subject} {_describe_verdicts(own)}."))
     return [sentence for _, sentence in sorted(said, key=lambda item: -item[0])]
 
@@ -289,7 +289,8 @@ def _describe_verdicts(rows: Sequence[TargetRow]) -> str:
     kept = sum(row.verdict == KEPT for row in rows)
     if kept == total:
         return f"is kept in all {total} sets of images" if total > 1 else "is kept"
-    return f"is kept in {kept} of {total} sets of images; the others cannot tell"
+    rest = "interval includes" if total - kept == 1 else "intervals include"
+    return f"is kept in {kept} of {total} sets of images; the other {rest} the target"
 
 
 # ---------------------------------------------------------------- sites

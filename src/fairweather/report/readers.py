@@ -386,10 +386,10 @@ def _summarize_readers(contents: Contents) -> Brief:
         points = [f"{100 * score.value:.1f}" for score in mean]
         body.append([title, name, *points, written])
         if difference.low > 0 or difference.high < 0:
-            more = "more" if difference.value > 0 else "fewer"
+            more = f"{abs(100 * difference.value):.1f} points "
+            more += "more" if difference.value > 0 else "less"
             sentences.append(
-                f"{title} finds {abs(100 * difference.value):.1f} points {more} of {name} than "
-                "readers at their specificity."
+                f"At equal specificity, {title} is {more} sensitive to {name} than the readers."
             )
     head = ("model", "read", "readers' sensitivity", "specificity", "model finds more")
     sentences = sentences[:MOST_SENTENCES]
