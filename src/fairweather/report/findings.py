@@ -24,7 +24,6 @@ from fairweather.report.calls import (
 from fairweather.report.contents import Contents, Sweep, ensembles_as_models
 from fairweather.report.finding_curves import FindingCurves, probability_of, trace_finding
 from fairweather.report.front import Row, choose_rows, round_ends
-from fairweather.report.operating_points import UNIT
 from fairweather.report.readers import ReaderMark, has_readers, mark_readers
 from fairweather.report.review import RISKS, START, Stop
 from fairweather.report.section import PartView, ReportPart, Tables, show_tables
@@ -36,7 +35,7 @@ from fairweather.report.tables import (
     tabulate_scores,
 )
 from fairweather.tasks.multilabel import FindingsPredictions, select_finding
-from fairweather.types.kinds import FINDINGS
+from fairweather.types.kinds import FINDINGS, OF_FINDING
 from fairweather.types.measurement import Predictions, Score
 from fairweather.types.operating_points import RATES
 from fairweather.types.record import CLEAN, NO_LEVEL, SLICES, TEST, VAL, base_model
@@ -646,7 +645,7 @@ def _slice_tables(contents: Contents) -> Iterator[TextTable | None]:
     rows = [
         ScoreRow(
             model,
-            f"{title}, {unit.removeprefix(UNIT)}",
+            f"{title}, {unit.removeprefix(OF_FINDING)}",
             [
                 ScoreEntry(score, percent=False)
                 if (score := known(scores.get((model, unit, name))))

@@ -30,6 +30,7 @@ from fairweather.report.tables import (
 )
 from fairweather.runs.scores import read_grouping
 from fairweather.tasks.multilabel import FindingsPredictions, select_finding
+from fairweather.types.kinds import OF_FINDING
 from fairweather.types.measurement import AnyPredictions, Predictions, Score
 from fairweather.types.operating_points import (
     POINT_SIGN,
@@ -45,7 +46,6 @@ from fairweather.types.record import CLEAN, MEAN, NATURAL, SLICES, TEST, VAL, sl
 
 KEPT, BROKEN, CANNOT_TELL = "kept", "broken", "cannot tell"
 SIGNIFICANCE = 0.05
-UNIT = "finding="
 DEFAULT = "0.5"  # the point at which a finding is called unless another is asked for
 
 
@@ -391,7 +391,7 @@ def _measure_rates(contents: Contents, model: str) -> Iterator[_MeasuredRate]:
                 name,
                 point,
                 rate,
-                f"{UNIT}{name}" if is_of_findings else "",
+                f"{OF_FINDING}{name}" if is_of_findings else "",
                 at if is_of_findings else f"{rate}/{name}{POINT_SIGN}{point}",
                 known[0].places[sought],
                 np.stack(right, axis=1).astype(np.float64),

@@ -34,13 +34,14 @@ from fairweather.report.tables import (
     format_difference,
 )
 from fairweather.tasks.multilabel import FindingsPredictions
+from fairweather.types.kinds import OF_FINDING
 from fairweather.types.measurement import UNKNOWN, Predictions, ReaderCalls, Score
 from fairweather.types.record import CLEAN
 
 MEAN_READER = "mean reader"
 THESE, OTHERS = "average, these readers", "average, other readers too"
 TRUTH, ALL_CLASSES, EVERYBODY = "truth", "all classes", "all readers"
-OF_FINDING, OF_CLASS = "finding=", "class="
+OF_CLASS = "class="
 MOST_SENTENCES, MOST_ROWS = 5, 20  # in a terminal
 UNCORRECTED = "The intervals are not corrected for their number."
 HEAD = ("Model", "Finding or class", "Reader", "Sensitivity (%)", "Specificity (%)")
