@@ -392,7 +392,7 @@ def _summarize_readers(contents: Contents) -> Brief:
             sentences.append(
                 f"At equal specificity, {title} is {more} sensitive to {name} than the readers."
             )
-    head = ("model", "read", "readers' sensitivity", "specificity", "model finds more")
+    head = ("model", "finding or class", "readers' sensitivity", "specificity", "model finds more")
     sentences = sentences[:MOST_SENTENCES]
     if sentences and len(body) > 1:
         sentences.append(UNCORRECTED)
