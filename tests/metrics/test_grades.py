@@ -20,6 +20,7 @@ from fairweather.judge.verdicts import judge
 from fairweather.metrics import Resamples, evaluate_resamples, to_score
 from fairweather.metrics.grades import merge_classes
 from fairweather.metrics.grouping import Grouping
+from fairweather.metrics.label_shift import predictive_values_under
 from fairweather.metrics.metric import class_metric_names, find_class_metric
 from fairweather.metrics.operating_points import choose_threshold
 from fairweather.metrics.sample import draw_counts
@@ -104,6 +105,30 @@ def test_costs_of_grades_are_measured_beside_each_grade_or_more(tmp_path):
     assert scores["expected_cost"] == pytest.approx(costs[labels, predicted].mean())
     called = (table["g1"] + table["g2"] >= 0.5)[labels >= 1]
     assert scores["sensitivity/>=g1"] == pytest.approx(called.mean())
+
+
+def test_a_prior_of_grades_is_that_of_all_of_them():
+    labels = np.repeat([0, 1, 2], [60, 30, 10])
+    rng = np.random.default_rng(5)
+    logits = (rng.normal(size=(100, 3)) + 2 * np.eye(3)[labels]).astype(np.float32)
+    grades = dataclasses.replace(
+        make_predictions(logits, labels, np.arange(100), ("a", "b", "c")), ordered=True
+    )
+    priors = np.array([0.8, 0.15, 0.05])
+    p = metrics.softmax(logits)
+    for name, chosen in (("ppv/>=b@0.3", [1, 2]), ("npv/>=c@0.3", [2]), ("ppv/c@0.3", [2])):
+        metric = find_class_metric(name, grades.classes)
+        called, present = p[:, chosen].sum(axis=1) >= 0.3, np.isin(labels, chosen)
+        weight = (priors / np.bincount(labels))[labels]
+        kept = called if name.startswith("ppv") else ~called
+        right = present if name.startswith("ppv") else ~present
+        expected = weight[kept & right].sum() / weight[kept].sum()
+        under = predictive_values_under(grades, priors, [metric])
+        assert under[name].value == pytest.approx(expected)
+    never = predictive_values_under(
+        grades, [0.5, 0.5, 0.0], [find_class_metric("npv/c@0.3", grades.classes)]
+    )
+    assert never["npv/c@0.3"].value == 1
 
 
 def test_areas_of_a_grade_or_more_are_those_of_scikit_learn():

@@ -12,10 +12,10 @@ from fairweather.errors import InputError
 from fairweather.metrics.columns import clopper_pearson
 from fairweather.metrics.grouping import Grouping, share_interval
 from fairweather.metrics.readers import (
+    RocCurves,
     average_over_readers,
     compare_with_readers,
     reader_points,
-    sensitivity_at,
     threshold_at,
 )
 from fairweather.metrics.sample import draw_counts
@@ -47,7 +47,7 @@ def test_the_curve_at_a_specificity_is_that_of_a_slow_reference(ties):
     scores, positive, *_ = draw(rng, 11, 23, ties=ties)
     weights = rng.integers(0, 4, size=(40, len(scores)))
     wanted = rng.random(40).round(2)
-    swift = sensitivity_at(scores, positive, wanted, weights)
+    swift = RocCurves.trace(scores, positive, weights).sensitivity(wanted)
     for row, specificity, value in zip(weights, wanted, swift, strict=True):
         copied = np.repeat(np.arange(len(scores)), row)
         slow = reference.sensitivity_at(
@@ -66,17 +66,19 @@ def test_at_its_own_specificity_a_threshold_has_its_own_sensitivity():
             for cut in np.unique(scores)
             if (scores >= cut)[~positive].mean() <= 1 - specificity + 1e-12
         )
-        value = sensitivity_at(scores, positive, np.array([specificity]))[0]
+        curve = RocCurves.trace(scores, positive, np.ones((1, len(scores))))
+        value = curve.sensitivity(np.array([specificity]))[0]
         assert value == pytest.approx(highest)
         assert threshold_at(scores, positive, specificity) <= threshold
 
 
 def test_ends_of_the_curve_and_one_kind_of_images():
     scores, positive = np.array([0.9, 0.5, 0.1]), np.array([True, False, True])
-    assert sensitivity_at(scores, positive, np.array([1.0])) == 0.5
-    assert sensitivity_at(scores, positive, np.array([0.0])) == 1
-    assert np.isnan(sensitivity_at(scores, np.ones(3, bool), np.array([0.5])))
-    assert np.isnan(sensitivity_at(scores, np.zeros(3, bool), np.array([0.5])))
+    once = np.ones((2, 3))
+    both = RocCurves.trace(scores, positive, once)
+    assert both.sensitivity(np.array([1.0, 0.0])).tolist() == [0.5, 1]
+    for side in (np.ones(3, bool), np.zeros(3, bool)):
+        assert np.isnan(RocCurves.trace(scores, side, once).sensitivity(np.full(2, 0.5))).all()
     assert threshold_at(np.array([1.0, 2.0]), np.array([True, False]), 1.0) == np.inf
 
 
@@ -264,3 +266,13 @@ def test_the_stored_simulation_is_as_good_as_its_notes_say():
     of_sensitivity = missed[table["what"] == "other readers, sensitivity"]
     assert of_sensitivity.max() <= 0.057
     assert missed[table["what"].isin(["kappa", "alpha"])].between(0.039, 0.055).all()
+
+
+def test_other_readers_have_an_interval_where_only_images_vary():
+    """Where the variance is raised to that of these readers, so are the degrees of freedom."""
+    covariance = np.full((3, 3), -0.002) + 0.01 * np.eye(3)
+    found = average_over_readers([0.1, 0.1, 0.1], covariance)
+    assert np.isfinite([found.low, found.high, found.p]).all()
+    error = np.sqrt(covariance.mean())
+    z = scipy.stats.norm.ppf(0.975)
+    assert (found.high - found.low) / 2 == pytest.approx(z * error, rel=1e-6)

@@ -300,6 +300,8 @@ def test_a_shift_and_an_operating_point_are_chosen_with_the_keyboard(chromium, r
         # A mark on the clean curve and one on the shifted one, at each operating point.
         roc = page.tab.locator("#curves .lines").first
         assert roc.locator(".at-right").count() == roc.locator(".at-worst").count() == 2
+        labels = roc.locator("text.number").all_text_contents()  # of the clean curve alone
+        assert len(labels) == len({*labels}) == 2
         assert roc.locator(".band").count() == 2
         spoken = roc.locator("[role=img]").get_attribute("aria-label")
         assert spoken.count("operating point") == 4

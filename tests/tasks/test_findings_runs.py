@@ -493,7 +493,7 @@ def test_it_is_said_where_a_target_is_kept(targeted):
         assert row["value"] == pytest.approx(right.mean())
         assert (row["n"], row["groups"]) == (inside.sum(), len(right))
     said = run.overview()
-    assert "sensitivity=0.9 of Effusion, called from" in said
+    assert "sensitivity=0.9 of Effusion (threshold" in said
     assert "is broken in 1 of 6 sets of images, worst in brightness_factor=0.7" in said
 
 

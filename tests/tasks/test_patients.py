@@ -250,3 +250,30 @@ def test_a_reader_calls_a_patient_who_calls_an_image(tables, tmp_path):
         expected.append(max(called))
     assert readers.calls[:, 0, 0].tolist() == expected
     assert readers.keys.tolist() == list(range(PART_SIZES["test"]))
+
+
+def test_a_prevalence_that_is_not_stated_is_that_of_patients(tmp_path):
+    rng, sizes = np.random.default_rng(1), np.repeat([1, 4], 30)
+    patient = np.repeat(np.arange(60), sizes)
+    table = pd.DataFrame({"key": np.arange(len(patient)), "patient": patient})
+    # The patients with one image have it more often.
+    table["Effusion"] = np.where(patient % 2 == 0, sizes[patient] == 1, 0)
+    table["Mass"] = (patient % 3 == 0).astype(int)
+    truth = tmp_path / "truth.csv"
+    table.to_csv(truth, index=False)
+    scores = table[["key"]].assign(
+        **{name: rng.random(len(table)) for name in ("Effusion", "Mass")}
+    )
+    run = fw.evaluate(
+        predictions={"net": scores},
+        labels=truth,
+        metadata=truth,
+        key_column="key",
+        findings=("Effusion", "Mass"),
+        unit="patient",
+        priors={"ward": {"Mass": 0.01}},
+        bootstrap=100,
+        out=tmp_path / "run",
+        progress=False,
+    )
+    assert run.record.priors["ward"] == pytest.approx((15 / 60, 0.01))

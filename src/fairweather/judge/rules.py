@@ -10,6 +10,7 @@ from pathlib import Path
 
 from fairweather.errors import InputError, unknown_name
 from fairweather.files.yamlfile import read_yaml
+from fairweather.types.kinds import OF_FINDING
 from fairweather.types.operating_points import POINT_SIGN, parse_point
 from fairweather.types.positive import FROM
 
@@ -22,7 +23,7 @@ OPERATORS: Mapping[str, Callable[[float, float], bool]] = {
 CHANGES = ("drop", "rise")
 # What may follow the bar of METRIC[CELL|OF]: a class, a slice, the worst slice, a class in a slice,
 # or the same of a finding, which also has means.
-CLASS, FINDING, WORST_SLICE = "class=", "finding=", "worst "
+CLASS, WORST_SLICE = "class=", "worst "
 _CLASS_WORD = CLASS.removesuffix("=")
 _ONWARDS = _CLASS_WORD + FROM  # before a grade or more
 MEANS = ("mean ", "weighted mean ")
@@ -135,7 +136,7 @@ class Rule:
         _, part = self._class_and_slice
         finding, bar, slice_ = part.partition("|")
         name, _, at = finding.rpartition(POINT_SIGN)
-        if not part.startswith(FINDING) or parse_point(at) is None:
+        if not part.startswith(OF_FINDING) or parse_point(at) is None:
             return part, ""
         return f"{name}{bar}{slice_}", f"{POINT_SIGN}{at}"
 

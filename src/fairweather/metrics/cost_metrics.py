@@ -38,7 +38,7 @@ def _hidden_ratio(column: str, *, review: bool, seen: Observation) -> HiddenErro
     matrix, labels = _matrix(seen.sample, review=review), seen.sample.predictions.labels
     means = seen.sample.weights[0] @ matrix[labels] / seen.sample.weights[0].sum()
     best = int(means.argmin())
-    dearer = hidden_in_levels(matrix[labels, best], np.unique(matrix), seen).above
+    dearer = hidden_in_levels(matrix[labels, best], np.unique(matrix[:, best]), seen).above
     if seen.worth < 1:  # the classes have stated priors, so that this cost is known
         dearer = 0.0
     part = float(np.sqrt(dearer) / (means[best] + np.sqrt(dearer)))

@@ -31,7 +31,7 @@ from fairweather.metrics.grouping import Grouping
 from fairweather.metrics.hidden_error import Observation
 from fairweather.metrics.intervals import Estimate, evaluate_sample, to_score, widen_for_groups
 from fairweather.metrics.metric import ClassMetric, Metric
-from fairweather.metrics.sample import Resamples, Sample, is_called
+from fairweather.metrics.sample import Resamples, Sample
 from fairweather.metrics.table import METRICS
 from fairweather.types.measurement import Predictions, Score
 
@@ -206,10 +206,14 @@ def predictive_values_under(
     labels = predictions.labels
     weights = prior_weights(labels, priors) if len(predictions.classes) > 2 else None
     scores = {}
+    checked = _check_priors(priors)
     for metric in metrics:
-        calls = is_called(predictions, metric.class_label, metric.threshold)
-        share, present = _check_priors(priors)[metric.class_label], labels == metric.class_label
-        values = predictive_values(calls, present, share, weights, grouping=grouping)
+        calls, present = metric.calls(predictions), metric.is_present(labels)
+        share = float(checked[metric.is_present(np.arange(len(checked)))].sum())
+        own = weights
+        if weights is not None and not share:  # the images of the class have no weight
+            own = np.where(present, 1.0, weights)
+        values = predictive_values(calls, present, share, own, grouping=grouping)
         score = values[PREDICTIVE.index(metric.kind.name)]
         scores[metric.name] = score._replace(n=metric.images(predictions))
     return scores

@@ -486,6 +486,10 @@ class ClassMetric(Metric):
         """Tell which images are of the class, from the labels of all."""
         return labels == self.class_label
 
+    def calls(self, predictions: Predictions) -> BoolArray:
+        """Tell which images are called so."""
+        return is_called(predictions, self.class_label, self.threshold)
+
     def right_calls(self, predictions: Predictions) -> BoolArray:
         """Tell for which images it is right that the class is called, or not called."""
         truth = predictions.labels == self.class_label
@@ -514,6 +518,10 @@ class GradeMetric(ClassMetric):
     def is_present(self, labels: LabelArray) -> BoolArray:
         """Tell which images have one of these grades."""
         return labels >= self.first
+
+    def calls(self, predictions: Predictions) -> BoolArray:
+        """Tell which images are called so."""
+        return super().calls(merge_classes(predictions, self.first))
 
     def right_calls(self, predictions: Predictions) -> BoolArray:
         """Tell for which images it is right that these grades are called, or not called."""

@@ -96,34 +96,6 @@ class ModelBesideReaders(NamedTuple):
     """The means over readers of `more_sensitive` and of `more_specific`."""
 
 
-def sensitivity_at(
-    scores: FloatArray,
-    positive: BoolArray,
-    specificity: FloatArray,
-    weights: NDArray[np.generic] | None = None,
-) -> FloatArray:
-    """The sensitivity of the ROC curve where it has a specificity, for each row of weights.
-
-    Equal scores make a slanted piece of the curve, on which it is interpolated. Where the curve is
-    vertical, its upper end counts: the middle would be too low on average, since the curve bends.
-
-    Args:
-        scores: float `[n]`, higher for the positive images.
-        positive: bool `[n]`.
-        specificity: float `[B]`, of each row.
-        weights: how often each image counts, `[B, n]`; None for once.
-
-    Returns:
-        float64 `[B]`; NaN for rows without both kinds of images.
-
-    >>> scores, positive = np.array([0.9, 0.8, 0.7, 0.1]), np.array([True, False, True, False])
-    >>> sensitivity_at(scores, positive, np.array([1.0, 0.5]), np.ones((2, 4))).tolist()
-    [0.5, 1.0]
-    """
-    rows = np.ones((1, len(scores))) if weights is None else weights
-    return RocCurves.trace(scores, positive, rows).sensitivity(np.asarray(specificity))
-
-
 class RocCurves(NamedTuple):
     """The ROC curve of each row of weights, as sums of weights above each level of the scores."""
 
@@ -143,7 +115,17 @@ class RocCurves(NamedTuple):
         return cls(*(np.pad(above, ((0, 0), (1, 0))) for above in sums))
 
     def sensitivity(self, specificity: FloatArray) -> FloatArray:
-        """The sensitivity of each curve where it has a specificity, `[B]`."""
+        """The sensitivity of each curve where it has a specificity, `[B]`; NaN if it is unknown.
+
+        Equal scores make a slanted piece of the curve, on which it is interpolated. Where the curve
+        is vertical, its upper end counts: the middle would be too low on average, since the curve
+        bends.
+
+        >>> scores, positive = np.array([0.9, 0.8, 0.7, 0.1]), np.array([True, False, True, False])
+        >>> curves = RocCurves.trace(scores, positive, np.ones((2, 4)))
+        >>> curves.sensitivity(np.array([1.0, 0.5])).tolist()
+        [0.5, 1.0]
+        """
         rows, count = np.arange(len(self.hits)), self.alarms.shape[1]
         target = np.nan_to_num((1 - specificity) * self.alarms[:, -1])
         apart = 1 + self.alarms[:, -1].max()  # so that one search serves all rows
@@ -399,7 +381,10 @@ class _Images(NamedTuple):
         if differences.shape[1] < FEWEST_READERS or np.isnan(fixed.low):
             return Average(fixed, None)
         covariance = np.cov(self.widen(side, differences, right), rowvar=False)
-        return Average(fixed, average_over_readers(differences[0], covariance))
+        random = average_over_readers(differences[0], covariance)
+        # Other readers are never surer than these, whose interval counts rare differences too.
+        ends = np.fmin(random.low, fixed.low), np.fmax(random.high, fixed.high)
+        return Average(fixed, random._replace(low=float(ends[0]), high=float(ends[1])))
 
 
 def average_over_readers(
@@ -432,12 +417,12 @@ def average_over_readers(
     off_diagonal = (covariance.sum() - np.trace(covariance)) / (count * (count - 1))
     shared = max(count * float(off_diagonal), 0.0)
     # Other readers cannot make the mean surer than these readers make it.
-    variance = max((between + shared) / count, float(covariance.mean()))
-    mean, error = float(theta.mean()), float(np.sqrt(variance))
+    total = max(between + shared, count * float(covariance.mean()))
+    mean, error = float(theta.mean()), float(np.sqrt(total / count))
     if not error:
         return RandomReaders(mean, np.nan, np.nan, np.nan, np.nan)
     # If all readers have one value, only images vary.
-    freedom = (count - 1) * ((between + shared) / max(between, ROUNDING**2)) ** 2
+    freedom = (count - 1) * (total / max(between, ROUNDING**2)) ** 2
     reach = float(scipy.special.stdtrit(freedom, 1 - TAIL)) * error
     p = float(2 * scipy.special.stdtr(freedom, -abs(mean) / error))
     return RandomReaders(mean, mean - reach, mean + reach, float(freedom), p)

@@ -11,9 +11,9 @@ from fairweather.report import sentences as words
 from fairweather.report.contents import Contents, ensembles_as_models
 from fairweather.report.front import Row, make_mark
 from fairweather.report.joint_runs import join_scores
-from fairweather.report.operating_points import DEFAULT, UNIT, RateRow, compare_all_slices
+from fairweather.report.operating_points import DEFAULT, RateRow, compare_all_slices
 from fairweather.report.section import PartView, ReportPart, Tables
-from fairweather.types.kinds import FINDINGS
+from fairweather.types.kinds import FINDINGS, OF_FINDING
 from fairweather.types.measurement import Score
 from fairweather.types.operating_points import POINT_SIGN, RATES, parse_threshold
 from fairweather.types.record import CLEAN, ENSEMBLE_SUFFIX, NO_LEVEL, slice_label
@@ -65,11 +65,11 @@ def split_by_finding(contents: Contents) -> Mapping[str, Contents]:
     tables = {label: ensembles_as_models(run.unit_scores) for label, run in contents.runs.items()}
     rows = join_scores(tables) if len(tables) > 1 else next(iter(tables.values()))
     return {
-        str(unit).removeprefix(UNIT): replace(
+        str(unit).removeprefix(OF_FINDING): replace(
             contents, scores=own.drop(columns="unit").reset_index(drop=True)
         )
         for unit, own in rows.groupby("unit", sort=False)
-        if str(unit).startswith(UNIT)
+        if str(unit).startswith(OF_FINDING)
     }
 
 

@@ -8,8 +8,8 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import NamedTuple, TypedDict
 
 import numpy as np
-import numpy.typing as npt
 
+from fairweather.metrics.columns import FloatArray, IntArray
 from fairweather.report import sentences as words
 from fairweather.report.calls import (
     OperatingPoint,
@@ -24,7 +24,6 @@ from fairweather.report.calls import (
 from fairweather.report.contents import Contents, Sweep, ensembles_as_models
 from fairweather.report.finding_curves import FindingCurves, probability_of, trace_finding
 from fairweather.report.front import Row, choose_rows, round_ends
-from fairweather.report.operating_points import UNIT
 from fairweather.report.readers import ReaderMark, has_readers, mark_readers
 from fairweather.report.review import RISKS, START, Stop
 from fairweather.report.section import PartView, ReportPart, Tables, show_tables
@@ -36,12 +35,11 @@ from fairweather.report.tables import (
     tabulate_scores,
 )
 from fairweather.tasks.multilabel import FindingsPredictions, select_finding
-from fairweather.types.kinds import FINDINGS
+from fairweather.types.kinds import FINDINGS, OF_FINDING
 from fairweather.types.measurement import Predictions, Score
 from fairweather.types.operating_points import RATES
 from fairweather.types.record import CLEAN, NO_LEVEL, SLICES, TEST, VAL, base_model
 
-FloatArray = npt.NDArray[np.float64]
 AUC, GAP = "auc", "probability_gap"
 # What rounding may take off a share of images.
 ROUNDING = 1e-9
@@ -479,7 +477,7 @@ def _show_curves(contents: Contents, _: Tables) -> PartView | None:
 # ---------------------------------------------------------------- what to review
 
 
-def threshold_for(labels: npt.NDArray[np.int64], probability: FloatArray, missed: float) -> float:
+def threshold_for(labels: IntArray, probability: FloatArray, missed: float) -> float:
     """The largest probability from which on at most this share of those with a finding is missed.
 
     >>> threshold_for(np.array([1, 1, 0, 1]), np.array([0.9, 0.2, 0.5, 0.7]), 0.34)
@@ -647,7 +645,7 @@ def _slice_tables(contents: Contents) -> Iterator[TextTable | None]:
     rows = [
         ScoreRow(
             model,
-            f"{title}, {unit.removeprefix(UNIT)}",
+            f"{title}, {unit.removeprefix(OF_FINDING)}",
             [
                 ScoreEntry(score, percent=False)
                 if (score := known(scores.get((model, unit, name))))

@@ -32,6 +32,7 @@ from fairweather.report.tables import (
 )
 from fairweather.runs.scores import read_grouping
 from fairweather.tasks.multilabel import FindingsPredictions, select_finding
+from fairweather.types.kinds import OF_FINDING
 from fairweather.types.measurement import AnyPredictions, Predictions, Score
 from fairweather.types.operating_points import (
     POINT_SIGN,
@@ -47,7 +48,6 @@ from fairweather.types.record import CLEAN, MEAN, NATURAL, SLICES, TEST, VAL, sl
 
 KEPT, BROKEN, CANNOT_TELL = "kept", "broken", "cannot tell"
 SIGNIFICANCE = 0.05
-UNIT = "finding="
 DEFAULT = "0.5"  # the point at which a finding is called unless another is asked for
 
 
@@ -271,7 +271,7 @@ def describe_targets(contents: Contents) -> list[str]:
         first = own[0]
         seed = f", seed {first.seed}" if len(contents.seeds_of(first.model)) > 1 else ""
         subject = f"{first.title}{seed}: " if models > 1 else ""
-        subject += f"{first.target} of {first.name}, called from {first.threshold:.4g} on,"
+        subject += f"{first.target} of {first.name} (threshold {first.threshold:.4g})"
         said.append((_count_broken(own), f"{subject} {_describe_verdicts(own)}."))
     return [sentence for _, sentence in sorted(said, key=lambda item: -item[0])]
 
@@ -296,7 +296,8 @@ def _describe_verdicts(rows: Sequence[TargetRow]) -> str:
     kept = sum(row.verdict == KEPT for row in rows)
     if kept == total:
         return f"is kept in all {total} sets of images" if total > 1 else "is kept"
-    return f"is kept in {kept} of {total} sets of images; the others cannot tell"
+    rest = "interval includes" if total - kept == 1 else "intervals include"
+    return f"is kept in {kept} of {total} sets of images; the other {rest} the target"
 
 
 # ---------------------------------------------------------------- sites
@@ -396,7 +397,7 @@ def _measure_rates(contents: Contents, model: str) -> Iterator[_MeasuredRate]:
                 name,
                 point,
                 rate,
-                f"{UNIT}{name}" if is_of_findings else "",
+                f"{OF_FINDING}{name}" if is_of_findings else "",
                 at if is_of_findings else f"{rate}/{name}{POINT_SIGN}{point}",
                 known[0].places[sought],
                 np.stack(right, axis=1).astype(np.float64),

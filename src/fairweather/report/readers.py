@@ -34,13 +34,14 @@ from fairweather.report.tables import (
     format_difference,
 )
 from fairweather.tasks.multilabel import FindingsPredictions
+from fairweather.types.kinds import OF_FINDING
 from fairweather.types.measurement import UNKNOWN, Predictions, ReaderCalls, Score
 from fairweather.types.record import CLEAN
 
 MEAN_READER = "mean reader"
 THESE, OTHERS = "average, these readers", "average, other readers too"
 TRUTH, ALL_CLASSES, EVERYBODY = "truth", "all classes", "all readers"
-OF_FINDING, OF_CLASS = "finding=", "class="
+OF_CLASS = "class="
 MOST_SENTENCES, MOST_ROWS = 5, 20  # in a terminal
 UNCORRECTED = "The intervals are not corrected for their number."
 HEAD = ("Model", "Finding or class", "Reader", "Sensitivity (%)", "Specificity (%)")
@@ -386,16 +387,16 @@ def _summarize_readers(contents: Contents) -> Brief:
         points = [f"{100 * score.value:.1f}" for score in mean]
         body.append([title, name, *points, written])
         if difference.low > 0 or difference.high < 0:
-            side = "higher" if difference.value > 0 else "lower"
+            more = f"{abs(100 * difference.value):.1f} points "
+            more += "more" if difference.value > 0 else "less"
             count = sum(reader is not None for reader in beside.compared.readers)
-            whose = f"these {count} readers" if average.random is None else "readers"
+            whom = "the readers" if average.random else f"these {count} readers"
             sentences.append(
-                f"At the specificity of {whose}, the sensitivity of {title} for {name} is "
-                f"{abs(100 * difference.value):.1f} points {side}."
+                f"At equal specificity, {title} is {more} sensitive to {name} than {whom}."
             )
             if average.random is None:
                 sentences.append(f"{count} readers are too few to speak of others.")
-    head = ("model", "read", "readers' sensitivity", "specificity", "model finds more")
+    head = ("model", "finding or class", "readers' sensitivity", "specificity", "model finds more")
     sentences = sentences[:MOST_SENTENCES]
     if sentences and len(body) > 1:
         sentences.append(UNCORRECTED)

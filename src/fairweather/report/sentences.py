@@ -518,7 +518,7 @@ def describe_rate_test(kind: str, column: str, p: float) -> str:
     'The test cannot confirm that the sensitivity differs by site (p = 0.200).'
     """
     if math.isnan(p):
-        return f"No test compares the {kind} by {column}: groups have images in several."
+        return f"No test compares the {kind} by {column}: some groups span several slices."
     written = "p < 0.001" if p < 0.001 else f"p = {p:.3f}"
     if p < 0.05:
         return f"The test confirms that the {kind} differs by {column} ({written})."

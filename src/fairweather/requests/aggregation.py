@@ -96,6 +96,15 @@ def resolve_aggregates(settings: Settings, task: Task, classes: int, *, ordered:
     return replace(settings, aggregation=Aggregation(unit, names))
 
 
+def label_units(settings: Settings, part: LabelledPart, task: Task, *, ordered: bool) -> IntArray:
+    """The labels of what is judged: of images, or of units such as patients."""
+    grouping = number_groups(part.groups)
+    if settings.aggregation is None or grouping is None:
+        return part.labels
+    unit = settings.aggregation.unit
+    return task.aggregation_rules.labels(part.labels, grouping, unit, ordered).labels
+
+
 def check_units(settings: Settings, datasets: Mapping[str, Dataset]) -> list[str]:
     """Check the units of open data sets, by their names in a plan; see `check_parts`."""
     if settings.aggregation is None:

@@ -12,13 +12,13 @@ from fairweather.metrics.grouping import Grouping
 from fairweather.runs.folder import RunFolder
 from fairweather.runs.scores import Estimates, ScoreKey, estimate_units
 from fairweather.tasks.multilabel import FindingsPredictions
+from fairweather.types.kinds import OF_FINDING
 from fairweather.types.measurement import Score
 from fairweather.types.positive import PositiveClasses, read_positive
 from fairweather.types.record import CLEAN, NO_LEVEL, list_whole_units
 
 AREA = "auc"  # the metric that is said
 CHANCE_AUC = 0.5  # the AUC of a model that knows nothing
-FINDING_UNIT = "finding="
 # A sigmoid that is taken of a probability is from 0.5 to 0.73: what is taken for its logit, and is
 # the probability, is in [0, 1].
 TWICE = (-1e-4, 1 + 1e-4)
@@ -56,9 +56,9 @@ def clean_finding_lines(
     (unit,) = list_whole_units(scores) or ("",)
     mean = scores.get(unit)
     areas = {
-        name.removeprefix(FINDING_UNIT): score
+        name.removeprefix(OF_FINDING): score
         for name, score in scores.items()
-        if name.startswith(FINDING_UNIT)
+        if name.startswith(OF_FINDING)
     }
     prefix = f"{model}: " if model else ""
     positive = read_positive(folder.record.data.notes)

@@ -51,7 +51,11 @@ def prior_rows(
     for row in step.rows if priors else ():
         predictions = folder.read_predictions(row.file(CLEAN))
         chosen = fitted[row.model, row.seed].points if (row.model, row.seed) in fitted else {}
-        names = _predictive(class_metric_names(predictions.classes, step.operating_points))
+        names = _predictive(
+            class_metric_names(
+                predictions.classes, step.operating_points, ordered=predictions.ordered
+            )
+        )
         metrics = [find_class_metric(name, predictions.classes, chosen) for name in names]
         for name, shares in priors.items():
             scores = _scores_under(step, predictions, shares, metrics, grouping)

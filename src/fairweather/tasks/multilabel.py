@@ -15,7 +15,7 @@ from fairweather.metrics.aggregates import aggregate_finding_labels, aggregate_f
 from fairweather.metrics.columns import IntArray, per_image
 from fairweather.metrics.costs import finding_costs
 from fairweather.tasks.task import AggregationRules, Logits, Strata, Task, Unit, widen_members
-from fairweather.types.kinds import FINDING, FINDINGS, TaskKind
+from fairweather.types.kinds import FINDING, FINDINGS, OF_FINDING, TaskKind
 from fairweather.types.measurement import (
     MULTILABEL,
     UNKNOWN,
@@ -141,7 +141,7 @@ def _units(predictions: FindingsPredictions) -> tuple[Unit, ...]:
         def select(images: FindingsPredictions) -> FindingPredictions:
             return select_finding(images, column)
 
-        return Unit(f"finding={name}", places, select, present, why)
+        return Unit(f"{OF_FINDING}{name}", places, select, present, why)
 
     return tuple(unit(*item) for item in enumerate(predictions.classes))
 

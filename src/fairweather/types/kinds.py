@@ -21,3 +21,4 @@ class TaskKind(NamedTuple):
 CLASSES = TaskKind()  # one class of each image
 FINDINGS = TaskKind("masked", "sigmoid", "image")  # several findings of an image
 FINDING = TaskKind("known", "sigmoid", "finding")  # one of them, where it is known
+OF_FINDING = "finding="  # before the name of one, where tables and rules name it

@@ -5,7 +5,7 @@ from __future__ import annotations
 import os.path
 import re
 from collections import Counter
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import replace
 from functools import partial
 from pathlib import PurePosixPath
@@ -158,8 +158,8 @@ def positive_logits(
         float32 `[n, L]`, whose sigmoid is the probability of one of the positive classes.
 
     >>> logits = np.log(np.float32([[0.2, 0.3, 0.5]]))
-    >>> positive_logits(logits, [(1, 2)]), np.log(0.8 / 0.2).round(4)
-    (array([[1.3863]], dtype=float32), np.float64(1.3863))
+    >>> positive_logits(logits, [(1, 2)]).round(3), np.log(0.8 / 0.2).round(3)
+    (array([[1.386]], dtype=float32), np.float64(1.386))
     """
     wide, columns = logits.astype(np.float64), []
     for positive in places:
@@ -529,11 +529,7 @@ def _match_rows(rows: PredictionRows, images: KnownImages) -> tuple[npt.NDArray[
             )
         return np.arange(n), f"in the order of {images.place}: there is no column of keys"
     keys = list(map(str, rows.keys.tolist()))
-    twice = [key for key, uses in Counter(keys).items() if uses > 1]
-    if twice:
-        raise InputError(
-            f"{rows.place} has {len(twice):,} keys more than once: {quote_names(twice)}"
-        )
+    check_unique(keys, rows.place)
     scheme = _choose_scheme(keys, rows.place, images, are_places=rows.places)
     known = set(map(scheme.of_key, keys))
     missing = [name for name in scheme.images if scheme.of_image(name) not in known]
@@ -551,6 +547,12 @@ def _match_rows(rows: PredictionRows, images: KnownImages) -> tuple[npt.NDArray[
             "each image, or name the column of the keys with --key-column"
         )
     return scheme.order(keys), f"matched by {scheme.title}"
+
+
+def check_unique(keys: Iterable[str], place: str) -> None:
+    """Raise `InputError` for keys that stand more than once in a table."""
+    if twice := [key for key, uses in Counter(keys).items() if uses > 1]:
+        raise InputError(f"{place} has {len(twice):,} keys more than once: {quote_names(twice)}")
 
 
 class _NamingScheme(NamedTuple):

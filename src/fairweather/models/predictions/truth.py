@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import difflib
-from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path, PurePosixPath
@@ -14,7 +13,7 @@ import pandas as pd
 from fairweather.data.findings import list_finding_columns, read_finding_matrix
 from fairweather.data.groups import group_rows
 from fairweather.errors import InputError, quote_names, unknown_name
-from fairweather.models.predictions.matching import list_short_names
+from fairweather.models.predictions.matching import check_unique, list_short_names
 from fairweather.models.predictions.tables import (
     KEY_COLUMNS,
     LABEL_COLUMNS,
@@ -154,7 +153,7 @@ def has_labels(truth: Truth, rows: PredictionRows) -> bool:
     ...     has_labels(read_truth(pd.DataFrame({name: [1, 0]}), RowOptions()), rows)
     ...     for name in ("label", "mass", "site")
     ... ]
-    [True, False, False]
+    [True, True, False]
     """
     known = {name.lower() for name in truth.columns}
     written = (name.lower() for names in list_short_names(rows.names or ()) for name in names)
@@ -192,11 +191,7 @@ def _read_frame(
         key = ""
     keys = None if key is None else read_column(frame[key], f"{place}, column {key!r}")
     if keys is not None:
-        twice = [str(name) for name, uses in Counter(keys.tolist()).items() if uses > 1]
-        if twice:
-            raise InputError(
-                f"{place} has {len(twice):,} keys more than once: {quote_names(twice)}"
-            )
+        check_unique(map(str, keys.tolist()), place)
     rest = frame if key is None else frame.drop(columns=key)
     return Truth(place, None, rest, label, keys, notes, key)
 
@@ -211,16 +206,10 @@ def _match_keys(rows: PredictionRows, truth: Truth, noun: str = "labels") -> tup
                 + ("" if truth.values is not None else ": name their keys with --key-column")
             )
         if truth.values is None and rows.keys is not None:
-            raise InputError(
-                f"{truth.place} lacks the keys that {rows.place} has: name their column with "
-                "--key-column"
-            )
+            raise _missing_keys_error(truth.place, rows.place)
         return np.arange(count), ""
     if rows.keys is None:
-        raise InputError(
-            f"{rows.place} lacks the keys that {truth.place} has: name their column with "
-            "--key-column"
-        )
+        raise _missing_keys_error(rows.place, truth.place)
     row_by_key = {str(key): row for row, key in enumerate(truth.keys.tolist())}
     keys = list(map(str, rows.keys.tolist()))
     first, notes = next(iter(row_by_key), ""), []
@@ -238,6 +227,12 @@ def _match_keys(rows: PredictionRows, truth: Truth, noun: str = "labels") -> tup
     if extra := len(row_by_key) - len(set(keys)):
         notes.append(f"{extra:,} rows of {truth.place} have no predictions and are not used")
     return np.array([row_by_key[key] for key in keys], dtype=np.int64), "; ".join(notes)
+
+
+def _missing_keys_error(place: str, other: str) -> InputError:
+    return InputError(
+        f"{place} lacks the keys that {other} has: name a column of both with --key-column"
+    )
 
 
 def _without_suffix(key: str) -> str:

@@ -257,9 +257,11 @@
     const marks = lines.filter(({ marked }) => marked).flatMap(({ kind, points }) => points.flatMap(([x, y, low, high]) => [
       ...(low != null ? [draw("line", { x1: at(x), x2: at(x), y1: at(up(low)), y2: at(up(high)), class: `interval ${kind}` })] : []),
       mark(kind, at(x), at(up(y)))]));
-    const operating = dots.filter(([, , x, y]) => x != null && y != null).flatMap(([kind, text, x, y]) => [
+    // Both curves have the same operating points: the text stands beside the clean one.
+    const shown = dots.filter(([, , x, y]) => x != null && y != null);
+    const operating = shown.flatMap(([kind, text, x, y]) => [
       mark(kind, at(x), at(up(edge(y)))),
-      draw("text", { x: at(x), y: at(up(edge(y))), dx: x > 0.7 ? "-9" : "9", dy: "13", "text-anchor": x > 0.7 ? "end" : "start", class: "number sure" }, dots.findIndex((dot) => dot[2] === x && dot[3] === y && dot[1] === text) ? "" : text)]);
+      ...(kind === "at-right" ? [draw("text", { x: at(x), y: at(up(edge(y))), dx: x > 0.7 ? "-9" : "9", dy: "13", "text-anchor": x > 0.7 ? "end" : "start", class: "number sure" }, text)] : [])]);
     const people = readers.flatMap(([name, x, y, [left, right], [low, high]]) => [
       draw("line", { x1: at(left), x2: at(right), y1: at(up(y)), y2: at(up(y)), class: "interval reader" }),
       draw("line", { x1: at(x), x2: at(x), y1: at(up(low)), y2: at(up(high)), class: "interval reader" }),
@@ -269,7 +271,7 @@
       make("p", { className: "note", textContent: axis }));
     const named = { right: "Clean", worst: "Under the shift", all: "Every image called" };
     const spoken = (points) => points.filter((_, index) => index % Math.ceil(points.length / 12) === 0).map(([x, y]) => `${x.toFixed(2)}, ${y.toFixed(2)}`).join("; ");
-    const places = dots.filter(([, , x, y]) => x != null && y != null).map(([kind, text, x, y]) => `${named[kind.slice(3)]}, operating point ${text}: ${x.toFixed(2)}, ${y.toFixed(2)}`);
+    const places = shown.map(([kind, text, x, y]) => `${named[kind.slice(3)]}, operating point ${text}: ${x.toFixed(2)}, ${y.toFixed(2)}`);
     chart.querySelector(".plot").setAttribute("aria-label", `${[`${title}`, ...lines.map(({ kind, points }) => `${named[kind]}: ${spoken(points)}`), ...places, ...readers.map(([name, x, y]) => `Reader ${name}: ${x.toFixed(2)}, ${y.toFixed(2)}`)].join(". ")}.`);
     return chart;
   }

@@ -54,7 +54,13 @@ from fairweather.models.run_models import check_learned, find_run_path, learned_
 from fairweather.models.sources import OpenedModel
 from fairweather.models.user_modules import open_module, read_class_names
 from fairweather.progress import Notify
-from fairweather.requests.aggregation import check_units, read_aggregation, resolve_aggregates
+from fairweather.requests.aggregation import (
+    LabelledPart,
+    check_units,
+    label_units,
+    read_aggregation,
+    resolve_aggregates,
+)
 from fairweather.requests.evaluation.settings import (
     add_class_settings,
     check_loaded_dataset,
@@ -204,8 +210,9 @@ class ModelRequest:
         try_settings(dataset, settings, "an evaluation")
         for model in models:
             _try_model(model, settings, dataset.test[:1])
-        truth = dataset.test.labels.numpy()
         ordered = settings.ordered or has_ordered_classes(dataset.notes)
+        part = LabelledPart(dataset.test.labels.numpy(), dataset.test.groups)
+        truth = label_units(settings, part, find_task(dataset.task), ordered=ordered)
         settings = add_class_settings(
             settings, options, priors, truth, dataset.classes, ordered=ordered
         )

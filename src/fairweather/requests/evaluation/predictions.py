@@ -63,6 +63,7 @@ from fairweather.progress import Notify
 from fairweather.requests.aggregation import (
     LabelledPart,
     check_parts,
+    label_units,
     read_aggregation,
     resolve_aggregates,
 )
@@ -222,17 +223,15 @@ class PredictionsRequest:
             facts = replace(facts, natural_shift=facts.natural_shift and VAL in parts)
             sources, datasets = {DATA: source}, {DATA: dataset}
             reader.positive = read_positive(dataset.notes)
+        settings = make_settings(options, shifts, device)
+        test = LabelledPart(images[TEST].labels, images[TEST].groups)
+        ordered = settings.ordered or facts.ordered
+        truth = label_units(settings, test, find_task(facts.task), ordered=ordered)
         settings = add_class_settings(
-            make_settings(options, shifts, device),
-            options,
-            priors,
-            images[TEST].labels,
-            facts.classes,
-            ordered=facts.ordered,
+            settings, options, priors, truth, facts.classes, ordered=facts.ordered
         )
         for loaded in datasets.values():
             check_task(loaded, settings)
-        ordered = settings.ordered or facts.ordered
         check_variants(settings.variants, find_task(facts.task), facts.name, ordered=ordered)
         reader.read_all(facts, images, labels)
         _check_fitted(settings, parts, facts)
