@@ -795,7 +795,10 @@ def test_a_study_has_points_for_all_classes_or_for_some(written, stored):
         ({"a": 1}, "of 'a' is a probability between 0 and 1, or a target .*, found 1"),
         ({"a": "high"}, "an operating point of 'a' is .*, found high"),
         ({"a": [0.3, 2]}, "found 2"),
-        ("sensitivity=1.5", "a point is a probability between 0 and 1, .* found sensitivity=1.5"),
+        (
+            "sensitivity=1.5",
+            "an operating point is a probability between 0 and 1, .* found sensitivity=1.5",
+        ),
         ({"sensitivity": 0.95}, "write the target as a text, sensitivity=0.95"),
         ({"a": [[0.3]]}, "operating_points"),
     ],

@@ -196,4 +196,6 @@ def test_a_guard_is_made_of_a_former_run(clinic, continued, monkeypatch):
     monkeypatch.chdir(clinic)
     made = fw.load_guard(continued.path, risk=0.4, coverage=0.8, device="cpu")
     stored = fw.load_guard(FORMER / "guard", device="cpu")
-    assert made.record.fit.model_dump() == pytest.approx(stored.record.fit.model_dump())
+    fits = [guard.record.fit.model_dump(exclude={"limits"}) for guard in (made, stored)]
+    assert fits[0] == pytest.approx(fits[1])
+    assert made.record.fit.limits == stored.record.fit.limits == ()

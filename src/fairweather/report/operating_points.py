@@ -40,6 +40,7 @@ from fairweather.types.operating_points import (
     Rate,
     TargetRate,
     list_points,
+    list_targets,
     parse_point,
 )
 from fairweather.types.record import CLEAN, MEAN, NATURAL, SLICES, TEST, VAL, slice_label
@@ -124,10 +125,11 @@ def read_column(images: AnyPredictions, name: str) -> ClassColumn | None:
 
 def choose_targets(contents: Contents, model: str, seed: str) -> list[NamedTarget]:
     """Choose the threshold of each target of a model and seed, as scoring does."""
+    points = _read_settings(contents, model)
+    if not list_targets(points):
+        return []
     images = contents.read_cell(model, seed, CLEAN, VAL)
-    run = contents.home(model).run
-    grouping, points = read_grouping(run, VAL), _read_settings(contents, model)
-    chosen = []
+    grouping, chosen = read_grouping(contents.home(model).run, VAL), []
     for name in points:
         own = None if images is None else read_column(images, name)
         for point in map(parse_point, list_points(points, name)):
@@ -191,7 +193,7 @@ def judge_targets(contents: Contents) -> list[TargetRow]:
     """Judge each target of each model and seed on clean and shifted images, sites and slices."""
     return [
         row
-        for model in contents.titles
+        for model in (contents.titles if contents.runs else ())
         for seed in contents.seeds_of(model)
         for row in _judge_model(contents, model, seed)
     ]

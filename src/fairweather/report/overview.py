@@ -28,6 +28,7 @@ from fairweather.report.tables import (
 )
 from fairweather.types.kinds import CLASSES, FINDINGS, TaskKind
 from fairweather.types.measurement import Score
+from fairweather.types.operating_points import POINT_SIGN, RATES
 from fairweather.types.record import (
     ALL,
     CLEAN,
@@ -71,13 +72,19 @@ BRIEF_OF_GRADES = (
     BriefMetric("mean_absolute_error", "grades off", 1, "z.2f"),
     BriefMetric("off_by_two", "off by two or more (%)", 100, "z.1f"),
 )
-# Of a run with one finding, in place of those of several.
-BRIEF_OF_ONE = (
-    BriefMetric("auc", "AUC", 1, "z.3f"),
-    BriefMetric("sensitivity", "sensitivity (%)", 100, "z.1f"),
-    BriefMetric("specificity", "specificity (%)", 100, "z.1f"),
-    BriefMetric("probability_gap", "mean probability − prevalence", 100, "+z.1f"),
-)
+
+
+def list_metrics_of_one(contents: Contents) -> tuple[BriefMetric, ...]:
+    """The metrics of a run with one finding, with the rates at its first operating point."""
+    start = f"{RATES[0]}{POINT_SIGN}"
+    names = contents.scores["metric"].unique()
+    asked = [name.removeprefix(start) for name in names if name.startswith(start)]
+    rates = [f"{rate}{POINT_SIGN}{asked[0]}" if asked else rate for rate in RATES]
+    return (
+        BriefMetric("auc", "AUC", 1, "z.3f"),
+        *(BriefMetric(name, f"{name} (%)", 100, "z.1f") for name in rates),
+        BriefMetric("probability_gap", "mean probability − prevalence", 100, "+z.1f"),
+    )
 
 
 class Measure(NamedTuple):
@@ -169,7 +176,7 @@ def summarize_overview(contents: Contents) -> Brief:
     more = [f"{PAGE} has {rest} more such sentences."] if rest > 0 else []
     metrics = next((own for kind, own in BRIEF_METRICS.items() if kind in contents.kinds), ())
     if FINDINGS in contents.kinds and len(contents.classes) == 1:
-        metrics = BRIEF_OF_ONE
+        metrics = list_metrics_of_one(contents)
     if contents.data.ordered:
         metrics = (*metrics, *BRIEF_OF_GRADES)
     layout = TableLayout(("model", "images", *(metric.heading for metric in metrics)), words=2)

@@ -66,7 +66,7 @@ VERSIONS = {
     "predict": 1,
     "group": 1,
     "read": 1,
-    "score": 9,
+    "score": 10,
     "sample": 3,
     "report": 15,
 }

@@ -83,9 +83,9 @@ def read_positive(notes: Mapping[str, object]) -> PositiveClasses | None:
     return None
 
 
-def list_positive(asked: str | Iterable[str]) -> tuple[str, ...]:
-    """The findings that are asked for: one text, or several."""
-    return (asked,) if isinstance(asked, str) else tuple(asked)
+def list_positive(asked: str | Iterable[str] | None) -> tuple[str, ...]:
+    """The findings that are asked for: none, one text, or several."""
+    return (asked,) if isinstance(asked, str) else tuple(asked or ())
 
 
 def parse_positive(asked: str | Iterable[str], classes: Sequence[str]) -> PositiveClasses:

@@ -157,7 +157,9 @@ class DataEntry(DataOptions):
     source: str = option(
         MISSING, "A data source, such as `folder:PATH` (see: fairweather list data)."
     )
-    positive: str | Sequence[str] = shared_option(DataOptions, "positive")  # type: ignore[assignment]
+    positive: str | list[str] | None = shared_option(  # type: ignore[assignment]
+        DataOptions, "positive", default=None
+    )  # a list, as YAML has it
     fit: Literal["crop", "squash"] = option("crop", "How an image of another shape becomes square.")
     groups: GroupsEntry | None = option(
         None, "A table that says of each image which patient it shows, or its subgroups."
