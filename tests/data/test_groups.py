@@ -26,6 +26,8 @@ from fairweather.report.joint_runs import read_runs
 from fairweather.report.slices import SliceRow, order_of_value
 from fairweather.report.slices import _describe_differences as found_in
 from fairweather.requests.execution import clean_accuracy_lines
+from fairweather.requests.study.run import data_sources
+from fairweather.requests.study.schema import check_study
 from fairweather.runs.folder import RunFolder
 from fairweather.runs.scores import read_grouping
 from fairweather.types.measurement import Dataset, Groups, Images, Score
@@ -768,3 +770,22 @@ def test_small_slices_are_named_with_what_helps():
     ]
     many = Groups(None, None, {"age": np.concatenate([ages] * 4)})
     assert many.remarks() == ["age has 70 values: cut the numbers, as in the slice 'age:43,66'"]
+
+
+def test_a_study_cuts_columns_as_options_do():
+    study = check_study(
+        {
+            "name": "ages",
+            "data": {
+                "source": "folder:photos",
+                "groups": {"metadata": "ages.csv", "slices": ["site * age: 40, 65"]},
+            },
+            "seeds": [0],
+            "shifts": [{"gaussian_blur": [1]}],
+            "models": {"plain": {"title": "Plain", "backbone": "timm:resnet10t"}},
+        }
+    )
+    [source] = data_sources(study).values()
+    assert source.groups == GroupColumns("ages.csv", slices=("site*age:40,65",))
+    assert source.groups.slice_names == ("site*age",)
+    assert source.groups.columns == ["site", "age"]

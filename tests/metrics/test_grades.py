@@ -247,6 +247,16 @@ def test_scores_have_each_grade_or_more(runs):
     assert scores["sensitivity/>=moderate@0.3"] == pytest.approx(expected, abs=1e-7)
 
 
+def test_a_grade_or_more_has_the_numbers_of_the_finding_that_positive_makes(runs, tmp_path):
+    finding = fw.evaluate(
+        predictions=tables(1), positive=">=moderate", bootstrap=100, out=tmp_path / "finding"
+    )
+    whole = runs[0].scores.set_index("metric")["value"]
+    own = finding.scores.set_index("metric")["value"]
+    for kind in ("sensitivity", "specificity", "ppv", "npv", "f1", "auc", "pr_auc"):
+        assert own[kind] == pytest.approx(whole[f"{kind}/>=moderate"], abs=1e-7), kind
+
+
 def test_the_threshold_of_a_grade_keeps_its_target(runs):
     scores = runs[0].scores.set_index("metric")["value"]
     folder = RunFolder(runs[0].path)

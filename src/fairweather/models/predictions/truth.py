@@ -182,13 +182,14 @@ def _read_frame(
     label = find_name(
         options.label_column, LABEL_COLUMNS, names, "column", "column of the labels", place
     )
-    # The column may be that of the predictions.
     asked = options.key_column if options.key_column in names else None
     key = find_name(asked, KEY_COLUMNS, names, "column", "column of the keys", place)
     if label is None:
         label = next((name for name in list_positive(options.positive) if name in names), None)
     if key is None and "" in names:  # the index of a DataFrame
         key = ""
+    if key is None and options.key_column is not None:  # else it may be that of the predictions
+        raise unknown_name(f"column of {place}", options.key_column, names)
     keys = None if key is None else read_column(frame[key], f"{place}, column {key!r}")
     if keys is not None:
         check_unique(map(str, keys.tolist()), place)
