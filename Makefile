@@ -104,6 +104,7 @@ coverage: $(VENV)/.installed-dev ## Measure how often the 95 % intervals hold th
 	$(BIN)/python benchmarks/class_limits.py
 	$(BIN)/python benchmarks/thresholds.py
 	$(BIN)/python benchmarks/conformal.py
+	$(BIN)/python benchmarks/grades.py
 	$(BIN)/python benchmarks/classes.py
 	$(BIN)/python benchmarks/findings.py
 	$(BIN)/python benchmarks/curves.py

@@ -309,6 +309,38 @@ def test_the_guide_for_chest_x_rays_shows_what_its_commands_print(tmp_path, monk
         assert f"{value} [{low}, {high}] on" in " ".join(text.split())
 
 
+def test_the_guide_for_decisions_shows_what_its_commands_print(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    Path("scores").mkdir()
+    text = page("decisions")
+    (script,), (rules,) = blocks(text, "python"), blocks(text, "yaml")
+    exec(script, {})
+    Path("rules.yaml").write_text(rules, encoding="utf-8")
+    names = ("scores/net.csv", "truth.csv", "readers.csv")
+    written = [Path(name).read_text(encoding="utf-8").splitlines() for name in names]
+    _, evaluation, costs, patients, check, _ = blocks(text, "sh")
+    tables, targets, readers, of_patients, verdicts = blocks(text, "text")
+    for number, row in enumerate(tables.splitlines()):
+        assert row.split() == [table[number] for table in written]
+    shown = (f"{targets}{readers}", "", of_patients, verdicts)
+    codes = []
+    for command, lines in zip((evaluation, costs, patients, check), shown, strict=True):
+        done = fairweather(*shlex.split(command)[1:])
+        codes.append(done.returncode)
+        missing = [line for line in lines.splitlines() if not is_shown(line, done.stdout)]
+        assert not missing, done.stdout
+    assert codes == [0, 0, 0, 1]
+    scores = pd.read_csv("runs/costs/scores.csv").set_index(["model", "shift", "metric"])
+    for name, *cells in re.findall(r"^\| `(\w+)` \| (.*?) \| (.*?) \|$", text, re.MULTILINE):
+        for model, cell in zip(("net", "net+vector_scaling"), cells, strict=True):
+            row = scores.loc[(model, "clean", name), ["value", "low", "high"]]
+            assert NUMBER.findall(cell) == [f"{number:.3f}" for number in row]
+    at = pd.read_csv("runs/net/scores.csv").set_index(["shift", "metric"])
+    row = at.loc[("priors/stated", "ppv@sensitivity=0.9"), ["value", "low", "high"]]
+    value, low, high = (f"{number:.1%}".replace("%", " %") for number in row)
+    assert f"{value} [{low}, {high}] of the calls are right" in " ".join(text.split())
+
+
 def test_the_metric_of_the_manual_is_one():
     function, row = blocks(page("extend"), "python")[:2]
     names = {}

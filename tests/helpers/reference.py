@@ -381,8 +381,27 @@ def confidence_auroc(confidence, correct):
 # ---------------------------------------------------------------- prediction sets
 
 
+def ordinal_scores(probabilities):
+    """The score of each grade of one image: what the set that grows from the mode has before it."""
+    most = max(probabilities)
+    modes = [k for k, own in enumerate(probabilities) if own == most]
+    grown = list(range(modes[0], modes[-1] + 1))
+    scores = dict.fromkeys(grown, 0.0)
+    while len(grown) < len(probabilities):
+        sides = [k for k in (min(grown) - 1, max(grown) + 1) if 0 <= k < len(probabilities)]
+        best = max(probabilities[k] for k in sides)
+        before = sum(probabilities[k] for k in grown)
+        for k in sides:
+            if probabilities[k] == best:
+                scores[k] = before
+                grown.append(k)
+    return [scores[k] for k in range(len(probabilities))]
+
+
 def class_scores(probabilities, method, penalty, free):
     """The score of each class of one image, as the papers define it."""
+    if method == "ordinal":
+        return ordinal_scores(probabilities)
     scores = []
     for own in probabilities:
         more = sorted(each for each in probabilities if each > own)

@@ -1,11 +1,14 @@
 """Grades: metrics of a grade or more are those of two classes, in scores, rules and comparisons."""
 
+import csv
 import dataclasses
 
 import numpy as np
 import pandas as pd
 import pytest
+import scipy.stats
 import sklearn.metrics
+from benchmarks import grades as benchmark
 
 import fairweather as fw
 from fairweather import metrics
@@ -20,9 +23,12 @@ from fairweather.metrics.grouping import Grouping
 from fairweather.metrics.metric import class_metric_names, find_class_metric
 from fairweather.metrics.operating_points import choose_threshold
 from fairweather.metrics.sample import draw_counts
-from fairweather.requests.inputs import check_operating_points
+from fairweather.requests.inputs import check_operating_points, check_variants
 from fairweather.runs.folder import RunFolder
+from fairweather.tasks.classification import CLASSIFICATION_TASK
 from fairweather.types.operating_points import TargetRate
+from fairweather.variants.prediction_sets import Conformal
+from tests.helpers.chance import FALSE_ALARM
 from tests.helpers.commands import fairweather
 
 GRADES = ("none", "mild", "moderate", "severe", "proliferative")
@@ -72,6 +78,32 @@ def test_a_grade_or_more_is_the_second_of_two_classes(first, grouped):
         for kind, mine, other in zip(called, found.values(), expected.values(), strict=True):
             score, wanted = to_score(mine, (0.0, 1.0)), to_score(other, (0.0, 1.0))
             assert score == pytest.approx(wanted, abs=1e-6, nan_ok=True), kind
+
+
+def test_costs_of_grades_are_measured_beside_each_grade_or_more(tmp_path):
+    rng = np.random.default_rng(4)
+    labels = rng.integers(0, 3, 60)
+    scores = rng.random((60, 3)) + 2 * np.eye(3)[labels]
+    table = pd.DataFrame(scores / scores.sum(axis=1, keepdims=True), columns=["g0", "g1", "g2"])
+    table["label"] = [f"g{label}" for label in labels]
+    table.to_csv(tmp_path / "net.csv", index=False)
+    costs = np.array([[0, 1, 2], [2, 0, 1], [20, 10, 0]])
+    frame = pd.DataFrame(costs, columns=["g0", "g1", "g2"], index=["g0", "g1", "g2"])
+    frame.to_csv(tmp_path / "costs.csv")
+    said = []
+    run = fw.evaluate(
+        f"predictions:{tmp_path / 'net.csv'}",
+        ordered_classes=True,
+        costs=str(tmp_path / "costs.csv"),
+        out=tmp_path / "run",
+        progress=lambda event: said.append(event.line),
+    )
+    assert "order          g0 < g1 < g2" in said
+    scores = run.scores.set_index("metric")["value"]
+    predicted = table[["g0", "g1", "g2"]].to_numpy().argmax(axis=1)
+    assert scores["expected_cost"] == pytest.approx(costs[labels, predicted].mean())
+    called = (table["g1"] + table["g2"] >= 0.5)[labels >= 1]
+    assert scores["sensitivity/>=g1"] == pytest.approx(called.mean())
 
 
 def test_areas_of_a_grade_or_more_are_those_of_scikit_learn():
@@ -256,3 +288,76 @@ def test_the_command_line_takes_a_grade_as_an_operating_point(tmp_path, monkeypa
     done = fairweather(*asked, "--ordered-classes", "--operating-point", ">=mild=0.3")
     assert done.returncode == 0, done.stderr
     assert "sensitivity/>=mild@0.3" in (tmp_path / "runs" / "probs" / "scores.csv").read_text()
+
+
+# ---- sets of grades, and what the report shows
+
+
+@pytest.fixture(scope="module")
+def with_sets(tmp_path_factory):
+    out = tmp_path_factory.mktemp("sets") / "run"
+    return fw.evaluate(
+        predictions=tables(1),
+        ordered_classes=True,
+        variants=["conformal: {method: ordinal, coverage: 0.8}"],
+        bootstrap=100,
+        out=out,
+    )
+
+
+def test_ordinal_sets_are_measured_as_a_variant(with_sets):
+    rows = with_sets.scores[with_sets.scores["model"] == "model1+conformal-ordinal-0.8"]
+    scores = rows.set_index("metric")["value"]
+    assert 0.7 < scores["conformal_coverage"] < 0.9
+    assert 1 <= scores["conformal_set_size"] < 5
+    assert "Ordinal sets for 80 %" in (with_sets.path / "report.html").read_text()
+
+
+def test_ordinal_sets_need_an_order(tmp_path):
+    told = r"conformal-ordinal-0\.9 is for classes in an order.*ordered_classes"
+    asked = {"variants": ["conformal: {method: ordinal}"], "out": tmp_path / "run"}
+    with pytest.raises(InputError, match=told):
+        fw.evaluate(predictions=tables(1), **asked)
+    assert not (tmp_path / "run").exists()
+    with pytest.raises(InputError, match=told):
+        check_variants([Conformal("ordinal")], CLASSIFICATION_TASK, "the data")
+    check_variants([Conformal("ordinal")], CLASSIFICATION_TASK, "the data", ordered=True)
+
+
+def test_the_report_says_how_far_off_grades_are(with_sets, tmp_path):
+    scores = with_sets.scores[with_sets.scores["model"] == "model1"].set_index("metric")["value"]
+    table = pd.read_csv(with_sets.path / "tables" / "grades.csv").set_index("model")
+    for name in ("mean_absolute_error", "off_by_two", "quadratic_kappa"):
+        assert table[f"clean {name}"]["model1"] == pytest.approx(scores[name])
+    page = (with_sets.path / "report.html").read_text()
+    assert f"Answers are {scores['mean_absolute_error']:.2f} grades off on average" in page
+    assert "grades off" in str(with_sets)
+    plain = fw.evaluate(predictions=tables(1, n=100), bootstrap=100, out=tmp_path / "plain")
+    assert not (plain.path / "tables" / "grades.csv").exists()
+    assert "grades off" not in str(plain) + (plain.path / "report.html").read_text()
+
+
+def test_the_stored_coverage_of_ordinal_sets_is_what_was_promised():
+    """The committed table, and the first draws of it again."""
+    with benchmark.STORED.open(encoding="utf-8") as file:
+        stored = list(csv.DictReader(file))
+    assert len(stored) == 2 * 2 * 3 * 3
+    for row in stored:
+        assert int(row["draws"]) == 2000
+        below = (float(row["coverage"]) - 0.9) / float(row["error"])
+        assert below > -4, row
+        if row["method"] == "ordinal":
+            assert float(row["gaps"]) == 0
+    again = [
+        benchmark.judged(
+            Conformal("ordinal", 0.9),
+            40,
+            benchmark.SHARES["screening"],
+            "uneven",
+            np.random.default_rng(seed),
+        )
+        for seed in range(60)
+    ]
+    coverage, _, gaps = np.array(again).T
+    assert scipy.stats.ttest_1samp(coverage, 0.9, alternative="less").pvalue > FALSE_ALARM
+    assert not gaps.any()

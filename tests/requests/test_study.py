@@ -800,6 +800,7 @@ def test_a_study_has_points_for_all_classes_or_for_some(written, stored):
             "an operating point is a probability between 0 and 1, .* found sensitivity=1.5",
         ),
         ({"sensitivity": 0.95}, "write the target as a text, sensitivity=0.95"),
+        ({"recall": 0.9}, "a target is a sensitivity or a specificity, .*, found 'recall'"),
         ({"a": [[0.3]]}, "operating_points"),
     ],
 )

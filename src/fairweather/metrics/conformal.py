@@ -38,8 +38,9 @@ from fairweather.metrics.columns import (
     weighted_mean,
 )
 
-Method = Literal["lac", "aps", "raps"]
+Method = Literal["lac", "aps", "raps", "ordinal"]
 METHODS: tuple[Method, ...] = get_args(Method)
+ORDINAL: Method = "ordinal"
 # RAPS adds PENALTY for each class beyond the FREE most probable ones. Its authors choose both by
 # the size of sets on additional images, which would need a third of the validation images.
 RANK_PENALTY, FREE_RANKS = 0.01, 5
@@ -57,10 +58,13 @@ def class_scores(probabilities: ArrayLike, method: str = "lac") -> FloatArray:
       hard an image is.
     - `raps`: the same, plus 0.01 for each class beyond the fifth in order of probability. It avoids
       very large sets of very improbable classes. With up to five classes it is `aps`.
+    - `ordinal`, for grades: the sum of the probabilities of the grades that are in before. The most
+      probable grade comes first. Then comes the more probable one of its two neighbours, and of
+      those of the grades that are in. Sets are grades in a row.
 
     Args:
         probabilities: float `[n, classes]`.
-        method: `lac`, `aps` or `raps`.
+        method: `lac`, `aps`, `raps` or `ordinal`.
 
     Returns:
         float64 `[n, classes]`. Classes of equal probability have equal scores.
@@ -69,10 +73,14 @@ def class_scores(probabilities: ArrayLike, method: str = "lac") -> FloatArray:
     Error Levels, for LAC; Romano, Sesia and Candès 2020, Classification with Valid and Adaptive
     Coverage, for APS, with the sets of their equation 3: the most probable classes up to and
     including the one that reaches the threshold; Angelopoulos, Bates, Malik and Jordan 2021,
-    Uncertainty Sets for Image Classifiers using Conformal Prediction, for RAPS.
+    Uncertainty Sets for Image Classifiers using Conformal Prediction, for RAPS; Lu, Angelopoulos
+    and Pomerantz 2022, Improving Trustworthiness of AI Disease Severity Rating in Medical Imaging
+    with Ordinal Conformal Prediction Sets, for the ordinal sets.
 
     >>> class_scores([[0.5, 0.2, 0.3]], "aps").tolist()
     [[0.0, 0.8, 0.5]]
+    >>> class_scores([[0.5, 0.2, 0.3]], "ordinal").tolist()
+    [[0.0, 0.5, 0.7]]
     """
     rows = np.asarray(probabilities, dtype=np.float64)
     if rows.ndim != 2 or rows.size == 0:
@@ -81,6 +89,8 @@ def class_scores(probabilities: ArrayLike, method: str = "lac") -> FloatArray:
         raise unknown_name("method of prediction sets", method, METHODS)
     if method == "lac":
         return 1 - rows
+    if method == ORDINAL:
+        return _ordinal_scores(rows)
     order = np.argsort(-rows, axis=1, kind="stable")
     falling = np.take_along_axis(rows, order, axis=1)
     before = np.zeros_like(falling)
@@ -96,6 +106,31 @@ def class_scores(probabilities: ArrayLike, method: str = "lac") -> FloatArray:
     by_class = np.empty_like(scores)
     np.put_along_axis(by_class, order, scores, axis=1)
     return by_class
+
+
+def _ordinal_scores(rows: FloatArray) -> FloatArray:
+    """The probability of the grades that are in a set before each grade, `[n, C]`.
+
+    Grades between two most probable ones are in from the beginning, and of two equally probable
+    grades at the sides both come in together. So a scale can be turned around.
+    """
+    n, classes = rows.shape
+    places, images = np.arange(classes), np.arange(n)
+    is_mode = rows == rows.max(axis=1, keepdims=True)
+    low, high = is_mode.argmax(axis=1), classes - 1 - is_mode[:, ::-1].argmax(axis=1)
+    scores = np.zeros_like(rows)
+    walled = np.pad(rows, ((0, 0), (1, 1)), constant_values=-1.0)  # no grade is beyond the ends
+    for _ in range(classes - 1):
+        inside = (places >= low[:, None]) & (places <= high[:, None])
+        mass = (rows * inside).sum(axis=1)
+        left, right = walled[images, low], walled[images, high + 2]
+        for goes, beside, step in (
+            ((left >= right) & (left >= 0), low - 1, -1),
+            ((right >= left) & (right >= 0), high + 1, 1),
+        ):
+            scores[images[goes], beside[goes]] = mass[goes]
+            (low if step < 0 else high)[goes] += step
+    return scores
 
 
 def label_scores(probabilities: ArrayLike, labels: ArrayLike, method: str = "lac") -> FloatArray:
@@ -187,6 +222,8 @@ def prediction_sets(
     `lac`, the set is the most probable class. This can only make the coverage higher. Coverage is
     then at least the accuracy, since the most probable class is in every set.
 
+    Ordinal sets have no gaps. Thresholds of single grades could make some, which are filled.
+
     Args:
         probabilities: float `[n, classes]`.
         thresholds: one number, or one for each class `[classes]`.
@@ -199,6 +236,11 @@ def prediction_sets(
     sets = class_scores(rows, method) <= np.asarray(thresholds, dtype=np.float64)
     empty = ~sets.any(axis=1)
     sets[empty] = rows[empty] == rows[empty].max(axis=1, keepdims=True)
+    if method == ORDINAL:
+        from_below, from_above = (
+            np.logical_or.accumulate(side, 1) for side in (sets, sets[:, ::-1])
+        )
+        return np.asarray(from_below & from_above[:, ::-1])
     return sets
 
 

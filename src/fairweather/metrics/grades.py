@@ -193,6 +193,7 @@ def merge_classes(predictions: Predictions, first: int) -> Predictions:
         logits=np.stack([np.zeros_like(odds), odds], axis=1),
         classes=(f"<{name}", f">={name}"),
         ordered=False,
+        costs=None,
     )
 
 

@@ -88,6 +88,7 @@ SECTIONS = (
             ranking.VARIANT_RANKING,
             summary.SUMMARY,
             summary.UNITS,
+            summary.GRADES,
             summary.CLASSES,
             operating_points.TARGETS,
             slices.SUBGROUPS,

@@ -78,6 +78,7 @@ def write_tiles(contents: Contents, model: str) -> list[list[str]]:
     outcome = contents.once(read_outcomes)[model]
     clean, low = outcome.clean, outcome.worst.focus
     tiles = [[words.format_share(clean.accuracy.value), *words.describe_clean(outcome)]]
+    tiles[0] += _describe_grades(contents, model)
     there, where = clean, ""
     if low is not None:
         there, where = low.performance, " there"
@@ -88,6 +89,15 @@ def write_tiles(contents: Contents, model: str) -> list[list[str]]:
         tiles.append([sure, *words.describe_sureness(outcome, there.gap, where)])
         tiles[-1] += _describe_class(contents, model, CLEAN) if low is None else []
     return tiles
+
+
+def _describe_grades(contents: Contents, model: str) -> list[str]:
+    """Say how far off the answers are on clean images, where classes are grades."""
+    error, far = (
+        contents.score(metric, model, CLEAN, NO_LEVEL)
+        for metric in ("mean_absolute_error", "off_by_two")
+    )
+    return [words.describe_grades_off(error, far)] if error and far else []
 
 
 def _describe_class(contents: Contents, model: str, cell: str, searched: int = 1) -> list[str]:

@@ -12,7 +12,9 @@ import pandas as pd
 
 from fairweather.metrics import holm, softmax
 from fairweather.metrics.columns import BoolArray, FloatArray, IntArray
+from fairweather.metrics.grades import merge_classes
 from fairweather.metrics.grouping import Grouping, equal_means_p, share_interval
+from fairweather.metrics.metric import find_point
 from fairweather.metrics.operating_points import (
     CONFIDENCE,
     choose_threshold,
@@ -95,9 +97,13 @@ class TargetRow(NamedTuple):
         return BROKEN if self.rate.high < point.value else CANNOT_TELL
 
 
-def read_column(images: AnyPredictions, column: int) -> ClassColumn | None:
-    """Take one class or finding of the images where it is known; None without probabilities."""
+def read_column(images: AnyPredictions, name: str) -> ClassColumn | None:
+    """Take one class or finding, or a grade or more, of the images where it is known.
+
+    None without probabilities.
+    """
     if isinstance(images, FindingsPredictions):
+        column = images.classes.index(name)
         places = np.flatnonzero(images.known[:, column])
         if not len(places):
             return None
@@ -107,8 +113,14 @@ def read_column(images: AnyPredictions, column: int) -> ClassColumn | None:
     assert isinstance(images, Predictions)
     if images.logits is None:
         return None
-    places = np.arange(len(images))
-    return ClassColumn(places, softmax(images.logits)[:, column], images.labels == column)
+    place = find_point(name, images.classes)
+    assert place is not None, "the points are checked"
+    of_two, label = images, place.label
+    if place.onwards:
+        of_two, label = merge_classes(images, place.label), 1
+    assert of_two.logits is not None
+    probability = softmax(of_two.logits)[:, label]
+    return ClassColumn(np.arange(len(images)), probability, of_two.labels == label)
 
 
 def choose_targets(contents: Contents, model: str, seed: str) -> list[NamedTarget]:
@@ -118,8 +130,8 @@ def choose_targets(contents: Contents, model: str, seed: str) -> list[NamedTarge
         return []
     images = contents.read_cell(model, seed, CLEAN, VAL)
     grouping, chosen = read_grouping(contents.home(model).run, VAL), []
-    for name, column in _find_columns(contents, points):
-        own = None if images is None else read_column(images, column)
+    for name in points:
+        own = None if images is None else read_column(images, name)
         for point in map(parse_point, list_points(points, name)):
             if own is None or not isinstance(point, TargetRate):
                 continue
@@ -128,11 +140,6 @@ def choose_targets(contents: Contents, model: str, seed: str) -> list[NamedTarge
                 threshold = choose_threshold(own.probability, own.present, point, selected)
                 chosen.append(NamedTarget(name, point, threshold))
     return chosen
-
-
-def _find_columns(contents: Contents, points: OperatingPoints) -> list[tuple[str, int]]:
-    classes = list(contents.classes)
-    return [(name, classes.index(name)) for name in points if name in classes]
 
 
 def measure_rate(
@@ -202,7 +209,7 @@ def _judge_model(contents: Contents, model: str, seed: str) -> Iterator[TargetRo
         if images.places is not None:
             read, grouping = read.take(images.places), grouping and grouping.select(images.places)
         for name, target, threshold in targets:
-            column = read_column(read, contents.classes.index(name))
+            column = read_column(read, name)
             measured = column and measure_rate(column, target.rate, threshold, grouping)
             if measured:
                 yield TargetRow(
@@ -375,8 +382,7 @@ def _measure_rates(contents: Contents, model: str) -> Iterator[_MeasuredRate]:
     seeds, is_of_findings = contents.seeds_of(model), FindingsPredictions.kind in contents.kinds
     cells = [contents.read_cell(model, seed, CLEAN) for seed in seeds]
     for name, points in _read_points(contents, model).items():
-        column = contents.classes.index(name)
-        read = [read_column(cell, column) for cell in cells if cell is not None]
+        read = [read_column(cell, name) for cell in cells if cell is not None]
         known = [own for own in read if own is not None]
         for (point, thresholds), rate in product(points.items(), RATES):
             if not known or len(known) < len(thresholds):

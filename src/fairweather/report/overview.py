@@ -67,6 +67,11 @@ BRIEF_METRICS: Mapping[TaskKind, tuple[BriefMetric, ...]] = {
         BriefMetric("probability_gap", "mean probability − prevalence", 100, "+z.1f"),
     ),
 }
+# Of classes in an order, behind those of classes.
+BRIEF_OF_GRADES = (
+    BriefMetric("mean_absolute_error", "grades off", 1, "z.2f"),
+    BriefMetric("off_by_two", "off by two or more (%)", 100, "z.1f"),
+)
 
 
 def list_metrics_of_one(contents: Contents) -> tuple[BriefMetric, ...]:
@@ -172,6 +177,10 @@ def summarize_overview(contents: Contents) -> Brief:
     metrics = next((own for kind, own in BRIEF_METRICS.items() if kind in contents.kinds), ())
     if FINDINGS in contents.kinds and len(contents.classes) == 1:
         metrics = list_metrics_of_one(contents)
+    if contents.data.ordered:
+        metrics = (*metrics, *BRIEF_OF_GRADES)
+    if "expected_cost" in set(contents.scores["metric"]):
+        metrics = (*metrics, BriefMetric("expected_cost", "cost of a decision", 1, "z.3f"))
     layout = TableLayout(("model", "images", *(metric.heading for metric in metrics)), words=2)
     return Brief([*shown, *more], layout, _brief_lines(contents, metrics))
 

@@ -387,11 +387,15 @@ def _summarize_readers(contents: Contents) -> Brief:
         points = [f"{100 * score.value:.1f}" for score in mean]
         body.append([title, name, *points, written])
         if difference.low > 0 or difference.high < 0:
-            more = f"{abs(100 * difference.value):.1f} points "
-            more += "more" if difference.value > 0 else "less"
+            side = "higher" if difference.value > 0 else "lower"
+            count = sum(reader is not None for reader in beside.compared.readers)
+            whose = f"these {count} readers" if average.random is None else "readers"
             sentences.append(
-                f"At equal specificity, {title} is {more} sensitive to {name} than the readers."
+                f"At the specificity of {whose}, the sensitivity of {title} for {name} is "
+                f"{abs(100 * difference.value):.1f} points {side}."
             )
+            if average.random is None:
+                sentences.append(f"{count} readers are too few to speak of others.")
     head = ("model", "finding or class", "readers' sensitivity", "specificity", "model finds more")
     sentences = sentences[:MOST_SENTENCES]
     if sentences and len(body) > 1:

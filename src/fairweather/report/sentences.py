@@ -215,6 +215,19 @@ def describe_knowledge(outcome: ModelOutcome, low: WorstLevel) -> Iterator[str]:
     yield from _doubt_gap(outcome, there.gap)
 
 
+def describe_grades_off(error: Score, far: Score) -> str:
+    """Say how far off the answers are, where classes are grades.
+
+    >>> error, far = Score(0.57, 0.49, 0.68, 200), Score(0.1, 0.06, 0.15, 200)
+    >>> describe_grades_off(error, far).replace(PERCENT, "%")
+    'Answers are 0.57 grades off on average, and 10% are off by two or more.'
+    """
+    share = format_share(far.value)
+    return (
+        f"Answers are {error.value:.2f} grades off on average, and {share} are off by two or more."
+    )
+
+
 def describe_class_share(off: ClassShare, where: str) -> str:
     """Say of a class that its mean probability is not its share of the images.
 

@@ -120,6 +120,35 @@ def _make_class_row(contents: Contents, model: str, title: str, name: str) -> Sc
     return ScoreRow(f"{model}/{name}", f"{whose} (n = {images:,})", entries, whose)
 
 
+GRADE_METRICS = ("mean_absolute_error", "off_by_two", "quadratic_kappa", "ranked_probability_score")
+
+
+def _tabulate_grades(contents: Contents) -> TextTable | None:
+    """How far off the answers are, of classes in an order: clean, and on average over shifts."""
+    states = (("Clean", CLEAN, NO_LEVEL), ("Mean over shifts", ALL, MEAN))
+    columns = [
+        ScoreColumn(
+            f"{title}: {METRICS[name].label.lower()}",
+            name,
+            shift,
+            level,
+            f"{make_column_key(shift, level)} {name}",
+        )
+        for title, shift, level in states
+        for name in GRADE_METRICS
+    ]
+    formulas = " ".join(
+        f"{METRICS[name].label}: {METRICS[name].formula}." for name in GRADE_METRICS
+    )
+    order = ", ".join(contents.classes)
+    caption = caption_scores(contents, f"Grades in this order: {order}. {formulas} Test images")
+    return tabulate_models("grades", caption, columns, contents, drop_empty=True)
+
+
+GRADES = ReportPart(
+    show_tables("Grades: how far off the answers are"),
+    lambda contents: [_tabulate_grades(contents)] if contents.data.ordered else [],
+)
 CLASSES = ReportPart(show_tables("Each class against all others"), _class_tables)
 
 

@@ -115,7 +115,7 @@ class EvaluationOptions(ModelOptions):
         flag="--cost",
     )
     ordered_classes: bool = option(
-        False, "Classes have an order, such as grades: also compute the quadratic kappa."
+        False, "Classes are in an order, such as grades: also score how far off answers are."
     )
     batch_size: int = option(256, "Images per forward pass.", least=1)
     precision: str = option("fp32", "Number format: fp32, tf32 or bf16.")

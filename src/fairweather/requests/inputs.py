@@ -102,6 +102,10 @@ def read_priors(asked: Path | Mapping[str, object] | None) -> PartialPriors:
     return _check_priors(raw, place)
 
 
+# Other numbers that people ask for as a target.
+NO_TARGETS = ("recall", "precision", "ppv", "npv", "accuracy", "f1", "auc")
+
+
 def check_operating_points(
     points: OperatingPoints,
     classes: Sequence[str],
@@ -142,6 +146,11 @@ def check_operating_points(
             )
         if name and name not in known:
             kind = "class" if task is CLASSIFICATION_TASK else "finding"
+            if written.lower() in (*NO_TARGETS, *RATES):
+                raise InputError(
+                    f"a target is a sensitivity or a specificity, such as sensitivity=0.95, found "
+                    f"{written!r}, which is not a {kind} either"
+                )
             raise unknown_name(f"{kind} of an operating point", name, known)
         for text in list_points(points, written):
             if (point := parse_point(text)) is None:
@@ -482,7 +491,8 @@ def check_task(dataset: Dataset, settings: Settings) -> None:
             if not set(ATTACKS[attack.name].accepts) & set(task.kinds):
                 raise needs_classes_error(attack.name)
             select_labels(attack, dataset.test[:1])  # raises for an unknown finding
-    check_variants(settings.variants, task, dataset.name)
+    ordered = settings.ordered or has_ordered_classes(dataset.notes)
+    check_variants(settings.variants, task, dataset.name, ordered=ordered)
 
 
 def check_accepted(dataset: Dataset, declared: Iterable[tuple[str, TaskKind]]) -> None:
@@ -493,9 +503,19 @@ def check_accepted(dataset: Dataset, declared: Iterable[tuple[str, TaskKind]]) -
             raise InputError(f"{name} does not accept the task of {dataset.name}, {task.name}")
 
 
-def check_variants(variants: Iterable[Variant], task: Task, name: str) -> None:
-    """Raise `InputError` unless all variants accept the task of the data set with this name."""
+def check_variants(
+    variants: Iterable[Variant], task: Task, name: str, *, ordered: bool = False
+) -> None:
+    """Raise `InputError` unless all variants accept the task of the data set with this name.
+
+    `ordered` says whether its classes are in an order.
+    """
     for variant in variants:
+        if variant.needs_order and not ordered:
+            raise InputError(
+                f"{variant.name} is for classes in an order, such as grades: say so with "
+                "ordered_classes (--ordered-classes), or use another method"
+            )
         if not set(variant.accepts) & set(task.kinds):
             every = {kind: variant_class(kind)() for kind in VARIANTS}
             allowed = [kind for kind, own in every.items() if set(own.accepts) & set(task.kinds)]

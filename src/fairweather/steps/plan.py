@@ -68,7 +68,7 @@ VERSIONS = {
     "read": 1,
     "score": 10,
     "sample": 3,
-    "report": 14,
+    "report": 15,
 }
 # Fields that change results only if a step uses a network.
 MACHINE_FIELDS = ("device", "threads")

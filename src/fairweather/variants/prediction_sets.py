@@ -20,6 +20,7 @@ from fairweather.metrics import softmax
 from fairweather.metrics.columns import BoolArray, FloatArray, IntArray, LabelArray, blocks
 from fairweather.metrics.conformal import (
     METHODS,
+    ORDINAL,
     CalibrationDraw,
     Method,
     class_scores,
@@ -120,7 +121,8 @@ class Conformal(PostHoc):
     makes_sets: ClassVar[bool] = True
     difference: ClassVar[str] = "its confidence differs, and it has prediction sets"
     method: Method = "lac"
-    """The score of a class: `lac`, `aps` or `raps`; see `fairweather.metrics.conformal`."""
+    """The score of a class: `lac`, `aps`, `raps`, or `ordinal` for classes in an order; see
+    `fairweather.metrics.conformal`."""
 
     coverage: float = 0.9
     """The promised share of images whose label is in the set."""
@@ -157,7 +159,12 @@ class Conformal(PostHoc):
     def title(self) -> str:
         classwise = " in each class" if self.classwise else ""
         weighed = " of images" if self.weigh == "images" else ""
-        return f"{self.method.upper()} sets for {100 * self.coverage:.6g} %{weighed}{classwise}"
+        method = self.method.title() if self.needs_order else self.method.upper()
+        return f"{method} sets for {100 * self.coverage:.6g} %{weighed}{classwise}"
+
+    @property
+    def needs_order(self) -> bool:
+        return self.method == ORDINAL
 
     def file(self, model: str, seed: int | str) -> str:
         return sets_file(model, self.name, seed)

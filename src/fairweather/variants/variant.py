@@ -68,6 +68,11 @@ class Variant:
         return self.kind_title
 
     @property
+    def needs_order(self) -> bool:
+        """Whether it is for classes in an order, such as grades."""
+        return False
+
+    @property
     def accepts(self) -> Collection[TaskKind]:
         """The kinds of predictions that it changes."""
         return self.fitted_types or EVERY_KIND

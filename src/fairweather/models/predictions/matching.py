@@ -306,6 +306,21 @@ def name_classes(rows: PredictionRows, options: RowOptions) -> tuple[str, ...]:
     return tuple(check_name(name, f"{rows.place}: the class") for name in names)
 
 
+def name_columns(rows: PredictionRows, options: RowOptions) -> tuple[str, ...]:
+    """The classes of the columns: the given ones, which may only say another order of them.
+
+    >>> rows = PredictionRows("", np.ones((1, 2)), ("prob_b", "prob_a"), None, None)
+    >>> name_columns(rows, RowOptions(classes=("a", "b")))
+    ('b', 'a')
+    >>> name_columns(rows, RowOptions(classes=("cat", "dog")))
+    ('cat', 'dog')
+    """
+    for written in list_short_names(rows.names or ()):
+        if {*written} == {*options.classes}:
+            return tuple(written)
+    return options.classes
+
+
 def _name_as_labels(names: Sequence[str], labels: Sequence[object]) -> tuple[str, ...]:
     """The names of columns as the labels write them, else without affixes.
 
@@ -416,7 +431,7 @@ def _match_classes(
     count = rows.outputs.shape[1]
     if options.classes:
         _check_count(options.classes, rows)
-        return match_labels(options.classes, count, classes, labels, predicts)
+        return match_labels(name_columns(rows, options), count, classes, labels, predicts)
     if rows.names is None:
         return match_labels(None, count, classes, labels, predicts)
     reason: InputError | None = None

@@ -58,6 +58,7 @@ from fairweather.requests.aggregation import check_units, read_aggregation, reso
 from fairweather.requests.evaluation.settings import (
     add_class_settings,
     check_loaded_dataset,
+    describe_order,
     group_columns,
     list_known_images,
     make_settings,
@@ -252,6 +253,7 @@ class ModelRequest:
             readers=readers,
             lines=[
                 *_describe_inputs(models, labels, datasets),
+                *describe_order(settings, dataset.classes),
                 *check_units(settings, datasets),
                 *read_lines,
             ],

@@ -69,6 +69,7 @@ from fairweather.requests.aggregation import (
 from fairweather.requests.evaluation.settings import (
     add_class_settings,
     check_loaded_dataset,
+    describe_order,
     group_columns,
     list_known_images,
     make_settings,
@@ -231,7 +232,8 @@ class PredictionsRequest:
         )
         for loaded in datasets.values():
             check_task(loaded, settings)
-        check_variants(settings.variants, find_task(facts.task), facts.name)
+        ordered = settings.ordered or facts.ordered
+        check_variants(settings.variants, find_task(facts.task), facts.name, ordered=ordered)
         reader.read_all(facts, images, labels)
         _check_fitted(settings, parts, facts)
         if (known := images.get(VAL)) is not None and settings.aggregation is None:
@@ -280,6 +282,7 @@ class PredictionsRequest:
                 *([f"groups         {describe_groups(groups)}"] if groups else []),
                 *(f"note           {note}" for note in (groups.remarks() if groups else ())),
                 *units,
+                *describe_order(settings, facts.classes),
                 *reader.lines(shifts),
                 *read_lines,
             ],

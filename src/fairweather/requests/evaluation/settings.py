@@ -44,6 +44,8 @@ from fairweather.types.record import TEST
 
 # What to do in place of options that need classes.
 INSTEAD_FOR_FINDINGS = {
+    "ordered_classes": "positive '>=GRADE' (--positive) has made a finding of the grades already, "
+    "so give one of the two",
     "ood": "name images with the same findings with natural (--natural)",
 }
 
@@ -149,8 +151,19 @@ def refuse_class_options(options: EvaluationOptions, task: str) -> None:
         if getattr(options, name):
             instead = INSTEAD_FOR_FINDINGS.get(name, "leave it out")
             raise InputError(
-                f"{name} is for classification, and these images have several findings: {instead}"
+                f"{name} is for classification, and these images have findings: {instead}"
             )
+
+
+def describe_order(settings: Settings, classes: Sequence[str]) -> list[str]:
+    """A line with the order of the classes, if they have one: nothing else would show a wrong one.
+
+    >>> from fairweather.requests.evaluation_options import EvaluationOptions
+    >>> settings = make_settings(EvaluationOptions(ordered_classes=True), (), torch.device("cpu"))
+    >>> describe_order(settings, ["none", "mild"])
+    ['order          none < mild']
+    """
+    return [f"order          {' < '.join(classes)}"] if settings.ordered else []
 
 
 def read_label_map(options: EvaluationOptions) -> Mapping[str, object] | None:
