@@ -195,8 +195,8 @@ def match_labels(
         InputError: a class has no output, could be one of several, or shares one with another
             class; or `given` is wrong.
 
-    >>> match_labels(["dog", "cat"], 2, ["Cat", "Dog"])
-    LabelMap(columns=((1,), (0,)), note="the model's 2 classes, matched by name", outputs=2)
+    >>> match_labels(["dog", "cat"], 2, ["Cat", "Dog"])[:2]
+    (((1,), (0,)), "the model's 2 classes, matched by name")
     >>> match_labels(None, 3, ["a", "b"], {"a": [0, 2], "b": 1}).columns
     ((0, 2), (1,))
     """
