@@ -502,7 +502,7 @@ def test_a_folder_that_does_not_say_how_images_are_prepared_is_refused(saved):
     ("settings", "message"),
     [
         ({"problem_type": "multi_label_classification"}, "multi_label_classification with 12"),
-        ({"num_labels": 1, "id2label": {0: "age"}}, "with 1 outputs"),
+        ({"num_labels": 1, "id2label": {0: "age"}}, "gives one number for each image"),
     ],
 )
 def test_what_tells_no_classes_apart_is_refused(tmp_path, settings, message):
