@@ -25,6 +25,7 @@ import fairweather as fw
 from fairweather.data.loading import load_data
 from fairweather.data.pixels import Scale, decode_image, decoder_facts
 from fairweather.requests.evaluation.models import (
+    DataSplit,
     ModelRequest,
     make_data_source,
     read_training_data,
@@ -184,7 +185,8 @@ def test_a_model_of_a_run_sees_new_images_with_the_scale_of_its_training(monkeyp
         ("timm:test_vit", None, None),
     ):
         request = ModelRequest((model,), "folder:new", (), EvaluationOptions(scale=given))
-        data = make_data_source(request, opened, read_training_data(model), {})
+        split = DataSplit({}, "classification", ("a", "b"))
+        data = make_data_source(request, opened, read_training_data(model), split)
         assert data.scale == expected
 
 

@@ -431,7 +431,7 @@ def changed(frame, row, column, value):
         (
             lambda p, t: (p, t.rename(columns={"Study": "x"})),
             {},
-            r"labels lacks the keys that vendor\.csv has: name a column of both",
+            "unknown column of labels 'Study'",
         ),
         (lambda p, t: (p, t[5:]), {}, "5 of 120 keys of vendor.csv have no labels in labels"),
         (lambda p, t: (p, pd.concat([t, t[:1]])), {}, "1 keys more than once"),

@@ -80,9 +80,10 @@ def model_name(run):
 
 
 def test_every_number_is_of_patients(whole):
-    of_all = ~whole.scores["metric"].str.contains("/[012]|/[a-z]+$", regex=True)
+    of_all = ~whole.scores["metric"].str.contains("/(?:>=)?[012]|/(?:>=)?[a-z]+$", regex=True)
     assert set(whole.scores["n"][of_all]) == {PATIENTS}
-    assert set(whole.scores["n"]) == {PATIENTS, PATIENTS // 3}  # of a class
+    some = {PATIENTS // 3, 2 * PATIENTS // 3}  # of a class, and of two of three grades
+    assert set(whole.scores["n"]) == {PATIENTS, *some}
     assert "groups" not in whole.scores
     assert {*whole.scores["seed"]} >= {"0", "1", "mean", ENSEMBLE}
     sizes = whole.folder.slice_scores.query("metric == 'accuracy' and level == 'none'")["n"]

@@ -51,7 +51,7 @@ class PositiveClasses(NamedTuple):
         """Say what is positive and what is negative.
 
         >>> parse_positive(">=1", ["0", "1", "2"]).describe()
-        ">=1: '1' and '2' are positive, '0' is negative"
+        ">=1: '1', '2' are positive, '0' is negative"
         >>> parse_positive("dog", ["cat", "dog"]).describe()
         "'dog' is positive, 'cat' is negative"
         """

@@ -431,7 +431,10 @@ def _match_classes(
     count = rows.outputs.shape[1]
     if options.classes:
         _check_count(options.classes, rows)
-        return match_labels(name_columns(rows, options), count, classes, labels, predicts)
+        # Where they are the classes of the labels too, they say the order of these.
+        both = tuple(classes) == options.classes
+        names = name_columns(rows, options) if both else options.classes
+        return match_labels(names, count, classes, labels, predicts)
     if rows.names is None:
         return match_labels(None, count, classes, labels, predicts)
     reason: InputError | None = None

@@ -44,8 +44,8 @@ from fairweather.types.record import TEST
 
 # What to do in place of options that need classes.
 INSTEAD_FOR_FINDINGS = {
-    "ordered_classes": "positive '>=GRADE' (--positive) has made a finding of the grades already, "
-    "so give one of the two",
+    "ordered_classes": "leave it out; of grades, positive '>=GRADE' (--positive) makes findings "
+    "without it",
     "ood": "name images with the same findings with natural (--natural)",
 }
 
