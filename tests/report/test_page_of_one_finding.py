@@ -332,3 +332,19 @@ def test_the_page_of_one_finding_is_accessible_and_nothing_is_cut_off(chromium, 
         assert [violation["id"] for violation in violations] == []
         page.tab.emulate_media(media="print")
         assert page.all("document.documentElement.scrollWidth") <= width
+
+
+def test_the_decision_curve_is_at_the_stated_prevalence(tmp_path):
+    rng = np.random.default_rng(2)
+    labels = (np.arange(400) < 100).astype(np.int64)
+    probability = np.clip(rng.normal(0.3 + 0.4 * labels, 0.2), 0.01, 0.99)
+    run = evaluate(tmp_path / "run", draw(probability, labels), priors={"clinic": {NAME: 0.02}})
+    curves = carried(run)["findings"]["net"][NAME]["curves"]["clean"]
+    assert curves[5] == 0.02
+    threshold, benefit = curves[2][0][:2]
+    images = read_contents(run).read_cell("net", "0", "clean").probability[:, 0]
+    expected = net_benefit(images, labels == 1, threshold, prevalence=0.02)
+    assert benefit == pytest.approx(max(expected, -0.25 * 0.02), abs=1e-4)
+    assert expected > -0.25 * 0.02
+    page = " ".join((run.path / "report.html").read_text(encoding="utf-8").split())
+    assert "Net benefit is at a prevalence of 2 %." in page

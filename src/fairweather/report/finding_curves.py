@@ -42,7 +42,7 @@ class FindingCurves(NamedTuple):
     """The mean probability of a bin, and the share of its images with the finding."""
 
     prevalence: float
-    """The share of all images with the finding."""
+    """The share of all images with the finding, or the stated one that net benefits are at."""
 
 
 def probability_of(finding: Predictions) -> FloatArray:
@@ -51,14 +51,21 @@ def probability_of(finding: Predictions) -> FloatArray:
     return np.asarray(scipy.special.expit(finding.logits[:, 1].astype(np.float64)))
 
 
-def trace_finding(finding: Predictions, grouping: Grouping | None) -> FindingCurves | None:
-    """Trace the curves of a finding; None where all images have it, or none has."""
+def trace_finding(
+    finding: Predictions, grouping: Grouping | None, stated: float | None = None
+) -> FindingCurves | None:
+    """Trace the curves of a finding; None where all images have it, or none has.
+
+    Net benefits are at a stated prevalence, if there is one above 0.
+    """
     positive, probability = finding.labels == 1, probability_of(finding)
     if positive.all() or not positive.any():
         return None
     roc, precision_recall = trace_curves(probability, positive, grouping)
-    prevalence = float(positive.mean())
-    decisions = decision_curve(probability, positive, THRESHOLDS, grouping=grouping)
+    prevalence = stated or float(positive.mean())
+    decisions = decision_curve(
+        probability, positive, THRESHOLDS, prevalence=stated or None, grouping=grouping
+    )
     floor = LOWEST * prevalence
     benefit = np.maximum([decisions.net_benefit, decisions.low, decisions.high], floor)
     # Where calling every image falls below what is drawn.

@@ -355,11 +355,12 @@ def _trace_cell(contents: Contents, model: str, cell: str) -> dict[str, FindingC
     images = contents.read_cell(model, contents.seeds_of(model)[0], cell)
     if not isinstance(images, FindingsPredictions):
         return {}
-    traced = {}
+    traced, priors = {}, contents.home(model).run.record.priors
+    stated = next(iter(priors.values()), (None,) * len(images.classes))
     for column, name in enumerate(images.classes):
         places = np.flatnonzero(images.known[:, column])
         grouping = contents.grouping.select(places) if contents.grouping and len(places) else None
-        if curves := trace_finding(select_finding(images, column), grouping):
+        if curves := trace_finding(select_finding(images, column), grouping, stated[column]):
             traced[name] = curves
     return traced
 
@@ -435,6 +436,14 @@ def _describe_worst(contents: Contents) -> str:
     return "the level with the lowest mean of sensitivity and specificity"
 
 
+def _name_stated(contents: Contents) -> str:
+    """Say at which stated prevalence net benefits are; "" if it is that of the images."""
+    for run in contents.runs.values():
+        for name, shares in run.record.priors.items():
+            return f"{100 * shares[0]:.3g} %" if len(shares) == 1 else f"the priors {name}"
+    return ""
+
+
 def _show_curves(contents: Contents, _: Tables) -> PartView | None:
     outcomes, views = contents.once(read_findings), contents.once(split_by_finding)
     if not outcomes:
@@ -469,6 +478,7 @@ def _show_curves(contents: Contents, _: Tables) -> PartView | None:
             "findings": list(views),
             "worst": _describe_worst(contents),
             "readers": has_readers(contents),
+            "stated": _name_stated(contents),
         },
         carried={"findings": described, "knows": shown, "axes": axes, "shifts": titles},
     )
