@@ -49,8 +49,9 @@ def test_the_example_runs_and_prints_such_a_table(tmp_path, monkeypatch, capfd, 
     folder = write_pictures(tmp_path / "photos", test=4) / "test"
     (example,) = blocks("python")
     assert len(example.strip().splitlines()) <= 6
-    network = "__import__('torch').nn.Sequential(__import__('torch').nn.Flatten(), "
-    network += "__import__('torch').nn.Linear(768, 3))"
+    # Seeded: the outputs of some untrained networks all lie in [0, 1], which is refused.
+    network = "(__import__('torch').manual_seed(0), __import__('torch').nn.Sequential("
+    network += "__import__('torch').nn.Flatten(), __import__('torch').nn.Linear(768, 3)))[1]"
     ours, changed = re.subn(r'^model = ".*?"', f"model = {network}", example, flags=re.MULTILINE)
     ours, moved = re.subn("folder:photos", f"folder:{folder}", ours)
     # All 75 corruptions of an untrained network would take a minute.
