@@ -117,6 +117,19 @@ def test_a_run_of_another_version_is_not_computed_again(run):
     assert "version 1 of this step wrote them" in files["scores.csv"]["reason"]
 
 
+def test_a_step_that_this_version_does_not_have_is_not_computed_again(run):
+    """Earlier versions had steps of the kind `conform`."""
+    (step,) = (
+        record for record in run.steps() if "+conformal" in record.id and record.kind == "fit"
+    )
+    path = run.path / step_file(step.id)
+    record = json.loads(path.read_text())
+    path.write_text(json.dumps({**record, "kind": "conform"}))
+    verified = fw.verify(run.path, progress=False)
+    assert outcomes(verified)[next(iter(step.files))] == "not computed"
+    assert "wrote them, and this is without it" in str(verified)
+
+
 def test_only_its_own_copy_is_written(run):
     before = {path: path.read_bytes() for path in run.path.rglob("*") if path.is_file()}
     fw.verify(run.path, progress=False)

@@ -194,8 +194,9 @@ def _link(original: RunFolder, copy: RunFolder, name: str) -> None:
 
 def _compute(copy: RunFolder, record: StepRecord) -> str:
     """Do a step again in the copy, if that needs stored files alone; otherwise, say why not."""
-    if (version := record.depends.get("version")) != VERSIONS.get(record.kind):
-        return f"version {version} of this step wrote them, and this is {VERSIONS[record.kind]}"
+    version, ours = record.depends.get("version"), VERSIONS.get(record.kind)
+    if version != ours:
+        return f"version {version} of this step wrote them, and this is {ours or 'without it'}"
     try:
         step = _restore_step(copy, record)
         if isinstance(step, str):
@@ -224,6 +225,8 @@ def _restore_step(copy: RunFolder, record: StepRecord) -> Step | str:
             return _restore_prediction(copy, record)
         case "predict", "given":
             return "another program made them"
+        case "group" | "read", _:
+            return "that needs the table that they were read from"
     return "that needs networks or images"
 
 
