@@ -251,7 +251,7 @@
     const heights = bottom < 0 ? [0, top / 2, top] : [0, 0.5, 1];
     const grid = heights.flatMap((value) => [
       draw("line", { x1: "0", x2: "100%", y1: at(up(value)), y2: at(up(value)), class: bottom < 0 && !value ? "zero" : "grid" }),
-      draw("text", { x: "-6", y: at(up(value)), dy: "4", "text-anchor": "end" }, bottom < 0 ? value.toFixed(value ? 2 : 0) : String(value))]);
+      draw("text", { x: "-6", y: at(up(value)), dy: "4", "text-anchor": "end" }, bottom < 0 ? value.toFixed(value ? (top < 0.1 ? 3 : 2) : 0) : String(value))]);
     const every = Math.ceil(ticks.length / 6);
     const below = ticks.filter((_, index) => index % every === 0).map(([x, text]) => draw("text", { x: at(x), y: "100%", dy: "18", "text-anchor": "middle" }, text));
     const marks = lines.filter(({ marked }) => marked).flatMap(({ kind, points }) => points.flatMap(([x, y, low, high]) => [
