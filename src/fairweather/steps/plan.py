@@ -66,9 +66,9 @@ VERSIONS = {
     "predict": 1,
     "group": 1,
     "read": 1,
-    "score": 10,
+    "score": 11,
     "sample": 3,
-    "report": 15,
+    "report": 16,
 }
 # Fields that change results only if a step uses a network.
 MACHINE_FIELDS = ("device", "threads")
