@@ -151,6 +151,7 @@ def check(
         fairweather check runs/mine 'accuracy[imagenet_c/fog] drop <= 5%' --junit checks.xml
         fairweather check runs/mine rules.yaml
     """
+    from fairweather.judge.looks import count_look
     from fairweather.judge.rules import read_rules
     from fairweather.judge.verdicts import format_junit, format_verdicts, judge_rules
     from fairweather.runs.folder import open_finished_run, write_atomically
@@ -159,13 +160,17 @@ def check(
     if on not in ("interval", "value"):
         raise unknown_name("choice for --on", on, ["interval", "value"])
     judged: Literal["interval", "value"] = "value" if on == "value" else "interval"
-    judgement = judge_rules(open_finished_run(folder), read_rules(rules), on=judged)
+    run, asked = open_finished_run(folder), read_rules(rules)
+    judgement = judge_rules(run, asked, on=judged)
     if junit is not None:
         write_atomically(junit, format_junit(*judgement))
     if judgement.verdicts:
         _print_table(format_verdicts(judgement.verdicts))
     for unjudged in judgement.unjudged:
         typer.echo(f"fairweather: {unjudged.problem}", err=True)
+    if judgement.verdicts:
+        for line in count_look(run, asked):
+            typer.echo(f"note    {line}", err=True)
     page = folder / PAGE
     what = ("open {}", page) if page.is_file() else ("fairweather report {}", folder)
     suggest(*what, quiet=quiet or not judgement.verdicts)
