@@ -197,6 +197,36 @@ def verify(run: RunArgument, json: JSON = False, quiet: Quiet = False) -> None:
         raise typer.Exit(1)
 
 
+def card(
+    run: Annotated[
+        str, typer.Argument(metavar="RUN[:MODEL]", help="Run folder, or one model of it.")
+    ],
+    rules: Annotated[
+        list[str] | None,
+        typer.Option(
+            "--rule",
+            help="A rule of fairweather check, or a YAML file of rules: the card has the verdicts. "
+            "Repeatable.",
+        ),
+    ] = None,
+    quiet: Quiet = False,
+) -> None:
+    """Write a model card: Markdown with Hugging Face's metadata, and a page for clinicians.
+
+    What you fill in stays when the card is written again.
+
+    Examples:
+        fairweather card runs/mine
+        fairweather card runs/mine:basic --rule 'accuracy[clean] >= 90%'
+        fairweather card runs/mine --rule rules.yaml
+    """
+    from fairweather.judge.model_card import write_card
+
+    written = write_card(run, rules or [])
+    typer.echo(str(written))
+    suggest("open {}", written.page, quiet=quiet)
+
+
 COLOURS = {"failed": "red", "passed": "green"}  # of the lines that begin with the word
 
 

@@ -8,8 +8,9 @@ import re
 import shutil
 import tempfile
 from collections import Counter
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass
+from itertools import zip_longest
 from pathlib import Path
 from typing import Literal, NamedTuple
 
@@ -18,6 +19,7 @@ import pydantic
 
 from fairweather.errors import InputError
 from fairweather.files.tables import read_csv_rows, read_parquet_table
+from fairweather.judge.model_card import compose_again, list_cards
 from fairweather.progress import Event, Notify, shows_progress, silent, to_notify
 from fairweather.runs.folder import RunFolder, open_finished_run, read_json
 from fairweather.runs.provenance import drawing_versions
@@ -82,7 +84,7 @@ class Verification:
     """The run folder."""
 
     files: tuple[VerifiedFile, ...]
-    """Every file that a step wrote, in the order of the steps' names."""
+    """Every file that a step wrote, in the order of the steps' names, and then model cards."""
 
     @property
     def is_confirmed(self) -> bool:
@@ -132,6 +134,8 @@ def verify(run: str | os.PathLike[str], *, progress: Notify | bool | None = True
     files of the run are only read. What needs networks or images is not computed: it is compared
     with its checksum.
 
+    Stored model cards are made again too, with what a person filled in.
+
     Raises:
         InputError: there is no run, or its record is damaged.
     """
@@ -158,7 +162,8 @@ def verify(run: str | os.PathLike[str], *, progress: Notify | bool | None = True
                         else _compare(original.file(name), copy.file(name), name, drawn)
                     )
                 _link(original, copy, name)
-    return Verification(original.path, tuple(outcomes.values()))
+    cards = [file for name in list_cards(original) for file in _verify_card(original, name)]
+    return Verification(original.path, (*outcomes.values(), *cards))
 
 
 def _compare_checksum(run: RunFolder, name: str, checksum: str) -> VerifiedFile:
@@ -306,6 +311,33 @@ def _restore_prediction(copy: RunFolder, record: StepRecord) -> PredictStep:
         ood_scores="ood_scores" in facts,
         labelled=facts.get("labelled", True),
     )
+
+
+def _verify_card(run: RunFolder, name: str) -> Iterator[VerifiedFile]:
+    """Make a stored card again, with what a person filled in, and compare."""
+    try:
+        files = dict(compose_again(run, name))
+    except InputError as error:
+        yield VerifiedFile(name, "not computed", str(error).replace(f"{run.path}/", ""))
+        return
+    for file, text in files.items():
+        path = run.file(file)
+        if not path.is_file():
+            yield VerifiedFile(file, "missing")
+        elif path.read_bytes() == text.encode():
+            yield VerifiedFile(file, "same")
+        else:
+            difference = _find_line(path.read_text(encoding="utf-8", errors="replace"), text)
+            yield VerifiedFile(file, "differs" if difference else "equal", difference)
+
+
+def _find_line(stored: str, computed: str) -> str:
+    """Say in which line two texts differ first, beyond the last digits of a number."""
+    lines = zip_longest(stored.splitlines(), computed.splitlines(), fillvalue="")
+    for number, (line, now) in enumerate(lines, start=1):
+        if _find_difference(NUMBER.split(line), NUMBER.split(now)):
+            return f"line {number}: {line:.60}, now {now:.60}"
+    return ""
 
 
 # ---------------------------------------------------------------- comparing
