@@ -312,6 +312,7 @@ ENDS = {
     "check run 'accuracy[clean] >= 10%'": "fairweather report run",
     "check reported 'accuracy[clean] >= 90%'": "open reported/report.html",
     "compare run other": "open run/tables/",
+    "card run": "open run/cards/a.html",
     "report run": "open run/report.html, or: fairweather check run",
     # The run of all its models would be another one than was planned.
     "plan quickstart --model basic": "the same command with run in place of plan",

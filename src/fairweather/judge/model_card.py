@@ -61,8 +61,8 @@ def write_card(run: str | os.PathLike[str], rules: Sequence[str] = ()) -> Writte
             out.
 
     Raises:
-        InputError: there is no run or no such model, several models and none is named, a rule
-            cannot be judged, or a file is not what the run wrote.
+        InputError: there is no such run or model, one of several must be named, a rule cannot be
+            judged, or a file was changed.
     """
     folder, asked = split_run_and_model(run)
     opened = open_finished_run(Path(folder))
