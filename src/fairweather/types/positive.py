@@ -120,14 +120,14 @@ def parse_positive(asked: str | Iterable[str], classes: Sequence[str]) -> Positi
 
 
 def _check_spellings(members: Sequence[str], classes: Sequence[str]) -> None:
-    """Refuse a negative class that is a positive one in another spelling: tables are typed by hand."""
+    """Refuse a negative class that is a positive one spelled otherwise, as in tables by hand."""
     positive = {name.strip().casefold(): name for name in members}
     for name in classes:
         other = positive.get(name.strip().casefold())
         if other is not None and name not in members:
             raise InputError(
-                f"the classes {other!r} and {name!r} differ only in upper and lower case or spaces, "
-                f"and only {other!r} is positive: name both, {other + ANY + name!r}, or rename one"
+                f"the classes {other!r} and {name!r} differ only in case or spaces, and only "
+                f"{other!r} is positive: name both, {other + ANY + name!r}, or rename one"
             )
 
 
