@@ -52,6 +52,13 @@ def compare(
             help="With paper: compare a published model with one of the run. Repeatable.",
         ),
     ] = None,
+    metrics: Annotated[
+        list[str] | None,
+        typer.Option(
+            "--metric",
+            help="Also compare this metric, such as brier_score or auc/malignant. Repeatable.",
+        ),
+    ] = None,
     quiet: Quiet = False,
 ) -> None:
     """Compare two runs, or a run with published numbers: which differences are significant?
@@ -59,6 +66,7 @@ def compare(
     Examples:
         fairweather compare runs/new runs/old
         fairweather compare runs/new:augmix runs/old:basic
+        fairweather compare runs/new runs/old --metric macro_auc --metric brier_score
         fairweather compare runs/pathmnist paper
     """
     from fairweather.judge.comparison import REFERENCES, read_run_comparison
@@ -68,12 +76,14 @@ def compare(
     models = _read_published_rows(rows or [])
     if models and other not in REFERENCES:
         raise InputError(f"--match is for {' and '.join(REFERENCES)}: {other} is a run")
+    if metrics and other in REFERENCES:
+        raise InputError(f"--metric is for two runs: {other} has published numbers of its own")
     run, other = _join_sides(run, other, quiet=quiet)
     folder = Path(run if Path(run).is_dir() else run.rpartition(":")[0] or run)
     comparison = (
         read_published_comparison(folder, other, models)
         if other in REFERENCES
-        else read_run_comparison(run, other)
+        else read_run_comparison(run, other, metrics or [])
     )
     files = comparison.files()
     opened = open_finished_run(folder)
