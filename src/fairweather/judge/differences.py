@@ -34,6 +34,7 @@ from fairweather.metrics.paired import (
     mcnemar_exact,
     paired_change,
     paired_difference,
+    paired_shares_interval,
 )
 from fairweather.metrics.robustness import effective_robustness
 from fairweather.metrics.seeds import CrossedMean, crossed_difference, crossed_mean
@@ -168,8 +169,14 @@ class PairEstimates(NamedTuple):
     ) -> ComparisonRow:
         """Test a row about a share of images, `[n, S]` on each side."""
         if row.a.n == row.b.n == 1 and grouping is None:
-            test = mcnemar_exact(right[0][:, 0], right[1][:, 0]) if row.is_cell else None
-            return replace(row, test=test)
+            if not row.is_cell:
+                return row
+            test = mcnemar_exact(right[0][:, 0], right[1][:, 0])
+            low, high = paired_shares_interval(test, len(right[0]))
+            difference = row.difference
+            if not difference.too_few:
+                difference = difference._replace(low=low, high=high)
+            return replace(row, test=test, difference=difference)
         crossed = _cross_shares(right, grouping, same=self.same)
         return replace(row, difference=_set_interval(row.difference, crossed), crossed=crossed)
 
@@ -210,7 +217,7 @@ def compare_models(
             row = replace(estimates.row(condition, metric), unit=images.unit.name)
             if metric == images.tested_metric:
                 cells = weights.get(condition, {condition: 1.0})
-                right = [_mean_correctness(side, cells) for side in sides]
+                right = [mean_correctness(side, cells) for side in sides]
                 row = estimates.tested(row, right, images.grouping)
                 if row.crossed:
                     sentences = (
@@ -245,7 +252,7 @@ def _set_interval(difference: Score, crossed: CrossedMean) -> Score:
     return difference._replace(low=min(max(low, -1.0), value), high=max(min(high, 1.0), value))
 
 
-def _mean_correctness(estimates: ModelEstimates, cells: Mapping[ShiftLevel, float]) -> FloatArray:
+def mean_correctness(estimates: ModelEstimates, cells: Mapping[ShiftLevel, float]) -> FloatArray:
     """How often each image is classified correctly over some cells, float64 `[n, S]`."""
     shares = [weight * estimates.correct[cell] for cell, weight in cells.items()]
     return np.sum(shares, axis=0, dtype=np.float64)
