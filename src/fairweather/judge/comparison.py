@@ -41,6 +41,8 @@ from fairweather.judge.differences import (
     rows_to_frame,
     slice_table,
 )
+from fairweather.judge.margin_table import MarginTable, margin_table
+from fairweather.judge.margins import compare_margins, read_margins
 from fairweather.report.contents import describe_group_count
 from fairweather.report.ranking import MCNEMAR, NORMAL_SEEDS, OVER_GROUPS, RECIPES
 from fairweather.report.tables import (
@@ -59,6 +61,7 @@ from fairweather.types.record import (
     ALL,
     CLEAN,
     ENSEMBLE_SUFFIX,
+    FIGURES,
     IMAGE,
     MEAN,
     NATURAL,
@@ -104,6 +107,9 @@ class Comparison:
     slices: TextTable | None = None
     """Each slice of the clean images; None if neither run knows any."""
 
+    margins: MarginTable | None = None
+    """Verdicts on margins; None where no margin was given."""
+
     @property
     def name(self) -> str:
         """The name of its files, without the suffix."""
@@ -121,7 +127,7 @@ class Comparison:
 
     @property
     def _others(self) -> list[TextTable]:
-        every = (self.robustness, self.classes, self.points, self.slices)
+        every = (self.margins, self.robustness, self.classes, self.points, self.slices)
         return [table for table in every if table is not None]
 
     def __str__(self) -> str:
@@ -131,34 +137,48 @@ class Comparison:
         return "\n\n".join(part for part in (*parts, *self.notes) if part)
 
     def files(self) -> dict[str, str]:
-        """Write the tables in Markdown, CSV and LaTeX, by the files' names in a run folder."""
+        """Write tables in Markdown, CSV and LaTeX, and charts, by their names in a run folder."""
         below = [part for part in (self.scope, *self.main.below, *self.notes) if part]
         files: dict[str, str] = {}
         for table in (replace(self.main, below=below), *self._others):
             files |= name_table_files(table.name, table.texts())
+        if self.margins and (figure := self.margins.figure):
+            files[f"{FIGURES}/{figure.name}.svg"] = figure.svg
         return files
 
 
 def compare_runs(
-    a: str | os.PathLike[str], b: str | os.PathLike[str], metrics: Sequence[str] = ()
+    a: str | os.PathLike[str],
+    b: str | os.PathLike[str],
+    *,
+    metrics: Sequence[str] = (),
+    margins: Sequence[str] = (),
 ) -> pd.DataFrame:
     """Say which differences between two runs on the same images are real.
 
-    The result is the table of `read_run_comparison`, which describes its columns.
+    The result is the table of `read_run_comparison`, which describes its columns. With margins, it
+    is the table of the margins instead.
 
     Args:
         a, b: a run folder, or one model of it as FOLDER:MODEL.
         metrics: as in `read_run_comparison`.
+        margins: how much worse A may be, such as `accuracy=2` for two percentage points or
+            `auc[fog|class=mole]=0.01`.
 
     Raises:
-        InputError: no run, models that cannot be paired, predictions that are of other images or
-            not those that a run wrote, or a metric that the runs lack.
+        InputError: no run, models that cannot be paired, predictions of other images or changed
+            ones, a metric that the runs lack, or an unclear margin.
     """
-    return read_run_comparison(a, b, metrics).table
+    comparison = read_run_comparison(a, b, metrics=metrics, margins=margins)
+    return comparison.margins.frame if comparison.margins else comparison.table
 
 
 def read_run_comparison(
-    a: str | os.PathLike[str], b: str | os.PathLike[str], metrics: Sequence[str] = ()
+    a: str | os.PathLike[str],
+    b: str | os.PathLike[str],
+    *,
+    metrics: Sequence[str] = (),
+    margins: Sequence[str] = (),
 ) -> Comparison:
     """Compare the models of two runs on the same test images, from their stored predictions.
 
@@ -169,6 +189,7 @@ def read_run_comparison(
         a, b: a run folder, or one model of it as FOLDER:MODEL; both may be models of one run.
         metrics: names of other metrics that are compared too, of `METRICS` or of a class, such as
             `brier_score` or `auc/malignant`.
+        margins: as in `compare_runs`; their table is `Comparison.margins`.
 
     Returns:
         The comparison. Its table has one row for each pair of models, shift, level and metric
@@ -189,6 +210,7 @@ def read_run_comparison(
     """
     if not Path(split_run_and_model(b)[0]).exists():
         raise unknown_name("run folder or reference", os.fspath(b), REFERENCES)
+    asked = read_margins(margins, os.fspath(b))
     runs = RunPair(open_compared_run(a), open_compared_run(b))
     pairs = pair_models(runs)
     check_same_data(runs)
@@ -210,6 +232,7 @@ def read_run_comparison(
             for row in compare_models(runs, pair, shifts, resampled, metrics)
         ]
     )
+    against_margins = compare_margins(runs, pairs, asked)
     titles = _shift_titles(shared) | {name: name for name in same_images}
     name, body = _file_name(runs), _write_body(rows, titles, runs)
     not_compared = [
@@ -230,6 +253,7 @@ def read_run_comparison(
         classes=None if units else class_table(runs, pairs, images, name),
         points=point_table(runs, pairs, compared_sets, titles, name),
         slices=slice_table(runs, pairs, name, metrics),
+        margins=margin_table(against_margins, name, (runs.a.name, runs.b.name)),
     )
 
 
@@ -298,6 +322,11 @@ def _write_caption(rows: Sequence[ComparisonRow], runs: RunPair, images: Resampl
         if not is_of_classes:
             which = "right decisions"
         interval_note = f" For {which}, the interval is that of the t-test and uses no resamples."
+    if any(row.test for row in rows):
+        interval_note += (
+            f" For {tested_share} in one cell, each end is the outermost of the intervals of Tango "
+            "1998 and of Bonett and Price 2012, and uses no resamples."
+        )
     if has_seeds:
         interval_note += f" {NORMAL_SEEDS}"
     tested = dict.fromkeys(row.metric for row in rows if row.is_tested)

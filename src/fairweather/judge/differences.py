@@ -41,6 +41,7 @@ from fairweather.metrics.paired import (
     SeedSummary,
     holm,
     mcnemar_exact,
+    paired_shares_interval,
 )
 from fairweather.metrics.robustness import effective_robustness
 from fairweather.metrics.seeds import CrossedMean, crossed_difference, crossed_mean
@@ -188,8 +189,14 @@ class PairEstimates(NamedTuple):
     ) -> ComparisonRow:
         """Test a row about a share of images, `[n, S]` on each side."""
         if row.a.n == row.b.n == 1 and grouping is None:
-            test = mcnemar_exact(right[0][:, 0], right[1][:, 0]) if row.is_cell else None
-            return replace(row, test=test)
+            if not row.is_cell:
+                return row
+            test = mcnemar_exact(right[0][:, 0], right[1][:, 0])
+            low, high = paired_shares_interval(test, len(right[0]))
+            difference = row.difference
+            if not difference.too_few:
+                difference = difference._replace(low=low, high=high)
+            return replace(row, test=test, difference=difference)
         crossed = _cross_shares(right, grouping, same=self.same)
         return replace(row, difference=_set_interval(row.difference, crossed), crossed=crossed)
 
@@ -278,7 +285,7 @@ def compare_models(
             row = replace(estimates.row(condition, metric), unit=images.unit.name)
             if metric == images.tested_metric:
                 cells = weights.get(condition, {condition: 1.0})
-                right = [_mean_correctness(side, cells) for side in sides]
+                right = [mean_correctness(side, cells) for side in sides]
                 row = estimates.tested(row, right, images.grouping)
                 if row.crossed:
                     sentences = (
@@ -313,7 +320,7 @@ def _set_interval(difference: Score, crossed: CrossedMean) -> Score:
     return difference._replace(low=min(max(low, -1.0), value), high=max(min(high, 1.0), value))
 
 
-def _mean_correctness(estimates: ModelEstimates, cells: Mapping[ShiftLevel, float]) -> FloatArray:
+def mean_correctness(estimates: ModelEstimates, cells: Mapping[ShiftLevel, float]) -> FloatArray:
     """How often each image is classified correctly over some cells, float64 `[n, S]`."""
     shares = [weight * estimates.correct[cell] for cell, weight in cells.items()]
     return np.sum(shares, axis=0, dtype=np.float64)
@@ -448,15 +455,17 @@ def slice_table(
         also: as in `compare_models`.
     """
     slices = list_slices(runs)
-    labels, found = [], []
-    for slice_, pair in product(slices, pairs):
-        for images in resample_images(runs, slice_=slice_):
-            for row in compare_models(runs, pair, SharedShifts(), images, also):
-                labels.append(slice_)
-                found.append(row)
-    if not found:
+    compared = [
+        (slice_, row)
+        for slice_ in slices
+        for images in resample_images(runs, slice_=slice_)
+        for pair in pairs
+        for row in compare_models(runs, pair, SharedShifts(), images, also)
+    ]
+    if not compared:
         return None
-    rows = adjust_within_metrics(found)
+    labels, unadjusted = zip(*compared, strict=True)
+    rows = adjust_within_metrics(unadjusted)
     body = [_slice_line(row, slice_, runs) for row, slice_ in zip(rows, labels, strict=True)]
     differing = [line for line, row in zip(body, rows, strict=True) if row.verdict == REAL]
     tested = sum(row.is_tested for row in rows)

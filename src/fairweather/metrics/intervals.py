@@ -716,6 +716,15 @@ def bonett_price_interval(value: float, replicates: FloatArray, n: float) -> End
     differing = n * (n * float(replicates.var()) + value**2)
     if differing >= FEW_IMAGES and np.ptp(replicates) > 0:
         return percentiles(replicates)
+    return adjusted_wald_interval(value, differing, n)
+
+
+def adjusted_wald_interval(value: float, differing: float, n: float) -> Ends:
+    """Bonett and Price's interval of a difference of two shares that differ on so many of n images.
+
+    >>> [round(end, 3) for end in adjusted_wald_interval(-6 / 21, 8, 21)]
+    [-0.508, -0.013]
+    """
     centre = value * n / (n + 2)
     half = Z95 * float(np.sqrt(((differing + 2) / (n + 2) - centre**2) / (n + 2)))
     return max(centre - half, -1.0), min(centre + half, 1.0)
