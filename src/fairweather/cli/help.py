@@ -71,6 +71,7 @@ PANELS: Mapping[str, Mapping[str, str]] = {
         "--coverage": "SHARE",
         "--weigh": "UNIT",
         "--on": "END",
+        "--rule": "RULE|FILE",
         "--bootstrap": "N",
         "--operating-point": "POINT|NAME=POINT",
         "--priors": "PRIOR|FILE",

@@ -384,10 +384,12 @@ def format_verdicts(verdicts: Sequence[Verdict]) -> str:
 
     Every rule in the table can be copied. The margin is from the judged number to the limit.
     """
-    ordered = sorted(verdicts, key=lambda verdict: verdict.passed)
-    return (
-        f"{align_table(LAYOUT, list(map(_format_row, ordered)))}\n\n{summarize_verdicts(verdicts)}"
-    )
+    return f"{align_table(LAYOUT, tabulate_verdicts(verdicts))}\n\n{summarize_verdicts(verdicts)}"
+
+
+def tabulate_verdicts(verdicts: Sequence[Verdict]) -> list[tuple[str, ...]]:
+    """Lay out one row per verdict, failures first."""
+    return list(map(_format_row, sorted(verdicts, key=lambda verdict: verdict.passed)))
 
 
 def summarize_verdicts(verdicts: Sequence[Verdict]) -> str:
