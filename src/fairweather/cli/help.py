@@ -29,6 +29,7 @@ PANELS: Mapping[str, Mapping[str, str]] = {
         "--classes": "NAMES|FILE",
         "--variant": "VARIANT",
         "--match": "PUBLISHED=MODEL",
+        "--margin": "METRIC=NUMBER",
     },
     "Data": {
         "--data-root": "FOLDER",

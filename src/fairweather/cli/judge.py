@@ -52,28 +52,48 @@ def compare(
             help="With paper: compare a published model with one of the run. Repeatable.",
         ),
     ] = None,
+    metrics: Annotated[
+        list[str] | None,
+        typer.Option(
+            "--metric",
+            help="Also compare this metric, such as brier_score or auc/malignant. Repeatable.",
+        ),
+    ] = None,
+    margins: Annotated[
+        list[str] | None,
+        typer.Option(
+            "--margin",
+            help="How much worse the run may be, such as accuracy=2 (points). Repeatable.",
+        ),
+    ] = None,
     quiet: Quiet = False,
 ) -> None:
     """Compare two runs, or a run with published numbers: which differences are significant?
 
     Examples:
         fairweather compare runs/new runs/old
-        fairweather compare runs/new:augmix runs/old:basic
+        fairweather compare runs/new runs/old --margin accuracy=2
+        fairweather compare runs/new:augmix runs/old:basic --metric brier_score
         fairweather compare runs/pathmnist paper
     """
     from fairweather.judge.comparison import REFERENCES, read_run_comparison
     from fairweather.judge.published import read_published_comparison
     from fairweather.runs.folder import open_finished_run
+    from fairweather.types.record import FIGURES
 
     models = _read_published_rows(rows or [])
     if models and other not in REFERENCES:
         raise InputError(f"--match is for {' and '.join(REFERENCES)}: {other} is a run")
+    if metrics and other in REFERENCES:
+        raise InputError(f"--metric is for two runs: {other} has published numbers of its own")
+    if margins and other in REFERENCES:
+        raise InputError(f"--margin is for two runs on the same images, and {other} has no images")
     run, other = _join_sides(run, other, quiet=quiet)
     folder = Path(run if Path(run).is_dir() else run.rpartition(":")[0] or run)
     comparison = (
         read_published_comparison(folder, other, models)
         if other in REFERENCES
-        else read_run_comparison(run, other)
+        else read_run_comparison(run, other, metrics=metrics or [], margins=margins or [])
     )
     files = comparison.files()
     opened = open_finished_run(folder)
@@ -81,7 +101,8 @@ def compare(
         opened.write(name, text)
     typer.echo(f"{comparison}\n")
     for name in files:
-        typer.echo(f"table   {folder / name}")
+        kind = "figure" if name.startswith(FIGURES) else "table"
+        typer.echo(f"{kind:<8}{folder / name}")
     suggest("open {}", folder / next(iter(files)), quiet=quiet)
 
 
