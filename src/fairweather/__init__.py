@@ -28,6 +28,8 @@ if TYPE_CHECKING:
     from fairweather.judge.accuracy_estimate import AccuracyEstimate as AccuracyEstimate
     from fairweather.judge.comparison import compare_runs as compare_runs
     from fairweather.judge.estimation import estimate as estimate
+    from fairweather.judge.model_card import WrittenCard as WrittenCard
+    from fairweather.judge.model_card import write_card as write_card
     from fairweather.judge.planning import PlannedTest as PlannedTest
     from fairweather.judge.planning import plan_test as plan_test
     from fairweather.judge.published import compare_with_published as compare_with_published
@@ -73,6 +75,7 @@ _HOME = {
     "Run": "report.finished_run",
     "Score": "types.measurement",
     "Shift": "types.measurement",
+    "WrittenCard": "judge.model_card",
     "compare_runs": "judge.comparison",
     "compare_with_published": "judge.published",
     "demo": "requests.demonstration",
@@ -95,6 +98,7 @@ _HOME = {
     "suite": "shifts.table",
     "verify": "judge.verification",
     "view": "report.runs_page",
+    "write_card": "judge.model_card",
 }
 
 __all__ = ["metrics", *_HOME]

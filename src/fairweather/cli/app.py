@@ -17,7 +17,7 @@ from fairweather.cli.demo import demo
 from fairweather.cli.deploy import guard, predict
 from fairweather.cli.help import DocumentedCommand, DocumentedGroup
 from fairweather.cli.images import export, preview
-from fairweather.cli.judge import check, compare, estimate, plan_test, verify
+from fairweather.cli.judge import card, check, compare, estimate, plan_test, verify
 from fairweather.cli.options import Command, check_file, go_offline, suggest
 from fairweather.cli.runs import cancel, clean, evaluate, pack, plan, report, run
 from fairweather.cli.view import view
@@ -157,6 +157,7 @@ COMMANDS: Mapping[str, Mapping[str, Command]] = {
         "report": report,
         "view": view,
         "verify": verify,
+        "card": card,
         "guard": guard,
         "run": run,
         "plan": plan,

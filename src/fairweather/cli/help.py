@@ -29,6 +29,7 @@ PANELS: Mapping[str, Mapping[str, str]] = {
         "--classes": "NAMES|FILE",
         "--variant": "VARIANT",
         "--match": "PUBLISHED=MODEL",
+        "--margin": "METRIC=NUMBER",
     },
     "Data": {
         "--data-root": "FOLDER",
@@ -82,6 +83,7 @@ PANELS: Mapping[str, Mapping[str, str]] = {
         "--reference": "NUMBER",
         "--tests": "N",
         "--have": "RUN",
+        "--rule": "RULE|FILE",
         "--bootstrap": "N",
         "--operating-point": "POINT|NAME=POINT",
         "--priors": "PRIOR|FILE",

@@ -111,7 +111,7 @@ class Claim:
         return goals[self.operator]
 
     def __str__(self) -> str:
-        target = str(self.rule).rpartition(" >= ")[0].replace("[clean]", "")
+        target = self.rule.target.replace("[clean]", "")
         number = {BETTER: "", NOT_WORSE: f" by {self.show(self.number)}"}
         return f"{target} {self.operator}{number.get(self.operator, f' {self.show(self.number)}')}"
 
