@@ -264,6 +264,104 @@ def _print_table(table: str) -> None:
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
 
 
+# ---------------------------------------------------------------- plans
+
+
+def plan_test(
+    claim: Annotated[
+        str,
+        typer.Argument(
+            metavar="CLAIM",
+            help="What to show: 'METRIC >= NUMBER', or of two models 'METRIC better', 'METRIC not "
+            "worse by NUMBER', 'METRIC within NUMBER'.",
+        ),
+    ],
+    expect: Annotated[
+        str | None,
+        typer.Option(
+            help="True value that you expect; of two models, by how much the new one is better."
+        ),
+    ] = None,
+    power: Annotated[str, typer.Option(help="Share of studies that show the claim.")] = "0.8",
+    prevalence: Annotated[
+        str | None, typer.Option(help="Share of the images that are of the class.")
+    ] = None,
+    pilot: Annotated[
+        list[str] | None,
+        typer.Option(help="Run that the variances come from. Repeatable: two models."),
+    ] = None,
+    discordant: Annotated[
+        str | None, typer.Option(help="Share of images that only one of two models gets right.")
+    ] = None,
+    sd: Annotated[
+        float | None,
+        typer.Option(help="Standard deviation over images of a loss, or of its difference."),
+    ] = None,
+    images_per_patient: Annotated[
+        float | None, typer.Option(help="Images of each patient, or other group, that count.")
+    ] = None,
+    icc: Annotated[
+        float | None, typer.Option(help="Correlation between two images of a patient.")
+    ] = None,
+    seeds: Annotated[int | None, typer.Option(help="Trainings of each of two recipes.")] = None,
+    seed_sd: Annotated[
+        str | None, typer.Option(help="Standard deviation between trainings of a recipe.")
+    ] = None,
+    reference: Annotated[
+        str | None, typer.Option(help="Value of the old of two recipes, where it is near a bound.")
+    ] = None,
+    tests: Annotated[
+        int, typer.Option(help="Number of tests that share the 5 %, as compare corrects for all.")
+    ] = 1,
+    images: Annotated[
+        int | None, typer.Option(help="Size of a given test set: what can it show?")
+    ] = None,
+    have: Annotated[
+        str | None, typer.Option(help="Run whose test set is given: what can it show?")
+    ] = None,
+    out: Annotated[
+        Path | None, typer.Option(help="Also write the power by size, as CSV or SVG.")
+    ] = None,
+    quiet: Quiet = False,
+) -> None:
+    """Plan a test: how many images, positives, patients and seeds show what you claim?
+
+    The effect is yours to state; a pilot run supplies variances alone.
+
+    Examples:
+        fairweather plan-test 'sensitivity >= 0.8' --expect 0.9 --prevalence 5%
+        fairweather plan-test 'accuracy not worse by 2%' --expect 0 --pilot runs/both
+    """
+    from fairweather.judge import planning
+    from fairweather.runs.folder import write_atomically
+
+    planned = planning.plan_test(
+        claim,
+        expect=expect,
+        power=power,
+        prevalence=prevalence,
+        pilot=pilot or (),
+        discordant=discordant,
+        sd=sd,
+        images_per_patient=images_per_patient,
+        icc=icc,
+        seeds=seeds,
+        seed_sd=seed_sd,
+        reference=reference,
+        tests=tests,
+        images=images,
+        have=have,
+    )
+    typer.echo(str(planned))
+    if out is not None:
+        write_atomically(
+            out, planned.curve_as_csv() if out.suffix == ".csv" else planned.curve_as_svg()
+        )
+        typer.echo(f"\n{out.suffix[1:]:<8}{out}")
+    what = ("check RUN {}", planned.rule) if planned.rule else ("compare NEW OLD",)
+    suggest(f"fairweather {what[0]}", *what[1:], quiet=quiet)
+
+
 # ---------------------------------------------------------------- estimates
 
 
