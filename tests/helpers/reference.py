@@ -24,6 +24,47 @@ def paired_ends(value, replicates, n):
     return min(max(centre - half, -1), value), max(min(centre + half, 1), value)
 
 
+def tango_statistic(only_a, only_b, n, difference):
+    """The score statistic of a true difference, with the likelihood maximised by search."""
+
+    def log_likelihood(share):  # of images that only the first gets right
+        parts = (only_a, share), (only_b, share + difference)
+        parts += ((n - only_a - only_b, 1 - 2 * share - difference),)
+        return sum(count * math.log(max(chance, 1e-300)) for count, chance in parts if count)
+
+    low, high = max(0.0, -difference), (1 - difference) / 2
+    for _ in range(200):
+        third = (high - low) / 3
+        if log_likelihood(low + third) < log_likelihood(high - third):
+            low += third
+        else:
+            high -= third
+    variance = n * (2 * low + difference - difference**2)
+    return (only_b - only_a - n * difference) / math.sqrt(max(variance, 1e-12))
+
+
+def tango_interval(only_a, only_b, n):
+    value, ends = (only_b - only_a) / n, []
+    for bound in (-1.0, 1.0):
+        inside, outside = value, bound
+        for _ in range(60):
+            middle = (inside + outside) / 2
+            if abs(tango_statistic(only_a, only_b, n, middle)) > 1.959963984540054:
+                outside = middle
+            else:
+                inside = middle
+        ends.append(inside)
+    return tuple(ends)
+
+
+def paired_shares_interval(only_a, only_b, n):
+    """The outermost ends of Tango's interval and of that of Bonett and Price."""
+    shift, extra = (only_b - only_a) / (n + 2), (only_a + only_b + 2) / (n + 2)
+    half = 1.959963984540054 * math.sqrt((extra - shift**2) / (n + 2))
+    low, high = tango_interval(only_a, only_b, n)
+    return max(min(low, shift - half), -1), min(max(high, shift + half), 1)
+
+
 def balanced_accuracy(correct, labels):
     recalls = []
     for label in sorted(set(labels)):

@@ -542,6 +542,9 @@ class Provenance(FrozenRecord):
     python: str
     platform: str
     versions: dict[str, str] = {}
+    drawing: dict[str, str] = {}
+    """Versions of what draws figures; another one changes no number, so the record lasts."""
+
     hardware: dict[str, JsonValue] = {}
     """Device, cpu, cores, threads."""
 
@@ -596,8 +599,11 @@ class RunRecord(FrozenRecord):
             yield from sweep.cells
 
     def lasting(self) -> dict[str, Any]:
-        """The record without time, command and git revisions, which change if the run continues."""
-        circumstances = {"time", "command", "git"}
+        """The record without what changes if the run continues, and changes no number.
+
+        That is: time, command, git revisions, and versions of what draws figures.
+        """
+        circumstances = {"time", "command", "git", "drawing"}
         return self.model_dump(mode="json", exclude={"provenance": circumstances})
 
 
