@@ -38,6 +38,7 @@ from fairweather.judge.differences import (
 )
 from fairweather.judge.margin_table import MarginTable, margin_table
 from fairweather.judge.margins import compare_margins, read_margins
+from fairweather.metrics.intervals import FEW_IMAGES
 from fairweather.metrics.paired import SeedSummary
 from fairweather.metrics.table import METRICS
 from fairweather.report.contents import describe_group_count
@@ -143,7 +144,7 @@ class Comparison:
 
 
 def compare_runs(
-    a: str | os.PathLike[str], b: str | os.PathLike[str], *, margins: Sequence[str] = ()
+    a: str | os.PathLike[str], b: str | os.PathLike[str], *, margins: str | Sequence[str] = ()
 ) -> pd.DataFrame:
     """Say which differences between two runs on the same images are real.
 
@@ -164,7 +165,7 @@ def compare_runs(
 
 
 def read_run_comparison(
-    a: str | os.PathLike[str], b: str | os.PathLike[str], *, margins: Sequence[str] = ()
+    a: str | os.PathLike[str], b: str | os.PathLike[str], *, margins: str | Sequence[str] = ()
 ) -> Comparison:
     """Compare the models of two runs on the same test images, from their stored predictions.
 
@@ -312,8 +313,13 @@ def _write_caption(rows: Sequence[ComparisonRow], runs: RunPair, images: Resampl
         interval_note = f" For {which}, the interval is that of the t-test and uses no resamples."
     if any(row.test for row in rows):
         interval_note += (
-            f" For {tested_share} in one cell, each end is the outermost of the intervals of Tango "
-            "1998 and of Bonett and Price 2012, and uses no resamples."
+            f" With one seed a side, {tested_share} in one cell has the interval of Tango 1998 or "
+            "of Bonett and Price 2012, whichever reaches farther."
+        )
+    if any(is_from_t_test):
+        interval_note += (
+            f" Where the two differ on fewer than {FEW_IMAGES} images, it reaches at least as far "
+            "as that of Tango 1998."
         )
     if has_seeds:
         interval_note += f" {NORMAL_SEEDS}"

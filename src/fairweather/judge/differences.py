@@ -23,7 +23,7 @@ from fairweather.judge.compared_runs import (
     mean_weights,
 )
 from fairweather.metrics import Estimate, recipe_estimate, to_score
-from fairweather.metrics.columns import FloatArray
+from fairweather.metrics.columns import Ends, FloatArray
 from fairweather.metrics.findings import find_point_metric
 from fairweather.metrics.grouping import Grouping
 from fairweather.metrics.metric import find_class_metric, list_onwards
@@ -35,6 +35,7 @@ from fairweather.metrics.paired import (
     paired_change,
     paired_difference,
     paired_shares_interval,
+    sparse_difference_interval,
 )
 from fairweather.metrics.robustness import effective_robustness
 from fairweather.metrics.seeds import CrossedMean, crossed_difference, crossed_mean
@@ -169,16 +170,16 @@ class PairEstimates(NamedTuple):
     ) -> ComparisonRow:
         """Test a row about a share of images, `[n, S]` on each side."""
         if row.a.n == row.b.n == 1 and grouping is None:
-            if not row.is_cell:
-                return row
-            test = mcnemar_exact(right[0][:, 0], right[1][:, 0])
-            low, high = paired_shares_interval(test, len(right[0]))
-            difference = row.difference
-            if not difference.too_few:
-                difference = difference._replace(low=low, high=high)
-            return replace(row, test=test, difference=difference)
+            if row.is_cell:
+                test = mcnemar_exact(right[0][:, 0], right[1][:, 0])
+                exact = paired_shares_interval(test.b, test.c, len(right[0]))
+                return replace(row, test=test, difference=_set_ends(row.difference, exact))
+            few = sparse_difference_interval(right[0], right[1])
+            return replace(row, difference=_widen(row.difference, few))
         crossed = _cross_shares(right, grouping, same=self.same)
-        return replace(row, difference=_set_interval(row.difference, crossed), crossed=crossed)
+        difference = _set_interval(row.difference, crossed)
+        few = sparse_difference_interval(right[0], right[1], grouping)
+        return replace(row, difference=_widen(difference, few), crossed=crossed)
 
 
 def estimate_pair(
@@ -245,11 +246,23 @@ def _set_interval(difference: Score, crossed: CrossedMean) -> Score:
 
     If nothing varies, that interval has no width, and the difference keeps its own.
     """
-    if difference.too_few or not crossed.errors:
+    return _set_ends(difference, crossed.interval) if crossed.errors else difference
+
+
+def _set_ends(difference: Score, ends: Ends) -> Score:
+    """A difference of shares with these ends, which never leave out the difference itself."""
+    if difference.too_few:
         return difference
-    low, high = crossed.interval
-    value = difference.value
+    (low, high), value = ends, difference.value
     return difference._replace(low=min(max(low, -1.0), value), high=max(min(high, 1.0), value))
+
+
+def _widen(difference: Score, ends: Ends | None) -> Score:
+    """A difference with the outermost of its ends and others, if there are others."""
+    if ends is None:
+        return difference
+    low, high = ends
+    return _set_ends(difference, (min(low, difference.low), max(high, difference.high)))
 
 
 def mean_correctness(estimates: ModelEstimates, cells: Mapping[ShiftLevel, float]) -> FloatArray:

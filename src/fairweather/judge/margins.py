@@ -128,7 +128,7 @@ def is_share(metric: str) -> bool:
 # ---------------------------------------------------------------- what is asked
 
 
-def read_margins(texts: Sequence[str], reference: str) -> list[Rule]:
+def read_margins(texts: str | Sequence[str], reference: str) -> list[Rule]:
     """Read margins METRIC[CELL|OF]=NUMBER, as `compare` takes them, as rules about a reference.
 
     What is read in per cent has a margin in percentage points: `2` and `2%` are both two points.
@@ -141,7 +141,8 @@ def read_margins(texts: Sequence[str], reference: str) -> list[Rule]:
     accuracy[clean] not worse than runs/old by 2%
     auc[fog|class=mole] not worse than runs/old by 0.01
     """
-    return list(dict.fromkeys(_read_margin(text, reference) for text in texts))
+    every = [texts] if isinstance(texts, str) else texts
+    return list(dict.fromkeys(_read_margin(text, reference) for text in every))
 
 
 def _read_margin(text: str, reference: str) -> Rule:
@@ -251,7 +252,7 @@ def _compare_rule(runs: RunPair, pairs: Sequence[ModelPair], rule: Rule) -> Iter
         _check_known(runs, estimates, images, rule)
         for condition in conditions:
             cells = weights.get(condition, {condition: 1.0})
-            compared = _compare_cell(estimates, condition, cells, metric, images)
+            compared = compare_cell(estimates, condition, cells, metric, images)
             cell = format_cell(condition)
             yield MarginRow(replace(rule, model=pair.a, cell=cell), compared)
 
@@ -320,7 +321,7 @@ def _split_slice(text: str, units: Sequence[str]) -> tuple[str, str]:
     return next(((unit, rest) for unit, rest in pairs if unit in units), ("", text))
 
 
-def _compare_cell(
+def compare_cell(
     estimates: PairEstimates,
     condition: ShiftLevel,
     cells: Mapping[ShiftLevel, float],
