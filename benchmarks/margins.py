@@ -43,13 +43,12 @@ from fairweather.judge.compared_runs import (
     RunPair,
     SharedShifts,
 )
-from fairweather.judge.differences import estimate_pair
+from fairweather.judge.differences import compare_cell, estimate_pair
 from fairweather.judge.margins import (
     EQUIVALENT,
     INFERIOR,
     NON_INFERIOR,
     MarginRow,
-    compare_cell,
 )
 from fairweather.judge.rules import NOT_WORSE, Rule
 from fairweather.metrics import per_image

@@ -17,7 +17,7 @@ from fairweather.judge.margins import is_share, judge_loss, read_margins
 from fairweather.judge.pytest_plugin import check_run
 from fairweather.judge.rules import Rule, read_rules
 from fairweather.judge.verdicts import format_junit, format_verdicts, judge_rules
-from fairweather.metrics import Estimate, per_image
+from fairweather.metrics import per_image
 from fairweather.runs.folder import StoredGroups
 from fairweather.types.measurement import Predictions, Score
 from fairweather.types.record import DataRecord, RunSettings, groups_file
@@ -368,10 +368,7 @@ def test_equivalence_is_judged_on_the_farther_end():
 def test_too_few_errors_are_no_pass(runs, monkeypatch):
     from fairweather.judge import differences
 
-    def too_few(first: Estimate, second: Estimate) -> Score:
-        return Score(second.value - first.value, np.nan, np.nan, first.n)
-
-    monkeypatch.setattr(differences, "paired_difference", too_few)
+    monkeypatch.setattr(differences.EstimatedDifference, "ends", lambda *_: (np.nan, np.nan))
     new, old = runs
     rules = read_rules([f"net: brier_score[clean] not worse than {old.path} by 0.5"])
     judged = judge_rules(new, rules)

@@ -52,6 +52,13 @@ def compare(
             help="With paper: compare a published model with one of the run. Repeatable.",
         ),
     ] = None,
+    metrics: Annotated[
+        list[str] | None,
+        typer.Option(
+            "--metric",
+            help="Also compare this metric, such as brier_score or auc/malignant. Repeatable.",
+        ),
+    ] = None,
     margins: Annotated[
         list[str] | None,
         typer.Option(
@@ -66,7 +73,7 @@ def compare(
     Examples:
         fairweather compare runs/new runs/old
         fairweather compare runs/new runs/old --margin accuracy=2
-        fairweather compare runs/new:augmix runs/old:basic
+        fairweather compare runs/new:augmix runs/old:basic --metric brier_score
         fairweather compare runs/pathmnist paper
     """
     from fairweather.judge.comparison import REFERENCES, read_run_comparison
@@ -77,6 +84,8 @@ def compare(
     models = _read_published_rows(rows or [])
     if models and other not in REFERENCES:
         raise InputError(f"--match is for {' and '.join(REFERENCES)}: {other} is a run")
+    if metrics and other in REFERENCES:
+        raise InputError(f"--metric is for two runs: {other} has published numbers of its own")
     if margins and other in REFERENCES:
         raise InputError(f"--margin is for two runs on the same images, and {other} has no images")
     run, other = _join_sides(run, other, quiet=quiet)
@@ -84,7 +93,7 @@ def compare(
     comparison = (
         read_published_comparison(folder, other, models)
         if other in REFERENCES
-        else read_run_comparison(run, other, margins=margins or [])
+        else read_run_comparison(run, other, metrics=metrics or [], margins=margins or [])
     )
     files = comparison.files()
     opened = open_finished_run(folder)

@@ -20,6 +20,7 @@ from fairweather.metrics.metric import find_class_metric
 from fairweather.metrics.paired import SeedSummary, seed_summary
 from fairweather.metrics.sample import draw_counts
 from fairweather.metrics.table import METRICS
+from fairweather.report.slices import order_of_value
 from fairweather.runs.folder import RunFolder, open_finished_run
 from fairweather.runs.scores import (
     Estimates,
@@ -50,6 +51,7 @@ from fairweather.types.record import (
     SweepRecord,
     base_model,
     cells_by_level,
+    slice_label,
 )
 
 
@@ -413,6 +415,24 @@ def resample_images(runs: RunPair, images: str = CLEAN, slice_: str = "") -> lis
     ]
 
 
+def list_slices(runs: RunPair) -> list[str]:
+    """The slices of the test images that a run knows, `COLUMN=VALUE`.
+
+    A column of which the runs say different things is left out.
+    """
+    tables = [groups.slices for run in runs if (groups := run.run.groups()) is not None]
+    values = {
+        column: [table[column] for table in tables if column in table]
+        for column in dict.fromkeys(column for table in tables for column in table)
+    }
+    return [
+        slice_label(column, value)
+        for column, (first, *others) in values.items()
+        if all(np.array_equal(first, other) for other in others)
+        for value in sorted(set(first), key=order_of_value)
+    ]
+
+
 def _slice_places(runs: RunPair, slice_: str) -> npt.NDArray[np.int64]:
     """The places of the images of a slice `COLUMN=VALUE` among the test images.
 
@@ -508,7 +528,8 @@ def estimate_model(
                         calls.setdefault((condition, name), []).append(right)
                 yield (model, str(seed), *condition), part, fitted
 
-    table = add_means(estimate_metrics(sets(), images.shared, metrics), shared.attacks)
+    cells = estimate_metrics(sets(), images.shared, metrics, contributions=True)
+    table = add_means(cells, shared.attacks)
     digests = classes.hexdigest(), confidences.hexdigest()
     return ModelEstimates(model, seeds, table, _stack(correct), *digests, _stack(calls))
 

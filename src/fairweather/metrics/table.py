@@ -9,7 +9,7 @@ from typing import Literal
 
 import numpy as np
 
-from fairweather.metrics.areas import least_pairs
+from fairweather.metrics.areas import least_pairs, recall_column, unseen_variance
 from fairweather.metrics.calibration import BinSums, mean_class_error
 from fairweather.metrics.classification import (
     F1,
@@ -42,7 +42,7 @@ from fairweather.metrics.hidden_error import (
     hidden_squares,
 )
 from fairweather.metrics.metric import Accepts, Evaluate, Metric, MetricRow, index_by_name
-from fairweather.metrics.sample import PreparedCell, Sample
+from fairweather.metrics.sample import PreparedCell, Sample, mean_contribution
 from fairweather.metrics.selective import (
     RISK,
     FittedThresholds,
@@ -242,6 +242,10 @@ METRICS: dict[str, Metric] = index_by_name(
         unit="%",
         interval="classes",
         hidden_error=partial(hidden_in_classes, SENSITIVITY, "macro"),
+        contribution=lambda prepared: recall_column(
+            prepared.predictions.correct, prepared.predictions.labels, prepared.groups
+        ),
+        unseen=lambda prepared: unseen_variance(prepared.predictions.labels, prepared.groups),
     ),
     Metric(
         "macro_auc",
@@ -330,6 +334,7 @@ METRICS: dict[str, Metric] = index_by_name(
         shown=1,
         interval="skewed",
         fewest=FEWEST_OF_LOSSES,
+        contribution=partial(mean_contribution, "grades_off"),
     ),
     Metric(
         "off_by_two",
@@ -353,6 +358,7 @@ METRICS: dict[str, Metric] = index_by_name(
         unit="nats",
         interval="skewed",
         fewest=FEWEST_OF_LOSSES,
+        contribution=partial(mean_contribution, "nll"),
     ),
     Metric(
         "brier_score",
@@ -364,6 +370,7 @@ METRICS: dict[str, Metric] = index_by_name(
         bounds=(0.0, 2.0),
         interval="skewed",
         fewest=FEWEST,
+        contribution=partial(mean_contribution, "brier"),
     ),
     Metric(
         "ranked_probability_score",
@@ -375,6 +382,7 @@ METRICS: dict[str, Metric] = index_by_name(
         shown=1,
         interval="skewed",
         fewest=FEWEST,
+        contribution=partial(mean_contribution, "rank_score"),
     ),
     Metric(
         "confidence_gap",

@@ -148,6 +148,7 @@ def estimate_metrics(
     metrics: Collection[str] | None = None,
     *,
     threads: int = 1,
+    contributions: bool = False,
 ) -> Iterator[tuple[ScoreKey, Estimates]]:
     """Estimate metrics of cells on the same resamples of the images.
 
@@ -162,6 +163,7 @@ def estimate_metrics(
         metrics: names of the metrics, those of classes too; None means all rows of `METRICS`. Names
             of unknown metrics are ignored.
         threads: at least 1.
+        contributions: as in `evaluate_resamples`.
 
     Raises `InputError` if the labels of the predictions are not those of the resamples.
     """
@@ -173,7 +175,14 @@ def estimate_metrics(
         ThreadPoolExecutor(threads + 1) as pool,
     ):
         for key, predictions, fitted in sets:
-            task = pool.submit(evaluate_resamples, predictions, shared, fitted, metrics)
+            task = pool.submit(
+                evaluate_resamples,
+                predictions,
+                shared,
+                fitted,
+                metrics,
+                contributions=contributions,
+            )
             pending.append((key, task))
             if len(pending) > threads:
                 ready, future = pending.popleft()
