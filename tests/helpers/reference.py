@@ -67,6 +67,18 @@ def paired_shares_interval(only_a, only_b, n):
     return max(min(low, shift - half), -1), min(max(high, shift + half), 1)
 
 
+def design_effect(differing, groups):
+    """By how much images of groups count for less, by pairs of images of one group."""
+    sizes = [groups.count(group) for group in groups]
+    size, n, count = sum(sizes) / len(groups), len(groups), sum(differing)
+    pairs = [
+        differing[i] * differing[j] for i in range(n) for j in range(n) if groups[i] == groups[j]
+    ]
+    others = (sum(pairs) + 3 * size) / (count + 3) - 1
+    chance = (size - 1) * count / n
+    return 1 + (size - 1) * min(max((others - chance) / (size - 1 - chance), 0), 1)
+
+
 def balanced_accuracy(correct, labels):
     recalls = []
     for label in sorted(set(labels)):
