@@ -3,6 +3,8 @@
 import itertools
 import math
 
+import scipy.stats
+
 
 def paired_ends(value, replicates, n):
     """The ends of a difference of shares: percentiles, or Bonett and Price's where few differ."""
@@ -63,6 +65,18 @@ def paired_shares_interval(only_a, only_b, n):
     half = 1.959963984540054 * math.sqrt((extra - shift**2) / (n + 2))
     low, high = tango_interval(only_a, only_b, n)
     return max(min(low, shift - half), -1), min(max(high, shift + half), 1)
+
+
+def design_effect(differing, groups):
+    """By how much images of groups count for less, by pairs of images of one group."""
+    sizes = [groups.count(group) for group in groups]
+    size, n, count = sum(sizes) / len(groups), len(groups), sum(differing)
+    pairs = [
+        differing[i] * differing[j] for i in range(n) for j in range(n) if groups[i] == groups[j]
+    ]
+    others = (sum(pairs) + 3 * size) / (count + 3) - 1
+    chance = (size - 1) * count / n
+    return 1 + (size - 1) * min(max((others - chance) / (size - 1 - chance), 0), 1)
 
 
 def balanced_accuracy(correct, labels):
@@ -895,3 +909,42 @@ def unseen_value(values, variances, shares):
             low, high = (middle, high) if below(middle) < share * whole else (low, middle)
         ends.append((low + high) / 2)
     return ends
+
+
+def mean_variance(numbers, grouping):
+    """The variance of a mean over images, linearised: of the sums within groups."""
+    names, n = sorted(set(grouping)), len(numbers)
+    mean = sum(numbers) / n
+    sums = [
+        sum(number - mean for number, of in zip(numbers, grouping, strict=True) if of == name)
+        for name in names
+    ]
+    return len(names) / (len(names) - 1) * sum(each**2 for each in sums) / n**2
+
+
+def recall_variance(right, labels, grouping):
+    """The variance of a balanced accuracy: of the sums within groups, over all classes."""
+    classes, sums = sorted(set(labels)), dict.fromkeys(grouping, 0.0)
+    for label in classes:
+        members = [place for place, of in enumerate(labels) if of == label]
+        groups = len({grouping[place] for place in members})
+        recall = sum(right[place] for place in members) / len(members)
+        for place in members:
+            scale = math.sqrt(groups / (groups - 1)) / len(members) / len(classes)
+            sums[grouping[place]] += scale * (right[place] - recall)
+    return sum(each**2 for each in sums.values())
+
+
+def student_p(column, value, added=0.0):
+    """Student's two-sided p of a value, from what each image adds to it, by its kurtosis.
+
+    Args:
+        column: whose sum of squares is the variance.
+        added: a variance that is known.
+    """
+    n, squares = len(column), [each**2 for each in column]
+    variance = sum(squares)
+    excess = n * sum(each**2 for each in squares) / variance**2 - 1
+    freedom = min(n / excess, n - 1) * ((variance + added) / variance) ** 2
+    deviate = abs(value) / math.sqrt(variance + added)
+    return 2 * scipy.stats.t.sf(deviate, freedom)

@@ -43,6 +43,7 @@ from fairweather.judge.differences import (
 )
 from fairweather.judge.margin_table import MarginTable, margin_table
 from fairweather.judge.margins import compare_margins, read_margins
+from fairweather.metrics.intervals import FEW_IMAGES
 from fairweather.report.contents import describe_group_count
 from fairweather.report.ranking import MCNEMAR, NORMAL_SEEDS, OVER_GROUPS, RECIPES
 from fairweather.report.tables import (
@@ -152,7 +153,7 @@ def compare_runs(
     b: str | os.PathLike[str],
     *,
     metrics: Sequence[str] = (),
-    margins: Sequence[str] = (),
+    margins: str | Sequence[str] = (),
 ) -> pd.DataFrame:
     """Say which differences between two runs on the same images are real.
 
@@ -178,7 +179,7 @@ def read_run_comparison(
     b: str | os.PathLike[str],
     *,
     metrics: Sequence[str] = (),
-    margins: Sequence[str] = (),
+    margins: str | Sequence[str] = (),
 ) -> Comparison:
     """Compare the models of two runs on the same test images, from their stored predictions.
 
@@ -324,8 +325,13 @@ def _write_caption(rows: Sequence[ComparisonRow], runs: RunPair, images: Resampl
         interval_note = f" For {which}, the interval is that of the t-test and uses no resamples."
     if any(row.test for row in rows):
         interval_note += (
-            f" For {tested_share} in one cell, each end is the outermost of the intervals of Tango "
-            "1998 and of Bonett and Price 2012, and uses no resamples."
+            f" With one seed a side, {tested_share} in one cell has the interval of Tango 1998 or "
+            "of Bonett and Price 2012, whichever reaches farther."
+        )
+    if any(is_from_t_test):
+        interval_note += (
+            f" Where the two differ on fewer than {FEW_IMAGES} images, it reaches at least as far "
+            "as that of Tango 1998."
         )
     if has_seeds:
         interval_note += f" {NORMAL_SEEDS}"
