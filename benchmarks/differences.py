@@ -59,7 +59,8 @@ STORED = Path(__file__).with_suffix(".csv")
 TRIALS, RESAMPLES, SWAPS = 2000, 200, 99
 LIKENESS = 0.8  # the correlation of the evidence of two models
 GROUP, SHARED = 10, 0.3  # images of a group; what they share of the variance
-OF_SEEDS = 0.05  # the deviation of the separation between trainings
+# The deviations between trainings of the separation, and of the gap of a calibration.
+OF_SEEDS, OF_GAPS = 0.05, 0.02
 LEVELS = (0.05, 0.005)
 OURS, STUDENT, SWAPPED = "ours", "t with n - 1", "random swaps"
 CALIBRATION = "rms_calibration_error"
@@ -364,6 +365,43 @@ def simulate(setting: Setting, trials: int, seed: int = 0) -> list[Row]:
     return list(summarize(start, p_values))
 
 
+# ---------------------------------------------------------------- grades
+
+# How much farther off the second model is, and in which share of images; 0 on average.
+GRADES = {
+    "one grade off more, or less": {1: 0.1, -1: 0.1},
+    "two grades off more, or one less": {2: 0.02, -1: 0.04},
+    "three grades off more, or one less": {3: 0.01, -1: 0.03},
+}
+
+
+def simulate_grades(name: str, n: int, trials: int, seed: int = 0) -> list[Row]:
+    """Draw how far two models are off, and test the difference of the mean absolute errors."""
+    generator, shares = np.random.default_rng([seed, n]), GRADES[name]
+    p_values: dict[str, list[float]] = {OURS: [], STUDENT: []}
+    unseen = unseen_variance(np.zeros(n, dtype=np.int64))
+    for _ in range(trials):
+        gaps = generator.choice(
+            [*shares, 0], size=n, p=[*shares.values(), 1 - sum(shares.values())]
+        )
+        second, first = (
+            Estimate(
+                float(numbers.mean()),
+                np.zeros(1),
+                n,
+                "skewed",
+                column=unit_column(mean_column(numbers), None),
+                unseen=unseen,
+            )
+            for numbers in (gaps.astype(float), np.zeros(n))
+        )
+        difference = EstimatedDifference(first, second)
+        p_values[OURS].append(difference.p)
+        p_values[STUDENT].append(student_p(difference))
+    start = ("mean_absolute_error", "null", name, np.nan, n, 0, 1)
+    return list(summarize(start, p_values))
+
+
 # ---------------------------------------------------------------- calibration errors
 
 
@@ -474,22 +512,30 @@ def swapped_p(first: Predictions, second: Predictions, rng: np.random.Generator)
 
 
 def simulate_calibration(
-    pair: tuple[str, str, Sureness, Sureness], n: int, trials: int, seed: int = 0
+    pair: tuple[str, str, Sureness, Sureness], n: int, trials: int, seeds: int = 1
 ) -> list[Row]:
     """Draw images, and test the difference of the RMS calibration errors."""
     kind, name, *models = pair
-    rng = np.random.default_rng([seed, n])
-    p_values: dict[str, list[float]] = {OURS: [], SWAPPED: []}
+    rng = np.random.default_rng([seeds, n])
+    p_values: dict[str, list[float]] = {OURS: []} if seeds > 1 else {OURS: [], SWAPPED: []}
     for trial in range(trials):
         common = rng.normal(size=(2, n))
-        sides = [draw_sureness(model, common, rng) for model in models]
-        shared = Resamples.draw(sides[0].labels, RESAMPLES, seed=trial)
+        sides = []
+        for model in models:
+            gaps = model.gap + OF_GAPS * rng.normal(size=seeds) if seeds > 1 else [model.gap]
+            trained = [replace(model, gap=float(gap)) for gap in gaps]
+            sides.append([draw_sureness(one, common, rng) for one in trained])
+        shared = Resamples.draw(sides[0][0].labels, RESAMPLES, seed=trial)
         first, second = (
-            evaluate_resamples(side, shared, None, [CALIBRATION])[CALIBRATION] for side in sides
+            recipe_estimate(
+                [evaluate_resamples(one, shared, None, [CALIBRATION])[CALIBRATION] for one in side]
+            )
+            for side in sides
         )
         p_values[OURS].append(EstimatedDifference(first, second).p)
-        p_values[SWAPPED].append(swapped_p(*sides, rng))
-    return list(summarize((CALIBRATION, kind, name, np.nan, n, 0, 1), p_values))
+        if seeds == 1:
+            p_values[SWAPPED].append(swapped_p(sides[0][0], sides[1][0], rng))
+    return list(summarize((CALIBRATION, kind, name, np.nan, n, 0, seeds), p_values))
 
 
 # ---------------------------------------------------------------- the table
@@ -529,19 +575,29 @@ def main() -> None:
     """Simulate, store and print the table."""
     parser = argparse.ArgumentParser(description=__doc__.partition("\n")[0])
     parser.add_argument("--trials", type=int, help="so many of each, and write nothing")
-    parser.add_argument("--only", default="", help="the metrics whose name begins so")
+    parser.add_argument("--only", default="", help="replace the metrics whose name begins so")
     asked = parser.parse_args()
     trials, rows = asked.trials or TRIALS, []
     for setting in settings():
         if setting.metric.startswith(asked.only):
             rows += simulate(setting, trials)
             print(rows[-1], file=sys.stderr, flush=True)
+    for name in GRADES:
+        for n in (200, 500, 2000):
+            if "mean_absolute_error".startswith(asked.only):
+                rows += simulate_grades(name, n, trials)
     for n, fewer in ((500, 1), (2000, 2)):
         for pair in calibrations():
             if CALIBRATION.startswith(asked.only):
                 rows += simulate_calibration(pair, n, trials // fewer)
                 print(rows[-2:], file=sys.stderr, flush=True)
-    if asked.trials is None and not asked.only:
+    for pair in calibrations():
+        if pair[:2] == ("null", "0.15 over, and under") and CALIBRATION.startswith(asked.only):
+            rows += simulate_calibration(pair, 500, trials // 2, seeds=3)
+    if asked.only and STORED.exists():
+        kept = [row for row in read_rows() if not row.metric.startswith(asked.only)]
+        rows = [*kept, *rows]
+    if asked.trials is None:
         with STORED.open("w", newline="", encoding="utf-8") as file:
             writer = csv.writer(file, lineterminator="\n")
             writer.writerow(Row._fields)

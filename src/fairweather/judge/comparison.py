@@ -152,7 +152,7 @@ def compare_runs(
     a: str | os.PathLike[str],
     b: str | os.PathLike[str],
     *,
-    metrics: Sequence[str] = (),
+    metrics: str | Sequence[str] = (),
     margins: str | Sequence[str] = (),
 ) -> pd.DataFrame:
     """Say which differences between two runs on the same images are real.
@@ -178,7 +178,7 @@ def read_run_comparison(
     a: str | os.PathLike[str],
     b: str | os.PathLike[str],
     *,
-    metrics: Sequence[str] = (),
+    metrics: str | Sequence[str] = (),
     margins: str | Sequence[str] = (),
 ) -> Comparison:
     """Compare the models of two runs on the same test images, from their stored predictions.
@@ -215,7 +215,8 @@ def read_run_comparison(
     runs = RunPair(open_compared_run(a), open_compared_run(b))
     pairs = pair_models(runs)
     check_same_data(runs)
-    check_metrics(runs, pairs, metrics)
+    also = [metrics] if isinstance(metrics, str) else metrics
+    check_metrics(runs, pairs, also)
     shared = find_shared_shifts(runs)
     images, *units = resample_images(runs)  # whole images, then each unit of a task with units
     same_images, other_images = find_shared_images(runs)
@@ -230,7 +231,7 @@ def read_run_comparison(
             row
             for pair in pairs
             for shifts, resampled in compared_sets
-            for row in compare_models(runs, pair, shifts, resampled, metrics)
+            for row in compare_models(runs, pair, shifts, resampled, also)
         ]
     )
     against_margins = compare_margins(runs, pairs, asked)
@@ -253,7 +254,7 @@ def read_run_comparison(
         robustness=None if units else robustness_table(runs, shared, images, titles, name),
         classes=None if units else class_table(runs, pairs, images, name),
         points=point_table(runs, pairs, compared_sets, titles, name),
-        slices=slice_table(runs, pairs, name, metrics),
+        slices=slice_table(runs, pairs, name, also),
         margins=margin_table(against_margins, name, (runs.a.name, runs.b.name)),
     )
 
