@@ -306,7 +306,7 @@ def _score_case(case: RuleCase, changes: _ChangeEstimates) -> Score:
     if rule.change:
         return compute_change(case, changes.of(case))
     score, metric = find_score(case), METRICS.get(rule.scored)
-    is_share = metric is not None and metric.interval == "share"
+    is_share = metric is not None and metric.interval == "share" and not rule.is_unseen
     return widen_to_exact(score, case.condition) if is_share else score
 
 
@@ -384,10 +384,12 @@ def format_verdicts(verdicts: Sequence[Verdict]) -> str:
 
     Every rule in the table can be copied. The margin is from the judged number to the limit.
     """
-    ordered = sorted(verdicts, key=lambda verdict: verdict.passed)
-    return (
-        f"{align_table(LAYOUT, list(map(_format_row, ordered)))}\n\n{summarize_verdicts(verdicts)}"
-    )
+    return f"{align_table(LAYOUT, tabulate_verdicts(verdicts))}\n\n{summarize_verdicts(verdicts)}"
+
+
+def tabulate_verdicts(verdicts: Sequence[Verdict]) -> list[tuple[str, ...]]:
+    """Lay out one row per verdict, failures first."""
+    return list(map(_format_row, sorted(verdicts, key=lambda verdict: verdict.passed)))
 
 
 def summarize_verdicts(verdicts: Sequence[Verdict]) -> str:
