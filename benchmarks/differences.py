@@ -20,7 +20,7 @@ from __future__ import annotations
 import argparse
 import csv
 import sys
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, replace
 from functools import cache
 from pathlib import Path
@@ -571,19 +571,25 @@ def read_rows() -> list[Row]:
         ]
 
 
-def write_table(rows: Iterable[Row]) -> Iterator[str]:
-    """The rows as Markdown: nulls, and then power."""
-    for kind in ("null", "power"):
-        heads = ("metric", "models", "positives", "n", "groups", "seeds", "method")
-        yield f"| {' | '.join(heads)} | {kind}: p < 5 % | p < 0.5 % |"
-        yield "|---" * 9 + "|"
-        for row in rows:
-            if row.kind == kind:
-                shares = (f"{100 * below / max(row.tested, 1):.1f}" for below in row[-2:])
-                known = "" if row.prevalence != row.prevalence else f"{row.prevalence:g}"
-                cells = (*row[:1], row.setting, known, *row[4:8], *shares)
-                yield f"| {' | '.join(map(str, cells))} |"
-        yield ""
+def summary(rows: Sequence[Row]) -> Iterator[str]:
+    """The table as Markdown: the worst setting of each metric, method and number of seeds."""
+    yield "| metric | seeds | method | settings | worst: p < 5 % | draws | models, positives, n |"
+    yield "|---|---|---|---|---|---|---|"
+    null = [row for row in rows if row.kind == "null" and row.tested >= FEWER_TRIALS]
+    for start in dict.fromkeys((row.metric, row.seeds, row.method) for row in null):
+        same = [row for row in null if (row.metric, row.seeds, row.method) == start]
+        worst = max(same, key=lambda row: row.error)
+        drawn = [worst.setting, *([] if np.isnan(worst.prevalence) else [worst.prevalence])]
+        drawn += [worst.n, *(["in groups"] if worst.groups else [])]
+        cells = (*start, len(same), f"{100 * worst.error:.2f}", worst.tested)
+        yield f"| {' | '.join(map(str, cells))} | {', '.join(map(str, drawn))} |"
+    yield ""
+    yield "| metric | models, n | method | power: p < 5 % |"
+    yield "|---|---|---|---|"
+    for row in rows:
+        if row.kind == "power":
+            cells = (row.metric, f"{row.setting}, {row.n}", row.method, f"{100 * row.error:.1f}")
+            yield f"| {' | '.join(map(str, cells))} |"
 
 
 def simulate_all(only: str, trials: int) -> Iterator[list[Row]]:
@@ -619,7 +625,7 @@ def main() -> None:
                 writer = csv.writer(file, lineterminator="\n")
                 writer.writerow(Row._fields)
                 writer.writerows(rows)
-    print("\n".join(write_table(rows)))
+    print("\n".join(summary(rows)))
 
 
 if __name__ == "__main__":

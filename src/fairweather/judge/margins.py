@@ -92,8 +92,9 @@ class MarginRow:
 
     @property
     def words(self) -> str:
-        """The verdict, and which side is better."""
-        return "; ".join(filter(None, (self.verdict, self.direction)))
+        """The verdict, and which side is better where the verdict does not say so."""
+        direction = "" if self.verdict == INFERIOR else self.direction
+        return "; ".join(filter(None, (self.verdict, direction)))
 
 
 def judge_loss(loss: Score, margin: float) -> str:

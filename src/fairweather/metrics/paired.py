@@ -233,8 +233,8 @@ def paired_difference(first: Estimate, second: Estimate) -> Score:
 
     The difference of two values with columns uses the difference of the columns, with Student's t
     (`column_spread`). This is the paired t-test for a mean, and DeLong's paired method for the area
-    under a ROC curve. It is widened by the difference of the biases. If one of the two is 0 or 1, it is the interval of Zou and Donner, from those of both
-    (`zou_donner_interval`).
+    under a ROC curve. It is widened by the difference of the biases. If an area is 0 or 1, it is
+    the interval of Zou and Donner, from those of both (`zou_donner_interval`).
 
     The noise of the bins inflates binned calibration errors, and resampling inflates them once
     more. Between two models this cancels only in part, and not at all if one is calibrated and the
