@@ -12,7 +12,7 @@ import scipy.special
 from numpy.typing import ArrayLike, NDArray
 
 from fairweather.errors import InputError
-from fairweather.metrics.areas import area_interval, unit_column
+from fairweather.metrics.areas import area_interval, influence_interval, unit_column
 from fairweather.metrics.columns import (
     ROUNDING,
     SYMMETRIC,
@@ -62,7 +62,7 @@ class Estimate:
     """On the original images."""
 
     replicates: FloatArray
-    """float64 `[B]`, on each resample; empty for an area, which has a column."""
+    """float64 `[B]`, on each resample; empty for a value that has a column, such as an area."""
 
     n: int
     """The number of images."""
@@ -493,6 +493,9 @@ def to_score(estimate: Estimate, bounds: Ends = (-np.inf, np.inf)) -> Score:
     value is 0 or 1. Then it also covers Clopper and Pearson's interval for the number of disjoint
     pairs. No end of an AUC lies beyond Chernoff's bound for `least_pairs`.
 
+    "influence" is for numbers of calibration, such as its slope: Student's t, with the variance
+    of a column of influences. It uses no resamples either.
+
     "classes" is for means over classes of shares or F1 scores, which may have few images. It is
     "skewed" less the bias that the replicates show, since a ratio of counts is biased.
 
@@ -578,8 +581,12 @@ def image_interval(estimate: Estimate) -> ImageInterval:
     value, n = estimate.value, estimate.units
     if estimate.column is not None and not (np.isnan(value) or estimate.too_few):
         tests = 1 if estimate.recipes else estimate.tests  # seeds are widened later
-        low, high = area_interval(
-            value, estimate.column, estimate.pairs, estimate.bias, tests, estimate.least_pairs
+        low, high = (
+            influence_interval(value, estimate.column, estimate.bias, tests)
+            if estimate.interval == "influence"
+            else area_interval(
+                value, estimate.column, estimate.pairs, estimate.bias, tests, estimate.least_pairs
+            )
         )
         return ImageInterval(low, value, high)
     replicates = estimate.replicates[~np.isnan(estimate.replicates)]

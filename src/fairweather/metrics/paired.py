@@ -10,7 +10,7 @@ import scipy.special
 from numpy.typing import ArrayLike
 
 from fairweather.errors import InputError
-from fairweather.metrics.areas import column_spread
+from fairweather.metrics.areas import column_spread, influence_interval
 from fairweather.metrics.columns import Ends, FloatArray, check_columns
 from fairweather.metrics.grouping import zou_donner_interval
 from fairweather.metrics.hidden_error import HiddenError
@@ -30,7 +30,7 @@ from fairweather.metrics.seeds import SeedVariance, seed_variance, widen_for_see
 from fairweather.types.measurement import Score
 
 # The kinds of intervals of values that may lie outside [0, 1].
-UNCLIPPED = ("percentile", "skewed", "difference", "centred")
+UNCLIPPED = ("percentile", "skewed", "difference", "centred", "influence")
 
 
 class McNemar(NamedTuple):
@@ -209,6 +209,8 @@ def _difference(first: Estimate, second: Estimate, recipes: Sequence[SeedVarianc
     match first.interval:
         case "area":
             low, high = _area_ends(first, second, single)
+        case "influence":
+            low, high = influence_interval(value, single, second.bias - first.bias)
         case "skewed":
             low, high = skewed_interval(value, single)
         case "share" | "difference" | "conditional" | "overlap" if first.groups and differ:
