@@ -37,7 +37,7 @@ from fairweather.types.measurement import Score
 TESTED = ("bias-corrected",)
 LEAST_P = 1e-9  # a smaller p-value is not told apart from this one
 # The kinds of intervals of values that may lie outside [0, 1].
-UNCLIPPED = ("percentile", "skewed", "difference", "centred")
+UNCLIPPED = ("percentile", "skewed", "difference", "centred", "influence")
 
 NO_VARIANCE = 1e-12  # of a count; a score statistic is never divided by less
 UNSEEN = 3.0  # images that may differ where none does (the rule of three)

@@ -41,14 +41,22 @@ from fairweather.metrics.hidden_error import (
     hidden_larger_sets,
     hidden_squares,
 )
-from fairweather.metrics.metric import Accepts, Evaluate, Metric, MetricRow, index_by_name
+from fairweather.metrics.metric import (
+    FEWEST_OUTCOMES,
+    Accepts,
+    Evaluate,
+    Metric,
+    MetricRow,
+    index_by_name,
+)
+from fairweather.metrics.recalibration import CALIBRATION_NUMBERS, CalibrationNumber, Number
 from fairweather.metrics.sample import PreparedCell, Sample, mean_contribution
 from fairweather.metrics.selective import (
     RISK,
     FittedThresholds,
     coverage_interval,
     largest_coverage,
-    risk_area,
+    least_risk_area,
 )
 from fairweather.types.kinds import FINDING, FINDINGS, TaskKind
 from fairweather.types.measurement import Predictions
@@ -191,6 +199,28 @@ def _calibration_rows(
     return equal_width, row("equal-mass", lambda s: s.ordered.equal_mass), alias
 
 
+def _calibration_number(kind: CalibrationNumber) -> Metric:
+    """A number of calibration, of the confidence or of a finding's probability."""
+
+    def evaluate_outcomes(prepared: PreparedCell) -> Number:
+        return kind.number(prepared.outcomes)
+
+    return Metric(
+        kind.name,
+        kind.label,
+        f"{kind.formula}; p is the confidence, or the probability of a finding",
+        lambda s: s.calibration(kind),
+        higher_is_better=kind.higher_is_better,
+        bounds=kind.bounds,
+        accepts=Accepts(also=(FINDING,)),
+        interval="influence",
+        carried_by="rarer outcome",
+        fewest=FEWEST_OUTCOMES,
+        column=lambda prepared: evaluate_outcomes(prepared).column,
+        bias=lambda prepared: evaluate_outcomes(prepared).bias,
+    )
+
+
 def _means_over_classes(name: str, label: str, formula: str, rate: CallShare) -> tuple[Metric, ...]:
     """The plain mean over classes of a share of each, and the mean by images."""
 
@@ -309,6 +339,18 @@ METRICS: dict[str, Metric] = index_by_name(
         "1 − share of wrong answers / the share if label and answer were independent, with the "
         "same classes as often",
         lambda s: s.counts.kappa,
+        higher_is_better=True,
+        accepts=Accepts(classes=2),
+        bounds=(-1.0, 1.0),
+        interval="skewed",
+        fewest=FEWEST,
+    ),
+    Metric(
+        "matthews_correlation",
+        "Matthews correlation (MCC)",
+        "correlation of label and answer: (right · n − Σ over classes of images · calls) / "
+        "√ of (n² − Σ calls²) (n² − Σ images²)",
+        lambda s: s.counts.matthews,
         higher_is_better=True,
         accepts=Accepts(classes=2),
         bounds=(-1.0, 1.0),
@@ -500,7 +542,19 @@ METRICS: dict[str, Metric] = index_by_name(
         "area_under_risk_coverage",
         "Area under the risk-coverage curve",
         "mean over the images of the share of wrong answers among those at least as confident",
-        lambda s: risk_area(s.levels),
+        lambda s: s.risk_area,
+        higher_is_better=False,
+        accepts=Accepts(also=OF_CONFIDENCE, fractions=True),
+        interval="skewed",
+        carried_by="rarer",
+        fewest=FEWEST_OF_RANKS,
+    ),
+    Metric(
+        "excess_area_under_risk_coverage",
+        "Excess area under the risk-coverage curve (E-AURC)",
+        "that area − r − (1 − r) ln(1 − r), which is the area if the share r of wrong answers is "
+        "less confident than all right ones",
+        lambda s: s.risk_area - least_risk_area(1 - s.mean("correct")),
         higher_is_better=False,
         accepts=Accepts(also=OF_CONFIDENCE, fractions=True),
         interval="skewed",
@@ -531,6 +585,7 @@ METRICS: dict[str, Metric] = index_by_name(
         carried_by="rarer",
         fewest=FEWEST_OF_RANKS,
     ),
+    *map(_calibration_number, CALIBRATION_NUMBERS),
     Metric(
         "average_confidence",
         "Average confidence",
