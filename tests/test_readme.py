@@ -98,14 +98,14 @@ BENCHMARKS = ROOT / "benchmarks"
 
 
 @pytest.mark.parametrize(
-    ("finding", "notes"),
+    ("notes", "finding"),
     re.findall(
-        r"^\| `\w+\.py` \| (.*?) \|.*\((.*\.md)\) \|$",
+        r"^\| \[`\w+\.py`\]\((.*?\.md)\) \| (.*) \|$",
         (BENCHMARKS / "README.md").read_text(),
         flags=re.MULTILINE,
     ),
 )
-def test_the_numbers_of_a_benchmark_stand_in_its_notes(finding, notes):
+def test_the_numbers_of_a_benchmark_stand_in_its_notes(notes, finding):
     def numbers(text):
         return [found.replace(",", "") for found in re.findall(r"\d[\d,]*(?:\.\d+)?", text)]
 
@@ -118,7 +118,7 @@ def test_the_numbers_of_a_benchmark_stand_in_its_notes(finding, notes):
 def test_each_benchmark_has_a_line_and_each_note_is_linked():
     text = (BENCHMARKS / "README.md").read_text()
     scripts = {path.name for path in BENCHMARKS.glob("*.py")} - {"imagecorruptions_today.py"}
-    assert scripts == set(re.findall(r"^\| `(\w+\.py)` \|", text, flags=re.MULTILINE))
+    assert scripts == set(re.findall(r"^\| \[`(\w+\.py)`\]", text, flags=re.MULTILINE))
     assert {f"notes/{path.name}" for path in BENCHMARKS.glob("notes/*.md")} == set(
         re.findall(r"\((notes/.*?\.md)\)", text)
     )

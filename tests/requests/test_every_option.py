@@ -22,7 +22,7 @@ from fairweather.cli.app import COMMANDS
 from fairweather.requests.evaluation import run as evaluation
 from fairweather.requests.evaluation_options import EvaluationOptions
 from fairweather.types.measurement import Images
-from fairweather.types.options import Preparation
+from fairweather.types.options import Preparation, read_options
 from fairweather.workers import executors
 from fairweather.workers.options import Sharing
 from tests.conftest import COLOURS, TINY_RESNET, write_pictures
@@ -535,3 +535,10 @@ def test_predict_ignores_no_option(place):
     }
     told = ("cudnn_benchmark", "when_halved", "progress")
     assert not unread(fw.predict, base, values, told)
+
+
+@pytest.mark.parametrize("name", ["aggregate", "slices", "operating_points"])
+def test_one_text_stands_for_an_option_that_takes_several(name):
+    options = read_options(EvaluationOptions, {name: "max"})
+    assert getattr(options, name) == ("max",)
+    assert options == read_options(EvaluationOptions, {name: ("max",)})

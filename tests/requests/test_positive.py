@@ -480,3 +480,11 @@ def test_a_comparison_speaks_of_the_only_finding(sliced, place, tmp_path):
     ended = fairweather("compare", f"{sliced.path}:models-classes", other.path)
     assert "  AUC  " in ended.stdout
     assert "finding=" not in ended.stdout
+
+
+def test_a_class_that_is_typed_in_two_ways_is_not_silently_negative():
+    classes = ["Malignant", "benign", "malignant"]
+    with pytest.raises(InputError, match=r"'Malignant' differ only .* 'malignant\|Malignant'"):
+        parse_positive("malignant", classes)
+    both = parse_positive("malignant|Malignant", classes)
+    assert both.mark(np.array([0, 1, 2]))[:, 0].tolist() == [1, 0, 1]

@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, replace
+from functools import partial
 from types import MappingProxyType
 from typing import Literal
 
@@ -20,7 +21,7 @@ from fairweather.metrics.metric import (
     list_point_metrics,
     metric_of_class,
 )
-from fairweather.metrics.sample import Sample
+from fairweather.metrics.sample import Sample, mean_contribution
 from fairweather.types.kinds import FINDING, FINDINGS
 from fairweather.types.measurement import UNKNOWN, Predictions
 from fairweather.types.operating_points import POINT_SIGN, TargetRate, parse_point
@@ -170,6 +171,7 @@ def finding_metrics(table: Mapping[str, Metric]) -> tuple[Metric, ...]:
             interval="skewed",
             fewest=FEWEST,
             losses=lambda prepared: (prepared.means.column("brier") / 2, 0.0, 1.0),
+            contribution=lambda prepared: mean_contribution("brier", prepared) / 2,
         ),
         Metric(
             "nll",
@@ -182,6 +184,7 @@ def finding_metrics(table: Mapping[str, Metric]) -> tuple[Metric, ...]:
             unit="nats",
             interval="skewed",
             fewest=FEWEST_OF_LOSSES,
+            contribution=partial(mean_contribution, "nll"),
         ),
         replace(
             of_probability(

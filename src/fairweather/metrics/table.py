@@ -9,7 +9,7 @@ from typing import Literal
 
 import numpy as np
 
-from fairweather.metrics.areas import least_pairs
+from fairweather.metrics.areas import least_pairs, recall_column, unseen_variance
 from fairweather.metrics.calibration import BinSums, mean_class_error
 from fairweather.metrics.classification import (
     F1,
@@ -51,7 +51,7 @@ from fairweather.metrics.metric import (
     MetricRow,
     index_by_name,
 )
-from fairweather.metrics.sample import NLL_CLIP, PreparedCell, Sample
+from fairweather.metrics.sample import NLL_CLIP, PreparedCell, Sample, mean_contribution
 from fairweather.metrics.selective import (
     RISK,
     FittedThresholds,
@@ -295,6 +295,10 @@ METRICS: dict[str, Metric] = index_by_name(
         unit="%",
         interval="classes",
         hidden_error=partial(hidden_in_classes, SENSITIVITY, "macro"),
+        contribution=lambda prepared: recall_column(
+            prepared.predictions.correct, prepared.predictions.labels, prepared.groups
+        ),
+        unseen=lambda prepared: unseen_variance(prepared.predictions.labels, prepared.groups),
     ),
     Metric(
         "macro_auc",
@@ -385,6 +389,7 @@ METRICS: dict[str, Metric] = index_by_name(
         interval="skewed",
         fewest=FEWEST_OF_LOSSES,
         losses=_grade_losses,
+        contribution=partial(mean_contribution, "grades_off"),
     ),
     Metric(
         "off_by_two",
@@ -408,6 +413,7 @@ METRICS: dict[str, Metric] = index_by_name(
         unit="nats",
         interval="skewed",
         fewest=FEWEST_OF_LOSSES,
+        contribution=partial(mean_contribution, "nll"),
         instead=f"negative_log_likelihood/clipped-{NLL_CLIP}",
     ),
     Metric(
@@ -434,6 +440,7 @@ METRICS: dict[str, Metric] = index_by_name(
         interval="skewed",
         fewest=FEWEST,
         losses=lambda prepared: (prepared.means.column("brier"), 0.0, 2.0),
+        contribution=partial(mean_contribution, "brier"),
     ),
     Metric(
         "ranked_probability_score",
@@ -446,6 +453,7 @@ METRICS: dict[str, Metric] = index_by_name(
         interval="skewed",
         fewest=FEWEST,
         losses=lambda prepared: (prepared.means.column("rank_score"), 0.0, 1.0),
+        contribution=partial(mean_contribution, "rank_score"),
     ),
     Metric(
         "confidence_gap",

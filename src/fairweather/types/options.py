@@ -11,7 +11,7 @@ import re
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field, fields
 from functools import cache
-from typing import TYPE_CHECKING, Any, Literal, NamedTuple, TypeVar
+from typing import TYPE_CHECKING, Any, Literal, NamedTuple, TypeVar, get_type_hints
 
 from fairweather.errors import InputError, check_text, unknown_name
 
@@ -25,6 +25,7 @@ F = TypeVar("F", bound=Callable[..., Any])
 Channels = tuple[float, float, float]
 SPLITS = ("train", "val", "test")
 CROSS = "*"  # between the columns of a slice, and between their values
+MISSING = "missing"  # the slice of images whose row has no value
 BELOW = "below "  # of numbers under the first point where a column is cut
 _POINT = r"[-+]?(?:\d+\.?\d*|\.\d+)"
 _CUT = re.compile(rf"\s*(?P<name>\S|\S.*\S)\s*:\s*(?P<points>{_POINT}(?:\s*,\s*{_POINT})*)\s*")
@@ -78,19 +79,22 @@ def option_flag(name: str, metadata: Any) -> str:  # noqa: ANN401 - the metadata
 def read_options(kind: type[Options], values: Mapping[str, object]) -> Options:
     """Check options by name; raises `InputError` with one sentence for the first wrong one.
 
+    One text for an option that takes several stands for itself alone.
+
     >>> read_options(DataOptions, {"size": "32"}).size
     32
     """
     import pydantic  # not needed for the help of the command line
 
-    known = [declared.name for declared in fields(kind)]
+    known, given = get_type_hints(kind), dict(values)
     for name, value in values.items():
         if name not in known:
-            raise unknown_name("option", name, known)
+            raise unknown_name("option", name, list(known))
         if isinstance(value, str):
             check_text(value, name)
+            given[name] = (value,) if known[name] == tuple[str, ...] else value
     try:
-        options: Options = _adapter(kind).validate_python(dict(values))
+        options: Options = _adapter(kind).validate_python(given)
     except pydantic.ValidationError as error:
         first = error.errors()[0]
         first["loc"] = first["loc"][:1]  # without the types of a union

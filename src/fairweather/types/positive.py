@@ -97,7 +97,8 @@ def parse_positive(asked: str | Iterable[str], classes: Sequence[str]) -> Positi
         classes: class names in label order.
 
     Raises:
-        InputError: an unknown class, a finding that is named twice, or no class that is negative.
+        InputError: an unknown class, a finding that is named twice, no class that is negative, or
+            one that a positive class differs from only in upper and lower case.
 
     >>> parse_positive(["2|3", ">=3"], ["0", "1", "2", "3"]).members
     {'2|3': ('2', '3'), '>=3': ('3',)}
@@ -114,7 +115,20 @@ def parse_positive(asked: str | Iterable[str], classes: Sequence[str]) -> Positi
                 f"positive {text!r} is every class of the data, {quote_names(classes)}: name only "
                 "those that have the finding"
             )
+        _check_spellings(members[text], classes)
     return PositiveClasses(tuple(classes), members)
+
+
+def _check_spellings(members: Sequence[str], classes: Sequence[str]) -> None:
+    """Refuse a negative class that is a positive one spelled otherwise, as in tables by hand."""
+    positive = {name.strip().casefold(): name for name in members}
+    for name in classes:
+        other = positive.get(name.strip().casefold())
+        if other is not None and name not in members:
+            raise InputError(
+                f"the classes {other!r} and {name!r} differ only in case or spaces, and only "
+                f"{other!r} is positive: name both, {other + ANY + name!r}, or rename one"
+            )
 
 
 def _find_members(text: str, classes: Sequence[str]) -> tuple[str, ...]:
