@@ -245,7 +245,9 @@ class Design:
     def _grouped_power(self, counted: int, truth: float, variances: Variances, goal: Goal) -> float:
         assert self.sizes is not None
         groups = max(1, round(counted / self.sizes.mean))
-        return grouped_share_power(groups, truth, goal, self.sizes, variances.icc)
+        of_all = self.claim.planned.counted == "images"
+        icc = max(variances.icc, LEAST_ICC)
+        return grouped_share_power(groups, truth, goal, self.sizes, icc, of_all_images=of_all)
 
     def _effect(self, variances: Variances) -> float:
         return 1.0 if self.sizes is None else design_effect(self.sizes.effective, variances.icc)
@@ -431,6 +433,7 @@ def _format_sizes(sizes: Sequence[Size], counts: str) -> str:
 
 CURVE = (0.25, 0.5, 0.75, 1.0, 1.5, 2.0)  # of the images needed
 MOST_SEEDS = 100
+LEAST_ICC = 1e-4  # of a distribution over patients; without any correlation there is none
 
 
 def plan_test(
