@@ -1,4 +1,4 @@
-"""Power: against all outcomes counted out with the tests themselves, scipy, and short simulations."""
+"""Power: against all outcomes counted out with the tests themselves, scipy and simulations."""
 
 import itertools
 import math

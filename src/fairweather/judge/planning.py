@@ -33,6 +33,7 @@ from fairweather.metrics.power import (
     GroupSizes,
     RecipeSpread,
     Spread,
+    accuracy_power,
     area_power,
     crossed_power,
     design_effect,
@@ -236,6 +237,8 @@ class Design:
         elif kind == "area":
             power_of = partial(self._area_power, truth=truth, variances=variances, goal=goal)
         elif self.sizes is None:
+            if self.claim.planned.counted == "images":
+                return accuracy_power(images, truth, goal)
             of_count = partial(share_power, truth=truth, goal=goal)
             return random_share_power(images, self.part, of_count)
         else:
@@ -674,7 +677,7 @@ class _Planner:
         """The variances, and both ends of their intervals; what is stated replaces a pilot's."""
         given, stated = self.given, dict[str, Any]()
         if given.discordant is not None:
-            stated["discordant"] = given.discordant
+            stated |= {"discordant": given.discordant, "image": None, "residuals": (0.0, 0.0)}
         if given.sd is not None:
             stated["image"] = given.sd**2
         if given.icc is not None:

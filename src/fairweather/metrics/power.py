@@ -41,7 +41,8 @@ MOST_IMAGES = 10**7  # no plan asks for more
 # Studies that are drawn where no formula says how often they reach the goal; of AUCs, with at most
 # so many images each.
 DRAWS, AREA_DRAWS, MOST_DRAWN, SEED = 4000, 1000, 20_000, 0
-RESAMPLES = 1000  # of groups, as runs have unless they say otherwise
+RESAMPLES = 1000  # as runs have unless they say otherwise
+NOISE_STEPS = 16  # of the noise of resamples
 NODES = 256  # draws of the variances that a study will estimate
 # The roots of x⁴ = x + 1: multiples of their powers spread evenly over three dimensions.
 GOLDEN = 1.2207440846057596
@@ -125,6 +126,37 @@ def share_power(images: IntArray, truth: float, goal: Goal) -> FloatArray:
     # The fewest hits that are rarer than the tail if the true share is the limit, minus 1.
     most = scipy.stats.binom.isf(TAIL, images, goal.low)
     return np.asarray(np.where(images > 0, scipy.stats.binom.sf(most, images, truth), 0.0))
+
+
+def accuracy_power(images: IntArray, truth: float, goal: Goal) -> FloatArray:
+    """Power of a limit for an accuracy, whose interval in scores.csv comes from resamples.
+
+    Their noise makes the interval narrower or wider. `check` widens what is narrower than Clopper
+    and Pearson's, so half of the studies have a lower end than that.
+
+    >>> accuracy_power(np.array([113]), 0.9, Goal(low=0.8)).round(2).tolist()
+    [0.82]
+    """
+    import scipy.stats  # takes half a second to import
+
+    if np.isinf(goal.low):
+        return accuracy_power(images, 1 - truth, Goal(low=1 - goal.high))
+    least = scipy.stats.binom.isf(TAIL, images, goal.low) + 1
+    power = np.zeros(len(images))
+    noise = scipy.special.ndtri((np.arange(NOISE_STEPS) + 0.5) / NOISE_STEPS)
+    for factor in np.minimum(1 + np.sqrt(2 / RESAMPLES) * noise, 1):
+        hits = least.copy()
+        while (short := _ends_below(hits, images, factor, goal.low)).any():
+            hits += short
+        power += scipy.stats.binom.sf(hits - 1, images, truth)
+    return power / NOISE_STEPS
+
+
+def _ends_below(hits: FloatArray, images: IntArray, factor: float, limit: float) -> BoolArray:
+    """Tell which intervals begin below a limit, if the images are worth `factor` times as many."""
+    share = hits / images
+    low, _ = clopper_pearson(np.minimum(share, 1), factor * images)
+    return np.asarray((low < limit - ROUNDING) & (share <= 1))
 
 
 def random_share_power(
