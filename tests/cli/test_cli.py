@@ -312,6 +312,7 @@ ENDS = {
     "check run 'accuracy[clean] >= 10%'": "fairweather report run",
     "check reported 'accuracy[clean] >= 90%'": "open reported/report.html",
     "compare run other": "open run/tables/",
+    "card run": "open run/cards/a.html",
     "plan-test 'accuracy >= 80%' --expect 90%": "fairweather check RUN 'accuracy[clean] >= 80%'",
     "plan-test 'accuracy better' --expect 1% --discordant 5%": "fairweather compare NEW OLD",
     "report run": "open run/report.html, or: fairweather check run",

@@ -656,8 +656,8 @@ def test_where_nothing_varies_the_interval_still_has_a_width(tmp_path):
     comparison = read_run_comparison(a, b)
     found = row(comparison.table, "clean")
     assert found["p"] == 1
-    # Bonett and Price's interval of no difference, with Student's t of 79 degrees of freedom.
-    half = 1.990450 * math.sqrt(2) / 82
+    # Tango's interval of no difference: z² / (n + z²).
+    half = 1.959963985**2 / (80 + 1.959963985**2)
     assert (found["low"], found["high"]) == pytest.approx((-half, half), rel=1e-6)
     assert "uses no resamples" not in comparison.caption
     some = {seed: {"clean": predictions(right(0.9, seed, 80))} for seed in range(3)}

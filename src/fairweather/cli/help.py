@@ -43,6 +43,7 @@ PANELS: Mapping[str, Mapping[str, str]] = {
         "--unit": "COLUMN",
         "--aggregate": "NAME",
         "--slice": "COLUMN",
+        "--sites": "COLUMN",
         "--labels": "FILE",
         "--positive": "CLASS",
         "--readers": "FILE",

@@ -43,6 +43,7 @@ from fairweather.judge.differences import (
 )
 from fairweather.judge.margin_table import MarginTable, margin_table
 from fairweather.judge.margins import compare_margins, read_margins
+from fairweather.metrics.intervals import FEW_IMAGES
 from fairweather.report.contents import describe_group_count
 from fairweather.report.ranking import MCNEMAR, NORMAL_SEEDS, OVER_GROUPS, RECIPES
 from fairweather.report.tables import (
@@ -151,8 +152,8 @@ def compare_runs(
     a: str | os.PathLike[str],
     b: str | os.PathLike[str],
     *,
-    metrics: Sequence[str] = (),
-    margins: Sequence[str] = (),
+    metrics: str | Sequence[str] = (),
+    margins: str | Sequence[str] = (),
 ) -> pd.DataFrame:
     """Say which differences between two runs on the same images are real.
 
@@ -177,8 +178,8 @@ def read_run_comparison(
     a: str | os.PathLike[str],
     b: str | os.PathLike[str],
     *,
-    metrics: Sequence[str] = (),
-    margins: Sequence[str] = (),
+    metrics: str | Sequence[str] = (),
+    margins: str | Sequence[str] = (),
 ) -> Comparison:
     """Compare the models of two runs on the same test images, from their stored predictions.
 
@@ -214,7 +215,8 @@ def read_run_comparison(
     runs = RunPair(open_compared_run(a), open_compared_run(b))
     pairs = pair_models(runs)
     check_same_data(runs)
-    check_metrics(runs, pairs, metrics)
+    also = [metrics] if isinstance(metrics, str) else metrics
+    check_metrics(runs, pairs, also)
     shared = find_shared_shifts(runs)
     images, *units = resample_images(runs)  # whole images, then each unit of a task with units
     same_images, other_images = find_shared_images(runs)
@@ -229,7 +231,7 @@ def read_run_comparison(
             row
             for pair in pairs
             for shifts, resampled in compared_sets
-            for row in compare_models(runs, pair, shifts, resampled, metrics)
+            for row in compare_models(runs, pair, shifts, resampled, also)
         ]
     )
     against_margins = compare_margins(runs, pairs, asked)
@@ -252,7 +254,7 @@ def read_run_comparison(
         robustness=None if units else robustness_table(runs, shared, images, titles, name),
         classes=None if units else class_table(runs, pairs, images, name),
         points=point_table(runs, pairs, compared_sets, titles, name),
-        slices=slice_table(runs, pairs, name, metrics),
+        slices=slice_table(runs, pairs, name, also),
         margins=margin_table(against_margins, name, (runs.a.name, runs.b.name)),
     )
 
@@ -324,8 +326,13 @@ def _write_caption(rows: Sequence[ComparisonRow], runs: RunPair, images: Resampl
         interval_note = f" For {which}, the interval is that of the t-test and uses no resamples."
     if any(row.test for row in rows):
         interval_note += (
-            f" For {tested_share} in one cell, each end is the outermost of the intervals of Tango "
-            "1998 and of Bonett and Price 2012, and uses no resamples."
+            f" With one seed a side, {tested_share} in one cell has the interval of Tango 1998 or "
+            "of Bonett and Price 2012, whichever reaches farther."
+        )
+    if any(is_from_t_test):
+        interval_note += (
+            f" Where the two differ on fewer than {FEW_IMAGES} images, it reaches at least as far "
+            "as that of Tango 1998."
         )
     if has_seeds:
         interval_note += f" {NORMAL_SEEDS}"

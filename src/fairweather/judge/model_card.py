@@ -61,8 +61,8 @@ def write_card(run: str | os.PathLike[str], rules: Sequence[str] = ()) -> Writte
             out.
 
     Raises:
-        InputError: there is no run or no such model, several models and none is named, a rule
-            cannot be judged, or a file is not what the run wrote.
+        InputError: there is no such run or model, one of several must be named, a rule cannot be
+            judged, or a file was changed.
     """
     folder, asked = split_run_and_model(run)
     opened = open_finished_run(Path(folder))
@@ -152,4 +152,7 @@ def _read_front_matter(text: str, name: str) -> tuple[str, list[Rule]]:
     # Without the bracket, a text would be taken as the path of a file.
     if not all(isinstance(rule, str) and "[" in rule for rule in rules):
         raise InputError(f"{name} has a rule that cannot be read")
-    return model, read_rules(rules) if rules else []
+    read = read_rules(rules) if rules else []
+    if any(rule.reference for rule in read):  # a name in a run's files never leads outside it
+        raise InputError(f"{name} has a rule about another run, which is not read")
+    return model, read

@@ -30,9 +30,9 @@ MARGINS: Mapping[str, Callable[[float, float], bool]] = {
     WITHIN: lambda loss, margin: abs(loss) < margin,
 }
 CHANGES = ("drop", "rise")
-# What may follow the bar of METRIC[CELL|OF]: a class, a slice, the worst slice, a class in a slice,
-# or the same of a finding, which also has means.
-CLASS, WORST_SLICE = "class=", "worst "
+# What may follow the bar of METRIC[CELL|OF]: a class, a slice, the worst slice, an unseen one, a
+# class in a slice, or the same of a finding, which also has means.
+CLASS, WORST_SLICE, UNSEEN_SLICE = "class=", "worst ", "unseen "
 _CLEAN_CELL = "clean"  # of a margin that names no cell
 _CLASS_WORD = CLASS.removesuffix("=")
 _ONWARDS = _CLASS_WORD + FROM  # before a grade or more
@@ -41,6 +41,7 @@ SUBJECTS = (
     "class=NAME",
     "COLUMN=VALUE",
     "worst COLUMN",
+    "unseen COLUMN",
     "class=NAME|COLUMN=VALUE",
     "class=NAME|worst COLUMN",
     "finding=NAME",
@@ -172,6 +173,15 @@ class Rule:
         """
         part, _ = self._part_and_point
         return part
+
+    @property
+    def is_unseen(self) -> bool:
+        """Whether it is about an unseen site, whose interval is a prediction.
+
+        >>> Rule(None, "auc", "clean", "", ">=", "0.8", "finding=Mass|unseen site").is_unseen
+        True
+        """
+        return self.slice.rpartition("|")[2].startswith(UNSEEN_SLICE)
 
     @property
     def _part_and_point(self) -> tuple[str, str]:
@@ -330,8 +340,8 @@ def _check_subject(rule: Rule) -> None:
 
 
 def _is_slice(text: str) -> bool:
-    """Tell whether a text is COLUMN=VALUE, `worst COLUMN` or `mean COLUMN`, alone or of a slice."""
-    if text.startswith((WORST_SLICE, *MEANS)):
+    """Tell whether a text is COLUMN=VALUE, or `worst`, `unseen` or `mean` and a COLUMN."""
+    if text.startswith((WORST_SLICE, UNSEEN_SLICE, *MEANS)):
         return True
     name, _, value = text.partition("=")
     return bool(name.strip() and value.strip() and "|" not in name)

@@ -306,7 +306,7 @@ def _score_case(case: RuleCase, changes: _ChangeEstimates) -> Score:
     if rule.change:
         return compute_change(case, changes.of(case))
     score, metric = find_score(case), METRICS.get(rule.scored)
-    is_share = metric is not None and metric.interval == "share"
+    is_share = metric is not None and metric.interval == "share" and not rule.is_unseen
     return widen_to_exact(score, case.condition) if is_share else score
 
 

@@ -128,10 +128,11 @@ def recall_column(
 
 
 def unseen_variance(labels: LabelArray, groups: IntArray | None = None) -> float:
-    """The variance that one more image of each class would add to a difference of recalls.
+    """The variance that one more image of each class would add to a mean over the classes.
 
     Two models that differ on hardly any image of a rare class seem not to vary there. So one image
-    is added on either side: half of the result for each model. With groups, one group is added.
+    is added on either side, on which they differ by 1: half of the result for each model. With
+    groups, one group is added.
 
     Args:
         labels: int `[n]`.

@@ -135,6 +135,11 @@ def _calibration_deviations(prepared: PreparedCell, resamples: int) -> FloatArra
     return coverage_deviations(draws, prepared.predictions.labels, resamples)
 
 
+def _unseen_image(prepared: PreparedCell) -> float:
+    same = np.zeros(len(prepared.predictions), dtype=np.int64)
+    return unseen_variance(same, prepared.groups)
+
+
 def _classwise_calibration_error(s: Sample) -> FloatArray:
     sums = (s.by_label_and_class(column) for column in ("lowest_excess", "own_excess"))
     above, present = s.prepared.class_bins, s.prepared.present
@@ -335,6 +340,7 @@ METRICS: dict[str, Metric] = index_by_name(
         interval="skewed",
         fewest=FEWEST_OF_LOSSES,
         contribution=partial(mean_contribution, "grades_off"),
+        unseen=_unseen_image,
     ),
     Metric(
         "off_by_two",

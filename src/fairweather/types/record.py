@@ -87,6 +87,15 @@ def worst_slice_label(column: str) -> str:
     return f"worst {column}"
 
 
+def unseen_slice_label(column: str) -> str:
+    """Name a value of a column that no image has, as in slices.csv and in rules.
+
+    >>> unseen_slice_label("site")
+    'unseen site'
+    """
+    return f"unseen {column}"
+
+
 def mean_unit_name(unit: str) -> str:
     """Name the mean over all units like this one, as in scores.csv.
 
@@ -487,6 +496,9 @@ class RunSettings(FrozenRecord):
     costs: dict[ShownText, tuple[float, ...]] = {}
     """For each true class, the cost of each decision in the order of the classes. For each finding,
     what it costs to miss it and to call it wrongly. A last number is the price of a review."""
+
+    sites: tuple[ShownText, ...] = ()
+    """Columns of slices whose values are a sample, such as hospitals, of which more exist."""
 
     fit_on: tuple[ShownText, ...] = ()
     """Ids of the shifts of the validation images that the variants `...-fit_on` were fitted on;
