@@ -42,7 +42,8 @@ def compare(
         str,
         typer.Argument(
             metavar="REFERENCE",
-            help="Another run on the same images, or paper for published numbers.",
+            help="Another run on the same images, or published numbers: paper, timm, testbed, "
+            "robustbench or openclip.",
         ),
     ],
     rows: Annotated[
@@ -52,6 +53,7 @@ def compare(
             help="With paper: compare a published model with one of the run. Repeatable.",
         ),
     ] = None,
+    offline: Offline = False,
     quiet: Quiet = False,
 ) -> None:
     """Compare two runs, or a run with published numbers: which differences are significant?
@@ -60,19 +62,20 @@ def compare(
         fairweather compare runs/new runs/old
         fairweather compare runs/new:augmix runs/old:basic
         fairweather compare runs/pathmnist paper
+        fairweather compare runs/resnet timm
     """
-    from fairweather.judge.comparison import REFERENCES, read_run_comparison
+    from fairweather.judge.comparison import is_reference, read_run_comparison
     from fairweather.judge.published import read_published_comparison
     from fairweather.runs.folder import open_finished_run
 
     models = _read_published_rows(rows or [])
-    if models and other not in REFERENCES:
-        raise InputError(f"--match is for {' and '.join(REFERENCES)}: {other} is a run")
+    if models and not is_reference(other):
+        raise InputError(f"--match is for paper: {other} is a run")
     run, other = _join_sides(run, other, quiet=quiet)
     folder = Path(run if Path(run).is_dir() else run.rpartition(":")[0] or run)
     comparison = (
-        read_published_comparison(folder, other, models)
-        if other in REFERENCES
+        read_published_comparison(run, other, models, offline=offline)
+        if is_reference(other)
         else read_run_comparison(run, other)
     )
     files = comparison.files()
@@ -81,7 +84,7 @@ def compare(
         opened.write(name, text)
     typer.echo(f"{comparison}\n")
     for name in files:
-        typer.echo(f"table   {folder / name}")
+        typer.echo(f"{name.partition('/')[0].removesuffix('s'):<7} {folder / name}")
     suggest("open {}", folder / next(iter(files)), quiet=quiet)
 
 

@@ -11,6 +11,7 @@ from pathlib import Path
 import pandas as pd
 
 from fairweather.errors import unknown_name
+from fairweather.judge.atlas import READERS
 from fairweather.judge.compared_runs import (
     ResampledImages,
     RunPair,
@@ -38,6 +39,7 @@ from fairweather.judge.differences import (
 )
 from fairweather.metrics.paired import SeedSummary
 from fairweather.metrics.table import METRICS
+from fairweather.report.charts import Figure
 from fairweather.report.contents import describe_group_count
 from fairweather.report.ranking import MCNEMAR, NORMAL_SEEDS, OVER_GROUPS, RECIPES
 from fairweather.report.tables import (
@@ -57,6 +59,7 @@ from fairweather.types.record import (
     ALL,
     CLEAN,
     ENSEMBLE_SUFFIX,
+    FIGURES,
     IMAGE,
     MEAN,
     NATURAL,
@@ -65,8 +68,9 @@ from fairweather.types.record import (
 )
 from fairweather.types.unit_words import name_all_units, name_units
 
-# Published numbers that a run can be compared with: NAME.csv has them, NAME.yaml the facts.
-REFERENCES = ("paper",)
+# Published numbers that a run can be compared with: paper.csv and paper.yaml have those of one
+# report, and atlas.yaml says where the tables of many models are.
+REFERENCES = ("paper", *READERS)
 OVER_SEEDS = (
     ", and over the seeds of each side with several; (sd): the standard deviation over seeds"
 )
@@ -74,6 +78,16 @@ EQUALLY = ", each image counting alike"
 LAYOUT = TableLayout(
     ("Model", "Shift", "Level", "Metric", "A", "B", "B − A", "p (Holm)", "Verdict"), words=4
 )
+
+
+def is_reference(name: str | os.PathLike[str]) -> bool:
+    """Say whether a name is that of published numbers, perhaps with the folder of their files.
+
+    >>> is_reference("paper"), is_reference("timm:downloads/timm"), is_reference("runs/mine")
+    (True, True, False)
+    """
+    text = os.fspath(name)
+    return text == "paper" or text.partition(":")[0] in READERS
 
 
 @dataclass(frozen=True)
@@ -99,6 +113,12 @@ class Comparison:
     points: TextTable | None = None
     """Rates at the operating points of both runs; None without any."""
 
+    models: TextTable | None = None
+    """The published models behind effective robustness; None where none are needed."""
+
+    figures: Sequence[Figure] = ()
+    """Drawn beside the tables."""
+
     @property
     def name(self) -> str:
         """The name of its files, without the suffix."""
@@ -116,7 +136,7 @@ class Comparison:
 
     @property
     def _others(self) -> list[TextTable]:
-        every = (self.robustness, self.classes, self.points)
+        every = (self.robustness, self.classes, self.points, self.models)
         return [table for table in every if table is not None]
 
     def __str__(self) -> str:
@@ -126,12 +146,12 @@ class Comparison:
         return "\n\n".join(part for part in (*parts, *self.notes) if part)
 
     def files(self) -> dict[str, str]:
-        """Write the tables in Markdown, CSV and LaTeX, by the files' names in a run folder."""
+        """Write tables in Markdown, CSV and LaTeX, and figures, by the files' names in a run."""
         below = [part for part in (self.scope, *self.main.below, *self.notes) if part]
         files: dict[str, str] = {}
         for table in (replace(self.main, below=below), *self._others):
             files |= name_table_files(table.name, table.texts())
-        return files
+        return files | {f"{FIGURES}/{figure.name}.svg": figure.svg for figure in self.figures}
 
 
 def compare_runs(a: str | os.PathLike[str], b: str | os.PathLike[str]) -> pd.DataFrame:
