@@ -270,8 +270,8 @@ def find_cells(record: RunRecord, atlas: Atlas) -> RunCells:
     elif unpublished:
         how = {MEMORY: "in memory", FILES: "from files"}[made]
         others.append(
-            f"No numbers in {atlas.facts.title} for {_shorten(unpublished)}, which the run measured "
-            f"{how}."
+            f"No numbers in {atlas.facts.title} for {_shorten(unpublished)}, which the run "
+            f"measured {how}."
         )
     return RunCells(comparable, others)
 
@@ -604,9 +604,7 @@ def draw_scatter(standing: RankedRun, name: str) -> list[Figure]:
             name,
             panels,
             "Accuracy under shift against clean accuracy",
-            [
-                f"Published: {standing.atlas.facts.title}. Logit axes; the line is that of standard models"
-            ],
+            [f"Published: {standing.atlas.facts.title}.", "Logit axes. Line: standard models."],
             f"Scatter of published models and of the run, with a line, for {titles}.",
             letters=90,
         )
