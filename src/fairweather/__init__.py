@@ -28,6 +28,10 @@ if TYPE_CHECKING:
     from fairweather.judge.accuracy_estimate import AccuracyEstimate as AccuracyEstimate
     from fairweather.judge.comparison import compare_runs as compare_runs
     from fairweather.judge.estimation import estimate as estimate
+    from fairweather.judge.model_card import WrittenCard as WrittenCard
+    from fairweather.judge.model_card import write_card as write_card
+    from fairweather.judge.planning import PlannedTest as PlannedTest
+    from fairweather.judge.planning import plan_test as plan_test
     from fairweather.judge.published import compare_with_published as compare_with_published
     from fairweather.judge.verification import verify as verify
     from fairweather.metrics import score as score
@@ -67,9 +71,11 @@ _HOME = {
     "InputError": "errors",
     "Likeness": "deploy.guard",
     "Predictions": "types.measurement",
+    "PlannedTest": "judge.planning",
     "Run": "report.finished_run",
     "Score": "types.measurement",
     "Shift": "types.measurement",
+    "WrittenCard": "judge.model_card",
     "compare_runs": "judge.comparison",
     "compare_with_published": "judge.published",
     "demo": "requests.demonstration",
@@ -84,6 +90,7 @@ _HOME = {
     "make_attack": "attacks.table",
     "make_shift": "shifts.table",
     "plan": "requests.study.run",
+    "plan_test": "judge.planning",
     "predict": "inference.prediction",
     "preview": "report.contact_sheet",
     "run": "requests.study.run",
@@ -91,6 +98,7 @@ _HOME = {
     "suite": "shifts.table",
     "verify": "judge.verification",
     "view": "report.runs_page",
+    "write_card": "judge.model_card",
 }
 
 __all__ = ["metrics", *_HOME]

@@ -3,6 +3,8 @@
 import itertools
 import math
 
+import scipy.stats
+
 
 def paired_ends(value, replicates, n):
     """The ends of a difference of shares: percentiles, or Bonett and Price's where few differ."""
@@ -22,6 +24,59 @@ def paired_ends(value, replicates, n):
     centre = value * n / (n + 2)
     half = 1.959963984540054 * math.sqrt(((differing + 2) / (n + 2) - centre**2) / (n + 2))
     return min(max(centre - half, -1), value), max(min(centre + half, 1), value)
+
+
+def tango_statistic(only_a, only_b, n, difference):
+    """The score statistic of a true difference, with the likelihood maximised by search."""
+
+    def log_likelihood(share):  # of images that only the first gets right
+        parts = (only_a, share), (only_b, share + difference)
+        parts += ((n - only_a - only_b, 1 - 2 * share - difference),)
+        return sum(count * math.log(max(chance, 1e-300)) for count, chance in parts if count)
+
+    low, high = max(0.0, -difference), (1 - difference) / 2
+    for _ in range(200):
+        third = (high - low) / 3
+        if log_likelihood(low + third) < log_likelihood(high - third):
+            low += third
+        else:
+            high -= third
+    variance = n * (2 * low + difference - difference**2)
+    return (only_b - only_a - n * difference) / math.sqrt(max(variance, 1e-12))
+
+
+def tango_interval(only_a, only_b, n):
+    value, ends = (only_b - only_a) / n, []
+    for bound in (-1.0, 1.0):
+        inside, outside = value, bound
+        for _ in range(60):
+            middle = (inside + outside) / 2
+            if abs(tango_statistic(only_a, only_b, n, middle)) > 1.959963984540054:
+                outside = middle
+            else:
+                inside = middle
+        ends.append(inside)
+    return tuple(ends)
+
+
+def paired_shares_interval(only_a, only_b, n):
+    """The outermost ends of Tango's interval and of that of Bonett and Price."""
+    shift, extra = (only_b - only_a) / (n + 2), (only_a + only_b + 2) / (n + 2)
+    half = 1.959963984540054 * math.sqrt((extra - shift**2) / (n + 2))
+    low, high = tango_interval(only_a, only_b, n)
+    return max(min(low, shift - half), -1), min(max(high, shift + half), 1)
+
+
+def design_effect(differing, groups):
+    """By how much images of groups count for less, by pairs of images of one group."""
+    sizes = [groups.count(group) for group in groups]
+    size, n, count = sum(sizes) / len(groups), len(groups), sum(differing)
+    pairs = [
+        differing[i] * differing[j] for i in range(n) for j in range(n) if groups[i] == groups[j]
+    ]
+    others = (sum(pairs) + 3 * size) / (count + 3) - 1
+    chance = (size - 1) * count / n
+    return 1 + (size - 1) * min(max((others - chance) / (size - 1 - chance), 0), 1)
 
 
 def balanced_accuracy(correct, labels):
@@ -818,3 +873,78 @@ def aggregated_grades(images, name):
     ]
     ends = [1.0, *reached, 0.0]
     return [ends[grade] - ends[grade + 1] for grade in range(grades)]
+
+
+def unseen_value(values, variances, shares):
+    """Quantiles of a new true value: normal, with a variance that is averaged over.
+
+    The density of the variance between the true values is proportional to the restricted likelihood
+    over (variance + harmonic mean of the variances of the errors, at most 0.25). Rectangles on a
+    fine grid.
+    """
+    typical = min(len(variances) / sum(1 / v for v in variances), 0.25)
+    parts = []
+    for step in range(8000):
+        between = typical * (math.exp((step + 0.5) / 500) - 1)
+        precisions = [1 / (v + between) for v in variances]
+        total = sum(precisions)
+        mean = sum(p * y for p, y in zip(precisions, values, strict=True)) / total
+        distance = sum(p * (y - mean) ** 2 for p, y in zip(precisions, values, strict=True))
+        log_density = (sum(math.log(p) for p in precisions) - math.log(total) - distance) / 2
+        parts.append((math.exp(log_density), mean, math.sqrt(between + 1 / total)))
+    whole = sum(weight for weight, _, _ in parts)
+
+    def below(value):
+        scale = math.sqrt(2)
+        return sum(
+            weight * (1 + math.erf((value - mean) / (scale * deviation))) / 2
+            for weight, mean, deviation in parts
+        )
+
+    ends = []
+    for share in shares:
+        low, high = -1e3, 1e3
+        for _ in range(60):
+            middle = (low + high) / 2
+            low, high = (middle, high) if below(middle) < share * whole else (low, middle)
+        ends.append((low + high) / 2)
+    return ends
+
+
+def mean_variance(numbers, grouping):
+    """The variance of a mean over images, linearised: of the sums within groups."""
+    names, n = sorted(set(grouping)), len(numbers)
+    mean = sum(numbers) / n
+    sums = [
+        sum(number - mean for number, of in zip(numbers, grouping, strict=True) if of == name)
+        for name in names
+    ]
+    return len(names) / (len(names) - 1) * sum(each**2 for each in sums) / n**2
+
+
+def recall_variance(right, labels, grouping):
+    """The variance of a balanced accuracy: of the sums within groups, over all classes."""
+    classes, sums = sorted(set(labels)), dict.fromkeys(grouping, 0.0)
+    for label in classes:
+        members = [place for place, of in enumerate(labels) if of == label]
+        groups = len({grouping[place] for place in members})
+        recall = sum(right[place] for place in members) / len(members)
+        for place in members:
+            scale = math.sqrt(groups / (groups - 1)) / len(members) / len(classes)
+            sums[grouping[place]] += scale * (right[place] - recall)
+    return sum(each**2 for each in sums.values())
+
+
+def student_p(column, value, added=0.0):
+    """Student's two-sided p of a value, from what each image adds to it, by its kurtosis.
+
+    Args:
+        column: whose sum of squares is the variance.
+        added: a variance that is known.
+    """
+    n, squares = len(column), [each**2 for each in column]
+    variance = sum(squares)
+    excess = n * sum(each**2 for each in squares) / variance**2 - 1
+    freedom = min(n / excess, n - 1) * ((variance + added) / variance) ** 2
+    deviate = abs(value) / math.sqrt(variance + added)
+    return 2 * scipy.stats.t.sf(deviate, freedom)

@@ -8,8 +8,14 @@ from typer.testing import CliRunner
 
 import fairweather as fw
 from fairweather.cli.app import app
+from fairweather.judge import verification
+from fairweather.metrics.columns import per_image
+from fairweather.report import building, charts
 from fairweather.runs.folder import RunFolder
+from fairweather.runs.provenance import drawing_versions
+from fairweather.tasks.multilabel import FindingsPredictions
 from fairweather.types.record import step_file
+from tests.helpers.prediction_runs import evaluate_classes, evaluate_findings
 from tests.helpers.run_folders import copy_run
 from tests.requests.test_evaluate import write_model
 
@@ -140,3 +146,76 @@ def test_a_run_without_scores_is_refused(run):
     run.forget("scores")
     with pytest.raises(fw.InputError, match="has no scores to verify; finish the run first"):
         fw.verify(run.path)
+
+
+def draw_otherwise(monkeypatch, **versions):
+    """Draw all figures otherwise from now on, with these versions of what draws."""
+
+    def draw(name, alt, svg):
+        return charts.Figure(name, alt, svg.replace("<svg", '<svg data-look="new"', 1))
+
+    monkeypatch.setattr(building, "Figure", draw)
+    monkeypatch.setattr(verification, "drawing_versions", lambda: drawing_versions() | versions)
+
+
+def test_figures_that_another_version_draws_otherwise_are_not_said_to_differ(run, monkeypatch):
+    draw_otherwise(monkeypatch, altair="99.0")
+    verified = fw.verify(run.path, progress=False)
+    seen = outcomes(verified)
+    reasons = {file.reason for file in verified.files if file.file.endswith(".svg")}
+    recorded = run.record.provenance.drawing["altair"]
+    assert reasons == {f"drawn by another version of altair ({recorded}, here 99.0)"}
+    assert seen["report.html"] == "equal"  # but for its figures
+    assert verified.is_confirmed
+
+
+def test_figures_that_the_same_version_draws_otherwise_differ(run, monkeypatch):
+    draw_otherwise(monkeypatch)
+    seen = outcomes(fw.verify(run.path, progress=False))
+    assert {seen[name] for name in seen if name.endswith(".svg")} == {"differs"}
+    assert seen["report.html"] == "differs"
+
+
+def test_what_draws_is_recorded_and_changes_no_fingerprint(run):
+    record = run.record
+    assert {"altair", "vl-convert-python", "pillow"} == set(record.provenance.drawing)
+    other = record.provenance.model_copy(update={"drawing": {"altair": "1"}})
+    assert record.model_copy(update={"provenance": other}).lasting() == record.lasting()
+
+
+KINDS = {
+    "classes": lambda folder: evaluate_classes(folder),
+    "seeds": lambda folder: evaluate_classes(folder, seeds=2, variants=["temperature"]),
+    "findings": lambda folder: evaluate_findings(folder, variants=["vector_scaling"]),
+    "patients": lambda folder: evaluate_findings(folder, unit="patient", aggregate=("mean", "max")),
+}
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_runs_of_each_task_are_confirmed_until_one_prediction_changes(kind, tmp_path, undrawn):
+    run = RunFolder(KINDS[kind](tmp_path).path)
+    verified = fw.verify(run.path, progress=False)
+    assert verified.is_confirmed
+    given = {file.file: file for file in verified.files if file.outcome == "not computed"}
+    assert {file.reason for name, file in given.items() if name.startswith("predictions/")} == {
+        "another program made them"
+    }
+    cell = next(name for name in given if name.endswith("test/fog,level=2.parquet"))
+    change_a_row(run, cell)
+    assert outcomes(fw.verify(run.path, progress=False))[cell] == "changed"
+    forge_checksum(run, cell.removesuffix(".parquet"), cell)
+    verified = fw.verify(run.path, progress=False)
+    assert outcomes(verified)["scores.csv"] == "differs"
+    assert not verified.is_confirmed
+
+
+def change_a_row(run, cell):
+    """Turn the answer of one image round, in the stored file of a cell."""
+    images = run.read_images(cell)
+    logits = images.logits.copy()
+    logits[0] = -logits[0]
+    if isinstance(images, FindingsPredictions):
+        run.write_predictions(cell, replace(images, logits=logits))
+        return
+    columns = per_image(logits, images.labels)._asdict()
+    run.write_predictions(cell, replace(images, logits=logits, **columns))

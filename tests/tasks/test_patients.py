@@ -277,3 +277,9 @@ def test_a_prevalence_that_is_not_stated_is_that_of_patients(tmp_path):
         progress=False,
     )
     assert run.record.priors["ward"] == pytest.approx((15 / 60, 0.01))
+
+
+def test_the_page_tells_patients_from_their_images(tables, tmp_path):
+    page = (evaluated(tables, tmp_path, "run").path / "report.html").read_text(encoding="utf-8")
+    assert "Each patient is judged once, by its images together, and counts once." in page
+    assert "A picture shows the image of a patient that decides most." in page

@@ -17,7 +17,7 @@ from fairweather.cli.demo import demo
 from fairweather.cli.deploy import guard, predict
 from fairweather.cli.help import DocumentedCommand, DocumentedGroup
 from fairweather.cli.images import export, preview
-from fairweather.cli.judge import check, compare, estimate, verify
+from fairweather.cli.judge import card, check, compare, estimate, plan_test, verify
 from fairweather.cli.options import Command, check_file, go_offline, suggest
 from fairweather.cli.runs import cancel, clean, evaluate, pack, plan, report, run
 from fairweather.cli.view import view
@@ -153,9 +153,11 @@ COMMANDS: Mapping[str, Mapping[str, Command]] = {
     "More commands": {
         "estimate": estimate,
         "compare": compare,
+        "plan-test": plan_test,
         "report": report,
         "view": view,
         "verify": verify,
+        "card": card,
         "guard": guard,
         "run": run,
         "plan": plan,
@@ -176,6 +178,7 @@ FIRST_CHECKS: Mapping[str, Mapping[str, Callable[[Any], None]]] = {
     "estimate": {"out": partial(check_file, "--out", (".json",), in_present_folder=True)},
     "predict": {"out": partial(check_file, "--out", (".csv", ".parquet"))},
     "guard": {"folder": check_writable, "onnx": partial(check_file, "--onnx", (".onnx",))},
+    "plan-test": {"out": partial(check_file, "--out", (".csv", ".svg"), in_present_folder=True)},
     "check": {"junit": partial(check_file, "--junit", (), in_present_folder=True)},
     "report": {"out": check_writable},
     "preview": {"out": partial(check_file, "--out", (".png",))},

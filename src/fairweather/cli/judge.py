@@ -53,6 +53,20 @@ def compare(
             help="With paper: compare a published model with one of the run. Repeatable.",
         ),
     ] = None,
+    metrics: Annotated[
+        list[str] | None,
+        typer.Option(
+            "--metric",
+            help="Also compare this metric, such as brier_score or auc/malignant. Repeatable.",
+        ),
+    ] = None,
+    margins: Annotated[
+        list[str] | None,
+        typer.Option(
+            "--margin",
+            help="How much worse the run may be, such as accuracy=2 (points). Repeatable.",
+        ),
+    ] = None,
     offline: Offline = False,
     quiet: Quiet = False,
 ) -> None:
@@ -60,23 +74,30 @@ def compare(
 
     Examples:
         fairweather compare runs/new runs/old
-        fairweather compare runs/new:augmix runs/old:basic
+        fairweather compare runs/new runs/old --margin accuracy=2
+        fairweather compare runs/new:augmix runs/old:basic --metric brier_score
         fairweather compare runs/pathmnist paper
         fairweather compare runs/resnet timm
     """
     from fairweather.judge.comparison import is_reference, read_run_comparison
     from fairweather.judge.published import read_published_comparison
     from fairweather.runs.folder import open_finished_run
+    from fairweather.types.record import FIGURES
 
     models = _read_published_rows(rows or [])
-    if models and not is_reference(other):
+    published = is_reference(other)
+    if models and not published:
         raise InputError(f"--match is for paper: {other} is a run")
+    if metrics and published:
+        raise InputError(f"--metric is for two runs: {other} has published numbers of its own")
+    if margins and published:
+        raise InputError(f"--margin is for two runs on the same images, and {other} has no images")
     run, other = _join_sides(run, other, quiet=quiet)
     folder = Path(run if Path(run).is_dir() else run.rpartition(":")[0] or run)
     comparison = (
         read_published_comparison(run, other, models, offline=offline)
-        if is_reference(other)
-        else read_run_comparison(run, other)
+        if published
+        else read_run_comparison(run, other, metrics=metrics or [], margins=margins or [])
     )
     files = comparison.files()
     opened = open_finished_run(folder)
@@ -84,7 +105,8 @@ def compare(
         opened.write(name, text)
     typer.echo(f"{comparison}\n")
     for name in files:
-        typer.echo(f"{name.partition('/')[0].removesuffix('s'):<7} {folder / name}")
+        kind = "figure" if name.startswith(FIGURES) else "table"
+        typer.echo(f"{kind:<8}{folder / name}")
     suggest("open {}", folder / next(iter(files)), quiet=quiet)
 
 
@@ -154,6 +176,7 @@ def check(
         fairweather check runs/mine 'accuracy[imagenet_c/fog] drop <= 5%' --junit checks.xml
         fairweather check runs/mine rules.yaml
     """
+    from fairweather.judge.looks import count_look
     from fairweather.judge.rules import read_rules
     from fairweather.judge.verdicts import format_junit, format_verdicts, judge_rules
     from fairweather.runs.folder import open_finished_run, write_atomically
@@ -162,13 +185,17 @@ def check(
     if on not in ("interval", "value"):
         raise unknown_name("choice for --on", on, ["interval", "value"])
     judged: Literal["interval", "value"] = "value" if on == "value" else "interval"
-    judgement = judge_rules(open_finished_run(folder), read_rules(rules), on=judged)
+    run, asked = open_finished_run(folder), read_rules(rules)
+    judgement = judge_rules(run, asked, on=judged)
     if junit is not None:
         write_atomically(junit, format_junit(*judgement))
     if judgement.verdicts:
         _print_table(format_verdicts(judgement.verdicts))
     for unjudged in judgement.unjudged:
         typer.echo(f"fairweather: {unjudged.problem}", err=True)
+    if judgement.verdicts:
+        for line in count_look(run, asked):
+            typer.echo(f"note    {line}", err=True)
     page = folder / PAGE
     what = ("open {}", page) if page.is_file() else ("fairweather report {}", folder)
     suggest(*what, quiet=quiet or not judgement.verdicts)
@@ -195,6 +222,36 @@ def verify(run: RunArgument, json: JSON = False, quiet: Quiet = False) -> None:
         raise typer.Exit(1)
 
 
+def card(
+    run: Annotated[
+        str, typer.Argument(metavar="RUN[:MODEL]", help="Run folder, or one model of it.")
+    ],
+    rules: Annotated[
+        list[str] | None,
+        typer.Option(
+            "--rule",
+            help="A rule of fairweather check, or a YAML file of rules: the card has the verdicts. "
+            "Repeatable.",
+        ),
+    ] = None,
+    quiet: Quiet = False,
+) -> None:
+    """Write a model card: Markdown with Hugging Face's metadata, and a page for clinicians.
+
+    What you fill in stays when the card is written again.
+
+    Examples:
+        fairweather card runs/mine
+        fairweather card runs/mine:basic --rule 'accuracy[clean] >= 90%'
+        fairweather card runs/mine --rule rules.yaml
+    """
+    from fairweather.judge.model_card import write_card
+
+    written = write_card(run, rules or [])
+    typer.echo(str(written))
+    suggest("open {}", written.page, quiet=quiet)
+
+
 COLOURS = {"failed": "red", "passed": "green"}  # of the lines that begin with the word
 
 
@@ -209,6 +266,104 @@ def _print_table(table: str) -> None:
     except BrokenPipeError:
         # What is still in the buffer would be written once more at the end.
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+
+
+# ---------------------------------------------------------------- plans
+
+
+def plan_test(
+    claim: Annotated[
+        str,
+        typer.Argument(
+            metavar="CLAIM",
+            help="What to show: 'METRIC >= NUMBER', or of two models 'METRIC better', 'METRIC not "
+            "worse by NUMBER', 'METRIC within NUMBER'.",
+        ),
+    ],
+    expect: Annotated[
+        str | None,
+        typer.Option(
+            help="True value that you expect; of two models, by how much the new one is better."
+        ),
+    ] = None,
+    power: Annotated[str, typer.Option(help="Share of studies that show the claim.")] = "0.8",
+    prevalence: Annotated[
+        str | None, typer.Option(help="Share of the images that are of the class.")
+    ] = None,
+    pilot: Annotated[
+        list[str] | None,
+        typer.Option(help="Run that the variances come from. Repeatable: two models."),
+    ] = None,
+    discordant: Annotated[
+        str | None, typer.Option(help="Share of images that only one of two models gets right.")
+    ] = None,
+    sd: Annotated[
+        float | None,
+        typer.Option(help="Standard deviation over images of a loss, or of its difference."),
+    ] = None,
+    images_per_patient: Annotated[
+        float | None, typer.Option(help="Images of each patient, or other group, that count.")
+    ] = None,
+    icc: Annotated[
+        float | None, typer.Option(help="Correlation between two images of a patient.")
+    ] = None,
+    seeds: Annotated[int | None, typer.Option(help="Trainings of each of two recipes.")] = None,
+    seed_sd: Annotated[
+        str | None, typer.Option(help="Standard deviation between trainings of a recipe.")
+    ] = None,
+    reference: Annotated[
+        str | None, typer.Option(help="Value of the old of two recipes, where it is near a bound.")
+    ] = None,
+    tests: Annotated[
+        int, typer.Option(help="Number of tests that share the 5 %, as compare corrects for all.")
+    ] = 1,
+    images: Annotated[
+        int | None, typer.Option(help="Size of a given test set: what can it show?")
+    ] = None,
+    have: Annotated[
+        str | None, typer.Option(help="Run whose test set is given: what can it show?")
+    ] = None,
+    out: Annotated[
+        Path | None, typer.Option(help="Also write the power by size, as CSV or SVG.")
+    ] = None,
+    quiet: Quiet = False,
+) -> None:
+    """Plan a test: how many images, positives, patients and seeds show what you claim?
+
+    The effect is yours to state; a pilot run supplies variances alone.
+
+    Examples:
+        fairweather plan-test 'sensitivity >= 0.8' --expect 0.9 --prevalence 5%
+        fairweather plan-test 'accuracy not worse by 2%' --expect 0 --pilot runs/both
+    """
+    from fairweather.judge import planning
+    from fairweather.runs.folder import write_atomically
+
+    planned = planning.plan_test(
+        claim,
+        expect=expect,
+        power=power,
+        prevalence=prevalence,
+        pilot=pilot or (),
+        discordant=discordant,
+        sd=sd,
+        images_per_patient=images_per_patient,
+        icc=icc,
+        seeds=seeds,
+        seed_sd=seed_sd,
+        reference=reference,
+        tests=tests,
+        images=images,
+        have=have,
+    )
+    typer.echo(str(planned))
+    if out is not None:
+        write_atomically(
+            out, planned.curve_as_csv() if out.suffix == ".csv" else planned.curve_as_svg()
+        )
+        typer.echo(f"\n{out.suffix[1:]:<8}{out}")
+    what = ("check RUN {}", planned.rule) if planned.rule else ("compare NEW OLD",)
+    suggest(f"fairweather {what[0]}", *what[1:], quiet=quiet)
 
 
 # ---------------------------------------------------------------- estimates

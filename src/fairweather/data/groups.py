@@ -29,6 +29,7 @@ from fairweather.types.measurement import Groups, IntArray, TextArray
 from fairweather.types.options import (
     BELOW,
     CROSS,
+    MISSING,
     GroupColumns,
     SliceColumn,
     parse_slice,
@@ -41,7 +42,6 @@ Listings = Mapping[str, Listing]  # by split
 
 KEY, SPLIT = "key", "split"
 RESERVED_SLICE = "class"  # class=NAME has another meaning in rules
-MISSING = "missing"  # the slice of images whose row has no value
 
 
 @explain_read_errors()

@@ -19,6 +19,8 @@ from fairweather.metrics.grouping import Grouping
 from fairweather.metrics.metric import find_class_metric
 from fairweather.metrics.paired import SeedSummary, seed_summary
 from fairweather.metrics.sample import draw_counts
+from fairweather.metrics.table import METRICS
+from fairweather.report.slices import order_of_value
 from fairweather.runs.folder import RunFolder, open_finished_run
 from fairweather.runs.scores import (
     Estimates,
@@ -49,6 +51,7 @@ from fairweather.types.record import (
     SweepRecord,
     base_model,
     cells_by_level,
+    slice_label,
 )
 
 
@@ -311,11 +314,12 @@ class ResampledImages:
         grouping: Grouping | None,
         unit: Unit,
         tested_metric: str,
+        part: str,
     ) -> None:
         self.name, self.resamples, self.unit = name, len(counts), unit
-        self.tested_metric = tested_metric
+        self.tested_metric, self.part = tested_metric, part
         self.grouping = grouping and grouping.select(unit.places)
-        self.keys, self.labels = first.keys, first.labels
+        self.keys, self.labels, self.classes = first.keys, first.labels, first.classes
         self.kind = unit.select(first).kind
         self.shared = select_resamples(unit, first, counts, grouping)
 
@@ -388,10 +392,11 @@ def mean_weights(shared: SharedShifts) -> dict[ShiftLevel, dict[ShiftLevel, floa
     return weights
 
 
-def resample_images(runs: RunPair, images: str = CLEAN) -> list[ResampledImages]:
+def resample_images(runs: RunPair, images: str = CLEAN, slice_: str = "") -> list[ResampledImages]:
     """Resample the images of a's first model, with the larger number of resamples of both runs.
 
-    The first is of whole images; others are of the units of a task.
+    The first is of whole images; others are of the units of a task. If a slice `COLUMN=VALUE` is
+    named, each is of its images only.
     """
     a = runs.a
     resamples = max(run.record.settings.bootstrap for run in runs)
@@ -399,11 +404,65 @@ def resample_images(runs: RunPair, images: str = CLEAN) -> list[ResampledImages]
     grouping = _shared_grouping(runs, TEST if images == CLEAN else images)
     first, task = a.read(model, seeds[0], images), a.run.task
     counts = draw_counts(len(first), resamples, grouping=grouping)
+    units = task.every_unit(first)
+    if slice_:
+        places = _slice_places(runs, slice_)
+        units = tuple(_narrow(unit, places) for unit in units)
     return [
-        ResampledImages(first, a.name, counts, grouping, unit, task.decision_metric)
-        for unit in task.every_unit(first)
+        ResampledImages(first, a.name, counts, grouping, unit, task.decision_metric, images)
+        for unit in units
         if len(unit.places)
     ]
+
+
+def list_slices(runs: RunPair) -> list[str]:
+    """The slices of the test images that a run knows, `COLUMN=VALUE`.
+
+    A column of which the runs say different things is left out.
+    """
+    tables = [groups.slices for run in runs if (groups := run.run.groups()) is not None]
+    values = {
+        column: [table[column] for table in tables if column in table]
+        for column in dict.fromkeys(column for table in tables for column in table)
+    }
+    return [
+        slice_label(column, value)
+        for column, (first, *others) in values.items()
+        if all(np.array_equal(first, other) for other in others)
+        for value in sorted(set(first), key=order_of_value)
+    ]
+
+
+def _slice_places(runs: RunPair, slice_: str) -> npt.NDArray[np.int64]:
+    """The places of the images of a slice `COLUMN=VALUE` among the test images.
+
+    Raises `InputError` if no run knows the slice, or if the runs say different things.
+    """
+    tables = [groups.slices for run in runs if (groups := run.run.groups()) is not None]
+    named = [f"{column}={value}" for table in tables for column in table for value in table[column]]
+    if not named:
+        raise InputError(
+            f"{runs.a.name} and {runs.b.name} know no slices: measure them with a table of "
+            "metadata, and name its column as a slice (--metadata FILE --slice COLUMN)"
+        )
+    if slice_ not in named:
+        raise unknown_name("slice", slice_, dict.fromkeys(named))
+    column, _, value = slice_.partition("=")
+    masks = [table[column] == value for table in tables if column in table]
+    if not all(np.array_equal(masks[0], mask) for mask in masks):
+        raise InputError(
+            f"{runs.a.name} and {runs.b.name} say differently which images are {slice_}: measure "
+            "both with the same table"
+        )
+    return np.flatnonzero(masks[0])
+
+
+def _narrow(unit: Unit, places: npt.NDArray[np.int64]) -> Unit:
+    """A unit on those of its images that are at some places among all."""
+    kept = np.flatnonzero(np.isin(unit.places, places))
+    return unit._replace(
+        places=unit.places[kept], select=lambda images: unit.select(images).take(kept)
+    )
 
 
 def _shared_grouping(runs: RunPair, part: str) -> Grouping | None:
@@ -441,11 +500,13 @@ def estimate_model(
     seeds = compared.every_model[model]
 
     calls: dict[tuple[ShiftLevel, str], list[npt.NDArray[np.bool_]]] = {}
-    has_points = any(POINT_SIGN in name for name in metrics)
+    needs_validation = any(
+        POINT_SIGN in name or (name in METRICS and METRICS[name].accepts.fitted) for name in metrics
+    )
 
     def sets() -> Iterator[tuple[ScoreKey, AnyPredictions, FittedThresholds | None]]:
         for seed in seeds:
-            validation = read_validation(compared.run, model, seed) if has_points else None
+            validation = read_validation(compared.run, model, seed) if needs_validation else None
             fitted = validation and fit_unit(
                 compared.run.task, images.unit.name, validation, metrics
             )
@@ -467,7 +528,8 @@ def estimate_model(
                         calls.setdefault((condition, name), []).append(right)
                 yield (model, str(seed), *condition), part, fitted
 
-    table = add_means(estimate_metrics(sets(), images.shared, metrics), shared.attacks)
+    cells = estimate_metrics(sets(), images.shared, metrics, contributions=True)
+    table = add_means(cells, shared.attacks)
     digests = classes.hexdigest(), confidences.hexdigest()
     return ModelEstimates(model, seeds, table, _stack(correct), *digests, _stack(calls))
 

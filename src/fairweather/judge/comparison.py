@@ -30,15 +30,21 @@ from fairweather.judge.differences import (
     REAL,
     SIGNIFICANCE,
     ComparisonRow,
-    adjust_p_values,
+    adjust_within_metrics,
+    check_metrics,
     class_table,
     compare_models,
+    find_metric,
+    format_summary,
+    metric_label,
     point_table,
     robustness_table,
     rows_to_frame,
+    slice_table,
 )
-from fairweather.metrics.paired import SeedSummary
-from fairweather.metrics.table import METRICS
+from fairweather.judge.margin_table import MarginTable, margin_table
+from fairweather.judge.margins import compare_margins, read_margins
+from fairweather.metrics.intervals import FEW_IMAGES
 from fairweather.report.charts import Figure
 from fairweather.report.contents import describe_group_count
 from fairweather.report.ranking import MCNEMAR, NORMAL_SEEDS, OVER_GROUPS, RECIPES
@@ -47,7 +53,6 @@ from fairweather.report.tables import (
     TOO_FEW_NOTE,
     TableLayout,
     TextTable,
-    describe_metric,
     format_difference,
     format_p_value,
     is_percent,
@@ -113,6 +118,12 @@ class Comparison:
     points: TextTable | None = None
     """Rates at the operating points of both runs; None without any."""
 
+    slices: TextTable | None = None
+    """Each slice of the clean images; None if neither run knows any."""
+
+    margins: MarginTable | None = None
+    """Verdicts on margins; None where no margin was given."""
+
     models: TextTable | None = None
     """The published models behind effective robustness; None where none are needed."""
 
@@ -136,7 +147,7 @@ class Comparison:
 
     @property
     def _others(self) -> list[TextTable]:
-        every = (self.robustness, self.classes, self.points, self.models)
+        every = (self.margins, self.robustness, self.classes, self.points, self.slices, self.models)
         return [table for table in every if table is not None]
 
     def __str__(self) -> str:
@@ -146,30 +157,48 @@ class Comparison:
         return "\n\n".join(part for part in (*parts, *self.notes) if part)
 
     def files(self) -> dict[str, str]:
-        """Write tables in Markdown, CSV and LaTeX, and figures, by the files' names in a run."""
+        """Write tables in Markdown, CSV and LaTeX, and charts, by their names in a run folder."""
         below = [part for part in (self.scope, *self.main.below, *self.notes) if part]
         files: dict[str, str] = {}
         for table in (replace(self.main, below=below), *self._others):
             files |= name_table_files(table.name, table.texts())
-        return files | {f"{FIGURES}/{figure.name}.svg": figure.svg for figure in self.figures}
+        drawn = [*self.figures, self.margins.figure if self.margins else None]
+        return files | {f"{FIGURES}/{figure.name}.svg": figure.svg for figure in drawn if figure}
 
 
-def compare_runs(a: str | os.PathLike[str], b: str | os.PathLike[str]) -> pd.DataFrame:
+def compare_runs(
+    a: str | os.PathLike[str],
+    b: str | os.PathLike[str],
+    *,
+    metrics: str | Sequence[str] = (),
+    margins: str | Sequence[str] = (),
+) -> pd.DataFrame:
     """Say which differences between two runs on the same images are real.
 
-    The result is the table of `read_run_comparison`, which describes its columns.
+    The result is the table of `read_run_comparison`, which describes its columns. With margins, it
+    is the table of the margins instead.
 
     Args:
         a, b: a run folder, or one model of it as FOLDER:MODEL.
+        metrics: as in `read_run_comparison`.
+        margins: how much worse A may be, such as `accuracy=2` for two percentage points or
+            `auc[fog|class=mole]=0.01`.
 
     Raises:
-        InputError: no run, models that cannot be paired, or predictions that are of other images
-            or not those that a run wrote.
+        InputError: no run, models that cannot be paired, predictions of other images or changed
+            ones, a metric that the runs lack, or an unclear margin.
     """
-    return read_run_comparison(a, b).table
+    comparison = read_run_comparison(a, b, metrics=metrics, margins=margins)
+    return comparison.margins.frame if comparison.margins else comparison.table
 
 
-def read_run_comparison(a: str | os.PathLike[str], b: str | os.PathLike[str]) -> Comparison:
+def read_run_comparison(
+    a: str | os.PathLike[str],
+    b: str | os.PathLike[str],
+    *,
+    metrics: str | Sequence[str] = (),
+    margins: str | Sequence[str] = (),
+) -> Comparison:
     """Compare the models of two runs on the same test images, from their stored predictions.
 
     Models are paired by name; if each side has only one, these two. Shifts are paired by their ids
@@ -177,27 +206,35 @@ def read_run_comparison(a: str | os.PathLike[str], b: str | os.PathLike[str]) ->
 
     Args:
         a, b: a run folder, or one model of it as FOLDER:MODEL; both may be models of one run.
+        metrics: names of other metrics that are compared too, of `METRICS` or of a class, such as
+            `brier_score` or `auc/malignant`.
+        margins: as in `compare_runs`; their table is `Comparison.margins`.
 
     Returns:
         The comparison. Its table has one row for each pair of models, shift, level and metric
         (accuracy, rms_calibration_error, negative_log_likelihood). Columns: a and b, the means over
         seeds, with sd_a, sd_b (missing for one seed), seeds_a and seeds_b; difference, b − a, with
         low and high of its 95 % interval over n paired images, and over the seeds of a side with
-        several; p and p_holm, only for the accuracy in one cell, the latter corrected over all
-        cells of the table; and verdict. The p-value comes from McNemar's exact test if each side
-        has one seed (with only_a_right and only_b_right), else from Student's t over seeds and
-        images. The verdict is `real` if p_holm says so; for rows without a test it may be `interval
-        excludes 0 (uncorrected)`; else it is `cannot tell`. Accuracies are fractions.
+        several; p and p_holm, only in one cell, the latter corrected over all cells of the metric
+        in this table; and verdict. The p-value of the accuracy comes from McNemar's exact test if
+        each side has one seed (with only_a_right and only_b_right), else from Student's t over
+        seeds and images; `EstimatedDifference` describes the others. The verdict is `real` if
+        p_holm says so; for rows without a test it may be `interval excludes 0 (uncorrected)`; else
+        it is `cannot tell`. Accuracies are fractions.
 
     Raises:
         InputError: no run, an unknown model, models that cannot be paired, a model compared with
-            itself, or predictions that are of other images or not those that a run wrote.
+            itself, predictions that are of other images or not those that a run wrote, or a metric
+            that the runs lack.
     """
     if not Path(split_run_and_model(b)[0]).exists():
         raise unknown_name("run folder or reference", os.fspath(b), REFERENCES)
+    asked = read_margins(margins, os.fspath(b))
     runs = RunPair(open_compared_run(a), open_compared_run(b))
     pairs = pair_models(runs)
     check_same_data(runs)
+    also = [metrics] if isinstance(metrics, str) else metrics
+    check_metrics(runs, pairs, also)
     shared = find_shared_shifts(runs)
     images, *units = resample_images(runs)  # whole images, then each unit of a task with units
     same_images, other_images = find_shared_images(runs)
@@ -207,16 +244,17 @@ def read_run_comparison(a: str | os.PathLike[str], b: str | os.PathLike[str]) ->
         for name in same_images
         for resampled in resample_images(runs, name)
     ]
-    rows = adjust_p_values(
+    rows = adjust_within_metrics(
         [
             row
             for pair in pairs
             for shifts, resampled in compared_sets
-            for row in compare_models(runs, pair, shifts, resampled)
+            for row in compare_models(runs, pair, shifts, resampled, also)
         ]
     )
+    against_margins = compare_margins(runs, pairs, asked)
     titles = _shift_titles(shared) | {name: name for name in same_images}
-    name, body = _file_name(runs), _write_body(rows, titles)
+    name, body = _file_name(runs), _write_body(rows, titles, runs)
     not_compared = [
         f"{other} is not compared: its images are others, or of another size, in the two runs."
         for other in other_images
@@ -234,6 +272,8 @@ def read_run_comparison(a: str | os.PathLike[str], b: str | os.PathLike[str]) ->
         robustness=None if units else robustness_table(runs, shared, images, titles, name),
         classes=None if units else class_table(runs, pairs, images, name),
         points=point_table(runs, pairs, compared_sets, titles, name),
+        slices=slice_table(runs, pairs, name, also),
+        margins=margin_table(against_margins, name, (runs.a.name, runs.b.name)),
     )
 
 
@@ -248,29 +288,25 @@ def _file_name(runs: RunPair) -> str:
     return f"compare_{name}_run" if name in REFERENCES else f"compare_{name}"
 
 
-def _write_body(rows: Sequence[ComparisonRow], titles: Mapping[str, str]) -> list[list[str]]:
+def _write_body(
+    rows: Sequence[ComparisonRow], titles: Mapping[str, str], runs: RunPair
+) -> list[list[str]]:
     """Write rows as text, in the order of `LAYOUT`."""
-    units = {row.unit for row in rows} - {IMAGE}
+    is_of_one = len({row.unit for row in rows} - {IMAGE}) < 2
     return [
         [
             row.pair.title,
             titles[row.shift],
             _format_level(row.level),
-            _metric_label(row, named=len(units) > 1),
-            _format_summary(row.a, is_percent(row.metric)),
-            _format_summary(row.b, is_percent(row.metric)),
+            metric_label(row, runs) if not is_of_one else find_metric(row.metric, runs).label,
+            format_summary(row.a, is_percent(row.metric)),
+            format_summary(row.b, is_percent(row.metric)),
             format_difference(row.difference, is_percent(row.metric)),
             format_p_value(row.p) if row.is_tested else ABSENT,
             row.verdict,
         ]
         for row in rows
     ]
-
-
-def _metric_label(row: ComparisonRow, *, named: bool) -> str:
-    """The label of a metric, with the unit that it is of where there are several."""
-    label = METRICS[row.metric].label
-    return label if row.unit == IMAGE or not named else f"{label} ({row.unit})"
 
 
 def _format_level(level: str) -> str:
@@ -292,38 +328,54 @@ def _shift_titles(shared: SharedShifts) -> dict[str, str]:
 
 def _write_caption(rows: Sequence[ComparisonRow], runs: RunPair, images: ResampledImages) -> str:
     """Describe the numbers, and when a difference is called real."""
-    metrics = "; ".join(dict.fromkeys(describe_metric(row.metric) for row in rows))
-    tested = [row for row in rows if row.is_tested]
+    metrics = {name: find_metric(name, runs) for name in dict.fromkeys(row.metric for row in rows)}
     is_of_classes = images.tested_metric == CLASSIFICATION_TASK.decision_metric
     tested_share = "the accuracy" if is_of_classes else "right decisions"
+    shares = [row for row in rows if row.metric == images.tested_metric]
     t_test = RECIPES if images.grouping is None else OVER_GROUPS
-    tests = {MCNEMAR if row.test else t_test: None for row in tested}
+    tests = {MCNEMAR if row.test else t_test: None for row in shares if row.is_tested}
     has_seeds = any(max(row.a.n, row.b.n) > 1 for row in rows)
-    is_from_t_test = [
-        bool(row.crossed and row.crossed.errors)
-        for row in rows
-        if row.metric == images.tested_metric
-    ]
+    is_from_t_test = [bool(row.crossed and row.crossed.errors) for row in shares]
     interval_note = ""
     if any(is_from_t_test):
         which = "accuracy" if all(is_from_t_test) else "accuracies that vary over seeds or groups"
         if not is_of_classes:
             which = "right decisions"
         interval_note = f" For {which}, the interval is that of the t-test and uses no resamples."
+    if any(row.test for row in rows):
+        interval_note += (
+            f" With one seed a side, {tested_share} in one cell has the interval of Tango 1998 or "
+            "of Bonett and Price 2012, whichever reaches farther."
+        )
+    if any(is_from_t_test):
+        interval_note += (
+            f" Where the two differ on fewer than {FEW_IMAGES} images, it reaches at least as far "
+            "as that of Tango 1998."
+        )
     if has_seeds:
         interval_note += f" {NORMAL_SEEDS}"
+    tested = dict.fromkeys(row.metric for row in rows if row.is_tested)
+    others = [metrics[name].label for name in tested if name != images.tested_metric]
+    cells = sum(row.is_tested for row in shares)
+    own_tests = (
+        f" The tests of other metrics ({', '.join(others)}) agree with their intervals: before "
+        "the correction, p is below 5 % where the interval excludes 0. Each metric has a Holm "
+        "correction of its own. Nothing is corrected for the number of metrics."
+    )
     return (
         f"A is {runs.a.name}, B is {runs.b.name}, on the same {len(images.keys):,} test images"
         f"{describe_group_count(images.grouping)}{'' if images.grouping is None else EQUALLY}. "
-        f"{metrics}. Mean: over the levels of a shift; all shifts: the mean of these "
-        "means, without attacks. In brackets: the 95 % interval of B − A over "
+        f"{'; '.join(metric.title for metric in metrics.values())}. Mean: over the levels of a "
+        "shift; all shifts: the mean of these means, without attacks. In brackets: the 95 % "
+        "interval of B − A over "
         f"{'images' if images.grouping is None else 'groups'}, paired "
         f"({images.resamples:,} resamples, the same for both)"
         f"{OVER_SEEDS if has_seeds else ''}.{interval_note} A difference "
         f"is called {REAL} only if {' or '.join(tests)} of {tested_share} in one cell says so "
-        f"after Holm's correction over the {len(tested)} cells of this table "
-        f"(p < {SIGNIFICANCE:g}). Lines without a p-value have only their interval: if nothing "
-        f"differs, about one in twenty of them still gets '{EXCLUDES}' by chance."
+        f"after Holm's correction over the {cells} cells of this table "
+        f"(p < {SIGNIFICANCE:g}).{own_tests if others else ''} Lines without a p-value have only "
+        f"their interval: if nothing differs, about one in twenty of them still gets '{EXCLUDES}' "
+        "by chance."
     )
 
 
@@ -374,14 +426,8 @@ def _write_notes(
         *([BINS_NOTE] if any(row.metric.startswith("rms_") for row in rows) else []),
         *([TOO_FEW_NOTE] if any(row.difference.too_few for row in rows) else []),
         *_outlying_seeds(rows, titles),
-        *_count_differences(rows, images.tested_metric),
+        *_count_differences(rows, runs),
     ]
-
-
-def _format_summary(summary: SeedSummary, percent: bool) -> str:
-    scale, digits = (100, 1) if percent else (1, 3)
-    mean = f"{scale * summary.mean:.{digits}f}"
-    return mean if summary.n == 1 else f"{mean} (sd {scale * summary.sd:.{digits}f})"
 
 
 def _only_in_one(runs: RunPair, shared: SharedShifts) -> Iterator[str]:
@@ -436,9 +482,17 @@ def _outlying_seeds(rows: Sequence[ComparisonRow], titles: Mapping[str, str]) ->
     return list(sentences)
 
 
-def _count_differences(rows: Sequence[ComparisonRow], tested_metric: str) -> Iterator[str]:
-    """Count the cells that differ in accuracy, with a test and with only an interval."""
+def _count_differences(rows: Sequence[ComparisonRow], runs: RunPair) -> Iterator[str]:
+    """Count the cells that differ, of each metric with a test, and lines with only an interval."""
+    tested_metric = runs.a.run.task.decision_metric
     is_of_classes = tested_metric == CLASSIFICATION_TASK.decision_metric
+    verdicts: dict[str, list[bool]] = {}
+    for row in rows:
+        if row.is_tested and row.metric != tested_metric:
+            verdicts.setdefault(find_metric(row.metric, runs).label, []).append(row.verdict == REAL)
+    if any(map(any, verdicts.values())):
+        counts = (f"{name} in {sum(real)} of {len(real)}" for name, real in verdicts.items())
+        yield f"Cells that differ after Holm's correction within a metric: {', '.join(counts)}."
     other_classes = {row.pair.title for row in rows if not row.same_classes}
     other_confidences = {row.pair.title for row in rows if not row.same_confidences}
     titles = dict.fromkeys(row.pair.title for row in rows if row.pair.title not in other_classes)
@@ -453,7 +507,7 @@ def _count_differences(rows: Sequence[ComparisonRow], tested_metric: str) -> Ite
     open_rows = [
         row for row in rows if row.metric != tested_metric or row.pair.title in other_classes
     ]
-    if cells := [row for row in open_rows if row.is_tested]:
+    if cells := [row for row in open_rows if row.is_tested and row.metric == tested_metric]:
         tested = "accuracy" if is_of_classes else "share of right decisions"
         yield f"After Holm's correction, the {tested} differs in {_count_directions(cells)}"
     untested = [row for row in open_rows if not row.is_tested]

@@ -7,11 +7,12 @@ from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from itertools import product
 from operator import attrgetter
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, cast
 
 import numpy as np
 import pandas as pd
 
+from fairweather.errors import InputError, unknown_name
 from fairweather.judge.compared_runs import (
     ComparedRun,
     ModelEstimates,
@@ -20,20 +21,28 @@ from fairweather.judge.compared_runs import (
     RunPair,
     SharedShifts,
     estimate_model,
+    list_slices,
     mean_weights,
+    resample_images,
 )
 from fairweather.metrics import Estimate, recipe_estimate, to_score
-from fairweather.metrics.columns import FloatArray
+from fairweather.metrics.columns import Ends, FloatArray, IntArray
 from fairweather.metrics.findings import find_point_metric
 from fairweather.metrics.grouping import Grouping
-from fairweather.metrics.metric import find_class_metric, list_onwards
+from fairweather.metrics.metric import (
+    Metric,
+    class_metric_names,
+    find_class_metric,
+    list_onwards,
+)
 from fairweather.metrics.paired import (
+    EstimatedDifference,
     McNemar,
     SeedSummary,
     holm,
     mcnemar_exact,
-    paired_change,
-    paired_difference,
+    paired_shares_interval,
+    sparse_difference_interval,
 )
 from fairweather.metrics.robustness import effective_robustness
 from fairweather.metrics.seeds import CrossedMean, crossed_difference, crossed_mean
@@ -46,17 +55,16 @@ from fairweather.report.tables import (
     TextTable,
     format_difference,
     format_p_value,
+    is_percent,
 )
-from fairweather.runs.scores import read_grouping
+from fairweather.runs.scores import fit_unit, read_grouping, read_validation
 from fairweather.types.kinds import CLASSES, FINDING
-from fairweather.types.measurement import Score
+from fairweather.types.measurement import Predictions, Score
 from fairweather.types.operating_points import POINT_SIGN, RATES, list_points
 from fairweather.types.record import CLEAN, IMAGE, MEAN, NO_LEVEL, ShiftLevel, base_model
 
 SIGNIFICANCE = 0.05  # of the tests; 95 % intervals leave out as much
 # A difference is called real only if a test shows it after correction for the number of tests.
-# Intervals cannot be corrected: 1,000 resamples give no p-value below 0.002. With the dozens of
-# rows of a usual table, Holm's correction would always raise it above 0.05.
 REAL, CANNOT_TELL = "real", "cannot tell"
 EXCLUDES = "interval excludes 0 (uncorrected)"
 # The same network in another program differs by this much: its sums are rounded differently.
@@ -89,8 +97,8 @@ class ComparisonRow:
     come in groups."""
 
     p: float = math.nan
-    """For the accuracy in one cell, from that test or from the t-test of `crossed`, after Holm's
-    correction over all tests of the comparison; else NaN."""
+    """In one cell, the p-value of its test after Holm's correction (`adjust_p_values`); NaN without
+    a test."""
 
     far_seeds: tuple[str, ...] = ()
     """For each side a sentence about a seed that is far from the others; "" if there is none."""
@@ -104,16 +112,24 @@ class ComparisonRow:
     unit: str = IMAGE
     """`shift`, `level`, `metric`, `unit`: as in scores.csv."""
 
+    interval_p: float = math.nan
+    """Of a metric other than the accuracy, the p-value that agrees with the interval; NaN if there
+    is no test (`EstimatedDifference.p`)."""
+
     @property
     def is_tested(self) -> bool:
-        """Say whether it has a p-value, which only a share of the images in one cell has."""
-        return self.is_cell and bool(self.test or self.crossed)
+        """Say whether it has a p-value, which only single cells have."""
+        return self.is_cell and not math.isnan(self._p)
 
     @property
     def p_alone(self) -> float:
         """The p-value of its test before the correction; NaN if there is no test."""
+        return self._p if self.is_tested else math.nan
+
+    @property
+    def _p(self) -> float:
         test = self.test or self.crossed
-        return test.p if test and self.is_tested else math.nan
+        return test.p if test else self.interval_p
 
     @property
     def is_cell(self) -> bool:
@@ -151,16 +167,22 @@ class PairEstimates(NamedTuple):
 
     def row(self, condition: ShiftLevel, metric: str) -> ComparisonRow:
         """Compare a metric of the two."""
-        subtract = paired_change if self.same else paired_difference
+        difference = EstimatedDifference(
+            self.first.shown(condition, metric),
+            self.second.shown(condition, metric),
+            same_networks=self.same,
+        )
+        p = math.nan if condition.level == MEAN else difference.p
         return ComparisonRow(
             self.pair,
             *condition,
             metric,
             self.first.summary(condition, metric),
             self.second.summary(condition, metric),
-            subtract(self.first.shown(condition, metric), self.second.shown(condition, metric)),
+            difference.score,
             same_classes=self.first.classes == self.second.classes,
             same_confidences=self.first.confidences == self.second.confidences,
+            interval_p=1.0 if abs(difference.value) <= ROUNDING and not math.isnan(p) else p,
         )
 
     def tested(
@@ -168,10 +190,55 @@ class PairEstimates(NamedTuple):
     ) -> ComparisonRow:
         """Test a row about a share of images, `[n, S]` on each side."""
         if row.a.n == row.b.n == 1 and grouping is None:
-            test = mcnemar_exact(right[0][:, 0], right[1][:, 0]) if row.is_cell else None
-            return replace(row, test=test)
+            if row.is_cell:
+                test = mcnemar_exact(right[0][:, 0], right[1][:, 0])
+                exact = paired_shares_interval(test.b, test.c, len(right[0]))
+                return replace(row, test=test, difference=_set_ends(row.difference, exact))
+            few = sparse_difference_interval(right[0], right[1])
+            return replace(row, difference=_widen(row.difference, few))
         crossed = _cross_shares(right, grouping, same=self.same)
-        return replace(row, difference=_set_interval(row.difference, crossed), crossed=crossed)
+        difference = _set_interval(row.difference, crossed)
+        few = sparse_difference_interval(right[0], right[1], grouping)
+        return replace(row, difference=_widen(difference, few), crossed=crossed)
+
+
+def find_metric(name: str, runs: RunPair) -> Metric:
+    """Find a metric that runs are compared by: of `METRICS`, or of one class.
+
+    Raises `InputError` if there is none.
+    """
+    data = runs.a.record.data
+    metric = METRICS.get(name) or find_class_metric(name, data.classes)
+    if metric is None:
+        known = [*METRICS, *class_metric_names(data.classes, ordered=data.ordered)]
+        raise unknown_name("metric", name, known)
+    return metric
+
+
+def check_metrics(runs: RunPair, pairs: Sequence[ModelPair], names: Sequence[str]) -> None:
+    """Raise `InputError` for a metric that is unknown, or that no pair of models has."""
+    for name in names:
+        metric = find_metric(name, runs)
+        reasons = [
+            _explain_absence(metric, runs.a, pair.a) or _explain_absence(metric, runs.b, pair.b)
+            for pair in pairs
+        ]
+        if all(reasons):
+            raise InputError(f"{name} cannot be compared: {reasons[0]}")
+
+
+def _explain_absence(metric: Metric, compared: ComparedRun, model: str) -> str | None:
+    """Say why a model has no such metric of clean images; None if it has, of any unit."""
+    run, seed = compared.run, compared.every_model[model][0]
+    predictions = compared.read(model, seed, CLEAN)
+    validation = read_validation(run, model, seed) if metric.accepts.fitted else None
+    reasons = []
+    for unit in run.task.every_unit(predictions):
+        if len(unit.places):
+            fitted = validation and fit_unit(run.task, unit.name, validation, [metric.name])
+            part = cast("Predictions", unit.select(predictions))
+            reasons.append(metric.accepts.explain_absence(part, fitted))
+    return None if None in reasons else reasons[0]
 
 
 def estimate_pair(
@@ -191,10 +258,19 @@ def estimate_pair(
 
 
 def compare_models(
-    runs: RunPair, pair: ModelPair, shared: SharedShifts, images: ResampledImages
+    runs: RunPair,
+    pair: ModelPair,
+    shared: SharedShifts,
+    images: ResampledImages,
+    also: Sequence[str] = (),
 ) -> Iterator[ComparisonRow]:
-    """Compare two models in every cell, in means over levels, and in the mean over shifts."""
-    asked = shown_metrics(1, images.kind)
+    """Compare two models in every cell, in means over levels, and in the mean over shifts.
+
+    Args:
+        runs, pair, shared, images: what is compared.
+        also: names of metrics that are compared too; those that `images` lack are ignored.
+    """
+    asked = list(dict.fromkeys([*shown_metrics(1, images.kind), *also]))
     estimates = estimate_pair(runs, pair, shared, images, asked)
     sides = (estimates.first, estimates.second)
     weights = mean_weights(shared)
@@ -202,25 +278,59 @@ def compare_models(
     metrics = [
         name
         for name in asked
-        if (runs.have_same_costs or not METRICS[name].accepts.costs)
+        if (runs.have_same_costs or not find_metric(name, runs).accepts.costs)
         and all(side.has(clean, name) for side in sides)
     ]
     for condition in (clean, *shared.means, *levels):
         for metric in metrics:
-            row = replace(estimates.row(condition, metric), unit=images.unit.name)
-            if metric == images.tested_metric:
-                cells = weights.get(condition, {condition: 1.0})
-                right = [_mean_correctness(side, cells) for side in sides]
-                row = estimates.tested(row, right, images.grouping)
-                if row.crossed:
-                    sentences = (
-                        warn_of_far_seed(
-                            f"{name} ({side.model})", side.seeds, shares, images.grouping
-                        )
-                        for name, side, shares in zip("AB", sides, right, strict=True)
+            cells = weights.get(condition, {condition: 1.0})
+            row = compare_cell(estimates, condition, cells, metric, images)
+            if row.crossed and metric == images.tested_metric:
+                sentences = (
+                    warn_of_far_seed(
+                        f"{name} ({side.model})",
+                        side.seeds,
+                        mean_correctness(side, cells),
+                        images.grouping,
                     )
-                    row = replace(row, far_seeds=tuple(sentences))
+                    for name, side in zip("AB", sides, strict=True)
+                )
+                row = replace(row, far_seeds=tuple(sentences))
             yield row
+
+
+def compare_cell(
+    estimates: PairEstimates,
+    condition: ShiftLevel,
+    cells: Mapping[ShiftLevel, float],
+    metric: str,
+    images: ResampledImages,
+) -> ComparisonRow:
+    """Compare one metric in one cell, or in a mean over cells with these weights.
+
+    A share of images, of all or of those that a sensitivity or a specificity is about, has the test
+    and the interval of `PairEstimates.tested`.
+    """
+    row = replace(estimates.row(condition, metric), unit=images.unit.name)
+    sides = (estimates.first, estimates.second)
+    if metric == images.tested_metric:
+        right = [mean_correctness(side, cells) for side in sides]
+        return estimates.tested(row, right, images.grouping)
+    sought = _find_sought(metric, images)
+    if not len(sought) or not all((condition, metric) in side.right_calls for side in sides):
+        return row
+    right = [side.right_calls[condition, metric][sought].astype(float) for side in sides]
+    grouping = None if images.grouping is None else images.grouping.select(sought)
+    return estimates.tested(row, right, grouping)
+
+
+def _find_sought(metric: str, images: ResampledImages) -> IntArray:
+    """The places of the images that a sensitivity or a specificity is about; none of the others."""
+    row = find_class_metric(metric, images.classes) or find_point_metric(metric)
+    if row is None or row.kind.name not in RATES:
+        return np.empty(0, dtype=np.int64)
+    present = row.is_present(images.shared.strata)
+    return np.flatnonzero(present == (row.kind.name == "sensitivity"))
 
 
 def _cross_shares(
@@ -238,14 +348,26 @@ def _set_interval(difference: Score, crossed: CrossedMean) -> Score:
 
     If nothing varies, that interval has no width, and the difference keeps its own.
     """
-    if difference.too_few or not crossed.errors:
+    return _set_ends(difference, crossed.interval) if crossed.errors else difference
+
+
+def _set_ends(difference: Score, ends: Ends) -> Score:
+    """A difference of shares with these ends, which never leave out the difference itself."""
+    if difference.too_few:
         return difference
-    low, high = crossed.interval
-    value = difference.value
+    (low, high), value = ends, difference.value
     return difference._replace(low=min(max(low, -1.0), value), high=max(min(high, 1.0), value))
 
 
-def _mean_correctness(estimates: ModelEstimates, cells: Mapping[ShiftLevel, float]) -> FloatArray:
+def _widen(difference: Score, ends: Ends | None) -> Score:
+    """A difference with the outermost of its ends and others, if there are others."""
+    if ends is None:
+        return difference
+    low, high = ends
+    return _set_ends(difference, (min(low, difference.low), max(high, difference.high)))
+
+
+def mean_correctness(estimates: ModelEstimates, cells: Mapping[ShiftLevel, float]) -> FloatArray:
     """How often each image is classified correctly over some cells, float64 `[n, S]`."""
     shares = [weight * estimates.correct[cell] for cell, weight in cells.items()]
     return np.sum(shares, axis=0, dtype=np.float64)
@@ -255,6 +377,15 @@ def adjust_p_values(rows: Sequence[ComparisonRow]) -> list[ComparisonRow]:
     """Correct the p-values of all tests together by Holm's method."""
     adjusted = iter(holm([row.p_alone for row in rows if row.is_tested]))
     return [replace(row, p=float(next(adjusted))) if row.is_tested else row for row in rows]
+
+
+def adjust_within_metrics(rows: Sequence[ComparisonRow]) -> list[ComparisonRow]:
+    """Do the same for each metric alone; the rows keep their order."""
+    adjusted = {
+        metric: iter(adjust_p_values([row for row in rows if row.metric == metric]))
+        for metric in {row.metric for row in rows}
+    }
+    return [next(adjusted[row.metric]) for row in rows]
 
 
 def rows_to_frame(rows: Sequence[ComparisonRow]) -> pd.DataFrame:
@@ -317,16 +448,10 @@ def _class_rows(runs: RunPair, pair: ModelPair, images: ResampledImages) -> Iter
     onwards = list_onwards(data.classes) if data.ordered and len(data.classes) > 2 else []
     names = [f"{SENSITIVITY}{name}" for name in (*data.classes, *onwards)]
     estimates = estimate_pair(runs, pair, SharedShifts(), images, names)
-    sides, grouping = (estimates.first, estimates.second), images.grouping
+    sides = (estimates.first, estimates.second)
     for name in names:
-        metric = find_class_metric(name, data.classes)
-        assert metric is not None, "it is made of the names of classes"
-        of_class = metric.is_present(images.labels)
-        if of_class.any() and all(side.has(UNSHIFTED, name) for side in sides):
-            calls = [side.right_calls[UNSHIFTED, name] for side in sides]
-            right = [side_calls[of_class].astype(float) for side_calls in calls]
-            class_grouping = None if grouping is None else grouping.select(np.flatnonzero(of_class))
-            yield estimates.tested(estimates.row(UNSHIFTED, name), right, class_grouping)
+        if len(_find_sought(name, images)) and all(side.has(UNSHIFTED, name) for side in sides):
+            yield compare_cell(estimates, UNSHIFTED, {UNSHIFTED: 1.0}, name, images)
 
 
 def _class_line(row: ComparisonRow) -> list[str]:
@@ -350,6 +475,78 @@ def _class_caption(count: int, differing: int, images: ResampledImages) -> str:
         f"{count} (p < {SIGNIFICANCE:g}). In brackets: the 95 % interval of B − A{over}. The file "
         "of this table has every class."
     )
+
+
+SLICE_LAYOUT = TableLayout(
+    ("Model", "Slice", "n", "Metric", "A", "B", "B − A", "p (Holm)", "Verdict"), words=2
+)
+
+
+def slice_table(
+    runs: RunPair, pairs: Sequence[ModelPair], name: str, also: Sequence[str] = ()
+) -> TextTable | None:
+    """Compare the models in each slice of the clean images; None if neither run knows any.
+
+    The p-values are corrected by Holm's method within each metric, over all slices and pairs of
+    models. A terminal shows the differences that are real.
+
+    Args:
+        runs, pairs: what is compared.
+        name: of the comparison's files.
+        also: as in `compare_models`.
+    """
+    slices = list_slices(runs)
+    compared = [
+        (slice_, row)
+        for slice_ in slices
+        for images in resample_images(runs, slice_=slice_)
+        for pair in pairs
+        for row in compare_models(runs, pair, SharedShifts(), images, also)
+    ]
+    if not compared:
+        return None
+    labels, unadjusted = zip(*compared, strict=True)
+    rows = adjust_within_metrics(unadjusted)
+    body = [_slice_line(row, slice_, runs) for row, slice_ in zip(rows, labels, strict=True)]
+    differing = [line for line, row in zip(body, rows, strict=True) if row.verdict == REAL]
+    tested = sum(row.is_tested for row in rows)
+    caption = (
+        f"Slices of the clean images, paired: {len(differing) or 'none'} of {tested} differences "
+        "with a p-value are real. The tests are those of the first table, on the images of the "
+        f"slice. Each metric has a Holm correction of its own, over the {len(slices)} slices "
+        f"(p < {SIGNIFICANCE:g}). The file of this table has every slice."
+    )
+    frame = rows_to_frame(rows).drop(columns=["shift", "level"])
+    frame.insert(2, "slice", labels)
+    return TextTable(f"{name}_slices", SLICE_LAYOUT, body, [caption], frame, shown=differing)
+
+
+def _slice_line(row: ComparisonRow, slice_: str, runs: RunPair) -> list[str]:
+    percent = is_percent(row.metric)
+    return [
+        row.pair.title,
+        slice_,
+        f"{row.difference.n:,}",
+        metric_label(row, runs),
+        format_summary(row.a, percent),
+        format_summary(row.b, percent),
+        format_difference(row.difference, percent),
+        format_p_value(row.p) if row.is_tested else ABSENT,
+        row.verdict,
+    ]
+
+
+def metric_label(row: ComparisonRow, runs: RunPair) -> str:
+    """The label of a row's metric, with the unit that it is of."""
+    label = find_metric(row.metric, runs).label
+    return label if row.unit == IMAGE else f"{label} ({row.unit})"
+
+
+def format_summary(summary: SeedSummary, percent: bool) -> str:
+    """Write the mean over the seeds of a side, and the standard deviation of several."""
+    scale, digits = (100, 1) if percent else (1, 3)
+    mean = f"{scale * summary.mean:.{digits}f}"
+    return mean if summary.n == 1 else f"{mean} (sd {scale * summary.sd:.{digits}f})"
 
 
 POINT_LAYOUT = TableLayout(
@@ -399,18 +596,11 @@ def _point_rows(
     if not names:
         return
     estimates = estimate_pair(runs, pair, shared, images, names)
-    sides, labels = (estimates.first, estimates.second), images.shared.strata
+    sides = (estimates.first, estimates.second)
     for condition, metric in product(shared.conditions, names):
-        row = find_class_metric(metric, runs.a.record.data.classes) or find_point_metric(metric)
-        if row is None or not all((condition, metric) in side.right_calls for side in sides):
-            continue
-        present = row.is_present(labels)
-        sought = np.flatnonzero(present == (row.kind.name == "sensitivity"))
-        if len(sought):
-            right = [side.right_calls[condition, metric][sought].astype(float) for side in sides]
-            grouping = None if images.grouping is None else images.grouping.select(sought)
-            compared = replace(estimates.row(condition, metric), unit=images.unit.name)
-            yield estimates.tested(compared, right, grouping)
+        is_known = all((condition, metric) in side.right_calls for side in sides)
+        if is_known and len(_find_sought(metric, images)):
+            yield compare_cell(estimates, condition, {condition: 1.0}, metric, images)
 
 
 def _shared_points(runs: RunPair, images: ResampledImages) -> list[str]:

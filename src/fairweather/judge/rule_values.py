@@ -12,7 +12,7 @@ import numpy.typing as npt
 import pandas as pd
 
 from fairweather.errors import InputError, join_names, unknown_name
-from fairweather.judge.rules import CLASS, SUBJECTS, WORST_SLICE, Rule, parse_level
+from fairweather.judge.rules import CLASS, SUBJECTS, UNSEEN_SLICE, WORST_SLICE, Rule, parse_level
 from fairweather.metrics import (
     METRICS,
     Estimate,
@@ -29,6 +29,7 @@ from fairweather.metrics.metric import (
     find_rarest_class,
 )
 from fairweather.metrics.rows import find_row
+from fairweather.metrics.unseen import FEWEST_SITES
 from fairweather.report.contents import Contents, ensembles_as_models, read_contents
 from fairweather.runs.folder import RunFolder, read_json
 from fairweather.runs.scores import (
@@ -44,6 +45,7 @@ from fairweather.runs.scores import (
 )
 from fairweather.types.kinds import CLASSES, FINDING
 from fairweather.types.measurement import CLASSIFICATION, AnyPredictions, Predictions, Score
+from fairweather.types.options import MISSING
 from fairweather.types.record import (
     ABSENT_METRICS,
     ALL,
@@ -64,6 +66,7 @@ from fairweather.types.record import (
     base_model,
     is_shifted,
     list_whole_units,
+    slice_label,
 )
 
 ALL_CELLS = "*"  # in a rule, each single cell of test images, shifted and clean
@@ -188,11 +191,30 @@ def read_slice_scores(run: RunFolder, text: str) -> dict[str, ModelScores]:
     scores = ensembles_as_models(run.slice_scores)
     known = list(dict.fromkeys(scores["slice"]))
     if slice_ not in known:
+        _refuse_unseen(run, slice_, known)
         raise unknown_name("slice", slice_, known)
     rows = _select_unit_rows(scores[scores["slice"] == slice_], unit)
     if rows.empty:
         raise InputError(f"{unit} has no numbers of {slice_}: it is unknown for every image there")
     return _group_by_model(rows)
+
+
+def _refuse_unseen(run: RunFolder, slice_: str, known: Sequence[str]) -> None:
+    """Raise `InputError` for an unseen value of a known column, and say why it has no numbers."""
+    column = slice_.removeprefix(UNSEEN_SLICE)
+    values = [name for name in known if name.startswith(f"{column}=")]
+    count = len({*values} - {slice_label(column, MISSING)})
+    if not values or column == slice_:
+        return
+    if column in run.record.settings.sites:
+        raise InputError(
+            f"a prediction interval for an {slice_} needs at least {FEWEST_SITES} values of "
+            f"{column} where the metric is known, found {count}"
+        )
+    raise InputError(
+        f"an {slice_} is predicted only if the values of {column} are a sample, such as hospitals: "
+        f"measure again with --sites {column}, which keeps all predictions"
+    )
 
 
 def _select_unit_rows(scores: pd.DataFrame, unit: str) -> pd.DataFrame:
@@ -222,7 +244,7 @@ def count_groups(run: RunFolder, rule: Rule) -> dict[str, int]:
         return {name: grouping.count if own.empty else int(own["groups"].iloc[0])}
     rows = _rows_with_groups(run.slice_scores, unit)
     counts = dict(zip(rows["slice"], rows["groups"].astype(int), strict=True))
-    column = slice_.removeprefix(WORST_SLICE)
+    column = slice_.removeprefix(WORST_SLICE).removeprefix(UNSEEN_SLICE)
     if column == slice_:
         return {slice_: counts[slice_]}
     return {name: count for name, count in counts.items() if name.startswith(f"{column}=")}
@@ -338,6 +360,11 @@ def find_score(case: RuleCase) -> Score:
             f"variant (--variant {kind}, or variants: [{kind}] in a study)"
         )
     if not available:
+        if rule.is_unseen and find_row(rule.scored) is not None:
+            raise InputError(
+                f"{model} has no {rule.scored} for the {rule.slice}: only shares, areas and other "
+                f"metrics between two bounds are predicted, if known at {FEWEST_SITES} or more"
+            )
         _check_unit(case)
         _check_class(rule, rows)
         known = dict.fromkeys(name for scores in rows.values() for name in scores)

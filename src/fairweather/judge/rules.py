@@ -1,4 +1,7 @@
-"""Read rules from text: `[MODEL:] METRIC[CELL|OF] [drop|rise] OPERATOR NUMBER`."""
+"""Read rules from text: `[MODEL:] METRIC[CELL|OF] [drop|rise] OPERATOR NUMBER`.
+
+A rule about another run is `[MODEL:] METRIC[CELL|OF] not worse than RUN[:MODEL] by NUMBER`.
+"""
 
 from __future__ import annotations
 
@@ -20,10 +23,17 @@ OPERATORS: Mapping[str, Callable[[float, float], bool]] = {
     "<=": operator.le,
     "<": operator.lt,
 }
+# Of a rule about another run: what its loss, or the larger end of the interval of it, must be.
+NOT_WORSE, WITHIN = "not worse than", "within"
+MARGINS: Mapping[str, Callable[[float, float], bool]] = {
+    NOT_WORSE: operator.lt,
+    WITHIN: lambda loss, margin: abs(loss) < margin,
+}
 CHANGES = ("drop", "rise")
-# What may follow the bar of METRIC[CELL|OF]: a class, a slice, the worst slice, a class in a slice,
-# or the same of a finding, which also has means.
-CLASS, WORST_SLICE = "class=", "worst "
+# What may follow the bar of METRIC[CELL|OF]: a class, a slice, the worst slice, an unseen one, a
+# class in a slice, or the same of a finding, which also has means.
+CLASS, WORST_SLICE, UNSEEN_SLICE = "class=", "worst ", "unseen "
+_CLEAN_CELL = "clean"  # of a margin that names no cell
 _CLASS_WORD = CLASS.removesuffix("=")
 _ONWARDS = _CLASS_WORD + FROM  # before a grade or more
 MEANS = ("mean ", "weighted mean ")
@@ -31,6 +41,7 @@ SUBJECTS = (
     "class=NAME",
     "COLUMN=VALUE",
     "worst COLUMN",
+    "unseen COLUMN",
     "class=NAME|COLUMN=VALUE",
     "class=NAME|worst COLUMN",
     "finding=NAME",
@@ -39,17 +50,25 @@ SUBJECTS = (
     "class>=NAME",
     "weighted mean finding",
 )
-FORM = "[MODEL:] METRIC[CELL|OF] [drop|rise] OPERATOR NUMBER"
+TARGET_FORM = "[MODEL:] METRIC[CELL|OF]"
+FORM = f"{TARGET_FORM} [drop|rise] OPERATOR NUMBER"
+MARGIN_FORM = f"{NOT_WORSE} RUN by NUMBER"
 EXAMPLE = "accuracy[brightness_factor] drop <= 5%"
 _NUMBER = r"[-+]?(?:\d+\.?\d*|\.\d+)(?:[eE][-+]?\d+)?"
 _LEVEL = re.compile(rf"({_NUMBER})(?:/(\d+))?")
 _LIMIT = re.compile(rf"({_NUMBER})\s*(%?)")
 # The words between the closing bracket and the number are checked later, so that errors name them.
 # The name of a class may contain brackets; no text after the last bracket may.
-_RULE = re.compile(
+_TARGET = (
     r"(?:(?P<model>[^\s:\[\]]+)\s*:\s*)?(?P<metric>[^\s:\[\]]+)\s*\[(?P<cell>[^\[\]|]+)"
-    r"(?:\|(?P<subject>.+))?\]\s*(?P<change>[a-z]*)\s*(?P<operator>[<>=!≤≥]+)\s*(?P<number>.+)"
+    r"(?:\|(?P<subject>.+))?\]\s*"
 )
+_ENDINGS = (
+    rf"(?P<operator>{NOT_WORSE})\s+(?P<reference>\S.*?)\s+by\s+(?P<number>\S+(?:\s*%)?)",
+    rf"(?P<operator>{WITHIN})\s+(?P<number>\S+(?:\s*%)?)\s+of\s+(?P<reference>\S.*)",
+    r"(?P<change>[a-z]*)\s*(?P<operator>[<>=!≤≥]+)\s*(?P<number>.+)",
+)
+_RULES = [re.compile(_TARGET + ending) for ending in _ENDINGS]
 
 
 @dataclass(frozen=True)
@@ -62,6 +81,8 @@ class Rule:
     basic: sensitivity[clean|class=malignant] >= 0.9
     >>> print(Rule(None, "auc", "clean", "", ">=", "0.9", "class=>=2"))
     auc[clean|class>=2] >= 0.9
+    >>> print(Rule(None, "accuracy", "clean", "", NOT_WORSE, "1%", reference="runs/old"))
+    accuracy[clean] not worse than runs/old by 1%
     """
 
     model: str | None
@@ -77,23 +98,46 @@ class Rule:
     """`drop` is clean minus shifted, `rise` is shifted minus clean, "" is the value."""
 
     operator: str
-    """One of `OPERATORS`."""
+    """One of `OPERATORS` or, of a rule about another run, of `MARGINS`."""
 
     number: str
-    """The limit as it was written, possibly with a percent sign."""
+    """The limit or the margin as it was written, possibly with a percent sign."""
 
     subject: str = ""
     """What the metric is of, such as `class=malignant`, `site=B`, `worst site` or
     `class=malignant|site=B`; "" for all that the cell has."""
 
+    reference: str = ""
+    """The other run, or one model of it as FOLDER:MODEL; "" for a rule about one run."""
+
     def __str__(self) -> str:
-        model = f"{self.model}: " if self.model else ""
         change = f"{self.change} " if self.change else ""
+        if self.operator == NOT_WORSE:
+            return f"{self.target} {NOT_WORSE} {self.reference} by {self.number}"
+        if self.operator == WITHIN:
+            return f"{self.target} {WITHIN} {self.number} of {self.reference}"
+        return f"{self.target} {change}{self.operator} {self.number}"
+
+    @property
+    def condition(self) -> str:
+        """What the number must be, in words.
+
+        >>> rules = "auc[clean] >= 0.9", "auc[clean] within 0.01 of a", "auc[fog] drop < 5%"
+        >>> [rule.condition for rule in read_rules(rules)]
+        ['>= 0.9', 'within ± 0.01', '< 5%']
+        """
+        sign = {NOT_WORSE: "<", WITHIN: f"{WITHIN} ±"}.get(self.operator, self.operator)
+        return f"{sign} {self.number}"
+
+    @property
+    def target(self) -> str:
+        """What is limited, as `[MODEL:] METRIC[CELL|OF]`."""
+        model = f"{self.model}: " if self.model else ""
         subject = self.subject
         if subject.startswith(CLASS + FROM):
             subject = _CLASS_WORD + subject.removeprefix(CLASS)
         cell = f"{self.cell}|{subject}" if subject else self.cell
-        return f"{model}{self.metric}[{cell}] {change}{self.operator} {self.number}"
+        return f"{model}{self.metric}[{cell}]"
 
     @property
     def scored(self) -> str:
@@ -131,6 +175,15 @@ class Rule:
         return part
 
     @property
+    def is_unseen(self) -> bool:
+        """Whether it is about an unseen site, whose interval is a prediction.
+
+        >>> Rule(None, "auc", "clean", "", ">=", "0.8", "finding=Mass|unseen site").is_unseen
+        True
+        """
+        return self.slice.rpartition("|")[2].startswith(UNSEEN_SLICE)
+
+    @property
     def _part_and_point(self) -> tuple[str, str]:
         """The finding and the slice, and the operating point of the finding with its sign."""
         _, part = self._class_and_slice
@@ -160,7 +213,7 @@ class Rule:
 
     def allows(self, number: float) -> bool:
         """Tell whether a number satisfies the rule."""
-        return OPERATORS[self.operator](number, self.limit)
+        return {**OPERATORS, **MARGINS}[self.operator](number, self.limit)
 
 
 def read_rules(texts: Sequence[str]) -> list[Rule]:
@@ -191,6 +244,24 @@ def parse_level(text: str) -> float | None:
     if match is None or (match[2] and int(match[2]) == 0):
         return None
     return float(match[1]) / int(match[2] or 1)
+
+
+def read_margin(text: str, reference: str) -> Rule:
+    """Read a margin METRIC[CELL|OF]=NUMBER as a rule about a reference; clean without a cell.
+
+    >>> print(read_margin("accuracy=2%", "runs/old"))
+    accuracy[clean] not worse than runs/old by 2%
+    """
+    target, sign, number = (part.strip() for part in text.rpartition("="))
+    form = "it must have the form METRIC=NUMBER or METRIC[CELL|OF]=NUMBER, such as accuracy=2"
+    if not (sign and target) or _LIMIT.fullmatch(number) is None:
+        raise InputError(f"the margin {text!r}: {form}")
+    target = target if target.endswith("]") else f"{target}[{_CLEAN_CELL}]"
+    try:
+        return _parse_rule(f"{target} {NOT_WORSE} {reference} by {number}")
+    except InputError as error:
+        problem = str(error).partition("': ")[2] or form
+        raise InputError(f"the margin {text!r}: {problem}") from None
 
 
 def _read_rules(text: str) -> Iterator[Rule]:
@@ -226,19 +297,24 @@ def _rule_text(entry: object, path: Path) -> str:
 
 
 def _parse_rule(text: str) -> Rule:
-    match = _RULE.fullmatch(text.strip())
+    matches = (form.fullmatch(text.strip()) for form in _RULES)
+    match = next(filter(None, matches), None)
     if match is None:
-        raise InputError(f"the rule {text!r} must have the form {FORM}, such as {EXAMPLE}")
-    change, sign = match["change"], match["operator"]
+        raise InputError(
+            f"the rule {text!r} must have the form {FORM}, such as {EXAMPLE}; or it ends with "
+            f"{MARGIN_FORM}"
+        )
+    parts = match.groupdict(default="")
+    change, sign = parts.get("change", ""), parts["operator"]
     if change not in ("", *CHANGES):
         raise _error_in_rule(text, unknown_name("change", change, CHANGES))
-    if sign not in OPERATORS:
+    if sign not in (*OPERATORS, *MARGINS):
         raise _error_in_rule(text, unknown_name("operator", sign, OPERATORS))
-    cell, number = match["cell"].strip(), match["number"].strip()
-    subject = (match["subject"] or "").strip()
+    cell, number = parts["cell"].strip(), parts["number"].strip()
+    subject, reference = parts["subject"].strip(), parts.get("reference", "")
     if subject.startswith(_ONWARDS):
         subject = CLASS + subject.removeprefix(_CLASS_WORD)
-    rule = Rule(match["model"], match["metric"], cell, change, sign, number, subject)
+    rule = Rule(match["model"], match["metric"], cell, change, sign, number, subject, reference)
     try:
         _check_subject(rule)
         _ = rule.limit
@@ -264,8 +340,8 @@ def _check_subject(rule: Rule) -> None:
 
 
 def _is_slice(text: str) -> bool:
-    """Tell whether a text is COLUMN=VALUE, `worst COLUMN` or `mean COLUMN`, alone or of a slice."""
-    if text.startswith((WORST_SLICE, *MEANS)):
+    """Tell whether a text is COLUMN=VALUE, or `worst`, `unseen` or `mean` and a COLUMN."""
+    if text.startswith((WORST_SLICE, UNSEEN_SLICE, *MEANS)):
         return True
     name, _, value = text.partition("=")
     return bool(name.strip() and value.strip() and "|" not in name)

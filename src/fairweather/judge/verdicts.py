@@ -11,6 +11,7 @@ from functools import partial
 from typing import Literal, NamedTuple, get_args
 
 from fairweather.errors import InputError, unknown_name
+from fairweather.judge.margins import compare_with_reference
 from fairweather.judge.rule_values import (
     CellEstimates,
     ModelScores,
@@ -31,7 +32,7 @@ from fairweather.judge.rule_values import (
     select_models,
     widen_to_exact,
 )
-from fairweather.judge.rules import Rule, read_rules
+from fairweather.judge.rules import WITHIN, Rule, read_rules
 from fairweather.metrics.metric import find_class_metric_row
 from fairweather.metrics.rows import find_row
 from fairweather.metrics.table import METRICS
@@ -62,8 +63,8 @@ class Verdict:
     low: float
     high: float
     n: int
-    """`value`, `low`, `high`, `n`: the metric, or its drop or rise, with the 95 % interval and the
-    number of images."""
+    """`value`, `low`, `high`, `n`: the metric, or its drop, rise or loss, with the 95 % interval
+    and the number of images. A loss is how much worse the run is than the other run of the rule."""
 
     basis: Basis
     """What was compared with the limit: the worse end of the interval, or the value."""
@@ -88,9 +89,14 @@ class Verdict:
 
     @property
     def judged(self) -> float:
-        """The number that was compared with the limit: low for >= and >, high for <= and <."""
+        """The number that was compared with the limit: low for >= and >, high for <= and <.
+
+        It is high for `not worse than`, and the end farther from 0 for `within`.
+        """
         if self.basis == "value":
             return self.value
+        if self.rule.operator == WITHIN:
+            return max(self.low, self.high, key=abs)
         return self.low if self.rule.operator.startswith(">") else self.high
 
     @property
@@ -101,7 +107,8 @@ class Verdict:
     @property
     def margin(self) -> float:
         """Distance of the judged number to the limit; negative on the wrong side."""
-        distance = self.judged - self.rule.limit
+        judged = abs(self.judged) if self.rule.operator == WITHIN else self.judged
+        distance = judged - self.rule.limit
         return distance if self.rule.operator.startswith(">") else -distance
 
 
@@ -131,9 +138,10 @@ def judge(run: RunFolder, rules: Sequence[Rule], *, on: Basis = "interval") -> l
 
     Values come from scores.csv. Drops and rises are computed from the stored predictions. Clean and
     shifted images are resampled jointly, as often as in the study, so the interval is that of the
-    difference. The ends of a share, such as an accuracy, are at least as far out as those of
-    Clopper and Pearson. A rule without a model applies to every model and every variant. If a
-    variant does not have a cell that another model has, the variant is left out there.
+    difference. A rule about another run has the interval of `compare_runs`. The ends of a share,
+    such as an accuracy, are at least as far out as those of Clopper and Pearson. A rule without a
+    model applies to every model and every variant. If a variant does not have a cell that another
+    model has, the variant is left out there.
 
     Args:
         run: a run with scores.csv; for a drop or a rise also with its record and predictions.
@@ -165,18 +173,40 @@ def judge_rules(run: RunFolder, rules: Sequence[Rule], *, on: Basis = "interval"
     tables = {"": read_model_scores(run)}
     absent = read_absences(run)
     cases: dict[Rule, list[RuleCase]] = {}
+    verdicts: dict[Rule, list[Verdict]] = {}
     unjudged: list[UnjudgedRule] = []
     for rule in rules:
         with _noting_errors(rule, unjudged):
+            if rule.reference:
+                verdicts[rule] = _judge_against_reference(run, rule, on)
+                continue
             if rule.slice not in tables:
                 tables[rule.slice] = read_slice_scores(run, rule.slice)
             cases[rule] = _resolve_rule(run, rule, tables[rule.slice], absent)
     changes = _ChangeEstimates(run, [case for own in cases.values() for case in own])
-    verdicts: list[Verdict] = []
     for rule, own in cases.items():
         with _noting_errors(rule, unjudged):
-            verdicts += [_judge_case(case, changes, on) for case in own]
-    return Judgement(verdicts, unjudged)
+            verdicts[rule] = [_judge_case(case, changes, on) for case in own]
+    return Judgement([one for rule in rules for one in verdicts.get(rule, [])], unjudged)
+
+
+def _judge_against_reference(run: RunFolder, rule: Rule, on: Basis) -> list[Verdict]:
+    """Judge a rule about another run, on the difference that `fairweather compare` shows."""
+    verdicts = []
+    for compared in compare_with_reference(run, rule):
+        model, cell, loss = compared.row.pair.a, compared.rule.cell, compared.loss
+        what = f"the loss of {rule.scored} of {model} for {cell} against {rule.reference}"
+        if math.isnan(loss.value):
+            raise InputError(f"{what} is not a number")
+        if loss.too_few and on == "interval":
+            raise InputError(
+                f"{what} cannot be judged on its interval: one of the two has too few errors, or "
+                "all images belong to one group; take more images, or judge the value with --on "
+                "value"
+            )
+        groups = count_groups(run, rule)
+        verdicts.append(Verdict(rule, model, cell, *loss, on, groups=groups))
+    return verdicts
 
 
 def _judge_case(case: RuleCase, changes: _ChangeEstimates, on: Basis) -> Verdict:
@@ -276,7 +306,7 @@ def _score_case(case: RuleCase, changes: _ChangeEstimates) -> Score:
     if rule.change:
         return compute_change(case, changes.of(case))
     score, metric = find_score(case), METRICS.get(rule.scored)
-    is_share = metric is not None and metric.interval == "share"
+    is_share = metric is not None and metric.interval == "share" and not rule.is_unseen
     return widen_to_exact(score, case.condition) if is_share else score
 
 
@@ -354,10 +384,12 @@ def format_verdicts(verdicts: Sequence[Verdict]) -> str:
 
     Every rule in the table can be copied. The margin is from the judged number to the limit.
     """
-    ordered = sorted(verdicts, key=lambda verdict: verdict.passed)
-    return (
-        f"{align_table(LAYOUT, list(map(_format_row, ordered)))}\n\n{summarize_verdicts(verdicts)}"
-    )
+    return f"{align_table(LAYOUT, tabulate_verdicts(verdicts))}\n\n{summarize_verdicts(verdicts)}"
+
+
+def tabulate_verdicts(verdicts: Sequence[Verdict]) -> list[tuple[str, ...]]:
+    """Lay out one row per verdict, failures first."""
+    return list(map(_format_row, sorted(verdicts, key=lambda verdict: verdict.passed)))
 
 
 def summarize_verdicts(verdicts: Sequence[Verdict]) -> str:
@@ -368,6 +400,8 @@ def summarize_verdicts(verdicts: Sequence[Verdict]) -> str:
     failed = sum(not verdict.passed for verdict in verdicts)
     judged = "; ".join(dict.fromkeys(BASIS_TEXTS[verdict.basis] for verdict in verdicts))
     rest = f"{_describe_left_out(verdicts)}{_describe_groups(verdicts)}"
+    if any(verdict.rule.reference for verdict in verdicts):
+        rest += "; of a rule about another run, the value is how much worse this run is"
     return f"{failed} of {len(verdicts)} checks failed, {judged}{rest}"
 
 
@@ -447,7 +481,7 @@ def _failure_message(verdict: Verdict) -> str:
     written = partial(_format_number, verdict.rule)
     interval = TOO_FEW if verdict.too_few else f"{written(verdict.low)}, {written(verdict.high)}"
     return (
-        f"{written(verdict.judged)} is not {verdict.rule.operator} {verdict.rule.number}: "
+        f"{written(verdict.judged)} is not {verdict.rule.condition}: "
         f"{written(verdict.value)} [{interval}], n = {verdict.n}, "
         f"{BASIS_TEXTS[verdict.basis]}"
     )

@@ -8,8 +8,9 @@ import re
 import shutil
 import tempfile
 from collections import Counter
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass
+from itertools import zip_longest
 from pathlib import Path
 from typing import Literal, NamedTuple
 
@@ -18,8 +19,10 @@ import pydantic
 
 from fairweather.errors import InputError
 from fairweather.files.tables import read_csv_rows, read_parquet_table
+from fairweather.judge.model_card import compose_again, list_cards
 from fairweather.progress import Event, Notify, shows_progress, silent, to_notify
 from fairweather.runs.folder import RunFolder, open_finished_run, read_json
+from fairweather.runs.provenance import drawing_versions
 from fairweather.steps.dispatch import STEP_FUNCTIONS
 from fairweather.steps.plan import (
     VERSIONS,
@@ -54,6 +57,9 @@ Outcome = Literal["same", "equal", "differs", "changed", "missing", "not compute
 TOLERANCE = 1e-6
 NUMBER = re.compile(r"(-?\d+\.?\d*(?:e-?\d+)?)")
 DRAWN = "a picture of its SVG file, drawn with other pixels now"
+DRAWINGS = (".png", ".svg")
+# Figures in the page: the same as those of SVG files.
+_DRAWN_IN_PAGE = re.compile(r"data:image/svg\+xml;base64,[A-Za-z0-9+/=]*")
 
 
 class VerifiedFile(NamedTuple):
@@ -78,7 +84,7 @@ class Verification:
     """The run folder."""
 
     files: tuple[VerifiedFile, ...]
-    """Every file that a step wrote, in the order of the steps' names."""
+    """Every file that a step wrote, in the order of the steps' names, and then model cards."""
 
     @property
     def is_confirmed(self) -> bool:
@@ -128,6 +134,8 @@ def verify(run: str | os.PathLike[str], *, progress: Notify | bool | None = True
     files of the run are only read. What needs networks or images is not computed: it is compared
     with its checksum.
 
+    Stored model cards are made again too, with what a person filled in.
+
     Raises:
         InputError: there is no run, or its record is damaged.
     """
@@ -141,7 +149,7 @@ def verify(run: str | os.PathLike[str], *, progress: Notify | bool | None = True
         raise InputError(f"{original.path} has no scores to verify; finish the run first")
     with tempfile.TemporaryDirectory(prefix="fairweather-") as folder:
         copy = _copy_run(original, Path(folder) / "run")
-        tell = to_notify(progress)
+        tell, drawn = to_notify(progress), _describe_drawing(original)
         own = [record for record in records if is_part_of(original.record, record)]
         for number, record in enumerate(own, start=1):
             tell(Event("verify", number, len(own)))
@@ -151,10 +159,11 @@ def verify(run: str | os.PathLike[str], *, progress: Notify | bool | None = True
                     outcomes[name] = (
                         VerifiedFile(name, "not computed", why)
                         if why
-                        else _compare(original.file(name), copy.file(name), name)
+                        else _compare(original.file(name), copy.file(name), name, drawn)
                     )
                 _link(original, copy, name)
-    return Verification(original.path, tuple(outcomes.values()))
+    cards = [file for name in list_cards(original) for file in _verify_card(original, name)]
+    return Verification(original.path, (*outcomes.values(), *cards))
 
 
 def _compare_checksum(run: RunFolder, name: str, checksum: str) -> VerifiedFile:
@@ -304,18 +313,61 @@ def _restore_prediction(copy: RunFolder, record: StepRecord) -> PredictStep:
     )
 
 
+def _verify_card(run: RunFolder, name: str) -> Iterator[VerifiedFile]:
+    """Make a stored card again, with what a person filled in, and compare."""
+    try:
+        files = dict(compose_again(run, name))
+    except InputError as error:
+        yield VerifiedFile(name, "not computed", str(error).replace(f"{run.path}/", ""))
+        return
+    for file, text in files.items():
+        path = run.file(file)
+        if not path.is_file():
+            yield VerifiedFile(file, "missing")
+        elif path.read_bytes() == text.encode():
+            yield VerifiedFile(file, "same")
+        else:
+            difference = _find_line(path.read_text(encoding="utf-8", errors="replace"), text)
+            yield VerifiedFile(file, "differs" if difference else "equal", difference)
+
+
+def _find_line(stored: str, computed: str) -> str:
+    """Say in which line two texts differ first, beyond the last digits of a number."""
+    lines = zip_longest(stored.splitlines(), computed.splitlines(), fillvalue="")
+    for number, (line, now) in enumerate(lines, start=1):
+        if _find_difference(NUMBER.split(line), NUMBER.split(now)):
+            return f"line {number}: {line:.60}, now {now:.60}"
+    return ""
+
+
 # ---------------------------------------------------------------- comparing
 
 
-def _compare(stored: Path, computed: Path, name: str) -> VerifiedFile:
-    """Compare a file of a run with what was computed now; numbers to six digits."""
+def _describe_drawing(run: RunFolder) -> str:
+    """Say which other versions drew the figures of a run; "" if none did, or none is recorded."""
+    theirs = run.record.provenance.drawing
+    other = [
+        f"{package} ({theirs[package]}, here {ours})"
+        for package, ours in drawing_versions().items()
+        if theirs.get(package, ours) != ours
+    ]
+    return f"drawn by another version of {', '.join(other)}" if other else ""
+
+
+def _compare(stored: Path, computed: Path, name: str, drawn: str) -> VerifiedFile:
+    """Compare a file of a run with what was computed now; numbers to six digits.
+
+    `drawn` says which other versions drew its figures; theirs may look different.
+    """
     if not computed.is_file():
         return VerifiedFile(name, "differs", "it would not be written now")
     if stored.read_bytes() == computed.read_bytes():
         return VerifiedFile(name, "same")
     reader = READERS.get(computed.suffix)
-    if reader is None:
-        return VerifiedFile(name, "not computed", DRAWN)
+    if reader is None or (drawn and computed.suffix in DRAWINGS):
+        return VerifiedFile(name, "not computed", drawn or DRAWN)
+    if drawn and computed.suffix == ".html":
+        reader = _split_around_figures
     difference = _find_difference(reader(stored), reader(computed))
     return VerifiedFile(name, "differs" if difference else "equal", difference)
 
@@ -327,6 +379,11 @@ def _read_rows(path: Path) -> dict[str, dict[str, str]]:
 
 def _split_at_numbers(path: Path) -> list[object]:
     return list(NUMBER.split(path.read_text(encoding="utf-8", errors="backslashreplace")))
+
+
+def _split_around_figures(path: Path) -> list[object]:
+    text = path.read_text(encoding="utf-8", errors="backslashreplace")
+    return list(NUMBER.split(_DRAWN_IN_PAGE.sub("", text)))
 
 
 READERS: Mapping[str, Callable[[Path], object]] = {

@@ -1,7 +1,7 @@
-"""Intervals of areas under curves, from the contribution of each image.
+"""Intervals from what each image adds to a value: of areas under curves, and of differences.
 
-The column of an area has a number for each image, and its mean square is the variance of the area.
-For a mean of areas, or a difference on the same images, it is the mean or the difference of the
+The column of a value has a number for each image, and its mean square is the variance of the value.
+For a mean of values, or a difference on the same images, it is the mean or the difference of the
 columns. So cells, means and differences use one method, and no resamples.
 """
 
@@ -11,7 +11,7 @@ from typing import NamedTuple
 
 import numpy as np
 import scipy.special
-from numpy.typing import NDArray
+from numpy.typing import ArrayLike, NDArray
 
 from fairweather.metrics.classification import placements
 from fairweather.metrics.columns import (
@@ -28,18 +28,30 @@ from fairweather.metrics.columns import (
 FEWEST_FREEDOM = 5
 
 
-class AreaSpread(NamedTuple):
-    """The variance of an area, and its degrees of freedom."""
+class ColumnSpread(NamedTuple):
+    """The variance of a value, and its degrees of freedom."""
 
     variance: float
     freedom: float
 
-    def reach(self, tests: int = 1) -> float:
+    def reach(self, tests: float = 1) -> float:
         """Half the width of a 95 % interval, by Student's t, for `tests` simultaneous intervals."""
         if not self.variance:
             return 0.0
         quantile = scipy.special.stdtrit(self.freedom, 1 - TAIL / tests)
         return float(quantile * np.sqrt(self.variance))
+
+    def plus(self, variance: float) -> ColumnSpread:
+        """Add a known variance, by Satterthwaite's formula.
+
+        >>> ColumnSpread(1.0, 9.0).plus(1.0), ColumnSpread(0.0, 0.0).plus(1.0).freedom
+        (ColumnSpread(variance=2.0, freedom=36.0), inf)
+        """
+        if not variance:
+            return self
+        both = self.variance + variance
+        freedom = self.freedom * (both / self.variance) ** 2 if self.variance else np.inf
+        return ColumnSpread(both, freedom)
 
 
 def auc_column(
@@ -71,6 +83,70 @@ def auc_column(
         factor = _small_sample_factor(groups, side)
         column[side] = (part - np.sort(part).mean()) / len(part) * factor
     return column
+
+
+def mean_column(numbers: ArrayLike, groups: IntArray | None = None) -> FloatArray:
+    """The contribution of each image to a mean over images, float64 `[n]`.
+
+    The sum of squares is the variance of the mean, and that of a difference of two columns is the
+    variance of the paired t-test.
+
+    Args:
+        numbers: `[n]`.
+        groups: as in `auc_column`.
+
+    >>> mean_column([0.0, 1.0, 2.0, 3.0]).round(3)
+    array([-0.433, -0.144,  0.144,  0.433])
+    """
+    column = np.asarray(numbers, dtype=np.float64)
+    # Sorted, so that the order of the images cannot change the last digit.
+    excess = column - np.sort(column).mean()
+    return excess / len(column) * _small_sample_factor(groups, np.ones(len(column), dtype=bool))
+
+
+def recall_column(
+    correct: BoolArray, labels: LabelArray, groups: IntArray | None = None
+) -> FloatArray:
+    """The contribution of each image to the balanced accuracy, float64 `[n]`.
+
+    It is the mean over the classes of `mean_column` of the images of each.
+
+    Args:
+        correct: bool `[n]`.
+        labels: int `[n]`.
+        groups: as in `auc_column`.
+
+    >>> recall_column(np.array([True, False, True, True]), np.array([0, 0, 1, 1])).round(3)
+    array([ 0.177, -0.177,  0.   ,  0.   ])
+    """
+    column, present = np.empty(len(labels)), np.unique(labels)
+    for label in present:
+        members = labels == label
+        of_class = None if groups is None else groups[members]
+        column[members] = mean_column(correct[members], of_class) / len(present)
+    return column
+
+
+def unseen_variance(labels: LabelArray, groups: IntArray | None = None) -> float:
+    """The variance that one more image of each class would add to a mean over the classes.
+
+    Two models that differ on hardly any image of a rare class seem not to vary there. So one image
+    is added on either side, on which they differ by 1: half of the result for each model. With
+    groups, one group is added.
+
+    Args:
+        labels: int `[n]`.
+        groups: as in `auc_column`.
+
+    Source: Bonett and Price 2012, Adjusted Wald Confidence Interval for a Difference of Binomial
+    Proportions Based on Paired Data, which adds one image to either side.
+
+    >>> round(2 * unseen_variance(np.array([0] * 8 + [1] * 98)), 6)
+    0.00505
+    """
+    members = np.arange(len(labels)) if groups is None else groups
+    counts = np.array([len(np.unique(members[labels == label])) for label in np.unique(labels)])
+    return float(np.square(1 / (len(counts) * (counts + 2))).sum())
 
 
 def precision_column(
@@ -215,8 +291,8 @@ def least_pairs(labels: LabelArray | BoolArray, groups: IntArray | None = None) 
     return float(1 / (heaviest + of_pair * np.bincount(members).max() ** 2))
 
 
-def column_spread(column: NDArray[np.floating]) -> AreaSpread:
-    """The variance of an area, and its degrees of freedom, which are few if few images matter.
+def column_spread(column: NDArray[np.floating]) -> ColumnSpread:
+    """The variance of a value, and its degrees of freedom, which are few if few images matter.
 
     The freedom is n / (kurtosis - 1), with the kurtosis of the n numbers. It is about n / 2 for
     normal numbers, and about k if k equal ones have all the variance. Satterthwaite's formula gives
@@ -227,15 +303,15 @@ def column_spread(column: NDArray[np.floating]) -> AreaSpread:
         column: `[n]`, of images or of groups, as from `unit_column`.
 
     >>> column_spread(np.array([1.0, -1.0] + [0.0] * 98))
-    AreaSpread(variance=0.02, freedom=2.0408163265306123)
+    ColumnSpread(variance=0.02, freedom=2.0408163265306123)
     """
     squares = np.sort(np.square(column, dtype=np.float64))
     variance = float(squares.mean())
     if not variance:
-        return AreaSpread(0.0, 0.0)
+        return ColumnSpread(0.0, 0.0)
     excess = float(np.square(squares).mean()) / variance**2 - 1
     most = len(column) - 1.0
-    return AreaSpread(variance, min(len(column) / excess, most) if excess > 0 else most)
+    return ColumnSpread(variance, min(len(column) / excess, most) if excess > 0 else most)
 
 
 def area_interval(
@@ -243,7 +319,7 @@ def area_interval(
     column: NDArray[np.floating],
     pairs: float,
     bias: float = 0.0,
-    tests: int = 1,
+    tests: float = 1,
     least: float = 0.0,
 ) -> Ends:
     """The 95 % interval of an area, in [0, 1]: Student's t on the logit scale.

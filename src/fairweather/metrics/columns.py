@@ -305,7 +305,7 @@ def wilson_interval(share: ArrayLike, count: ArrayLike) -> tuple[FloatArray, Flo
 
 
 def clopper_pearson(
-    share: ArrayLike, count: ArrayLike, tests: int = 1
+    share: ArrayLike, count: ArrayLike, tests: float = 1
 ) -> tuple[FloatArray, FloatArray]:
     """Return the exact 95 % interval of shares of `count` images each: no tail is above 2.5 %.
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, replace
+from functools import partial
 from types import MappingProxyType
 from typing import Literal
 
@@ -20,7 +21,7 @@ from fairweather.metrics.metric import (
     list_point_metrics,
     metric_of_class,
 )
-from fairweather.metrics.sample import Sample
+from fairweather.metrics.sample import Sample, mean_contribution
 from fairweather.types.kinds import FINDING, FINDINGS
 from fairweather.types.measurement import UNKNOWN, Predictions
 from fairweather.types.operating_points import POINT_SIGN, TargetRate, parse_point
@@ -166,6 +167,7 @@ def finding_metrics(table: Mapping[str, Metric]) -> tuple[Metric, ...]:
             shown=2,
             interval="skewed",
             fewest=FEWEST,
+            contribution=lambda prepared: mean_contribution("brier", prepared) / 2,
         ),
         Metric(
             "nll",
@@ -178,6 +180,7 @@ def finding_metrics(table: Mapping[str, Metric]) -> tuple[Metric, ...]:
             unit="nats",
             interval="skewed",
             fewest=FEWEST_OF_LOSSES,
+            contribution=partial(mean_contribution, "nll"),
         ),
         replace(
             of_probability(

@@ -547,7 +547,7 @@ def widening(count: int) -> float:
     return student_quantile(count) / Z95 * float(np.sqrt(count / (count - 1)))
 
 
-def student_quantile(count: int, tests: int = 1) -> float:
+def student_quantile(count: int, tests: float = 1) -> float:
     """Student's quantile for a 95 % interval from `count` groups.
 
     Args:

@@ -84,12 +84,16 @@ class Estimate:
     """The number of groups of the images, if whole groups were resampled; with fewer than two there
     is no interval."""
 
-    tests: int = 1
+    tests: float = 1
     """How many intervals, of which this is one, hold together with 95 %."""
 
     column: NDArray[np.float32] | None = None
-    """Of an area, what each image (sorted by label) or each group adds to it, float32 `[n]` or
-    `[groups]`; see `metrics.areas`."""
+    """What each image (sorted by label) or each group adds to the value, float32 `[n]` or
+    `[groups]`; see `metrics.areas`. Areas always have one, and other values only where differences
+    are tested."""
+
+    unseen: float = 0.0
+    """The variance that a difference may have beyond the column; see `Metric.unseen`."""
 
     pairs: float = np.inf
     """Of an area, how many disjoint pairs of images it is a mean over; for a mean over cells, the
@@ -114,6 +118,11 @@ class Estimate:
         return self.replicates if self.column is None else self.column
 
     @property
+    def is_area(self) -> bool:
+        """Tell whether it has no replicates, and its own interval comes from the column."""
+        return self.interval == "area"
+
+    @property
     def units(self) -> int:
         """The number of independent units: of groups, or of images."""
         return self.n if self.groups is None else self.groups
@@ -127,9 +136,9 @@ class Estimate:
             hidden=HiddenError(*(factor**2 * square for square in self.hidden)),
         )
 
-    def together(self, tests: int) -> Estimate:
+    def together(self, tests: float) -> Estimate:
         """The same with an interval that is one of `tests`, which hold together with 95 %."""
-        if self.of_seeds or self.column is not None:  # they have quantiles of their own
+        if self.of_seeds or self.is_area:  # they have quantiles of their own
             return replace(self, tests=tests)
         if self.groups is None:
             factor = float(scipy.special.ndtri(1 - TAILS[0] / tests)) / Z95
@@ -206,6 +215,8 @@ def evaluate_resamples(
     resamples: Resamples,
     fitted: FittedThresholds | None = None,
     names: Collection[str] | None = None,
+    *,
+    contributions: bool = False,
 ) -> dict[str, Estimate]:
     """Do the same as `evaluate_metrics` with resamples that many cells share.
 
@@ -214,6 +225,7 @@ def evaluate_resamples(
         resamples: resamples of the same images.
         names: names of the metrics to compute, those of classes too (`find_class_metric`); None
             means all rows of `METRICS`. Unknown names are ignored.
+        contributions: whether estimates get the columns with which differences are tested.
     """
     # Each metric reads only what predictions of the kind that it accepts have.
     predictions, n = cast("Predictions", cell), len(cell)
@@ -274,6 +286,12 @@ def evaluate_resamples(
                 hidden=metric.hidden(Observation(once, estimate.value, grouping=grouping)),
                 ends=metric.search(predictions, resamples.grouping, None),
             )
+            if contributions and metric.contribution is not None:
+                estimate = replace(
+                    estimate,
+                    column=unit_column(metric.contribution(prepared), prepared.groups),
+                    unseen=metric.unseen(prepared),
+                )
         estimates[metric.name] = widen_for_groups(estimate, resamples.grouping)
     return {m.name: estimates[m.alias_of or m.name] for m in [*metrics, *of_classes]}
 
@@ -293,7 +311,7 @@ def widen_for_groups(estimate: Estimate, grouping: Grouping | None) -> Estimate:
     if grouping is None:
         return estimate
     estimate = replace(estimate, groups=grouping.count)
-    if grouping.count < 2 or estimate.column is not None:
+    if grouping.count < 2 or estimate.is_area:
         return estimate
     wider = estimate.spread(grouping.widening())
     if estimate.interval == "bias-corrected":  # whose squares are used
@@ -576,7 +594,8 @@ def image_interval(estimate: Estimate) -> ImageInterval:
     ImageInterval(low=0.405, centre=0.5, high=0.595)
     """
     value, n = estimate.value, estimate.units
-    if estimate.column is not None and not (np.isnan(value) or estimate.too_few):
+    if estimate.is_area and not (np.isnan(value) or estimate.too_few):
+        assert estimate.column is not None, "areas have one"
         tests = 1 if estimate.recipes else estimate.tests  # seeds are widened later
         low, high = area_interval(
             value, estimate.column, estimate.pairs, estimate.bias, tests, estimate.least_pairs
@@ -697,6 +716,15 @@ def bonett_price_interval(value: float, replicates: FloatArray, n: float) -> End
     differing = n * (n * float(replicates.var()) + value**2)
     if differing >= FEW_IMAGES and np.ptp(replicates) > 0:
         return percentiles(replicates)
+    return adjusted_wald_interval(value, differing, n)
+
+
+def adjusted_wald_interval(value: float, differing: float, n: float) -> Ends:
+    """Bonett and Price's interval of a difference of two shares that differ on so many of n images.
+
+    >>> [round(end, 3) for end in adjusted_wald_interval(-6 / 21, 8, 21)]
+    [-0.508, -0.013]
+    """
     centre = value * n / (n + 2)
     half = Z95 * float(np.sqrt(((differing + 2) / (n + 2) - centre**2) / (n + 2)))
     return max(centre - half, -1.0), min(centre + half, 1.0)

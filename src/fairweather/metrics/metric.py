@@ -224,6 +224,13 @@ class Metric(MetricRow):
     """Of an area, what each image adds to it, `[n]` (`metrics.areas`); None for a metric that is
     computed on resamples."""
 
+    contribution: Callable[[PreparedCell], FloatArray] | None = None
+    """What each image adds to the value, `[n]`, where differences are tested with it and single
+    values are not; see `EstimatedDifference`."""
+
+    unseen: Callable[[PreparedCell], float] = lambda _: 0.0
+    """With a contribution, the variance that a difference may have beyond it, for each model."""
+
     hidden_error: HiddenErrorFunction = lambda _: NOTHING_HIDDEN
     """How far the truth may lie beyond what resamples show."""
 

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+import math
+from dataclasses import dataclass
+from functools import cached_property
 from typing import NamedTuple
 
 import numpy as np
@@ -10,14 +12,16 @@ import scipy.special
 from numpy.typing import ArrayLike
 
 from fairweather.errors import InputError
-from fairweather.metrics.areas import column_spread
-from fairweather.metrics.columns import Ends, FloatArray, check_columns
-from fairweather.metrics.grouping import zou_donner_interval
-from fairweather.metrics.hidden_error import HiddenError
+from fairweather.metrics.areas import ColumnSpread, column_spread
+from fairweather.metrics.columns import TAIL, Z95, Ends, FloatArray, check_columns
+from fairweather.metrics.grouping import Grouping, zou_donner_interval
+from fairweather.metrics.hidden_error import NOTHING_HIDDEN, HiddenError
 from fairweather.metrics.intervals import (
+    FEW_IMAGES,
     NOT_STRETCHED,
     TAILS,
     Estimate,
+    adjusted_wald_interval,
     bonett_price_interval,
     image_interval,
     percentiles,
@@ -29,8 +33,14 @@ from fairweather.metrics.intervals import (
 from fairweather.metrics.seeds import SeedVariance, seed_variance, widen_for_seeds
 from fairweather.types.measurement import Score
 
+# The kinds of intervals from replicates whose p-values hold (benchmarks/differences.py).
+TESTED = ("bias-corrected",)
+LEAST_P = 1e-9  # a smaller p-value is not told apart from this one
 # The kinds of intervals of values that may lie outside [0, 1].
 UNCLIPPED = ("percentile", "skewed", "difference", "centred")
+
+NO_VARIANCE = 1e-12  # of a count; a score statistic is never divided by less
+UNSEEN = 3.0  # images that may differ where none does (the rule of three)
 
 
 class McNemar(NamedTuple):
@@ -76,6 +86,97 @@ def mcnemar_exact(correct_a: ArrayLike, correct_b: ArrayLike) -> McNemar:
     only_a, only_b = int((a & ~b).sum()), int((b & ~a).sum())
     tail = scipy.special.bdtr(min(only_a, only_b), only_a + only_b, 0.5)
     return McNemar(only_a, only_b, min(1.0, 2 * float(tail)))
+
+
+def tango_interval(only_a: float, only_b: float, n: float) -> Ends:
+    """Tango's 95 % score interval of the second model's share minus the first's.
+
+    It contains the differences that a score test with p < 5 % does not reject.
+
+    Args:
+        only_a, only_b: the numbers of images that only the first model, or only the second, gets
+            right.
+        n: the number of all images.
+
+    Source: Tango 1998, Equivalence test and confidence interval for the difference in proportions
+    for the paired-sample design.
+
+    >>> [round(end, 3) for end in tango_interval(7, 1, 21)]
+    [-0.517, -0.026]
+    """
+    from scipy.optimize import brentq  # takes a while to import
+
+    value = (only_b - only_a) / n
+
+    def excess(difference: float) -> float:
+        """The squared score statistic minus that of the ends."""
+        # The likeliest share that only the first gets right, given the difference.
+        linear = (2 * n + only_a - only_b) * difference - only_a - only_b
+        constant = -only_a * difference * (1 - difference)
+        root = max(linear**2 - 8 * n * constant, 0.0) ** 0.5
+        share = (root - linear) / (4 * n)
+        variance = n * (2 * share + difference * (1 - difference))
+        error = only_b - only_a - n * difference
+        return float(error**2 / max(variance, NO_VARIANCE) - Z95**2)
+
+    low = -1.0 if excess(-1.0) <= 0 else float(brentq(excess, -1.0, value))
+    high = 1.0 if excess(1.0) <= 0 else float(brentq(excess, value, 1.0))
+    return low, high
+
+
+def paired_shares_interval(only_a: float, only_b: float, n: float) -> Ends:
+    """The 95 % interval of the second model's share minus the first's, as `tango_interval`.
+
+    Each end is the outermost of Tango's and of Bonett and Price's interval. Of true differences in
+    one direction, each end misses at most 2.8 %. Alone, Tango's interval excludes them on one side
+    in up to 5.2 %, and that of Bonett and Price in up to 6.0 % (benchmarks/margins.py).
+
+    >>> [round(end, 3) for end in paired_shares_interval(7, 1, 21)]
+    [-0.517, -0.013]
+    """
+    pairs = (
+        tango_interval(only_a, only_b, n),
+        adjusted_wald_interval((only_b - only_a) / n, only_a + only_b, n),
+    )
+    lows, highs = zip(*pairs, strict=True)
+    return min(lows), max(highs)
+
+
+def sparse_difference_interval(
+    first: FloatArray, second: FloatArray, grouping: Grouping | None = None
+) -> Ends | None:
+    """The 95 % interval of second minus first where they differ on few images; None on many.
+
+    A variance says little then: a sample without the few images, or groups, on which one model
+    fails looks as if the two were equal. So the interval is `paired_shares_interval`, with the
+    counts divided by the design effect of the images that differ (Kish 1965). They are taken to
+    belong together as closely as they are seen to, and three more completely: of groups in which
+    none differ, nothing is known.
+
+    Args:
+        first, second: float `[n, S]`, how often each image is right, over one or several seeds.
+        grouping: which images belong together.
+    """
+    gaps = second.mean(axis=1) - first.mean(axis=1)
+    effect = 1.0 if grouping is None else _design_effect(np.abs(gaps), grouping)
+    only_a, only_b = (float(np.maximum(side, 0).sum()) / effect for side in (-gaps, gaps))
+    if only_a + only_b >= FEW_IMAGES:
+        return None
+    return paired_shares_interval(only_a, only_b, len(gaps) / effect)
+
+
+def _design_effect(differing: FloatArray, grouping: Grouping) -> float:
+    """By how much images of groups count for less, if they differ in `[n]` values in [0, 1]."""
+    sizes, totals = (np.bincount(grouping.numbers, weights) for weights in (None, differing))
+    n, count = len(differing), float(differing.sum())
+    size = float(np.square(sizes).sum()) / n  # of the group of an image
+    if size <= 1 or count >= n:
+        return 1.0
+    # How many others of its group differ with an image that does, beside those by chance.
+    together = (float(np.square(totals).sum()) + UNSEEN * size) / (count + UNSEEN) - 1
+    by_chance = (size - 1) * count / n
+    correlation = (together - by_chance) / (size - 1 - by_chance)
+    return 1 + (size - 1) * min(max(correlation, 0.0), 1.0)
 
 
 def holm(p_values: ArrayLike) -> FloatArray:
@@ -156,8 +257,7 @@ def paired_difference(first: Estimate, second: Estimate) -> Score:
     >>> paired_difference(low, high).value.__round__(3)
     0.2
     """
-    recipes = [recipe.subtracted() for recipe in _recipes(first)] + _recipes(second)
-    return _difference(first, second, recipes)
+    return EstimatedDifference(first, second).score
 
 
 def paired_change(first: Estimate, second: Estimate) -> Score:
@@ -173,17 +273,149 @@ def paired_change(first: Estimate, second: Estimate) -> Score:
     >>> paired_change(low, high) == paired_difference(low, high)
     True
     """
-    if len(first.of_seeds) != len(second.of_seeds):
-        raise InputError(
-            "a change needs the same trained networks on both sides, found "
-            f"{max(1, len(first.of_seeds))} and {max(1, len(second.of_seeds))} seeds"
+    return EstimatedDifference(first, second, same_networks=True).score
+
+
+@dataclass(frozen=True)
+class EstimatedDifference:
+    """The difference of two estimates on the same images, with its interval at any level.
+
+    Its p-value is 1 less the level at which the interval ends at 0. So p is below 5 % if and only
+    if the 95 % interval excludes 0, and both cover seeds and groups in the same way.
+
+    A value with a `column` is tested with the difference of the columns and Student's t
+    (`column_spread`), which is the paired t-test for a mean, and DeLong's test for an AUC. The
+    degrees of freedom are fewer where few images decide: with n - 1, two models with the same mean
+    loss differ "significantly" in up to 7 % (benchmarks/differences.py). `Estimate.unseen` is added
+    to the variance.
+    """
+
+    first: Estimate
+    second: Estimate
+    same_networks: bool = False
+    """Whether both are of the same trained networks, which are then paired by seed."""
+
+    def __post_init__(self) -> None:
+        sides = (self.first, self.second)
+        kinds = [(side.n, side.draws.shape, side.interval) for side in sides]
+        if kinds[0] != kinds[1]:
+            raise InputError(
+                "a paired difference needs the same images, resamples and interval, found "
+                + " and ".join(f"n={n} B={shape[0]} {kind}" for n, shape, kind in kinds)
+            )
+        seeds = [max(1, len(side.of_seeds)) for side in sides]
+        if self.same_networks and seeds[0] != seeds[1]:
+            raise InputError(
+                "a change needs the same trained networks on both sides, found "
+                f"{seeds[0]} and {seeds[1]} seeds"
+            )
+
+    @property
+    def value(self) -> float:
+        """Second minus first."""
+        return self.second.value - self.first.value
+
+    @property
+    def score(self) -> Score:
+        """The difference with its 95 % interval; its ends are NaN if there is none."""
+        low, high = self.ends()
+        return Score(self.value, low, high, self.first.n)
+
+    @property
+    def has_test(self) -> bool:
+        """Tell whether a simulation shows that p-values of this kind of value hold."""
+        return self.first.column is not None or self.first.interval in TESTED
+
+    @cached_property
+    def p(self) -> float:
+        """The two-sided p-value, not below `LEAST_P`; NaN if there is no test, or no interval."""
+        if not self.has_test:
+            return math.nan
+
+        def excess(log_tests: float) -> float:
+            low, high = self.ends(math.exp(log_tests))
+            return max(low, -high)
+
+        # At a level of 0 % and at almost 100 %.
+        least, most = math.log(2 * TAIL), math.log(2 * TAIL / LEAST_P)
+        if math.isnan(excess(0.0)):
+            return math.nan
+        if not excess(least) > 0:
+            return 1.0
+        if excess(most) > 0:
+            return LEAST_P
+        from scipy.optimize import brentq  # takes a while to import
+
+        return float(2 * TAIL / math.exp(brentq(excess, least, most, xtol=1e-9)))
+
+    def ends(self, tests: float = 1.0) -> Ends:
+        """The interval that is one of `tests`, which hold together with 95 %, as two floats."""
+        first, second, recipes, value = self.first, self.second, self._recipes, self.value
+        if tests != 1 and not recipes:  # those of seeds are widened below
+            first, second = first.together(tests), second.together(tests)
+        differences = _comparable(second) - _comparable(first)
+        differences = differences[:, ~np.isnan(differences[0])]
+        if np.isnan(value) or not differences.size or first.too_few or second.too_few:
+            return np.nan, np.nan
+        centre, single, differ = value, differences[0], bool(np.ptp(differences) > 0)
+        hidden = HiddenError(
+            first.hidden.above + second.hidden.below, first.hidden.below + second.hidden.above
         )
-    pairs = list(zip(first.of_seeds, second.of_seeds, strict=True))
-    if len(pairs) < 2:
-        return _difference(first, second, [])
-    values = [after.value - before.value for before, after in pairs]
-    replicates = [_comparable(after)[0] - _comparable(before)[0] for before, after in pairs]
-    return _difference(first, second, [seed_variance(values, replicates)])
+        match first.interval:
+            case "area" if {first.value, second.value} & {0.0, 1.0}:
+                low, high = _joined_areas(first, second)
+            case _ if first.column is not None:
+                low, high = self._column_ends(1.0 if recipes else tests)
+                hidden = NOTHING_HIDDEN  # the column and `unseen` have it
+            case "skewed":
+                low, high = skewed_interval(value, single)
+            case "share" | "difference" | "conditional" | "overlap" if first.groups and differ:
+                low, high = skewed_interval(value, single)
+            case "classes":
+                low, high = unbiased_skewed_interval(value, single)
+            case "conditional" | "overlap":
+                fewer = min(first.counted, second.counted)
+                low, high = bonett_price_interval(value, single, fewer)
+            case "percentile" | "difference":
+                low, high = percentiles(single)
+            case "bounded" if differ:
+                low, high = percentiles(single)
+            case "share" | "bounded":
+                low, high = bonett_price_interval(value, single, first.units)
+            case "searched":
+                before, after = (Score(side.value, *side.ends, side.n) for side in (first, second))
+                low, high = zou_donner_interval(after, before)
+            case _:
+                lows, highs = np.quantile(differences, TAILS, axis=1)
+                low, high = float(lows.min()), float(highs.max())
+                centre = float(differences.mean())
+        low, high = hidden.widen(value, low, high)
+        low, high = widen_for_seeds((low, high), centre, first.n, recipes, tests)
+        if first.interval not in UNCLIPPED:
+            low, high = max(low, -1.0), min(high, 1.0)  # both values are in [0, 1]
+        return min(low, value), max(high, value)
+
+    @cached_property
+    def _recipes(self) -> list[SeedVariance]:
+        first, second = self.first, self.second
+        if not self.same_networks:
+            return [recipe.subtracted() for recipe in _recipes(first)] + _recipes(second)
+        pairs = list(zip(first.of_seeds, second.of_seeds, strict=True))
+        if len(pairs) < 2:
+            return []
+        values = [after.value - before.value for before, after in pairs]
+        replicates = [_comparable(after)[0] - _comparable(before)[0] for before, after in pairs]
+        return [seed_variance(values, replicates)]
+
+    @cached_property
+    def _spread(self) -> ColumnSpread:
+        spread = column_spread(self.second.draws - self.first.draws)
+        return spread.plus(self.first.unseen + self.second.unseen)
+
+    def _column_ends(self, tests: float) -> Ends:
+        """Student's t; it reaches down from the value less its bias, and up from the value."""
+        bias, reach = self.second.bias - self.first.bias, self._spread.reach(tests)
+        return self.value - max(bias, 0.0) - reach, self.value - min(bias, 0.0) + reach
 
 
 def _recipes(estimate: Estimate) -> list[SeedVariance]:
@@ -193,59 +425,10 @@ def _recipes(estimate: Estimate) -> list[SeedVariance]:
     return estimate.recipes
 
 
-def _difference(first: Estimate, second: Estimate, recipes: Sequence[SeedVariance]) -> Score:
-    kinds = [(side.n, side.draws.shape, side.interval) for side in (first, second)]
-    if kinds[0] != kinds[1]:
-        raise InputError(
-            "a paired difference needs the same images, resamples and interval, found "
-            + " and ".join(f"n={n} B={shape[0]} {kind}" for n, shape, kind in kinds)
-        )
-    value = second.value - first.value
-    differences = _comparable(second) - _comparable(first)
-    differences = differences[:, ~np.isnan(differences[0])]
-    if np.isnan(value) or not differences.size or first.too_few or second.too_few:
-        return Score(value, np.nan, np.nan, first.n)
-    centre, single, differ = value, differences[0], bool(np.ptp(differences) > 0)
-    match first.interval:
-        case "area":
-            low, high = _area_ends(first, second, single)
-        case "skewed":
-            low, high = skewed_interval(value, single)
-        case "share" | "difference" | "conditional" | "overlap" if first.groups and differ:
-            low, high = skewed_interval(value, single)
-        case "classes":
-            low, high = unbiased_skewed_interval(value, single)
-        case "conditional" | "overlap":
-            fewer = min(first.counted, second.counted)
-            low, high = bonett_price_interval(value, single, fewer)
-        case "percentile" | "difference":
-            low, high = percentiles(single)
-        case "bounded" if differ:
-            low, high = percentiles(single)
-        case "share" | "bounded":
-            low, high = bonett_price_interval(value, single, first.units)
-        case "searched":
-            before, after = (Score(side.value, *side.ends, side.n) for side in (first, second))
-            low, high = zou_donner_interval(after, before)
-        case _:
-            lows, highs = np.quantile(differences, TAILS, axis=1)
-            low, high, centre = float(lows.min()), float(highs.max()), float(differences.mean())
-    ours, theirs = first.hidden, second.hidden
-    hidden = HiddenError(ours.above + theirs.below, ours.below + theirs.above)
-    low, high = widen_for_seeds(hidden.widen(value, low, high), centre, first.n, recipes)
-    if first.interval not in UNCLIPPED:
-        low, high = max(low, -1.0), min(high, 1.0)  # both values are in [0, 1]
-    return Score(value, min(low, value), max(high, value), first.n)
-
-
-def _area_ends(first: Estimate, second: Estimate, column: FloatArray) -> Ends:
-    """Paired DeLong; at a value of 0 or 1, which has no variance, both single intervals joined."""
-    if {first.value, second.value} & {0.0, 1.0}:
-        alone = (image_interval(side) for side in (second, first))
-        return zou_donner_interval(*(Score(s.centre, s.low, s.high, first.n) for s in alone))
-    gap, bias = second.value - first.value, second.bias - first.bias
-    reach = column_spread(column).reach()
-    return gap - max(bias, 0.0) - reach, gap - min(bias, 0.0) + reach
+def _joined_areas(first: Estimate, second: Estimate) -> Ends:
+    """Both single intervals joined, where an area of 0 or 1 has no variance."""
+    alone = (image_interval(side) for side in (second, first))
+    return zou_donner_interval(*(Score(s.centre, s.low, s.high, first.n) for s in alone))
 
 
 def seed_summary(values: ArrayLike) -> SeedSummary:

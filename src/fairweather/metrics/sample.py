@@ -12,7 +12,12 @@ import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
 from fairweather.errors import InputError
-from fairweather.metrics.areas import auc_column, precision_bias, precision_column
+from fairweather.metrics.areas import (
+    auc_column,
+    mean_column,
+    precision_bias,
+    precision_column,
+)
 from fairweather.metrics.calibration import (
     BinSums,
     ClassBins,
@@ -412,6 +417,11 @@ class PreparedCell:
             class_bins=bins._replace(probability=bins.probability.astype(np.float32)),
         )
         return same
+
+
+def mean_contribution(column: str, prepared: PreparedCell) -> FloatArray:
+    """`mean_column` of a column of `PreparedCell.means`."""
+    return mean_column(prepared.means.column(column), prepared.groups)
 
 
 class OrderedSums(NamedTuple):

@@ -311,7 +311,7 @@ def find_outlying_seed(columns: FloatArray, grouping: Grouping | None = None) ->
 
 
 def widen_for_seeds(
-    ends: Ends, centre: float, n: int, recipes: Sequence[SeedVariance], tests: int = 1
+    ends: Ends, centre: float, n: int, recipes: Sequence[SeedVariance], tests: float = 1
 ) -> Ends:
     """Widen a 95 % interval over images to one over images and seeds.
 

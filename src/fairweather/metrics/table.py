@@ -9,7 +9,7 @@ from typing import Literal
 
 import numpy as np
 
-from fairweather.metrics.areas import least_pairs
+from fairweather.metrics.areas import least_pairs, recall_column, unseen_variance
 from fairweather.metrics.calibration import BinSums, mean_class_error
 from fairweather.metrics.classification import (
     F1,
@@ -42,7 +42,7 @@ from fairweather.metrics.hidden_error import (
     hidden_squares,
 )
 from fairweather.metrics.metric import Accepts, Evaluate, Metric, MetricRow, index_by_name
-from fairweather.metrics.sample import PreparedCell, Sample
+from fairweather.metrics.sample import PreparedCell, Sample, mean_contribution
 from fairweather.metrics.selective import (
     RISK,
     FittedThresholds,
@@ -133,6 +133,11 @@ def _calibration_deviations(prepared: PreparedCell, resamples: int) -> FloatArra
     """What another draw of calibration images would change; nothing where they do not apply."""
     draws = prepared.fitted.draws if prepared.fitted is not None else ()
     return coverage_deviations(draws, prepared.predictions.labels, resamples)
+
+
+def _unseen_image(prepared: PreparedCell) -> float:
+    same = np.zeros(len(prepared.predictions), dtype=np.int64)
+    return unseen_variance(same, prepared.groups)
 
 
 def _classwise_calibration_error(s: Sample) -> FloatArray:
@@ -242,6 +247,10 @@ METRICS: dict[str, Metric] = index_by_name(
         unit="%",
         interval="classes",
         hidden_error=partial(hidden_in_classes, SENSITIVITY, "macro"),
+        contribution=lambda prepared: recall_column(
+            prepared.predictions.correct, prepared.predictions.labels, prepared.groups
+        ),
+        unseen=lambda prepared: unseen_variance(prepared.predictions.labels, prepared.groups),
     ),
     Metric(
         "macro_auc",
@@ -330,6 +339,8 @@ METRICS: dict[str, Metric] = index_by_name(
         shown=1,
         interval="skewed",
         fewest=FEWEST_OF_LOSSES,
+        contribution=partial(mean_contribution, "grades_off"),
+        unseen=_unseen_image,
     ),
     Metric(
         "off_by_two",
@@ -353,6 +364,7 @@ METRICS: dict[str, Metric] = index_by_name(
         unit="nats",
         interval="skewed",
         fewest=FEWEST_OF_LOSSES,
+        contribution=partial(mean_contribution, "nll"),
     ),
     Metric(
         "brier_score",
@@ -364,6 +376,7 @@ METRICS: dict[str, Metric] = index_by_name(
         bounds=(0.0, 2.0),
         interval="skewed",
         fewest=FEWEST,
+        contribution=partial(mean_contribution, "brier"),
     ),
     Metric(
         "ranked_probability_score",
@@ -375,6 +388,7 @@ METRICS: dict[str, Metric] = index_by_name(
         shown=1,
         interval="skewed",
         fewest=FEWEST,
+        contribution=partial(mean_contribution, "rank_score"),
     ),
     Metric(
         "confidence_gap",

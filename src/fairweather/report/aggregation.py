@@ -10,6 +10,7 @@ from fairweather.metrics.aggregates import find_aggregate
 from fairweather.report.contents import Contents, join_name
 from fairweather.report.section import PartView, ReportPart, Tables
 from fairweather.report.tables import TableLayout, TextTable
+from fairweather.types.options import Aggregation
 from fairweather.types.record import ENSEMBLE
 
 
@@ -51,12 +52,19 @@ def _show(contents: Contents, tables: Tables) -> PartView | None:
     aggregation = contents.aggregation
     if aggregation is None:
         return None
-    unit, names = aggregation
-    notes = [f"Each {unit} is judged once, by all of its images, and counts once."]
-    if len(names) == 1:
-        notes.append(f"The probability is {find_aggregate(names[0]).description} ({names[0]}).")
-    notes.append(f"A picture is one image of a {unit}: the one that decides most.")
+    unit = aggregation.unit
+    notes = describe_aggregation(aggregation)
+    notes.append(f"A picture shows the image of a {unit} that decides most.")
     return PartView(f"One decision for each {unit}", tables, notes=notes)
+
+
+def describe_aggregation(aggregation: Aggregation) -> list[str]:
+    """Say how the images of a unit become one decision."""
+    unit, names = aggregation
+    said = [f"Each {unit} is judged once, by its images together, and counts once."]
+    if len(names) == 1:
+        said.append(f"The probability is {find_aggregate(names[0]).description} ({names[0]}).")
+    return said
 
 
 AGGREGATION = ReportPart(_show, _make_tables, accepts=None)

@@ -45,6 +45,10 @@ AUC, GAP = "auc", "probability_gap"
 ROUNDING = 1e-9
 NO_SHIFT = "This model was tested under no shift."
 MOST_NAMED = 3  # findings below a picture, the most probable first
+TERMS = (
+    "AUC: the probability that an image with the finding gets a higher probability of it than one "
+    "without. A coin has 0.5."
+)
 
 
 class ShownImages(NamedTuple):
@@ -146,10 +150,10 @@ def write_tiles(contents: Contents, model: str) -> list[list[str]]:
         tiles.append(
             words.tile_area(outcome.means[1], f"mean AUC {low.sentence}, where it is lowest")
         )
-        if fall := _find_largest_fall(views, model, low):
+        if fall := find_largest_fall(views, model, low):
             tiles[-1].append(words.describe_fall(*fall))
     where = outcome.places[min(1, len(outcome.places) - 1)]
-    if gap := _find_largest_gap(views, model, where):
+    if gap := find_largest_gap(views, model, where):
         tiles.append(words.tile_gap(*gap, where.sentence))
     return tiles
 
@@ -170,7 +174,7 @@ def _write_call_tiles(
     return tiles
 
 
-def _find_largest_fall(
+def find_largest_fall(
     views: Mapping[str, Contents], model: str, low: ShownImages
 ) -> tuple[str, float, float] | None:
     """The finding whose AUC falls most, with its AUC before and there."""
@@ -183,7 +187,7 @@ def _find_largest_fall(
     return min(falls)[1:] if falls else None
 
 
-def _find_largest_gap(
+def find_largest_gap(
     views: Mapping[str, Contents], model: str, place: ShownImages
 ) -> tuple[str, Score, Score] | None:
     """The finding whose mean probability is farthest from its share of the images, and both."""
@@ -209,8 +213,7 @@ def _show_verdict(contents: Contents, _: Tables) -> PartView | None:
             "tiles": tiles[start],
             "models": {model: outcome.title for model, outcome in outcomes.items()},
             "chosen": f"with the highest {mean}AUC on clean images",
-            "terms": "AUC: the probability that an image with the finding gets a higher probability"
-            " of it than one without; a coin has 0.5.",
+            "terms": TERMS,
         },
         carried={"start": start, "tiles": tiles},
     )
@@ -251,7 +254,7 @@ def _show_map(contents: Contents, _: Tables) -> PartView | None:
             "said": words.describe_areas(
                 [
                     (name, place.sentence, score)
-                    for name, place, score in _list_areas(views, model, outcome.places)
+                    for name, place, score in list_areas(views, model, outcome.places)
                 ]
             ),
         }
@@ -260,7 +263,7 @@ def _show_map(contents: Contents, _: Tables) -> PartView | None:
     return PartView(template="findings.html.j2", carried={"map": carried})
 
 
-def _list_areas(
+def list_areas(
     views: Mapping[str, Contents], model: str, places: Sequence[ShownImages]
 ) -> list[tuple[str, ShownImages, Score]]:
     """The AUC of each finding at each place, the lowest first."""
@@ -300,17 +303,34 @@ def _list_calls(
     view: Contents, model: str, places: Sequence[ShownImages], point: OperatingPoint
 ) -> dict[str, object]:
     """Sensitivity and specificity at each place as rows of a chart, and what they say."""
-    read = [
+    read = _read_calls_at(view, model, places, point)
+    said = describe_falls(view, model, places, point) or [NO_SHIFT]
+    rows = [_make_row(place, list(zip(RATES, calls, strict=True))) for place, calls in read]
+    return {**make_heads(point), "said": said, "rows": rows}
+
+
+def _read_calls_at(
+    view: Contents, model: str, places: Sequence[ShownImages], point: OperatingPoint
+) -> list[tuple[ShownImages, tuple[Score, Score]]]:
+    return [
         (place, calls)
         for place in places
         if (calls := read_calls(view, model, place.shift, place.level_name, point))
     ]
-    said = [] if len(read) > 1 else [NO_SHIFT]
-    for at, kind in enumerate(RATES if len(read) > 1 else ()):
-        low, calls = min(read[1:], key=lambda item: item[1][at].value)
-        said += words.describe_fall_of_rate(kind, read[0][1][at], calls[at], low.sentence)
-    rows = [_make_row(place, list(zip(RATES, calls, strict=True))) for place, calls in read]
-    return {**make_heads(point), "said": said, "rows": rows}
+
+
+def describe_falls(
+    view: Contents, model: str, places: Sequence[ShownImages], point: OperatingPoint
+) -> list[str]:
+    """Say how far sensitivity and specificity fall under shifts; nothing without shifts."""
+    read, said = _read_calls_at(view, model, places, point), list[str]()
+    if len(read) < 2:
+        return said
+    (_, clean), *shifted = read
+    for at, kind in enumerate(RATES):
+        low, calls = min(shifted, key=lambda item: item[1][at].value)
+        said += words.describe_fall_of_rate(kind, clean[at], calls[at], low.sentence)
+    return said
 
 
 def _list_area(view: Contents, model: str, places: Sequence[ShownImages]) -> dict[str, object]:
@@ -552,7 +572,7 @@ def _describe_stop(
     return Stop(risk=words.format_share(missed), said=said, rows=rows)
 
 
-def _read_worklists(contents: Contents, model: str, outcome: FindingsOutcome) -> list[Stop]:
+def read_worklists(contents: Contents, model: str, outcome: FindingsOutcome) -> list[Stop]:
     """What the page says at each stop of the slider; of the first seed."""
     seed, places = contents.seeds_of(model)[0], outcome.places[:2]
     cells = [read_finding(contents, model, seed, place.cell) for place in places]
@@ -574,7 +594,7 @@ def _read_worklists(contents: Contents, model: str, outcome: FindingsOutcome) ->
 
 def _show_review(contents: Contents, _: Tables) -> PartView | None:
     outcomes = contents.once(read_findings)
-    stops = {model: _read_worklists(contents, model, own) for model, own in outcomes.items()}
+    stops = {model: read_worklists(contents, model, own) for model, own in outcomes.items()}
     stops = {model: own for model, own in stops.items() if own[START]["rows"]}
     if not stops:
         return None
@@ -635,23 +655,29 @@ def _say_of_image(
 # ---------------------------------------------------------------- slices
 
 
-def _slice_tables(contents: Contents) -> Iterator[TextTable | None]:
-    """Lay out the AUC of each finding in each slice of the clean images; of a single run."""
+def read_slice_areas(contents: Contents) -> dict[tuple[str, str, str], Score]:
+    """Read AUCs in each slice of clean images, by model, unit and slice; of a single run."""
     if len(contents.runs) != 1:
-        return
+        return {}
     (run,) = contents.runs.values()
     if not run.holds(SLICES):
-        return
+        return {}
     table = ensembles_as_models(run.slice_scores)
     table = table[(table["metric"] == AUC) & (table["shift"] == CLEAN)]
     table = table[table["seed"] == contents.shown_seed]
-    names = list(dict.fromkeys(table["slice"]))
-    scores = {
+    columns = ("model", "unit", "slice", *Score._fields)
+    return {
         (model, unit, name): Score(value, low, high, int(n))
         for model, unit, name, value, low, high, n in zip(
-            *(table[column] for column in ("model", "unit", "slice", *Score._fields)), strict=True
+            *(table[column] for column in columns), strict=True
         )
     }
+
+
+def _slice_tables(contents: Contents) -> Iterator[TextTable | None]:
+    """Lay out the AUC of each finding in each slice of the clean images."""
+    scores = read_slice_areas(contents)
+    units, names = (list(dict.fromkeys(key[at] for key in scores)) for at in (1, 2))
     rows = [
         ScoreRow(
             model,
@@ -664,7 +690,7 @@ def _slice_tables(contents: Contents) -> Iterator[TextTable | None]:
             ],
         )
         for model, title in contents.titles.items()
-        for unit in dict.fromkeys(table["unit"])
+        for unit in units
         if any((model, unit, name) in scores for name in names)
     ]
     if rows:

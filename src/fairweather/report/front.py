@@ -23,6 +23,7 @@ from fairweather.types.record import CLEAN, NO_LEVEL, base_model
 
 ROWS = 4  # of pictures: clean images, and levels up to the worst one
 KINDS = ("clean", "mean", "worst")  # of marks
+TERMS = "Sure: the probability that a model gives its own answer, called confidence."
 
 
 Mark = tuple[str, float, float | None, float | None, str]
@@ -87,7 +88,7 @@ def write_tiles(contents: Contents, model: str) -> list[list[str]]:
     if there.gap is not None and there.confidence is not None:
         sure = words.format_share(there.confidence.value)
         tiles.append([sure, *words.describe_sureness(outcome, there.gap, where)])
-        tiles[-1] += _describe_class(contents, model, CLEAN) if low is None else []
+        tiles[-1] += describe_class(contents, model, CLEAN) if low is None else []
     return tiles
 
 
@@ -100,7 +101,7 @@ def _describe_grades(contents: Contents, model: str) -> list[str]:
     return [words.describe_grades_off(error, far)] if error and far else []
 
 
-def _describe_class(contents: Contents, model: str, cell: str, searched: int = 1) -> list[str]:
+def describe_class(contents: Contents, model: str, cell: str, searched: int = 1) -> list[str]:
     """Say which class gets too much or too little probability, if one is confirmed to."""
     off = find_miscalibrated_class(contents, model, cell, searched)
     where = "of the clean images" if cell == CLEAN else "of these images"
@@ -118,7 +119,7 @@ def _show_verdict(contents: Contents, _: Tables) -> PartView | None:
             "tiles": write_tiles(contents, start),
             "models": {model: outcome.title for model, outcome in outcomes.items()},
             "chosen": "that is most accurate on clean images",
-            "terms": "Sure: the probability that a model gives its own answer, called confidence.",
+            "terms": TERMS,
         },
         carried={
             "start": start,
@@ -226,7 +227,7 @@ def _describe_shift(
     said = [*words.describe_knowledge(outcome, low)]
     if low is outcome.worst.focus:
         cell = low.sweep.cells[low.level]
-        said += _describe_class(contents, model, cell, outcome.worst.searched)
+        said += describe_class(contents, model, cell, outcome.worst.searched)
     rows = choose_rows(low.sweep, low.level)
     return {
         "said": said,

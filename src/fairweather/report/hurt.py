@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
-from typing import NamedTuple
+from typing import NamedTuple, TypedDict
 
 import numpy as np
 import numpy.typing as npt
@@ -97,8 +97,18 @@ def _estimate(contents: Contents, right: FloatArray, inside: npt.NDArray[np.bool
     return to_score(estimate, BOUNDS)
 
 
-def _hurt_by(contents: Contents, model: str, images: ImageKeys) -> Mapping[str, object]:
-    """The worst parts of each division, for a model."""
+class WorstParts(TypedDict):
+    """The parts of a division with the lowest accuracy as rows of a chart, and what they say."""
+
+    rows: list[Row]
+    said: list[str]
+
+
+def find_worst_parts(contents: Contents, model: str) -> Mapping[str, WorstParts]:
+    """Find the worst parts of each division for a model, by the noun of a part."""
+    images = contents.once(read_image_keys)
+    if images is None:
+        return {}
     clean = read_correct(contents, model, {CLEAN: 1.0}, images)
     cells = find_shared_cells(contents, [model])
     shifted = read_correct(contents, model, cells, images) if cells else None
@@ -108,17 +118,14 @@ def _hurt_by(contents: Contents, model: str, images: ImageKeys) -> Mapping[str, 
         (division.noun, find_hurt(contents, division, clean, shifted))
         for division in list_divisions(contents, images)
     )
-    return {noun: {"rows": rows[0], "said": rows[1]} for noun, rows in hurt if rows}
+    return {noun: WorstParts(rows=parts[0], said=parts[1]) for noun, parts in hurt if parts}
 
 
 def _show_hurt(contents: Contents, _: Tables) -> PartView | None:
-    images = contents.once(read_image_keys)
-    if images is None:
-        return None
     hurt = {
         model: own
         for model in contents.once(read_outcomes)
-        if (own := _hurt_by(contents, model, images))
+        if (own := find_worst_parts(contents, model))
     }
     if not hurt:
         return None

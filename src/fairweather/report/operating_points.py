@@ -296,6 +296,8 @@ def _describe_verdicts(rows: Sequence[TargetRow]) -> str:
     kept = sum(row.verdict == KEPT for row in rows)
     if kept == total:
         return f"is kept in all {total} sets of images" if total > 1 else "is kept"
+    if total == 1:
+        return "may be kept or broken: the interval includes the target"
     rest = "interval includes" if total - kept == 1 else "intervals include"
     return f"is kept in {kept} of {total} sets of images; the other {rest} the target"
 

@@ -129,7 +129,7 @@ class Stop(TypedDict):
     rows: list[Row]
 
 
-def _describe_model(contents: Contents, model: str, outcome: ModelOutcome) -> list[Stop]:
+def describe_stops(contents: Contents, model: str, outcome: ModelOutcome) -> list[Stop]:
     """What the page says at each stop of the slider."""
     fitted = {seed: fit_thresholds(contents, model, seed) for seed in contents.seeds_of(model)}
     thresholds = fitted if all(fitted.values()) else {seed: [] for seed in fitted}
@@ -168,7 +168,7 @@ def _show_review(contents: Contents, _: Tables) -> PartView | None:
     stops = {
         model: said
         for model, outcome in outcomes.items()
-        if (said := _describe_model(contents, model, outcome))
+        if (said := describe_stops(contents, model, outcome))
     }
     if not stops:
         return None

@@ -7,7 +7,7 @@ number, and then called unconfirmed; no sentence turns it into a claim.
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 
 import numpy as np
 
@@ -435,12 +435,10 @@ def describe_worklist(missed: float, name: str, share: str, where: str) -> str:
     """Say what a person must look at, of the finding that needs most.
 
     >>> describe_worklist(0.05, "Mass", "40%", "under fog").replace(PERCENT, "%")
-    'To miss at most 5% of “Mass” under fog, a person must look at 40% of the images.'
+    'To miss at most 5% of “Mass” under fog, a person must look at 40% of images.'
     """
     least = format_share(missed)
-    return (
-        f"To miss at most {least} of “{name}” {where}, a person must look at {share} of the images."
-    )
+    return f"To miss at most {least} of “{name}” {where}, a person must look at {share} of images."
 
 
 def describe_missed(name: str, share: float, where: str) -> str:
@@ -471,12 +469,13 @@ def tile_calls(first: Score, second: Score, point: str, where: str) -> list[str]
     return [
         f"{shares[0].removesuffix(PERCENT)} and {shares[1]}",
         f"sensitivity and specificity {point} {where}",
-        _interval_of(first, "sensitivity"),
-        _interval_of(second, "specificity"),
+        write_rate_interval(first, "sensitivity"),
+        write_rate_interval(second, "specificity"),
     ]
 
 
-def _interval_of(rate: Score, kind: str) -> str:
+def write_rate_interval(rate: Score, kind: str) -> str:
+    """Write the interval of a sensitivity or a specificity as a sentence."""
     if rate.too_few:
         return f"Too few images for an interval of the {kind}."
     ends = f"{100 * rate.low:.1f} to {100 * rate.high:.1f}{PERCENT}"
@@ -524,6 +523,63 @@ def describe_rate_test(kind: str, column: str, p: float) -> str:
         return f"The test confirms that the {kind} differs by {column} ({written})."
     return f"The test cannot confirm that the {kind} differs by {column} ({written})."
 
+
+# ---- a model card
+
+
+def describe_missed_share(name: str, where: str, sensitivity: Score) -> str:
+    """Say what is missed of a class or finding where it is called.
+
+    >>> said = describe_missed_share("Mass", "at 0.5", Score(0.93, 0.89, 0.96, 270))
+    >>> print(said.replace(PERCENT, "%"))
+    “Mass” at 0.5: 7% of the images with it are missed.
+    """
+    missed = format_share(1 - sensitivity.value)
+    return f"“{name}” {where}: {missed} of the images with it are missed."
+
+
+def describe_false_calls(name: str, specificity: Score) -> str:
+    """Say how often a class or finding is called where it is not.
+
+    >>> print(describe_false_calls("Mass", Score(0.56, 0.5, 0.6, 270)).replace(PERCENT, "%"))
+    “Mass” is called wrongly in 44% of the images without it.
+    """
+    return (
+        f"“{name}” is called wrongly in {format_share(1 - specificity.value)} of the images "
+        "without it."
+    )
+
+
+def describe_slope(slope: Score) -> Iterator[str]:
+    """Say whether probabilities are too extreme or too moderate.
+
+    >>> print(*describe_slope(Score(0.7, 0.6, 0.8, 500)))
+    The calibration slope is 0.70 on clean images; 1 is right. Its probabilities are too extreme.
+    """
+    yield f"The calibration slope is {slope.value:.2f} on clean images; 1 is right."
+    yield _compare_with_1(slope, "Its probabilities are too extreme.", "They are too moderate.")
+
+
+def describe_ratio(ratio: Score) -> Iterator[str]:
+    """Say whether what the probabilities expect happens as often.
+
+    >>> print(*describe_ratio(Score(0.97, 0.9, 1.02, 500)))
+    The observed/expected ratio is 0.97 on clean images; 1 is right. Its interval includes 1.
+    """
+    yield f"The observed/expected ratio is {ratio.value:.2f} on clean images; 1 is right."
+    yield _compare_with_1(ratio, "Its probabilities are too high.", "They are too low.")
+
+
+def _compare_with_1(score: Score, below: str, above: str) -> str:
+    if score.too_few:
+        return "Too few errors for an interval."
+    return below if score.high < 1 else above if score.low > 1 else "Its interval includes 1."
+
+
+CALIBRATION_NUMBERS: Mapping[str, Callable[[Score], Iterator[str]]] = {
+    "calibration_slope": describe_slope,
+    "observed_expected_ratio": describe_ratio,
+}
 
 # ---- costs
 

@@ -13,6 +13,7 @@ import pandas as pd
 
 from fairweather.metrics import holm, to_score
 from fairweather.metrics.grouping import FEW_GROUPS, membership_p, zou_donner_interval
+from fairweather.metrics.unseen import FEWEST_SITES
 from fairweather.report.contents import Contents, ensembles_as_models, join_name
 from fairweather.report.performance import (
     FloatArray,
@@ -37,7 +38,7 @@ from fairweather.report.tables import (
 )
 from fairweather.runs.folder import StoredGroups
 from fairweather.types.measurement import Score, explain_small_slices
-from fairweather.types.options import BELOW, CROSS
+from fairweather.types.options import BELOW, CROSS, MISSING, Aggregation
 from fairweather.types.record import (
     ALL,
     CLEAN,
@@ -45,6 +46,7 @@ from fairweather.types.record import (
     NO_LEVEL,
     SLICES,
     slice_label,
+    unseen_slice_label,
     worst_slice_label,
 )
 
@@ -107,8 +109,11 @@ def tabulate_slices(contents: Contents) -> dict[str, TextTable]:
         groups = run.groups()
         if groups is not None and groups.slices and run.holds(SLICES):
             stored, images = _read_slices(run.slice_scores, label), read_image_keys(contents)
+            sites = run.record.settings.sites
             return {
-                column: _tabulate_column(contents, column, groups, stored, images)
+                column: _tabulate_column(
+                    contents, column, groups, stored, images, sites=column in sites
+                )
                 for column in groups.slices
             }
     return {}
@@ -144,6 +149,8 @@ def _tabulate_column(
     groups: StoredGroups,
     stored: _StoredSlices,
     images: ImageKeys | None,
+    *,
+    sites: bool,
 ) -> TextTable:
     values = groups.slices[column]
     slices = {
@@ -177,12 +184,42 @@ def _tabulate_column(
     rows = [
         row._replace(p=adjusted.get((row.model, same.get(row.slice, "")), math.nan)) for row in rows
     ]
+    unseen = {
+        title: stored.scores.get((model, CLEAN, NO_LEVEL, unseen_slice_label(column), "accuracy"))
+        for model, title in contents.titles.items()
+        if (model, CLEAN, NO_LEVEL, first, "accuracy") in stored.scores
+    }
     below = [
+        *([_describe_unseen(column, len({*values} - {MISSING}), unseen)] if sites else []),
         _describe_differences(rows),
         _caption_slices(contents, column, len(tested), rows),
         *([f"{remark}."] if (remark := explain_small_slices(column, values)) else []),
     ]
     return _make_table(column, groups.group, places, rows, below)
+
+
+def _describe_unseen(column: str, count: int, scores: Mapping[str, Score | None]) -> str:
+    """Say how accurate a model may be at an unseen site; of several models, the one that may be
+    the least accurate.
+
+    >>> print(_describe_unseen("site", 8, {"A network": Score(0.89, 0.712, 0.961, 8)}))
+    At an unseen site, accuracy lies between 71 % and 96 % (95 % prediction interval from 8 sites).
+    >>> _describe_unseen("site", 3, {"A network": None})
+    'A prediction interval for an unseen site needs at least 5 values of site, found 3.'
+    """
+    known = [(score.low, title, score) for title, score in scores.items() if score is not None]
+    if not known:
+        return (
+            f"A prediction interval for an unseen {column} needs at least {FEWEST_SITES} values of "
+            f"{column}, found {count}."
+        )
+    _, title, score = min(known)
+    of_model = f" of {title}" if len(known) > 1 else ""
+    low, high = (f"{100 * end:.0f} %" for end in (score.low, score.high))
+    return (
+        f"At an unseen {column}, accuracy{of_model} lies between {low} and {high} "
+        f"(95 % prediction interval from {score.n} {Aggregation(column).plural})."
+    )
 
 
 def order_of_value(value: str) -> list[tuple[bool, list[str | int]]]:

@@ -74,6 +74,11 @@ class EvaluationOptions(ModelOptions):
         "cut at points age:40,65. Repeatable.",
         flag="--slice",
     )
+    sites: tuple[str, ...] = option(
+        (),
+        "Metadata column of sites, such as hospital: scored separately, and predicted for an "
+        "unseen one. Repeatable.",
+    )
     allow_shared_groups: bool = option(
         False, "Allow a group to have both validation and test images."
     )

@@ -83,6 +83,7 @@ def describe_run(inputs: Inputs) -> RunRecord:
             threads=settings.threads,
             operating_points=dict(measurement.operating_points),
             costs=dict(measurement.costs),
+            sites=measurement.sites,
             unit=measurement.aggregation.unit if measurement.aggregation else "",
             aggregates=measurement.aggregation.names if measurement.aggregation else (),
             fit_on=tuple(shift.id for shift in settings.fit_on),

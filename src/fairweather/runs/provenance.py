@@ -23,6 +23,7 @@ if TYPE_CHECKING:
     import torch
 
 _PACKAGES = ("fairweather", "torch", "torchvision", "timm", "lightning-fabric", "numpy", "pillow")
+_DRAWING = ("altair", "vl-convert-python", "pillow")
 
 
 def current_provenance(device: torch.device) -> Provenance:
@@ -36,6 +37,7 @@ def current_provenance(device: torch.device) -> Provenance:
         python=platform.python_version(),
         platform=platform.platform(),
         versions=package_versions(),
+        drawing=drawing_versions(),
         hardware={
             "device": _device_name(device),
             "cpu": _cpu_name(),
@@ -48,6 +50,11 @@ def current_provenance(device: torch.device) -> Provenance:
 def package_versions() -> dict[str, str]:
     """The versions of the packages whose code can change a result."""
     return {name: _version(name) for name in _PACKAGES}
+
+
+def drawing_versions() -> dict[str, str]:
+    """The versions of the packages that draw figures: they change pictures, and no number."""
+    return {name: _version(name) for name in _DRAWING}
 
 
 @cache

@@ -39,11 +39,13 @@ from fairweather.metrics.operating_points import choose_thresholds
 from fairweather.metrics.rows import require_row
 from fairweather.metrics.sample import draw_counts
 from fairweather.metrics.table import needs_thresholds
+from fairweather.metrics.unseen import is_predictable, unseen_score
 from fairweather.runs.folder import RunFolder
 from fairweather.tasks.task import Task, Unit
 from fairweather.types.kinds import FINDING
 from fairweather.types.measurement import AnyPredictions, Cell, Predictions, Score
 from fairweather.types.operating_points import POINT_SIGN, OperatingPoints, list_points
+from fairweather.types.options import MISSING
 from fairweather.types.record import (
     ALL,
     CLEAN,
@@ -59,6 +61,8 @@ from fairweather.types.record import (
     WORST,
     is_shifted,
     mean_unit_name,
+    slice_label,
+    unseen_slice_label,
     weighted_mean_unit_name,
     worst_slice_label,
 )
@@ -148,6 +152,7 @@ def estimate_metrics(
     metrics: Collection[str] | None = None,
     *,
     threads: int = 1,
+    contributions: bool = False,
 ) -> Iterator[tuple[ScoreKey, Estimates]]:
     """Estimate metrics of cells on the same resamples of the images.
 
@@ -162,6 +167,7 @@ def estimate_metrics(
         metrics: names of the metrics, those of classes too; None means all rows of `METRICS`. Names
             of unknown metrics are ignored.
         threads: at least 1.
+        contributions: as in `evaluate_resamples`.
 
     Raises `InputError` if the labels of the predictions are not those of the resamples.
     """
@@ -173,7 +179,14 @@ def estimate_metrics(
         ThreadPoolExecutor(threads + 1) as pool,
     ):
         for key, predictions, fitted in sets:
-            task = pool.submit(evaluate_resamples, predictions, shared, fitted, metrics)
+            task = pool.submit(
+                evaluate_resamples,
+                predictions,
+                shared,
+                fitted,
+                metrics,
+                contributions=contributions,
+            )
             pending.append((key, task))
             if len(pending) > threads:
                 ready, future = pending.popleft()
@@ -423,14 +436,43 @@ def worst_slices(
         column: such as `site`.
         columns: of the table.
     """
-    rows = []
-    for key, estimates in next(iter(slices.values())).items():
-        for name in filter(has_direction, estimates):
+    rows = [
+        (*key, worst_slice_label(column), name, *_worst_slice_score(known, require_row(name)))
+        for key, name, known in _iter_known(slices)
+        if has_direction(name)
+    ]
+    return pd.DataFrame(rows, columns=columns)
+
+
+def unseen_slices(slices: Mapping[str, Table], column: str) -> pd.DataFrame:
+    """Predict each metric at an unseen site, as rows of slices.csv whose n is the number of sites.
+
+    A metric that is known at fewer than five sites has no row, and neither has one that
+    `is_predictable` leaves out.
+
+    Args:
+        slices: as for `worst_slices`; they are a sample, such as hospitals. Images without a value
+            are of no known site, and do not count.
+        column: such as `site`.
+    """
+    missing = slice_label(column, MISSING)
+    sites = {name: table for name, table in slices.items() if name != missing}
+    rows = [
+        (*key, unseen_slice_label(column), name, *score)
+        for key, name, known in _iter_known(sites)
+        if is_predictable(row := require_row(name))
+        and (score := unseen_score(known, row.bounds)) is not None
+    ]
+    return pd.DataFrame(rows, columns=SLICE_COLUMNS)
+
+
+def _iter_known(slices: Mapping[str, Table]) -> Iterator[tuple[ScoreKey, str, list[Estimate]]]:
+    """Give the estimates of each metric in the slices where it is defined."""
+    for key, estimates in next(iter(slices.values()), {}).items():
+        for name in estimates:
             every = [table[key][name] for table in slices.values() if name in table.get(key, {})]
             if known := [estimate for estimate in every if not np.isnan(estimate.value)]:
-                score = _worst_slice_score(known, require_row(name))
-                rows.append((*key, worst_slice_label(column), name, *score))
-    return pd.DataFrame(rows, columns=columns)
+                yield key, name, known
 
 
 def has_direction(name: str) -> bool:

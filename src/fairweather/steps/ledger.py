@@ -19,7 +19,13 @@ from fairweather.steps.plan import (
     step_fingerprint,
 )
 from fairweather.types.operating_points import list_points
-from fairweather.types.record import RECORD, RunRecord, StepRecord, StoredPoints
+from fairweather.types.record import (
+    RECORD,
+    RunRecord,
+    StepRecord,
+    StoredPoints,
+    unseen_slice_label,
+)
 
 State = Literal["done", "stale", "missing"]
 
@@ -149,6 +155,7 @@ def find_dropped(plan: Plan, run: RunFolder) -> list[str]:
         lost += [f"shift {shift}" for shift in row.shifts if shift not in kept]
     lost += [f"ood {name}" for name in old.others if name not in now.others]
     lost += [name for name in old.natural if name not in now.natural]
+    lost += [unseen_slice_label(name) for name in old.sites if name not in now.sites]
     for word, before, after in (
         ("priors", old.priors, now.priors),
         ("costs of", old.costs, now.costs),
@@ -169,6 +176,7 @@ class _ScoredParts(pydantic.BaseModel):
     rows: tuple[ScoredModel, ...]
     others: tuple[str, ...]
     natural: tuple[str, ...] = ()
+    sites: tuple[str, ...] = ()
     priors: dict[str, tuple[float, ...]]
     operating_points: StoredPoints = {}
     costs: dict[str, tuple[float, ...]] = {}

@@ -13,6 +13,7 @@ import torch
 from fairweather.data.loading import plan_loading
 from fairweather.data.pixel_scans import digest
 from fairweather.devices import FP32, Arithmetic
+from fairweather.errors import unknown_name
 from fairweather.metrics.detection import MOST_FEATURES
 from fairweather.progress import Notify
 from fairweather.report.samples import ATTACKED, INDEX, PICTURES
@@ -225,6 +226,9 @@ class Settings:
     costs: Mapping[str, tuple[float, ...]] = field(default_factory=dict)
     """For each class, the cost of each decision; for each finding, of missing it and of calling it
     wrongly. A last number is the price of a review. Empty without costs."""
+
+    sites: tuple[str, ...] = ()
+    """The columns of slices whose values are a sample, such as hospitals."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -601,6 +605,9 @@ def _plan_scores(measurement: Measurement, models: Sequence[MeasuredModel]) -> p
     }
     reads += sets.values()
     leaves = (SCORES, WARNINGS, ABSENT_METRICS, *([SLICES] if data.slices else []))
+    for column in measurement.sites:
+        if column not in data.slices:
+            raise unknown_name("column of sites", column, data.slices)
     return plan.ScoreStep(
         id="scores",
         task="score",
@@ -620,6 +627,7 @@ def _plan_scores(measurement: Measurement, models: Sequence[MeasuredModel]) -> p
         costs=dict(measurement.costs),
         in_units_of_alexnet=is_imagenet_at_224(data.classes, data.side),
         slices=data.slices,
+        sites=measurement.sites,
         aggregation=measurement.aggregation,
         sets=sets,
         threads=measurement.threads,

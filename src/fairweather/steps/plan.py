@@ -691,6 +691,9 @@ class ScoreStep(Step):
     slices: tuple[str, ...] = ()
     """Subgroups of the test images that are scored alone, by the name of the column."""
 
+    sites: tuple[str, ...] = ()
+    """Those of these columns whose values are a sample, so that an unseen one is predicted."""
+
     aggregation: Aggregation | None = None
     """What is judged in place of images."""
 

@@ -35,6 +35,7 @@ from fairweather.runs.scores import (
     score_key,
     scores_frame,
     slice_frame,
+    unseen_slices,
     worst_slices,
 )
 from fairweather.steps.plan import ScoredModel, ScoreStep
@@ -118,6 +119,8 @@ def class_slice_rows(
     fitted: Callable[[Cell], FittedThresholds | None],
     grouping: Grouping | None,
     tell: Callable[[int], None],
+    *,
+    sites: bool,
 ) -> pd.DataFrame:
     """Make the rows of each class in each slice of a column, and in the worst, for clean images.
 
@@ -128,6 +131,7 @@ def class_slice_rows(
         column: such as `site`.
         places: of the images of each slice, by its name such as `site=B`.
         tell: called with the number of cells that were scored.
+        sites: whether the slices are a sample, so that an unseen one is predicted.
     """
     parts = [pd.DataFrame(columns=SLICE_COLUMNS)]
     clean = [cell for cell in cells if cell.shift.name == CLEAN]
@@ -151,7 +155,7 @@ def class_slice_rows(
             tell(len(members))
             return _select_written(dict(estimates))
 
-        parts += slice_frames(column, places, grouping, estimate)
+        parts += slice_frames(column, places, grouping, estimate, sites=sites)
     return concatenate_rows(parts)
 
 
@@ -160,8 +164,13 @@ def slice_frames(
     slices: Mapping[str, Places],
     grouping: Grouping | None,
     estimate: Callable[[Places, Grouping | None], Mapping[ScoreKey, Estimates]],
+    *,
+    sites: bool,
 ) -> list[pd.DataFrame]:
-    """Make the rows of each slice of a column, by what `estimate` gives, and of the worst."""
+    """Make the rows of each slice of a column, by what `estimate` gives, and of the worst.
+
+    If the slices are sites, there are rows of an unseen one too.
+    """
     tables, frames = {}, []
     for name, places in slices.items():
         own_grouping = None if grouping is None else grouping.select(places)
@@ -169,7 +178,8 @@ def slice_frames(
         frame = slice_frame(tables[name], name)
         count = None if own_grouping is None else own_grouping.count
         frames.append(frame if count is None else frame.assign(groups=count))
-    return [*frames, worst_slices(tables, column)]
+    unseen = [unseen_slices(tables, column)] if sites else []
+    return [*frames, worst_slices(tables, column), *unseen]
 
 
 def _class_names(predictions: Predictions, points: OperatingPoints) -> list[str]:

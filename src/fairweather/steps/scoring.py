@@ -35,6 +35,7 @@ from fairweather.runs.scores import (
     scores_to_csv,
     seed_spread,
     unit_frame,
+    unseen_slices,
     worst_slices,
 )
 from fairweather.shifts.table import CLEAN as UNCHANGED
@@ -330,6 +331,8 @@ def _unit_slice_rows(
                 if unit in images.tables
             }
             yield worst_slices(tables, column).assign(unit=unit)[UNIT_SLICE_COLUMNS]
+            if column in step.sites:
+                yield unseen_slices(tables, column).assign(unit=unit)[UNIT_SLICE_COLUMNS]
         everywhere = {
             f"{name}|{unit}": table
             for name, images in slices.items()
@@ -429,7 +432,8 @@ def _slice_rows(
             slice_label(column, value): np.flatnonzero(groups.slices[column] == value)
             for value in sorted(set(groups.slices[column]))
         }
-        frames += slice_frames(column, slices, grouping, summarize)
+        is_sample = column in step.sites
+        frames += slice_frames(column, slices, grouping, summarize, sites=is_sample)
         frames.append(
             class_slice_rows(
                 cells,
@@ -441,9 +445,10 @@ def _slice_rows(
                 lambda cell: fitted.get((cell.model, cell.seed)),
                 grouping,
                 tell,
+                sites=is_sample,
             )
         )
-    table = pd.concat(frames, ignore_index=True)
+    table = concatenate_rows(frames)
     if grouping is not None:
         table["groups"] = table["groups"].astype("Int64")
     return table

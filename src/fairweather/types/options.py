@@ -25,6 +25,7 @@ F = TypeVar("F", bound=Callable[..., Any])
 Channels = tuple[float, float, float]
 SPLITS = ("train", "val", "test")
 CROSS = "*"  # between the columns of a slice, and between their values
+MISSING = "missing"  # the slice of images whose row has no value
 BELOW = "below "  # of numbers under the first point where a column is cut
 _POINT = r"[-+]?(?:\d+\.?\d*|\.\d+)"
 _CUT = re.compile(rf"\s*(?P<name>\S|\S.*\S)\s*:\s*(?P<points>{_POINT}(?:\s*,\s*{_POINT})*)\s*")

@@ -87,6 +87,15 @@ def worst_slice_label(column: str) -> str:
     return f"worst {column}"
 
 
+def unseen_slice_label(column: str) -> str:
+    """Name a value of a column that no image has, as in slices.csv and in rules.
+
+    >>> unseen_slice_label("site")
+    'unseen site'
+    """
+    return f"unseen {column}"
+
+
 def mean_unit_name(unit: str) -> str:
     """Name the mean over all units like this one, as in scores.csv.
 
@@ -488,6 +497,9 @@ class RunSettings(FrozenRecord):
     """For each true class, the cost of each decision in the order of the classes. For each finding,
     what it costs to miss it and to call it wrongly. A last number is the price of a review."""
 
+    sites: tuple[ShownText, ...] = ()
+    """Columns of slices whose values are a sample, such as hospitals, of which more exist."""
+
     fit_on: tuple[ShownText, ...] = ()
     """Ids of the shifts of the validation images that the variants `...-fit_on` were fitted on;
     empty without these variants."""
@@ -530,6 +542,9 @@ class Provenance(FrozenRecord):
     python: str
     platform: str
     versions: dict[str, str] = {}
+    drawing: dict[str, str] = {}
+    """Versions of what draws figures; another one changes no number, so the record lasts."""
+
     hardware: dict[str, JsonValue] = {}
     """Device, cpu, cores, threads."""
 
@@ -584,8 +599,11 @@ class RunRecord(FrozenRecord):
             yield from sweep.cells
 
     def lasting(self) -> dict[str, Any]:
-        """The record without time, command and git revisions, which change if the run continues."""
-        circumstances = {"time", "command", "git"}
+        """The record without what changes if the run continues, and changes no number.
+
+        That is: time, command, git revisions, and versions of what draws figures.
+        """
+        circumstances = {"time", "command", "git", "drawing"}
         return self.model_dump(mode="json", exclude={"provenance": circumstances})
 
 

@@ -119,7 +119,7 @@ USABLE = (
     *("variants", "priors"),
     *("operating_points", "costs", "ordered_classes"),
     *("bootstrap", "threads", "title", "device", "offline"),
-    *("metadata", "group", "unit", "aggregate", "slices", "allow_shared_groups"),
+    *("metadata", "group", "unit", "aggregate", "slices", "sites", "allow_shared_groups"),
 )
 OF_DATA = (*("class_map", "size", "root", "skip_unreadable", "allow_duplicates", "scale"),)
 # What is probably wrong if a model is no better than chance.

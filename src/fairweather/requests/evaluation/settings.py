@@ -110,6 +110,7 @@ def make_settings(
         operating_points=parse_operating_points(options.operating_points),
         ordered=options.ordered_classes,
         aggregation=read_aggregation(options.unit, options.aggregate),
+        sites=options.sites,
     )
 
 
@@ -175,17 +176,17 @@ def read_label_map(options: EvaluationOptions) -> Mapping[str, object] | None:
 def group_columns(options: EvaluationOptions) -> GroupColumns | None:
     """The columns with the groups and slices of the images; None if no option is about them."""
     asked = (options.metadata, options.group, options.slices, options.allow_shared_groups)
-    if not any((*asked, options.unit)):
+    if not any((*asked, options.unit, options.sites)):
         return None
     path = None if options.metadata is None else str(options.metadata)
-    slices = tuple(map(normalize_slice, options.slices))
+    slices = tuple(dict.fromkeys(map(normalize_slice, (*options.slices, *options.sites))))
     columns = GroupColumns(path, options.group, slices, options.allow_shared_groups)
     return add_unit(columns, options.unit)
 
 
 def check_loaded_dataset(options: EvaluationOptions) -> None:
     """Raise `InputError` for options that a data set which is loaded already cannot follow."""
-    if group_columns(replace(options, unit=None)) is not None:
+    if group_columns(replace(options, unit=None, sites=())) is not None:
         raise InputError(
             "metadata goes with the name of a data set; this one is loaded already: give load_data "
             "the table, as groups=GroupColumns(...)"

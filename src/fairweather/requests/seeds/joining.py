@@ -178,6 +178,7 @@ def _make_measurement(record: RunRecord, copied: Mapping[str, CopiedStep]) -> Me
         variants=read_variants(settings.variants),
         operating_points=settings.operating_points,
         costs=settings.costs,
+        sites=settings.sites,
         aggregation=settings.aggregation,
         fit_on=tuple(
             shift for shift in map(parse_shift, settings.fit_on) if isinstance(shift, Shift)

@@ -159,6 +159,7 @@ def _shared_values(part: SeedsPart) -> Iterator[tuple[str, JsonValue]]:
     points = settings.operating_points
     yield "operating_points", {name: list(list_points(points, name)) for name in points}
     yield "costs", {name: list(costs) for name, costs in settings.costs.items()}
+    yield "sites", list(settings.sites)
     yield "ordered_classes", record.data.ordered
     yield "unit", settings.unit
     yield "aggregate", list(settings.aggregates)

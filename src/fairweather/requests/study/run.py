@@ -129,6 +129,7 @@ def make_study_settings(study: Study, device: torch.device) -> Settings:
         ordered=study.ordered_classes,
         operating_points=study.named_points(),
         aggregation=read_aggregation(study.unit, study.aggregates),
+        sites=() if study.data.groups is None else tuple(study.data.groups.sites),
     )
 
 
@@ -211,9 +212,9 @@ def _make_source(entry: DataEntry, unit: str | None = None) -> PlannedDataset:
     given = {option.name: getattr(entry, option.name) for option in fields(DataOptions)}
     given["positive"] = list_positive(entry.positive)
     if entry.groups is not None:
-        asked = entry.groups.model_dump() | {
-            "slices": tuple(map(normalize_slice, entry.groups.slices))
-        }
+        asked = entry.groups.model_dump(exclude={"sites"})
+        slices = map(normalize_slice, (*entry.groups.slices, *entry.groups.sites))
+        asked["slices"] = tuple(dict.fromkeys(slices))
         given["groups"] = add_unit(GroupColumns(**asked), unit)
     return _add_preparation(PlannedDataset(source=entry.source, **given | {"size": None}), entry)
 

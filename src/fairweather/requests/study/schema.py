@@ -135,12 +135,14 @@ class GroupsEntry(StrictEntry):
     `metadata` is its path; without it, the columns are those of the data set itself, if it is
     `parquet:PATH`. `group` is the column that says which images belong together, such as `patient`.
     `slices` are columns with subgroups, such as `site` or `site*sex`; a column of numbers is cut as
-    `age:40,65`. `allow_shared` allows images of one group in several splits.
+    `age:40,65`. `sites` are such columns whose values are a sample, such as hospitals: the numbers
+    of an unseen one are predicted. `allow_shared` allows images of one group in several splits.
     """
 
     metadata: str | None = None
     group: str | None = None
     slices: list[str] = []
+    sites: list[str] = []
     allow_shared: bool = False
 
 

@@ -1,0 +1,919 @@
+"""Plan a test: how many images, positives, patients and seeds a verdict of `check` or `compare`
+needs, and what a given test set can show."""
+
+from __future__ import annotations
+
+import math
+import re
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, replace
+from functools import partial
+from typing import Any, NamedTuple
+
+import numpy as np
+import pandas as pd
+
+from fairweather.errors import InputError, join_names, unknown_name
+from fairweather.judge.pilot import (
+    PLANNED,
+    Pilot,
+    Planned,
+    SetSize,
+    Variances,
+    base_name,
+    read_pilot,
+    read_set_size,
+)
+from fairweather.judge.rules import CLASS, Rule, read_rules
+from fairweather.metrics.columns import FloatArray, IntArray
+from fairweather.metrics.metric import CLASS_METRICS
+from fairweather.metrics.power import (
+    MOST_IMAGES,
+    Goal,
+    GroupSizes,
+    RecipeSpread,
+    Spread,
+    area_power,
+    crossed_power,
+    design_effect,
+    even_sizes,
+    grouped_share_power,
+    paired_power,
+    random_share_power,
+    share_power,
+    smallest_effect,
+    smallest_size,
+)
+from fairweather.metrics.rows import find_row
+from fairweather.metrics.table import METRICS
+from fairweather.report.tables import TableLayout, align_table, write_csv
+
+# ---------------------------------------------------------------- what can be planned
+
+OPERATORS: Mapping[str, str] = {">=": ">=", ">": ">=", "≥": ">=", "<=": "<=", "<": "<=", "≤": "<="}
+BETTER, NOT_WORSE, WITHIN = "better", "not worse", "within"
+EXAMPLES = (
+    "'sensitivity >= 0.8', 'accuracy better', 'accuracy not worse by 2%' or 'accuracy within 2%'"
+)
+_TARGET = re.compile(
+    r"(?P<model>[^\s:\[\]]+\s*:\s*)?(?P<metric>[^\s:\[\]<>≤≥]+)\s*(?P<cell>\[.*\])?\s*(?P<claim>.*)"
+)
+_CLAIMS = tuple(
+    map(
+        re.compile,
+        (
+            r"(?P<operator>[<>=≤≥!]+)\s*(?P<number>.+)",
+            rf"(?P<operator>{BETTER})",
+            rf"(?P<operator>{NOT_WORSE})(?:\s+than\s+\S.*?)?\s+by\s+(?P<number>\S+(?:\s*%)?)",
+            rf"(?P<operator>{WITHIN})\s+(?P<number>\S+(?:\s*%)?)(?:\s+of\s+\S.*)?",
+        ),
+    )
+)
+
+
+@dataclass(frozen=True)
+class Claim:
+    """What a test is to show."""
+
+    rule: Rule
+    """The metric, the cell and the class, as in a rule."""
+
+    operator: str
+    """`>=` or `<=` for a limit; `better`, `not worse` or `within` for two models."""
+
+    number: float
+    """The limit or the margin; 0 for `better`."""
+
+    @property
+    def planned(self) -> Planned:
+        """How its metric is planned."""
+        return PLANNED[base_name(self.rule)]
+
+    @property
+    def is_comparison(self) -> bool:
+        """Whether it is about two models."""
+        return self.operator not in (">=", "<=")
+
+    @property
+    def is_percent(self) -> bool:
+        """Whether its numbers are read in per cent."""
+        return self.planned.kind == "share"
+
+    def goal(self, tests: int = 1) -> Goal:
+        """Where the interval must lie: of the value, or of how much better the new model is."""
+        goals = {
+            ">=": Goal(low=self.number),
+            "<=": Goal(high=self.number),
+            BETTER: Goal(low=0.0, tests=tests),
+            NOT_WORSE: Goal(low=-self.number),
+            WITHIN: Goal(-self.number, self.number),
+        }
+        return goals[self.operator]
+
+    def __str__(self) -> str:
+        target = self.rule.target.replace("[clean]", "")
+        number = {BETTER: "", NOT_WORSE: f" by {self.show(self.number)}"}
+        return f"{target} {self.operator}{number.get(self.operator, f' {self.show(self.number)}')}"
+
+    @property
+    def as_rule(self) -> str:
+        """The rule that `check` judges."""
+        rule = replace(self.rule, operator=self.operator, number=self.show(self.number))
+        if self.planned.counted != "images" and not rule.subject:
+            rule = replace(rule, subject=f"{CLASS}NAME")
+        return str(rule)
+
+    def show(self, number: float) -> str:
+        """Write a value, a difference or a margin of its metric."""
+        return f"{100 * number:.3g}%" if self.is_percent else f"{number:.3g}"
+
+
+def read_claim(text: str) -> Claim:
+    """Read what a test is to show, such as `sensitivity >= 0.8` or `accuracy not worse by 2%`.
+
+    Raises `InputError` for another form, an unknown metric, and a limit or margin that cannot be.
+
+    >>> str(read_claim("accuracy[clean] not worse than runs/old by 2%"))
+    'accuracy not worse by 2%'
+    """
+    target = _TARGET.fullmatch(text.strip())
+    claims = (form.fullmatch(target["claim"].strip()) for form in _CLAIMS if target)
+    claim = next(filter(None, claims), None)
+    if target is None or claim is None:
+        raise InputError(f"the claim {text!r} is not of the form {EXAMPLES}")
+    rule_text = f"{target['model'] or ''}{target['metric']}{target['cell'] or '[clean]'} >= 0"
+    rule = read_rules([rule_text])[0]
+    base = base_name(rule)
+    if base not in PLANNED:
+        if find_row(rule.scored) is None:
+            raise unknown_name("metric", base, [*METRICS, *CLASS_METRICS])
+        raise InputError(
+            f"plan-test does not know how {base} varies; it plans {join_names([*PLANNED][:5])}, "
+            f"{', '.join([*PLANNED][5:])}"
+        )
+    operator = OPERATORS.get(claim["operator"], claim["operator"])
+    if operator not in (*OPERATORS, BETTER, NOT_WORSE, WITHIN):
+        raise unknown_name("operator", operator, [*OPERATORS, BETTER, NOT_WORSE, WITHIN])
+    number = read_number(claim.groupdict().get("number") or "0", f"the claim {text!r}")
+    made = Claim(rule, operator, number)
+    _check_number(made, text)
+    return made
+
+
+def _check_number(claim: Claim, text: str) -> None:
+    number, kind = claim.number, claim.planned.kind
+    if claim.operator in (NOT_WORSE, WITHIN) and not number > 0:
+        raise InputError(
+            f"the claim {text!r}: a margin is above 0, such as 2%; to show any difference, write "
+            f"'{claim.rule.metric} {BETTER}'"
+        )
+    if kind != "mean" and claim.operator != BETTER and not 0 < number < 1:
+        raise InputError(
+            f"the claim {text!r}: the number must be between 0 and 1, such as 80% or 0.8"
+        )
+    if claim.is_comparison and claim.planned.counted == "called so":
+        raise InputError(
+            f"the claim {text!r}: two models call different images, so {claim.rule.metric} is not "
+            "compared image by image; compare sensitivity or specificity"
+        )
+
+
+def read_number(written: float | str, place: str) -> float:
+    """Read a number, or per cent; raises `InputError` for anything else.
+
+    >>> read_number("5%", "prevalence"), read_number(0.05, "prevalence")
+    (0.05, 0.05)
+    """
+    match = re.fullmatch(r"\s*([-+−]?[\d.]+(?:e-?\d+)?)\s*(%?)\s*", str(written))
+    try:
+        number = float(match[1].replace("−", "-")) / (100 if match[2] else 1) if match else None
+    except ValueError:
+        number = None
+    if number is None:
+        raise InputError(f"{place} needs a number such as 0.05 or 5%, found {written!r}")
+    return number
+
+
+# ---------------------------------------------------------------- power of a design
+
+
+@dataclass(frozen=True)
+class Design:
+    """How a test will be made, besides its size."""
+
+    claim: Claim
+    part: float = 1.0
+    """The share of all images that count; for an area, that of the positives."""
+
+    sizes: GroupSizes | None = None
+    """Of the groups of the images that count, such as patients; None if images are independent."""
+
+    seeds: int = 1
+    """Of each recipe; 1 for two trained networks, or one."""
+
+    tests: int = 1
+    """How many tests of differences share the 5 %."""
+
+    means: tuple[float, ...] = ()
+    """The values of both recipes; empty if they are far from their bounds."""
+
+    def power(
+        self, images: IntArray, truth: float, variances: Variances, goal: Goal | None = None
+    ) -> FloatArray:
+        """The power for numbers of images `[k]`, of all images where the share that counts is
+        known."""
+        goal = goal or self.claim.goal(self.tests)
+        kind = self.claim.planned.kind
+        counted = images if kind == "area" else images * self.part
+        if self.claim.is_comparison or kind == "mean":
+            if kind == "share" and self.sizes is None and self.seeds == 1:
+                assert variances.discordant is not None, "it was asked for"
+                power_of = partial(
+                    paired_power, difference=truth, discordant=variances.discordant, goal=goal
+                )
+            else:
+                power_of = partial(self._crossed_power, truth=truth, variances=variances, goal=goal)
+        elif kind == "area":
+            power_of = partial(self._area_power, truth=truth, variances=variances, goal=goal)
+        elif self.sizes is None:
+            of_count = partial(share_power, truth=truth, goal=goal)
+            return random_share_power(images, self.part, of_count)
+        else:
+            power_of = partial(self._grouped_power, truth=truth, variances=variances, goal=goal)
+        return np.array([power_of(max(1, round(n))) for n in counted.tolist()])
+
+    def _grouped_power(self, counted: int, truth: float, variances: Variances, goal: Goal) -> float:
+        assert self.sizes is not None
+        groups = max(1, round(counted / self.sizes.mean))
+        return grouped_share_power(groups, truth, goal, self.sizes, variances.icc)
+
+    def _effect(self, variances: Variances) -> float:
+        return 1.0 if self.sizes is None else design_effect(self.sizes.effective, variances.icc)
+
+    def _area_power(self, images: int, truth: float, variances: Variances, goal: Goal) -> float:
+        """Images that belong together, or vary more than normal scores, are worth fewer."""
+        worth = images / (variances.scale * self._effect(variances))
+        positives = round(worth * self.part)
+        rarer = min(self.part, 1 - self.part) * images
+        if rarer < CLASS_METRICS["auc"].fewest:
+            return 0.0  # `check` judges no AUC of fewer
+        return area_power(positives, round(worth) - positives, truth, goal)
+
+    def _crossed_power(self, counted: int, truth: float, variances: Variances, goal: Goal) -> float:
+        groups = counted if self.sizes is None else counted / self.sizes.effective
+        spread = self._spread(truth, variances)
+        return crossed_power(counted, groups, self.seeds, truth, spread, goal)
+
+    def _spread(self, truth: float, variances: Variances) -> Spread:
+        effect = self._effect(variances)
+        if self.seeds == 1:
+            return Spread(variances.of_networks(truth), (), effect)
+        bounds = (0.0, 1.0) if self.means else (-math.inf, math.inf)
+        means = self.means or (0.0, 0.0)
+        recipes = tuple(
+            RecipeSpread(between, residual, mean, bounds)
+            for between, residual, mean in zip(
+                variances.trainings or (0.0, 0.0), variances.residuals, means, strict=True
+            )
+        )
+        return Spread(variances.of_recipes(truth), recipes, effect)
+
+
+class Size(NamedTuple):
+    """The size of a test."""
+
+    images: int
+    """All images; those that count where the share that counts is unknown."""
+
+    counted: int
+    """The images that count, such as those of the class."""
+
+    groups: int | None
+    """Groups, such as patients, with images that count; None if images are independent."""
+
+    seeds: int
+    """Of each recipe."""
+
+    power: float
+
+
+@dataclass(frozen=True, kw_only=True)
+class PlannedTest:
+    """How large a test must be for a verdict, and what a test of a given size can show."""
+
+    claim: str
+    """What is to be shown."""
+
+    expect: float | None
+    """The true value, or how much better the new model truly is; None if it was not stated."""
+
+    target: float
+    """The power that is wanted."""
+
+    needed: Size | None
+    """The smallest test with that power; None if no size has it, or without `expect`."""
+
+    low: int | None = None
+    high: int | None = None
+    """`low`, `high`: the images needed at both ends of the 95 % intervals of the pilot's variances;
+    None without a pilot, and where no number is enough."""
+
+    curve: tuple[Size, ...] = ()
+    """The power of some sizes."""
+
+    seed_needs: tuple[Size, ...] = ()
+    """For some numbers of seeds, the smallest test; without those for which no number of images is
+    enough."""
+
+    fewest_seeds: int | None = None
+    """With fewer seeds of each recipe, no number of images is enough; None if seeds do not vary."""
+
+    truth: str = ""
+    """What is taken to be true, in words; "" without `expect`."""
+
+    at_best: str = ""
+    """What a test of the given size shows with the wanted power; "" if none was given."""
+
+    notes: tuple[str, ...] = ()
+    """What is assumed and how it is judged, in sentences."""
+
+    counts: str = "images"
+    """What counts, in words."""
+
+    rule: str = ""
+    """The rule for `check`, if the claim is about one model."""
+
+    @property
+    def table(self) -> pd.DataFrame:
+        """The curve: images, those that count, groups, seeds and power."""
+        return pd.DataFrame(self.curve, columns=Size._fields)
+
+    def curve_as_svg(self) -> str:
+        """Draw the curve as SVG."""
+        from fairweather.report.power_curve import draw_power  # takes a while to import
+
+        return draw_power(self.table, self.claim, self.target, self.counts)
+
+    def curve_as_csv(self) -> str:
+        """Write the curve as CSV."""
+        return write_csv(self.table)
+
+    def __str__(self) -> str:
+        parts = ["\n".join(self._headline())]
+        parts += [_format_sizes(sizes, self.counts) for sizes in (self.seed_needs, self.curve)]
+        return "\n\n".join(part for part in (*parts, self.at_best, "\n".join(self.notes)) if part)
+
+    def _headline(self) -> list[str]:
+        """What is needed, and how uncertain that is."""
+        lines = []
+        if self.fewest_seeds:
+            lines.append(
+                f"With fewer than {self.fewest_seeds} seeds of each recipe, no number of images is "
+                "enough: more images cannot replace seeds."
+            )
+        if self.needed:
+            lines.append(f"You need {_describe_size(self.needed, self.counts)}.")
+            lines.append(f"If {self.truth}, the test shows '{self.claim}' in {self._power}.")
+        elif self.truth:
+            lines.append(
+                f"No test set is large enough: if {self.truth}, none shows '{self.claim}' in "
+                f"{self._power}."
+            )
+        if self.low is not None:
+            high = "no number is enough" if self.high is None else f"{self.high:,}"
+            to = "to" if self.high is not None else "images; at the other end"
+            lines.append(
+                f"The pilot leaves the variances uncertain: {self.low:,} {to} {high}"
+                f"{' images' if self.high is not None else ''}."
+            )
+        return lines
+
+    @property
+    def _power(self) -> str:
+        return f"{100 * self.target:.4g} % of such studies"
+
+
+def _describe_size(size: Size, counts: str) -> str:
+    parts = [f"{size.images:,} images"]
+    if counts != "images":
+        parts = [f"{size.counted:,} images {counts}"]
+        if size.images != size.counted:
+            parts = [f"{size.images:,} images", f"of which {size.counted:,} {counts}"]
+    if size.groups is not None:
+        parts.append(f"from {size.groups:,} patients")
+    if size.seeds > 1:
+        parts[-1] += f" and {size.seeds} seeds of each recipe"
+    return ", ".join(parts)
+
+
+def _format_sizes(sizes: Sequence[Size], counts: str) -> str:
+    """A table of sizes with their power; columns that say nothing are left out."""
+    if not sizes:
+        return ""
+    columns = {
+        "seeds": [str(size.seeds) for size in sizes],
+        "images": [f"{size.images:,}" for size in sizes],
+        counts: [f"{size.counted:,}" for size in sizes],
+        "patients": ["" if size.groups is None else f"{size.groups:,}" for size in sizes],
+        "power": [f"{100 * size.power:.1f} %" for size in sizes],
+    }
+    shown = {
+        name: cells
+        for name, cells in columns.items()
+        if any(cells) and not (name == "seeds" and set(cells) == {"1"})
+    }
+    if counts != "images" and columns["images"] == columns[counts]:
+        del shown["images"]  # only those that count are planned
+    return align_table(TableLayout(tuple(shown), words=0), list(zip(*shown.values(), strict=True)))
+
+
+# ---------------------------------------------------------------- the plan
+
+CURVE = (0.25, 0.5, 0.75, 1.0, 1.5, 2.0)  # of the images needed
+MOST_SEEDS = 100
+
+
+def plan_test(
+    claim: str,
+    *,
+    expect: float | str | None = None,
+    power: float | str = 0.8,
+    prevalence: float | str | None = None,
+    discordant: float | str | None = None,
+    sd: float | None = None,
+    images_per_patient: float | None = None,
+    icc: float | None = None,
+    seeds: int | None = None,
+    seed_sd: float | str | None = None,
+    reference: float | str | None = None,
+    tests: int = 1,
+    pilot: str | Sequence[str] = (),
+    images: int | None = None,
+    have: str | None = None,
+) -> PlannedTest:
+    """Plan how large a test must be to show a claim, or what a given test set can show.
+
+    The test that is planned is the one that `check` and `compare` make. The effect is always
+    stated; a pilot run supplies variances alone, and the plan says how uncertain they are. Shares
+    may be written as 5%.
+
+    Args:
+        claim: a rule such as `sensitivity >= 0.8` (`METRIC >= NUMBER`), or of two models on the
+            same images `accuracy better`, `accuracy not worse by 2%` or `accuracy within 2%`. The
+            metric may be followed by `[CELL|OF]` as in a rule.
+        expect: the true value that you expect; of two models, by how much the new one is truly
+            better (negative if it is worse).
+        power: the share of studies that show the claim.
+        prevalence: the share of images of the class.
+        discordant: of two models, the share of images that exactly one of them gets right.
+        sd: of a mean loss, the standard deviation over images of the loss, or of its difference.
+        images_per_patient: images of each patient, or other group, that count.
+        icc: the correlation between two images of a patient.
+        seeds: of each recipe; without it, recipes get as many as they need.
+        seed_sd: the standard deviation between trainings of a recipe.
+        reference: of recipes and a share, the value of the old recipe.
+        tests: how many tests of differences share the 5 %, as `compare` corrects for all its tests.
+        pilot: a run, RUN:MODEL, or two of them.
+        images: the number of images of a given test set.
+        have: a run whose test set is given.
+
+    Raises:
+        InputError: a claim, an option or a pilot that cannot be, with what is allowed.
+
+    >>> plan = plan_test("sensitivity >= 0.8", expect=0.9, prevalence="5%")
+    >>> plan.needed.images, plan.needed.counted
+    (2229, 111)
+    """
+    read = read_claim(claim)
+    options = _Options(
+        expect=_optional(expect, "expect"),
+        power=_within(power, "power", 0, 1) or 0.8,
+        prevalence=_within(prevalence, "prevalence", 0, 1),
+        discordant=_within(discordant, "discordant", 0, 1),
+        sd=_within(sd, "sd", 0, math.inf),
+        images_per_patient=_within(images_per_patient, "images_per_patient", 1, math.inf),
+        icc=_within(icc, "icc", 0, 1),
+        seeds=seeds,
+        seed_sd=_within(seed_sd, "seed_sd", 0, math.inf),
+        reference=_within(reference, "reference", 0, 1),
+        tests=tests,
+        pilot=(pilot,) if isinstance(pilot, str) else tuple(pilot),
+        images=images,
+        have=have,
+    )
+    _check_options(read, options)
+    return _Planner(read, options).plan()
+
+
+def _optional(written: float | str | None, name: str) -> float | None:
+    return None if written is None else read_number(written, name)
+
+
+def _within(written: float | str | None, name: str, low: float, high: float) -> float | None:
+    number = _optional(written, name)
+    if number is None or low < number < high or number == low == 1:
+        return number
+    between = f"above {low:g}" if math.isinf(high) else f"between {low:g} and {high:g}"
+    raise InputError(f"{name} must be {between}, found {written}")
+
+
+@dataclass(frozen=True, kw_only=True)
+class _Options:
+    """The options of `plan_test` as numbers."""
+
+    expect: float | None
+    power: float
+    prevalence: float | None
+    discordant: float | None
+    sd: float | None
+    images_per_patient: float | None
+    icc: float | None
+    seeds: int | None
+    seed_sd: float | None
+    reference: float | None
+    tests: int
+    pilot: tuple[str, ...]
+    images: int | None
+    have: str | None
+
+
+def _check_options(claim: Claim, given: _Options) -> None:
+    """Raise `InputError` for an option that the claim has no use for, lacks, or contradicts."""
+    planned = claim.planned
+    compares_shares = claim.is_comparison and planned.kind == "share"
+    useful = {
+        "prevalence": planned.counted in ("of the class", "of other classes")
+        or planned.kind == "area",
+        "discordant": compares_shares,
+        "sd": planned.kind == "mean",
+        "seeds": claim.is_comparison,
+        "seed_sd": claim.is_comparison,
+        "reference": compares_shares,
+    }
+    for name, is_useful in useful.items():
+        if getattr(given, name) is not None and not is_useful:
+            raise InputError(f"{name} means nothing for '{claim}': leave it out")
+    if given.tests < 1 or (given.tests > 1 and claim.operator != BETTER):
+        raise InputError(
+            f"tests is how many tests of '{claim.rule.metric} {BETTER}' share the 5 %, at least 1; "
+            f"found {given.tests} for '{claim}'"
+        )
+    if given.seeds is not None and given.seeds < 1:
+        raise InputError(f"seeds must be at least 1, found {given.seeds}")
+    if given.images is not None and (given.have is not None or given.images < 1):
+        raise InputError("say the size of the test set once: images (at least 1), or have")
+    if given.expect is None:
+        if (given.images is None and given.have is None) or claim.operator in (NOT_WORSE, WITHIN):
+            what = (
+                "by how much the new model is truly better" if claim.is_comparison else "the value"
+            )
+            raise InputError(
+                f"say what you expect of '{claim}': {what}, such as --expect "
+                f"{'0' if claim.is_comparison else claim.show(_better_value(claim))}"
+            )
+    else:
+        _check_expected(claim, given.expect)
+    if given.pilot:
+        return
+    if compares_shares and given.discordant is None:
+        raise InputError(
+            f"'{claim}' depends on how often the two models disagree: name a --pilot, or say the "
+            "share of images that only one of them gets right, such as --discordant 5%"
+        )
+    if planned.kind == "area" and claim.is_comparison:
+        raise InputError(
+            f"'{claim}' depends on how alike the two models rank images: name a --pilot"
+        )
+    if planned.kind == "mean" and given.sd is None:
+        raise InputError(
+            f"'{claim}' depends on how much the loss varies: name a --pilot, or say its standard "
+            "deviation over images, such as --sd 0.8"
+        )
+    if planned.kind == "area" and given.prevalence is None and given.have is None:
+        raise InputError(
+            f"'{claim}' depends on the share of images of the class: say it, such as "
+            "--prevalence 5%"
+        )
+    if (given.icc is None) != (given.images_per_patient is None):
+        raise InputError(
+            "icc and images_per_patient belong together: how many images a patient has, and how "
+            "alike they are, such as --images-per-patient 4 --icc 0.3"
+        )
+
+
+def _better_value(claim: Claim) -> float:
+    """A value that keeps a limit, as an example."""
+    if claim.operator == "<=":
+        return claim.number / 2
+    return (1 + claim.number) / 2
+
+
+def _check_expected(claim: Claim, expect: float) -> None:
+    """Raise `InputError` for a true value with which the claim is wrong."""
+    goal = claim.goal()
+    if not goal.low < expect < goal.high:
+        raise InputError(
+            f"with a true value of {claim.show(expect)}, '{claim}' is wrong, and no test should "
+            "show it: expect another value, or change the claim"
+        )
+    if not claim.is_comparison and claim.planned.kind != "mean" and not 0 < expect < 1:
+        raise InputError(f"expect must be between 0 and 1, such as 90% or 0.9, found {expect:g}")
+
+
+class _Planner:
+    """Plans one test."""
+
+    def __init__(self, claim: Claim, given: _Options) -> None:
+        self.claim, self.given = claim, given
+        kind = claim.planned.kind
+        self.held: SetSize | None = read_set_size(given.have, claim.rule) if given.have else None
+        part = given.prevalence
+        if part is not None and claim.planned.counted == "of other classes":
+            part = 1 - part
+        if part is None and self.held and self.held.part < 1:
+            part = self.held.part
+        self.pilot: Pilot | None = None
+        if given.pilot:
+            self.pilot = read_pilot(
+                given.pilot,
+                claim.rule,
+                compares=claim.is_comparison,
+                part=part if kind == "area" else None,
+            )
+            if kind == "area" and part is None:
+                part = self.pilot.part
+        self.ranges = self._variances()
+        discordant = self.ranges[0].discordant
+        if discordant is not None and abs(given.expect or 0.0) > discordant:
+            raise InputError(
+                f"models that disagree on {claim.show(discordant)} of the images differ by at most "
+                f"that much, and --expect is {claim.show(given.expect or 0.0)}"
+            )
+        sizes = self.pilot.sizes if self.pilot else None
+        if given.images_per_patient is not None:
+            sizes = even_sizes(given.images_per_patient)
+        elif self.held and self.held.sizes:
+            sizes = self.held.sizes
+        if sizes is not None and sizes.images.max() < 2:
+            sizes = None
+        seeds = given.seeds or (self.held.seeds if self.held and claim.is_comparison else 1)
+        if seeds > 1 and self.ranges[0].trainings is None:
+            raise InputError(
+                "seeds are planned from how much trainings of a recipe vary: say it, such as "
+                "--seed-sd 0.5%, or name a --pilot with two seeds or more"
+            )
+        means = self.pilot.means if self.pilot else ()
+        if given.reference is not None:
+            means = (given.reference, given.reference + (given.expect or 0.0))
+        self.design = Design(claim, part or 1.0, sizes, seeds, given.tests, means)
+
+    def _variances(self) -> tuple[Variances, Variances, Variances]:
+        """The variances, and both ends of their intervals; what is stated replaces a pilot's."""
+        given, stated = self.given, dict[str, Any]()
+        if given.discordant is not None:
+            stated["discordant"] = given.discordant
+        if given.sd is not None:
+            stated["image"] = given.sd**2
+        if given.icc is not None:
+            stated["icc"] = given.icc
+        if given.seed_sd is not None:
+            stated["trainings"] = (given.seed_sd**2, given.seed_sd**2)
+        if self.pilot is None:
+            alone = replace(Variances(), **stated)
+            return alone, alone, alone
+        estimate, low, high = (
+            replace(variances, **stated)
+            for variances in (self.pilot.estimate, self.pilot.low, self.pilot.high)
+        )
+        return estimate, low, high
+
+    def plan(self) -> PlannedTest:
+        """Plan it."""
+        given, claim = self.given, self.claim
+        planned = PlannedTest(
+            claim=str(claim),
+            expect=given.expect,
+            target=given.power,
+            needed=None,
+            counts=self._counts,
+            rule="" if claim.is_comparison else claim.as_rule,
+            notes=tuple(self._notes()),
+        )
+        if given.expect is not None:
+            planned = replace(planned, truth=self._truth(given.expect), **self._needs())
+        size = given.images or (self.held.images if self.held else None)
+        if size is not None:
+            planned = replace(planned, at_best=self._at_best(size))
+        return planned
+
+    @property
+    def _counts(self) -> str:
+        return self.claim.planned.counted
+
+    # ------------------------------------------------ sizes
+
+    def _need(self, design: Design, variances: Variances) -> int | None:
+        """The smallest number of images; None if none is enough."""
+        assert self.given.expect is not None
+        exact = not self.claim.is_comparison and self.claim.planned.kind == "share"
+        return smallest_size(
+            partial(design.power, truth=self.given.expect, variances=variances),
+            self.given.power,
+            is_smooth=not exact or design.sizes is not None or design.part < 1,
+        )
+
+    def _size(self, design: Design, images: int) -> Size:
+        assert self.given.expect is not None
+        [power] = design.power(np.array([images]), self.given.expect, self.ranges[0])
+        counted = round(images * design.part)
+        groups = None
+        if design.sizes is not None:
+            counted_in_groups = images if self.claim.planned.kind == "area" else counted
+            groups = math.ceil(counted_in_groups / design.sizes.mean)
+        return Size(images, counted, groups, design.seeds, float(power))
+
+    def _needs(self) -> dict[str, Any]:
+        """What is needed: images, and seeds where recipes are compared."""
+        design, (estimate, low, high) = self.design, self.ranges
+        facts: dict[str, Any] = {}
+        if self._plans_seeds:
+            facts["fewest_seeds"] = fewest = self._fewest_seeds()
+            if fewest is None:
+                return {}
+            counts = sorted({fewest, fewest + 1, fewest + 2, math.ceil(1.5 * fewest), 2 * fewest})
+            designs = [replace(design, seeds=count) for count in counts]
+            needs = [(own, self._need(own, estimate)) for own in designs]
+            sizes = [self._size(own, images) for own, images in needs if images is not None]
+            facts["seed_needs"] = tuple(sizes)
+            if self.given.seeds is None and sizes:
+                # More seeds than these save less than half of the images.
+                enough = next(size for size in sizes if size.images <= 2 * sizes[-1].images)
+                design = replace(design, seeds=enough.seeds)
+        images = self._need(design, estimate)
+        asked = self.given.images or (self.held.images if self.held else None)
+        around = images or asked
+        if images is not None:
+            facts["needed"] = self._size(design, images)
+        if around is not None:
+            curve = {max(1, round(around * factor)) for factor in CURVE}
+            curve |= set() if asked is None else {asked}
+            facts["curve"] = tuple(self._size(design, n) for n in sorted(curve))
+        if self.pilot is not None:
+            facts["low"] = self._need(design, low)
+            facts["high"] = self._need(design, high)
+        return facts
+
+    @property
+    def _plans_seeds(self) -> bool:
+        trainings = self.ranges[0].trainings
+        return trainings is not None and self.given.seeds != 1
+
+    def _fewest_seeds(self) -> int | None:
+        """The fewest seeds with which some number of images is enough."""
+        assert self.given.expect is not None
+        for seeds in range(2, MOST_SEEDS + 1):
+            design = replace(self.design, seeds=seeds)
+            [power] = design.power(np.array([MOST_IMAGES]), self.given.expect, self.ranges[0])
+            if power >= self.given.power:
+                return seeds
+        return None
+
+    # ------------------------------------------------ a given test set
+
+    def _at_best(self, images: int) -> str:
+        """What a test set of this size shows with the wanted power."""
+        claim, expect, sizes = self.claim, self.given.expect, np.array([images])
+        share = f"{100 * self.given.power:.4g} % of such studies"
+        variances = self.ranges[0]
+
+        def power_of_truth(truth: float) -> float:
+            return float(self.design.power(sizes, truth, variances)[0])
+
+        def power_of_margin(margin: float) -> float:
+            assert expect is not None
+            goal = replace(claim, number=margin).goal()
+            return float(self.design.power(sizes, expect, variances, goal)[0])
+
+        if claim.operator in (NOT_WORSE, WITHIN):
+            assert expect is not None
+            least = max(-expect, 0.0) if claim.operator == NOT_WORSE else abs(expect)
+            margin = smallest_effect(power_of_margin, self.given.power, least, self._farthest)
+            if margin is None:
+                return f"{images:,} images show no margin in {share}."
+            return (
+                f"{images:,} images show at best a margin of {claim.show(margin)} in {share}, if "
+                f"{self._truth(expect)}."
+            )
+        truth = smallest_effect(power_of_truth, self.given.power, claim.number, self._farthest)
+        if truth is None:
+            return f"{images:,} images cannot show '{claim}' in {share}, whatever is true."
+        if claim.operator == BETTER:
+            condition = f"the new model is truly better by {claim.show(truth)} or more"
+        else:
+            side = "more" if claim.operator == ">=" else "less"
+            condition = f"the true {claim.rule.scored} is {claim.show(truth)} or {side}"
+        return f"{images:,} images show '{claim}' in {share} if {condition}."
+
+    @property
+    def _farthest(self) -> float:
+        """The largest effect that can be: a value, a difference or a margin."""
+        if self.claim.operator == "<=":
+            return 0.0 if self.claim.planned.kind == "mean" else 1e-4
+        if self.claim.operator == ">=" and self.claim.planned.kind != "mean":
+            return 1 - 1e-4
+        if self.claim.operator == BETTER and self.ranges[0].discordant is not None:
+            return self.ranges[0].discordant
+        if self.claim.planned.kind != "mean":
+            return 1.0
+        return self.claim.number + 100 * math.sqrt(self.ranges[0].of_networks(0.0))
+
+    # ------------------------------------------------ words
+
+    def _truth(self, expect: float) -> str:
+        claim = self.claim
+        if not claim.is_comparison:
+            return f"the true {claim.rule.scored} is {claim.show(expect)}"
+        if expect == 0:
+            return "both models are truly equal"
+        word = "better" if expect > 0 else "worse"
+        return f"the new model is truly {word} by {claim.show(abs(expect))}"
+
+    def _notes(self) -> Iterator[str]:
+        """What is judged and how, what the pilot says, and what is assumed."""
+        claim, design, variances = self.claim, self.design, self.ranges[0]
+        yield f"Judged on {self._describe_test()}."
+        if self.pilot is not None:
+            yield from self._describe_pilot(self.pilot)
+        if claim.operator == BETTER and design.tests == 1:
+            yield "Assumed: one test. compare corrects for all its tests; --tests says how many."
+        if design.sizes is None:
+            yield (
+                "Assumed: images are independent. If patients have several, say "
+                "--images-per-patient and --icc."
+            )
+        elif not claim.is_comparison and claim.planned.kind == "share":
+            yield "Assumed: the share differs between patients as a beta distribution."
+        if design.sizes is not None:
+            yield (
+                f"Patients have {design.sizes.mean:.3g} images that count on average; two of them "
+                f"correlate by {variances.icc:.2g}."
+            )
+        if claim.planned.kind == "area" and not claim.is_comparison:
+            yield "Assumed: scores of both sides are normal with equal variance."
+        if claim.is_comparison and variances.trainings is None:
+            yield (
+                "This is about two trained networks. To compare recipes, say --seed-sd: other "
+                "seeds differ."
+            )
+        if self._plans_seeds and not design.means and claim.planned.kind == "share":
+            yield (
+                "Assumed: accuracies are far from 0 and 100 %. Near them, say --reference, the "
+                "value of the old recipe."
+            )
+        if design.part == 1 and self._counts in ("of the class", "of other classes"):
+            yield "Images of other classes come on top; --prevalence says how many."
+
+    def _describe_test(self) -> str:
+        claim, kind = self.claim, self.claim.planned.kind
+        if not claim.is_comparison:
+            end = "low" if claim.operator == ">=" else "high"
+            interval = {
+                "share": "Clopper and Pearson's 95 % interval",
+                "area": "the 95 % interval of DeLong's variance on the logit scale",
+                "mean": "Student's 95 % interval",
+            }[kind]
+            if kind == "share" and self.design.sizes is not None:
+                interval = "the 95 % interval over patients"
+            return f"the {end} end of {interval}, as check does (one-sided 2.5 %)"
+        is_crossed = kind != "share" or self.design.sizes is not None or self._plans_seeds
+        if claim.operator == BETTER:
+            test = "Student's t" if is_crossed else "McNemar's exact test"
+            return f"{test} at p < {0.05 / self.design.tests:.3g}, two-sided"
+        ends = "both ends" if claim.operator == WITHIN else "the low end"
+        return f"{ends} of the 95 % interval of the paired difference"
+
+    def _describe_pilot(self, pilot: Pilot) -> Iterator[str]:
+        estimate, low, high = self.ranges
+        yield f"Variances from {pilot.name}, {pilot.images:,} images that count (95 % intervals):"
+        shown: list[tuple[str, Callable[[Variances], float | None], bool]] = [
+            ("images that only one model gets right", lambda v: v.discordant, True),
+            ("correlation in a patient", lambda v: v.icc if self.design.sizes else None, False),
+            (
+                "standard deviation between trainings",
+                lambda v: v.trainings and math.sqrt(sum(v.trainings) / 2),
+                self.claim.is_percent,
+            ),
+        ]
+        if self.claim.planned.kind == "mean":
+            shown.append(
+                ("standard deviation over images", lambda v: math.sqrt(v.image or 0), False)
+            )
+        if self.claim.planned.kind == "area" and not self.claim.is_comparison:
+            shown.append(("variance beside normal scores", lambda v: v.scale, False))
+        for title, get, is_percent in shown:
+            values = [get(variances) for variances in (estimate, low, high)]
+            if values[0] is not None:
+                texts = [
+                    f"{100 * (v or 0):.3g} %" if is_percent else f"{v or 0:.3g}" for v in values
+                ]
+                yield f"  {title}: {texts[0]} ({texts[1]} to {texts[2]})"
