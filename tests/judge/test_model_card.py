@@ -11,6 +11,7 @@ import yaml
 from huggingface_hub import ModelCard
 from huggingface_hub.repocard_data import model_index_to_eval_results
 from markdown_it import MarkdownIt
+from markupsafe import escape
 
 import fairweather as fw
 from fairweather.errors import InputError
@@ -21,7 +22,7 @@ from fairweather.report.contents import read_contents
 from fairweather.runs.folder import RunFolder
 from tests.helpers.commands import fairweather
 from tests.helpers.prediction_runs import TEST, draw_classes, evaluate_classes, evaluate_findings
-from tests.helpers.run_folders import copy_run
+from tests.helpers.run_folders import ModelRecord, copy_run, run_record, sweep_record, write_run
 from tests.test_hostile_names import SHOWN
 from tests.test_words import sentences
 
@@ -248,9 +249,24 @@ def test_patients_are_counted_where_patients_are_judged(made, tmp_path):
     assert tested[1] == "Each patient is judged once, by its images together, and counts once."
 
 
-def test_a_network_that_the_run_trained_has_its_training(tmp_path):
-    from tests.helpers.run_folders import ModelRecord, run_record, sweep_record, write_run
+def test_slope_and_ratio_are_told_where_a_run_has_them(tmp_path):
+    told = {
+        "calibration_slope": (0.7, 0.6, 0.8),
+        "observed_expected_ratio": (1.02, 0.95, 1.1),
+        "accuracy": (0.9, 0.8, 0.95),
+    }
+    rows = [("a", "0", "clean", "none", name, *ends, 100) for name, ends in told.items()]
+    write_run(tmp_path / "run", run_record({"a": "A"}), rows)
+    _, sections = read_page(fw.write_card(tmp_path / "run"))
+    assert said_in(sections, "Can you trust") == [
+        "The calibration slope is 0.70 on clean images; 1 is right.",
+        "Its probabilities are too extreme.",
+        "The observed/expected ratio is 1.02 on clean images; 1 is right.",
+        "Its interval includes 1.",
+    ]
 
+
+def test_a_network_that_the_run_trained_has_its_training(tmp_path):
     settings = {"backbone": "timm:resnet18", "weights": "imagenet", "recipe": {"epochs": 3}}
     record = run_record(
         {"basic": ModelRecord(title="Basic", settings=settings)},
@@ -370,6 +386,20 @@ def test_a_stored_card_is_verified_with_what_a_person_filled_in(classes):
     assert {seen[f"{CARDS}/net.{suffix}"].outcome for suffix in ("md", "html")} == {"same"}
 
 
+def test_a_rule_about_another_run_is_judged_once_and_that_run_is_not_read_again(
+    classes, made, tmp_path
+):
+    copy_run(made("classes"), tmp_path / "old")
+    rule = f"accuracy[fog=2] not worse than {tmp_path / 'old'} by 10%"
+    written = fw.write_card(classes.path, [rule])
+    assert re.search(r"^\| passed \| net: accuracy", written.markdown.read_text(), re.MULTILINE)
+    file = outcomes(classes)[f"{CARDS}/net.md"]
+    assert (file.outcome, file.reason) == (
+        "not computed",
+        "cards/net.md has a rule about another run, which is not read",
+    )
+
+
 @pytest.mark.parametrize("suffix", ["md", "html"])
 def test_a_sentence_that_was_changed_is_noticed(classes, suffix):
     path = fw.write_card(classes.path).markdown.with_suffix(f".{suffix}")
@@ -429,3 +459,18 @@ def test_names_show_as_they_are(start, tmp_path, undrawn):
         assert shown in " ".join(tested.split())
         assert shown in " ".join(text.replace("\xa0", " ").split())
     assert "<script" not in body
+
+
+@pytest.mark.parametrize("name", SHOWN)
+def test_titles_and_data_show_as_they_are(name, tmp_path):
+    record = run_record({"a": name})
+    record = record.model_copy(update={"data": record.data.model_copy(update={"name": name})})
+    rows = [("a", "0", "clean", "none", "accuracy", 0.9, 0.8, 0.95, 100)]
+    write_run(tmp_path / "run", record, rows)
+    written = fw.write_card(tmp_path / "run")
+    card = ModelCard(written.markdown.read_text(encoding="utf-8"))
+    assert card.data.model_name == name
+    assert {result.dataset_name for result in card.data.eval_results} == {name}
+    page = written.page.read_text(encoding="utf-8")
+    assert re.search("<h1>(.*)</h1>", page)[1] == str(escape(name))
+    assert "<script" not in page

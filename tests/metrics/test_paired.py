@@ -18,14 +18,15 @@ from fairweather.metrics import (
     rms_calibration_error,
     to_score,
 )
+from fairweather.metrics.grouping import Grouping
 from fairweather.metrics.metric import IntervalKind
 from fairweather.metrics.paired import (
-    McNemar,
     holm,
     mcnemar_exact,
     paired_difference,
     paired_shares_interval,
     seed_summary,
+    sparse_difference_interval,
     tango_interval,
 )
 from tests.helpers import reference
@@ -87,15 +88,11 @@ def test_mcnemar_holds_its_level_in_trials_of_whole_images():
     assert (p_values <= 0.2).sum() >= fewest(400, 0.098)
 
 
-def ends(interval, only_a, only_b, n):
-    return interval(McNemar(only_a, only_b, math.nan), n)
-
-
 def test_tangos_interval_is_the_published_one():
     # Airway hyper-responsiveness of 21 children before and after transplantation (Bentur et al.
     # 2009): 1 had it only before and 7 only after. Fagerland, Lydersen and Laake 2014, Recommended
     # tests and confidence intervals for paired binomial proportions: -0.517 to -0.026.
-    low, high = ends(tango_interval, 7, 1, 21)
+    low, high = tango_interval(7, 1, 21)
     assert (round(low, 3), round(high, 3)) == (-0.517, -0.026)
 
 
@@ -105,11 +102,11 @@ def test_tangos_interval_is_that_of_a_likelihood_maximised_by_search(n):
         for only_b in {0, 1, n // 7, n // 2, n - only_a}:
             if only_a + only_b <= n:
                 found, slow = (
-                    ends(tango_interval, only_a, only_b, n),
+                    tango_interval(only_a, only_b, n),
                     reference.tango_interval(only_a, only_b, n),
                 )
                 np.testing.assert_allclose(found, slow, atol=1e-6)
-                both = ends(paired_shares_interval, only_a, only_b, n)
+                both = paired_shares_interval(only_a, only_b, n)
                 expected = reference.paired_shares_interval(only_a, only_b, n)
                 np.testing.assert_allclose(both, expected, atol=1e-6)
 
@@ -119,10 +116,10 @@ def test_the_interval_of_paired_shares_has_its_invariances(only_a, only_b, alike
     n = only_a + only_b + alike
     if n == 0:
         return
-    low, high = ends(paired_shares_interval, only_a, only_b, n)
+    low, high = paired_shares_interval(only_a, only_b, n)
     assert -1 <= low <= (only_b - only_a) / n <= high <= 1
     assert low < high
-    mirrored = ends(paired_shares_interval, only_b, only_a, n)
+    mirrored = paired_shares_interval(only_b, only_a, n)
     np.testing.assert_allclose(mirrored, (-high, -low), atol=1e-9)
 
 
@@ -138,10 +135,58 @@ def test_an_end_beyond_a_loss_at_the_margin_is_rare(n, loss, only_a_worse):
     for only_a, only_b in itertools.product(range(most_a + 1), range(most_b + 1)):
         counts = [only_a, only_b, n - only_a - only_b]
         chance = scipy.stats.multinomial.pmf(counts, n, [*chances, 1 - sum(chances)])
-        low, high = ends(paired_shares_interval, only_a, only_b, n)
+        low, high = paired_shares_interval(only_a, only_b, n)
         below += chance * (high < loss)
         above += chance * (low > loss)
     assert max(below, above) <= 0.028
+
+
+def sparse(rng, n, share):
+    return (rng.random((n, 1)) < share).astype(float)
+
+
+def test_few_images_that_differ_count_for_less_in_groups():
+    rng = np.random.default_rng(8)
+    groups = np.repeat(np.arange(20), rng.integers(1, 9, 20))
+    first, second = np.ones((len(groups), 1)), 1 - sparse(rng, len(groups), 0.1)
+    second[groups == 3] = 0  # a group on which the second fails
+    found = sparse_difference_interval(first, second, Grouping(groups))
+    effect = reference.design_effect((first - second)[:, 0].tolist(), groups.tolist())
+    assert effect > 2
+    lost = (first - second).sum() / effect
+    expected = reference.paired_shares_interval(lost, 0.0, len(groups) / effect)
+    np.testing.assert_allclose(found, expected, atol=1e-6)
+
+
+def test_the_interval_of_few_images_has_its_edges():
+    n = 90
+    equal, other = np.ones((n, 1)), np.ones((n, 1))
+    other[:4] = 0
+    assert sparse_difference_interval(equal, other) == paired_shares_interval(4, 0, n)
+    alone = sparse_difference_interval(equal, other, Grouping(np.arange(n)))
+    assert alone == paired_shares_interval(4, 0, n)
+    # Of groups in which none differs, each counts as one image.
+    of_three = sparse_difference_interval(equal, equal, Grouping(np.arange(n) // 3))
+    np.testing.assert_allclose(of_three, paired_shares_interval(0, 0, n / 3), atol=1e-9)
+    # With several seeds, an image counts by the share of seeds; many images need no such interval.
+    halves = np.concatenate([other, equal], axis=1)
+    assert sparse_difference_interval(equal, halves) == paired_shares_interval(2, 0, n)
+    other[:30] = 0
+    assert sparse_difference_interval(equal, other) is None
+    assert sparse_difference_interval(equal, 0 * equal, Grouping(np.arange(n) // 3)) is None
+
+
+def test_a_loss_of_groups_at_the_margin_is_rarely_missed():
+    """Half of the images of a group share what becomes of them, and few groups differ."""
+    rng, draws, missed = np.random.default_rng(9), 300, 0
+    groups = np.repeat(np.arange(50), 10)
+    for _ in range(draws):
+        of_group, alone = (rng.choice(3, size, p=(0.01, 0.03, 0.96)) for size in (50, 500))
+        outcome = np.where(rng.random(500) < 0.5**0.5, of_group[groups], alone)
+        first, second = (1.0 - (outcome == lost)[:, None] for lost in (1, 0))
+        ends = sparse_difference_interval(first, second, Grouping(groups))
+        missed += ends is not None and ends[1] < 0.02
+    assert missed <= most(draws, 0.025)
 
 
 def slow_holm(p_values):
@@ -291,8 +336,9 @@ def calibration_trials(gaps, n, trials, seed):
     ]
 
 
-# Of shares and areas, a single value has another interval than the difference of two.
-SHARES = ("share", "conditional", "overlap", "area")
+# Of shares and areas, a single value has another interval than the difference of two, and values
+# with a column have no replicates.
+SHARES = ("share", "conditional", "overlap", "area", "influence")
 
 
 @pytest.mark.parametrize(

@@ -26,7 +26,7 @@ from fairweather.judge.compared_runs import (
     resample_images,
 )
 from fairweather.metrics import Estimate, recipe_estimate, to_score
-from fairweather.metrics.columns import FloatArray
+from fairweather.metrics.columns import Ends, FloatArray, IntArray
 from fairweather.metrics.findings import find_point_metric
 from fairweather.metrics.grouping import Grouping
 from fairweather.metrics.metric import (
@@ -42,6 +42,7 @@ from fairweather.metrics.paired import (
     holm,
     mcnemar_exact,
     paired_shares_interval,
+    sparse_difference_interval,
 )
 from fairweather.metrics.robustness import effective_robustness
 from fairweather.metrics.seeds import CrossedMean, crossed_difference, crossed_mean
@@ -189,16 +190,16 @@ class PairEstimates(NamedTuple):
     ) -> ComparisonRow:
         """Test a row about a share of images, `[n, S]` on each side."""
         if row.a.n == row.b.n == 1 and grouping is None:
-            if not row.is_cell:
-                return row
-            test = mcnemar_exact(right[0][:, 0], right[1][:, 0])
-            low, high = paired_shares_interval(test, len(right[0]))
-            difference = row.difference
-            if not difference.too_few:
-                difference = difference._replace(low=low, high=high)
-            return replace(row, test=test, difference=difference)
+            if row.is_cell:
+                test = mcnemar_exact(right[0][:, 0], right[1][:, 0])
+                exact = paired_shares_interval(test.b, test.c, len(right[0]))
+                return replace(row, test=test, difference=_set_ends(row.difference, exact))
+            few = sparse_difference_interval(right[0], right[1])
+            return replace(row, difference=_widen(row.difference, few))
         crossed = _cross_shares(right, grouping, same=self.same)
-        return replace(row, difference=_set_interval(row.difference, crossed), crossed=crossed)
+        difference = _set_interval(row.difference, crossed)
+        few = sparse_difference_interval(right[0], right[1], grouping)
+        return replace(row, difference=_widen(difference, few), crossed=crossed)
 
 
 def find_metric(name: str, runs: RunPair) -> Metric:
@@ -282,20 +283,54 @@ def compare_models(
     ]
     for condition in (clean, *shared.means, *levels):
         for metric in metrics:
-            row = replace(estimates.row(condition, metric), unit=images.unit.name)
-            if metric == images.tested_metric:
-                cells = weights.get(condition, {condition: 1.0})
-                right = [mean_correctness(side, cells) for side in sides]
-                row = estimates.tested(row, right, images.grouping)
-                if row.crossed:
-                    sentences = (
-                        warn_of_far_seed(
-                            f"{name} ({side.model})", side.seeds, shares, images.grouping
-                        )
-                        for name, side, shares in zip("AB", sides, right, strict=True)
+            cells = weights.get(condition, {condition: 1.0})
+            row = compare_cell(estimates, condition, cells, metric, images)
+            if row.crossed and metric == images.tested_metric:
+                sentences = (
+                    warn_of_far_seed(
+                        f"{name} ({side.model})",
+                        side.seeds,
+                        mean_correctness(side, cells),
+                        images.grouping,
                     )
-                    row = replace(row, far_seeds=tuple(sentences))
+                    for name, side in zip("AB", sides, strict=True)
+                )
+                row = replace(row, far_seeds=tuple(sentences))
             yield row
+
+
+def compare_cell(
+    estimates: PairEstimates,
+    condition: ShiftLevel,
+    cells: Mapping[ShiftLevel, float],
+    metric: str,
+    images: ResampledImages,
+) -> ComparisonRow:
+    """Compare one metric in one cell, or in a mean over cells with these weights.
+
+    A share of images, of all or of those that a sensitivity or a specificity is about, has the test
+    and the interval of `PairEstimates.tested`.
+    """
+    row = replace(estimates.row(condition, metric), unit=images.unit.name)
+    sides = (estimates.first, estimates.second)
+    if metric == images.tested_metric:
+        right = [mean_correctness(side, cells) for side in sides]
+        return estimates.tested(row, right, images.grouping)
+    sought = _find_sought(metric, images)
+    if not len(sought) or not all((condition, metric) in side.right_calls for side in sides):
+        return row
+    right = [side.right_calls[condition, metric][sought].astype(float) for side in sides]
+    grouping = None if images.grouping is None else images.grouping.select(sought)
+    return estimates.tested(row, right, grouping)
+
+
+def _find_sought(metric: str, images: ResampledImages) -> IntArray:
+    """The places of the images that a sensitivity or a specificity is about; none of the others."""
+    row = find_class_metric(metric, images.classes) or find_point_metric(metric)
+    if row is None or row.kind.name not in RATES:
+        return np.empty(0, dtype=np.int64)
+    present = row.is_present(images.shared.strata)
+    return np.flatnonzero(present == (row.kind.name == "sensitivity"))
 
 
 def _cross_shares(
@@ -313,11 +348,23 @@ def _set_interval(difference: Score, crossed: CrossedMean) -> Score:
 
     If nothing varies, that interval has no width, and the difference keeps its own.
     """
-    if difference.too_few or not crossed.errors:
+    return _set_ends(difference, crossed.interval) if crossed.errors else difference
+
+
+def _set_ends(difference: Score, ends: Ends) -> Score:
+    """A difference of shares with these ends, which never leave out the difference itself."""
+    if difference.too_few:
         return difference
-    low, high = crossed.interval
-    value = difference.value
+    (low, high), value = ends, difference.value
     return difference._replace(low=min(max(low, -1.0), value), high=max(min(high, 1.0), value))
+
+
+def _widen(difference: Score, ends: Ends | None) -> Score:
+    """A difference with the outermost of its ends and others, if there are others."""
+    if ends is None:
+        return difference
+    low, high = ends
+    return _set_ends(difference, (min(low, difference.low), max(high, difference.high)))
 
 
 def mean_correctness(estimates: ModelEstimates, cells: Mapping[ShiftLevel, float]) -> FloatArray:
@@ -401,16 +448,10 @@ def _class_rows(runs: RunPair, pair: ModelPair, images: ResampledImages) -> Iter
     onwards = list_onwards(data.classes) if data.ordered and len(data.classes) > 2 else []
     names = [f"{SENSITIVITY}{name}" for name in (*data.classes, *onwards)]
     estimates = estimate_pair(runs, pair, SharedShifts(), images, names)
-    sides, grouping = (estimates.first, estimates.second), images.grouping
+    sides = (estimates.first, estimates.second)
     for name in names:
-        metric = find_class_metric(name, data.classes)
-        assert metric is not None, "it is made of the names of classes"
-        of_class = metric.is_present(images.labels)
-        if of_class.any() and all(side.has(UNSHIFTED, name) for side in sides):
-            calls = [side.right_calls[UNSHIFTED, name] for side in sides]
-            right = [side_calls[of_class].astype(float) for side_calls in calls]
-            class_grouping = None if grouping is None else grouping.select(np.flatnonzero(of_class))
-            yield estimates.tested(estimates.row(UNSHIFTED, name), right, class_grouping)
+        if len(_find_sought(name, images)) and all(side.has(UNSHIFTED, name) for side in sides):
+            yield compare_cell(estimates, UNSHIFTED, {UNSHIFTED: 1.0}, name, images)
 
 
 def _class_line(row: ComparisonRow) -> list[str]:
@@ -555,18 +596,11 @@ def _point_rows(
     if not names:
         return
     estimates = estimate_pair(runs, pair, shared, images, names)
-    sides, labels = (estimates.first, estimates.second), images.shared.strata
+    sides = (estimates.first, estimates.second)
     for condition, metric in product(shared.conditions, names):
-        row = find_class_metric(metric, runs.a.record.data.classes) or find_point_metric(metric)
-        if row is None or not all((condition, metric) in side.right_calls for side in sides):
-            continue
-        present = row.is_present(labels)
-        sought = np.flatnonzero(present == (row.kind.name == "sensitivity"))
-        if len(sought):
-            right = [side.right_calls[condition, metric][sought].astype(float) for side in sides]
-            grouping = None if images.grouping is None else images.grouping.select(sought)
-            compared = replace(estimates.row(condition, metric), unit=images.unit.name)
-            yield estimates.tested(compared, right, grouping)
+        is_known = all((condition, metric) in side.right_calls for side in sides)
+        if is_known and len(_find_sought(metric, images)):
+            yield compare_cell(estimates, condition, {condition: 1.0}, metric, images)
 
 
 def _shared_points(runs: RunPair, images: ResampledImages) -> list[str]:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
 from typing import cast
 
@@ -26,12 +26,11 @@ from fairweather.judge.differences import (
     SIGNIFICANCE,
     ComparisonRow,
     PairEstimates,
+    compare_cell,
     estimate_pair,
-    mean_correctness,
 )
 from fairweather.judge.rule_values import format_cell, select_conditions
 from fairweather.judge.rules import CLASS, MEANS, WORST_SLICE, Rule, read_margin
-from fairweather.metrics.findings import find_point_metric
 from fairweather.metrics.metric import (
     CLASS_METRICS,
     MetricRow,
@@ -44,8 +43,7 @@ from fairweather.report.tables import TOO_FEW
 from fairweather.runs.folder import RunFolder
 from fairweather.types.kinds import CLASSES
 from fairweather.types.measurement import Predictions, Score
-from fairweather.types.operating_points import RATES
-from fairweather.types.record import ALL, NATURAL, NO_LEVEL, WORST, ShiftLevel
+from fairweather.types.record import ALL, MEAN, NATURAL, NO_LEVEL, WORST, ShiftLevel
 
 NON_INFERIOR, EQUIVALENT, INFERIOR = "non-inferior", "equivalent", "inferior"
 NOT_CONCLUSIVE = "not conclusive"
@@ -94,8 +92,9 @@ class MarginRow:
 
     @property
     def words(self) -> str:
-        """The verdict, and which side is better."""
-        return "; ".join(filter(None, (self.verdict, self.direction)))
+        """The verdict, and which side is better where the verdict does not say so."""
+        direction = "" if self.verdict == INFERIOR else self.direction
+        return "; ".join(filter(None, (self.verdict, direction)))
 
 
 def judge_loss(loss: Score, margin: float) -> str:
@@ -128,7 +127,7 @@ def is_share(metric: str) -> bool:
 # ---------------------------------------------------------------- what is asked
 
 
-def read_margins(texts: Sequence[str], reference: str) -> list[Rule]:
+def read_margins(texts: str | Sequence[str], reference: str) -> list[Rule]:
     """Read margins METRIC[CELL|OF]=NUMBER, as `compare` takes them, as rules about a reference.
 
     What is read in per cent has a margin in percentage points: `2` and `2%` are both two points.
@@ -141,7 +140,8 @@ def read_margins(texts: Sequence[str], reference: str) -> list[Rule]:
     accuracy[clean] not worse than runs/old by 2%
     auc[fog|class=mole] not worse than runs/old by 0.01
     """
-    return list(dict.fromkeys(_read_margin(text, reference) for text in texts))
+    every = [texts] if isinstance(texts, str) else texts
+    return list(dict.fromkeys(_read_margin(text, reference) for text in every))
 
 
 def _read_margin(text: str, reference: str) -> Rule:
@@ -251,7 +251,7 @@ def _compare_rule(runs: RunPair, pairs: Sequence[ModelPair], rule: Rule) -> Iter
         _check_known(runs, estimates, images, rule)
         for condition in conditions:
             cells = weights.get(condition, {condition: 1.0})
-            compared = _compare_cell(estimates, condition, cells, metric, images)
+            compared = compare_cell(estimates, condition, cells, metric, images)
             cell = format_cell(condition)
             yield MarginRow(replace(rule, model=pair.a, cell=cell), compared)
 
@@ -269,6 +269,8 @@ def _select_conditions(runs: RunPair, rule: Rule) -> list[ShiftLevel]:
     shared = find_shared_shifts(runs)
     natural = [ShiftLevel(name, NO_LEVEL) for name in same]
     known: list[ShiftLevel] = [*shared.conditions, *shared.means, *natural]
+    if any(sweep.kind == "shift" for sweep in shared.sweeps):
+        known.append(ShiftLevel(ALL, MEAN))  # a rule may say so of a single shift too
     return select_conditions(rule, {condition: {} for condition in known})
 
 
@@ -318,30 +320,6 @@ def _split_slice(text: str, units: Sequence[str]) -> tuple[str, str]:
     cuts = [len(text), *(at for at, sign in enumerate(text) if sign == "|")]
     pairs = ((text[:at].strip(), text[at + 1 :].strip()) for at in cuts)
     return next(((unit, rest) for unit, rest in pairs if unit in units), ("", text))
-
-
-def _compare_cell(
-    estimates: PairEstimates,
-    condition: ShiftLevel,
-    cells: Mapping[ShiftLevel, float],
-    metric: str,
-    images: ResampledImages,
-) -> ComparisonRow:
-    """Compare one metric in one cell, or in a mean over cells with these weights."""
-    row = replace(estimates.row(condition, metric), unit=images.unit.name)
-    sides = (estimates.first, estimates.second)
-    if metric == images.tested_metric:
-        right = [mean_correctness(side, cells) for side in sides]
-        return estimates.tested(row, right, images.grouping)
-    call = find_class_metric(metric, images.classes) or find_point_metric(metric)
-    is_rate = call is not None and call.kind.name in RATES
-    if call is None or not is_rate or (condition, metric) not in sides[0].right_calls:
-        return row
-    present = call.is_present(images.shared.strata)
-    sought = np.flatnonzero(present == (call.kind.name == "sensitivity"))
-    right = [side.right_calls[condition, metric][sought].astype(float) for side in sides]
-    grouping = None if images.grouping is None else images.grouping.select(sought)
-    return estimates.tested(row, right, grouping)
 
 
 def _check_known(

@@ -13,10 +13,12 @@ from numpy.typing import ArrayLike
 
 from fairweather.errors import InputError
 from fairweather.metrics.areas import ColumnSpread, column_spread
+from fairweather.metrics.bounded_means import betting_interval
 from fairweather.metrics.columns import TAIL, Z95, Ends, FloatArray, check_columns
-from fairweather.metrics.grouping import zou_donner_interval
+from fairweather.metrics.grouping import Grouping, zou_donner_interval
 from fairweather.metrics.hidden_error import NOTHING_HIDDEN, HiddenError
 from fairweather.metrics.intervals import (
+    FEW_IMAGES,
     NOT_STRETCHED,
     TAILS,
     Estimate,
@@ -36,9 +38,10 @@ from fairweather.types.measurement import Score
 TESTED = ("bias-corrected",)
 LEAST_P = 1e-9  # a smaller p-value is not told apart from this one
 # The kinds of intervals of values that may lie outside [0, 1].
-UNCLIPPED = ("percentile", "skewed", "difference", "centred")
+UNCLIPPED = ("percentile", "skewed", "difference", "centred", "influence")
 
 NO_VARIANCE = 1e-12  # of a count; a score statistic is never divided by less
+UNSEEN = 3.0  # images that may differ where none does (the rule of three)
 
 
 class McNemar(NamedTuple):
@@ -86,20 +89,24 @@ def mcnemar_exact(correct_a: ArrayLike, correct_b: ArrayLike) -> McNemar:
     return McNemar(only_a, only_b, min(1.0, 2 * float(tail)))
 
 
-def tango_interval(test: McNemar, n: int) -> Ends:
-    """Tango's 95 % score interval of the second model's share minus the first's, of n images.
+def tango_interval(only_a: float, only_b: float, n: float) -> Ends:
+    """Tango's 95 % score interval of the second model's share minus the first's.
 
     It contains the differences that a score test with p < 5 % does not reject.
 
-    Source: Tango 1998, Equivalence test and confidence interval for the difference in proportions
-    for the paired-sample design, equations 12 to 16.
+    Args:
+        only_a, only_b: the numbers of images that only the first model, or only the second, gets
+            right.
+        n: the number of all images.
 
-    >>> [round(end, 3) for end in tango_interval(McNemar(7, 1, 0.07), 21)]
+    Source: Tango 1998, Equivalence test and confidence interval for the difference in proportions
+    for the paired-sample design.
+
+    >>> [round(end, 3) for end in tango_interval(7, 1, 21)]
     [-0.517, -0.026]
     """
     from scipy.optimize import brentq  # takes a while to import
 
-    only_a, only_b, _ = test
     value = (only_b - only_a) / n
 
     def excess(difference: float) -> float:
@@ -118,20 +125,59 @@ def tango_interval(test: McNemar, n: int) -> Ends:
     return low, high
 
 
-def paired_shares_interval(test: McNemar, n: int) -> Ends:
-    """The 95 % interval of the second model's share minus the first's, of n images.
+def paired_shares_interval(only_a: float, only_b: float, n: float) -> Ends:
+    """The 95 % interval of the second model's share minus the first's, as `tango_interval`.
 
     Each end is the outermost of Tango's and of Bonett and Price's interval. Of true differences in
     one direction, each end misses at most 2.8 %. Alone, Tango's interval excludes them on one side
     in up to 5.2 %, and that of Bonett and Price in up to 6.0 % (benchmarks/margins.py).
 
-    >>> [round(end, 3) for end in paired_shares_interval(McNemar(7, 1, 0.07), 21)]
+    >>> [round(end, 3) for end in paired_shares_interval(7, 1, 21)]
     [-0.517, -0.013]
     """
-    value, differing = (test.c - test.b) / n, test.b + test.c
-    pairs = tango_interval(test, n), adjusted_wald_interval(value, differing, n)
+    pairs = (
+        tango_interval(only_a, only_b, n),
+        adjusted_wald_interval((only_b - only_a) / n, only_a + only_b, n),
+    )
     lows, highs = zip(*pairs, strict=True)
     return min(lows), max(highs)
+
+
+def sparse_difference_interval(
+    first: FloatArray, second: FloatArray, grouping: Grouping | None = None
+) -> Ends | None:
+    """The 95 % interval of second minus first where they differ on few images; None on many.
+
+    A variance says little then: a sample without the few images, or groups, on which one model
+    fails looks as if the two were equal. So the interval is `paired_shares_interval`, with the
+    counts divided by the design effect of the images that differ (Kish 1965). They are taken to
+    belong together as closely as they are seen to, and three more completely: of groups in which
+    none differ, nothing is known.
+
+    Args:
+        first, second: float `[n, S]`, how often each image is right, over one or several seeds.
+        grouping: which images belong together.
+    """
+    gaps = second.mean(axis=1) - first.mean(axis=1)
+    effect = 1.0 if grouping is None else _design_effect(np.abs(gaps), grouping)
+    only_a, only_b = (float(np.maximum(side, 0).sum()) / effect for side in (-gaps, gaps))
+    if only_a + only_b >= FEW_IMAGES:
+        return None
+    return paired_shares_interval(only_a, only_b, len(gaps) / effect)
+
+
+def _design_effect(differing: FloatArray, grouping: Grouping) -> float:
+    """By how much images of groups count for less, if they differ in `[n]` values in [0, 1]."""
+    sizes, totals = (np.bincount(grouping.numbers, weights) for weights in (None, differing))
+    n, count = len(differing), float(differing.sum())
+    size = float(np.square(sizes).sum()) / n  # of the group of an image
+    if size <= 1 or count >= n:
+        return 1.0
+    # How many others of its group differ with an image that does, beside those by chance.
+    together = (float(np.square(totals).sum()) + UNSEEN * size) / (count + UNSEEN) - 1
+    by_chance = (size - 1) * count / n
+    correlation = (together - by_chance) / (size - 1 - by_chance)
+    return 1 + (size - 1) * min(max(correlation, 0.0), 1.0)
 
 
 def holm(p_values: ArrayLike) -> FloatArray:
@@ -186,10 +232,10 @@ def paired_difference(first: Estimate, second: Estimate) -> Score:
     images, the skewness of the differences is corrected (`skewed_interval`). What resamples of the
     two values hide (`Estimate.hidden`) is added for both.
 
-    The difference of two areas under curves uses the difference of their columns, which is DeLong's
-    paired method, with Student's t (`column_spread`). It is widened by the difference of their
-    biases. If one of the two is 0 or 1, it is the interval of Zou and Donner, from those of both
-    (`zou_donner_interval`).
+    The difference of two values with columns uses the difference of the columns, with Student's t
+    (`column_spread`). This is the paired t-test for a mean, and DeLong's paired method for the area
+    under a ROC curve. It is widened by the difference of the biases. If an area is 0 or 1, it is
+    the interval of Zou and Donner, from those of both (`zou_donner_interval`).
 
     The noise of the bins inflates binned calibration errors, and resampling inflates them once
     more. Between two models this cancels only in part, and not at all if one is calibrated and the
@@ -371,6 +417,35 @@ class EstimatedDifference:
         """Student's t; it reaches down from the value less its bias, and up from the value."""
         bias, reach = self.second.bias - self.first.bias, self._spread.reach(tests)
         return self.value - max(bias, 0.0) - reach, self.value - min(bias, 0.0) + reach
+
+
+def bounded_change(first: Estimate, second: Estimate) -> Score | None:
+    """`paired_change` with an interval for any number of errors; None if there is none.
+
+    It is the `betting_interval` of the differences of the losses on each image, or in each group.
+    With several seeds, it covers other seeds as well.
+
+    Args:
+        first, second: of the same images and seeds, with `Estimate.losses`.
+
+    >>> from fairweather.metrics.bounded_means import BoundedLosses
+    >>> sides = [BoundedLosses((np.arange(500) < k) * 1.0, 0, 1) for k in (10, 30)]
+    >>> values = (Estimate(float(s.values.mean()), np.zeros(2), 500, losses=s) for s in sides)
+    >>> [round(number, 3) for number in bounded_change(*values)[:3]]
+    [0.04, 0.019, 0.074]
+    """
+    if first.losses is None or second.losses is None:
+        return None
+    value = second.value - first.value
+    ends = betting_interval(second.losses.minus(first.losses))
+    pairs = list(zip(first.of_seeds, second.of_seeds, strict=True))
+    recipes = []
+    if len(pairs) > 1:
+        values = [after.value - before.value for before, after in pairs]
+        replicates = [after.replicates - before.replicates for before, after in pairs]
+        recipes = [seed_variance(values, replicates)]
+    low, high = widen_for_seeds(ends, value, first.n, recipes)
+    return Score(value, min(low, value), max(high, value), first.n)
 
 
 def _recipes(estimate: Estimate) -> list[SeedVariance]:

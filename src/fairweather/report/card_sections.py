@@ -135,7 +135,7 @@ def _describe_test(source: CardSource) -> Iterator[str]:
     if natural := run.record.natural:
         yield f"It was also tested on other images of the same classes: {_list_names([*natural])}."
     if len(seeds := contents.seeds_of(source.model)) > 1:
-        yield f"Each number is the mean over {len(seeds)} trainings with other seeds."
+        yield f"Each number is the mean over {len(seeds)} trainings with different seeds."
 
 
 def _describe_classes(source: CardSource) -> Iterator[str]:
