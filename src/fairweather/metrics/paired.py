@@ -34,8 +34,8 @@ from fairweather.metrics.intervals import (
 from fairweather.metrics.seeds import SeedVariance, seed_variance, widen_for_seeds
 from fairweather.types.measurement import Score
 
-# The kinds of intervals from replicates whose p-values hold (benchmarks/differences.py).
-TESTED = ("bias-corrected",)
+# Kinds of intervals whose p-values hold, as those of other columns do (benchmarks/differences.py).
+TESTED = ("area", "bias-corrected")
 LEAST_P = 1e-9  # a smaller p-value is not told apart from this one
 # The kinds of intervals of values that may lie outside [0, 1].
 UNCLIPPED = ("percentile", "skewed", "difference", "centred", "influence")
@@ -325,7 +325,8 @@ class EstimatedDifference:
     @property
     def has_test(self) -> bool:
         """Tell whether a simulation shows that p-values of this kind of value hold."""
-        return self.first.column is not None or self.first.interval in TESTED
+        has_contributions = self.first.column is not None and not self.first.has_no_replicates
+        return has_contributions or self.first.interval in TESTED
 
     @cached_property
     def p(self) -> float:
