@@ -358,9 +358,13 @@ def _write_caption(rows: Sequence[ComparisonRow], runs: RunPair, images: Resampl
     others = [metrics[name].label for name in tested if name != images.tested_metric]
     cells = sum(row.is_tested for row in shares)
     own_tests = (
-        f" The tests of other metrics ({', '.join(others)}) agree with their intervals: before "
-        "the correction, p is below 5 % where the interval excludes 0. Each metric has a Holm "
-        "correction of its own. Nothing is corrected for the number of metrics."
+        f" Other tests ({', '.join(others)}) agree with their intervals: before the correction, p "
+        "is below 5 % where the interval excludes 0. Each metric has a Holm correction of its own. "
+        "Nothing is corrected for the number of metrics."
+    )
+    untested = (
+        " Lines without a p-value have only their interval: if nothing differs, about one in "
+        f"twenty of them still gets '{EXCLUDES}' by chance."
     )
     return (
         f"A is {runs.a.name}, B is {runs.b.name}, on the same {len(images.keys):,} test images"
@@ -370,12 +374,11 @@ def _write_caption(rows: Sequence[ComparisonRow], runs: RunPair, images: Resampl
         "interval of B − A over "
         f"{'images' if images.grouping is None else 'groups'}, paired "
         f"({images.resamples:,} resamples, the same for both)"
-        f"{OVER_SEEDS if has_seeds else ''}.{interval_note} A difference "
-        f"is called {REAL} only if {' or '.join(tests)} of {tested_share} in one cell says so "
-        f"after Holm's correction over the {cells} cells of this table "
-        f"(p < {SIGNIFICANCE:g}).{own_tests if others else ''} Lines without a p-value have only "
-        f"their interval: if nothing differs, about one in twenty of them still gets '{EXCLUDES}' "
-        "by chance."
+        f"{OVER_SEEDS if has_seeds else ''}.{interval_note} A difference is called {REAL} only if "
+        f"a test in one cell says so after Holm's correction (p < {SIGNIFICANCE:g}). For "
+        f"{tested_share}, it is {' or '.join(tests)}, over the {cells} "
+        f"{'cell' if cells == 1 else 'cells'} of this table.{own_tests if others else ''}"
+        f"{untested if any(not row.is_tested for row in rows) else ''}"
     )
 
 
@@ -510,12 +513,12 @@ def _count_differences(rows: Sequence[ComparisonRow], runs: RunPair) -> Iterator
     if cells := [row for row in open_rows if row.is_tested and row.metric == tested_metric]:
         tested = "accuracy" if is_of_classes else "share of right decisions"
         yield f"After Holm's correction, the {tested} differs in {_count_directions(cells)}"
-    untested = [row for row in open_rows if not row.is_tested]
-    excluding_0 = sum(row.verdict == EXCLUDES for row in untested)
-    yield (
-        f"{excluding_0} of the {len(untested)} lines without a test say '{EXCLUDES}': if nothing "
-        "differs, about one in twenty does so by chance."
-    )
+    if untested := [row for row in open_rows if not row.is_tested]:
+        excluding_0 = sum(row.verdict == EXCLUDES for row in untested)
+        yield (
+            f"{excluding_0} of the {len(untested)} lines without a test say '{EXCLUDES}': if "
+            "nothing differs, about one in twenty does so by chance."
+        )
 
 
 def _count_directions(cells: Sequence[ComparisonRow]) -> str:
