@@ -81,6 +81,8 @@ def test_metrics_that_are_asked_for_follow_those_that_are_shown(pair, compared):
     table = compared.table
     assert list(table["metric"].unique()) == [*DEFAULT, *ASKED]
     assert list(fw.compare_runs(*pair)["metric"].unique()) == DEFAULT
+    text = fw.compare_runs(*pair, metrics="brier_score")  # one name, as on the command line
+    assert list(text["metric"].unique()) == [*DEFAULT, "brier_score"]
     again = fw.compare_runs(*pair, metrics=["accuracy", "brier_score", "brier_score"])
     assert list(again["metric"].unique()) == [*DEFAULT, "brier_score"]
     assert re.search(r"Clean +– +AUC of mole +0\.\d{3}", str(compared))

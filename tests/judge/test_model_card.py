@@ -386,6 +386,20 @@ def test_a_stored_card_is_verified_with_what_a_person_filled_in(classes):
     assert {seen[f"{CARDS}/net.{suffix}"].outcome for suffix in ("md", "html")} == {"same"}
 
 
+def test_a_rule_about_another_run_is_judged_once_and_that_run_is_not_read_again(
+    classes, made, tmp_path
+):
+    copy_run(made("classes"), tmp_path / "old")
+    rule = f"accuracy[fog=2] not worse than {tmp_path / 'old'} by 10%"
+    written = fw.write_card(classes.path, [rule])
+    assert re.search(r"^\| passed \| net: accuracy", written.markdown.read_text(), re.MULTILINE)
+    file = outcomes(classes)[f"{CARDS}/net.md"]
+    assert (file.outcome, file.reason) == (
+        "not computed",
+        "cards/net.md has a rule about another run, which is not read",
+    )
+
+
 @pytest.mark.parametrize("suffix", ["md", "html"])
 def test_a_sentence_that_was_changed_is_noticed(classes, suffix):
     path = fw.write_card(classes.path).markdown.with_suffix(f".{suffix}")

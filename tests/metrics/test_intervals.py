@@ -86,7 +86,7 @@ def test_every_metric_is_itself_on_repeated_images():
         exploded = explode(predictions, row)
         expected = metrics.evaluate_metrics(exploded, np.ones((1, 300)), FITTED)
         for name in NAMES:
-            if name in ("macro_auc", "macro_pr_auc"):  # areas have no replicates
+            if metrics.METRICS[name].column is not None:  # it has no replicates
                 continue
             found = estimates[name].replicates[number]
             assert found == pytest.approx(expected[name].value, abs=1e-9), name
@@ -293,6 +293,10 @@ def test_equal_images_have_the_width_of_errors_that_none_has_made():
     assert math.isnan(scores.pop("macro_pr_auc").value)
     assert math.isnan(scores.pop("confidence_auroc").value)
     assert math.isnan(scores.pop("cohen_kappa").value)
+    assert math.isnan(scores.pop("matthews_correlation").value)
+    # No slope fits best, nor any intercept, where no answer is wrong.
+    for fitted in ("calibration_slope", "recalibration_intercept", "calibration_intercept"):
+        assert math.isnan(scores.pop(fitted).value)
     # All images are called c, so nothing says how well the others are told from it.
     for mean in ("macro", "weighted"):
         assert math.isnan(scores.pop(f"{mean}_specificity").value)

@@ -294,6 +294,7 @@ FUNCTIONS = {
     "maximum_calibration_error/10-equal-width": of_confidence(metrics.maximum_calibration_error),
     "rms_calibration_error/10-equal-width": of_confidence(metrics.rms_calibration_error),
     "area_under_risk_coverage": of_confidence(metrics.area_under_risk_coverage),
+    "excess_area_under_risk_coverage": of_confidence(metrics.excess_area_under_risk_coverage),
     "coverage_at_risk/0.05": of_confidence(metrics.coverage_at_risk),
     "confidence_auroc": of_confidence(metrics.confidence_auroc),
     "average_confidence": lambda p, w: metrics.average_confidence(p.confidence, w),

@@ -144,6 +144,20 @@ def test_balanced_accuracy_adds_one_image_on_either_side_in_each_class():
     assert same.score.high == pytest.approx(1.96 * math.sqrt(added), rel=1e-3)
 
 
+def test_grades_off_have_one_image_more_on_either_side():
+    first, second = (
+        dataclasses.replace(drawn(strength, seed), ordered=True)
+        for strength, seed in ((1.5, 1), (1.6, 2))
+    )
+    off = [np.abs(side.predicted - side.labels) for side in (first, second)]
+    gaps = (off[1] - off[0]).astype(float)
+    name = "mean_absolute_error"
+    difference = compared(first, second, names=[name])[name]
+    column = (gaps - gaps.mean()) / 400 * math.sqrt(400 / 399)
+    expected = reference.student_p(column, gaps.mean(), 2 / 402**2)
+    assert difference.p == pytest.approx(expected, rel=100 * SEVEN_DIGITS)
+
+
 def test_a_class_of_one_image_has_no_variance_but_that_of_an_unseen_one():
     labels = np.array([0] * 9 + [1])
     column = recall_column(np.arange(10) < 5, labels)

@@ -353,7 +353,7 @@ def test_two_models_are_compared_for_each_finding(dataset, tmp_path):
     comparison = read_run_comparison(*(run.path for run in runs))
     words = " ".join([comparison.caption, *comparison.notes])
     assert "the share of right decisions differs in" in words
-    assert "McNemar's exact test of right decisions in one cell" in words
+    assert "For right decisions, it is McNemar's exact test" in words
     assert "accuracy" not in words
     assert "RMS" not in words
 

@@ -152,4 +152,7 @@ def _read_front_matter(text: str, name: str) -> tuple[str, list[Rule]]:
     # Without the bracket, a text would be taken as the path of a file.
     if not all(isinstance(rule, str) and "[" in rule for rule in rules):
         raise InputError(f"{name} has a rule that cannot be read")
-    return model, read_rules(rules) if rules else []
+    read = read_rules(rules) if rules else []
+    if any(rule.reference for rule in read):  # a name in a run's files never leads outside it
+        raise InputError(f"{name} has a rule about another run, which is not read")
+    return model, read

@@ -33,6 +33,7 @@ from fairweather.metrics.power import (
     GroupSizes,
     RecipeSpread,
     Spread,
+    accuracy_power,
     area_power,
     crossed_power,
     design_effect,
@@ -236,6 +237,8 @@ class Design:
         elif kind == "area":
             power_of = partial(self._area_power, truth=truth, variances=variances, goal=goal)
         elif self.sizes is None:
+            if self.claim.planned.counted == "images":
+                return accuracy_power(images, truth, goal)
             of_count = partial(share_power, truth=truth, goal=goal)
             return random_share_power(images, self.part, of_count)
         else:
@@ -245,7 +248,9 @@ class Design:
     def _grouped_power(self, counted: int, truth: float, variances: Variances, goal: Goal) -> float:
         assert self.sizes is not None
         groups = max(1, round(counted / self.sizes.mean))
-        return grouped_share_power(groups, truth, goal, self.sizes, variances.icc)
+        of_all = self.claim.planned.counted == "images"
+        icc = max(variances.icc, LEAST_ICC)
+        return grouped_share_power(groups, truth, goal, self.sizes, icc, of_all_images=of_all)
 
     def _effect(self, variances: Variances) -> float:
         return 1.0 if self.sizes is None else design_effect(self.sizes.effective, variances.icc)
@@ -431,6 +436,7 @@ def _format_sizes(sizes: Sequence[Size], counts: str) -> str:
 
 CURVE = (0.25, 0.5, 0.75, 1.0, 1.5, 2.0)  # of the images needed
 MOST_SEEDS = 100
+LEAST_ICC = 1e-4  # of a distribution over patients; without any correlation there is none
 
 
 def plan_test(
@@ -671,7 +677,7 @@ class _Planner:
         """The variances, and both ends of their intervals; what is stated replaces a pilot's."""
         given, stated = self.given, dict[str, Any]()
         if given.discordant is not None:
-            stated["discordant"] = given.discordant
+            stated |= {"discordant": given.discordant, "image": None, "residuals": (0.0, 0.0)}
         if given.sd is not None:
             stated["image"] = given.sd**2
         if given.icc is not None:

@@ -532,7 +532,7 @@ def find_few_errors(case: RuleCase) -> FewErrors | None:
                 share, _, _, n = rows[condition]["accuracy"]
                 wrong = round((1 - share) * n, 3)  # the share has eight digits
                 counts.append((wrong, "wrong", n))
-                if metric.carried_by == "rarer":
+                if metric.carried_by in ("rarer", "rarer outcome"):
                     counts.append((n - wrong, "right", n))
         least, kind, n = min(counts, default=(math.inf, "", 0))
         if least < metric.fewest:

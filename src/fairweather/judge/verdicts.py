@@ -350,7 +350,7 @@ def _refuse_few(case: RuleCase) -> None:
         return
     begin = f"{rule.measured} of {case.model} for {case.cell} cannot be judged on its interval"
     end = "or judge the value with --on value"
-    rarest = None if metric.column is None else read_rarest_class(case)
+    rarest = read_rarest_class(case) if metric.interval == "area" else None
     if rarest is not None and rarest[1].pairs < rarest[1].fewest:
         name, (_, pairs, fewest) = rarest
         needed = f"a mean over classes needs at least {fewest} images of each class"

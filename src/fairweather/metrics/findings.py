@@ -37,6 +37,7 @@ FORMULAS: Mapping[str, str] = {
     "precision); it depends on how frequent the finding is",
     "npv": "share of the images not called so that do not have the finding (negative predictive "
     "value); it depends on how frequent the finding is",
+    "mcc": "Matthews correlation of having the finding and being called so",
     "f1": "2 × right calls / (images with the finding + images called so), the harmonic mean of "
     "sensitivity and PPV",
     "auc": "probability that an image with the finding has a higher probability of it than one "

@@ -12,7 +12,7 @@ import scipy.special
 from numpy.typing import ArrayLike, NDArray
 
 from fairweather.errors import InputError
-from fairweather.metrics.areas import area_bounds, area_interval, unit_column
+from fairweather.metrics.areas import area_bounds, area_interval, influence_interval, unit_column
 from fairweather.metrics.bounded_means import BoundedLosses, betting_interval
 from fairweather.metrics.columns import (
     ROUNDING,
@@ -63,7 +63,7 @@ class Estimate:
     """On the original images."""
 
     replicates: FloatArray
-    """float64 `[B]`, on each resample; empty for an area, which has a column."""
+    """float64 `[B]`, on each resample; empty for a value that has a column, such as an area."""
 
     n: int
     """The number of images."""
@@ -90,8 +90,8 @@ class Estimate:
 
     column: NDArray[np.float32] | None = None
     """What each image (sorted by label) or each group adds to the value, float32 `[n]` or
-    `[groups]`; see `metrics.areas`. Areas always have one, and other values only where differences
-    are tested."""
+    `[groups]`; see `metrics.areas`. Areas and numbers of calibration always have one, and other
+    values only where differences are tested."""
 
     unseen: float = 0.0
     """The variance that a difference may have beyond the column; see `Metric.unseen`."""
@@ -122,9 +122,9 @@ class Estimate:
         return self.replicates if self.column is None else self.column
 
     @property
-    def is_area(self) -> bool:
+    def has_no_replicates(self) -> bool:
         """Tell whether it has no replicates, and its own interval comes from the column."""
-        return self.interval == "area"
+        return self.interval in ("area", "influence")
 
     @property
     def units(self) -> int:
@@ -142,7 +142,7 @@ class Estimate:
 
     def together(self, tests: float) -> Estimate:
         """The same with an interval that is one of `tests`, which hold together with 95 %."""
-        if self.of_seeds or self.is_area:  # they have quantiles of their own
+        if self.of_seeds or self.has_no_replicates:  # they have quantiles of their own
             return replace(self, tests=tests)
         if self.groups is None:
             factor = float(scipy.special.ndtri(1 - TAILS[0] / tests)) / Z95
@@ -319,7 +319,7 @@ def widen_for_groups(estimate: Estimate, grouping: Grouping | None) -> Estimate:
     if grouping is None:
         return estimate
     estimate = replace(estimate, groups=grouping.count)
-    if grouping.count < 2 or estimate.is_area:
+    if grouping.count < 2 or estimate.has_no_replicates:
         return estimate
     wider = estimate.spread(grouping.widening())
     if estimate.interval == "bias-corrected":  # whose squares are used
@@ -542,6 +542,9 @@ def to_score(estimate: Estimate, bounds: Ends = (-np.inf, np.inf)) -> Score:
     value is 0 or 1. Then it also covers Clopper and Pearson's interval for the number of disjoint
     pairs. No end of an AUC lies beyond Chernoff's bound for `least_pairs`.
 
+    "influence" is for numbers of calibration, such as its slope: Student's t, with the variance
+    of a column of influences. It uses no resamples either.
+
     "classes" is for means over classes of shares or F1 scores, which may have few images. It is
     "skewed" less the bias that the replicates show, since a ratio of counts is biased.
 
@@ -672,11 +675,15 @@ def image_interval(estimate: Estimate) -> ImageInterval:
     ImageInterval(low=0.405, centre=0.5, high=0.595)
     """
     value, n = estimate.value, estimate.units
-    if estimate.is_area and not (np.isnan(value) or estimate.too_few):
-        assert estimate.column is not None, "areas have one"
+    if estimate.has_no_replicates and not (np.isnan(value) or estimate.too_few):
+        assert estimate.column is not None, "it has no replicates"
         tests = 1 if estimate.recipes else estimate.tests  # seeds are widened later
-        low, high = area_interval(
-            value, estimate.column, estimate.pairs, estimate.bias, tests, estimate.least_pairs
+        low, high = (
+            influence_interval(value, estimate.column, estimate.bias, tests)
+            if estimate.interval == "influence"
+            else area_interval(
+                value, estimate.column, estimate.pairs, estimate.bias, tests, estimate.least_pairs
+            )
         )
         return ImageInterval(low, value, high)
     replicates = estimate.replicates[~np.isnan(estimate.replicates)]

@@ -23,6 +23,7 @@ from fairweather.metrics.bounded_means import BoundedLosses
 from fairweather.metrics.calibration import reliability_bins
 from fairweather.metrics.classification import (
     F1,
+    MCC,
     NPV,
     PPV,
     SENSITIVITY,
@@ -48,9 +49,10 @@ from fairweather.metrics.hidden_error import (
     Observation,
 )
 from fairweather.metrics.operating_points import NOTHING_CALLED
+from fairweather.metrics.recalibration import CALIBRATION_NUMBERS, CalibrationNumber
 from fairweather.metrics.sample import PreparedCell, Sample, is_called
 from fairweather.metrics.selective import FittedThresholds
-from fairweather.types.kinds import TaskKind
+from fairweather.types.kinds import FINDING, TaskKind
 from fairweather.types.measurement import Predictions, has_review
 from fairweather.types.operating_points import (
     POINT_SIGN,
@@ -73,6 +75,7 @@ IntervalKind = Literal[
     "conditional",
     "overlap",
     "area",
+    "influence",
     "classes",
     "searched",
 ]
@@ -216,9 +219,10 @@ class Metric(MetricRow):
     """0 where all metrics are listed; 1 also where runs are compared; 2 also in the tables and
     charts of each shift, and to trackers."""
 
-    carried_by: Literal["wrong", "rarer", "rarer label", "emptiest bin"] = "wrong"
+    carried_by: Literal["wrong", "rarer", "rarer label", "rarer outcome", "emptiest bin"] = "wrong"
     """Which images determine how precise the value is: the wrong ones, the rarer of right and wrong
-    ones, those with the finding or without it, or those in the emptiest bin that has any."""
+    ones, those with the finding or without it, the rarer of either by the kind of predictions, or
+    those in the emptiest bin that has any."""
 
     fewest: int = 0
     """With fewer such images there is no interval; see `Estimate`."""
@@ -227,7 +231,7 @@ class Metric(MetricRow):
     """Deviations `[B]` that are added to the values of resamples, for what the interval covers
     besides other images; None for nothing."""
 
-    column: Callable[[PreparedCell], FloatArray] | None = None
+    column: Callable[[PreparedCell], NDArray[np.floating]] | None = None
     """Of an area, what each image adds to it, `[n]` (`metrics.areas`); None for a metric that is
     computed on resamples."""
 
@@ -281,14 +285,14 @@ class Metric(MetricRow):
         if self.carried_by == "emptiest bin":
             images = reliability_bins(predictions.confidence, predictions.correct).images
             return float(images[images > 0].min())
-        counted = (
-            ~predictions.correct if self.carried_by != "rarer label" else predictions.labels == 1
-        )
+        is_finding = predictions.kind == FINDING and self.carried_by == "rarer outcome"
+        by_label = self.carried_by == "rarer label" or is_finding
+        counted = predictions.labels == 1 if by_label else ~predictions.correct
         if self.carried_by.startswith("rarer") and 2 * counted.sum() > len(counted):
             counted = ~counted
         evenness = 1.0 if grouping is None else grouping.evenness(counted)
         errors = float(counted.sum()) * evenness
-        if self.column is not None:
+        if self.interval == "area":
             rarest = find_rarest_class(predictions, grouping)
             errors = min(errors, rarest.pairs * self.fewest / rarest.fewest)
         return errors
@@ -364,7 +368,7 @@ class ClassMetricRow(MetricRow):
     fewest: int = 1
     """With fewer such images there is no interval."""
 
-    column: Callable[[PreparedCell], FloatArray] | None = None
+    column: Callable[[PreparedCell], NDArray[np.floating]] | None = None
     bias: Callable[[PreparedCell], FloatArray] = lambda cell: np.zeros((1, len(cell.present)))
     """`column`, `bias`: of an area, what each image adds to it, and how much too high it is, of
     each class present; see `Metric`."""
@@ -385,6 +389,29 @@ class ClassMetricRow(MetricRow):
         if self.values is None:
             return isinstance(point, TargetRate)
         return point is None or isinstance(self.values, CallShare)
+
+
+# A correlation has no interval with fewer right calls of either side, or wrong ones. Where one of
+# 20 images is found, a side would miss in up to 37 % (benchmarks/findings.py).
+FEWEST_CALLS = 5
+# With fewer images on either side, slopes are too far from normal (benchmarks/calibration.py).
+FEWEST_OUTCOMES = 20
+
+
+def _calibration_row(kind: CalibrationNumber) -> ClassMetricRow:
+    return ClassMetricRow(
+        kind.name,
+        kind.label,
+        f"{kind.formula}, of the probability p of the class",
+        lambda s: s.class_calibration(kind),
+        image_count=lambda c: np.minimum(c.images, c.total - c.images),
+        bounds=kind.bounds,
+        higher_is_better=kind.higher_is_better,
+        interval="influence",
+        fewest=FEWEST_OUTCOMES,
+        column=lambda prepared: prepared.class_influences(kind)[0],
+        bias=lambda prepared: prepared.class_influences(kind)[1],
+    )
 
 
 CLASS_METRICS: dict[str, ClassMetricRow] = index_by_name(
@@ -423,6 +450,15 @@ CLASS_METRICS: dict[str, ClassMetricRow] = index_by_name(
         interval="overlap",
     ),
     ClassMetricRow(
+        "mcc",
+        "MCC",
+        "Matthews correlation of being of the class and being called so",
+        MCC,
+        bounds=(-1.0, 1.0),
+        interval="skewed",
+        fewest=FEWEST_CALLS,
+    ),
+    ClassMetricRow(
         "auc",
         "AUC",
         "probability that an image of the class has a higher probability of it than one of another "
@@ -455,6 +491,7 @@ CLASS_METRICS: dict[str, ClassMetricRow] = index_by_name(
         lambda s: ratio(s.by_label("covered").T, s.by_label("images").T),
         accepts=Accepts(logits=True, sets=True),
     ),
+    *map(_calibration_row, CALIBRATION_NUMBERS),
 )
 THRESHOLD = ClassMetricRow(
     "threshold",
@@ -681,6 +718,7 @@ def find_targets(
 
 
 _C = TypeVar("_C", bound=ClassMetric)
+_F = TypeVar("_F", bound=np.floating)
 
 
 def metric_of_class(
@@ -733,9 +771,9 @@ def class_metric_names(
     Ordered classes also have those of a grade or more.
 
     >>> class_metric_names(["a"], {"a": 0.25})[-2:]
-    ['npv/a@0.25', 'f1/a@0.25']
+    ['f1/a@0.25', 'mcc/a@0.25']
     >>> class_metric_names(["a", "b", "c"], ordered=True)[-1]
-    'pr_auc/>=c'
+    'ici_4_knots/>=c'
     """
     names = [f"{kind}/{name}" for name in classes for kind in CLASS_METRICS]
     names += [
@@ -757,7 +795,7 @@ def list_point_metrics(point: str) -> list[str]:
     """The metrics at an operating point.
 
     >>> list_point_metrics("0.3"), list_point_metrics("sensitivity=0.9")[-1]
-    (['sensitivity', 'specificity', 'ppv', 'npv', 'f1'], 'threshold')
+    (['sensitivity', 'specificity', 'ppv', 'npv', 'f1', 'mcc'], 'threshold')
     """
     return [kind for kind, row in POINT_METRICS.items() if row.has(parse_point(point))]
 
@@ -774,8 +812,10 @@ def _evaluate_class(
 
 
 def _take_present(
-    columns: FloatArray, prepared: PreparedCell, label: int, absent: float
-) -> FloatArray:
+    columns: NDArray[_F], prepared: PreparedCell, label: int, absent: float
+) -> NDArray[_F]:
     """One class of `[rows, k]` of the labels present; filled if the label is absent."""
     at = np.flatnonzero(prepared.present == label)
-    return np.asarray(columns[:, at[0]]) if len(at) else np.full(len(columns), absent)
+    if len(at):
+        return np.asarray(columns[:, at[0]])
+    return np.full(len(columns), absent, dtype=columns.dtype)

@@ -38,7 +38,7 @@ from fairweather.types.measurement import Score
 TESTED = ("bias-corrected",)
 LEAST_P = 1e-9  # a smaller p-value is not told apart from this one
 # The kinds of intervals of values that may lie outside [0, 1].
-UNCLIPPED = ("percentile", "skewed", "difference", "centred")
+UNCLIPPED = ("percentile", "skewed", "difference", "centred", "influence")
 
 NO_VARIANCE = 1e-12  # of a count; a score statistic is never divided by less
 UNSEEN = 3.0  # images that may differ where none does (the rule of three)
@@ -232,10 +232,10 @@ def paired_difference(first: Estimate, second: Estimate) -> Score:
     images, the skewness of the differences is corrected (`skewed_interval`). What resamples of the
     two values hide (`Estimate.hidden`) is added for both.
 
-    The difference of two areas under curves uses the difference of their columns, which is DeLong's
-    paired method, with Student's t (`column_spread`). It is widened by the difference of their
-    biases. If one of the two is 0 or 1, it is the interval of Zou and Donner, from those of both
-    (`zou_donner_interval`).
+    The difference of two values with columns uses the difference of the columns, with Student's t
+    (`column_spread`). This is the paired t-test for a mean, and DeLong's paired method for the area
+    under a ROC curve. It is widened by the difference of the biases. If an area is 0 or 1, it is
+    the interval of Zou and Donner, from those of both (`zou_donner_interval`).
 
     The noise of the bins inflates binned calibration errors, and resampling inflates them once
     more. Between two models this cancels only in part, and not at all if one is calibrated and the

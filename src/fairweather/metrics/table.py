@@ -44,6 +44,7 @@ from fairweather.metrics.hidden_error import (
     hidden_squares,
 )
 from fairweather.metrics.metric import (
+    FEWEST_OUTCOMES,
     Accepts,
     Evaluate,
     LossColumn,
@@ -51,13 +52,14 @@ from fairweather.metrics.metric import (
     MetricRow,
     index_by_name,
 )
+from fairweather.metrics.recalibration import CALIBRATION_NUMBERS, CalibrationNumber, Number
 from fairweather.metrics.sample import NLL_CLIP, PreparedCell, Sample, mean_contribution
 from fairweather.metrics.selective import (
     RISK,
     FittedThresholds,
     coverage_interval,
     largest_coverage,
-    risk_area,
+    least_risk_area,
     risk_area_losses,
 )
 from fairweather.types.kinds import FINDING, FINDINGS, TaskKind
@@ -147,6 +149,11 @@ def _calibration_deviations(prepared: PreparedCell, resamples: int) -> FloatArra
     return coverage_deviations(draws, prepared.predictions.labels, resamples)
 
 
+def _unseen_image(prepared: PreparedCell) -> float:
+    same = np.zeros(len(prepared.predictions), dtype=np.int64)
+    return unseen_variance(same, prepared.groups)
+
+
 def _gap_losses(prepared: PreparedCell) -> LossColumn:
     confidence, correct = (prepared.means.column(name) for name in ("confidence", "correct"))
     return confidence - correct, -1.0, 1.0
@@ -213,6 +220,28 @@ def _calibration_rows(
     )
     alias = replace(equal_width, name=name, label=label, alias_of=equal_width.name, shown=shown)
     return equal_width, row("equal-mass", lambda s: s.ordered.equal_mass), alias
+
+
+def _calibration_number(kind: CalibrationNumber) -> Metric:
+    """A number of calibration, of the confidence or of a finding's probability."""
+
+    def evaluate_outcomes(prepared: PreparedCell) -> Number:
+        return kind.number(prepared.outcomes)
+
+    return Metric(
+        kind.name,
+        kind.label,
+        f"{kind.formula}; p is the confidence, or the probability of a finding",
+        lambda s: s.calibration(kind),
+        higher_is_better=kind.higher_is_better,
+        bounds=kind.bounds,
+        accepts=Accepts(also=(FINDING,)),
+        interval="influence",
+        carried_by="rarer outcome",
+        fewest=FEWEST_OUTCOMES,
+        column=lambda prepared: evaluate_outcomes(prepared).column,
+        bias=lambda prepared: evaluate_outcomes(prepared).bias,
+    )
 
 
 def _debiased_rows() -> tuple[Metric, Metric]:
@@ -365,6 +394,18 @@ METRICS: dict[str, Metric] = index_by_name(
         fewest=FEWEST,
     ),
     Metric(
+        "matthews_correlation",
+        "Matthews correlation (MCC)",
+        "correlation of label and answer: (right · n − Σ over classes of images · calls) / "
+        "√ of (n² − Σ calls²) (n² − Σ images²)",
+        lambda s: s.counts.matthews,
+        higher_is_better=True,
+        accepts=Accepts(classes=2),
+        bounds=(-1.0, 1.0),
+        interval="skewed",
+        fewest=FEWEST,
+    ),
+    Metric(
         "quadratic_kappa",
         "Quadratic kappa",
         "1 − mean (answer − label)² / the same if label and answer were independent; classes in "
@@ -390,6 +431,7 @@ METRICS: dict[str, Metric] = index_by_name(
         fewest=FEWEST_OF_LOSSES,
         losses=_grade_losses,
         contribution=partial(mean_contribution, "grades_off"),
+        unseen=_unseen_image,
     ),
     Metric(
         "off_by_two",
@@ -557,7 +599,19 @@ METRICS: dict[str, Metric] = index_by_name(
         "area_under_risk_coverage",
         "Area under the risk-coverage curve",
         "mean over the images of the share of wrong answers among those at least as confident",
-        lambda s: risk_area(s.levels),
+        lambda s: s.risk_area,
+        higher_is_better=False,
+        accepts=Accepts(also=OF_CONFIDENCE, fractions=True),
+        interval="skewed",
+        carried_by="rarer",
+        fewest=FEWEST_OF_RANKS,
+    ),
+    Metric(
+        "excess_area_under_risk_coverage",
+        "Excess area under the risk-coverage curve (E-AURC)",
+        "that area − r − (1 − r) ln(1 − r), which is the area if the share r of wrong answers is "
+        "less confident than all right ones",
+        lambda s: s.risk_area - least_risk_area(1 - s.mean("correct")),
         higher_is_better=False,
         accepts=Accepts(also=OF_CONFIDENCE, fractions=True),
         interval="skewed",
@@ -590,6 +644,7 @@ METRICS: dict[str, Metric] = index_by_name(
         fewest=FEWEST_OF_RANKS,
         least_pairs=least_pairs,
     ),
+    *map(_calibration_number, CALIBRATION_NUMBERS),
     Metric(
         "average_confidence",
         "Average confidence",
