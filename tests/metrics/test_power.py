@@ -128,7 +128,7 @@ def slow_paired_power(n, difference, discordant, goal):
         if goal.low == 0 and math.isinf(goal.high):
             shown = test.p < 0.05 / goal.tests and won > lost
         else:
-            low, high = paired_shares_interval(test, n)
+            low, high = paired_shares_interval(test.b, test.c, n)
             shown = low > goal.low and high < goal.high
         if shown:
             ways = math.comb(n, won) * math.comb(n - won, lost)

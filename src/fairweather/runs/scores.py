@@ -425,9 +425,10 @@ def worst_slices(
 
     The smallest of many noisy numbers is smaller than the smallest true value, so the interval is
     made to cover the worst true value. Its worse end is the worst of the worse ends of all slices.
-    Its better end is the worst of their better ends, corrected for their number (Bonferroni). If a
-    slice has a value without an interval, there is no interval here either. A metric without a
-    better direction has no worst value.
+    Its better end is the worst of their better ends, corrected for the number of slices that may be
+    the worst, because their intervals overlap with that of the worst (Bonferroni). If a slice has a
+    value without an interval, there is no interval here either. A metric without a better direction
+    has no worst value.
 
     Args:
         slices: from `add_worst`, for each slice of the column by its name.
@@ -489,7 +490,13 @@ def _worst_slice_score(estimates: Sequence[Estimate], row: MetricRow) -> Score:
     n = next(score.n for score in alone if score.value == value)
     if any(score.too_few for score in alone):
         return Score(value, np.nan, np.nan, n)
-    together = [to_score(score.together(len(estimates)), row.bounds) for score in estimates]
+    if row.higher_is_better:
+        least = min(score.high for score in alone)
+        candidates = sum(score.low <= least for score in alone)
+    else:
+        least = max(score.low for score in alone)
+        candidates = sum(score.high >= least for score in alone)
+    together = [to_score(score.together(candidates), row.bounds) for score in estimates]
     low, high = (alone, together) if row.higher_is_better else (together, alone)
     return Score(value, worst(score.low for score in low), worst(score.high for score in high), n)
 
