@@ -112,6 +112,7 @@ coverage: $(VENV)/.installed-dev ## Measure how often the 95 % intervals hold th
 	$(BIN)/python benchmarks/patients.py
 	$(BIN)/python benchmarks/areas.py
 	$(BIN)/python benchmarks/planning.py
+	$(BIN)/python benchmarks/margins.py
 	$(BIN)/python benchmarks/two_sample.py
 
 clean: ## Remove the environment, build results and caches.
