@@ -25,8 +25,12 @@ IMAGES, RESAMPLES = 1000, 400
 OF_CLASS = (10, 30, 100)  # images of the class, on average
 SENSITIVITIES = (0.5, 0.9, 0.99)
 SPECIFICITY = 0.95
-# Of models: prediction sets are of variants.
-KINDS = {name: kind for name, kind in CLASS_METRICS.items() if not kind.accepts.sets}
+# Of models: prediction sets are of variants. Calibration has a script of its own.
+KINDS = {
+    name: kind
+    for name, kind in CLASS_METRICS.items()
+    if not (kind.accepts.sets or kind.interval == "influence")
+}
 NAMES = tuple(f"{name}/rare" for name in KINDS)
 
 
@@ -61,6 +65,7 @@ def truths(images: int, sensitivity: float) -> dict[str, float]:
         prevalence * sensitivity / called,
         rest * SPECIFICITY / (1 - called),
         2 * prevalence * sensitivity / (prevalence + called),
+        prevalence * (sensitivity - called) / np.sqrt(prevalence * rest * called * (1 - called)),
         scipy.stats.norm.cdf((above - below) / np.sqrt(2)),
         scipy.integrate.quad(density, above - 8, above + 8)[0],
     )
@@ -75,7 +80,7 @@ def tails(images: int, sensitivity: float, trials: int) -> dict[str, np.ndarray]
         predictions = draw(images, sensitivity, trial)
         shared = Resamples.draw(predictions.labels, RESAMPLES, seed=trial)
         for name, estimate in evaluate_resamples(predictions, shared, None, NAMES).items():
-            _, low, high, _ = to_score(estimate, (0.0, 1.0))
+            _, low, high, _ = to_score(estimate, KINDS[name.partition("/")[0]].bounds)
             found[name] += [low > truth[name], high < truth[name], np.isnan(low)]
     return {name: counts / trials for name, counts in found.items()}
 

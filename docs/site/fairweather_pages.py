@@ -133,6 +133,14 @@ def call_facts(row: fairweather.metrics.metric.ClassMetricRow, name: str, sides:
     return [f"no interval below {row.fewest} images {sides}"] if row.fewest > 1 else []
 
 
+def describe_scale(row: fairweather.metrics.metric.MetricRow) -> list[str]:
+    """Which end is better, and where the ends are."""
+    better = {True: "higher is better", False: "lower is better", None: "neither end is best"}
+    low, high = (f"{bound:g}".replace("inf", "∞").replace("-", "−") for bound in row.bounds)
+    unit = f" {row.unit}" if row.unit not in ("", "%") else ""
+    return [better[row.higher_is_better], f"from {low} to {high}{unit}"]
+
+
 class Metrics(Sections):
     """Every metric of scores.csv with its formula, its bounds and what carries it."""
 
@@ -146,7 +154,8 @@ class Metrics(Sections):
     def _of_classes(self, metric: fairweather.metrics.metric.ClassMetricRow) -> nodes.section:
         made = self.section(f"{metric.name}/CLASS", f"{metric.name}/CLASS", code=True)
         made += paragraph(f"{metric.label} of one class: {metric.formula}.")
-        facts = ["Higher is better", "from 0 to 1", f"interval: {metric.interval}"]
+        facts = [*describe_scale(metric), f"interval: {metric.interval}"]
+        facts[0] = facts[0].capitalize()
         facts.append("needs prediction sets" if metric.accepts.sets else "needs logits")
         facts += call_facts(metric, f"{metric.name}/CLASS", "of the class, or of the others")
         made += paragraph(f"{'; '.join(facts)}.")
@@ -154,11 +163,7 @@ class Metrics(Sections):
 
     def _metric(self, metric: fairweather.metrics.Metric) -> nodes.section:
         made = self.section(metric.name, metric.name, code=True)
-        better = {True: "higher is better", False: "lower is better", None: "neither end is best"}
-        low, high = (f"{bound:g}".replace("inf", "∞") for bound in metric.bounds)
-        unit = f" {metric.unit}" if metric.unit not in ("", "%") else ""
-        facts = [better[metric.higher_is_better], f"from {low} to {high}{unit}"]
-        facts.append(f"interval: {metric.interval}")
+        facts = [*describe_scale(metric), f"interval: {metric.interval}"]
         if metric.accepts.kind in OF_FINDINGS:
             facts.append(OF_FINDINGS[metric.accepts.kind])
         if metric.accepts.classes > 1:
@@ -173,11 +178,13 @@ class Metrics(Sections):
             carriers = {
                 "wrong": "wrong images",
                 "rarer": "wrong images, or right ones where these are fewer",
+                "rarer outcome": "wrong images, or right ones where these are fewer, and likewise "
+                "with the finding, or without it",
                 "rarer label": "images with the finding, or without it where these are fewer",
                 "emptiest bin": "images in the emptiest bin that holds any",
             }
             facts.append(f"no interval below {metric.fewest} {carriers[metric.carried_by]}")
-        if metric.column is not None and metric.accepts.kind not in OF_FINDINGS:
+        if metric.interval == "area" and metric.accepts.kind not in OF_FINDINGS:
             facts.append(f"or below {FEWEST_OF_CLASS} images of the rarest class")
         made += paragraph(f"{metric.label}: {metric.formula}.")
         for ending, words in BINS.items():

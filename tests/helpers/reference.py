@@ -124,8 +124,10 @@ def macro_pr_auc(probabilities, labels):
 
 
 def one_vs_rest(name, predicted, labels, label):
-    """Sensitivity, specificity, PPV, NPV or F1 of a class; NaN if it is not defined."""
+    """Sensitivity, specificity, PPV, NPV, F1 or MCC of a class; NaN if it is not defined."""
     pairs = [(call == label, of == label) for call, of in zip(predicted, labels, strict=True)]
+    if name == "mcc":
+        return matthews_correlation(*(list(side) for side in zip(*pairs, strict=True)))
     of = {
         "sensitivity": [call for call, truth in pairs if truth],
         "specificity": [not call for call, truth in pairs if not truth],
@@ -696,8 +698,9 @@ def finding_numbers(probability, present):
     pairs = list(zip(probability, present, strict=True))
     called = [p >= 0.5 for p in probability]
     losses = [-math.log(p if y else 1 - p) for p, y in pairs]
-    calls = ("sensitivity", "specificity", "ppv", "npv", "f1")
+    calls = ("sensitivity", "specificity", "ppv", "npv", "f1", "mcc")
     return {
+        **calibration_numbers(probability, present),
         "auc": macro_auc([[1 - p, p] for p in probability], [int(y) for y in present]),
         "pr_auc": average_precision(probability, present),
         "brier": sum((p - y) ** 2 for p, y in pairs) / len(pairs),
@@ -873,6 +876,207 @@ def aggregated_grades(images, name):
     ]
     ends = [1.0, *reached, 0.0]
     return [ends[grade] - ends[grade + 1] for grade in range(grades)]
+
+
+def log_odds(p):
+    kept = min(max(p, 1e-7), 1 - 1e-7)
+    return math.log(kept / (1 - kept))
+
+
+def dot(first, second):
+    return math.fsum(a * b for a, b in zip(first, second, strict=True))
+
+
+def solve(matrix, target):
+    """Gauss and Jordan's elimination, with the largest pivot."""
+    rows = [[*row, right] for row, right in zip(matrix, target, strict=True)]
+    for at in range(len(rows)):
+        pivot = max(range(at, len(rows)), key=lambda k: abs(rows[k][at]))
+        rows[at], rows[pivot] = rows[pivot], rows[at]
+        for k in range(len(rows)):
+            if k != at:
+                factor = rows[k][at] / rows[at][at]
+                rows[k] = [a - factor * b for a, b in zip(rows[k], rows[at], strict=True)]
+    return [row[-1] / row[at] for at, row in enumerate(rows)]
+
+
+def logistic(rows, happened, offsets, rounds=200):
+    """Maximum likelihood by Newton's method in small steps."""
+    found = [0.0] * len(rows[0])
+    for number in range(rounds):
+        links = [offset + dot(row, found) for row, offset in zip(rows, offsets, strict=True)]
+        shares = [1 / (1 + math.exp(-link)) for link in links]
+        gradient = [
+            math.fsum((y - p) * row[k] for row, y, p in zip(rows, happened, shares, strict=True))
+            for k in range(len(found))
+        ]
+        hessian = [
+            [
+                math.fsum(
+                    p * (1 - p) * row[k] * row[j] for row, p in zip(rows, shares, strict=True)
+                )
+                for j in range(len(found))
+            ]
+            for k in range(len(found))
+        ]
+        # Small at first, because full steps may lead away from the maximum.
+        part = min(1.0, 0.2 + 0.01 * number)
+        found = [
+            old + part * step for old, step in zip(found, solve(hessian, gradient), strict=True)
+        ]
+    return found
+
+
+def quantile(values, share):
+    ordered = sorted(values)
+    below, part = divmod(share * (len(ordered) - 1), 1)
+    above = min(int(below) + 1, len(ordered) - 1)
+    return ordered[int(below)] + part * (ordered[above] - ordered[int(below)])
+
+
+def spline_row(x, knots):
+    """1, x, and truncated cubes that are combined so that they are straight beyond the knots."""
+
+    def cube(knot):
+        return max(x - knot, 0.0) ** 3
+
+    row = [1.0, x]
+    for knot in knots[:-2] if len(knots) > 2 else ():
+        last, before = knots[-1], knots[-2]
+        row.append(
+            (
+                cube(knot)
+                - cube(before) * (last - knot) / (last - before)
+                + cube(last) * (before - knot) / (last - before)
+            )
+            / (last - knots[0]) ** 2
+        )
+    return row
+
+
+def calibration_numbers(probability, happened):
+    """Slope, both intercepts, O:E and ICI with 4 knots."""
+    probability = [min(max(p, 1e-7), 1 - 1e-7) for p in probability]
+    odds = [log_odds(p) for p in probability]
+    n, nothing = len(odds), [0.0] * len(odds)
+    free, slope = logistic([[1.0, x] for x in odds], happened, nothing)
+    [fixed] = logistic([[1.0]] * n, happened, odds)
+    knots = sorted({quantile(odds, share) for share in (0.05, 0.35, 0.65, 0.95)})
+    rows = [spline_row(x, knots) for x in odds]
+    curve = logistic(rows, happened, nothing)
+    fitted = [1 / (1 + math.exp(-dot(row, curve))) for row in rows]
+    return {
+        "calibration_slope": slope,
+        "recalibration_intercept": free,
+        "calibration_intercept": fixed,
+        "observed_expected_ratio": sum(happened) / sum(probability),
+        "ici_4_knots": sum(abs(c - p) for c, p in zip(fitted, probability, strict=True)) / n,
+    }
+
+
+def spiegelhalter_z(probability, happened):
+    excess = sum((y - p) * (1 - 2 * p) for p, y in zip(probability, happened, strict=True))
+    return excess / math.sqrt(sum((1 - 2 * p) ** 2 * p * (1 - p) for p in probability))
+
+
+def matthews_correlation(predicted, labels):
+    """The correlation of two groups of 0/1 columns, one for each class (Gorodkin 2004)."""
+    classes, n = sorted({*predicted, *labels}), len(labels)
+
+    def covariance(first, second):
+        total = 0.0
+        for k in classes:
+            means = [sum(value == k for value in side) / n for side in (first, second)]
+            total += sum(
+                ((a == k) - means[0]) * ((b == k) - means[1])
+                for a, b in zip(first, second, strict=True)
+            )
+        return total
+
+    spread = covariance(predicted, predicted) * covariance(labels, labels)
+    return covariance(predicted, labels) / math.sqrt(spread) if spread else math.nan
+
+
+def excess_area(confidence, correct):
+    risk = 1 - sum(correct) / len(correct)
+    best = risk + (1 - risk) * math.log(1 - risk)
+    return area_under_risk_coverage(confidence, correct) - best
+
+
+def betting_interval(values, sizes=None, tail=0.025, stakes=12, steps=20_000):
+    """The means that are not rejected, of all on a grid: numbers in [0, 1], one bet for each."""
+    sizes = [1] * len(values) if sizes is None else sizes
+    largest = max(sizes)
+
+    def capital(numbers, mean):
+        total = 0.0
+        for k in range(stakes):
+            stake, own = (k + 0.5) / stakes, 1.0
+            for number, size in zip(numbers, sizes, strict=True):
+                own *= 1 + stake * size / largest * (mean - number) / (1 - mean)
+            total += own / stakes
+        return total
+
+    value = sum(x * size for x, size in zip(values, sizes, strict=True)) / sum(sizes)
+    grid = [step / steps for step in range(steps)]
+    high = next((m for m in grid if m > value and capital(values, m) >= 1 / tail), 1.0)
+    mirrored = [1 - x for x in values]
+    below = next((m for m in grid if m > 1 - value and capital(mirrored, m) >= 1 / tail), 1.0)
+    return 1 - below, high
+
+
+def debiased_interval(confidence, correct, bins=10, worth=1.0, steps=1000):
+    """The true errors that are not rejected, of all on a grid of squares."""
+    parts = [
+        list(zip(*members, strict=True)) for members in equal_mass_bins(confidence, correct, bins)
+    ]
+    seen, known = 0.0, []
+    for sure, right in parts:
+        m = len(sure)
+        share, accuracy, mean = m / len(confidence), sum(right) / m, sum(sure) / m
+        own = accuracy * (1 - accuracy) / (m - 1)
+        smooth = (sum(right) + mean + 0.5) / (m + 2)
+        noise = max(smooth * (1 - smooth) / m, own) / worth
+        square = (accuracy - mean) ** 2 - own
+        seen += share * square
+        known.append((m, share, mean, square, noise, max(mean, 1 - mean) ** 2))
+
+    def distribution(true):
+        total = sum(share * min(max(square, 0), most) for _, share, _, square, _, most in known)
+        gaps = [min(max(square, 0), most) for *_, square, _, most in known]
+        if total > true:
+            gaps = [gap * true / total for gap in gaps]
+        left = true - min(total, true)
+        for k in sorted(range(len(known)), key=lambda k: -known[k][1] * known[k][4]):
+            more = max(min(left / known[k][1], known[k][5] - gaps[k]), 0)
+            gaps[k] += more
+            left -= more * known[k][1]
+        offset = variance = 0.0
+        for (m, share, mean, _, noise, _), gap in zip(known, gaps, strict=True):
+            for rate in (mean - math.sqrt(gap), mean + math.sqrt(gap)):
+                rate = min(max(rate, 0), 1)
+                noise = max(noise, rate * (1 - rate) / m / worth)
+            offset += share * noise
+            variance += share**2 * (2 * noise**2 + 4 * gap * noise)
+        squares = sum(part[1] * gap**2 for part, gap in zip(known, gaps, strict=True))
+        mean = sum(part[1] * gap for part, gap in zip(known, gaps, strict=True))
+        variance += (squares - mean**2) / len(confidence) / worth
+        scale = variance / (true + offset)
+        return (true + offset) / scale, scale, offset
+
+    largest = sum(share * most for _, share, *_, most in known)
+    kept = [0.0] if seen <= 0 else []
+    below = seen - (1 - worth) * sum(share * noise for _, share, _, _, noise, _ in known)
+    for step in range(steps + 1):
+        true = largest * step / steps
+        shape, scale, offset = distribution(true)
+        lower = scipy.stats.gamma.cdf(max(seen, 0) + offset, shape, scale=scale)
+        upper = scipy.stats.gamma.sf(below + offset, shape, scale=scale)
+        if true >= max(seen, 0) and lower >= 0.025:
+            kept.append(true)
+        if true <= below and upper >= 0.025:
+            kept.append(true)
+    return math.sqrt(min(kept)), math.sqrt(max(kept)), largest / steps
 
 
 def unseen_value(values, variances, shares):

@@ -6,6 +6,10 @@ import math
 import numpy as np
 import pandas as pd
 import pytest
+import scipy.interpolate
+import scipy.optimize
+import scipy.special
+import sklearn.linear_model
 import sklearn.metrics
 from benchmarks import classes as simulated
 
@@ -37,6 +41,58 @@ def drawn(n=500, seed=0, images=(0, 1, 3), called=(0, 1, 2), answers=None):
     return Predictions(np.arange(n), labels, *columns, logits.astype("f4"), NAMES, False, *sets)
 
 
+def odds_of(probability):
+    return np.log(probability / (1 - probability))[:, None]
+
+
+def regression(columns, truth):
+    """Unpenalised, by scikit-learn."""
+    made = sklearn.linear_model.LogisticRegression(C=np.inf, tol=1e-10, max_iter=10_000)
+    return made.fit(columns, truth) if truth.any() else None
+
+
+def slope_of(probability, truth):
+    fit = regression(odds_of(probability), truth)
+    return fit.coef_[0, 0] if fit else math.nan
+
+
+def free_intercept_of(probability, truth):
+    fit = regression(odds_of(probability), truth)
+    return fit.intercept_[0] if fit else math.nan
+
+
+def intercept_of(probability, truth):
+    """What makes the mean probability right."""
+    odds = odds_of(probability)[:, 0]
+    if not truth.any():
+        return math.nan
+    return scipy.optimize.brentq(
+        lambda a: scipy.special.expit(odds + a).mean() - truth.mean(), -30, 30, xtol=1e-12
+    )
+
+
+def ici_of(probability, truth):
+    """With natural cubic splines of SciPy, which span the same curves."""
+    odds = odds_of(probability)[:, 0]
+    if not truth.any():
+        return math.nan
+    knots = np.quantile(odds, [0.05, 0.35, 0.65, 0.95])
+    curve = scipy.interpolate.CubicSpline(knots, np.eye(4), bc_type="natural")
+    inside = np.clip(odds, knots[0], knots[-1])
+    columns = curve(inside) + curve(inside, 1) * (odds - inside)[:, None]  # straight outside
+    fitted = regression(columns[:, 1:], truth).predict_proba(columns[:, 1:])[:, 1]
+    return np.abs(fitted - probability).mean()
+
+
+CALIBRATION = {
+    "calibration_slope": slope_of,
+    "recalibration_intercept": free_intercept_of,
+    "calibration_intercept": intercept_of,
+    "observed_expected_ratio": lambda p, y: y.mean() / p.mean() if y.any() else math.nan,
+    "ici_4_knots": ici_of,
+}
+
+
 def names_of(predictions, points=None):
     return class_metric_names(predictions.classes, points or {"malignant": POINT})
 
@@ -58,6 +114,12 @@ def theirs(name, predictions, weights):
         if not truth.any():
             return math.nan
         return sklearn.metrics.average_precision_score(truth, probability, **kept)
+    if (kind := name.partition("/")[0]) in CALIBRATION:
+        return CALIBRATION[kind](probability, truth)
+    if kind == "mcc":
+        # Of a class that is never called scikit-learn says 0; nothing was correlated with anything.
+        varies = truth.any() and calls.any()
+        return sklearn.metrics.matthews_corrcoef(truth, calls, **kept) if varies else math.nan
     kept["zero_division"] = np.nan
     return {
         # Of the images of the class, the share that is covered.
@@ -77,14 +139,16 @@ def test_every_number_and_replicate_is_that_of_scikit_learn():
     weights = metrics.bootstrap_weights(500, 4)
     shared = metrics.Resamples.from_weights(predictions.labels, weights)
     names = names_of(predictions)
-    assert len(names) == 4 * 8 + 5
+    assert len(names) == 4 * 14 + 6
     found = metrics.evaluate_resamples(predictions, shared, None, names)
     assert list(found) == names
     for name, estimate in found.items():
-        assert len(estimate.replicates) == (0 if "auc" in name else 4)  # areas have none
+        has_column = find_class_metric(name, NAMES).column is not None
+        assert len(estimate.replicates) == (0 if has_column else 4)
         rows = [np.ones(500), *weights.astype(float)][: 1 + len(estimate.replicates)]
         expected = [theirs(name, predictions, row) for row in rows]
-        np.testing.assert_allclose([estimate.value, *estimate.replicates], expected, atol=1e-12)
+        slack = 1e-6 if name.partition("/")[0] in CALIBRATION else 1e-12  # where theirs stops
+        np.testing.assert_allclose([estimate.value, *estimate.replicates], expected, atol=slack)
 
 
 def test_numbers_that_do_not_exist_are_nan_and_the_images_are_counted():
@@ -93,10 +157,9 @@ def test_numbers_that_do_not_exist_are_nan_and_the_images_are_counted():
     found = metrics.evaluate_resamples(predictions, shared, None, names_of(predictions))
     scores = {name: to_score(estimate, (0.0, 1.0)) for name, estimate in found.items()}
     undefined = {name for name, score in scores.items() if math.isnan(score.value)}
-    absent = {
-        f"{kind}/none of these" for kind in ("sensitivity", "auc", "pr_auc", "conformal_coverage")
-    }
-    assert undefined == absent | {"ppv/never called"}
+    of_images = ("sensitivity", "auc", "pr_auc", "conformal_coverage", "mcc", *CALIBRATION)
+    absent = {f"{kind}/none of these" for kind in of_images}
+    assert undefined == absent | {"ppv/never called", "mcc/never called"}
     assert all(math.isnan(scores[name].low) for name in undefined)
     assert scores["f1/never called"].value == 0  # it has images, and none is found
     assert scores["f1/never called"].high > 0
@@ -114,6 +177,8 @@ def test_the_images_that_a_value_is_a_share_of():
         "ppv": calls.sum(),
         "npv": (~calls).sum(),
         "f1": (truth | calls).sum(),
+        "mcc": min((truth & calls).sum(), (~truth & ~calls).sum(), (truth != calls).sum()),
+        **dict.fromkeys(CALIBRATION, min(truth.sum(), (~truth).sum())),
         "auc": min(truth.sum(), (~truth).sum()),
         "pr_auc": min(truth.sum(), (~truth).sum()),
     }

@@ -15,6 +15,7 @@ from fairweather import metrics
 from fairweather.metrics import METRICS, Resamples, evaluate_resamples, to_score
 from fairweather.metrics.findings import point_metric_names
 from fairweather.metrics.metric import CLASS_METRICS
+from fairweather.metrics.recalibration import CALIBRATION_NUMBERS
 from fairweather.metrics.rows import find_row
 from fairweather.metrics.table import metrics_of
 from fairweather.runs.scores import estimate_units
@@ -28,7 +29,11 @@ from tests.helpers.chance import most
 NAMES = ("Effusion", "Mass", "Nodule")
 TASK = find_task(MULTILABEL)
 NOTES = Path(simulated.__file__).with_name("notes") / "findings.md"
-AREAS = {"auc", "pr_auc"}  # they have no replicates
+OF_COLUMNS = {row.name for row in METRICS.values() if row.column is not None}  # no replicates
+AREAS = {name for name in OF_COLUMNS if METRICS[name].interval == "area"} - {
+    "macro_auc",
+    "macro_pr_auc",
+}
 KEY = ("net", "0", "clean", "none")
 
 
@@ -74,14 +79,15 @@ def test_values_and_replicates_of_a_finding_are_those_of_the_slow_reference(deci
         known = predictions.labels[:, column] != UNKNOWN
         shared = Resamples.from_weights(one.strata, weights[:, known])
         own = [row.name for row in metrics_of(FINDING)]  # those of deferral are of a classifier too
+        own += [kind.name for kind in CALIBRATION_NUMBERS]
         found = evaluate_resamples(one, shared, None, own)
-        assert list(found) == own
+        assert set(found) == set(own)
         expected = [numbers_of(predictions, column)]
         expected += [numbers_of(exploded(predictions, row), column) for row in weights]
         assert expected[0].keys() == found.keys()
         for name, estimate in found.items():
             values = [estimate.value, *estimate.replicates]
-            assert len(values) == (1 if name in AREAS else 4)
+            assert len(values) == (1 if name in OF_COLUMNS else 4)
             theirs = [each[name] for each in expected[: len(values)]]
             np.testing.assert_allclose(values, theirs, atol=1e-6 if name == "nll" else 1e-12)
 
@@ -224,7 +230,7 @@ def test_every_kind_of_interval_is_that_of_the_counterpart():
 def test_an_operating_point_is_in_the_name_of_the_number():
     predictions, at = drawn(), 0.3
     found = estimated(predictions, points={"Mass": at})
-    names = [f"{kind}@0.3" for kind in ("sensitivity", "specificity", "ppv", "npv", "f1")]
+    names = [f"{kind}@0.3" for kind in ("sensitivity", "specificity", "ppv", "npv", "f1", "mcc")]
     assert point_metric_names([str(at)]) == names
     assert [name for name in found["finding=Mass"] if "@" in name] == names
     for unit in ("finding=Effusion", "mean finding", "image"):  # they have no such point
@@ -287,7 +293,7 @@ def test_the_means_are_those_of_every_resample():
         draws = [found[f"finding={finding}"][name].replicates for finding in NAMES]
         for unit, shares in (("mean finding", None), ("weighted mean finding", weights)):
             assert found[unit][name].value == pytest.approx(np.average(values, weights=shares))
-            if name not in AREAS:
+            if name not in OF_COLUMNS:
                 mean = np.average(draws, axis=0, weights=shares)
                 np.testing.assert_allclose(found[unit][name].replicates, mean, atol=1e-14)
             assert found[unit][name].n == len(predictions)

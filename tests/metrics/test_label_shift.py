@@ -282,6 +282,9 @@ FUNCTIONS = {
     "mean_absolute_error": lambda p, w: metrics.mean_absolute_error(p.predicted, p.labels, w),
     "off_by_two": lambda p, w: metrics.off_by_two(p.predicted, p.labels, w),
     "negative_log_likelihood": lambda p, w: metrics.negative_log_likelihood(p.nll, w),
+    "negative_log_likelihood/clipped-10": lambda p, w: metrics.negative_log_likelihood(
+        p.nll, w, clip=10
+    ),
     "brier_score": lambda p, w: metrics.brier_score(p.brier, w),
     "ranked_probability_score": lambda p, w: metrics.ranked_probability_score(
         metrics.softmax(p.logits), p.labels, w
@@ -291,6 +294,7 @@ FUNCTIONS = {
     "maximum_calibration_error/10-equal-width": of_confidence(metrics.maximum_calibration_error),
     "rms_calibration_error/10-equal-width": of_confidence(metrics.rms_calibration_error),
     "area_under_risk_coverage": of_confidence(metrics.area_under_risk_coverage),
+    "excess_area_under_risk_coverage": of_confidence(metrics.excess_area_under_risk_coverage),
     "coverage_at_risk/0.05": of_confidence(metrics.coverage_at_risk),
     "confidence_auroc": of_confidence(metrics.confidence_auroc),
     "average_confidence": lambda p, w: metrics.average_confidence(p.confidence, w),

@@ -336,8 +336,9 @@ def calibration_trials(gaps, n, trials, seed):
     ]
 
 
-# Of shares and areas, a single value has another interval than the difference of two.
-SHARES = ("share", "conditional", "overlap", "area")
+# Of shares and areas, a single value has another interval than the difference of two, and values
+# with a column have no replicates.
+SHARES = ("share", "conditional", "overlap", "area", "influence")
 
 
 @pytest.mark.parametrize(

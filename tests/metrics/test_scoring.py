@@ -12,6 +12,7 @@ from fairweather import metrics
 from fairweather.errors import InputError
 from fairweather.metrics import Estimate, FittedThresholds, intervals, to_score
 from fairweather.metrics.columns import equal_width_places, merge_levels, order_by_confidence
+from fairweather.metrics.recalibration import CALIBRATION_NUMBERS
 from fairweather.metrics.table import metrics_of
 from fairweather.runs.scores import (
     add_means,
@@ -71,6 +72,10 @@ def decomposed(part):
     return lambda p, w: getattr(metrics.brier_decomposition(p.confidence, p.correct, w), part)
 
 
+def of_confidence(function, **options):
+    return lambda p, w: function(p.confidence, p.correct, w, **options)
+
+
 MEANS_OVER_CLASSES = [
     f"{mean}_{of}" for of in ("specificity", "ppv", "npv", "f1") for mean in ("macro", "weighted")
 ]
@@ -83,10 +88,16 @@ PURE = {
     "macro_pr_auc": lambda p, w: metrics.macro_pr_auc(metrics.softmax(p.logits), p.labels, w),
     **{name: mean_over_classes(name) for name in MEANS_OVER_CLASSES},
     "cohen_kappa": lambda p, w: counted(p, w).kappa[slice(None) if np.ndim(w) == 2 else 0],
+    "matthews_correlation": lambda p, w: counted(p, w).matthews[
+        slice(None) if np.ndim(w) == 2 else 0
+    ],
     "quadratic_kappa": lambda p, w: metrics.quadratic_kappa(p.predicted, p.labels, w),
     "mean_absolute_error": lambda p, w: metrics.mean_absolute_error(p.predicted, p.labels, w),
     "off_by_two": lambda p, w: metrics.off_by_two(p.predicted, p.labels, w),
     "negative_log_likelihood": lambda p, w: metrics.negative_log_likelihood(p.nll, w),
+    "negative_log_likelihood/clipped-10": lambda p, w: metrics.negative_log_likelihood(
+        p.nll, w, clip=10
+    ),
     "brier_score": lambda p, w: metrics.brier_score(p.brier, w),
     "ranked_probability_score": lambda p, w: metrics.ranked_probability_score(
         metrics.softmax(p.logits), p.labels, w
@@ -113,6 +124,9 @@ PURE = {
     "debiased_calibration_error/10-equal-width": binned(
         metrics.debiased_calibration_error, "equal-width"
     ),
+    "debiased_calibration_error/10-equal-mass": binned(
+        metrics.debiased_calibration_error, "equal-mass"
+    ),
     "brier_reliability/10-equal-width": decomposed("reliability"),
     "brier_resolution/10-equal-width": decomposed("resolution"),
     "brier_uncertainty": decomposed("uncertainty"),
@@ -121,6 +135,17 @@ PURE = {
     ),
     "coverage_at_risk/0.05": lambda p, w: metrics.coverage_at_risk(p.confidence, p.correct, w),
     "confidence_auroc": lambda p, w: metrics.confidence_auroc(p.confidence, p.correct, w),
+    "excess_area_under_risk_coverage": of_confidence(metrics.excess_area_under_risk_coverage),
+    **{
+        name: of_confidence(getattr(metrics, name))
+        for name in (
+            "calibration_slope",
+            "recalibration_intercept",
+            "calibration_intercept",
+            "observed_expected_ratio",
+        )
+    },
+    "ici_4_knots": of_confidence(metrics.integrated_calibration_index),
     "average_confidence": lambda p, w: metrics.average_confidence(p.confidence, w),
     "risk_above_validation_threshold/0.05": lambda p, w: metrics.risk_above(
         p.confidence, p.correct, FITTED.threshold, w
@@ -139,13 +164,14 @@ PURE = {
     ),
     **cost_functions(),
 }
-# They have no replicates: tests/metrics/test_areas.py is about their intervals.
-AREAS = {"macro_auc", "macro_pr_auc"}
+# They have no replicates: test_areas.py and test_recalibration.py are about their intervals.
+OF_COLUMNS = {metric.name for metric in ROWS if metric.column is not None}
 # With more images or confidences than these, the replicates are approximations.
 APPROXIMATE = {
     "classwise_calibration_error/10-equal-width",
     "cumulative_calibration_error/10-equal-width",
     "area_under_risk_coverage",
+    "excess_area_under_risk_coverage",
     "coverage_at_risk/0.05",
     "confidence_auroc",
 }
@@ -187,7 +213,7 @@ def test_values_and_replicates_are_those_of_the_pure_function(name, case):
     estimate = estimates[name]
     value = PURE[name](predictions, None)
     assert estimate.value == pytest.approx(value, abs=1e-12, nan_ok=True)
-    if name not in AREAS:
+    if name not in OF_COLUMNS:
         expected = PURE[name](predictions, weights)
         np.testing.assert_allclose(estimate.replicates, expected, rtol=0, atol=1e-12)
 
@@ -206,6 +232,7 @@ def answered(part, threshold):
     return lambda p: reference.coverage_above(p.confidence.tolist(), threshold)
 
 
+OF_CALIBRATION = [kind.name for kind in CALIBRATION_NUMBERS]
 # Each row, computed by its slow reference.
 SLOW = {
     "accuracy": mean(lambda p: p.correct),
@@ -226,12 +253,18 @@ SLOW = {
         for name in MEANS_OVER_CLASSES
     },
     "cohen_kappa": lambda p: reference.kappa(p.predicted.tolist(), p.labels.tolist(), power=0),
+    "matthews_correlation": lambda p: reference.matthews_correlation(
+        p.predicted.tolist(), p.labels.tolist()
+    ),
     "quadratic_kappa": lambda p: reference.kappa(p.predicted.tolist(), p.labels.tolist(), power=2),
     "mean_absolute_error": lambda p: reference.mean_absolute_error(
         p.predicted.tolist(), p.labels.tolist()
     ),
     "off_by_two": lambda p: reference.off_by_two(p.predicted.tolist(), p.labels.tolist()),
     "negative_log_likelihood": mean(lambda p: p.nll),
+    "negative_log_likelihood/clipped-10": mean(
+        lambda p: np.array([min(loss, 10) for loss in p.nll])
+    ),
     "brier_score": mean(lambda p: p.brier),
     "ranked_probability_score": lambda p: reference.ranked_probability_score(
         metrics.softmax(p.logits).tolist(), p.labels.tolist()
@@ -254,6 +287,9 @@ SLOW = {
         metrics.softmax(p.logits).tolist(), p.labels.tolist()
     ),
     "debiased_calibration_error/10-equal-width": columns_of(reference.debiased_calibration_error),
+    "debiased_calibration_error/10-equal-mass": columns_of(
+        reference.debiased_calibration_error, binning="equal-mass"
+    ),
     **{
         f"brier_{part}": lambda p, at=at: columns_of(reference.brier_parts)(p)[at]
         for at, part in enumerate(
@@ -263,6 +299,11 @@ SLOW = {
     "area_under_risk_coverage": columns_of(reference.area_under_risk_coverage),
     "coverage_at_risk/0.05": columns_of(reference.coverage_at_risk),
     "confidence_auroc": columns_of(reference.confidence_auroc),
+    "excess_area_under_risk_coverage": columns_of(reference.excess_area),
+    **{
+        name: lambda p, name=name: columns_of(reference.calibration_numbers)(p)[name]
+        for name in OF_CALIBRATION
+    },
     "average_confidence": mean(lambda p: p.confidence),
     "risk_above_validation_threshold/0.05": answered("risk", FITTED.threshold),
     "coverage_above_validation_threshold/0.05": answered("coverage", FITTED.threshold),
@@ -301,7 +342,7 @@ def drawn_by_hand(decimals):
 def test_values_and_replicates_are_those_of_the_slow_reference(name, decimals):
     predictions, written, estimates = drawn_by_hand(decimals)
     found = [estimates[name].value, *estimates[name].replicates]
-    assert len(found) == (1 if name in AREAS else 4)
+    assert len(found) == (1 if name in OF_COLUMNS else 4)
     expected = [SLOW[name](each) for each in (predictions, *written)[: len(found)]]
     # The square root is steep at 0, so the squares of the debiased error are compared.
     power = 2 if name.startswith("debiased") else 1
@@ -319,7 +360,7 @@ def test_shortcuts_do_not_move_the_replicates(monkeypatch):
     monkeypatch.setattr(intervals, "MOST_LEVELS", 50)
     estimates = metrics.evaluate_metrics(predictions, np.ones((1, 3000), dtype=np.uint8), FITTED)
     for name, estimate in estimates.items():
-        if name not in AREAS:
+        if name not in OF_COLUMNS:
             assert estimate.replicates[0] == pytest.approx(estimate.value, abs=1e-12), name
 
 
@@ -336,8 +377,9 @@ def test_replicates_of_many_images_are_as_good_as_exact(name):
     predictions, weights, estimates = large()
     estimate = estimates[name]
     assert estimate.value == pytest.approx(PURE[name](predictions, None), abs=1e-11)
-    if name in AREAS:
-        assert estimate.value == PURE[name](predictions, None)
+    if name in OF_COLUMNS:
+        if estimate.interval == "area":  # of ranks, which the order of the images cannot change
+            assert estimate.value == PURE[name](predictions, None)
         return
     exact = PURE[name](predictions, weights)
     if name not in APPROXIMATE:

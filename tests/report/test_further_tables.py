@@ -189,9 +189,9 @@ def test_classes_have_a_row_each_with_their_images_and_a_dash_where_a_number_is_
     found = tables(rows([*PLAIN, *lines]))["classes"]
     assert found.layout.header[:3] == ("Class", "Sensitivity", "Specificity")
     assert found.body == [
-        [f"{HOSTILE} (n = 200)", *[number] * 2, "–", *[number] * 5]
+        [f"{HOSTILE} (n = 200)", *[number] * 2, "–", *[number] * 6]
         if name == HOSTILE
-        else [f"{name} (n = 200)", *[number] * 2, "–", *[number] * 2, "–", "–", number]
+        else [f"{name} (n = 200)", *[number] * 2, "–", *[number] * 3, "–", "–", number]
         for name in (HOSTILE, "b@0.3")
         for number in ["0.500 [0.490, 0.520]"]
     ]

@@ -108,6 +108,17 @@ from fairweather.metrics.readers import ReaderPoint as ReaderPoint
 from fairweather.metrics.readers import average_over_readers as average_over_readers
 from fairweather.metrics.readers import compare_with_readers as compare_with_readers
 from fairweather.metrics.readers import reader_points as reader_points
+from fairweather.metrics.recalibration import CalibrationCurve as CalibrationCurve
+from fairweather.metrics.recalibration import CalibrationTest as CalibrationTest
+from fairweather.metrics.recalibration import calibration_curve as calibration_curve
+from fairweather.metrics.recalibration import calibration_intercept as calibration_intercept
+from fairweather.metrics.recalibration import calibration_slope as calibration_slope
+from fairweather.metrics.recalibration import (
+    integrated_calibration_index as integrated_calibration_index,
+)
+from fairweather.metrics.recalibration import observed_expected_ratio as observed_expected_ratio
+from fairweather.metrics.recalibration import recalibration_intercept as recalibration_intercept
+from fairweather.metrics.recalibration import spiegelhalter_test as spiegelhalter_test
 from fairweather.metrics.robustness import effective_robustness as effective_robustness
 from fairweather.metrics.robustness import flip_rate as flip_rate
 from fairweather.metrics.robustness import mce_alexnet as mce_alexnet
@@ -129,6 +140,9 @@ from fairweather.metrics.selective import confidence_auroc as confidence_auroc
 from fairweather.metrics.selective import coverage_above as coverage_above
 from fairweather.metrics.selective import coverage_at_risk as coverage_at_risk
 from fairweather.metrics.selective import coverage_interval as coverage_interval
+from fairweather.metrics.selective import (
+    excess_area_under_risk_coverage as excess_area_under_risk_coverage,
+)
 from fairweather.metrics.selective import fewest_for_risk as fewest_for_risk
 from fairweather.metrics.selective import fit_on as fit_on
 from fairweather.metrics.selective import guaranteed_threshold as guaranteed_threshold

@@ -1,4 +1,4 @@
-"""Intervals from what each image adds to a value: of areas under curves, and of differences.
+"""Intervals from what each image adds to a value: areas, numbers of calibration, differences.
 
 The column of a value has a number for each image, and its mean square is the variance of the value.
 For a mean of values, or a difference on the same images, it is the mean or the difference of the
@@ -207,7 +207,7 @@ def _small_sample_factor(groups: IntArray | None, chosen: BoolArray) -> float:
     return float(np.sqrt(count / max(count - 1, 1)))
 
 
-def unit_column(column: FloatArray, groups: IntArray | None) -> NDArray[np.float32]:
+def unit_column(column: NDArray[np.floating], groups: IntArray | None) -> NDArray[np.float32]:
     """Sum a column `[n]` within groups and scale it, so that its mean square is the variance.
 
     Returns:
@@ -364,6 +364,39 @@ def area_interval(
         low, high = min(low, float(exact[0])), max(high, float(exact[1]))
     divergence = np.log(tests / TAIL) / least if least else np.inf
     return _pull_within(low, value, divergence), _pull_within(high, value, divergence)
+
+
+def influence_interval(
+    value: float, column: NDArray[np.floating], bias: float = 0.0, tests: float = 1
+) -> Ends:
+    """The 95 % interval of a value that may be any number: Student's t.
+
+    It reaches down from the value minus its bias, and up from the value itself.
+
+    Args:
+        value, column, bias, tests: as in `area_interval`; the bias may also be negative.
+
+    >>> [round(end, 3) for end in influence_interval(1.2, np.array([0.1, -0.1] * 50))]
+    [1.002, 1.398]
+    """
+    reach = column_spread(column).reach(tests)
+    return value - max(bias, 0.0) - reach, value - min(bias, 0.0) + reach
+
+
+def area_bounds(value: float, least: float) -> Ends:
+    """Chernoff's bounds of an AUC that is worth `least` independent pairs: see `area_interval`.
+
+    Each end misses in at most 2.5 %, with any number of images.
+
+    Args:
+        value: the area.
+        least: its `least_pairs`, above 0.
+
+    >>> [round(end, 2) for end in area_bounds(0.97, 10)]
+    [0.61, 1.0]
+    """
+    divergence = -np.log(TAIL) / least
+    return _pull_within(0.0, value, divergence), _pull_within(1.0, value, divergence)
 
 
 def _pull_within(end: float, value: float, most: float) -> float:

@@ -89,21 +89,31 @@ def mean_recall(right: FloatArray, images: FloatArray) -> FloatArray:
     return nanmean(ratio(right, images).T)
 
 
-def negative_log_likelihood(nll: ArrayLike, weights: Weights = None) -> Result:
+def negative_log_likelihood(
+    nll: ArrayLike, weights: Weights = None, *, clip: float | None = None
+) -> Result:
     """Mean of minus the log of the label's probability, in nats, in [0, inf).
 
-    `1 / n Σ -ln p_y`
+    `1 / n Σ -ln p_y`, or `1 / n Σ min(-ln p_y, clip)`
 
     Args:
         nll: float `[n]`, per image; see `per_image`.
         weights: how often each image counts, `[n]` or `[B, n]`; 2-D weights return `[B]`.
+        clip: the most nats that an image may count. With it, a mean of few images says something of
+            others, because none of them may be worse.
 
     >>> round(negative_log_likelihood([0.1, 0.3]), 3)
     0.2
+    >>> negative_log_likelihood([0.0, 50.0], clip=10)
+    5.0
     """
     if np.size(nll) and np.min(np.asarray(nll)) < 0:
         raise InputError(f"nll must not be negative, found {np.min(np.asarray(nll))}")
-    return weighted_mean(nll, weights, name="nll")
+    if clip is None:
+        return weighted_mean(nll, weights, name="nll")
+    if not clip > 0:
+        raise InputError(f"clip must be above 0, found {clip}")
+    return weighted_mean(np.minimum(nll, clip), weights, name="nll")
 
 
 def brier_score(brier: ArrayLike, weights: Weights = None) -> Result:
@@ -312,6 +322,37 @@ class ClassCounts(NamedTuple):
         return chance_corrected_agreement((self.total - self.hits.sum(axis=0)) * self.total, chance)
 
     @property
+    def matthews(self) -> FloatArray:
+        """The correlation of label and call over all classes (Gorodkin 2004), `[B]`.
+
+        NaN where all images have one label, or one call.
+        """
+        chance = (self.images * self.called).sum(axis=0)
+        spreads = (
+            np.square(self.total) - np.square(counts).sum(axis=0)
+            for counts in (self.images, self.called)
+        )
+        labels, calls = spreads
+        covariance = self.hits.sum(axis=0) * self.total - chance
+        return ratio(covariance, np.sqrt(labels) * np.sqrt(calls))
+
+    @property
+    def mcc(self) -> FloatArray:
+        """The correlation of being of the class and being called so, `[classes, B]`."""
+        images, called, total = self.images, self.called, self.total
+        spread = np.sqrt(images * (total - images)) * np.sqrt(called * (total - called))
+        return ratio(self.hits * total - images * called, spread)
+
+    @property
+    def fewest_calls(self) -> FloatArray:
+        """The images of the class called so, others not called so, or all wrong calls: the fewest.
+
+        With few of any, resamples hardly vary.
+        """
+        wrong = self.images + self.called - 2 * self.hits
+        return np.minimum(np.minimum(self.hits, self._neither), wrong)
+
+    @property
     def _neither(self) -> FloatArray:
         return self.total - self.images - self.called + self.hits
 
@@ -333,13 +374,14 @@ class ClassCounts(NamedTuple):
 
 
 class CallShare(NamedTuple):
-    """A share of images that measures the calls of a class."""
+    """A share of images that measures the calls of a class, or a correlation of both."""
 
     value: Callable[[ClassCounts], FloatArray]
     """From the counts to `[classes, B]`."""
 
     whole: Callable[[ClassCounts], FloatArray]
-    """How many images it is a share of; for F1, those of the class or called so."""
+    """How many images it is a share of; for F1, those of the class or called so. For a correlation,
+    the fewest of right calls on each side and of wrong ones."""
 
     among: Literal["label", "call", "others"]
     """Whose images these are: of the label, of the call, or all others; for F1, the first."""
@@ -352,6 +394,7 @@ SENSITIVITY = CallShare(lambda c: c.sensitivity, lambda c: c.images, "label")
 SPECIFICITY = CallShare(lambda c: c.specificity, lambda c: c.total - c.images, "others")
 PPV = CallShare(lambda c: c.ppv, lambda c: c.called, "call")
 NPV = CallShare(lambda c: c.npv, lambda c: c.total - c.called, "others")
+MCC = CallShare(lambda c: c.mcc, lambda c: c.fewest_calls, "label")
 F1 = CallShare(lambda c: c.f1, lambda c: c.images + c.called - c.hits, "label", bent=True)
 
 

@@ -16,11 +16,14 @@ from types import MappingProxyType
 from typing import Literal, NamedTuple, TypeVar
 
 import numpy as np
+from numpy.typing import NDArray
 
 from fairweather.metrics.areas import disjoint_pairs, least_pairs
+from fairweather.metrics.bounded_means import BoundedLosses
 from fairweather.metrics.calibration import reliability_bins
 from fairweather.metrics.classification import (
     F1,
+    MCC,
     NPV,
     PPV,
     SENSITIVITY,
@@ -46,9 +49,10 @@ from fairweather.metrics.hidden_error import (
     Observation,
 )
 from fairweather.metrics.operating_points import NOTHING_CALLED
+from fairweather.metrics.recalibration import CALIBRATION_NUMBERS, CalibrationNumber
 from fairweather.metrics.sample import PreparedCell, Sample, is_called
 from fairweather.metrics.selective import FittedThresholds
-from fairweather.types.kinds import TaskKind
+from fairweather.types.kinds import FINDING, TaskKind
 from fairweather.types.measurement import Predictions, has_review
 from fairweather.types.operating_points import (
     POINT_SIGN,
@@ -71,11 +75,14 @@ IntervalKind = Literal[
     "conditional",
     "overlap",
     "area",
+    "influence",
     "classes",
     "searched",
 ]
 Evaluate = Callable[[Sample], Result]
 Search = Callable[[Predictions, Grouping | None, FloatArray | None], Ends]
+# What each image adds to a mean, `[n]`, and the smallest and largest such number.
+LossColumn = tuple[NDArray[np.floating], float, float]
 # A mean of areas has no interval with fewer images of the rarest class. With 200 images of 40 and
 # of 7 classes, that of the macro PR-AUC began above the truth in 11 and 12 % of 150 samples.
 FEWEST_OF_CLASS = 5
@@ -181,9 +188,12 @@ class MetricRow:
     accepts: Accepts = Accepts()
     """What it can be computed from."""
 
-    least_pairs: Callable[[LabelArray, IntArray | None], float] = lambda *_: 0.0
+    least_pairs: Callable[[LabelArray | BoolArray, IntArray | None], float] = lambda *_: 0.0
     """Of a mean over pairs of images, such as an AUC, how many independent pairs it is worth at
-    least, from labels and groups; 0 for another area."""
+    least, from labels (or from what is right) and groups; 0 for another number."""
+
+    instead: str = ""
+    """A related row for rules, where few images or errors show too little of this one."""
 
     long_label: str = ""
     """What it is called where its label does not say enough, down to bins and norm."""
@@ -209,9 +219,10 @@ class Metric(MetricRow):
     """0 where all metrics are listed; 1 also where runs are compared; 2 also in the tables and
     charts of each shift, and to trackers."""
 
-    carried_by: Literal["wrong", "rarer", "rarer label", "emptiest bin"] = "wrong"
+    carried_by: Literal["wrong", "rarer", "rarer label", "rarer outcome", "emptiest bin"] = "wrong"
     """Which images determine how precise the value is: the wrong ones, the rarer of right and wrong
-    ones, those with the finding or without it, or those in the emptiest bin that has any."""
+    ones, those with the finding or without it, the rarer of either by the kind of predictions, or
+    those in the emptiest bin that has any."""
 
     fewest: int = 0
     """With fewer such images there is no interval; see `Estimate`."""
@@ -220,7 +231,7 @@ class Metric(MetricRow):
     """Deviations `[B]` that are added to the values of resamples, for what the interval covers
     besides other images; None for nothing."""
 
-    column: Callable[[PreparedCell], FloatArray] | None = None
+    column: Callable[[PreparedCell], NDArray[np.floating]] | None = None
     """Of an area, what each image adds to it, `[n]` (`metrics.areas`); None for a metric that is
     computed on resamples."""
 
@@ -237,6 +248,9 @@ class Metric(MetricRow):
     bias: Callable[[PreparedCell], float] = lambda _: 0.0
     """Of an area, how much too high it is on average."""
 
+    losses: Callable[[PreparedCell], LossColumn] | None = None
+    """Of a mean of bounded numbers, what each image adds, for `bounded_means`; None for others."""
+
     search: Search = lambda *_: (np.nan, np.nan)
     """The interval of a cell over images, from predictions, groups and weights, if the value is
     found by a search, which resamples would repeat; NaN for the other metrics."""
@@ -244,6 +258,19 @@ class Metric(MetricRow):
     def hidden(self, observation: Observation) -> HiddenError:
         """How far the truth may lie beyond what resamples show; see `metrics.hidden_error`."""
         return NOTHING_HIDDEN if np.isnan(observation.value) else self.hidden_error(observation)
+
+    def independent_pairs(self, prepared: PreparedCell) -> float:
+        """The `least_pairs` of a cell: of classes, or of right and wrong images."""
+        p = prepared.predictions
+        of_ranks = self.carried_by == "rarer"
+        return self.least_pairs(p.correct if of_ranks else p.labels, prepared.groups)
+
+    def bounded_losses(self, prepared: PreparedCell) -> BoundedLosses | None:
+        """What each image, or group, adds to a mean of bounded numbers; None for others."""
+        if self.losses is None:
+            return None
+        grouping = None if prepared.groups is None else Grouping(prepared.groups)
+        return BoundedLosses.from_images(*self.losses(prepared), grouping)
 
     def images(self, predictions: Predictions) -> int:
         """Count the images that are given as n in scores.csv."""
@@ -258,14 +285,14 @@ class Metric(MetricRow):
         if self.carried_by == "emptiest bin":
             images = reliability_bins(predictions.confidence, predictions.correct).images
             return float(images[images > 0].min())
-        counted = (
-            ~predictions.correct if self.carried_by != "rarer label" else predictions.labels == 1
-        )
+        is_finding = predictions.kind == FINDING and self.carried_by == "rarer outcome"
+        by_label = self.carried_by == "rarer label" or is_finding
+        counted = predictions.labels == 1 if by_label else ~predictions.correct
         if self.carried_by.startswith("rarer") and 2 * counted.sum() > len(counted):
             counted = ~counted
         evenness = 1.0 if grouping is None else grouping.evenness(counted)
         errors = float(counted.sum()) * evenness
-        if self.column is not None:
+        if self.interval == "area":
             rarest = find_rarest_class(predictions, grouping)
             errors = min(errors, rarest.pairs * self.fewest / rarest.fewest)
         return errors
@@ -341,7 +368,7 @@ class ClassMetricRow(MetricRow):
     fewest: int = 1
     """With fewer such images there is no interval."""
 
-    column: Callable[[PreparedCell], FloatArray] | None = None
+    column: Callable[[PreparedCell], NDArray[np.floating]] | None = None
     bias: Callable[[PreparedCell], FloatArray] = lambda cell: np.zeros((1, len(cell.present)))
     """`column`, `bias`: of an area, what each image adds to it, and how much too high it is, of
     each class present; see `Metric`."""
@@ -362,6 +389,29 @@ class ClassMetricRow(MetricRow):
         if self.values is None:
             return isinstance(point, TargetRate)
         return point is None or isinstance(self.values, CallShare)
+
+
+# A correlation has no interval with fewer right calls of either side, or wrong ones. Where one of
+# 20 images is found, a side would miss in up to 37 % (benchmarks/findings.py).
+FEWEST_CALLS = 5
+# With fewer images on either side, slopes are too far from normal (benchmarks/calibration.py).
+FEWEST_OUTCOMES = 20
+
+
+def _calibration_row(kind: CalibrationNumber) -> ClassMetricRow:
+    return ClassMetricRow(
+        kind.name,
+        kind.label,
+        f"{kind.formula}, of the probability p of the class",
+        lambda s: s.class_calibration(kind),
+        image_count=lambda c: np.minimum(c.images, c.total - c.images),
+        bounds=kind.bounds,
+        higher_is_better=kind.higher_is_better,
+        interval="influence",
+        fewest=FEWEST_OUTCOMES,
+        column=lambda prepared: prepared.class_influences(kind)[0],
+        bias=lambda prepared: prepared.class_influences(kind)[1],
+    )
 
 
 CLASS_METRICS: dict[str, ClassMetricRow] = index_by_name(
@@ -400,6 +450,15 @@ CLASS_METRICS: dict[str, ClassMetricRow] = index_by_name(
         interval="overlap",
     ),
     ClassMetricRow(
+        "mcc",
+        "MCC",
+        "Matthews correlation of being of the class and being called so",
+        MCC,
+        bounds=(-1.0, 1.0),
+        interval="skewed",
+        fewest=FEWEST_CALLS,
+    ),
+    ClassMetricRow(
         "auc",
         "AUC",
         "probability that an image of the class has a higher probability of it than one of another "
@@ -420,6 +479,7 @@ CLASS_METRICS: dict[str, ClassMetricRow] = index_by_name(
         image_count=lambda c: np.minimum(c.images, c.total - c.images),
         interval="area",
         fewest=FEWEST_OF_AREAS,
+        instead="auc",
         column=lambda prepared: prepared.precision_columns,
         bias=lambda prepared: prepared.precision_biases,
     ),
@@ -431,6 +491,7 @@ CLASS_METRICS: dict[str, ClassMetricRow] = index_by_name(
         lambda s: ratio(s.by_label("covered").T, s.by_label("images").T),
         accepts=Accepts(logits=True, sets=True),
     ),
+    *map(_calibration_row, CALIBRATION_NUMBERS),
 )
 THRESHOLD = ClassMetricRow(
     "threshold",
@@ -657,6 +718,7 @@ def find_targets(
 
 
 _C = TypeVar("_C", bound=ClassMetric)
+_F = TypeVar("_F", bound=np.floating)
 
 
 def metric_of_class(
@@ -689,6 +751,7 @@ def metric_of_class(
         accepts=kind.accepts,
         fewest=kind.fewest,
         least_pairs=lambda labels, groups: kind.least_pairs(labels == place, groups),
+        instead=kind.instead,
         column=column and (lambda prepared: _take_present(column(prepared), prepared, place, 0.0)),
         bias=lambda prepared: float(_take_present(bias(prepared), prepared, place, 0.0)[0]),
         kind=kind,
@@ -708,9 +771,9 @@ def class_metric_names(
     Ordered classes also have those of a grade or more.
 
     >>> class_metric_names(["a"], {"a": 0.25})[-2:]
-    ['npv/a@0.25', 'f1/a@0.25']
+    ['f1/a@0.25', 'mcc/a@0.25']
     >>> class_metric_names(["a", "b", "c"], ordered=True)[-1]
-    'pr_auc/>=c'
+    'ici_4_knots/>=c'
     """
     names = [f"{kind}/{name}" for name in classes for kind in CLASS_METRICS]
     names += [
@@ -732,7 +795,7 @@ def list_point_metrics(point: str) -> list[str]:
     """The metrics at an operating point.
 
     >>> list_point_metrics("0.3"), list_point_metrics("sensitivity=0.9")[-1]
-    (['sensitivity', 'specificity', 'ppv', 'npv', 'f1'], 'threshold')
+    (['sensitivity', 'specificity', 'ppv', 'npv', 'f1', 'mcc'], 'threshold')
     """
     return [kind for kind, row in POINT_METRICS.items() if row.has(parse_point(point))]
 
@@ -749,8 +812,10 @@ def _evaluate_class(
 
 
 def _take_present(
-    columns: FloatArray, prepared: PreparedCell, label: int, absent: float
-) -> FloatArray:
+    columns: NDArray[_F], prepared: PreparedCell, label: int, absent: float
+) -> NDArray[_F]:
     """One class of `[rows, k]` of the labels present; filled if the label is absent."""
     at = np.flatnonzero(prepared.present == label)
-    return np.asarray(columns[:, at[0]]) if len(at) else np.full(len(columns), absent)
+    if len(at):
+        return np.asarray(columns[:, at[0]])
+    return np.full(len(columns), absent, dtype=columns.dtype)

@@ -62,12 +62,14 @@ from fairweather.metrics.grades import (
     rank_scores,
 )
 from fairweather.metrics.grouping import Grouping
-from fairweather.metrics.selective import FittedThresholds, is_answered
+from fairweather.metrics.recalibration import CalibrationNumber, Outcomes, weigh
+from fairweather.metrics.selective import FittedThresholds, is_answered, risk_area
 from fairweather.types.measurement import AnyPredictions, Predictions
 
 # Bins and images per bin of the calibration errors that are computed for every cell.
 BINS = 10
 PER_BIN = 100
+NLL_CLIP = 10  # nats, of the clipped negative log-likelihood: a probability of 0.000045
 POSITIONS_AT_ONCE = 1 << 14  # 128 kB, which stay in a core's own cache
 
 
@@ -350,6 +352,29 @@ class PreparedCell:
         return columns
 
     @cached_property
+    def outcomes(self) -> Outcomes:
+        """Whether the most probable class is right; of a finding, whether it is there."""
+        p = self.predictions
+        if p.kind == Predictions.kind:
+            return Outcomes(p.confidence.astype(np.float64), p.correct, self.groups)
+        return Outcomes(self.probabilities[:, 1], p.labels == 1, self.groups)
+
+    @cached_property
+    def class_outcomes(self) -> list[Outcomes]:
+        """Whether an image is of the class, for each class present."""
+        labels = self.predictions.labels
+        return [
+            Outcomes(self.probabilities[:, label], labels == label, self.groups)
+            for label in self.present
+        ]
+
+    def class_influences(self, kind: CalibrationNumber) -> tuple[NDArray[np.floating], FloatArray]:
+        """The column of a number of each class present, `[n, k]`, and its bias, `[1, k]`."""
+        numbers = [kind.number(outcomes) for outcomes in self.class_outcomes]
+        columns = np.stack([number.column for number in numbers], axis=1)
+        return columns, np.array([[number.bias for number in numbers]])
+
+    @cached_property
     def class_bins(self) -> ClassBins:
         """The class-wise entries for 10 bins of equal width."""
         return class_bins(self.probabilities, self.predictions.labels, BINS)
@@ -361,6 +386,8 @@ class PreparedCell:
         names = ("correct", "top5_correct", "nll", "brier", "confidence")
         columns: dict[str, NDArray[Any]] = {"images": np.ones(len(p))}
         columns |= {name: getattr(p, name) for name in names if hasattr(p, name)}
+        if isinstance(p, Predictions) and p.kind == Predictions.kind:
+            columns["clipped_nll"] = np.minimum(p.nll, NLL_CLIP)
         if getattr(p, "ordered", False):
             columns["grades_off"] = off = grades_off(p.predicted, p.labels)
             columns["far_off"] = off >= FAR
@@ -558,6 +585,16 @@ class Sample:
         p = self.prepared
         return class_areas(p.ranks, p.predictions.labels, self.weights)
 
+    def calibration(self, kind: CalibrationNumber) -> FloatArray:
+        """A number of `PreparedCell.outcomes`, `[B]`."""
+        return weigh(self.prepared.outcomes, self.weights, kind.number)
+
+    def class_calibration(self, kind: CalibrationNumber) -> FloatArray:
+        """A number of each class present, `[B, k]`."""
+        of_classes = self.prepared.class_outcomes
+        values = [weigh(outcomes, self.weights, kind.number) for outcomes in of_classes]
+        return np.stack(values, axis=1)
+
     @cached_property
     def levels(self) -> LevelSums:
         """Counts below each level of confidence; without bins, where no metric has any."""
@@ -566,6 +603,11 @@ class Sample:
         assert self.order is not None, "a metric of confidence accepts predictions with one"
         order, totals = self.order, self.total("images")
         return LevelSums(*sums_below(order, self.weights, totals, [order.wrong], order.levels))
+
+    @cached_property
+    def risk_area(self) -> FloatArray:
+        """The area under the risk-coverage curve, `[B]`."""
+        return risk_area(self.levels)
 
     @cached_property
     def ordered(self) -> OrderedSums:

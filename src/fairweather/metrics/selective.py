@@ -22,6 +22,7 @@ from fairweather.errors import InputError
 from fairweather.metrics.columns import (
     TAIL,
     BoolArray,
+    ConfidenceOrder,
     Ends,
     FloatArray,
     IntArray,
@@ -290,6 +291,28 @@ def area_under_risk_coverage(
     0.20833333333333331
     """
     return as_result(risk_area(level_sums(confidence, correct, weights)), weights)
+
+
+def excess_area_under_risk_coverage(
+    confidence: ArrayLike, correct: ArrayLike, weights: Weights = None
+) -> Result:
+    """E-AURC: how much larger the area is than that of a perfect order, in [0, 1].
+
+    `AURC - (r + (1 - r) ln(1 - r))`, with the share r of wrong answers
+
+    `area_under_risk_coverage` is small for an accurate model, whatever its confidence says. The
+    smallest area at this accuracy is subtracted, as of unlimited images of which all wrong ones are
+    less confident than the right ones. With n images, a perfect order has an excess of about r /
+    2n. Arguments as in `area_under_risk_coverage`.
+
+    Source: Geifman, Uziel and El-Yaniv 2019, Bias-Reduced Uncertainty Estimation for Deep Neural
+    Classifiers, section 3.
+
+    >>> round(excess_area_under_risk_coverage([0.6, 0.7, 0.8, 0.9], [True, True, False, False]), 3)
+    0.638
+    """
+    levels = level_sums(confidence, correct, weights)
+    return as_result(risk_area(levels) - least_risk_area(levels.risk[:, 0]), weights)
 
 
 def coverage_at_risk(
@@ -598,6 +621,36 @@ def risk_area(levels: LevelSums) -> FloatArray:
     # The risk is NaN only if no image is at or above a level; then the level has no image either.
     risked = np.diff(levels.images) * np.nan_to_num(levels.risk)
     return np.asarray(risked.sum(axis=1) / levels.images[:, -1])
+
+
+def least_risk_area(risk: FloatArray) -> FloatArray:
+    """The area if this share of wrong answers is less confident than all right ones, `[B]`.
+
+    >>> least_risk_area(np.array([0.0, 0.5, 1.0])).round(3).tolist()
+    [0.0, 0.153, 1.0]
+    """
+    return np.asarray(risk + scipy.special.xlog1py(1 - risk, -risk))
+
+
+def risk_area_losses(order: ConfidenceOrder) -> tuple[FloatArray, float]:
+    """What each image adds to the `area_under_risk_coverage`, which is the mean; and its maximum.
+
+    A wrong image raises the risk at its own confidence and at all lower ones. So it adds the sum of
+    1 / (images at least as confident) over the images that are at most as confident as it is.
+
+    Returns:
+        float64 `[n]`, 0 for right images; and the sum of 1, 1/2 up to 1/n.
+
+    >>> from fairweather.metrics.columns import order_by_confidence
+    >>> order = order_by_confidence(np.array([0.9, 0.8, 0.7]), np.array([True, False, False]))
+    >>> [part.round(2).tolist() for part in risk_area_losses(order)]
+    [[0.0, 0.83, 0.33], 1.83]
+    """
+    n = len(order.images)
+    running = np.append(0, np.cumsum(1 / (n - order.start)))
+    losses = np.empty(n)
+    losses[order.images] = order.wrong * running[order.stop]
+    return losses, np.sum(1 / np.arange(1, n + 1))
 
 
 def largest_coverage(levels: LevelSums, risk: float) -> FloatArray:

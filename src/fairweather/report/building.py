@@ -10,6 +10,7 @@ from pathlib import Path, PurePosixPath
 from fairweather.errors import InputError
 from fairweather.report import (
     aggregation,
+    calibration,
     calls,
     costs,
     findings,
@@ -113,7 +114,13 @@ SECTIONS = (
     Section(
         "closer",
         "Reliability, confusions and mistakes",
-        (reliability.RELIABILITY, gallery.CONFUSED, gallery.MISTAKES),
+        (
+            reliability.RELIABILITY,
+            calibration.CALIBRATION,
+            calibration.OF_FINDINGS,
+            gallery.CONFUSED,
+            gallery.MISTAKES,
+        ),
     ),
     readers.SECTION,
     Section("sets", "Prediction sets", (prediction_sets.PREDICTION_SETS,)),

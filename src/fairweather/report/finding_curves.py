@@ -8,13 +8,14 @@ from typing import NamedTuple
 import numpy as np
 import scipy.special
 
-from fairweather.metrics.columns import FloatArray, IntArray
+from fairweather.metrics import calibration_curve
+from fairweather.metrics.columns import BoolArray, FloatArray
 from fairweather.metrics.curves import Curve, trace_curves
 from fairweather.metrics.decisions import decision_curve
-from fairweather.metrics.grouping import Grouping, share_interval
+from fairweather.metrics.grouping import Grouping
 from fairweather.types.measurement import Predictions
 
-BINS = 10  # of a calibration curve, with as many images each
+POINTS = 41  # of a calibration curve
 THRESHOLDS = np.linspace(0.02, 0.98, 33)  # of a decision curve
 LOWEST = -0.25  # the lowest net benefit that is drawn, in units of the prevalence
 DIGITS = 4
@@ -39,7 +40,7 @@ class FindingCurves(NamedTuple):
     """The same of calling every image."""
 
     calibration: list[Point]
-    """The mean probability of a bin, and the share of its images with the finding."""
+    """Probabilities, and the share of images with the finding there: a smooth curve."""
 
     prevalence: float
     """The share of all images with the finding, or the stated one that net benefits are at."""
@@ -82,7 +83,7 @@ def trace_finding(
                 axis=1,
             )
         ),
-        calibration=trace_calibration(finding.labels, probability, grouping),
+        calibration=trace_calibration(positive, probability, grouping),
         prevalence=round(prevalence, DIGITS),
     )
 
@@ -97,19 +98,13 @@ def _round(points: FloatArray) -> list[Point]:
 
 
 def trace_calibration(
-    labels: IntArray, probability: FloatArray, grouping: Grouping | None = None
+    positive: BoolArray, probability: FloatArray, grouping: Grouping | None = None
 ) -> list[Point]:
-    """Mean probability of a finding and the share that has it, in bins of as many images each.
+    """The share of images with a finding at each probability, with its band.
 
-    >>> trace_calibration(np.array([0, 1]), np.array([0.2, 0.7]))
-    [[0.2, 0.0, 0.0, 0.975], [0.7, 1.0, 0.025, 1.0]]
+    >>> [first, *_] = trace_calibration(np.array([True, False] * 9), np.repeat([0.2, 0.7], 9))
+    >>> first
+    [0.2, 0.5556, 0.2217, 0.8458]
     """
-    order = np.argsort(probability, kind="stable")
-    count = min(BINS, len(order))
-    parts = np.empty(len(order), dtype=np.int64)
-    for part, places in enumerate(np.array_split(order, count)):
-        parts[places] = part
-    images = np.bincount(parts)
-    means, shares = (np.bincount(parts, values) / images for values in (probability, labels))
-    ends = share_interval(labels == 1, parts, count, grouping)
-    return _round(np.stack([means, shares, *ends], axis=1))
+    curve = calibration_curve(probability, positive, points=POINTS, grouping=grouping)
+    return _round(np.stack(curve, axis=1))

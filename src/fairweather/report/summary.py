@@ -82,6 +82,11 @@ SUMMARY = ReportPart(
 
 # ---- single classes
 
+# The table of calibration has the others.
+CALLS_AND_RANKS = {
+    name: kind for name, kind in CLASS_METRICS.items() if kind.interval != "influence"
+}
+
 
 def _class_tables(contents: Contents) -> Iterator[TextTable]:
     """Build one table of all classes and operating points on clean images, if there are some."""
@@ -97,12 +102,12 @@ def _class_tables(contents: Contents) -> Iterator[TextTable]:
     )
     caption = (
         "Each class against all others on the clean test images; n: the images of the class. "
-        + " ".join(f"{kind.label}: {kind.formula}." for kind in CLASS_METRICS.values())
+        + " ".join(f"{kind.label}: {kind.formula}." for kind in CALLS_AND_RANKS.values())
         + " A class is called where it is the most probable one; behind @, where its probability "
         f"is at least that. {of_grades}In brackets: {contents.intervals}, for as many images as "
         f"the number is a share of. {contents.sample()}."
     )
-    head = [(kind.label, key) for key, kind in CLASS_METRICS.items()]
+    head = [(kind.label, key) for key, kind in CALLS_AND_RANKS.items()]
     rows = [
         _make_class_row(contents, model, title, name)
         for model, title in contents.titles.items()
@@ -112,7 +117,7 @@ def _class_tables(contents: Contents) -> Iterator[TextTable]:
 
 
 def _make_class_row(contents: Contents, model: str, title: str, name: str) -> ScoreRow:
-    of_class = [f"{kind}/{name}" for kind in CLASS_METRICS]
+    of_class = [f"{kind}/{name}" for kind in CALLS_AND_RANKS]
     whose = f"{title}: {name}" if len(contents.titles) > 1 else name
     scores = [contents.score(metric, model, CLEAN, NO_LEVEL) for metric in of_class]
     images = next((score.n for score in scores if score), 0)

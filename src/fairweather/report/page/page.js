@@ -229,7 +229,7 @@
       drawLines("ROC", "1 − specificity; up: sensitivity", of(0), { diagonal: true, points: points(([, x, y]) => [x, y]), readers: own.readers }),
       drawLines("Precision–recall", "sensitivity (recall); up: PPV (precision)", of(1), { points: points(([, , x, y]) => [x, y]) }),
       drawLines("Net benefit", "threshold; up: net benefit", [...of(2), ...dotted], { range: [-top / 4, top], points: points(([, , , , t], curves) => [t, heightAt(curves[2], t)]) }),
-      drawLines("Calibration", "mean probability; up: share of the images with it", of(4).map((line) => ({ ...line, marked: true })), { diagonal: true }),
+      drawLines("Calibration", "probability; up: share of the images with it", of(4), { diagonal: true }),
       ...(levels.length ? [drawLines("AUC at each level", data.axes[shift], [{ kind: "worst", points: areas, marked: true }], { ticks: levels.map(([title], index) => [index / last, title]) })] : []));
   }
   // The height of a curve between two of its points.
