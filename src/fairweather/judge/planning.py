@@ -268,11 +268,9 @@ class Design:
     def _area_power(self, images: int, truth: float, variances: Variances, goal: Goal) -> float:
         """Images that belong together, or vary more than normal scores, are worth fewer."""
         worth = images / (variances.scale * self._effect(variances))
-        positives = round(worth * self.part)
-        rarer = min(self.part, 1 - self.part) * images
-        if rarer < CLASS_METRICS["auc"].fewest:
-            return 0.0  # `check` judges no AUC of fewer
-        return area_power(positives, round(worth) - positives, truth, goal)
+        # `check` judges no AUC of fewer images of a side.
+        fewest = math.ceil(CLASS_METRICS["auc"].fewest * worth / images)
+        return area_power(round(worth), self.part, truth, goal, fewest)
 
     def _crossed_power(self, counted: int, truth: float, variances: Variances, goal: Goal) -> float:
         groups = counted if self.sizes is None else counted / self.sizes.effective
