@@ -13,6 +13,7 @@ from fairweather.metrics.metric import FEWEST_OUTCOMES
 from fairweather.report.calibration import (
     CALIBRATION,
     CONFIDENCE,
+    POINTS,
     describe_calibration,
     describe_slopes,
     trace_curves,
@@ -84,7 +85,7 @@ def test_the_curves_are_those_of_the_stored_predictions(classified):
     own = points[(points["of"] == CONFIDENCE) & ~points["under"]]
     for model, found in own.groupby("model"):
         images = contents.read_cell(model, "0", "clean")
-        curve = metrics.calibration_curve(images.confidence, images.correct, points=15)
+        curve = metrics.calibration_curve(images.confidence, images.correct, points=POINTS)
         np.testing.assert_allclose(found["share"], curve.share, atol=1e-9)
         assert (found["low"] <= found["share"]).all()
         assert (found["share"] <= found["high"]).all()

@@ -59,8 +59,8 @@ COLUMNS = (
     ("Observed / expected", RATIO),
     ("ICI", "ici_4_knots"),
 )
-POINTS = 15  # of each half of a curve
-PANEL_SIDE, MOST_MODELS, MOST_SUBJECTS, MOST_SENTENCES = 150, 4, 6, 3
+POINTS = 11  # of each half of a curve
+PANEL_SIDE, MOST_MODELS, MOST_SUBJECTS, MOST_SENTENCES = 130, 3, 5, 3
 CONFIDENCE = "Confidence"
 LEAST_SLOPE = 1e-3  # as which negative slopes count
 
@@ -315,7 +315,8 @@ def draw_calibration(contents: Contents) -> Figure | None:
         "Are the probabilities right?",
         subtitle,
         "Smooth calibration curves with 95 % bands, clean and under shift. Columns: "
-        f"{'; '.join(subjects)}. Models: {'; '.join(contents.titles[name] for name in models)}.",
+        f"{'findings' if FINDINGS in contents.kinds else 'the confidence, and classes'}. Models: "
+        f"{'; '.join(contents.titles[name] for name in models)}.",
     )
 
 
