@@ -111,6 +111,7 @@ coverage: $(VENV)/.installed-dev ## Measure how often the 95 % intervals hold th
 	$(BIN)/python benchmarks/costs.py
 	$(BIN)/python benchmarks/patients.py
 	$(BIN)/python benchmarks/areas.py
+	$(BIN)/python benchmarks/planning.py
 	$(BIN)/python benchmarks/two_sample.py
 
 clean: ## Remove the environment, build results and caches.

@@ -20,7 +20,7 @@ from __future__ import annotations
 import argparse
 import csv
 import sys
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, replace
 from functools import cache
 from pathlib import Path
@@ -56,7 +56,7 @@ from fairweather.metrics.table import FEWEST, FEWEST_OF_LOSSES
 from fairweather.types.measurement import Predictions
 
 STORED = Path(__file__).with_suffix(".csv")
-TRIALS, RESAMPLES, SWAPS = 2000, 200, 99
+TRIALS, FEWER_TRIALS, RESAMPLES, SWAPS = 2000, 500, 200, 99
 LIKENESS = 0.8  # the correlation of the evidence of two models
 GROUP, SHARED = 10, 0.3  # images of a group; what they share of the variance
 # The deviations between trainings of the separation, and of the gap of a calibration.
@@ -300,6 +300,21 @@ def draw(setting: Setting, generator: np.random.Generator) -> list[list[Estimate
     return sides
 
 
+def bound_p(difference: EstimatedDifference) -> float:
+    """The smallest of `LEVELS`, or 1, that p is at most; NaN without p.
+
+    They are the levels of which the intervals exclude 0, which is quicker than to search for p.
+    """
+    bound = 1.0
+    for level in LEVELS:
+        low, high = difference.ends(LEVELS[0] / level)
+        if np.isnan(low):
+            return low
+        if low > 0 or high < 0:
+            bound = level
+    return bound
+
+
 def student_p(difference: EstimatedDifference) -> float:
     """Student's t with one degree of freedom less than images."""
     variance, _ = column_spread(difference.second.draws - difference.first.draws)
@@ -340,7 +355,7 @@ def summarize(start: tuple[object, ...], p_values: dict[str, list[float]]) -> It
     """One row for each method, from the p-values of all draws."""
     for method, values in p_values.items():
         known = np.array([p for p in values if not np.isnan(p)])
-        below = [int((known < level).sum()) for level in LEVELS]
+        below = [int((known <= level).sum()) for level in LEVELS]
         yield Row(*start, method, len(values), len(known), *below)  # type: ignore[arg-type]
 
 
@@ -352,7 +367,7 @@ def simulate(setting: Setting, trials: int, seed: int = 0) -> list[Row]:
         sides = draw(setting, generator)
         first, second = (side[0] if len(side) == 1 else recipe_estimate(side) for side in sides)
         difference = EstimatedDifference(first, second)
-        p_values[OURS].append(difference.p)
+        p_values[OURS].append(bound_p(difference))
         if setting.seeds == 1:
             p_values[STUDENT].append(student_p(difference))
     if setting.seeds > 1:
@@ -396,7 +411,7 @@ def simulate_grades(name: str, n: int, trials: int, seed: int = 0) -> list[Row]:
             for numbers in (gaps.astype(float), np.zeros(n))
         )
         difference = EstimatedDifference(first, second)
-        p_values[OURS].append(difference.p)
+        p_values[OURS].append(bound_p(difference))
         p_values[STUDENT].append(student_p(difference))
     start = ("mean_absolute_error", "null", name, np.nan, n, 0, 1)
     return list(summarize(start, p_values))
@@ -512,12 +527,12 @@ def swapped_p(first: Predictions, second: Predictions, rng: np.random.Generator)
 
 
 def simulate_calibration(
-    pair: tuple[str, str, Sureness, Sureness], n: int, trials: int, seeds: int = 1
+    pair: tuple[str, str, Sureness, Sureness], n: int, trials: int, seeds: int, *, swaps: bool
 ) -> list[Row]:
     """Draw images, and test the difference of the RMS calibration errors."""
     kind, name, *models = pair
     rng = np.random.default_rng([seeds, n])
-    p_values: dict[str, list[float]] = {OURS: []} if seeds > 1 else {OURS: [], SWAPPED: []}
+    p_values: dict[str, list[float]] = {OURS: [], SWAPPED: []} if swaps else {OURS: []}
     for trial in range(trials):
         common = rng.normal(size=(2, n))
         sides = []
@@ -532,8 +547,8 @@ def simulate_calibration(
             )
             for side in sides
         )
-        p_values[OURS].append(EstimatedDifference(first, second).p)
-        if seeds == 1:
+        p_values[OURS].append(bound_p(EstimatedDifference(first, second)))
+        if swaps:
             p_values[SWAPPED].append(swapped_p(sides[0][0], sides[1][0], rng))
     return list(summarize((CALIBRATION, kind, name, np.nan, n, 0, seeds), p_values))
 
@@ -556,19 +571,42 @@ def read_rows() -> list[Row]:
         ]
 
 
-def write_table(rows: Iterable[Row]) -> Iterator[str]:
-    """The rows as Markdown: nulls, and then power."""
-    for kind in ("null", "power"):
-        heads = ("metric", "models", "positives", "n", "groups", "seeds", "method")
-        yield f"| {' | '.join(heads)} | {kind}: p < 5 % | p < 0.5 % |"
-        yield "|---" * 9 + "|"
-        for row in rows:
-            if row.kind == kind:
-                shares = (f"{100 * below / max(row.tested, 1):.1f}" for below in row[-2:])
-                known = "" if row.prevalence != row.prevalence else f"{row.prevalence:g}"
-                cells = (*row[:1], row.setting, known, *row[4:8], *shares)
-                yield f"| {' | '.join(map(str, cells))} |"
-        yield ""
+def summary(rows: Sequence[Row]) -> Iterator[str]:
+    """The table as Markdown: the worst setting of each metric, method and number of seeds."""
+    yield "| metric | seeds | method | settings | worst: p < 5 % | draws | models, positives, n |"
+    yield "|---|---|---|---|---|---|---|"
+    null = [row for row in rows if row.kind == "null" and row.tested >= FEWER_TRIALS]
+    for start in dict.fromkeys((row.metric, row.seeds, row.method) for row in null):
+        same = [row for row in null if (row.metric, row.seeds, row.method) == start]
+        worst = max(same, key=lambda row: row.error)
+        drawn = [worst.setting, *([] if np.isnan(worst.prevalence) else [worst.prevalence])]
+        drawn += [worst.n, *(["in groups"] if worst.groups else [])]
+        cells = (*start, len(same), f"{100 * worst.error:.2f}", worst.tested)
+        yield f"| {' | '.join(map(str, cells))} | {', '.join(map(str, drawn))} |"
+    yield ""
+    yield "| metric | models, n | method | power: p < 5 % |"
+    yield "|---|---|---|---|"
+    for row in rows:
+        if row.kind == "power":
+            cells = (row.metric, f"{row.setting}, {row.n}", row.method, f"{100 * row.error:.1f}")
+            yield f"| {' | '.join(map(str, cells))} |"
+
+
+def simulate_all(only: str, trials: int) -> Iterator[list[Row]]:
+    """Simulate all settings of the metrics whose name begins so."""
+    fewer = max(1, trials * FEWER_TRIALS // TRIALS)
+    for setting in settings():
+        if setting.metric.startswith(only):
+            yield simulate(setting, trials)
+    for name in GRADES if "mean_absolute_error".startswith(only) else ():
+        for n in (200, 500, 2000):
+            yield simulate_grades(name, n, trials)
+    for pair in calibrations() if CALIBRATION.startswith(only) else ():
+        few = fewer if pair[0] == "power" else trials
+        yield simulate_calibration(pair, 500, few, 1, swaps=pair[0] == "null")
+        yield simulate_calibration(pair, 2000, fewer, 1, swaps=False)
+        if pair[:2] == ("null", "0.15 over, and under"):
+            yield simulate_calibration(pair, 500, fewer, 3, swaps=False)
 
 
 def main() -> None:
@@ -577,32 +615,17 @@ def main() -> None:
     parser.add_argument("--trials", type=int, help="so many of each, and write nothing")
     parser.add_argument("--only", default="", help="replace the metrics whose name begins so")
     asked = parser.parse_args()
-    trials, rows = asked.trials or TRIALS, []
-    for setting in settings():
-        if setting.metric.startswith(asked.only):
-            rows += simulate(setting, trials)
-            print(rows[-1], file=sys.stderr, flush=True)
-    for name in GRADES:
-        for n in (200, 500, 2000):
-            if "mean_absolute_error".startswith(asked.only):
-                rows += simulate_grades(name, n, trials)
-    for n, fewer in ((500, 1), (2000, 2)):
-        for pair in calibrations():
-            if CALIBRATION.startswith(asked.only):
-                rows += simulate_calibration(pair, n, trials // fewer)
-                print(rows[-2:], file=sys.stderr, flush=True)
-    for pair in calibrations():
-        if pair[:2] == ("null", "0.15 over, and under") and CALIBRATION.startswith(asked.only):
-            rows += simulate_calibration(pair, 500, trials // 2, seeds=3)
-    if asked.only and STORED.exists():
-        kept = [row for row in read_rows() if not row.metric.startswith(asked.only)]
-        rows = [*kept, *rows]
-    if asked.trials is None:
-        with STORED.open("w", newline="", encoding="utf-8") as file:
-            writer = csv.writer(file, lineterminator="\n")
-            writer.writerow(Row._fields)
-            writer.writerows(rows)
-    print("\n".join(write_table(rows)))
+    kept = read_rows() if asked.only and STORED.exists() else []
+    rows = [row for row in kept if not row.metric.startswith(asked.only)]
+    for more in simulate_all(asked.only, asked.trials or TRIALS):
+        rows += more
+        print(more, file=sys.stderr, flush=True)
+        if asked.trials is None:
+            with STORED.open("w", newline="", encoding="utf-8") as file:
+                writer = csv.writer(file, lineterminator="\n")
+                writer.writerow(Row._fields)
+                writer.writerows(rows)
+    print("\n".join(summary(rows)))
 
 
 if __name__ == "__main__":

@@ -77,6 +77,13 @@ def true_values(predictions: Predictions, n: int) -> dict[str, float]:
             predictions.confidence, predictions.correct, bins=n // 100, binning="equal-mass"
         )
     )
+    # Drawn with replacement, the gaps of the population are true ones, and none of them is noise.
+    for binning in ("equal-width", "equal-mass"):
+        values[f"debiased_calibration_error/10-{binning}"] = float(
+            metrics.rms_calibration_error(
+                predictions.confidence, predictions.correct, binning=binning
+            )
+        )
     return values
 
 

@@ -1003,6 +1003,82 @@ def excess_area(confidence, correct):
     return area_under_risk_coverage(confidence, correct) - best
 
 
+def betting_interval(values, sizes=None, tail=0.025, stakes=12, steps=20_000):
+    """The means that are not rejected, of all on a grid: numbers in [0, 1], one bet for each."""
+    sizes = [1] * len(values) if sizes is None else sizes
+    largest = max(sizes)
+
+    def capital(numbers, mean):
+        total = 0.0
+        for k in range(stakes):
+            stake, own = (k + 0.5) / stakes, 1.0
+            for number, size in zip(numbers, sizes, strict=True):
+                own *= 1 + stake * size / largest * (mean - number) / (1 - mean)
+            total += own / stakes
+        return total
+
+    value = sum(x * size for x, size in zip(values, sizes, strict=True)) / sum(sizes)
+    grid = [step / steps for step in range(steps)]
+    high = next((m for m in grid if m > value and capital(values, m) >= 1 / tail), 1.0)
+    mirrored = [1 - x for x in values]
+    below = next((m for m in grid if m > 1 - value and capital(mirrored, m) >= 1 / tail), 1.0)
+    return 1 - below, high
+
+
+def debiased_interval(confidence, correct, bins=10, worth=1.0, steps=1000):
+    """The true errors that are not rejected, of all on a grid of squares."""
+    parts = [
+        list(zip(*members, strict=True)) for members in equal_mass_bins(confidence, correct, bins)
+    ]
+    seen, known = 0.0, []
+    for sure, right in parts:
+        m = len(sure)
+        share, accuracy, mean = m / len(confidence), sum(right) / m, sum(sure) / m
+        own = accuracy * (1 - accuracy) / (m - 1)
+        smooth = (sum(right) + mean + 0.5) / (m + 2)
+        noise = max(smooth * (1 - smooth) / m, own) / worth
+        square = (accuracy - mean) ** 2 - own
+        seen += share * square
+        known.append((m, share, mean, square, noise, max(mean, 1 - mean) ** 2))
+
+    def distribution(true):
+        total = sum(share * min(max(square, 0), most) for _, share, _, square, _, most in known)
+        gaps = [min(max(square, 0), most) for *_, square, _, most in known]
+        if total > true:
+            gaps = [gap * true / total for gap in gaps]
+        left = true - min(total, true)
+        for k in sorted(range(len(known)), key=lambda k: -known[k][1] * known[k][4]):
+            more = max(min(left / known[k][1], known[k][5] - gaps[k]), 0)
+            gaps[k] += more
+            left -= more * known[k][1]
+        offset = variance = 0.0
+        for (m, share, mean, _, noise, _), gap in zip(known, gaps, strict=True):
+            for rate in (mean - math.sqrt(gap), mean + math.sqrt(gap)):
+                rate = min(max(rate, 0), 1)
+                noise = max(noise, rate * (1 - rate) / m / worth)
+            offset += share * noise
+            variance += share**2 * (2 * noise**2 + 4 * gap * noise)
+        squares = sum(part[1] * gap**2 for part, gap in zip(known, gaps, strict=True))
+        mean = sum(part[1] * gap for part, gap in zip(known, gaps, strict=True))
+        variance += (squares - mean**2) / len(confidence) / worth
+        scale = variance / (true + offset)
+        return (true + offset) / scale, scale, offset
+
+    largest = sum(share * most for _, share, *_, most in known)
+    kept = [0.0] if seen <= 0 else []
+    below = seen - (1 - worth) * sum(share * noise for _, share, _, _, noise, _ in known)
+    for step in range(steps + 1):
+        true = largest * step / steps
+        shape, scale, offset = distribution(true)
+        lower = scipy.stats.gamma.cdf(max(seen, 0) + offset, shape, scale=scale)
+        upper = scipy.stats.gamma.sf(below + offset, shape, scale=scale)
+        if true >= max(seen, 0) and lower >= 0.025:
+            kept.append(true)
+        if true <= below and upper >= 0.025:
+            kept.append(true)
+    return math.sqrt(min(kept)), math.sqrt(max(kept)), largest / steps
+
+
 def unseen_value(values, variances, shares):
     """Quantiles of a new true value: normal, with a variance that is averaged over.
 

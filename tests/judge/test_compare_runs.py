@@ -292,7 +292,8 @@ def test_only_a_corrected_test_makes_a_difference_real(compared):
     for text in (last, compared.caption):
         assert UNCORRECTED in text
         assert "one in twenty" in text
-    assert "real only if McNemar's" in compared.caption
+    assert "real only if a test in one cell says so" in compared.caption
+    assert "For the accuracy, it is McNemar's exact test" in compared.caption
 
 
 def test_the_notes_count_cells_and_directions(one_seed, compared):
@@ -306,7 +307,7 @@ def test_the_notes_count_cells_and_directions(one_seed, compared):
     assert text.endswith(last)
     assert "several seeds" in compared.scope
     assert f"A is {a}, B is {b}, on the same 200 test images" in text
-    assert "Holm's correction over the 4 cells of this table (p < 0.05)" in text
+    assert "McNemar's exact test, over the 4 cells of this table." in text
 
 
 def test_the_text_shows_each_row_once(compared):
@@ -384,7 +385,7 @@ def test_models_are_paired_by_name_and_seeds_are_averaged(several, compared_seve
     assert "only one training" not in text
     assert "(sd 5.7)" in text
     assert "over the seeds of each side with several" in text
-    assert "Student's t over seeds and images of the accuracy in one cell" in text
+    assert "For the accuracy, it is Student's t over seeds and images" in text
     assert "8 cells of 2 pairs of models" in text
     assert "McNemar" not in text
 
@@ -494,7 +495,7 @@ def test_runs_without_a_common_shift_are_compared_on_clean_images(one_seed, tmp_
     b = make_run(tmp_path / "c", {"net": {0: {"clean": predictions(right(0.9, 7))}}}, shifts=())
     comparison = read_run_comparison(a, b)
     assert len(comparison.table) == 3
-    assert "differs in 0 of 1 cell: B is better in 0, A in 0. 1 is open" in comparison.notes[-2]
+    assert "differs in 0 of 1 cell: B is better in 0, A in 0. 1 is open" in comparison.notes[-1]
 
 
 def test_attacks_are_in_no_mean_over_shifts(tmp_path):

@@ -26,6 +26,7 @@ from fairweather.judge.known_cells import (
     identify_rows,
     is_among,
     read_known_cells,
+    read_site_errors,
 )
 from fairweather.metrics import accuracy_estimation as estimating
 from fairweather.metrics import features_differ_p, one_of_each, outputs_differ_p, softmax
@@ -560,3 +561,72 @@ def test_a_root_of_new_images_may_be_that_of_the_runs_own_too(run, digits, folde
     assert not any("Features were not compared" in note for note in found.notes)
     found = fw.estimate(run, source, device="cpu")
     assert any("Features were not compared: the data have moved" in note for note in found.notes)
+
+
+@pytest.fixture(scope="module")
+def hospitals(folder):
+    """A network that sees brightness, measured at seven sites with brightness of their own."""
+    generator, rows = np.random.default_rng(0), ["file,site,patient"]
+    (folder / "brightness.py").write_text(BRIGHTNESS)
+    for number in range(560):
+        label, patient = number % 2, number // 4
+        site = patient % 7
+        mean = 127 + 25 * (2 * label - 1) + 9 * (site - 3) + generator.normal(0, 25)
+        pixels = np.clip(generator.normal(mean, 5, (16, 16, 3)), 0, 255).astype(np.uint8)
+        name = f"{'benign' if label == 0 else 'malignant'}/{number}.png"
+        file = folder / "hospitals" / name
+        file.parent.mkdir(parents=True, exist_ok=True)
+        cv2.imwrite(str(file), pixels)
+        rows.append(f"{name},S{site},P{patient}")
+    (folder / "sites.csv").write_text("\n".join(rows) + "\n")
+    shifts = [
+        "brightness_factor: [0.8]",
+        "imagenet_c/contrast: [2]",
+        "imagenet_c/gaussian_noise: [3]",
+    ]
+    return fw.evaluate(
+        f"python:{folder}/brightness.py:make", f"folder:{folder}/hospitals", shifts,
+        validation_fraction=0.3, bootstrap=100, out=folder / "sites", device="cpu",
+        metadata=folder / "sites.csv", group="patient", sites=["site"],
+    ).path  # fmt: skip
+
+
+def test_each_site_is_left_out_in_turn(hospitals):
+    model = open_run_model(str(hospitals))
+    validation = model.validation()
+    found = read_site_errors(model, validation, [])
+    assert found.errors.shape == found.variances.shape == (7, 5)
+    test, val = model.run.groups(), model.run.groups(VAL)
+    clean = model.run.read_predictions(predictions_file(model.name, 0, CLEAN))
+    for at in range(7):
+        here, there = (np.flatnonzero(own.slices["site"] == f"S{at}") for own in (test, val))
+        apart = np.setdiff1d(np.arange(len(validation)), there)
+        assert len(there)
+        sure, right = validation.confidence[apart], validation.correct[apart]
+        error = clean.confidence[here].mean() - clean.correct[here].mean()
+        assert found.errors[at, 0] == pytest.approx(error)
+        difference = error - (sure.mean() - right.mean())
+        named = list(fit_methods(validation, seeds=False)).index("difference_of_confidences")
+        assert found.errors[at, named] == pytest.approx(difference)
+        off = (clean.confidence - clean.correct)[here]
+        columns = Grouping(test.numbers).select(here).influences(off[:, None])
+        variance = columns.var(ddof=1) / len(columns)
+        assert found.variances[at, 0] == pytest.approx(variance)
+
+
+def test_the_range_allows_for_an_unseen_site_and_says_so(hospitals, folder):
+    generator = np.random.default_rng(5)
+    for number in range(200):
+        mean = 127 + 25 * (2 * (number % 2) - 1) + 30 + generator.normal(0, 25)
+        pixels = np.clip(generator.normal(mean, 5, (16, 16, 3)), 0, 255).astype(np.uint8)
+        file = folder / "eighth" / f"{number}.png"
+        file.parent.mkdir(exist_ok=True)
+        cv2.imwrite(str(file), pixels)
+    found = fw.estimate(hospitals, f"images:{folder}/eighth", device="cpu")
+    assert found.sites == 7
+    said = (
+        "The range allows for an unseen site: each of the 7 sites of the test images was left out"
+    )
+    assert said in str(found)
+    assert "weak evidence about another hospital" not in str(found)
+    assert json.loads(found.to_json())["sites"] == 7

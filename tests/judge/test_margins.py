@@ -22,8 +22,9 @@ from fairweather.runs.folder import StoredGroups
 from fairweather.types.measurement import Predictions, Score
 from fairweather.types.record import DataRecord, RunSettings, groups_file
 from tests.helpers import reference
+from tests.helpers.commands import fairweather
 from tests.helpers.findings import draw_predictions
-from tests.helpers.run_folders import finish, run_record, sweep_record, write_run, write_scores
+from tests.helpers.run_folders import finish, run_record, sweep_record, write_run
 
 N, NAMES = 300, ("benign", "mole", "scar")
 FOG = sweep_record("fog", {1: "fog,severity=1", 2: "fog,severity=2"})
@@ -422,8 +423,31 @@ def test_the_drawings_of_all_lines_share_their_columns_and_the_files_have_them(r
     assert read_run_comparison(*sides).margins is None
 
 
+def test_the_commands_name_the_chart_and_stop_a_pipeline(runs):
+    new, old = (f"{run.path}:net" for run in runs)
+    done = fairweather("compare", new, old, "--margin", "accuracy=5")
+    chart = runs[0].path / "figures/compare_net_old_net_margins.svg"
+    assert done.returncode == 0
+    assert f"figure  {chart}" in done.stdout
+    assert chart.read_text().startswith("<svg")
+    rule = f"net: accuracy[clean] not worse than {old} by "
+    for number, status in (("50%", 0), ("0.0001%", 1), ("50", 2)):
+        assert fairweather("check", str(runs[0].path), rule + number).returncode == status
+    refused = fairweather("compare", new, "paper", "--margin", "accuracy=5")
+    assert refused.returncode == 2
+    assert "--margin is for two runs" in refused.stderr
+    unclear = fairweather("compare", new, old, "--margin", "accuracy=0.02")
+    assert unclear.returncode == 2
+    assert "could mean two things" in unclear.stderr
+    assert "Traceback" not in unclear.stderr
+
+
+def test_the_mean_over_shifts_is_that_of_the_only_shift(runs):
+    frame = margins_of(runs, "accuracy[all]=5", "accuracy[fog]=5")
+    assert frame["low"][0] == frame["low"][1] < frame["difference"][0] == frame["difference"][1]
+
+
 def test_margins_of_models_that_are_not_there_are_refused(runs):
     with pytest.raises(InputError, match="unknown model 'deep'"):
         margins_of(runs, "deep: accuracy=2")
     assert margins_of(runs, "net: accuracy=2")["model_a"].tolist() == ["net"]
-    write_scores(runs[0], runs[0].scores)  # stays as it was

@@ -9,7 +9,7 @@ import scipy.stats
 
 from fairweather import metrics
 from fairweather.errors import InputError
-from fairweather.judge.rule_values import widen_to_exact
+from fairweather.judge.rule_values import count_enough_images, widen_to_exact
 from fairweather.judge.rules import Rule, read_rules
 from fairweather.judge.verdicts import (
     Verdict,
@@ -20,6 +20,8 @@ from fairweather.judge.verdicts import (
     judge_rules,
 )
 from fairweather.metrics import Estimate, to_score
+from fairweather.metrics.bounded_means import BoundedLosses, betting_interval
+from fairweather.metrics.intervals import recipe_estimate, to_bounded_score
 from fairweather.metrics.metric import class_metric_names
 from fairweather.metrics.seeds import seed_variance, widen_for_seeds
 from fairweather.runs.folder import RunFolder
@@ -27,6 +29,7 @@ from fairweather.runs.scores import add_means, add_worst, scores_frame, seed_spr
 from fairweather.types.measurement import Predictions, Score
 from fairweather.types.record import ShiftLevel
 from tests.helpers import reference
+from tests.helpers.chance import most
 from tests.helpers.run_folders import copy_run, finish, run_record, sweep_record, write_scores
 from tests.helpers.run_folders import write_run as write_folder
 
@@ -602,19 +605,23 @@ def test_what_is_not_a_number_is_no_pass(run, tmp_path, column, on, fails):
     ("rule", "complaint"),
     [
         (
-            "confidence_auroc[clean] >= 0.5",
-            "of basic for clean .* 8 wrong of 120 images.* 30 .* about 450 .*--on value",
+            "negative_log_likelihood[*] <= 9",
+            "of basic for clean .* 8 wrong of 120 images.* 20 .* use negative_log_likelihood/"
+            "clipped-10, take more images .537 are enough in 9 of 10 samples., .*--on value",
         ),
         # Nearly all are wrong, so there are too few right ones.
-        ("confidence_auroc[pgd] >= 0", "for pgd .* 5 right of 120 images"),
-        ("negative_log_likelihood[*] <= 9", "8 wrong of 120 images.* 20 .* about 300 such"),
+        ("confidence_auroc[pgd] drop <= 1", "for pgd .* 5 right of 120 images"),
+        (
+            "macro_pr_auc[clean] >= 0",
+            "8 wrong of 120 images.* use macro_auc, take more images .537 are",
+        ),
         # On both sides of a change.
         ("macro_auc[pgd] drop <= 1", "a drop of macro_auc of basic for pgd .* 8 wrong of 120"),
         (f"confidence_auroc[{SNOW}] drop <= 1", "8 wrong of 120 images.* 30"),
         ("confidence_auroc[all@worst] drop <= 1", "8 wrong of 120 images.* 30"),
         (
             "maximum_calibration_error[clean] <= 1",
-            "30 images.* RMS calibration error",
+            "30 images.* use debiased_calibration_error/10-equal-mass, or judge the value",
         ),
     ],
 )
@@ -639,9 +646,106 @@ def test_a_class_with_too_few_images_is_named(tmp_path, seeds):
         cells["basic", str(seed), "clean", "none"] = metrics.evaluate_metrics(found, weights)
     record = run_record({"basic": "Basic"}, (), classes=NAMES, bootstrap=20, seeds=seeds)
     run = write_folder(tmp_path, record, scores_frame(add_means(cells.items())), stored)
-    with pytest.raises(InputError, match=r"at least 5 images of each .*found 4 of c \(rare\)"):
-        check(run, "macro_auc[clean] >= 0")
+    with pytest.raises(
+        InputError, match=r"at least 5 images of each .*found 4 of c \(rare\).*use macro_auc, take"
+    ):
+        check(run, "macro_pr_auc[clean] >= 0")
+    assert all(each.bounded for each in check(run, "macro_auc[clean] >= 0"))
     assert not any(each.too_few for each in check(run, "brier_score[clean] <= 2"))
+
+
+@pytest.mark.parametrize("seeds", [(0,), (0, 1)])
+def test_few_errors_are_judged_on_a_bound_from_the_predictions(tmp_path, seeds):
+    run = write_run(tmp_path, models=["basic"], seeds=seeds)
+    names = {
+        "negative_log_likelihood/clipped-10": "<= 9",
+        "area_under_risk_coverage": "<= 1",
+        "confidence_auroc": ">= 0",
+        "macro_auc": ">= 0",
+        "auc/a": ">= 0",
+    }
+    cells = [predictions(CLEAN - 0.2, seed) for seed in seeds]
+    weights = metrics.Resamples.from_weights(
+        cells[0].labels, metrics.bootstrap_weights(N, RESAMPLES)
+    )
+    estimates = [
+        metrics.evaluate_resamples(cell, weights, None, names, losses=True) for cell in cells
+    ]
+    for name, limit in names.items():
+        metric = name.removesuffix("/a")
+        text = f"{metric}[clean{'|class=a' * ('/a' in name)}] {limit}"
+        (verdict,) = check(run, text)
+        assert verdict.passed
+        seed = "mean" if len(seeds) > 1 else "0"
+        stored = row(run, "basic", "clean", "none", name, seed)
+        assert verdict.value == pytest.approx(stored.value)
+        if not verdict.bounded:  # one class has enough images
+            assert (verdict.low, verdict.high) == pytest.approx((stored.low, stored.high))
+            continue
+        assert np.isnan(stored.low)
+        own = [table[name] for table in estimates]
+        estimate = recipe_estimate(own) if len(own) > 1 else own[0]
+        bounds = (0, 10) if "clipped" in name else (0, 1)
+        assert (verdict.low, verdict.high) == pytest.approx(to_bounded_score(estimate, bounds)[1:3])
+        line = format_verdicts([verdict])
+        assert f"on one for any number of errors: {metric}" in line
+        assert "too few errors" not in line.splitlines()[1]
+
+
+def test_a_change_of_bounded_losses_is_judged_with_few_errors(run):
+    name = "negative_log_likelihood/clipped-10"
+    (verdict,) = check(run, f"basic: {name}[{SNOW}=1] rise <= 9")
+    clean, snow = (predictions(strength - 0.2, 0) for strength in (CLEAN, 2.0))
+    rises = np.minimum(snow.nll, 10) - np.minimum(clean.nll, 10)
+    assert verdict.value == pytest.approx(rises.mean())
+    assert verdict.bounded
+    assert (verdict.low, verdict.high) == pytest.approx(
+        betting_interval(BoundedLosses(rises, -10, 10))
+    )
+    (drop,) = check(run, f"basic: {name}[{SNOW}=1] drop <= 9")
+    assert (drop.low, drop.high) == pytest.approx((-verdict.high, -verdict.low), abs=1e-5)
+    assert not check(run, f"basic: brier_score[{SNOW}=2] rise <= 2")[0].bounded
+
+
+def test_without_predictions_few_errors_are_refused(tmp_path):
+    run = write_run(tmp_path, models=["basic"])
+    run.forget("predictions/basic/seed-0/test/clean")
+    with pytest.raises(InputError, match="8 wrong of 120 images"):
+        check(run, "confidence_auroc[clean] >= 0")
+    assert check(run, "confidence_auroc[clean] >= 0", on="value")[0].too_few
+
+
+def test_a_broken_rule_of_binned_errors_names_the_debiased_one(run):
+    broken = check(run, "basic: rms_calibration_error[clean] <= 0.001", "accuracy[clean] >= 1")
+    assert "rms_calibration_error/10-equal-width" not in format_verdicts(broken)
+    text = format_verdicts(broken)
+    assert text.endswith(
+        "; few images make binned errors too large: rms_calibration_error (use "
+        "debiased_calibration_error/10-equal-mass)"
+    )
+    kept = check(run, "basic: rms_calibration_error[clean] <= 1", "accuracy[clean] >= 1")
+    assert "debiased" not in format_verdicts(kept)
+
+
+@pytest.mark.parametrize(("errors", "n", "fewest"), [(1, 120, 5), (8, 120, 20), (19.5, 500, 20)])
+def test_the_images_that_are_enough_are_the_first_with_enough_errors_in_9_of_10(errors, n, fewest):
+    enough = count_enough_images(errors, n, fewest)
+    chances = [
+        scipy.stats.betabinom.sf(fewest - 1, images, errors, n - errors + 1)
+        for images in (enough - 1, enough)
+    ]
+    assert chances[0] < 0.9 <= chances[1]
+    assert enough > fewest / errors * n
+
+
+@pytest.mark.parametrize("rate", [0.01, 0.02])
+def test_nine_of_ten_new_samples_have_the_errors_that_a_refusal_promises(rate):
+    trials, n, fewest, rng = 400, 500, 20, np.random.default_rng(0)
+    errors = rng.binomial(n, rate, size=trials)
+    errors = errors[(errors > 0) & (errors < fewest)]
+    told = np.array([count_enough_images(int(k), n, fewest) for k in errors])
+    missed = (rng.binomial(told, rate) < fewest).sum()
+    assert missed <= most(len(errors), 0.1)
 
 
 def test_means_and_changes_of_enough_errors_are_judged(run):
@@ -656,7 +760,7 @@ def test_without_any_error_three_are_feared(run, tmp_path):
 
     copy = replace_scores(run, tmp_path, perfect)
     with pytest.raises(
-        InputError, match=r"0 wrong of 120 images.* 30 .* at least 1,200 .*--on value"
+        InputError, match=r"0 wrong of 120 images.* 30 .*at least 1,200 are needed.*--on value"
     ):
         check(copy, "confidence_auroc[clean] >= 0")
 

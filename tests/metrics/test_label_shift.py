@@ -282,6 +282,9 @@ FUNCTIONS = {
     "mean_absolute_error": lambda p, w: metrics.mean_absolute_error(p.predicted, p.labels, w),
     "off_by_two": lambda p, w: metrics.off_by_two(p.predicted, p.labels, w),
     "negative_log_likelihood": lambda p, w: metrics.negative_log_likelihood(p.nll, w),
+    "negative_log_likelihood/clipped-10": lambda p, w: metrics.negative_log_likelihood(
+        p.nll, w, clip=10
+    ),
     "brier_score": lambda p, w: metrics.brier_score(p.brier, w),
     "ranked_probability_score": lambda p, w: metrics.ranked_probability_score(
         metrics.softmax(p.logits), p.labels, w

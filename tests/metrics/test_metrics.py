@@ -422,6 +422,8 @@ def test_top5_counts_the_strictly_greater():
         ),
         (lambda: metrics.negative_log_likelihood([-0.1]), "nll .*found -0.1"),
         (lambda: metrics.negative_log_likelihood([math.nan]), "nll has 1"),
+        (lambda: metrics.negative_log_likelihood([math.nan], clip=10), "nll has 1"),
+        (lambda: metrics.negative_log_likelihood([0.1], clip=0), "above 0, found 0"),
         (lambda: metrics.confidence_gap([1.1], [True]), r"in \[0, 1\], found 1.1"),
         (lambda: metrics.confidence_gap([math.nan], [True]), r"in \[0, 1\], found nan"),
         (lambda: metrics.confidence_gap([0.5], [0.25]), "correct .*found 0.25"),

@@ -95,6 +95,9 @@ PURE = {
     "mean_absolute_error": lambda p, w: metrics.mean_absolute_error(p.predicted, p.labels, w),
     "off_by_two": lambda p, w: metrics.off_by_two(p.predicted, p.labels, w),
     "negative_log_likelihood": lambda p, w: metrics.negative_log_likelihood(p.nll, w),
+    "negative_log_likelihood/clipped-10": lambda p, w: metrics.negative_log_likelihood(
+        p.nll, w, clip=10
+    ),
     "brier_score": lambda p, w: metrics.brier_score(p.brier, w),
     "ranked_probability_score": lambda p, w: metrics.ranked_probability_score(
         metrics.softmax(p.logits), p.labels, w
@@ -120,6 +123,9 @@ PURE = {
     ),
     "debiased_calibration_error/10-equal-width": binned(
         metrics.debiased_calibration_error, "equal-width"
+    ),
+    "debiased_calibration_error/10-equal-mass": binned(
+        metrics.debiased_calibration_error, "equal-mass"
     ),
     "brier_reliability/10-equal-width": decomposed("reliability"),
     "brier_resolution/10-equal-width": decomposed("resolution"),
@@ -256,6 +262,9 @@ SLOW = {
     ),
     "off_by_two": lambda p: reference.off_by_two(p.predicted.tolist(), p.labels.tolist()),
     "negative_log_likelihood": mean(lambda p: p.nll),
+    "negative_log_likelihood/clipped-10": mean(
+        lambda p: np.array([min(loss, 10) for loss in p.nll])
+    ),
     "brier_score": mean(lambda p: p.brier),
     "ranked_probability_score": lambda p: reference.ranked_probability_score(
         metrics.softmax(p.logits).tolist(), p.labels.tolist()
@@ -278,6 +287,9 @@ SLOW = {
         metrics.softmax(p.logits).tolist(), p.labels.tolist()
     ),
     "debiased_calibration_error/10-equal-width": columns_of(reference.debiased_calibration_error),
+    "debiased_calibration_error/10-equal-mass": columns_of(
+        reference.debiased_calibration_error, binning="equal-mass"
+    ),
     **{
         f"brier_{part}": lambda p, at=at: columns_of(reference.brier_parts)(p)[at]
         for at, part in enumerate(

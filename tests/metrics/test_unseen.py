@@ -9,6 +9,7 @@ from hypothesis import strategies as st
 
 from fairweather.errors import InputError
 from fairweather.metrics import METRICS, Estimate
+from fairweather.metrics.accuracy_estimation import PastErrors, SiteErrors
 from fairweather.metrics.unseen import (
     FEWEST_SITES,
     RandomEffects,
@@ -147,3 +148,42 @@ def test_a_few_draws_miss_as_rarely_as_they_should(sites):
     low, _, high = np.transpose(ends)
     assert np.count_nonzero(truth[:, sites] < low) <= most(trials, 0.04)
     assert np.count_nonzero(truth[:, sites] > high) <= most(trials, 0.04)
+
+
+def past_errors(errors, sites):
+    """One method or several, under three shifts and at sites whose errors are known exactly."""
+    count = len(errors)
+    nothing, everywhere = np.zeros(count), np.zeros((count, count))
+    spreads = np.full_like(errors, 0.1)
+    known = None if sites is None else SiteErrors(sites, np.full_like(sites, 1e-9))
+    cells = np.arange(count), errors, spreads, nothing, nothing, everywhere, everywhere
+    return PastErrors(*cells, known)
+
+
+def test_the_range_spans_the_prediction_of_the_error_at_an_unseen_site():
+    errors = np.array([-0.06, -0.02, 0.0, 0.03, 0.05])
+    reach = scipy.stats.t.ppf(0.975, 4) * errors.std(ddof=1) * np.sqrt(1.2)
+    shifts, images = np.full((3, 1), 0.01), 10**9
+    found = past_errors(shifts, errors[:, None]).range([0.7], images, 0.0)
+    assert found.low == pytest.approx(0.7 - reach, abs=1e-3)
+    assert found.high == pytest.approx(0.7 + reach, abs=1e-3)
+    alone = past_errors(shifts, None).range([0.7], images, 0.0)
+    assert (alone.low, alone.high) == pytest.approx((0.69, 0.7), abs=1e-3)
+    # A larger error under a shift counts too, and few images add their own chance.
+    larger = past_errors(np.full((3, 1), 0.4), errors[:, None]).range([0.7], images, 0.0)
+    assert larger.low == pytest.approx(0.3, abs=1e-3)
+    few = past_errors(shifts, errors[:, None]).range([0.7], 400, 0.0)
+    assert 0.7 - reach - 0.01 < few.low < 0.7 - reach
+
+
+def test_the_method_of_a_site_is_chosen_without_this_site():
+    """The second method is better at all sites but one, and by that one alone the worse."""
+    shifts = np.zeros((3, 2))
+    sites = np.column_stack([np.full(6, 0.1), [0.0, 0.0, 0.0, 0.0, 0.0, 0.9]])
+    known = past_errors(shifts, sites)
+    assert known.best() == 0
+    low, high = known.site_interval(0.0)
+    # At the last site, the others choose the second method, so its error there is 0.9.
+    chosen = np.array([0.1] * 5 + [0.9])
+    reach = scipy.stats.t.ppf(0.975, 5) * chosen.std(ddof=1) * np.sqrt(1 + 1 / 6)
+    assert (low, high) == pytest.approx((chosen.mean() - reach, chosen.mean() + reach), abs=1e-3)

@@ -296,6 +296,25 @@ def test_resamples_are_fitted_one_by_one():
     assert np.isnan(values[2])
 
 
+def test_a_model_that_counts_twice_is_a_model_that_is_there_twice():
+    xs, ys = np.array([0.6, 0.7, 0.75, 0.9]), np.array([0.3, 0.35, 0.5, 0.65])
+    counts = np.array([[2, 0, 1, 1], [0, 3, 1, 0], [1, 1, 1, 1], [0, 4, 0, 0]])
+    values = effective_robustness(0.8, 0.6, xs, ys, weights=counts.T)
+    for value, count in zip(values[:3], counts, strict=False):
+        expected = slow_effective(0.8, 0.6, np.repeat(xs, count), np.repeat(ys, count))
+        assert value == pytest.approx(expected)
+        assert effective_robustness(0.8, 0.6, xs, ys, weights=count) == pytest.approx(expected)
+    assert np.isnan(values[3])  # no line goes through one model
+    ours = np.array([0.7, 0.8, 0.9, 0.6])
+    by_resample = effective_robustness(ours, ours, xs, ys, weights=counts.T)
+    assert by_resample[1] == pytest.approx(
+        effective_robustness(0.8, 0.8, xs, ys, weights=counts[1])
+    )
+    for wrong in ([1, 1], [1, -1, 1, 1], np.ones((3, 2))):
+        with pytest.raises(InputError, match="weights"):
+            effective_robustness(0.8, 0.6, xs, ys, weights=wrong)
+
+
 def test_an_accuracy_of_one_is_half_an_image_inside():
     xs, ys = [0.6, 1.0], [0.0, 0.5]
     inside = [0.6, 0.995], [0.005, 0.5]

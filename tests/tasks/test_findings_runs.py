@@ -17,7 +17,7 @@ from fairweather.judge.comparison import read_run_comparison
 from fairweather.judge.rules import read_rules
 from fairweather.judge.verdicts import find_example, judge
 from fairweather.metrics import holm, score
-from fairweather.metrics.areas import area_interval, auc_column
+from fairweather.metrics.areas import area_bounds, area_interval, auc_column
 from fairweather.metrics.grouping import Grouping
 from fairweather.metrics.operating_points import choose_threshold
 from fairweather.runs.folder import RunFolder
@@ -295,10 +295,14 @@ def test_a_rule_of_a_finding_that_few_images_have_names_their_number(dataset, tm
     few = replace(dataset, test=replace(dataset.test, labels=labels, groups=None))
     run = evaluated(few, tmp_path / "run", {"net": Thirds()})
     needed = "at least 30 images with the finding, and without it.*found 9 of Mass"
-    with pytest.raises(InputError, match=needed):
-        verdicts(run, "auc[clean|finding=Mass] >= 0.5")
-    (verdict,) = verdicts(run, "auc[clean|finding=Mass] >= 0.5", on="value")
+    with pytest.raises(InputError, match=f"{needed}; use auc, take more images"):
+        verdicts(run, "pr_auc[clean|finding=Mass] >= 0.01")
+    (verdict,) = verdicts(run, "pr_auc[clean|finding=Mass] >= 0.01", on="value")
     assert verdict.passed
+    (verdict,) = verdicts(run, "auc[clean|finding=Mass] >= 0.5")
+    # Nine images with it make nine pairs.
+    assert verdict.bounded
+    assert (verdict.low, verdict.high) == pytest.approx(area_bounds(verdict.value, 9), abs=0.02)
     with pytest.raises(InputError, match="Hernia has no numbers: it is unknown for every image"):
         verdicts(run, "auc[clean|finding=Hernia] >= 0.5")
 
@@ -349,7 +353,7 @@ def test_two_models_are_compared_for_each_finding(dataset, tmp_path):
     comparison = read_run_comparison(*(run.path for run in runs))
     words = " ".join([comparison.caption, *comparison.notes])
     assert "the share of right decisions differs in" in words
-    assert "McNemar's exact test of right decisions in one cell" in words
+    assert "For right decisions, it is McNemar's exact test" in words
     assert "accuracy" not in words
     assert "RMS" not in words
 
@@ -582,13 +586,16 @@ def test_a_target_without_validation_images_is_refused(dataset, tmp_path):
 
 
 def test_the_next_command_has_a_rule_that_can_be_judged(run, dataset, tmp_path):
-    """Of few images, an AUC has no interval, and the share of right decisions has one."""
-    assert find_example(run.folder) == "auc[clean] >= 0.8"
+    """Of few images, an AUC has no interval in scores.csv, and one for any number of images."""
+    rule = "auc[clean] >= 0.8"
+    assert find_example(run.folder) == rule
     few = replace(dataset, test=images_of(60, 4))
     small = evaluated(few, tmp_path / "run", {"net": Thirds()})
-    rule = find_example(small.folder)
-    assert rule == "decision_accuracy[clean] >= 80%"
-    assert judge(small.folder, read_rules([rule]))
+    assert find_example(small.folder) == rule
+    assert [verdict.bounded for verdict in judge(small.folder, read_rules([rule]))] == [True]
+    # Without predictions there is none, and the share of right decisions still has one.
+    small.folder.forget(small.folder.predictions("net", 0, "clean").removesuffix(".parquet"))
+    assert find_example(small.folder) == "decision_accuracy[clean] >= 80%"
 
 
 def test_an_operating_point_of_an_unknown_finding_names_the_closest(dataset, tmp_path):

@@ -81,6 +81,7 @@ PANELS: Mapping[str, Mapping[str, str]] = {
         "--images-per-patient": "NUMBER",
         "--icc": "NUMBER",
         "--seed-sd": "NUMBER",
+        "--seed-discordant": "SHARE",
         "--reference": "NUMBER",
         "--tests": "N",
         "--have": "RUN",

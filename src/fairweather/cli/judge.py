@@ -42,7 +42,8 @@ def compare(
         str,
         typer.Argument(
             metavar="REFERENCE",
-            help="Another run on the same images, or paper for published numbers.",
+            help="Another run on the same images, or published numbers: paper, timm, testbed, "
+            "robustbench or openclip.",
         ),
     ],
     rows: Annotated[
@@ -66,6 +67,7 @@ def compare(
             help="How much worse the run may be, such as accuracy=2 (points). Repeatable.",
         ),
     ] = None,
+    offline: Offline = False,
     quiet: Quiet = False,
 ) -> None:
     """Compare two runs, or a run with published numbers: which differences are significant?
@@ -75,24 +77,26 @@ def compare(
         fairweather compare runs/new runs/old --margin accuracy=2
         fairweather compare runs/new:augmix runs/old:basic --metric brier_score
         fairweather compare runs/pathmnist paper
+        fairweather compare runs/resnet timm
     """
-    from fairweather.judge.comparison import REFERENCES, read_run_comparison
+    from fairweather.judge.comparison import is_reference, read_run_comparison
     from fairweather.judge.published import read_published_comparison
     from fairweather.runs.folder import open_finished_run
     from fairweather.types.record import FIGURES
 
     models = _read_published_rows(rows or [])
-    if models and other not in REFERENCES:
-        raise InputError(f"--match is for {' and '.join(REFERENCES)}: {other} is a run")
-    if metrics and other in REFERENCES:
+    published = is_reference(other)
+    if models and not published:
+        raise InputError(f"--match is for paper: {other} is a run")
+    if metrics and published:
         raise InputError(f"--metric is for two runs: {other} has published numbers of its own")
-    if margins and other in REFERENCES:
+    if margins and published:
         raise InputError(f"--margin is for two runs on the same images, and {other} has no images")
     run, other = _join_sides(run, other, quiet=quiet)
     folder = Path(run if Path(run).is_dir() else run.rpartition(":")[0] or run)
     comparison = (
-        read_published_comparison(folder, other, models)
-        if other in REFERENCES
+        read_published_comparison(run, other, models, offline=offline)
+        if published
         else read_run_comparison(run, other, metrics=metrics or [], margins=margins or [])
     )
     files = comparison.files()
@@ -307,6 +311,10 @@ def plan_test(
     seed_sd: Annotated[
         str | None, typer.Option(help="Standard deviation between trainings of a recipe.")
     ] = None,
+    seed_discordant: Annotated[
+        str | None,
+        typer.Option(help="Share of images that only one of two trainings of a recipe gets right."),
+    ] = None,
     reference: Annotated[
         str | None, typer.Option(help="Value of the old of two recipes, where it is near a bound.")
     ] = None,
@@ -347,6 +355,7 @@ def plan_test(
         icc=icc,
         seeds=seeds,
         seed_sd=seed_sd,
+        seed_discordant=seed_discordant,
         reference=reference,
         tests=tests,
         images=images,
@@ -358,7 +367,7 @@ def plan_test(
             out, planned.curve_as_csv() if out.suffix == ".csv" else planned.curve_as_svg()
         )
         typer.echo(f"\n{out.suffix[1:]:<8}{out}")
-    what = ("check RUN {}", planned.rule) if planned.rule else ("compare NEW OLD",)
+    what = ("check NEW {}", planned.rule) if planned.rule else ("compare NEW OLD",)
     suggest(f"fairweather {what[0]}", *what[1:], quiet=quiet)
 
 

@@ -89,6 +89,10 @@ class AccuracyEstimate:
     """How many sets of the run are other images (`natural/NAME`), and not its test images changed
     by a shift."""
 
+    sites: int = 0
+    """How many sites of the test images were each left out, so that the range allows for an unseen
+    one; 0 for a run without five."""
+
     unlike_p: float
     """P-value of the test whether the model sees the images as it sees validation images; NaN if
     the test was not made."""
@@ -159,6 +163,11 @@ class AccuracyEstimate:
         corruptions = "The tested shifts are corruptions of the run's own test images"
         weakness = f"{corruptions}: weak evidence about another hospital, camera or year."
         lines = [] if self.natural else [weakness]
+        if self.sites:
+            lines = [
+                f"The range allows for an unseen site: each of the {self.sites} sites of the test "
+                "images was left out in turn."
+            ]
         check = self.held
         if check is None or not check.told:
             return lines

@@ -11,6 +11,7 @@ from pathlib import Path
 import pandas as pd
 
 from fairweather.errors import unknown_name
+from fairweather.judge.atlas import READERS
 from fairweather.judge.compared_runs import (
     ResampledImages,
     RunPair,
@@ -44,6 +45,7 @@ from fairweather.judge.differences import (
 from fairweather.judge.margin_table import MarginTable, margin_table
 from fairweather.judge.margins import compare_margins, read_margins
 from fairweather.metrics.intervals import FEW_IMAGES
+from fairweather.report.charts import Figure
 from fairweather.report.contents import describe_group_count
 from fairweather.report.ranking import MCNEMAR, NORMAL_SEEDS, OVER_GROUPS, RECIPES
 from fairweather.report.tables import (
@@ -71,8 +73,9 @@ from fairweather.types.record import (
 )
 from fairweather.types.unit_words import name_all_units, name_units
 
-# Published numbers that a run can be compared with: NAME.csv has them, NAME.yaml the facts.
-REFERENCES = ("paper",)
+# Published numbers that a run can be compared with: paper.csv and paper.yaml have those of one
+# report, and atlas.yaml says where the tables of many models are.
+REFERENCES = ("paper", *READERS)
 OVER_SEEDS = (
     ", and over the seeds of each side with several; (sd): the standard deviation over seeds"
 )
@@ -80,6 +83,16 @@ EQUALLY = ", each image counting alike"
 LAYOUT = TableLayout(
     ("Model", "Shift", "Level", "Metric", "A", "B", "B − A", "p (Holm)", "Verdict"), words=4
 )
+
+
+def is_reference(name: str | os.PathLike[str]) -> bool:
+    """Say whether a name is that of published numbers, perhaps with the folder of their files.
+
+    >>> is_reference("paper"), is_reference("timm:downloads/timm"), is_reference("runs/mine")
+    (True, True, False)
+    """
+    text = os.fspath(name)
+    return text == "paper" or text.partition(":")[0] in READERS
 
 
 @dataclass(frozen=True)
@@ -111,6 +124,12 @@ class Comparison:
     margins: MarginTable | None = None
     """Verdicts on margins; None where no margin was given."""
 
+    models: TextTable | None = None
+    """The published models behind effective robustness; None where none are needed."""
+
+    figures: Sequence[Figure] = ()
+    """Drawn beside the tables."""
+
     @property
     def name(self) -> str:
         """The name of its files, without the suffix."""
@@ -128,7 +147,7 @@ class Comparison:
 
     @property
     def _others(self) -> list[TextTable]:
-        every = (self.margins, self.robustness, self.classes, self.points, self.slices)
+        every = (self.margins, self.robustness, self.classes, self.points, self.slices, self.models)
         return [table for table in every if table is not None]
 
     def __str__(self) -> str:
@@ -143,9 +162,8 @@ class Comparison:
         files: dict[str, str] = {}
         for table in (replace(self.main, below=below), *self._others):
             files |= name_table_files(table.name, table.texts())
-        if self.margins and (figure := self.margins.figure):
-            files[f"{FIGURES}/{figure.name}.svg"] = figure.svg
-        return files
+        drawn = [*self.figures, self.margins.figure if self.margins else None]
+        return files | {f"{FIGURES}/{figure.name}.svg": figure.svg for figure in drawn if figure}
 
 
 def compare_runs(
@@ -340,9 +358,13 @@ def _write_caption(rows: Sequence[ComparisonRow], runs: RunPair, images: Resampl
     others = [metrics[name].label for name in tested if name != images.tested_metric]
     cells = sum(row.is_tested for row in shares)
     own_tests = (
-        f" The tests of other metrics ({', '.join(others)}) agree with their intervals: before "
-        "the correction, p is below 5 % where the interval excludes 0. Each metric has a Holm "
-        "correction of its own. Nothing is corrected for the number of metrics."
+        f" Other tests ({', '.join(others)}) agree with their intervals: before the correction, p "
+        "is below 5 % where the interval excludes 0. Each metric has a Holm correction of its own. "
+        "Nothing is corrected for the number of metrics."
+    )
+    untested = (
+        " Lines without a p-value have only their interval: if nothing differs, about one in "
+        f"twenty of them still gets '{EXCLUDES}' by chance."
     )
     return (
         f"A is {runs.a.name}, B is {runs.b.name}, on the same {len(images.keys):,} test images"
@@ -352,12 +374,11 @@ def _write_caption(rows: Sequence[ComparisonRow], runs: RunPair, images: Resampl
         "interval of B − A over "
         f"{'images' if images.grouping is None else 'groups'}, paired "
         f"({images.resamples:,} resamples, the same for both)"
-        f"{OVER_SEEDS if has_seeds else ''}.{interval_note} A difference "
-        f"is called {REAL} only if {' or '.join(tests)} of {tested_share} in one cell says so "
-        f"after Holm's correction over the {cells} cells of this table "
-        f"(p < {SIGNIFICANCE:g}).{own_tests if others else ''} Lines without a p-value have only "
-        f"their interval: if nothing differs, about one in twenty of them still gets '{EXCLUDES}' "
-        "by chance."
+        f"{OVER_SEEDS if has_seeds else ''}.{interval_note} A difference is called {REAL} only if "
+        f"a test in one cell says so after Holm's correction (p < {SIGNIFICANCE:g}). For "
+        f"{tested_share}, it is {' or '.join(tests)}, over the {cells} "
+        f"{'cell' if cells == 1 else 'cells'} of this table.{own_tests if others else ''}"
+        f"{untested if any(not row.is_tested for row in rows) else ''}"
     )
 
 
@@ -492,12 +513,12 @@ def _count_differences(rows: Sequence[ComparisonRow], runs: RunPair) -> Iterator
     if cells := [row for row in open_rows if row.is_tested and row.metric == tested_metric]:
         tested = "accuracy" if is_of_classes else "share of right decisions"
         yield f"After Holm's correction, the {tested} differs in {_count_directions(cells)}"
-    untested = [row for row in open_rows if not row.is_tested]
-    excluding_0 = sum(row.verdict == EXCLUDES for row in untested)
-    yield (
-        f"{excluding_0} of the {len(untested)} lines without a test say '{EXCLUDES}': if nothing "
-        "differs, about one in twenty does so by chance."
-    )
+    if untested := [row for row in open_rows if not row.is_tested]:
+        excluding_0 = sum(row.verdict == EXCLUDES for row in untested)
+        yield (
+            f"{excluding_0} of the {len(untested)} lines without a test say '{EXCLUDES}': if "
+            "nothing differs, about one in twenty does so by chance."
+        )
 
 
 def _count_directions(cells: Sequence[ComparisonRow]) -> str:

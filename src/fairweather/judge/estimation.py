@@ -19,6 +19,7 @@ from fairweather.judge.accuracy_estimate import (
     NearestCell,
 )
 from fairweather.judge.known_cells import (
+    FEWEST_IMAGES,
     METHOD_TITLES,
     KnownCell,
     UnlabelledPredictions,
@@ -27,6 +28,7 @@ from fairweather.judge.known_cells import (
     fit_methods,
     is_among,
     read_known_cells,
+    read_site_errors,
 )
 from fairweather.metrics import differ_p, features_differ_p, one_of_each, outputs_differ_p, softmax
 from fairweather.metrics.accuracy_estimation import FEWEST_SHIFTS, PastErrors
@@ -53,8 +55,6 @@ from fairweather.types.measurement import Images, Predictions, Score
 from fairweather.types.options import ImageOptions, takes
 from fairweather.types.record import CLEAN, ENSEMBLE, NATURAL, VAL
 
-# The accuracy of fewer images is mostly chance: of 20, each is 5 points.
-FEWEST_IMAGES = 20
 Look = Callable[..., NetworkOutputs]  # `outputs_of` with the batch size and the device of the model
 OWN_TEST = (
     "Most of these images are test images of the run itself: its clean cell was left out, and its "
@@ -145,13 +145,17 @@ def estimate(
         roots = [place] if is_own else list(dict.fromkeys([None, image_options.root]))
         features = _compare_features(model, outputs, independent, roots, look, offline, notes, tell)
     unlike = differ_p(answers, features)
-    past = compute_past_errors(known, around, tell) if known else None
+    sites = None
+    if validation is not None and CLEAN not in own:
+        sites = read_site_errors(model, validation, seeds)
+    past = compute_past_errors(known, around, tell, sites) if known else None
     estimates = apply_methods(methods, images).mean(axis=0)
     estimate = AccuracyEstimate(
         model=model.name,
         seed=model.seed,
         data=new.name,
         images=len(images),
+        sites=0 if past is None or past.sites is None else len(past.sites.errors),
         natural=sum(cell.shift.startswith(NATURAL) for cell in known),
         unlike_p=unlike,
         outputs_p=answers,

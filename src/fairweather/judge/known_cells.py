@@ -11,16 +11,26 @@ import numpy.typing as npt
 import scipy.special
 
 from fairweather.metrics import atc_threshold, confidence_gap, softmax
-from fairweather.metrics.accuracy_estimation import NO_SHIFT, PastErrors, agreement_shares
-from fairweather.metrics.columns import FloatArray
+from fairweather.metrics.accuracy_estimation import (
+    NO_SHIFT,
+    PastErrors,
+    SiteErrors,
+    agreement_shares,
+)
+from fairweather.metrics.columns import ROUNDING, FloatArray
 from fairweather.metrics.two_sample import Cloud, EnergyDistance, energy_distance
+from fairweather.metrics.unseen import FEWEST_SITES
 from fairweather.progress import Event, Notify
+from fairweather.runs.scores import read_grouping
 from fairweather.shifts.table import operation_name
 from fairweather.steps.run_model import RunModel
 from fairweather.types.measurement import Predictions, format_number
-from fairweather.types.record import CLEAN, NATURAL, NO_LEVEL, TEST
+from fairweather.types.options import MISSING
+from fairweather.types.record import CLEAN, NATURAL, NO_LEVEL, TEST, VAL
 from fairweather.variants.scaling import fit_temperature
 
+# The accuracy of fewer images is mostly chance: of 20, each is 5 points.
+FEWEST_IMAGES = 20
 METHOD_TITLES: Mapping[str, str] = {
     "average_confidence": "average confidence",
     "average_confidence+temperature": "average confidence, tempered",
@@ -239,8 +249,58 @@ def read_known_cells(
     return known, own, [name for name in dict.fromkeys(unchanged) if name not in changing]
 
 
+def read_site_errors(
+    model: RunModel, validation: Predictions, seeds: Sequence[int]
+) -> SiteErrors | None:
+    """The errors of each method at each site of the clean test images, each left out in turn.
+
+    The methods are fitted on validation images of the other sites. Sites with fewer than 20 images
+    do not count. None for a run without five sites, or if another seed was not measured.
+
+    Args:
+        model: the model.
+        validation: its predictions of validation images.
+        seeds: the other seeds that are asked.
+    """
+    test, val = model.run.groups(TEST), model.run.groups(VAL)
+    read = [_read_predictions(model, seed, CLEAN, TEST) for seed in (model.seed, *seeds)]
+    of_seeds = [predictions for predictions in read if predictions is not None]
+    if test is None or len(of_seeds) < len(read):
+        return None
+    grouping, clean = read_grouping(model.run), of_seeds[0]
+    for column in model.record.settings.sites:
+        at, fitted_at = test.slices[column], None if val is None else val.slices.get(column)
+        rows = []
+        for site in sorted({*at} - {MISSING}):
+            places = np.flatnonzero(at == site)
+            apart = validation
+            if fitted_at is not None:
+                apart = validation.take(np.flatnonzero(fitted_at != site))
+            if len(places) < FEWEST_IMAGES or not len(apart):
+                continue
+            others = np.stack([p.predicted[places] for p in of_seeds[1:]]) if seeds else None
+            here = clean.take(places)
+            images = UnlabelledPredictions.from_predictions(here, others)
+            estimates = apply_methods(fit_methods(apart, seeds=bool(seeds)), images)
+            errors = estimates - here.correct[:, None]
+            if grouping is not None:
+                errors = grouping.select(places).influences(errors)
+            if (units := len(errors)) < 2:
+                continue
+            variances = errors.var(axis=0, ddof=1) / units
+            # Where no image has an error, one of as many more may have one.
+            hidden = np.where(variances > ROUNDING, variances, 1 / units**2)
+            rows.append((errors.mean(axis=0), hidden))
+        if len(rows) >= FEWEST_SITES:
+            return SiteErrors(*map(np.stack, zip(*rows, strict=True)))
+    return None
+
+
 def compute_past_errors(
-    known: Sequence[KnownCell], around: Cloud | None, tell: Notify
+    known: Sequence[KnownCell],
+    around: Cloud | None,
+    tell: Notify,
+    sites: SiteErrors | None = None,
 ) -> PastErrors:
     """The errors of each method in each cell, and how far the cell is from validation images.
 
@@ -251,6 +311,7 @@ def compute_past_errors(
         known: cells.
         around: what the model says of validation images; None if the run has none.
         tell: told of progress.
+        sites: the errors at sites, if the run has enough.
     """
     number: dict[str, int] = {CLEAN: NO_SHIFT}
     by_digest: dict[bytes, int] = {}
@@ -268,15 +329,18 @@ def compute_past_errors(
             between[:, row, column] = between[:, column, row] = apart
     tell(Event("compare what the run knows", count, count))
     unknown = EnergyDistance(np.nan, np.nan)
-    distance = np.array(
+    distance, error = np.transpose(
         [unknown if around is None else energy_distance(cell.cloud, around) for cell in known]
     )
     return PastErrors(
         np.array([number[cell.kind] for cell in known]),
         np.stack([cell.estimates - cell.accuracy for cell in known]),
         np.stack([cell.spreads for cell in known]),
-        *distance.T,
-        *between,
+        distance,
+        error,
+        between[0],
+        between[1],
+        sites,
     )
 
 

@@ -43,7 +43,7 @@ from fairweather.report.tables import TOO_FEW
 from fairweather.runs.folder import RunFolder
 from fairweather.types.kinds import CLASSES
 from fairweather.types.measurement import Predictions, Score
-from fairweather.types.record import ALL, NATURAL, NO_LEVEL, WORST, ShiftLevel
+from fairweather.types.record import ALL, MEAN, NATURAL, NO_LEVEL, WORST, ShiftLevel
 
 NON_INFERIOR, EQUIVALENT, INFERIOR = "non-inferior", "equivalent", "inferior"
 NOT_CONCLUSIVE = "not conclusive"
@@ -92,8 +92,9 @@ class MarginRow:
 
     @property
     def words(self) -> str:
-        """The verdict, and which side is better."""
-        return "; ".join(filter(None, (self.verdict, self.direction)))
+        """The verdict, and which side is better where the verdict does not say so."""
+        direction = "" if self.verdict == INFERIOR else self.direction
+        return "; ".join(filter(None, (self.verdict, direction)))
 
 
 def judge_loss(loss: Score, margin: float) -> str:
@@ -268,6 +269,8 @@ def _select_conditions(runs: RunPair, rule: Rule) -> list[ShiftLevel]:
     shared = find_shared_shifts(runs)
     natural = [ShiftLevel(name, NO_LEVEL) for name in same]
     known: list[ShiftLevel] = [*shared.conditions, *shared.means, *natural]
+    if any(sweep.kind == "shift" for sweep in shared.sweeps):
+        known.append(ShiftLevel(ALL, MEAN))  # a rule may say so of a single shift too
     return select_conditions(rule, {condition: {} for condition in known})
 
 

@@ -89,10 +89,10 @@ class Variances:
 
     def of_networks(self, difference: float) -> float:
         """The variance of one image's difference between two networks."""
-        if self.discordant is not None:
-            return max(self.discordant - difference**2, 0.0)
-        assert self.image is not None, "it was asked for"
-        return self.image
+        if self.image is not None:
+            return self.image
+        assert self.discordant is not None, "it was asked for"
+        return max(self.discordant - difference**2, 0.0)
 
     def of_recipes(self, difference: float) -> float:
         """The same without what differs from seed to seed."""

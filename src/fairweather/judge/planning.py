@@ -14,6 +14,7 @@ import numpy as np
 import pandas as pd
 
 from fairweather.errors import InputError, join_names, unknown_name
+from fairweather.judge import rules
 from fairweather.judge.pilot import (
     PLANNED,
     Pilot,
@@ -26,6 +27,7 @@ from fairweather.judge.pilot import (
 )
 from fairweather.judge.rules import CLASS, Rule, read_rules
 from fairweather.metrics.columns import FloatArray, IntArray
+from fairweather.metrics.intervals import FEW_IMAGES
 from fairweather.metrics.metric import CLASS_METRICS
 from fairweather.metrics.power import (
     MOST_IMAGES,
@@ -33,6 +35,7 @@ from fairweather.metrics.power import (
     GroupSizes,
     RecipeSpread,
     Spread,
+    accuracy_power,
     area_power,
     crossed_power,
     design_effect,
@@ -52,6 +55,8 @@ from fairweather.report.tables import TableLayout, align_table, write_csv
 
 OPERATORS: Mapping[str, str] = {">=": ">=", ">": ">=", "≥": ">=", "<=": "<=", "<": "<=", "≤": "<="}
 BETTER, NOT_WORSE, WITHIN = "better", "not worse", "within"
+# The operator of a rule about another run, and what stands for the run.
+RULED = {NOT_WORSE: (rules.NOT_WORSE, "OLD"), WITHIN: (rules.WITHIN, "OLD")}
 EXAMPLES = (
     "'sensitivity >= 0.8', 'accuracy better', 'accuracy not worse by 2%' or 'accuracy within 2%'"
 )
@@ -117,8 +122,12 @@ class Claim:
 
     @property
     def as_rule(self) -> str:
-        """The rule that `check` judges."""
-        rule = replace(self.rule, operator=self.operator, number=self.show(self.number))
+        """The rule that `check` judges; "" for any difference, which `compare` tests."""
+        if self.operator == BETTER:
+            return ""
+        sign, reference = RULED.get(self.operator, (self.operator, ""))
+        number = self.show(self.number)
+        rule = replace(self.rule, operator=sign, number=number, reference=reference)
         if self.planned.counted != "images" and not rule.subject:
             rule = replace(rule, subject=f"{CLASS}NAME")
         return str(rule)
@@ -236,6 +245,8 @@ class Design:
         elif kind == "area":
             power_of = partial(self._area_power, truth=truth, variances=variances, goal=goal)
         elif self.sizes is None:
+            if self.claim.planned.counted == "images":
+                return accuracy_power(images, truth, goal)
             of_count = partial(share_power, truth=truth, goal=goal)
             return random_share_power(images, self.part, of_count)
         else:
@@ -245,7 +256,9 @@ class Design:
     def _grouped_power(self, counted: int, truth: float, variances: Variances, goal: Goal) -> float:
         assert self.sizes is not None
         groups = max(1, round(counted / self.sizes.mean))
-        return grouped_share_power(groups, truth, goal, self.sizes, variances.icc)
+        of_all = self.claim.planned.counted == "images"
+        icc = max(variances.icc, LEAST_ICC)
+        return grouped_share_power(groups, truth, goal, self.sizes, icc, of_all_images=of_all)
 
     def _effect(self, variances: Variances) -> float:
         return 1.0 if self.sizes is None else design_effect(self.sizes.effective, variances.icc)
@@ -262,7 +275,14 @@ class Design:
     def _crossed_power(self, counted: int, truth: float, variances: Variances, goal: Goal) -> float:
         groups = counted if self.sizes is None else counted / self.sizes.effective
         spread = self._spread(truth, variances)
-        return crossed_power(counted, groups, self.seeds, truth, spread, goal)
+        power = crossed_power(counted, groups, self.seeds, truth, spread, goal)
+        if variances.discordant is None or self.seeds > 1 or goal.low == 0:
+            return power
+        # A margin on few images that differ is judged by the interval of pairs, too.
+        worth = counted / spread.design_effect
+        if worth * variances.discordant >= FEW_IMAGES:
+            return power
+        return min(power, paired_power(round(worth), truth, variances.discordant, goal))
 
     def _spread(self, truth: float, variances: Variances) -> Spread:
         effect = self._effect(variances)
@@ -341,7 +361,7 @@ class PlannedTest:
     """What counts, in words."""
 
     rule: str = ""
-    """The rule for `check`, if the claim is about one model."""
+    """The rule that `check` judges; "" for any difference, which `compare` tests."""
 
     @property
     def table(self) -> pd.DataFrame:
@@ -431,6 +451,7 @@ def _format_sizes(sizes: Sequence[Size], counts: str) -> str:
 
 CURVE = (0.25, 0.5, 0.75, 1.0, 1.5, 2.0)  # of the images needed
 MOST_SEEDS = 100
+LEAST_ICC = 1e-4  # of a distribution over patients; without any correlation there is none
 
 
 def plan_test(
@@ -445,6 +466,7 @@ def plan_test(
     icc: float | None = None,
     seeds: int | None = None,
     seed_sd: float | str | None = None,
+    seed_discordant: float | str | None = None,
     reference: float | str | None = None,
     tests: int = 1,
     pilot: str | Sequence[str] = (),
@@ -471,6 +493,8 @@ def plan_test(
         icc: the correlation between two images of a patient.
         seeds: of each recipe; without it, recipes get as many as they need.
         seed_sd: the standard deviation between trainings of a recipe.
+        seed_discordant: of recipes and a share, the share of images that exactly one of two
+            trainings of a recipe gets right; 0 is cautious.
         reference: of recipes and a share, the value of the old recipe.
         tests: how many tests of differences share the 5 %, as `compare` corrects for all its tests.
         pilot: a run, RUN:MODEL, or two of them.
@@ -495,6 +519,7 @@ def plan_test(
         icc=_within(icc, "icc", 0, 1),
         seeds=seeds,
         seed_sd=_within(seed_sd, "seed_sd", 0, math.inf),
+        seed_discordant=_within(seed_discordant, "seed_discordant", 0, 1),
         reference=_within(reference, "reference", 0, 1),
         tests=tests,
         pilot=(pilot,) if isinstance(pilot, str) else tuple(pilot),
@@ -530,6 +555,7 @@ class _Options:
     icc: float | None
     seeds: int | None
     seed_sd: float | None
+    seed_discordant: float | None
     reference: float | None
     tests: int
     pilot: tuple[str, ...]
@@ -548,6 +574,7 @@ def _check_options(claim: Claim, given: _Options) -> None:
         "sd": planned.kind == "mean",
         "seeds": claim.is_comparison,
         "seed_sd": claim.is_comparison,
+        "seed_discordant": compares_shares,
         "reference": compares_shares,
     }
     for name, is_useful in useful.items():
@@ -671,7 +698,9 @@ class _Planner:
         """The variances, and both ends of their intervals; what is stated replaces a pilot's."""
         given, stated = self.given, dict[str, Any]()
         if given.discordant is not None:
-            stated["discordant"] = given.discordant
+            stated |= {"discordant": given.discordant, "image": None, "residuals": (0.0, 0.0)}
+        if given.seed_discordant is not None:
+            stated["residuals"] = (given.seed_discordant / 2, given.seed_discordant / 2)
         if given.sd is not None:
             stated["image"] = given.sd**2
         if given.icc is not None:
@@ -696,7 +725,7 @@ class _Planner:
             target=given.power,
             needed=None,
             counts=self._counts,
-            rule="" if claim.is_comparison else claim.as_rule,
+            rule=claim.as_rule,
             notes=tuple(self._notes()),
         )
         if given.expect is not None:
@@ -864,6 +893,11 @@ class _Planner:
             yield (
                 "This is about two trained networks. To compare recipes, say --seed-sd: other "
                 "seeds differ."
+            )
+        if self._plans_seeds and not any(variances.residuals) and claim.planned.kind == "share":
+            yield (
+                "Assumed: the models disagree on the same images whatever their seeds, which is "
+                "cautious. --seed-discordant says otherwise."
             )
         if self._plans_seeds and not design.means and claim.planned.kind == "share":
             yield (

@@ -17,7 +17,10 @@ from pydantic import ConfigDict, JsonValue
 
 from fairweather.errors import InputError, unknown_name
 from fairweather.files.yamlfile import parse_yaml
+from fairweather.judge.atlas import READERS
+from fairweather.judge.compared_runs import split_run_and_model
 from fairweather.judge.comparison import REFERENCES, Comparison
+from fairweather.judge.standing import read_standing
 from fairweather.metrics.table import METRICS
 from fairweather.report.contents import Contents, read_contents
 from fairweather.report.tables import (
@@ -126,7 +129,7 @@ def read_published(reference: str) -> list[PublishedStudy]:
     >>> [study.name for study in read_published("paper")]
     ['pathmnist', 'oxford-pets']
     """
-    if reference not in REFERENCES:
+    if reference != "paper":
         raise unknown_name("reference", reference, REFERENCES)
     folder = resources.files("fairweather") / "judge"
     text = (folder / f"{reference}.yaml").read_text(encoding="utf-8")
@@ -209,42 +212,57 @@ def compare_with_published(
     run: str | os.PathLike[str],
     reference: str = "paper",
     rows: Mapping[str, str] | None = None,
+    *,
+    offline: bool = False,
 ) -> pd.DataFrame:
-    """Compare a run's numbers with those of a published report.
+    """Compare a run's numbers with those of a published report, or of many published models.
 
-    Models are matched by their keys in the study, shifts by their ids with all parameters, and data
-    sets by name and number of classes. If the run has several seeds, the mean over them is
-    compared.
+    With `paper`, models are matched by their keys in the study, and shifts by their ids with all
+    parameters. Data sets are matched by name and number of classes. If the run has several seeds,
+    the mean over them is compared.
 
     Args:
         run: a finished run, or its folder.
-        reference: `paper`, the report "Evaluating the Robustness of Deep Learning Models".
-        rows: for published models that have another name in the run: the run's name of each, such
-            as `{"mixup_aug_pt": "lite0_mixup_aug_pt"}`.
+        reference: `paper`, the report "Evaluating the Robustness of Deep Learning Models". For a
+            run on ImageNet's 1,000 classes: `timm`, `testbed`, `robustbench` or `openclip`. Their
+            files are downloaded, or read from a copy: `timm:FOLDER`.
+        rows: for models of the paper that have another name in the run: the run's name of each,
+            such as `{"mixup_aug_pt": "lite0_mixup_aug_pt"}`.
+        offline: never use the network.
 
     Returns:
-        One row per published number, clean images and means over levels first. `model`, `shift`,
-        `level` and `metric` are as in scores.csv. `published_model`, `published` and `source` are
-        about the published number. `standard_error` is its binomial one, if it is a share of a
-        known number of images. `measured`, `low`, `high` and `n` are missing if the run did not
-        measure it. `difference` is measured − published. `inside` says whether the published number
-        is in [low, high]. Accuracies are fractions.
+        Of many models: one row for each model and cell of the run, with its rank among them.
+        Of the paper: one row per published number, clean images and means over levels first.
+        `model`, `shift`, `level` and `metric` are as in scores.csv. `published_model`, `published`
+        and `source` are about the published number. `standard_error` is its binomial one, if it is
+        a share of a known number of images. `measured`, `low`, `high` and `n` are missing if the
+        run did not measure it. `difference` is measured − published. `inside` says whether the
+        published number is in [low, high]. Accuracies are fractions.
 
     Raises:
         InputError: the reference is unknown, the run is not finished, or its scores are not those
             that it wrote. Or the run has nothing to compare, or rows with an unknown name.
     """
-    return read_published_comparison(run, reference, rows).table
+    return read_published_comparison(run, reference, rows, offline=offline).table
 
 
 def read_published_comparison(
     run: str | os.PathLike[str],
     reference: str = "paper",
     rows: Mapping[str, str] | None = None,
+    *,
+    offline: bool = False,
 ) -> Comparison:
-    """Compare a run as `compare_with_published` does, and add the text of the table and notes."""
+    """Compare a run as `compare_with_published` does, and add the text of the table and notes.
+
+    Of many published models, the run may be one of its models as FOLDER:MODEL.
+    """
+    if reference.partition(":")[0] in READERS:
+        if rows:
+            raise InputError(f"--match is for paper: {reference} has no models to be matched")
+        return read_standing(run, reference, offline=offline)
     studies = read_published(reference)
-    folder = open_finished_run(Path(run))
+    folder = open_finished_run(Path(split_run_and_model(run)[0]))
     folder.holds(SCORES)  # raises if the run did not write them
     contents = read_contents(folder)
     study = match_study(contents, studies)

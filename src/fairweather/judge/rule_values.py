@@ -10,6 +10,7 @@ from typing import NamedTuple
 import numpy as np
 import numpy.typing as npt
 import pandas as pd
+import scipy.special
 
 from fairweather.errors import InputError, join_names, unknown_name
 from fairweather.judge.rules import CLASS, SUBJECTS, UNSEEN_SLICE, WORST_SLICE, Rule, parse_level
@@ -21,13 +22,14 @@ from fairweather.metrics import (
     paired_change,
 )
 from fairweather.metrics.columns import Z95
-from fairweather.metrics.intervals import FEW_IMAGES, exact_interval
+from fairweather.metrics.intervals import FEW_IMAGES, exact_interval, to_bounded_score
 from fairweather.metrics.metric import (
     CLASS_METRICS,
     RarestClass,
     find_class_metric_row,
     find_rarest_class,
 )
+from fairweather.metrics.paired import bounded_change
 from fairweather.metrics.rows import find_row
 from fairweather.metrics.unseen import FEWEST_SITES
 from fairweather.report.contents import Contents, ensembles_as_models, read_contents
@@ -460,6 +462,43 @@ def widen_to_exact(score: Score, condition: ShiftLevel) -> Score:
     return Score(share, min(low, exact[0]), max(high, exact[1]), n)
 
 
+def count_enough_images(errors: float, n: int, fewest: int, certainty: float = 0.9) -> int:
+    """How many new images have `fewest` errors or more, in 90 % of samples.
+
+    The error rate is uncertain too. It is taken from the beta distribution whose quantiles are
+    Clopper and Pearson's lower bounds of it. So the number is right in 90 % of draws of both
+    samples, or more.
+
+    Args:
+        errors: found among the images so far, above 0; not always whole.
+        n: the images so far.
+        fewest: the errors that are needed.
+        certainty: how probable they shall be.
+
+    >>> count_enough_images(10, 500, 20)
+    1703
+    """
+    few = np.arange(fewest)
+
+    def chance_of_fewer(images: int) -> float:
+        """The lower tail of the beta-binomial distribution."""
+        a, b = errors, n - errors + 1
+        ways = -np.log(images + 1) - scipy.special.betaln(images - few + 1, few + 1)
+        logs = ways + scipy.special.betaln(few + a, images - few + b) - scipy.special.betaln(a, b)
+        return float(np.exp(logs).sum())
+
+    low, high = fewest, 2 * fewest
+    while chance_of_fewer(high) > 1 - certainty:
+        low, high = high, 2 * high
+    while high - low > 1:
+        middle = (low + high) // 2
+        if chance_of_fewer(middle) > 1 - certainty:
+            low = middle
+        else:
+            high = middle
+    return high
+
+
 class FewErrors(NamedTuple):
     """The errors behind a value, if they are too few: their number, the number of images, and a
     text."""
@@ -635,11 +674,12 @@ def reestimate(
             grouping,
             metrics,
             fitted_on={key: images for key, images in validation.items() if images is not None},
+            losses=True,
         )
         table = dict(_select_unit(units, unit))
     else:
         shared = Resamples.draw(strata, contents.bootstrap, grouping=grouping)
-        table = dict(estimate_metrics(cells, shared, metrics))
+        table = dict(estimate_metrics(cells, shared, metrics, losses=True))
     # As in scores.csv, attacks are not part of the mean over shifts.
     attacks = [sweep.name for sweep in contents.sweeps if sweep.is_attack]
     table = add_worst(add_means(table.items(), attacks), attacks)
@@ -700,6 +740,21 @@ def compute_change(case: RuleCase, estimated: CellEstimates) -> Score:
     if rule.change == "drop":
         return paired_change(shifted, clean)
     return paired_change(clean, shifted)
+
+
+def compute_bounded(case: RuleCase, estimated: CellEstimates) -> Score | None:
+    """Compute the number of a rule with an interval for any number of errors; None without one."""
+    rule, row = case.rule, find_row(case.rule.scored)
+    clean, own = (
+        estimated.get(cell, {}).get(rule.scored) for cell in (_CLEAN_CELL, case.condition)
+    )
+    if own is None or row is None:
+        return None
+    if not rule.change:
+        return to_bounded_score(own, row.bounds)
+    if clean is None:
+        return None
+    return bounded_change(own, clean) if rule.change == "drop" else bounded_change(clean, own)
 
 
 def _read_predictions(run: RunFolder, name: str) -> AnyPredictions:

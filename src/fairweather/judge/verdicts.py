@@ -16,7 +16,9 @@ from fairweather.judge.rule_values import (
     CellEstimates,
     ModelScores,
     RuleCase,
+    compute_bounded,
     compute_change,
+    count_enough_images,
     count_groups,
     explain_undefined,
     find_few_errors,
@@ -76,6 +78,9 @@ class Verdict:
     groups: Mapping[str, int] = field(default_factory=dict)
     """Where images belong together, how many groups the images of the rule come in, by the name of
     the slice, or of the test set."""
+
+    bounded: bool = False
+    """Whether the interval is one for any number of errors, since scores.csv has none."""
 
     @property
     def name(self) -> str:
@@ -139,9 +144,11 @@ def judge(run: RunFolder, rules: Sequence[Rule], *, on: Basis = "interval") -> l
     Values come from scores.csv. Drops and rises are computed from the stored predictions. Clean and
     shifted images are resampled jointly, as often as in the study, so the interval is that of the
     difference. A rule about another run has the interval of `compare_runs`. The ends of a share,
-    such as an accuracy, are at least as far out as those of Clopper and Pearson. A rule without a
-    model applies to every model and every variant. If a variant does not have a cell that another
-    model has, the variant is left out there.
+    such as an accuracy, are at least as far out as those of Clopper and Pearson. With too few
+    errors for an interval in scores.csv, a mean of bounded losses or an AUC is judged on one for
+    any number of errors (`to_bounded_score`). A rule without a model applies to every model and
+    every variant. If a variant does not have a cell that another model has, the variant is left out
+    there.
 
     Args:
         run: a run with scores.csv; for a drop or a rise also with its record and predictions.
@@ -152,7 +159,7 @@ def judge(run: RunFolder, rules: Sequence[Rule], *, on: Basis = "interval") -> l
     Raises:
         InputError: the run does not have the model, metric, shift or level; the value is NaN; the
             limit is outside the metric's bounds; there is no rule; scores or predictions were
-            changed after the run wrote them; or there are too few errors for an interval and `on`
+            changed after the run wrote them; or there are too few errors for any interval and `on`
             is `interval`.
     """
     verdicts, unjudged = judge_rules(run, rules, on=on)
@@ -183,10 +190,10 @@ def judge_rules(run: RunFolder, rules: Sequence[Rule], *, on: Basis = "interval"
             if rule.slice not in tables:
                 tables[rule.slice] = read_slice_scores(run, rule.slice)
             cases[rule] = _resolve_rule(run, rule, tables[rule.slice], absent)
-    changes = _ChangeEstimates(run, [case for own in cases.values() for case in own])
+    stored = _StoredEstimates(run, [case for own in cases.values() for case in own])
     for rule, own in cases.items():
         with _noting_errors(rule, unjudged):
-            verdicts[rule] = [_judge_case(case, changes, on) for case in own]
+            verdicts[rule] = [_judge_case(case, stored, on) for case in own]
     return Judgement([one for rule in rules for one in verdicts.get(rule, [])], unjudged)
 
 
@@ -209,13 +216,17 @@ def _judge_against_reference(run: RunFolder, rule: Rule, on: Basis) -> list[Verd
     return verdicts
 
 
-def _judge_case(case: RuleCase, changes: _ChangeEstimates, on: Basis) -> Verdict:
-    score = _score_case(case, changes)
+def _judge_case(case: RuleCase, stored: _StoredEstimates, on: Basis) -> Verdict:
+    score, bounded = _score_case(case, stored), False
     if on == "interval" and score.too_few:
         _refuse_one_group(case)
-        _refuse_few(case)
+        bound = _bound_score(case, stored)
+        if bound is None:
+            _refuse_few(case)
+        else:
+            score, bounded = bound, True
     judged = (case.rule, case.model, case.cell, *score)
-    verdict = Verdict(*judged, on, case.left_out, case.groups)
+    verdict = Verdict(*judged, on, case.left_out, case.groups, bounded)
     if math.isnan(verdict.judged):
         raise InputError(f"{case} is not a number{explain_undefined(case.rule, score)}")
     return verdict
@@ -277,17 +288,20 @@ def find_example(run: RunFolder) -> str | None:
     return None
 
 
-class _ChangeEstimates:
-    """The estimates for drops and rises, of the conditions that all rules need together."""
+class _StoredEstimates:
+    """Estimates from stored predictions, of the conditions that all rules need together.
+
+    Drops and rises need them, and numbers of too few errors for the interval in scores.csv.
+    """
 
     def __init__(self, run: RunFolder, cases: Sequence[RuleCase]) -> None:
         self._run = run
         self._wanted: dict[tuple[str, str], set[ShiftLevel]] = {}
-        changing = [case for case in cases if case.rule.change]
-        for case in changing:
+        needing = [case for case in cases if case.rule.change or find_score(case).too_few]
+        for case in needing:
             key = case.rule.slice, case.model
             self._wanted.setdefault(key, set()).add(case.condition)
-        self._metrics = {case.rule.scored for case in changing}
+        self._metrics = {case.rule.scored for case in needing}
         self._estimates: dict[tuple[str, str], CellEstimates] = {}
 
     def of(self, case: RuleCase) -> CellEstimates:
@@ -301,24 +315,34 @@ class _ChangeEstimates:
         return self._estimates[key]
 
 
-def _score_case(case: RuleCase, changes: _ChangeEstimates) -> Score:
+def _score_case(case: RuleCase, stored: _StoredEstimates) -> Score:
     rule = case.rule
     if rule.change:
-        return compute_change(case, changes.of(case))
+        return compute_change(case, stored.of(case))
     score, metric = find_score(case), METRICS.get(rule.scored)
     is_share = metric is not None and metric.interval == "share" and not rule.is_unseen
     return widen_to_exact(score, case.condition) if is_share else score
 
 
+def _bound_score(case: RuleCase, stored: _StoredEstimates) -> Score | None:
+    """The same number with an interval for any number of errors; None if there is no such."""
+    try:
+        estimates = stored.of(case)
+    except InputError:  # there are no predictions
+        return None
+    return compute_bounded(case, estimates)
+
+
 def _refuse_few(case: RuleCase) -> None:
-    """Refuse a value with too few errors, and estimate how many images would be enough."""
-    rule = case.rule
+    """Refuse a value with too few errors, and say how many images are enough, or what to use."""
+    rule, row = case.rule, find_row(case.rule.scored)
+    instead = f"use {row.instead}, " if row and row.instead else ""
     if kind := find_class_metric_row(rule.scored):
         n = case.rows[case.condition][rule.scored].n
         raise InputError(
             f"{case} cannot be judged on its interval: it needs at least {kind.fewest} images of "
             "the class and of the others (images of one group count for less), found "
-            f"{n:,} of the class; take more images, or judge the value with --on value"
+            f"{n:,} of the class; {instead}take more images, or judge the value with --on value"
         )
     metric = METRICS.get(rule.scored)
     if metric is None or not metric.fewest:
@@ -332,27 +356,29 @@ def _refuse_few(case: RuleCase) -> None:
         if metric.accepts.kind == FINDING:
             needed = f"it needs at least {fewest} images with the finding, and without it"
         raise InputError(
-            f"{begin}: {needed} (of one group, one counts), found {pairs} of {name}; take more "
-            f"images, {end}"
+            f"{begin}: {needed} (of one group, one counts), found {pairs} of {name}; {instead}take "
+            f"more images, {end}"
         )
     few = find_few_errors(case)
     if few is None:
         raise InputError(
-            f"{begin}: it has too few errors, fewer than {metric.fewest}; take more images, {end}"
+            f"{begin}: it has too few errors, fewer than {metric.fewest}; {instead}take more "
+            f"images, {end}"
         )
-    # If 0 of n images are wrong, up to about 3 of n may be expected (the rule of three).
-    enough = math.ceil(metric.fewest * few.n / (few.errors or 3.0))
-    needed = f"about {enough:,} such images are enough"
-    if not few.errors:
-        needed = f"at least {enough:,} such images are needed"
     if metric.carried_by == "emptiest bin":
         raise InputError(
             f"{begin}: every bin needs at least {metric.fewest} images, found {few.errors:.3g} of "
-            f"{few.n:,} in one; use the RMS calibration error, or {needed}, {end}"
+            f"{few.n:,} in one; {instead}{end}"
         )
+    if few.errors:
+        enough = count_enough_images(few.errors, few.n, metric.fewest)
+        needed = f"{enough:,} are enough in 9 of 10 samples"
+    else:  # Up to about 3 of n images may be wrong (the rule of three).
+        enough = math.ceil(metric.fewest * few.n / 3)
+        needed = f"at least {enough:,} are needed"
     raise InputError(
         f"{begin}: there are too few errors, {few.text}, and at least {metric.fewest} are needed; "
-        f"{needed}, {end}"
+        f"{instead}take more images ({needed}), {end}"
     )
 
 
@@ -399,7 +425,8 @@ def summarize_verdicts(verdicts: Sequence[Verdict]) -> str:
     """
     failed = sum(not verdict.passed for verdict in verdicts)
     judged = "; ".join(dict.fromkeys(BASIS_TEXTS[verdict.basis] for verdict in verdicts))
-    rest = f"{_describe_left_out(verdicts)}{_describe_groups(verdicts)}"
+    parts = _describe_bounded, _describe_left_out, _describe_groups, _describe_alternatives
+    rest = "".join(describe(verdicts) for describe in parts)
     if any(verdict.rule.reference for verdict in verdicts):
         rest += "; of a rule about another run, the value is how much worse this run is"
     return f"{failed} of {len(verdicts)} checks failed, {judged}{rest}"
@@ -435,6 +462,24 @@ def format_junit(verdicts: Sequence[Verdict], unjudged: Sequence[UnjudgedRule] =
     ET.indent(root)
     text = ET.tostring(root, encoding="unicode")
     return f'<?xml version="1.0" encoding="UTF-8"?>\n{text}\n'
+
+
+def _describe_bounded(verdicts: Sequence[Verdict]) -> str:
+    names = list(dict.fromkeys(verdict.rule.measured for verdict in verdicts if verdict.bounded))
+    if not names:
+        return ""
+    return (
+        "; with too few errors for the interval of scores.csv, on one for any number of errors: "
+        f"{_first_names(names)}"
+    )
+
+
+def _describe_alternatives(verdicts: Sequence[Verdict]) -> str:
+    """Name what to use in place of binned errors, which few images make too large."""
+    rows = [find_row(verdict.rule.scored) for verdict in verdicts if not verdict.passed]
+    pairs = {row.name: row.instead for row in rows if row and row.interval == "bias-corrected"}
+    some = [f"{name} (use {instead})" for name, instead in pairs.items() if instead]
+    return f"; few images make binned errors too large: {_first_names(some)}" if some else ""
 
 
 def _describe_left_out(verdicts: Sequence[Verdict]) -> str:

@@ -20,6 +20,7 @@ from fairweather.metrics.calibration import confidence_gap
 from fairweather.metrics.columns import (
     Z95,
     BoolArray,
+    Ends,
     FloatArray,
     IntArray,
     Result,
@@ -27,8 +28,10 @@ from fairweather.metrics.columns import (
     clopper_pearson,
     weighted_mean,
 )
+from fairweather.metrics.intervals import TAILS
 from fairweather.metrics.selective import average_confidence
 from fairweather.metrics.two_sample import EnergyDistance
+from fairweather.metrics.unseen import RandomEffects
 
 # Errors under fewer shifts say too little about a new shift.
 FEWEST_SHIFTS = 3
@@ -140,6 +143,21 @@ class AccuracyRange(NamedTuple):
 
 
 @dataclass(frozen=True)
+class SiteErrors:
+    """How wrong each method was at each site of the test images, fitted without that site."""
+
+    errors: FloatArray
+    """float64 `[sites, methods]`, estimate minus accuracy; at least five sites."""
+
+    variances: FloatArray
+    """float64 `[sites, methods]`, of these errors, by chance."""
+
+    def take(self, chosen: BoolArray) -> SiteErrors:
+        """Keep some sites."""
+        return SiteErrors(self.errors[chosen], self.variances[chosen])
+
+
+@dataclass(frozen=True)
 class PastErrors:
     """How wrong each method was on images with labels, in cells: levels of shifts."""
 
@@ -164,6 +182,9 @@ class PastErrors:
     """`between`, `between_error`: float64 `[cells, cells]`, how far they are from those in each
     other cell."""
 
+    sites: SiteErrors | None = None
+    """The errors at sites; None for a run without five of them."""
+
     @cached_property
     def shifts(self) -> IntArray:
         """The numbers of the shifts, each once; clean images are none."""
@@ -180,16 +201,18 @@ class PastErrors:
             self.distance_error[chosen],
             self.between[pairs],
             self.between_error[pairs],
+            self.sites,
         )
 
     def mean_absolute(self) -> FloatArray:
         """The mean absolute error of each method, `[methods]`.
 
-        Each shift counts once, and so do the clean images.
+        Each shift and each site counts once, and so do the clean images.
         """
         errors = np.abs(self.errors)
-        of_shifts = [errors[self.shift == shift].mean(axis=0) for shift in np.unique(self.shift)]
-        return np.asarray(np.mean(of_shifts, axis=0))
+        rows = [errors[self.shift == shift].mean(axis=0) for shift in np.unique(self.shift)]
+        rows += [] if self.sites is None else list(np.abs(self.sites.errors))
+        return np.asarray(np.mean(rows, axis=0))
 
     def best(self) -> int:
         """The method with the smallest mean absolute error; of equal ones the first."""
@@ -205,7 +228,25 @@ class PastErrors:
             out = self.shift == shift
             method = self.take(~out).best()
             errors[out, 0], spreads[out, 0] = self.errors[out, method], self.spreads[out, method]
-        return replace(self, errors=errors, spreads=spreads)
+        return replace(self, errors=errors, spreads=spreads, sites=None)
+
+    def site_interval(self, variance: float) -> Ends:
+        """The 95 % prediction interval of the error at an unseen site; (0, 0) without sites.
+
+        The method is chosen for each site by its errors under shifts and at the other sites.
+
+        Args:
+            variance: of the error there, by chance.
+        """
+        if self.sites is None:
+            return 0.0, 0.0
+        places = np.arange(len(self.sites.errors))
+        chosen = [replace(self, sites=self.sites.take(places != site)).best() for site in places]
+        model = RandomEffects.fit(
+            self.sites.errors[places, chosen], self.sites.variances[places, chosen]
+        )
+        low, high = model.quantiles(TAILS, variance)
+        return low, high
 
     def as_far_as(self, distance: float) -> BoolArray:
         """The cells whose errors count for images at this distance, bool `[cells]`.
@@ -227,7 +268,8 @@ class PastErrors:
 
         The method is the one with the smallest past errors. Each error is enlarged by 1.96 standard
         errors for this number of images. The range spans all errors that count (`as_far_as`), and
-        the exact 95 % interval of a share of this size among so many images.
+        the exact 95 % interval of a share of this size among so many images. With sites, it also
+        spans the prediction interval of the error at an unseen site.
 
         Images that differ from the validation images may do so in an unknown way. Then only the
         lower end has a meaning, and it reaches down to the model's lowest accuracy in a cell that
@@ -251,8 +293,9 @@ class PastErrors:
         near = self.left_out().take(counted)
         chance = Z95 * near.spreads / np.sqrt(images)
         estimate = float(np.asarray(estimates, dtype=np.float64)[method])
-        largest = max(float((near.errors + chance).max()), 0.0)
-        smallest = min(float((near.errors - chance).min()), 0.0)
+        least, most = self.site_interval(float(near.spreads.max()) ** 2 / images)
+        largest = max(float((near.errors + chance).max()), most, 0.0)
+        smallest = min(float((near.errors - chance).min()), least, 0.0)
         ends = np.clip([estimate, estimate - largest, estimate - smallest], 0, 1)
         value, low, high = ends.tolist()
         # Past errors without chance in them, such as 0, would make the range too certain.

@@ -231,7 +231,7 @@ def expected_calibration_error(
     >>> round(expected_calibration_error([0.95, 0.95, 0.55, 0.55], [True, True, True, False]), 3)
     0.05
     """
-    sums = _bin_sums(confidence, correct, weights, bins, binning)
+    sums = sum_bins(confidence, correct, weights, bins, binning)
     return as_result(sums.expected_error, weights)
 
 
@@ -253,7 +253,7 @@ def maximum_calibration_error(
     >>> round(maximum_calibration_error([0.95, 0.95, 0.55, 0.65], [True, True, True, False]), 3)
     0.65
     """
-    sums = _bin_sums(confidence, correct, weights, bins, binning)
+    sums = sum_bins(confidence, correct, weights, bins, binning)
     return as_result(sums.maximum_error, weights)
 
 
@@ -276,7 +276,7 @@ def rms_calibration_error(
     >>> round(rms_calibration_error([0.95, 0.95, 0.55, 0.55], [True, True, True, False]), 3)
     0.05
     """
-    sums = _bin_sums(confidence, correct, weights, bins, binning)
+    sums = sum_bins(confidence, correct, weights, bins, binning)
     return as_result(sums.rms_error, weights)
 
 
@@ -362,7 +362,7 @@ def debiased_calibration_error(
     >>> round(debiased_calibration_error([0.8] * 10, [True] * 5 + [False] * 5), 3)
     0.249
     """
-    sums = _bin_sums(confidence, correct, weights, bins, binning)
+    sums = sum_bins(confidence, correct, weights, bins, binning)
     return as_result(sums.debiased_error, weights)
 
 
@@ -433,7 +433,7 @@ def reliability_bins(
     >>> diagram.images.tolist(), diagram.accuracy.tolist(), diagram.accuracy_high.round(3).tolist()
     ([1.0, 2.0], [0.0, 1.0], [0.975, 1.0])
     """
-    sums = _bin_sums(confidence, correct, None, bins, binning)
+    sums = sum_bins(confidence, correct, None, bins, binning)
     images, sure, right = (column[0] for column in sums)
     hollow = np.where(images > 0, images, np.nan)
     if binning == "equal-width":
@@ -467,7 +467,7 @@ def check_confidence(confidence: ArrayLike, correct: ArrayLike) -> tuple[FloatAr
     return sure, right
 
 
-def _bin_sums(
+def sum_bins(
     confidence: ArrayLike, correct: ArrayLike, weights: Weights, bins: int, binning: str
 ) -> BinSums:
     """Check the arguments as `expected_calibration_error` does, and add the images up by bin."""

@@ -89,21 +89,31 @@ def mean_recall(right: FloatArray, images: FloatArray) -> FloatArray:
     return nanmean(ratio(right, images).T)
 
 
-def negative_log_likelihood(nll: ArrayLike, weights: Weights = None) -> Result:
+def negative_log_likelihood(
+    nll: ArrayLike, weights: Weights = None, *, clip: float | None = None
+) -> Result:
     """Mean of minus the log of the label's probability, in nats, in [0, inf).
 
-    `1 / n Σ -ln p_y`
+    `1 / n Σ -ln p_y`, or `1 / n Σ min(-ln p_y, clip)`
 
     Args:
         nll: float `[n]`, per image; see `per_image`.
         weights: how often each image counts, `[n]` or `[B, n]`; 2-D weights return `[B]`.
+        clip: the most nats that an image may count. With it, a mean of few images says something of
+            others, because none of them may be worse.
 
     >>> round(negative_log_likelihood([0.1, 0.3]), 3)
     0.2
+    >>> negative_log_likelihood([0.0, 50.0], clip=10)
+    5.0
     """
     if np.size(nll) and np.min(np.asarray(nll)) < 0:
         raise InputError(f"nll must not be negative, found {np.min(np.asarray(nll))}")
-    return weighted_mean(nll, weights, name="nll")
+    if clip is None:
+        return weighted_mean(nll, weights, name="nll")
+    if not clip > 0:
+        raise InputError(f"clip must be above 0, found {clip}")
+    return weighted_mean(np.minimum(nll, clip), weights, name="nll")
 
 
 def brier_score(brier: ArrayLike, weights: Weights = None) -> Result:

@@ -119,16 +119,19 @@ def finding_metrics(table: Mapping[str, Metric]) -> tuple[Metric, ...]:
 
     def of_probability(confidence: str, name: str, label: str, formula: str) -> Metric:
         row = table[confidence]
+        losses = row.losses
         return replace(
             row,
             name=name,
             label=label,
             long_label="",
+            instead="",
             formula=formula,
             evaluate=lambda s: row.evaluate(s.of_probability),
             hidden_error=lambda seen: row.hidden_error(
                 seen._replace(sample=seen.sample.of_probability)
             ),
+            losses=losses and (lambda prepared: losses(prepared.of_probability)),
             accepts=Accepts(FINDING),
         )
 
@@ -168,6 +171,7 @@ def finding_metrics(table: Mapping[str, Metric]) -> tuple[Metric, ...]:
             shown=2,
             interval="skewed",
             fewest=FEWEST,
+            losses=lambda prepared: (prepared.means.column("brier") / 2, 0.0, 1.0),
             contribution=lambda prepared: mean_contribution("brier", prepared) / 2,
         ),
         Metric(

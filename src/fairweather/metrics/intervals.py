@@ -12,7 +12,8 @@ import scipy.special
 from numpy.typing import ArrayLike, NDArray
 
 from fairweather.errors import InputError
-from fairweather.metrics.areas import area_interval, influence_interval, unit_column
+from fairweather.metrics.areas import area_bounds, area_interval, influence_interval, unit_column
+from fairweather.metrics.bounded_means import BoundedLosses, betting_interval
 from fairweather.metrics.columns import (
     ROUNDING,
     SYMMETRIC,
@@ -100,8 +101,8 @@ class Estimate:
     fewest."""
 
     least_pairs: float = 0.0
-    """Of an AUC, how many independent pairs it is worth at least; for a mean over cells, the
-    fewest. 0 if that is not known."""
+    """Of an AUC, or of the AUROC of confidence, how many independent pairs it is worth at least;
+    for a mean over cells, the fewest. 0 if that is not known."""
 
     bias: float = 0.0
     """Of an area, how much too high it is on average."""
@@ -111,6 +112,9 @@ class Estimate:
 
     ends: Ends = (np.nan, np.nan)
     """The interval over images where replicates do not show it; see `Metric.search`."""
+
+    losses: BoundedLosses | None = None
+    """Of a mean of bounded numbers, what each image or group adds, where that was asked for."""
 
     @property
     def draws(self) -> NDArray[np.floating]:
@@ -216,6 +220,7 @@ def evaluate_resamples(
     fitted: FittedThresholds | None = None,
     names: Collection[str] | None = None,
     *,
+    losses: bool = False,
     contributions: bool = False,
 ) -> dict[str, Estimate]:
     """Do the same as `evaluate_metrics` with resamples that many cells share.
@@ -225,6 +230,8 @@ def evaluate_resamples(
         resamples: resamples of the same images.
         names: names of the metrics to compute, those of classes too (`find_class_metric`); None
             means all rows of `METRICS`. Unknown names are ignored.
+        losses: whether to keep what each image adds to a mean of bounded numbers, which
+            `to_bounded_score` needs.
         contributions: whether estimates get the columns with which differences are tested.
     """
     # Each metric reads only what predictions of the kind that it accepts have.
@@ -270,13 +277,14 @@ def evaluate_resamples(
             interval=metric.interval,
             errors=metric.errors(predictions, resamples.grouping),
             fewest=metric.fewest,
+            least_pairs=metric.independent_pairs(prepared),
+            losses=metric.bounded_losses(prepared) if losses else None,
         )
         if metric.column is not None:
             estimate = replace(
                 estimate,
                 column=unit_column(metric.column(prepared), prepared.groups),
                 pairs=metric.pairs(predictions, resamples.grouping),
-                least_pairs=metric.least_pairs(prepared.predictions.labels, prepared.groups),
                 bias=metric.bias(prepared),
             )
         else:
@@ -393,10 +401,29 @@ def mean_estimate(
         bias=float(mean([estimate.bias for estimate in estimates])),
         errors=1 / inverse if inverse else np.inf,
         ends=(low, high),
+        losses=mean_losses([estimate.losses for estimate in estimates], weights),
         of_seeds=(),
         # What one cell hides, all of them hide: their images are the same.
         hidden=HiddenError(*mean([e.hidden for e in estimates]).tolist()),
     )
+
+
+def mean_losses(
+    parts: Sequence[BoundedLosses | None], weights: Sequence[float] | None = None
+) -> BoundedLosses | None:
+    """The mean of losses of the same images; None where those of one are not known.
+
+    >>> first, second = (BoundedLosses(np.array([x]), 0, 1) for x in (0.5, 1.0))
+    >>> mean_losses([first, second]).values.tolist(), mean_losses([first, None])
+    ([0.75], None)
+    """
+    known = [part for part in parts if part is not None]
+    if len(known) < len(parts):
+        return None
+    values, low, high = (
+        np.average([part[place] for part in known], axis=0, weights=weights) for place in range(3)
+    )
+    return BoundedLosses(values, float(low), float(high), known[0].sizes)
 
 
 def mean_of_findings(
@@ -414,7 +441,9 @@ def mean_of_findings(
     """
     shares = np.ones(len(estimates)) if weights is None else np.asarray(weights, np.float64)
     hidden = np.square(shares / shares.sum()) @ np.array([_beyond_replicates(e) for e in estimates])
-    return replace(mean_estimate(estimates, weights), hidden=HiddenError(*hidden.tolist()))
+    # Each finding may be known for other images, so losses do not add up.
+    mean = mean_estimate([replace(e, losses=None) for e in estimates], weights)
+    return replace(mean, hidden=HiddenError(*hidden.tolist()))
 
 
 def _beyond_replicates(estimate: Estimate) -> HiddenError:
@@ -466,6 +495,8 @@ def worst_estimate(estimates: Sequence[Estimate], *, higher_is_better: bool) -> 
         replicates=worst.reduce([estimate.replicates for estimate in estimates]),
         errors=min((estimate.errors for estimate in of_worst), default=np.inf),
         ends=(low, high),
+        least_pairs=min(estimate.least_pairs for estimate in estimates),
+        losses=None,
         of_seeds=(),
         hidden=HiddenError(*np.max([e.hidden for e in estimates], axis=0).tolist()),
     )
@@ -575,8 +606,40 @@ def to_score(estimate: Estimate, bounds: Ends = (-np.inf, np.inf)) -> Score:
     return estimate.scores[bounds]
 
 
+def to_bounded_score(estimate: Estimate, bounds: Ends = (-np.inf, np.inf)) -> Score | None:
+    """An interval that holds with any number of errors; None if there is none for this metric.
+
+    A mean of bounded losses has that of `betting_interval`; an AUC, or a mean of AUCs, has
+    `area_bounds`. Both are often wider than the interval of `to_score`.
+
+    Args:
+        estimate: from `evaluate_resamples` with `losses`, or a mean over cells or seeds of such.
+        bounds: smallest and largest possible value.
+
+    >>> column = BoundedLosses((np.arange(500) < 10) * 2.0, 0, 2)
+    >>> few = Estimate(0.04, np.array([0.03, 0.05]), 500, errors=10, fewest=20, losses=column)
+    >>> [round(number, 3) for number in to_bounded_score(few)]
+    [0.04, 0.006, 0.091, 500]
+    """
+    value = estimate.value
+    if np.isnan(value):
+        return None
+    if estimate.losses is not None:
+        low, high = betting_interval(estimate.losses)
+    elif estimate.least_pairs:
+        low, high = area_bounds(value, estimate.least_pairs)
+    else:
+        return None
+    return _complete_score(estimate, ImageInterval(low, value, high), bounds)
+
+
 def _compute_score(estimate: Estimate, bounds: Ends) -> Score:
-    low, centre, high = image_interval(estimate)
+    return _complete_score(estimate, image_interval(estimate), bounds)
+
+
+def _complete_score(estimate: Estimate, interval: ImageInterval, bounds: Ends) -> Score:
+    """Widen an interval over images for other seeds, and keep it within the bounds."""
+    low, centre, high = interval
     recipes = estimate.recipes
     ends = widen_for_seeds((low, high), centre, estimate.n, recipes, estimate.tests)
     if recipes and estimate.interval not in NOT_STRETCHED:

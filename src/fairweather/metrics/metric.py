@@ -19,6 +19,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from fairweather.metrics.areas import disjoint_pairs, least_pairs
+from fairweather.metrics.bounded_means import BoundedLosses
 from fairweather.metrics.calibration import reliability_bins
 from fairweather.metrics.classification import (
     F1,
@@ -80,6 +81,8 @@ IntervalKind = Literal[
 ]
 Evaluate = Callable[[Sample], Result]
 Search = Callable[[Predictions, Grouping | None, FloatArray | None], Ends]
+# What each image adds to a mean, `[n]`, and the smallest and largest such number.
+LossColumn = tuple[NDArray[np.floating], float, float]
 # A mean of areas has no interval with fewer images of the rarest class. With 200 images of 40 and
 # of 7 classes, that of the macro PR-AUC began above the truth in 11 and 12 % of 150 samples.
 FEWEST_OF_CLASS = 5
@@ -185,9 +188,12 @@ class MetricRow:
     accepts: Accepts = Accepts()
     """What it can be computed from."""
 
-    least_pairs: Callable[[LabelArray, IntArray | None], float] = lambda *_: 0.0
+    least_pairs: Callable[[LabelArray | BoolArray, IntArray | None], float] = lambda *_: 0.0
     """Of a mean over pairs of images, such as an AUC, how many independent pairs it is worth at
-    least, from labels and groups; 0 for another area."""
+    least, from labels (or from what is right) and groups; 0 for another number."""
+
+    instead: str = ""
+    """A related row for rules, where few images or errors show too little of this one."""
 
     long_label: str = ""
     """What it is called where its label does not say enough, down to bins and norm."""
@@ -242,6 +248,9 @@ class Metric(MetricRow):
     bias: Callable[[PreparedCell], float] = lambda _: 0.0
     """Of an area, how much too high it is on average."""
 
+    losses: Callable[[PreparedCell], LossColumn] | None = None
+    """Of a mean of bounded numbers, what each image adds, for `bounded_means`; None for others."""
+
     search: Search = lambda *_: (np.nan, np.nan)
     """The interval of a cell over images, from predictions, groups and weights, if the value is
     found by a search, which resamples would repeat; NaN for the other metrics."""
@@ -249,6 +258,19 @@ class Metric(MetricRow):
     def hidden(self, observation: Observation) -> HiddenError:
         """How far the truth may lie beyond what resamples show; see `metrics.hidden_error`."""
         return NOTHING_HIDDEN if np.isnan(observation.value) else self.hidden_error(observation)
+
+    def independent_pairs(self, prepared: PreparedCell) -> float:
+        """The `least_pairs` of a cell: of classes, or of right and wrong images."""
+        p = prepared.predictions
+        of_ranks = self.carried_by == "rarer"
+        return self.least_pairs(p.correct if of_ranks else p.labels, prepared.groups)
+
+    def bounded_losses(self, prepared: PreparedCell) -> BoundedLosses | None:
+        """What each image, or group, adds to a mean of bounded numbers; None for others."""
+        if self.losses is None:
+            return None
+        grouping = None if prepared.groups is None else Grouping(prepared.groups)
+        return BoundedLosses.from_images(*self.losses(prepared), grouping)
 
     def images(self, predictions: Predictions) -> int:
         """Count the images that are given as n in scores.csv."""
@@ -457,6 +479,7 @@ CLASS_METRICS: dict[str, ClassMetricRow] = index_by_name(
         image_count=lambda c: np.minimum(c.images, c.total - c.images),
         interval="area",
         fewest=FEWEST_OF_AREAS,
+        instead="auc",
         column=lambda prepared: prepared.precision_columns,
         bias=lambda prepared: prepared.precision_biases,
     ),
@@ -728,6 +751,7 @@ def metric_of_class(
         accepts=kind.accepts,
         fewest=kind.fewest,
         least_pairs=lambda labels, groups: kind.least_pairs(labels == place, groups),
+        instead=kind.instead,
         column=column and (lambda prepared: _take_present(column(prepared), prepared, place, 0.0)),
         bias=lambda prepared: float(_take_present(bias(prepared), prepared, place, 0.0)[0]),
         kind=kind,

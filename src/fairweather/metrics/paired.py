@@ -13,6 +13,7 @@ from numpy.typing import ArrayLike
 
 from fairweather.errors import InputError
 from fairweather.metrics.areas import ColumnSpread, column_spread
+from fairweather.metrics.bounded_means import betting_interval
 from fairweather.metrics.columns import TAIL, Z95, Ends, FloatArray, check_columns
 from fairweather.metrics.grouping import Grouping, zou_donner_interval
 from fairweather.metrics.hidden_error import NOTHING_HIDDEN, HiddenError
@@ -231,10 +232,10 @@ def paired_difference(first: Estimate, second: Estimate) -> Score:
     images, the skewness of the differences is corrected (`skewed_interval`). What resamples of the
     two values hide (`Estimate.hidden`) is added for both.
 
-    The difference of two areas under curves uses the difference of their columns, which is DeLong's
-    paired method, with Student's t (`column_spread`). It is widened by the difference of their
-    biases. If one of the two is 0 or 1, it is the interval of Zou and Donner, from those of both
-    (`zou_donner_interval`).
+    The difference of two values with columns uses the difference of the columns, with Student's t
+    (`column_spread`). This is the paired t-test for a mean, and DeLong's paired method for the area
+    under a ROC curve. It is widened by the difference of the biases. If an area is 0 or 1, it is
+    the interval of Zou and Donner, from those of both (`zou_donner_interval`).
 
     The noise of the bins inflates binned calibration errors, and resampling inflates them once
     more. Between two models this cancels only in part, and not at all if one is calibrated and the
@@ -416,6 +417,35 @@ class EstimatedDifference:
         """Student's t; it reaches down from the value less its bias, and up from the value."""
         bias, reach = self.second.bias - self.first.bias, self._spread.reach(tests)
         return self.value - max(bias, 0.0) - reach, self.value - min(bias, 0.0) + reach
+
+
+def bounded_change(first: Estimate, second: Estimate) -> Score | None:
+    """`paired_change` with an interval for any number of errors; None if there is none.
+
+    It is the `betting_interval` of the differences of the losses on each image, or in each group.
+    With several seeds, it covers other seeds as well.
+
+    Args:
+        first, second: of the same images and seeds, with `Estimate.losses`.
+
+    >>> from fairweather.metrics.bounded_means import BoundedLosses
+    >>> sides = [BoundedLosses((np.arange(500) < k) * 1.0, 0, 1) for k in (10, 30)]
+    >>> values = (Estimate(float(s.values.mean()), np.zeros(2), 500, losses=s) for s in sides)
+    >>> [round(number, 3) for number in bounded_change(*values)[:3]]
+    [0.04, 0.019, 0.074]
+    """
+    if first.losses is None or second.losses is None:
+        return None
+    value = second.value - first.value
+    ends = betting_interval(second.losses.minus(first.losses))
+    pairs = list(zip(first.of_seeds, second.of_seeds, strict=True))
+    recipes = []
+    if len(pairs) > 1:
+        values = [after.value - before.value for before, after in pairs]
+        replicates = [after.replicates - before.replicates for before, after in pairs]
+        recipes = [seed_variance(values, replicates)]
+    low, high = widen_for_seeds(ends, value, first.n, recipes)
+    return Score(value, min(low, value), max(high, value), first.n)
 
 
 def _recipes(estimate: Estimate) -> list[SeedVariance]:

@@ -22,14 +22,27 @@ from fairweather.metrics.areas import (
     unit_column,
 )
 from fairweather.metrics.classification import placements
-from fairweather.metrics.columns import TAIL, Z95, BoolArray, Ends, FloatArray, IntArray
-from fairweather.metrics.grouping import interval_from_moments, share_moments
+from fairweather.metrics.columns import (
+    ROUNDING,
+    TAIL,
+    Z95,
+    BoolArray,
+    Ends,
+    FloatArray,
+    IntArray,
+    bent_interval,
+    clopper_pearson,
+)
+from fairweather.metrics.grouping import share_moments
+from fairweather.metrics.intervals import FEW_IMAGES
 from fairweather.metrics.seeds import LEAST_FREEDOM, UNBOUNDED, CrossedMean, SeedVariance
 
 MOST_IMAGES = 10**7  # no plan asks for more
 # Studies that are drawn where no formula says how often they reach the goal; of AUCs, with at most
 # so many images each.
 DRAWS, AREA_DRAWS, MOST_DRAWN, SEED = 4000, 1000, 20_000, 0
+RESAMPLES = 1000  # as runs have unless they say otherwise
+NOISE_STEPS = 16  # of the noise of resamples
 NODES = 256  # draws of the variances that a study will estimate
 # The roots of x⁴ = x + 1: multiples of their powers spread evenly over three dimensions.
 GOLDEN = 1.2207440846057596
@@ -115,6 +128,37 @@ def share_power(images: IntArray, truth: float, goal: Goal) -> FloatArray:
     return np.asarray(np.where(images > 0, scipy.stats.binom.sf(most, images, truth), 0.0))
 
 
+def accuracy_power(images: IntArray, truth: float, goal: Goal) -> FloatArray:
+    """Power of a limit for an accuracy, whose interval in scores.csv comes from resamples.
+
+    Their noise makes the interval narrower or wider. `check` widens what is narrower than Clopper
+    and Pearson's, so half of the studies have a lower end than that.
+
+    >>> accuracy_power(np.array([113]), 0.9, Goal(low=0.8)).round(2).tolist()
+    [0.82]
+    """
+    import scipy.stats  # takes half a second to import
+
+    if np.isinf(goal.low):
+        return accuracy_power(images, 1 - truth, Goal(low=1 - goal.high))
+    least = scipy.stats.binom.isf(TAIL, images, goal.low) + 1
+    power = np.zeros(len(images))
+    noise = scipy.special.ndtri((np.arange(NOISE_STEPS) + 0.5) / NOISE_STEPS)
+    for factor in np.minimum(1 + np.sqrt(2 / RESAMPLES) * noise, 1):
+        hits = least.copy()
+        while (short := _ends_below(hits, images, factor, goal.low)).any():
+            hits += short
+        power += scipy.stats.binom.sf(hits - 1, images, truth)
+    return power / NOISE_STEPS
+
+
+def _ends_below(hits: FloatArray, images: IntArray, factor: float, limit: float) -> BoolArray:
+    """Tell which intervals begin below a limit, if the images are worth `factor` times as many."""
+    share = hits / images
+    low, _ = clopper_pearson(np.minimum(share, 1), factor * images)
+    return np.asarray((low < limit - ROUNDING) & (share <= 1))
+
+
 def random_share_power(
     images: IntArray, part: float, power_of_count: Callable[[IntArray], FloatArray]
 ) -> FloatArray:
@@ -178,7 +222,14 @@ def even_sizes(mean: float) -> GroupSizes:
 
 
 def grouped_share_power(
-    groups: int, truth: float, goal: Goal, sizes: GroupSizes, icc: float, draws: int = DRAWS
+    groups: int,
+    truth: float,
+    goal: Goal,
+    sizes: GroupSizes,
+    icc: float,
+    *,
+    of_all_images: bool = False,
+    draws: int = DRAWS,
 ) -> float:
     """Power of a limit for a share of images that belong together.
 
@@ -190,6 +241,8 @@ def grouped_share_power(
         truth, goal: as in `share_power`.
         sizes: of the groups.
         icc: the correlation between two images of a group, in (0, 1).
+        of_all_images: whether it is an accuracy, which `check` widens to Clopper and Pearson's
+            interval for as many independent images as its width is worth.
         draws: how many studies are drawn; the error is at most 0.5 / √draws.
 
     Source: Donner and Klar 2000, Design and Analysis of Cluster Randomization Trials, for the
@@ -201,7 +254,10 @@ def grouped_share_power(
     import scipy.stats  # takes half a second to import
 
     if np.isinf(goal.low):
-        return grouped_share_power(groups, 1 - truth, Goal(low=1 - goal.high), sizes, icc, draws)
+        mirrored = Goal(low=1 - goal.high)
+        return grouped_share_power(
+            groups, 1 - truth, mirrored, sizes, icc, of_all_images=of_all_images, draws=draws
+        )
     # Groups of one size with as many hits are alike, so only their numbers are drawn.
     size = np.repeat(sizes.images, sizes.images + 1)
     hits = np.concatenate([np.arange(most + 1) for most in sizes.images.tolist()])
@@ -215,8 +271,44 @@ def grouped_share_power(
     with np.errstate(invalid="ignore", divide="ignore"):  # one group may be all
         moments = share_moments(hits, size.astype(np.float64), share[:, None], whole[:, None])
     sums = np.stack([(numbers * moment).sum(axis=1) for moment in moments])
-    low, _ = interval_from_moments(share, whole, sums)
+    low = _lower_ends(share, whole, sums, of_all_images, rng)
     return float((low >= goal.low).mean())
+
+
+def _lower_ends(
+    share: FloatArray,
+    images: FloatArray,
+    sums: FloatArray,
+    of_all_images: bool,
+    rng: np.random.Generator,
+) -> FloatArray:
+    """The low ends of shares that `check` judges, from the moments of their groups.
+
+    Spread and skewness come from resamples of the groups, which add noise of their own. It matters:
+    few groups have all misses, and a larger skewness moves the low end far.
+    """
+    groups, squares, cubes, moves = sums
+    deviates = rng.normal(size=(2, len(share)))
+    with np.errstate(invalid="ignore", divide="ignore"):
+        freedom = np.maximum(groups - 1, LEAST_FREEDOM)
+        wider = scipy.special.stdtrit(freedom, 1 - TAIL) / Z95
+        spread = np.sqrt(moves * (groups - 1) / groups) * wider
+        spread *= 1 + deviates[0] / np.sqrt(2 * RESAMPLES)
+        skewness = cubes / squares**1.5 + deviates[1] * np.sqrt(6 / RESAMPLES)
+        varies = spread > ROUNDING
+        worth = np.where(varies, share * (1 - share) / spread**2, groups)
+        many = worth * np.minimum(share, 1 - share) >= FEW_IMAGES
+        exact, upper = clopper_pearson(share, worth)
+        bent = bent_interval(share, spread, np.where(varies, skewness, 0.0), Z95)
+        low = np.where(varies, np.fmin(exact, bent[0]), exact)
+        if of_all_images:
+            # Percentiles with many images; then Clopper and Pearson's for what the width is worth.
+            low = np.where(many, np.fmin(share - Z95 * spread, bent[0]), low)
+            high = np.where(many, share + Z95 * spread, upper)
+            width = np.fmax(high, bent[1]) - low
+            count = np.minimum(share * (1 - share) * (2 * Z95 / width) ** 2, images)
+            low = np.where(many, np.fmin(low, clopper_pearson(share, count)[0]), low)
+    return np.asarray(np.where(groups > 1, low, 0.0))
 
 
 def paired_power(images: int, difference: float, discordant: float, goal: Goal) -> float:

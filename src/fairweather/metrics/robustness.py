@@ -233,6 +233,7 @@ def effective_robustness(
     reference_shifted: ArrayLike,
     *,
     images: int | None = None,
+    weights: ArrayLike = 1.0,
 ) -> Result:
     """Accuracy under shift minus the accuracy that reference models predict from clean accuracy.
 
@@ -248,14 +249,16 @@ def effective_robustness(
             the line goes through both points, and nothing shows whether a line fits.
         images: how many images an accuracy was computed on. It is needed for accuracies of exactly
             0 and 1, which have no logit: they are moved inwards by half an image.
+        weights: how often each reference model counts, `[models]`; or `[models, B]`, to resample
+            the models, which returns `[B]`.
 
     Returns:
         A difference of accuracies in [-1, 1]. NaN for a resample in which all reference models have
         the same clean accuracy.
 
     Raises:
-        InputError: an accuracy outside [0, 1], or exactly 0 or 1 without `images`; fewer than two
-            reference models, or all of them with the same clean accuracy.
+        InputError: an accuracy outside [0, 1], or exactly 0 or 1 without `images`; wrong weights;
+            or fewer than two reference models with different clean accuracies.
 
     The line describes the reference models and does not explain them. Outside the range of their
     clean accuracies it is an extrapolation. Source: Taori et al. 2020, Measuring Robustness to
@@ -281,7 +284,13 @@ def effective_robustness(
             "effective robustness needs reference models with different clean accuracies, found "
             f"{len(x)} with the same"
         )
-    slope, intercept = _fit_line(x, y)
+    counts = np.asarray(weights, dtype=np.float64)
+    if (counts.ndim and len(counts) != len(x)) or not (counts >= 0).all():
+        raise InputError(
+            f"weights must be [models] or [models, B] for the {len(x)} reference models, and none "
+            f"may be negative, found {list(counts.shape)}"
+        )
+    slope, intercept = _fit_line(x, y, counts)
     ours = _check_share("an accuracy", clean, "in clean")
     expected = scipy.special.expit(intercept + slope * _logit(ours, images))
     return _mean_result([_check_share("an accuracy", shifted, "in shifted") - expected])
@@ -296,13 +305,19 @@ def _logit(accuracy: FloatArray, images: int | None) -> FloatArray:
     return np.asarray(scipy.special.logit(np.clip(accuracy, edge, 1 - edge)))
 
 
-def _fit_line(x: FloatArray, y: FloatArray) -> tuple[FloatArray, FloatArray]:
+def _fit_line(x: FloatArray, y: FloatArray, weights: FloatArray) -> tuple[FloatArray, FloatArray]:
     """Slope and intercept by least squares over the first axis; NaN where all x are the same."""
-    centred = x - x.mean(axis=0)
-    spread = np.square(centred).sum(axis=0)
+    if weights.ndim > x.ndim:
+        x, y = x[:, None], y[:, None]
+    x, y, weights = np.broadcast_arrays(x, y, weights)
+    total = weights.sum(axis=0)
+    mean_x, mean_y = (ratio((weights * column).sum(axis=0), total) for column in (x, y))
+    spread = (weights * np.square(x - mean_x)).sum(axis=0)
     # If all x are equal, rounding can make the spread larger than 0, but never the range.
-    slope = ratio((centred * y).sum(axis=0), np.where(np.ptp(x, axis=0) > 0, spread, 0.0))
-    return slope, y.mean(axis=0) - slope * x.mean(axis=0)
+    counted = np.where(weights > 0, x, np.nan)
+    varies = np.fmax.reduce(counted, axis=0) > np.fmin.reduce(counted, axis=0)
+    slope = ratio((weights * (x - mean_x) * y).sum(axis=0), np.where(varies, spread, 0.0))
+    return slope, mean_y - slope * mean_x
 
 
 def flip_rate(predicted: ArrayLike, weights: Weights = None) -> Result:

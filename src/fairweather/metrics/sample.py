@@ -69,6 +69,7 @@ from fairweather.types.measurement import AnyPredictions, Predictions
 # Bins and images per bin of the calibration errors that are computed for every cell.
 BINS = 10
 PER_BIN = 100
+NLL_CLIP = 10  # nats, of the clipped negative log-likelihood: a probability of 0.000045
 POSITIONS_AT_ONCE = 1 << 14  # 128 kB, which stay in a core's own cache
 
 
@@ -385,6 +386,8 @@ class PreparedCell:
         names = ("correct", "top5_correct", "nll", "brier", "confidence")
         columns: dict[str, NDArray[Any]] = {"images": np.ones(len(p))}
         columns |= {name: getattr(p, name) for name in names if hasattr(p, name)}
+        if isinstance(p, Predictions) and p.kind == Predictions.kind:
+            columns["clipped_nll"] = np.minimum(p.nll, NLL_CLIP)
         if getattr(p, "ordered", False):
             columns["grades_off"] = off = grades_off(p.predicted, p.labels)
             columns["far_off"] = off >= FAR

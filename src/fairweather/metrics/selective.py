@@ -22,6 +22,7 @@ from fairweather.errors import InputError
 from fairweather.metrics.columns import (
     TAIL,
     BoolArray,
+    ConfidenceOrder,
     Ends,
     FloatArray,
     IntArray,
@@ -629,6 +630,27 @@ def least_risk_area(risk: FloatArray) -> FloatArray:
     [0.0, 0.153, 1.0]
     """
     return np.asarray(risk + scipy.special.xlog1py(1 - risk, -risk))
+
+
+def risk_area_losses(order: ConfidenceOrder) -> tuple[FloatArray, float]:
+    """What each image adds to the `area_under_risk_coverage`, which is the mean; and its maximum.
+
+    A wrong image raises the risk at its own confidence and at all lower ones. So it adds the sum of
+    1 / (images at least as confident) over the images that are at most as confident as it is.
+
+    Returns:
+        float64 `[n]`, 0 for right images; and the sum of 1, 1/2 up to 1/n.
+
+    >>> from fairweather.metrics.columns import order_by_confidence
+    >>> order = order_by_confidence(np.array([0.9, 0.8, 0.7]), np.array([True, False, False]))
+    >>> [part.round(2).tolist() for part in risk_area_losses(order)]
+    [[0.0, 0.83, 0.33], 1.83]
+    """
+    n = len(order.images)
+    running = np.append(0, np.cumsum(1 / (n - order.start)))
+    losses = np.empty(n)
+    losses[order.images] = order.wrong * running[order.stop]
+    return losses, np.sum(1 / np.arange(1, n + 1))
 
 
 def largest_coverage(levels: LevelSums, risk: float) -> FloatArray:

@@ -25,10 +25,12 @@ from fairweather.metrics.classification import (
 from fairweather.metrics.columns import FloatArray, nanmean, rank_area, ratio
 from fairweather.metrics.conformal import coverage_deviations, lowest_stratum_coverage
 from fairweather.metrics.cost_metrics import COST_METRICS
+from fairweather.metrics.debiased_interval import debiased_interval
 from fairweather.metrics.finding_sets import FINDING_SET_METRICS
 from fairweather.metrics.findings import finding_metrics
 from fairweather.metrics.grades import mean_threshold_error
 from fairweather.metrics.hidden_error import (
+    NOTHING_HIDDEN,
     HiddenErrorFunction,
     hidden_among_answered,
     hidden_errors,
@@ -45,18 +47,20 @@ from fairweather.metrics.metric import (
     FEWEST_OUTCOMES,
     Accepts,
     Evaluate,
+    LossColumn,
     Metric,
     MetricRow,
     index_by_name,
 )
 from fairweather.metrics.recalibration import CALIBRATION_NUMBERS, CalibrationNumber, Number
-from fairweather.metrics.sample import PreparedCell, Sample, mean_contribution
+from fairweather.metrics.sample import NLL_CLIP, PreparedCell, Sample, mean_contribution
 from fairweather.metrics.selective import (
     RISK,
     FittedThresholds,
     coverage_interval,
     largest_coverage,
     least_risk_area,
+    risk_area_losses,
 )
 from fairweather.types.kinds import FINDING, FINDINGS, TaskKind
 from fairweather.types.measurement import Predictions
@@ -66,6 +70,8 @@ from fairweather.types.measurement import Predictions
 # which it may add much more, and for those of the rank of the errors among all images. The last
 # number counts images, in each bin of a metric that depends on a single bin.
 FEWEST, FEWEST_OF_LOSSES, FEWEST_OF_RANKS, FEWEST_IN_A_BIN = 5, 20, 30, 30
+# What rules may use in the place of binned errors, which are too large with few images.
+DEBIASED = "debiased_calibration_error/10-equal-mass"
 OF_GRADES = Accepts(ordered=True, classes=3, fractions=True)
 # A finding is deferred by the confidence in its decision, an image by that in its least sure one.
 OF_CONFIDENCE = (FINDING, FINDINGS)
@@ -148,6 +154,22 @@ def _unseen_image(prepared: PreparedCell) -> float:
     return unseen_variance(same, prepared.groups)
 
 
+def _gap_losses(prepared: PreparedCell) -> LossColumn:
+    confidence, correct = (prepared.means.column(name) for name in ("confidence", "correct"))
+    return confidence - correct, -1.0, 1.0
+
+
+def _grade_losses(prepared: PreparedCell) -> LossColumn:
+    most = len(prepared.predictions.classes) - 1.0
+    return prepared.means.column("grades_off"), 0.0, most
+
+
+def _risk_area_losses(prepared: PreparedCell) -> LossColumn:
+    assert prepared.order is not None, "a metric of confidence accepts predictions with one"
+    losses, most = risk_area_losses(prepared.order)
+    return losses, 0.0, most
+
+
 def _classwise_calibration_error(s: Sample) -> FloatArray:
     sums = (s.by_label_and_class(column) for column in ("lowest_excess", "own_excess"))
     above, present = s.prepared.class_bins, s.prepared.present
@@ -187,6 +209,7 @@ def _calibration_rows(
             interval="bias-corrected",
             long_label=f"{label} (10 {binning} bins, {norm})",
             hidden_error=hidden_error(bins),
+            instead=DEBIASED,
         )
 
     equal_width = replace(
@@ -218,6 +241,30 @@ def _calibration_number(kind: CalibrationNumber) -> Metric:
         fewest=FEWEST_OUTCOMES,
         column=lambda prepared: evaluate_outcomes(prepared).column,
         bias=lambda prepared: evaluate_outcomes(prepared).bias,
+    )
+
+
+def _debiased_rows() -> tuple[Metric, Metric]:
+    """One row for each binning; that of equal mass, whose bins are never small, has tests."""
+    equal_width = Metric(
+        "debiased_calibration_error/10-equal-width",
+        "Debiased calibration error (10 equal-width bins)",
+        "√ of Σ over bins (n_m / n) [(acc_m − conf_m)² − acc_m (1 − acc_m) / (n_m − 1)], with "
+        "the sign of that sum: below 0 where the gaps are smaller than noise would make them",
+        lambda s: s.ordered.equal_width.debiased_error,
+        higher_is_better=False,
+        bounds=(-0.5, 1.0),
+        interval="centred",
+        hidden_error=hidden_errors,
+    )
+    return equal_width, replace(
+        equal_width,
+        name=DEBIASED,
+        label="Debiased calibration error (10 equal-mass bins)",
+        evaluate=lambda s: s.ordered.equal_mass.debiased_error,
+        interval="searched",
+        hidden_error=lambda _: NOTHING_HIDDEN,
+        search=lambda p, grouping, _: debiased_interval(p.confidence, p.correct, grouping=grouping),
     )
 
 
@@ -304,6 +351,7 @@ METRICS: dict[str, Metric] = index_by_name(
         accepts=Accepts(classes=2, logits=True),
         interval="area",
         fewest=FEWEST_OF_LOSSES,
+        instead="macro_auc",
         column=lambda prepared: prepared.precision_columns.mean(axis=1),
         bias=lambda prepared: float(prepared.precision_biases.mean()),
     ),
@@ -381,6 +429,7 @@ METRICS: dict[str, Metric] = index_by_name(
         shown=1,
         interval="skewed",
         fewest=FEWEST_OF_LOSSES,
+        losses=_grade_losses,
         contribution=partial(mean_contribution, "grades_off"),
         unseen=_unseen_image,
     ),
@@ -407,6 +456,20 @@ METRICS: dict[str, Metric] = index_by_name(
         interval="skewed",
         fewest=FEWEST_OF_LOSSES,
         contribution=partial(mean_contribution, "nll"),
+        instead=f"negative_log_likelihood/clipped-{NLL_CLIP}",
+    ),
+    Metric(
+        f"negative_log_likelihood/clipped-{NLL_CLIP}",
+        f"Negative log-likelihood, clipped at {NLL_CLIP}",
+        f"mean of −ln p(label), in nats, of which an image counts at most {NLL_CLIP}",
+        lambda s: s.mean("clipped_nll"),
+        higher_is_better=False,
+        accepts=Accepts(fractions=True),
+        bounds=(0.0, float(NLL_CLIP)),
+        unit="nats",
+        interval="skewed",
+        fewest=FEWEST_OF_LOSSES,
+        losses=lambda prepared: (prepared.means.column("clipped_nll"), 0.0, float(NLL_CLIP)),
     ),
     Metric(
         "brier_score",
@@ -418,6 +481,7 @@ METRICS: dict[str, Metric] = index_by_name(
         bounds=(0.0, 2.0),
         interval="skewed",
         fewest=FEWEST,
+        losses=lambda prepared: (prepared.means.column("brier"), 0.0, 2.0),
         contribution=partial(mean_contribution, "brier"),
     ),
     Metric(
@@ -430,6 +494,7 @@ METRICS: dict[str, Metric] = index_by_name(
         shown=1,
         interval="skewed",
         fewest=FEWEST,
+        losses=lambda prepared: (prepared.means.column("rank_score"), 0.0, 1.0),
         contribution=partial(mean_contribution, "rank_score"),
     ),
     Metric(
@@ -442,6 +507,7 @@ METRICS: dict[str, Metric] = index_by_name(
         bounds=(-1.0, 1.0),
         interval="skewed",
         fewest=FEWEST,
+        losses=_gap_losses,
     ),
     *_calibration_rows(
         lambda sums: sums.expected_error,
@@ -476,6 +542,7 @@ METRICS: dict[str, Metric] = index_by_name(
         higher_is_better=False,
         interval="bias-corrected",
         long_label="RMS calibration error (100 images per bin, L2 norm)",
+        instead=DEBIASED,
         hidden_error=partial(hidden_in_root, lambda s: s.ordered.hundreds),
     ),
     Metric(
@@ -499,17 +566,7 @@ METRICS: dict[str, Metric] = index_by_name(
         interval="bias-corrected",
         hidden_error=hidden_errors_of_grades,
     ),
-    Metric(
-        "debiased_calibration_error/10-equal-width",
-        "Debiased calibration error (10 equal-width bins)",
-        "√ of Σ over bins (n_m / n) [(acc_m − conf_m)² − acc_m (1 − acc_m) / (n_m − 1)], with "
-        "the sign of that sum: below 0 where the gaps are smaller than noise would make them",
-        lambda s: s.ordered.equal_width.debiased_error,
-        higher_is_better=False,
-        bounds=(-0.5, 1.0),
-        interval="centred",
-        hidden_error=hidden_errors,
-    ),
+    *_debiased_rows(),
     Metric(
         "brier_reliability/10-equal-width",
         "Brier reliability (10 equal-width bins)",
@@ -560,6 +617,7 @@ METRICS: dict[str, Metric] = index_by_name(
         interval="skewed",
         carried_by="rarer",
         fewest=FEWEST_OF_RANKS,
+        losses=_risk_area_losses,
     ),
     Metric(
         f"coverage_at_risk/{RISK}",
@@ -584,6 +642,7 @@ METRICS: dict[str, Metric] = index_by_name(
         interval="skewed",
         carried_by="rarer",
         fewest=FEWEST_OF_RANKS,
+        least_pairs=least_pairs,
     ),
     *map(_calibration_number, CALIBRATION_NUMBERS),
     Metric(

@@ -107,14 +107,14 @@ class RandomEffects:
         weights[[0, -1]] /= 2
         return RandomEffects(between, likelihood, weights / weights.sum(), means, 1 / totals)
 
-    def quantiles(self, shares: Sequence[float]) -> list[float]:
-        """Quantiles of the true value at a new site.
+    def quantiles(self, shares: Sequence[float], variance: float = 0.0) -> list[float]:
+        """Quantiles of the true value at a new site, or of one with an error of this variance.
 
         >>> model = RandomEffects.fit([-2.0, -1.0, 0.0, 1.0, 2.0], [1e-9] * 5)
         >>> [round(end, 2) for end in model.quantiles([0.025, 0.975])]
         [-4.81, 4.81]
         """
-        deviations = np.sqrt(self.between + self.errors)
+        deviations = np.sqrt(self.between + self.errors + variance)
         wanted, widest = np.asarray(shares), 40 * deviations
         low = np.full(len(wanted), (self.means - widest).min())
         high = np.full(len(wanted), (self.means + widest).max())

@@ -6,7 +6,7 @@ from collections import deque
 from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import replace
-from functools import cache
+from functools import cache, partial
 from types import MappingProxyType
 from typing import NamedTuple, cast
 
@@ -152,6 +152,7 @@ def estimate_metrics(
     metrics: Collection[str] | None = None,
     *,
     threads: int = 1,
+    losses: bool = False,
     contributions: bool = False,
 ) -> Iterator[tuple[ScoreKey, Estimates]]:
     """Estimate metrics of cells on the same resamples of the images.
@@ -167,6 +168,7 @@ def estimate_metrics(
         metrics: names of the metrics, those of classes too; None means all rows of `METRICS`. Names
             of unknown metrics are ignored.
         threads: at least 1.
+        losses: as in `evaluate_resamples`.
         contributions: as in `evaluate_resamples`.
 
     Raises `InputError` if the labels of the predictions are not those of the resamples.
@@ -174,19 +176,13 @@ def estimate_metrics(
     pending: deque[tuple[ScoreKey, Future[dict[str, Estimate]]]] = deque()
     # BLAS gets one thread, because a product over several threads would wait for the threads of
     # other cells. One cell more than threads, because cells wait for each other in Python code.
+    evaluate = partial(evaluate_resamples, losses=losses, contributions=contributions)
     with (
         _thread_libraries().limit(limits=1, user_api="blas"),
         ThreadPoolExecutor(threads + 1) as pool,
     ):
         for key, predictions, fitted in sets:
-            task = pool.submit(
-                evaluate_resamples,
-                predictions,
-                shared,
-                fitted,
-                metrics,
-                contributions=contributions,
-            )
+            task = pool.submit(evaluate, predictions, shared, fitted, metrics)
             pending.append((key, task))
             if len(pending) > threads:
                 ready, future = pending.popleft()
@@ -259,6 +255,7 @@ def estimate_units(
     *,
     fitted_on: Mapping[tuple[str, str], Validation] = MappingProxyType({}),
     threads: int = 1,
+    losses: bool = False,
 ) -> dict[str, dict[ScoreKey, Estimates]]:
     """Estimate metrics of whole images, of each unit and, of several, of the two means over them.
 
@@ -270,7 +267,7 @@ def estimate_units(
         cells: the key of each cell and its predictions; the logits of all are kept in memory.
         resamples: how many resamples of the images.
         grouping: which images belong together, if whole groups are to be resampled.
-        metrics, threads: as in `estimate_metrics`.
+        metrics, threads, losses: as in `estimate_metrics`.
         points: the operating points of each finding, by its name.
         fitted_on: validation images by model and seed, for thresholds of each unit.
 
@@ -305,7 +302,8 @@ def estimate_units(
         parts = (
             (key, unit.select(predictions), thresholds.get(key[:2])) for key, predictions in kept
         )
-        tables[unit.name] = dict(estimate_metrics(parts, shared, names, threads=threads))
+        estimated = estimate_metrics(parts, shared, names, threads=threads, losses=losses)
+        tables[unit.name] = dict(estimated)
         if unit.name != IMAGE and not unit.left_out:
             in_means.append((unit, _places_among_all(unit, shared, grouping)))
     if len(units := task.units(first)) == 1:
@@ -427,9 +425,10 @@ def worst_slices(
 
     The smallest of many noisy numbers is smaller than the smallest true value, so the interval is
     made to cover the worst true value. Its worse end is the worst of the worse ends of all slices.
-    Its better end is the worst of their better ends, corrected for their number (Bonferroni). If a
-    slice has a value without an interval, there is no interval here either. A metric without a
-    better direction has no worst value.
+    Its better end is the worst of their better ends, corrected for the number of slices that may be
+    the worst, because their intervals overlap with that of the worst (Bonferroni). If a slice has a
+    value without an interval, there is no interval here either. A metric without a better direction
+    has no worst value.
 
     Args:
         slices: from `add_worst`, for each slice of the column by its name.
@@ -491,7 +490,13 @@ def _worst_slice_score(estimates: Sequence[Estimate], row: MetricRow) -> Score:
     n = next(score.n for score in alone if score.value == value)
     if any(score.too_few for score in alone):
         return Score(value, np.nan, np.nan, n)
-    together = [to_score(score.together(len(estimates)), row.bounds) for score in estimates]
+    if row.higher_is_better:
+        least = min(score.high for score in alone)
+        candidates = sum(score.low <= least for score in alone)
+    else:
+        least = max(score.low for score in alone)
+        candidates = sum(score.high >= least for score in alone)
+    together = [to_score(score.together(candidates), row.bounds) for score in estimates]
     low, high = (alone, together) if row.higher_is_better else (together, alone)
     return Score(value, worst(score.low for score in low), worst(score.high for score in high), n)
 
