@@ -108,6 +108,7 @@ coverage: $(VENV)/.installed-dev ## Measure how often the 95 % intervals hold th
 	$(BIN)/python benchmarks/classes.py
 	$(BIN)/python benchmarks/findings.py
 	$(BIN)/python benchmarks/curves.py
+	$(BIN)/python benchmarks/calibration.py
 	$(BIN)/python benchmarks/costs.py
 	$(BIN)/python benchmarks/patients.py
 	$(BIN)/python benchmarks/areas.py
