@@ -142,7 +142,7 @@ class Estimate:
 
     def together(self, tests: float) -> Estimate:
         """The same with an interval that is one of `tests`, which hold together with 95 %."""
-        if self.of_seeds or self.has_no_replicates:  # they have quantiles of their own
+        if len(self.of_seeds) > 1 or self.has_no_replicates:  # they have quantiles of their own
             return replace(self, tests=tests)
         if self.groups is None:
             factor = float(scipy.special.ndtri(1 - TAILS[0] / tests)) / Z95
