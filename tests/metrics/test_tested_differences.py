@@ -193,6 +193,16 @@ def test_p_is_below_a_level_where_the_interval_excludes_0(seeds, grouping, gap):
         assert wide[0] <= narrow[0] <= difference.value <= narrow[1] <= wide[1]
 
 
+@pytest.mark.parametrize("name", NAMES)
+def test_a_recipe_of_one_seed_is_its_network(name):
+    """Its interval is wider at a higher level too: p is not that of a mean over seeds."""
+    first, second = estimated(drawn(1.2, 1))[name], estimated(drawn(1.4, 2))[name]
+    alone = EstimatedDifference(first, second)
+    recipes = EstimatedDifference(recipe_estimate([first]), recipe_estimate([second]))
+    assert recipes.p == alone.p
+    assert recipes.ends(10.0) == alone.ends(10.0)
+
+
 def test_the_same_networks_are_paired_by_seed():
     before = [estimated(drawn(1.2, seed))["brier_score"] for seed in range(3)]
     after = [estimated(replace_loss(drawn(1.2, seed), 0.02))["brier_score"] for seed in range(3)]
