@@ -33,6 +33,7 @@ ANSWERS = {
     "docs/ray": ["Ray"],
     "docs/readers": ["radiologists"],
     "docs/recipes": ["seed"],
+    "docs/unseen-site": ["unseen site"],
     "docs/report": ["confusion matrix", "reliability diagram"],
     "docs/serve": ["guard"],
     "docs/scaling": ["cores"],

@@ -54,7 +54,8 @@ def test_only_the_column_that_is_told_is_predicted_and_nothing_is_measured_again
     table = RunFolder(run.path).slice_scores
     assert {name for name in table["slice"] if "unseen" in name} == {"unseen site"}
     rows = table[table["slice"] == "unseen site"]
-    assert (rows["n"] == 7).all()
+    assert (rows[rows["metric"] == "accuracy"]["n"] == 7).all()
+    assert rows["n"].between(5, 7).all()  # some numbers need an error, and a site has none
     assert (rows["low"] < rows["value"]).all()
     assert (rows["value"] < rows["high"]).all()
     assert set(rows["shift"]) == {"clean", "brightness_factor", "all"}

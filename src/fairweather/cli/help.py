@@ -30,6 +30,7 @@ PANELS: Mapping[str, Mapping[str, str]] = {
         "--variant": "VARIANT",
         "--match": "PUBLISHED=MODEL",
         "--margin": "METRIC=NUMBER",
+        "--metric": "METRIC",
     },
     "Data": {
         "--data-root": "FOLDER",

@@ -30,7 +30,7 @@ from fairweather.judge.differences import (
     estimate_pair,
 )
 from fairweather.judge.rule_values import format_cell, select_conditions
-from fairweather.judge.rules import CLASS, MEANS, WORST_SLICE, Rule, read_margin
+from fairweather.judge.rules import CLASS, MEANS, UNSEEN_SLICE, WORST_SLICE, Rule, read_margin
 from fairweather.metrics.metric import (
     CLASS_METRICS,
     MetricRow,
@@ -291,7 +291,7 @@ def _select_images(runs: RunPair, rule: Rule, images: str) -> ResampledImages:
     whole, *findings = resample_images(runs, images)
     names = [finding.unit.name for finding in findings]
     unit, slice_ = _split_slice(rule.slice, names)
-    if slice_.startswith((WORST_SLICE, *MEANS)):
+    if slice_.startswith((WORST_SLICE, UNSEEN_SLICE, *MEANS)):
         raise InputError(
             f"{slice_} may be of other images in each run, or is a mean: a difference between runs "
             "is of one subgroup or finding, so name one"

@@ -12,6 +12,7 @@ from typing import Any, NamedTuple
 
 import numpy as np
 import pandas as pd
+import scipy.special
 
 from fairweather.errors import InputError, join_names, unknown_name
 from fairweather.judge import rules
@@ -29,6 +30,7 @@ from fairweather.judge.rules import CLASS, Rule, read_rules
 from fairweather.metrics.columns import FloatArray, IntArray
 from fairweather.metrics.intervals import FEW_IMAGES
 from fairweather.metrics.metric import CLASS_METRICS
+from fairweather.metrics.paired import UNSEEN
 from fairweather.metrics.power import (
     MOST_IMAGES,
     Goal,
@@ -266,23 +268,32 @@ class Design:
     def _area_power(self, images: int, truth: float, variances: Variances, goal: Goal) -> float:
         """Images that belong together, or vary more than normal scores, are worth fewer."""
         worth = images / (variances.scale * self._effect(variances))
-        positives = round(worth * self.part)
-        rarer = min(self.part, 1 - self.part) * images
-        if rarer < CLASS_METRICS["auc"].fewest:
-            return 0.0  # `check` judges no AUC of fewer
-        return area_power(positives, round(worth) - positives, truth, goal)
+        # `check` judges no AUC of fewer images of a side.
+        fewest = math.ceil(CLASS_METRICS["auc"].fewest * worth / images)
+        return area_power(round(worth), self.part, truth, goal, fewest)
 
     def _crossed_power(self, counted: int, truth: float, variances: Variances, goal: Goal) -> float:
         groups = counted if self.sizes is None else counted / self.sizes.effective
         spread = self._spread(truth, variances)
         power = crossed_power(counted, groups, self.seeds, truth, spread, goal)
-        if variances.discordant is None or self.seeds > 1 or goal.low == 0:
+        if variances.discordant is None or self.seeds > 1 or self.sizes is None or not goal.low:
             return power
-        # A margin on few images that differ is judged by the interval of pairs, too.
-        worth = counted / spread.design_effect
-        if worth * variances.discordant >= FEW_IMAGES:
-            return power
-        return min(power, paired_power(round(worth), truth, variances.discordant, goal))
+        few, effect = self._few_differ(counted, variances.discordant, variances.icc)
+        pairs = paired_power(max(1, round(counted / effect)), truth, variances.discordant, goal)
+        return power - few * max(power - pairs, 0.0)
+
+    def _few_differ(self, counted: int, discordant: float, icc: float) -> tuple[float, float]:
+        """How probably so few images differ that `compare` widens a margin's interval, and the
+        design effect that it finds, as in `metrics.paired.sparse_difference_interval`."""
+        size = 1.0 if self.sizes is None else self.sizes.effective
+        count, others = counted * discordant, size - 1
+        alike = 1 + others * (icc * (1 - discordant) + discordant)
+        together = (count * alike + UNSEEN * size) / (count + UNSEEN) - 1
+        by_chance = others * discordant
+        correlation = min(max((together - by_chance) / (others - by_chance), 0.0), 1.0)
+        effect = 1 + others * correlation
+        gap = (FEW_IMAGES - count / effect) / (math.sqrt(count * alike) / effect)
+        return float(scipy.special.ndtr(gap)), effect
 
     def _spread(self, truth: float, variances: Variances) -> Spread:
         effect = self._effect(variances)

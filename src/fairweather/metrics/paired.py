@@ -128,9 +128,9 @@ def tango_interval(only_a: float, only_b: float, n: float) -> Ends:
 def paired_shares_interval(only_a: float, only_b: float, n: float) -> Ends:
     """The 95 % interval of the second model's share minus the first's, as `tango_interval`.
 
-    Each end is the outermost of Tango's and of Bonett and Price's interval. Of true differences in
-    one direction, each end misses at most 2.8 %. Alone, Tango's interval excludes them on one side
-    in up to 5.2 %, and that of Bonett and Price in up to 6.0 % (benchmarks/margins.py).
+    Each end is the outermost of Tango's and of Bonett and Price's interval. With 50 images or more,
+    each end misses the truth in at most 2.5 %. Alone, Tango's interval misses it on one side in up
+    to 5.2 %, and that of Bonett and Price on the other in up to 5.8 % (benchmarks/margins.py).
 
     >>> [round(end, 3) for end in paired_shares_interval(7, 1, 21)]
     [-0.517, -0.013]
