@@ -108,9 +108,12 @@ coverage: $(VENV)/.installed-dev ## Measure how often the 95 % intervals hold th
 	$(BIN)/python benchmarks/classes.py
 	$(BIN)/python benchmarks/findings.py
 	$(BIN)/python benchmarks/curves.py
+	$(BIN)/python benchmarks/calibration.py
 	$(BIN)/python benchmarks/costs.py
 	$(BIN)/python benchmarks/patients.py
 	$(BIN)/python benchmarks/areas.py
+	$(BIN)/python benchmarks/planning.py
+	$(BIN)/python benchmarks/margins.py
 	$(BIN)/python benchmarks/two_sample.py
 
 clean: ## Remove the environment, build results and caches.

@@ -1126,6 +1126,8 @@ ROWS = {
         ("compare run few", "few has 4 images", {}),
         ("compare run cut", "record.json", {}),
         ("compare run few --match x=y", "--match is for paper", {}),
+        ("compare few timm", "the 1,000 classes of ImageNet", {}),
+        ("compare few testbed --match x=y", "--match is for paper", {}),
         ("compare run run:b --metric acuracy", "did you mean 'accuracy'", {}),
         ("compare run paper --metric brier_score", "--metric is for two runs", {}),
         ("compare run paper --match x", "--match takes", {}),

@@ -388,7 +388,7 @@ def test_a_missing_metric_of_a_variant_is_no_pass(run, tmp_path):
         ("all", "all", "mean"),
     ],
 )
-@pytest.mark.parametrize("metric", ["brier_score", "rms_calibration_error/10-equal-mass"])
+@pytest.mark.parametrize("metric", ["balanced_accuracy", "rms_calibration_error/10-equal-mass"])
 def test_a_cell_is_a_row_of_the_scores(run, cell, shift, level, metric):
     (verdict,) = check(run, f"basic: {metric}[{cell}] >= 0")
     expected = row(run, "basic", shift, level, metric)
@@ -465,8 +465,8 @@ def test_a_star_is_not_for_what_is_no_shift_but_that_can_be_asked_for(run, tmp_p
     ("operator", "end"), [(">=", "low"), (">", "low"), ("<=", "high"), ("<", "high")]
 )
 def test_the_interval_s_bad_end_is_judged_unless_told_otherwise(run, operator, end):
-    expected = row(run, "basic", SNOW, "1", "brier_score")
-    rule = f"basic: brier_score[{SNOW}=1] {operator} {expected.value!r}"
+    expected = row(run, "basic", SNOW, "1", "balanced_accuracy")
+    rule = f"basic: balanced_accuracy[{SNOW}=1] {operator} {expected.value!r}"
     (strict,) = check(run, rule)
     assert strict.judged == getattr(expected, end)
     assert not strict.passed
@@ -704,7 +704,16 @@ def test_a_change_of_bounded_losses_is_judged_with_few_errors(run):
     )
     (drop,) = check(run, f"basic: {name}[{SNOW}=1] drop <= 9")
     assert (drop.low, drop.high) == pytest.approx((-verdict.high, -verdict.low), abs=1e-5)
-    assert not check(run, f"basic: brier_score[{SNOW}=2] rise <= 2")[0].bounded
+    # From 30 wrong images and as many right ones on, the interval of scores.csv is judged.
+    for level, bounded in (("1", True), ("2", False)):
+        (verdict,) = check(run, f"basic: brier_score[{SNOW}={level}] <= 2")
+        stored = row(run, "basic", SNOW, level, "brier_score")
+        wrong = N * (1 - row(run, "basic", SNOW, level, "accuracy").value)
+        assert verdict.bounded == bounded == (wrong < 30)
+        assert ((verdict.low, verdict.high) == (stored.low, stored.high)) != bounded
+        assert verdict.value == pytest.approx(stored.value)
+    assert check(run, f"confidence_auroc[{SNOW}=2] >= 0")[0].bounded  # ranks need a hundred
+    assert not check(run, f"balanced_accuracy[{SNOW}=1] >= 0")[0].bounded
 
 
 def test_without_predictions_few_errors_are_refused(tmp_path):

@@ -128,7 +128,7 @@ def slow_paired_power(n, difference, discordant, goal):
         if goal.low == 0 and math.isinf(goal.high):
             shown = test.p < 0.05 / goal.tests and won > lost
         else:
-            low, high = paired_shares_interval(test, n)
+            low, high = paired_shares_interval(test.b, test.c, n)
             shown = low > goal.low and high < goal.high
         if shown:
             ways = math.comb(n, won) * math.comb(n - won, lost)
@@ -239,13 +239,17 @@ def test_the_error_of_an_area_is_near_that_of_hanley_and_mcneil():
 
 
 def test_large_studies_of_areas_follow_the_formula():
-    drawn = area_power(400, 3600, 0.9, Goal(low=0.88), draws=400)
+    drawn = area_power(4000, 0.1, 0.9, Goal(low=0.88), draws=400)
     formula = normal_area_power(400, 3600, 0.9, Goal(low=0.88))
     assert abs(drawn - formula) < 0.02 + deviations() * math.sqrt(0.25 / 400)
-    assert area_power(1, 50, 0.9, Goal(low=0.5)) == 0
-    assert area_power(400, 3600, 0.1, Goal(high=0.12), draws=400) == pytest.approx(
+    assert area_power(50, 0.001, 0.9, Goal(low=0.5), draws=50) == 0
+    assert area_power(300, 0.1, 0.99, Goal(low=0.5), fewest=31, draws=400) < 0.6
+    assert area_power(4000, 0.1, 0.1, Goal(high=0.12), draws=400) == pytest.approx(
         drawn, abs=0.02 + deviations() * math.sqrt(0.5 / 400)
     )
+    # Large studies by the formula, where so many positives are certain.
+    large = area_power(30_000, 0.1, 0.9, Goal(low=0.893), fewest=30)
+    assert large == normal_area_power(3000, 27_000, 0.9, Goal(low=0.893))
 
 
 # ---------------------------------------------------------------- searches

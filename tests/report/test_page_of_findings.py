@@ -14,6 +14,7 @@ from torch import nn
 
 import fairweather as fw
 from fairweather.report.building import build_joint_report
+from fairweather.report.calibration import CONFIDENCE, OF_FINDINGS
 from fairweather.report.contents import read_contents
 from fairweather.report.finding_curves import trace_calibration
 from fairweather.report.findings import measure_worklist, read_finding, threshold_for
@@ -128,7 +129,7 @@ def test_the_curves_of_a_finding_have_its_area_and_its_share(run):
             at, shares, lows, highs = np.array(calibration).T
             assert (lows <= shares).all()
             assert (shares <= highs).all()
-            assert (np.diff(at) > 0).all()
+            assert (np.diff(at) >= 0).all()
             # The fit has as many events as there are. Its ends leave out 2 % of the images, and its
             # points are rounded.
             fitted = np.interp(probability, at, shares).mean()
@@ -139,6 +140,17 @@ def test_a_calibration_curve_of_two_probabilities_has_their_shares():
     positive = np.repeat([True, False, True, False], [1, 3, 3, 1])
     first, *_, last = trace_calibration(positive, np.repeat([0.3, 0.6], 4))
     assert [first[:2], last[:2]] == [[0.3, 0.25], [0.6, 0.75]]
+
+
+def test_findings_have_a_table_too_and_the_page_shows_it(run):
+    contents = read_contents(run)
+    table, curves = OF_FINDINGS.tables(contents)
+    assert any("Effusion" in key for key in table.frame["of"])
+    assert not any(CONFIDENCE in key for key in table.frame["of"])
+    assert {"Effusion", "Nodule"} >= set(curves.frame["of"]) - {"Mass <b>"}
+    page = (run.path / "report.html").read_text()
+    assert "Calibration: slope, intercept and curves" in page
+    assert (run.path / "tables/calibration.csv").is_file()
 
 
 @pytest.mark.parametrize("missed", [0.0, 0.05, 0.2, 1 / 3])

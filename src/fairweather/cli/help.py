@@ -30,6 +30,7 @@ PANELS: Mapping[str, Mapping[str, str]] = {
         "--variant": "VARIANT",
         "--match": "PUBLISHED=MODEL",
         "--margin": "METRIC=NUMBER",
+        "--metric": "METRIC",
     },
     "Data": {
         "--data-root": "FOLDER",
@@ -81,6 +82,7 @@ PANELS: Mapping[str, Mapping[str, str]] = {
         "--images-per-patient": "NUMBER",
         "--icc": "NUMBER",
         "--seed-sd": "NUMBER",
+        "--seed-discordant": "SHARE",
         "--reference": "NUMBER",
         "--tests": "N",
         "--have": "RUN",

@@ -311,6 +311,10 @@ def plan_test(
     seed_sd: Annotated[
         str | None, typer.Option(help="Standard deviation between trainings of a recipe.")
     ] = None,
+    seed_discordant: Annotated[
+        str | None,
+        typer.Option(help="Share of images that only one of two trainings of a recipe gets right."),
+    ] = None,
     reference: Annotated[
         str | None, typer.Option(help="Value of the old of two recipes, where it is near a bound.")
     ] = None,
@@ -351,6 +355,7 @@ def plan_test(
         icc=icc,
         seeds=seeds,
         seed_sd=seed_sd,
+        seed_discordant=seed_discordant,
         reference=reference,
         tests=tests,
         images=images,
@@ -362,7 +367,7 @@ def plan_test(
             out, planned.curve_as_csv() if out.suffix == ".csv" else planned.curve_as_svg()
         )
         typer.echo(f"\n{out.suffix[1:]:<8}{out}")
-    what = ("check RUN {}", planned.rule) if planned.rule else ("compare NEW OLD",)
+    what = ("check NEW {}", planned.rule) if planned.rule else ("compare NEW OLD",)
     suggest(f"fairweather {what[0]}", *what[1:], quiet=quiet)
 
 

@@ -12,8 +12,10 @@ from typing import Any, NamedTuple
 
 import numpy as np
 import pandas as pd
+import scipy.special
 
 from fairweather.errors import InputError, join_names, unknown_name
+from fairweather.judge import rules
 from fairweather.judge.pilot import (
     PLANNED,
     Pilot,
@@ -26,7 +28,9 @@ from fairweather.judge.pilot import (
 )
 from fairweather.judge.rules import CLASS, Rule, read_rules
 from fairweather.metrics.columns import FloatArray, IntArray
+from fairweather.metrics.intervals import FEW_IMAGES
 from fairweather.metrics.metric import CLASS_METRICS
+from fairweather.metrics.paired import UNSEEN
 from fairweather.metrics.power import (
     MOST_IMAGES,
     Goal,
@@ -53,6 +57,8 @@ from fairweather.report.tables import TableLayout, align_table, write_csv
 
 OPERATORS: Mapping[str, str] = {">=": ">=", ">": ">=", "≥": ">=", "<=": "<=", "<": "<=", "≤": "<="}
 BETTER, NOT_WORSE, WITHIN = "better", "not worse", "within"
+# The operator of a rule about another run, and what stands for the run.
+RULED = {NOT_WORSE: (rules.NOT_WORSE, "OLD"), WITHIN: (rules.WITHIN, "OLD")}
 EXAMPLES = (
     "'sensitivity >= 0.8', 'accuracy better', 'accuracy not worse by 2%' or 'accuracy within 2%'"
 )
@@ -118,8 +124,12 @@ class Claim:
 
     @property
     def as_rule(self) -> str:
-        """The rule that `check` judges."""
-        rule = replace(self.rule, operator=self.operator, number=self.show(self.number))
+        """The rule that `check` judges; "" for any difference, which `compare` tests."""
+        if self.operator == BETTER:
+            return ""
+        sign, reference = RULED.get(self.operator, (self.operator, ""))
+        number = self.show(self.number)
+        rule = replace(self.rule, operator=sign, number=number, reference=reference)
         if self.planned.counted != "images" and not rule.subject:
             rule = replace(rule, subject=f"{CLASS}NAME")
         return str(rule)
@@ -258,16 +268,32 @@ class Design:
     def _area_power(self, images: int, truth: float, variances: Variances, goal: Goal) -> float:
         """Images that belong together, or vary more than normal scores, are worth fewer."""
         worth = images / (variances.scale * self._effect(variances))
-        positives = round(worth * self.part)
-        rarer = min(self.part, 1 - self.part) * images
-        if rarer < CLASS_METRICS["auc"].fewest:
-            return 0.0  # `check` judges no AUC of fewer
-        return area_power(positives, round(worth) - positives, truth, goal)
+        # `check` judges no AUC of fewer images of a side.
+        fewest = math.ceil(CLASS_METRICS["auc"].fewest * worth / images)
+        return area_power(round(worth), self.part, truth, goal, fewest)
 
     def _crossed_power(self, counted: int, truth: float, variances: Variances, goal: Goal) -> float:
         groups = counted if self.sizes is None else counted / self.sizes.effective
         spread = self._spread(truth, variances)
-        return crossed_power(counted, groups, self.seeds, truth, spread, goal)
+        power = crossed_power(counted, groups, self.seeds, truth, spread, goal)
+        if variances.discordant is None or self.seeds > 1 or self.sizes is None or not goal.low:
+            return power
+        few, effect = self._few_differ(counted, variances.discordant, variances.icc)
+        pairs = paired_power(max(1, round(counted / effect)), truth, variances.discordant, goal)
+        return power - few * max(power - pairs, 0.0)
+
+    def _few_differ(self, counted: int, discordant: float, icc: float) -> tuple[float, float]:
+        """How probably so few images differ that `compare` widens a margin's interval, and the
+        design effect that it finds, as in `metrics.paired.sparse_difference_interval`."""
+        size = 1.0 if self.sizes is None else self.sizes.effective
+        count, others = counted * discordant, size - 1
+        alike = 1 + others * (icc * (1 - discordant) + discordant)
+        together = (count * alike + UNSEEN * size) / (count + UNSEEN) - 1
+        by_chance = others * discordant
+        correlation = min(max((together - by_chance) / (others - by_chance), 0.0), 1.0)
+        effect = 1 + others * correlation
+        gap = (FEW_IMAGES - count / effect) / (math.sqrt(count * alike) / effect)
+        return float(scipy.special.ndtr(gap)), effect
 
     def _spread(self, truth: float, variances: Variances) -> Spread:
         effect = self._effect(variances)
@@ -346,7 +372,7 @@ class PlannedTest:
     """What counts, in words."""
 
     rule: str = ""
-    """The rule for `check`, if the claim is about one model."""
+    """The rule that `check` judges; "" for any difference, which `compare` tests."""
 
     @property
     def table(self) -> pd.DataFrame:
@@ -451,6 +477,7 @@ def plan_test(
     icc: float | None = None,
     seeds: int | None = None,
     seed_sd: float | str | None = None,
+    seed_discordant: float | str | None = None,
     reference: float | str | None = None,
     tests: int = 1,
     pilot: str | Sequence[str] = (),
@@ -477,6 +504,8 @@ def plan_test(
         icc: the correlation between two images of a patient.
         seeds: of each recipe; without it, recipes get as many as they need.
         seed_sd: the standard deviation between trainings of a recipe.
+        seed_discordant: of recipes and a share, the share of images that exactly one of two
+            trainings of a recipe gets right; 0 is cautious.
         reference: of recipes and a share, the value of the old recipe.
         tests: how many tests of differences share the 5 %, as `compare` corrects for all its tests.
         pilot: a run, RUN:MODEL, or two of them.
@@ -501,6 +530,7 @@ def plan_test(
         icc=_within(icc, "icc", 0, 1),
         seeds=seeds,
         seed_sd=_within(seed_sd, "seed_sd", 0, math.inf),
+        seed_discordant=_within(seed_discordant, "seed_discordant", 0, 1),
         reference=_within(reference, "reference", 0, 1),
         tests=tests,
         pilot=(pilot,) if isinstance(pilot, str) else tuple(pilot),
@@ -536,6 +566,7 @@ class _Options:
     icc: float | None
     seeds: int | None
     seed_sd: float | None
+    seed_discordant: float | None
     reference: float | None
     tests: int
     pilot: tuple[str, ...]
@@ -554,6 +585,7 @@ def _check_options(claim: Claim, given: _Options) -> None:
         "sd": planned.kind == "mean",
         "seeds": claim.is_comparison,
         "seed_sd": claim.is_comparison,
+        "seed_discordant": compares_shares,
         "reference": compares_shares,
     }
     for name, is_useful in useful.items():
@@ -678,6 +710,8 @@ class _Planner:
         given, stated = self.given, dict[str, Any]()
         if given.discordant is not None:
             stated |= {"discordant": given.discordant, "image": None, "residuals": (0.0, 0.0)}
+        if given.seed_discordant is not None:
+            stated["residuals"] = (given.seed_discordant / 2, given.seed_discordant / 2)
         if given.sd is not None:
             stated["image"] = given.sd**2
         if given.icc is not None:
@@ -702,7 +736,7 @@ class _Planner:
             target=given.power,
             needed=None,
             counts=self._counts,
-            rule="" if claim.is_comparison else claim.as_rule,
+            rule=claim.as_rule,
             notes=tuple(self._notes()),
         )
         if given.expect is not None:
@@ -870,6 +904,11 @@ class _Planner:
             yield (
                 "This is about two trained networks. To compare recipes, say --seed-sd: other "
                 "seeds differ."
+            )
+        if self._plans_seeds and not any(variances.residuals) and claim.planned.kind == "share":
+            yield (
+                "Assumed: the models disagree on the same images whatever their seeds, which is "
+                "cautious. --seed-discordant says otherwise."
             )
         if self._plans_seeds and not design.means and claim.planned.kind == "share":
             yield (

@@ -22,7 +22,12 @@ from fairweather.metrics import (
     paired_change,
 )
 from fairweather.metrics.columns import Z95
-from fairweather.metrics.intervals import FEW_IMAGES, exact_interval, to_bounded_score
+from fairweather.metrics.intervals import (
+    FEW_IMAGES,
+    exact_interval,
+    fewest_of_rules,
+    to_bounded_score,
+)
 from fairweather.metrics.metric import (
     CLASS_METRICS,
     RarestClass,
@@ -740,6 +745,24 @@ def compute_change(case: RuleCase, estimated: CellEstimates) -> Score:
     if rule.change == "drop":
         return paired_change(shifted, clean)
     return paired_change(clean, shifted)
+
+
+def has_few_errors(case: RuleCase) -> bool:
+    """Tell whether a rule needs an interval for few errors, if its number has one.
+
+    That is where scores.csv has none, and where fewer than `fewest_of_rules` are wrong, or right.
+    """
+    rule, metric = case.rule, METRICS.get(case.rule.scored)
+    if rule.is_unseen:  # its interval is about sites
+        return False
+    if find_score(case).too_few:
+        return True
+    if metric is None:
+        return False
+    conditions = [case.condition, *([_CLEAN_CELL] if rule.change else [])]
+    known = [case.rows.get(condition, {}).get("accuracy") for condition in conditions]
+    rarer = [min(row.value, 1 - row.value) * row.n for row in known if row is not None]
+    return min(rarer, default=math.inf) < fewest_of_rules(metric)
 
 
 def compute_bounded(case: RuleCase, estimated: CellEstimates) -> Score | None:

@@ -24,6 +24,7 @@ from fairweather.judge.rule_values import (
     find_few_errors,
     find_left_out,
     find_score,
+    has_few_errors,
     read_absences,
     read_model_scores,
     read_rarest_class,
@@ -80,7 +81,7 @@ class Verdict:
     the slice, or of the test set."""
 
     bounded: bool = False
-    """Whether the interval is one for any number of errors, since scores.csv has none."""
+    """Whether the interval is one for any number of errors, which is not that of scores.csv."""
 
     @property
     def name(self) -> str:
@@ -144,11 +145,10 @@ def judge(run: RunFolder, rules: Sequence[Rule], *, on: Basis = "interval") -> l
     Values come from scores.csv. Drops and rises are computed from the stored predictions. Clean and
     shifted images are resampled jointly, as often as in the study, so the interval is that of the
     difference. A rule about another run has the interval of `compare_runs`. The ends of a share,
-    such as an accuracy, are at least as far out as those of Clopper and Pearson. With too few
-    errors for an interval in scores.csv, a mean of bounded losses or an AUC is judged on one for
-    any number of errors (`to_bounded_score`). A rule without a model applies to every model and
-    every variant. If a variant does not have a cell that another model has, the variant is left out
-    there.
+    such as an accuracy, are at least as far out as those of Clopper and Pearson. With few errors
+    (`fewest_of_rules`), a mean of bounded losses or an AUC is judged on an interval for any number
+    of errors (`to_bounded_score`). A rule without a model applies to every model and every variant.
+    If a variant does not have a cell that another model has, the variant is left out there.
 
     Args:
         run: a run with scores.csv; for a drop or a rise also with its record and predictions.
@@ -220,11 +220,12 @@ def _judge_case(case: RuleCase, stored: _StoredEstimates, on: Basis) -> Verdict:
     score, bounded = _score_case(case, stored), False
     if on == "interval" and score.too_few:
         _refuse_one_group(case)
+    if on == "interval" and has_few_errors(case):
         bound = _bound_score(case, stored)
-        if bound is None:
-            _refuse_few(case)
-        else:
+        if bound is not None:
             score, bounded = bound, True
+    if on == "interval" and score.too_few:
+        _refuse_few(case)
     judged = (case.rule, case.model, case.cell, *score)
     verdict = Verdict(*judged, on, case.left_out, case.groups, bounded)
     if math.isnan(verdict.judged):
@@ -297,7 +298,7 @@ class _StoredEstimates:
     def __init__(self, run: RunFolder, cases: Sequence[RuleCase]) -> None:
         self._run = run
         self._wanted: dict[tuple[str, str], set[ShiftLevel]] = {}
-        needing = [case for case in cases if case.rule.change or find_score(case).too_few]
+        needing = [case for case in cases if case.rule.change or has_few_errors(case)]
         for case in needing:
             key = case.rule.slice, case.model
             self._wanted.setdefault(key, set()).add(case.condition)
@@ -469,7 +470,7 @@ def _describe_bounded(verdicts: Sequence[Verdict]) -> str:
     if not names:
         return ""
     return (
-        "; with too few errors for the interval of scores.csv, on one for any number of errors: "
+        "; with few errors, not on the interval of scores.csv but on one for any number of errors: "
         f"{_first_names(names)}"
     )
 

@@ -40,7 +40,7 @@ from fairweather.metrics.seeds import LEAST_FREEDOM, UNBOUNDED, CrossedMean, See
 MOST_IMAGES = 10**7  # no plan asks for more
 # Studies that are drawn where no formula says how often they reach the goal; of AUCs, with at most
 # so many images each.
-DRAWS, AREA_DRAWS, MOST_DRAWN, SEED = 4000, 1000, 20_000, 0
+DRAWS, AREA_DRAWS, MOST_DRAWN, SEED = 4000, 2000, 20_000, 0
 RESAMPLES = 1000  # as runs have unless they say otherwise
 NOISE_STEPS = 16  # of the noise of resamples
 NODES = 256  # draws of the variances that a study will estimate
@@ -469,35 +469,44 @@ def binormal_moments(area: float) -> AreaMoments:
 
 
 def area_power(
-    positives: int, negatives: int, truth: float, goal: Goal, draws: int = AREA_DRAWS
+    images: int,
+    prevalence: float,
+    truth: float,
+    goal: Goal,
+    fewest: int = 2,
+    draws: int = AREA_DRAWS,
 ) -> float:
     """Power of a limit for an AUC, if the scores of both sides are normal with equal variance.
 
     Studies are drawn, and each is judged by its `area_interval`; large ones by a formula.
 
     Args:
-        positives, negatives: independent images of either side.
+        images: independent images, of either side.
+        prevalence: the probability that an image is a positive.
         truth: the true area.
         goal: with one limit.
+        fewest: with fewer images of a side, there is no verdict.
         draws: how many studies are drawn; the error is at most 0.5 / √draws.
 
-    >>> abs(area_power(60, 300, 0.9, Goal(low=0.8)) - 0.93) < 0.05
-    True
+    >>> round(area_power(360, 1 / 6, 0.9, Goal(low=0.8)), 1)
+    0.9
     """
     if np.isinf(goal.low):
-        return area_power(positives, negatives, 1 - truth, Goal(low=1 - goal.high), draws)
-    if min(positives, negatives) < 2:
-        return 0.0
-    if positives + negatives > MOST_DRAWN:
-        return normal_area_power(positives, negatives, truth, goal)
-    positive = np.arange(positives + negatives) < positives
+        mirrored = Goal(low=1 - goal.high)
+        return area_power(images, prevalence, 1 - truth, mirrored, fewest, draws)
+    positives = np.random.default_rng(SEED).binomial(images, prevalence, draws)
+    is_judged = np.minimum(positives, images - positives) >= fewest
+    if images > MOST_DRAWN:
+        of_one = normal_area_power(images * prevalence, images * (1 - prevalence), truth, goal)
+        return float(is_judged.mean()) * of_one
     apart = np.sqrt(2) * scipy.special.ndtri(truth)
-    pairs, least = disjoint_pairs(positive), least_pairs(positive)
     rng, reached = np.random.default_rng(SEED), 0
-    for _ in range(draws):
+    for count in positives[is_judged].tolist():
+        positive = np.arange(images) < count
         scores = rng.normal(apart * positive)
         column = unit_column(auc_column(scores, positive), None)
         area = float(placements(scores, positive)[positive].mean())
+        pairs, least = disjoint_pairs(positive), least_pairs(positive)
         reached += area_interval(area, column, pairs, least=least)[0] >= goal.low
     return reached / draws
 

@@ -247,6 +247,12 @@ class Outcomes:
         column *= np.hypot(spread, hidden) / spread if spread else 1.0
         return Number(value, column.astype(np.float32), bias)
 
+    def trace_curve(self, points: int) -> CalibrationCurve:
+        """The smooth curve at so many evenly spaced probabilities, and quantiles of the images."""
+        quantiles = np.quantile(self.probability, np.linspace(*DRAWN, points))
+        even = np.linspace(quantiles[0], quantiles[-1], points)
+        return self.curve_at(np.unique(np.concatenate([even, quantiles])))
+
     def curve_at(self, probability: FloatArray) -> CalibrationCurve:
         """The smooth curve at some probabilities `[k]`, with its band on the logit scale."""
         columns = self._curve.design(log_odds(probability))
@@ -573,16 +579,17 @@ def calibration_curve(
     probability: ArrayLike,
     happened: ArrayLike,
     *,
-    points: int = 41,
+    points: int = 21,
     grouping: Grouping | None = None,
 ) -> CalibrationCurve:
     """How often it happened at each probability: the smooth curve of ICI, with pointwise bands.
 
-    It goes from the 1 % to the 99 % quantile of the probabilities.
+    It goes from the 1 % to the 99 % quantile of the probabilities. Half of its points are evenly
+    spaced, and half are quantiles of the images.
 
     Args:
         probability, happened: as in `integrated_calibration_index`.
-        points: of the curve.
+        points: of each half, at least 2.
         grouping: which images belong together.
 
     >>> curve = calibration_curve([0.2, 0.2, 0.8, 0.8] * 9, [0, 1, 1, 0] * 9, points=2)
@@ -591,8 +598,7 @@ def calibration_curve(
     """
     shares, events = check_confidence(probability, happened)
     groups = None if grouping is None else grouping.numbers
-    low, high = np.quantile(shares, DRAWN).tolist()
-    return Outcomes(shares, events == 1, groups).curve_at(np.linspace(low, high, points))
+    return Outcomes(shares, events == 1, groups).trace_curve(points)
 
 
 # ---- the rows of tables

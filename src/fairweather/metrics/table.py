@@ -605,6 +605,7 @@ METRICS: dict[str, Metric] = index_by_name(
         interval="skewed",
         carried_by="rarer",
         fewest=FEWEST_OF_RANKS,
+        losses=_risk_area_losses,
     ),
     Metric(
         "excess_area_under_risk_coverage",
@@ -617,7 +618,6 @@ METRICS: dict[str, Metric] = index_by_name(
         interval="skewed",
         carried_by="rarer",
         fewest=FEWEST_OF_RANKS,
-        losses=_risk_area_losses,
     ),
     Metric(
         f"coverage_at_risk/{RISK}",

@@ -15,7 +15,8 @@ import pandas as pd
 
 from fairweather.metrics import softmax
 from fairweather.metrics.grouping import Grouping
-from fairweather.metrics.recalibration import DRAWN, Outcomes
+from fairweather.metrics.metric import FEWEST_OUTCOMES
+from fairweather.metrics.recalibration import Outcomes
 from fairweather.report.calls import known, split_by_finding
 from fairweather.report.charts import (
     COLORS,
@@ -58,8 +59,8 @@ COLUMNS = (
     ("Observed / expected", RATIO),
     ("ICI", "ici_4_knots"),
 )
-POINTS = 21  # of a curve
-PANEL_SIDE, MOST_MODELS, MOST_SUBJECTS, MOST_SENTENCES = 150, 4, 6, 3
+POINTS = 11  # of each half of a curve
+PANEL_SIDE, MOST_MODELS, MOST_SUBJECTS, MOST_SENTENCES = 130, 3, 5, 3
 CONFIDENCE = "Confidence"
 LEAST_SLOPE = 1e-3  # as which negative slopes count
 
@@ -252,11 +253,10 @@ def trace_curves(contents: Contents) -> pd.DataFrame:
     for model in keep_most_accurate(contents)[:MOST_MODELS]:
         for under, place in zip((False, True), find_places(contents, model), strict=False):
             for name, outcomes in read_outcomes(contents, model, place.cell).items():
-                if not outcomes.has_both:
+                happened = int(outcomes.happened.sum())
+                if min(happened, len(outcomes.happened) - happened) < FEWEST_OUTCOMES:
                     continue
-                low, high = np.quantile(outcomes.probability, DRAWN).tolist()
-                curve = outcomes.curve_at(np.linspace(low, high, POINTS))
-                frame = pd.DataFrame(curve._asdict())
+                frame = pd.DataFrame(outcomes.trace_curve(POINTS)._asdict())
                 frames.append(frame.assign(model=model, of=name, place=place.title, under=under))
     columns = ["model", "of", "place", "under", "probability", "share", "low", "high"]
     return pd.concat(frames, ignore_index=True)[columns] if frames else pd.DataFrame()
@@ -275,7 +275,10 @@ def _tabulate_curves(contents: Contents) -> TextTable | None:
         "calibration_curves",
         TableLayout(("Model", "Of", "Images", "Probability", "Share", "Low", "High"), words=3),
         body,
-        ["How often it happened at each probability: a smooth curve, with pointwise 95 % bands."],
+        [
+            "How often it happened at each probability, on images of the first seed. Bands: "
+            f"pointwise 95 % intervals. Each side has at least {FEWEST_OUTCOMES} images."
+        ],
         frame,
     )
 
@@ -309,10 +312,11 @@ def draw_calibration(contents: Contents) -> Figure | None:
     return render_figure(
         "calibration",
         chart,
-        "How often is it so, at each probability?",
+        "Are the probabilities right?",
         subtitle,
         "Smooth calibration curves with 95 % bands, clean and under shift. Columns: "
-        f"{'; '.join(subjects)}. Models: {'; '.join(contents.titles[name] for name in models)}.",
+        f"{'findings' if FINDINGS in contents.kinds else 'the confidence, and classes'}. Models: "
+        f"{'; '.join(contents.titles[name] for name in models)}.",
     )
 
 

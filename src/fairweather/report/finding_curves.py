@@ -15,7 +15,7 @@ from fairweather.metrics.decisions import decision_curve
 from fairweather.metrics.grouping import Grouping
 from fairweather.types.measurement import Predictions
 
-POINTS = 41  # of a calibration curve
+POINTS = 21  # of each half of a calibration curve
 THRESHOLDS = np.linspace(0.02, 0.98, 33)  # of a decision curve
 LOWEST = -0.25  # the lowest net benefit that is drawn, in units of the prevalence
 DIGITS = 4
