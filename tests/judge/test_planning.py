@@ -12,11 +12,14 @@ from fairweather.judge.planning import plan_test, read_claim, read_number
 from fairweather.judge.rules import read_rules
 from fairweather.metrics.areas import auc_column
 from fairweather.metrics.columns import clopper_pearson
-from fairweather.metrics.power import Goal, paired_power, share_power
+from fairweather.metrics.grouping import Grouping
+from fairweather.metrics.power import Goal, design_effect, paired_power, share_power
 from fairweather.metrics.rows import find_row
-from fairweather.metrics.seeds import crossed_difference
+from fairweather.metrics.seeds import crossed_difference, crossed_mean
+from fairweather.runs.folder import RunFolder, StoredGroups
+from fairweather.types.record import groups_file
 from tests.helpers.commands import fairweather
-from tests.helpers.run_folders import outcomes, run_record, write_run
+from tests.helpers.run_folders import finish, outcomes, run_record, write_run
 
 N = 300
 
@@ -279,6 +282,25 @@ def test_a_given_test_set_has_its_images_and_positives(pilot):
     given = plan_test("sensitivity[clean|class=b] >= 0.8", have=f"{run}:old")
     stated = plan_test("sensitivity[clean|class=b] >= 0.8", prevalence=0.5, images=N)
     assert given.at_best == stated.at_best
+
+
+def test_a_pilot_of_patients_has_the_design_effect_of_its_groups(tmp_path):
+    rng = np.random.default_rng(3)
+    numbers = np.repeat(np.arange(60), 5)
+    right = rng.random(N) < rng.beta(2.4, 0.6, 60)[numbers]
+    folder = make_run(tmp_path / "run", {"net": [right]})
+    run = RunFolder(folder)
+    run.write_groups(groups_file("test"), StoredGroups(np.arange(N), "patient", numbers, {}))
+    finish(run, "group", [groups_file("test")], kind="group")
+    name, grouping = str(folder), Grouping(numbers)
+    read = read_pilot([name], rule("accuracy[clean]"), compares=False, part=None)
+    column = right.astype(float)[:, None]
+    effect = crossed_mean(column, grouping).images / crossed_mean(column).images
+    assert design_effect(5, read.estimate.icc) == pytest.approx(effect)
+    assert read.low.icc < read.estimate.icc < read.high.icc
+    plan = plan_test("accuracy >= 0.6", expect=0.8, pilot=name)
+    assert plan.low < plan.needed.images < plan.high
+    assert plan.needed.groups == math.ceil(plan.needed.images / 5)
 
 
 @pytest.mark.parametrize(
