@@ -250,10 +250,7 @@ def _read_column(name: str, rule: Rule, part: float | None) -> _Column:
 
 def _find_shift(run: ComparedRun, cell: str) -> str:
     """The id of the shift of a single cell, as a rule writes it."""
-    cells = {
-        CLEAN: CLEAN,
-        **{f"{NATURAL}{name}": f"{NATURAL}{name}" for name in run.record.natural},
-    }
+    cells = {name: name for name in (CLEAN, *(f"{NATURAL}{own}" for own in run.record.natural))}
     for sweep in run.record.sweeps:
         for level, shifted in cells_by_level(sweep).items():
             cells[format_cell(ShiftLevel(sweep.name, level))] = shifted.id
