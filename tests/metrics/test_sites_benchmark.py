@@ -1,0 +1,44 @@
+"""The stored coverage of unseen and worst sites is that of the script, and no more misses."""
+
+from pathlib import Path
+
+import pytest
+from benchmarks import sites as simulated
+
+from tests.helpers.chance import most
+
+NOTES = Path(simulated.__file__).with_name("notes") / "sites.md"
+
+
+@pytest.fixture(scope="module")
+def rows():
+    return simulated.read_rows()
+
+
+def misses(row, side):
+    return round(float(row[side]) * int(row["trials"]))
+
+
+def test_the_stored_table_has_every_setting(rows):
+    unseen = (
+        len(simulated.SITES)
+        * len(simulated.DESIGNS)
+        * len(simulated.SHARES)
+        * len(simulated.SPREADS)
+    )
+    worst = len(simulated.WORST_SITES) * 2 * 2 * len(simulated.TRUTHS)
+    estimates = len(simulated.SITES) * len(simulated.SPREADS)
+    assert len(rows) == 2 * unseen + 4 * worst + 2 * estimates
+    assert {int(row["trials"]) for row in rows} == {simulated.TRIALS}
+
+
+def test_the_lower_end_of_an_unseen_site_and_of_the_worst_one_misses_rarely(rows):
+    for row in rows:
+        if row["number"] in ("unseen", "worst"):
+            assert misses(row, "below") <= most(int(row["trials"]), 0.05), row
+
+
+def test_the_notes_are_those_of_the_table(rows):
+    page = NOTES.read_text(encoding="utf-8")
+    for line in simulated.summary(rows):
+        assert line in page
