@@ -18,13 +18,13 @@ from fairweather.errors import InputError, join_names, unknown_name
 from fairweather.judge import rules
 from fairweather.judge.pilot import (
     PLANNED,
+    Column,
     Pilot,
     Planned,
-    SetSize,
     Variances,
     base_name,
+    read_column,
     read_pilot,
-    read_set_size,
 )
 from fairweather.judge.rules import CLASS, Rule, read_rules
 from fairweather.metrics.columns import FloatArray, IntArray
@@ -651,7 +651,7 @@ class _Planner:
     def __init__(self, claim: Claim, given: _Options) -> None:
         self.claim, self.given = claim, given
         kind = claim.planned.kind
-        self.held: SetSize | None = read_set_size(given.have, claim.rule) if given.have else None
+        self.held: Column | None = read_column(given.have, claim.rule) if given.have else None
         self.asked = given.images or (self.held.images if self.held else None)
         part = given.prevalence
         if part is not None and claim.planned.counted == "of other classes":
