@@ -107,7 +107,8 @@ def test_the_page_says_it_in_one_sentence(run, draw):
     row = table[(table["slice"] == "unseen site") & (table["metric"] == "accuracy")].iloc[0]
     ends = f"{100 * row['low']:.0f} % and {100 * row['high']:.0f} %"
     said = (
-        f"At an unseen site, accuracy lies between {ends} (95 % prediction interval from 7 sites)."
+        f"At an unseen site, accuracy on clean images lies between {ends} "
+        "(95 % prediction interval from 7 sites)."
     )
     for page in ("report.html", "tables/slices_site.md"):
         text = (run.path / page).read_text(encoding="utf-8")

@@ -203,7 +203,8 @@ def _describe_unseen(column: str, count: int, scores: Mapping[str, Score | None]
     the least accurate.
 
     >>> print(_describe_unseen("site", 8, {"A network": Score(0.89, 0.712, 0.961, 8)}))
-    At an unseen site, accuracy lies between 71 % and 96 % (95 % prediction interval from 8 sites).
+    At an unseen site, accuracy on clean images lies between 71 % and 96 %
+    (95 % prediction interval from 8 sites).
     >>> _describe_unseen("site", 3, {"A network": None})
     'A prediction interval for an unseen site needs at least 5 values of site, found 3.'
     """
@@ -217,7 +218,7 @@ def _describe_unseen(column: str, count: int, scores: Mapping[str, Score | None]
     of_model = f" of {title}" if len(known) > 1 else ""
     low, high = (f"{100 * end:.0f} %" for end in (score.low, score.high))
     return (
-        f"At an unseen {column}, accuracy{of_model} lies between {low} and {high} "
+        f"At an unseen {column}, accuracy{of_model} on clean images lies between {low} and {high} "
         f"(95 % prediction interval from {score.n} {Aggregation(column).plural})."
     )
 
