@@ -57,6 +57,8 @@ from fairweather.types.record import (
     ABSENT_METRICS,
     ALL,
     CLEAN,
+    ENSEMBLE_SUFFIX,
+    GROUPS,
     IMAGE,
     MEAN,
     NATURAL,
@@ -140,6 +142,17 @@ def read_model_scores(run: RunFolder) -> dict[str, ModelScores]:
     if scores.empty:
         raise InputError(f"{run.path / SCORES} has no rows, so nothing can be checked")
     return _group_by_model(scores)
+
+
+def check_predictions(run: RunFolder, model: str) -> None:
+    """Compare the stored predictions behind a model's scores with their checksums.
+
+    A packed run may have none. Raises `InputError` if a file was changed since the run wrote it.
+    """
+    folders = tuple(
+        f"predictions/{name.removesuffix(ENSEMBLE_SUFFIX)}/" for name in {model, base_model(model)}
+    )
+    run.check_files(lambda name: name.startswith(folders) or name.startswith(f"{GROUPS}/"))
 
 
 def read_absences(run: RunFolder) -> Mapping[str, str]:
