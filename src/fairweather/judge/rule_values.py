@@ -188,6 +188,7 @@ def find_part(run: RunFolder, text: str) -> Part:
     slices = set(run.slice_scores["slice"]) if run.holds(SLICES) else ()
     if text in slices:
         return Part(slice=text)
+    _refuse_unseen(run, text, [*slices])
     name, kind = text.partition("|")[0].strip(), units[-1].partition("=")[0].rpartition(" ")[2]
     if why := read_absences(run).get(name):
         raise InputError(f"{name} has no numbers: {why}")
