@@ -7,7 +7,7 @@ import xml.etree.ElementTree as ET  # nosec B405 # written, never read
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field, replace
-from functools import partial
+from functools import cache, partial
 from typing import Literal, NamedTuple, get_args
 
 from fairweather.errors import InputError, unknown_name
@@ -16,6 +16,7 @@ from fairweather.judge.rule_values import (
     CellEstimates,
     ModelScores,
     RuleCase,
+    check_predictions,
     compute_bounded,
     compute_change,
     count_enough_images,
@@ -194,6 +195,7 @@ def judge_rules(run: RunFolder, rules: Sequence[Rule], *, on: Basis = "interval"
         raise InputError("a check needs at least one rule, found none")
     tables = {"": read_model_scores(run)}
     absent = read_absences(run)
+    check = cache(partial(check_predictions, run))
     cases: dict[Rule, list[RuleCase]] = {}
     verdicts: dict[Rule, list[Verdict]] = {}
     unjudged: list[UnjudgedRule] = []
@@ -204,7 +206,10 @@ def judge_rules(run: RunFolder, rules: Sequence[Rule], *, on: Basis = "interval"
                 continue
             if rule.slice not in tables:
                 tables[rule.slice] = read_slice_scores(run, rule.slice)
-            cases[rule] = _resolve_rule(run, rule, tables[rule.slice], absent)
+            resolved = _resolve_rule(run, rule, tables[rule.slice], absent)
+            for model in dict.fromkeys(case.model for case in resolved):
+                check(model)
+            cases[rule] = resolved
     stored = _StoredEstimates(run, [case for own in cases.values() for case in own])
     for rule, own in cases.items():
         with _noting_errors(rule, unjudged):
