@@ -237,8 +237,8 @@ def describe_unseen(
     ends = score.low, score.high
     low, high = (f"{100 * end:.0f} %" if percent else f"{end:.2f}" for end in ends)
     return (
-        f"At an unseen {column}, {measured}{of_model} on clean images lies between {low} and {high} "
-        f"(95 % prediction interval from {score.n} {Aggregation(column).plural})."
+        f"At an unseen {column}, {measured}{of_model} on clean images lies between {low} and "
+        f"{high} (95 % prediction interval from {score.n} {Aggregation(column).plural})."
     )
 
 
