@@ -234,6 +234,8 @@ def test_groups_widen_the_interval_of_the_slope_and_weaken_the_test():
         for grouping in (None, Grouping(copies))
     )
     assert abs(of_groups.z) == pytest.approx(abs(test.z) / 2, rel=0.15)
+    one_group = Grouping(np.zeros(300, dtype=int))
+    assert np.isnan(metrics.spiegelhalter_test(probability, happened, one_group)).all()
 
 
 def cell(odds, labels):
