@@ -34,7 +34,7 @@ from fairweather.metrics.recalibration import CALIBRATION_NUMBERS, Outcomes
 STORED = Path(__file__).with_suffix(".csv")
 TRIALS, POPULATION = 2000, 200_000
 # Images, and those with the event, on average.
-SIZES = ((200, 20), (1000, 20), (200, 30), (500, 50), (2000, 100), (1000, 500))
+SIZES = ((1000, 20), (200, 30), (500, 50), (2000, 100), (1000, 500))
 DRAWN = (("images", "normal"), ("images", "skewed"), ("patients", "normal"))
 # From the model's log-odds to the true ones.
 TRUTHS = {
