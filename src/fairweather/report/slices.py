@@ -13,7 +13,7 @@ import pandas as pd
 
 from fairweather.metrics import holm, to_score
 from fairweather.metrics.grouping import FEW_GROUPS, membership_p, zou_donner_interval
-from fairweather.metrics.unseen import FEWEST_SITES
+from fairweather.metrics.unseen import describe_need
 from fairweather.report.contents import Contents, ensembles_as_models, join_name
 from fairweather.report.performance import (
     FloatArray,
@@ -228,10 +228,7 @@ def describe_unseen(
     """
     known = [(score.low, title, score) for title, score in scores.items() if score is not None]
     if not known:
-        return (
-            f"A prediction interval for an unseen {column} needs at least {FEWEST_SITES} values of "
-            f"{column}, found {count}."
-        )
+        return f"A{describe_need(column, count)[1:]}."
     _, title, score = min(known)
     of_model = f" of {title}" if len(known) > 1 else ""
     ends = score.low, score.high
