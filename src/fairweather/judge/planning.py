@@ -122,15 +122,14 @@ class Claim:
         number = {BETTER: "", NOT_WORSE: f" by {self.show(self.number)}"}
         return f"{target} {self.operator}{number.get(self.operator, f' {self.show(self.number)}')}"
 
-    @property
-    def as_rule(self) -> str:
+    def as_rule(self, *, names_class: bool) -> str:
         """The rule that `check` judges; "" for any difference, which `compare` tests."""
         if self.operator == BETTER:
             return ""
         sign, reference = RULED.get(self.operator, (self.operator, ""))
         number = self.show(self.number)
         rule = replace(self.rule, operator=sign, number=number, reference=reference)
-        if self.planned.counted != "images" and not rule.subject:
+        if names_class and self.planned.counted != "images" and not rule.subject:
             rule = replace(rule, subject=f"{CLASS}NAME")
         return str(rule)
 
@@ -770,7 +769,8 @@ class _Planner:
             target=given.power,
             needed=None,
             counts=self._counts,
-            rule=claim.as_rule,
+            # A run that knows the metric without a class has a single finding.
+            rule=claim.as_rule(names_class=not (self.pilot or self.held)),
             notes=tuple(self._notes()),
         )
         if given.expect is not None:
