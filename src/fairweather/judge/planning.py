@@ -7,7 +7,7 @@ import math
 import re
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
-from functools import partial
+from functools import lru_cache, partial
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -238,11 +238,14 @@ class Design:
         if self.claim.is_comparison or kind == "mean":
             if kind == "share" and self.sizes is None and self.seeds == 1:
                 assert variances.discordant is not None, "it was asked for"
-                power_of = partial(
-                    paired_power, difference=truth, discordant=variances.discordant, goal=goal
+                of_pairs = partial(
+                    _pair_power, difference=truth, discordant=variances.discordant, goal=goal
                 )
-            else:
-                power_of = partial(self._crossed_power, truth=truth, variances=variances, goal=goal)
+                of_counts = partial(
+                    _at_counts, of_pairs, MOST_SIZES if self.part == 1 else MOST_COUNTS
+                )
+                return random_share_power(images, self.part, of_counts)
+            power_of = partial(self._crossed_power, truth=truth, variances=variances, goal=goal)
         elif kind == "area":
             power_of = partial(self._area_power, truth=truth, variances=variances, goal=goal)
         elif self.sizes is None:
@@ -266,7 +269,7 @@ class Design:
     def _grouped_power(self, groups: int, truth: float, variances: Variances, goal: Goal) -> float:
         assert self.sizes is not None
         of_all = self.claim.planned.counted == "images"
-        icc = max(variances.icc, LEAST_ICC)
+        icc = min(max(variances.icc, LEAST_ICC), 1 - LEAST_ICC)
         return grouped_share_power(groups, truth, goal, self.sizes, icc, of_all_images=of_all)
 
     def _effect(self, variances: Variances) -> float:
@@ -315,6 +318,16 @@ class Design:
             )
         )
         return Spread(variances.of_recipes(truth), recipes, effect)
+
+
+_pair_power = lru_cache(maxsize=10_000)(paired_power)
+
+
+def _at_counts(power_of: Callable[[int], float], most: int, counts: IntArray) -> FloatArray:
+    """The power at numbers of images that count, in a row; interpolated if more than `most`."""
+    step = math.ceil(len(counts) / most)  # multiples of it are computed, so that calls share them
+    at = np.arange(counts[0] // step, -(-counts[-1] // step) + 1) * step
+    return np.interp(counts, at, [power_of(max(1, count)) for count in at.tolist()])
 
 
 class Size(NamedTuple):
@@ -469,6 +482,9 @@ def _format_sizes(sizes: Sequence[Size], counts: str) -> str:
 
 CURVE = (0.25, 0.5, 0.75, 1.0, 1.5, 2.0)  # of the images needed
 MOST_SEEDS = 100
+# How many powers of pairs are computed: in a row of sizes, whose power is a sawtooth, and over the
+# numbers of images of a class, over which it is a mean.
+MOST_SIZES, MOST_COUNTS = 250, 100
 LEAST_ICC = 1e-4  # of a distribution over patients; without any correlation there is none
 
 
@@ -534,11 +550,13 @@ def plan_test(
         prevalence=_within(prevalence, "prevalence", 0, 1),
         discordant=_within(discordant, "discordant", 0, 1),
         sd=_within(sd, "sd", 0, math.inf),
-        images_per_patient=_within(images_per_patient, "images_per_patient", 1, math.inf),
-        icc=_within(icc, "icc", 0, 1),
+        images_per_patient=_within(
+            images_per_patient, "images_per_patient", 1, math.inf, ends=(1,)
+        ),
+        icc=_within(icc, "icc", 0, 1, ends=(0, 1)),
         seeds=seeds,
         seed_sd=_within(seed_sd, "seed_sd", 0, math.inf),
-        seed_discordant=_within(seed_discordant, "seed_discordant", 0, 1),
+        seed_discordant=_within(seed_discordant, "seed_discordant", 0, 1, ends=(0,)),
         reference=_within(reference, "reference", 0, 1),
         tests=tests,
         pilot=(pilot,) if isinstance(pilot, str) else tuple(pilot),
@@ -553,9 +571,16 @@ def _optional(written: float | str | None, name: str) -> float | None:
     return None if written is None else read_number(written, name)
 
 
-def _within(written: float | str | None, name: str, low: float, high: float) -> float | None:
+def _within(
+    written: float | str | None,
+    name: str,
+    low: float,
+    high: float,
+    ends: tuple[float, ...] = (),
+) -> float | None:
+    """Read a number between two others, or one of the `ends` that are allowed too."""
     number = _optional(written, name)
-    if number is None or low < number < high or number == low == 1:
+    if number is None or low < number < high or number in ends:
         return number
     between = f"above {low:g}" if math.isinf(high) else f"between {low:g} and {high:g}"
     raise InputError(f"{name} must be {between}, found {written}")
@@ -789,7 +814,7 @@ class _Planner:
     def _need(self, design: Design, variances: Variances) -> int | None:
         """The smallest number of images; None if none is enough."""
         assert self.given.expect is not None
-        exact = not self.claim.is_comparison and self.claim.planned.kind == "share"
+        exact = self.claim.planned.kind == "share" and design.seeds == 1
         return smallest_size(
             partial(design.power, truth=self.given.expect, variances=variances),
             self.given.power,
