@@ -14,13 +14,13 @@ the interval, and how often above. `band` is the curve, judged at five places at
 from __future__ import annotations
 
 import argparse
-import csv
 import sys
 from collections.abc import Iterator
 from itertools import product
 from pathlib import Path
 
 import numpy as np
+import pandas as pd
 import scipy.optimize
 import scipy.special
 
@@ -163,10 +163,7 @@ def main() -> None:
         rows += [dict(zip(COLUMNS, map(str, row), strict=True)) for row in made]
         print(model, images, events, drawn, odds, file=sys.stderr, flush=True)
     if trials == TRIALS:
-        with STORED.open("w", newline="", encoding="utf-8") as file:
-            writer = csv.DictWriter(file, COLUMNS, lineterminator="\n")
-            writer.writeheader()
-            writer.writerows(rows)
+        pd.DataFrame(rows).to_csv(STORED, index=False, lineterminator="\n")
     print("\n".join(summarize(rows)))
 
 

@@ -130,25 +130,7 @@ class Pilot(NamedTuple):
     """What was read, for readers."""
 
 
-class SetSize(NamedTuple):
-    """The size of a test set that a run has."""
-
-    images: int
-    """All images."""
-
-    part: float
-    """The share of them that counts; for an area, that of the positives."""
-
-    sizes: GroupSizes | None
-    """Of all groups, in images that count; None if images are independent."""
-
-    seeds: int
-
-    name: str
-    """The run and its model, for readers."""
-
-
-class _Column(NamedTuple):
+class Column(NamedTuple):
     """A number for each image that counts, whose mean is the metric, and each seed."""
 
     values: FloatArray
@@ -166,16 +148,13 @@ class _Column(NamedTuple):
     part: float
     """The share that counts; for an area, that of the positives."""
 
+    name: str
+    """The run and its model, for readers."""
 
-def read_set_size(name: str, rule: Rule) -> SetSize:
-    """Read how large the test set of a run is, for the metric and cell of a rule.
-
-    Raises `InputError` if there is no such run, metric or cell.
-    """
-    opened = open_compared_run(name)
-    side = f"{opened.run.path}:{next(iter(opened.models))}"
-    column = _read_column(side, rule, None)
-    return SetSize(column.images, column.part, column.sizes, column.values.shape[1], side)
+    @property
+    def seeds(self) -> int:
+        """Of the model."""
+        return self.values.shape[1]
 
 
 def read_pilot(names: Sequence[str], rule: Rule, *, compares: bool, part: float | None) -> Pilot:
@@ -193,7 +172,7 @@ def read_pilot(names: Sequence[str], rule: Rule, *, compares: bool, part: float 
             images.
     """
     sides = _list_sides(names, compares=compares)
-    columns = [_read_column(side, rule, part) for side in sides]
+    columns = [read_column(side, rule, part) for side in sides]
     name = " and ".join(sides)
     if not compares:
         return _pilot_of_one(columns[0], PLANNED[base_name(rule)].kind, name)
@@ -234,8 +213,11 @@ def base_name(rule: Rule) -> str:
     return rule.scored.partition("/")[0].partition("@")[0]
 
 
-def _read_column(name: str, rule: Rule, part: float | None) -> _Column:
-    """Read the numbers of the images that count, of every seed of a model."""
+def read_column(name: str, rule: Rule, part: float | None = None) -> Column:
+    """Read the numbers of the images that count, of every seed of a model.
+
+    Raises `InputError` if there is no such run, metric or cell.
+    """
     run = open_compared_run(name)
     model, seeds = next(iter(run.models.items()))
     shift = _find_shift(run, rule.cell)
@@ -260,15 +242,13 @@ def _read_column(name: str, rule: Rule, part: float | None) -> _Column:
     if grouping is not None:
         sizes = _count_sizes(grouping, counted)
         grouping = grouping.select(np.flatnonzero(counted))
-    return _Column(np.stack(columns, axis=1), grouping, sizes, len(unit.places), share)
+    side = f"{run.run.path}:{model}"
+    return Column(np.stack(columns, axis=1), grouping, sizes, len(unit.places), share, side)
 
 
 def _find_shift(run: ComparedRun, cell: str) -> str:
     """The id of the shift of a single cell, as a rule writes it."""
-    cells = {
-        CLEAN: CLEAN,
-        **{f"{NATURAL}{name}": f"{NATURAL}{name}" for name in run.record.natural},
-    }
+    cells = {name: name for name in (CLEAN, *(f"{NATURAL}{own}" for own in run.record.natural))}
     for sweep in run.record.sweeps:
         for level, shifted in cells_by_level(sweep).items():
             cells[format_cell(ShiftLevel(sweep.name, level))] = shifted.id
@@ -380,7 +360,7 @@ def _area_numbers(
 # ---------------------------------------------------------------- variances
 
 
-def _pilot_of_one(column: _Column, kind: str, name: str) -> Pilot:
+def _pilot_of_one(column: Column, kind: str, name: str) -> Pilot:
     """The variances of one model, on average over its seeds."""
     values = column.values
     alone = [crossed_mean(values[:, [seed]]).images for seed in range(values.shape[1])]
@@ -395,7 +375,7 @@ def _pilot_of_one(column: _Column, kind: str, name: str) -> Pilot:
     return Pilot(*ends, column.sizes, (), len(values), column.part, name)
 
 
-def _pilot_of_two(first: _Column, second: _Column, name: str, *, is_share: bool) -> Pilot:
+def _pilot_of_two(first: Column, second: Column, name: str, *, is_share: bool) -> Pilot:
     """The variances of the difference of two models."""
     sides, grouping = (first.values, second.values), first.grouping or second.grouping
     sizes = first.sizes or second.sizes

@@ -18,13 +18,13 @@ from fairweather.errors import InputError, join_names, unknown_name
 from fairweather.judge import rules
 from fairweather.judge.pilot import (
     PLANNED,
+    Column,
     Pilot,
     Planned,
-    SetSize,
     Variances,
     base_name,
+    read_column,
     read_pilot,
-    read_set_size,
 )
 from fairweather.judge.rules import CLASS, Rule, read_rules
 from fairweather.metrics.columns import ROUNDING, FloatArray, IntArray
@@ -545,7 +545,7 @@ def plan_test(
     """
     read = read_claim(claim)
     options = _Options(
-        expect=_optional(expect, "expect"),
+        expect=_within(expect, "expect", -math.inf, math.inf),
         power=_within(power, "power", 0, 1) or 0.8,
         prevalence=_within(prevalence, "prevalence", 0, 1),
         discordant=_within(discordant, "discordant", 0, 1),
@@ -567,10 +567,6 @@ def plan_test(
     return _Planner(read, options).plan()
 
 
-def _optional(written: float | str | None, name: str) -> float | None:
-    return None if written is None else read_number(written, name)
-
-
 def _within(
     written: float | str | None,
     name: str,
@@ -579,7 +575,7 @@ def _within(
     ends: tuple[float, ...] = (),
 ) -> float | None:
     """Read a number between two others, or one of the `ends` that are allowed too."""
-    number = _optional(written, name)
+    number = None if written is None else read_number(written, name)
     if number is None or low < number < high or number in ends:
         return number
     between = f"above {low:g}" if math.isinf(high) else f"between {low:g} and {high:g}"
@@ -635,13 +631,11 @@ def _check_options(claim: Claim, given: _Options) -> None:
         raise InputError("say the size of the test set once: images (at least 1), or have")
     if given.expect is None:
         if (given.images is None and given.have is None) or claim.operator in (NOT_WORSE, WITHIN):
-            what = (
-                "by how much the new model is truly better" if claim.is_comparison else "the value"
-            )
-            raise InputError(
-                f"say what you expect of '{claim}': {what}, such as --expect "
-                f"{'0' if claim.is_comparison else claim.show(_better_value(claim))}"
-            )
+            better = claim.number / 2 if claim.operator == "<=" else (1 + claim.number) / 2
+            what = f"the value, such as --expect {claim.show(better)}"
+            if claim.is_comparison:
+                what = "by how much the new model is truly better, such as --expect 0"
+            raise InputError(f"say what you expect of '{claim}': {what}")
     else:
         _check_expected(claim, given.expect)
     if given.pilot:
@@ -672,13 +666,6 @@ def _check_options(claim: Claim, given: _Options) -> None:
         )
 
 
-def _better_value(claim: Claim) -> float:
-    """A value that keeps a limit, as an example."""
-    if claim.operator == "<=":
-        return claim.number / 2
-    return (1 + claim.number) / 2
-
-
 def _check_expected(claim: Claim, expect: float) -> None:
     """Raise `InputError` for a true value with which the claim is wrong."""
     goal = claim.goal()
@@ -702,7 +689,8 @@ class _Planner:
     def __init__(self, claim: Claim, given: _Options) -> None:
         self.claim, self.given = claim, given
         kind = claim.planned.kind
-        self.held: SetSize | None = read_set_size(given.have, claim.rule) if given.have else None
+        self.held: Column | None = read_column(given.have, claim.rule) if given.have else None
+        self.asked = given.images or (self.held.images if self.held else None)
         part = given.prevalence
         if part is not None and claim.planned.counted == "of other classes":
             part = 1 - part
@@ -755,10 +743,10 @@ class _Planner:
             # As many of a patient that has any, and fewer or more patients that have any.
             occupied = source.sizes.occupied * part / source.part if part else 1.0
             if occupied > 1 + ROUNDING:
-                most = source.part / source.sizes.occupied
+                most, counts = source.part / source.sizes.occupied, self.claim.planned.counted
                 raise InputError(
                     f"of patients as in {source.name}, at most {most:.3g} of the images can be "
-                    f"{self._counts}, and {part:.3g} are to be: say --images-per-patient"
+                    f"{counts}, and {part:.3g} are to be: say --images-per-patient"
                 )
             sizes = source.sizes.at_occupied(min(occupied, 1.0))
         return sizes if sizes and sizes.images.max() > 1 else None
@@ -776,13 +764,8 @@ class _Planner:
             stated["icc"] = given.icc
         if given.seed_sd is not None:
             stated["trainings"] = (given.seed_sd**2, given.seed_sd**2)
-        if self.pilot is None:
-            alone = replace(Variances(), **stated)
-            return alone, alone, alone
-        estimate, low, high = (
-            replace(variances, **stated)
-            for variances in (self.pilot.estimate, self.pilot.low, self.pilot.high)
-        )
+        known = self.pilot[:3] if self.pilot else (Variances(),) * 3
+        estimate, low, high = (replace(variances, **stated) for variances in known)
         return estimate, low, high
 
     def plan(self) -> PlannedTest:
@@ -793,21 +776,16 @@ class _Planner:
             expect=given.expect,
             target=given.power,
             needed=None,
-            counts=self._counts,
+            counts=claim.planned.counted,
             # A run that knows the metric without a class has a single finding.
             rule=claim.as_rule(names_class=not (self.pilot or self.held)),
             notes=tuple(self._notes()),
         )
         if given.expect is not None:
             planned = replace(planned, truth=self._truth(given.expect), **self._needs())
-        size = given.images or (self.held.images if self.held else None)
-        if size is not None:
-            planned = replace(planned, at_best=self._at_best(size))
+        if self.asked is not None:
+            planned = replace(planned, at_best=self._at_best(self.asked))
         return planned
-
-    @property
-    def _counts(self) -> str:
-        return self.claim.planned.counted
 
     # ------------------------------------------------ sizes
 
@@ -849,13 +827,12 @@ class _Planner:
                 enough = next(size for size in sizes if size.images <= 2 * sizes[-1].images)
                 design = replace(design, seeds=enough.seeds)
         images = self._need(design, estimate)
-        asked = self.given.images or (self.held.images if self.held else None)
-        around = images or asked
+        around = images or self.asked
         if images is not None:
             facts["needed"] = self._size(design, images)
         if around is not None:
             curve = {max(1, round(around * factor)) for factor in CURVE}
-            curve |= set() if asked is None else {asked}
+            curve |= set() if self.asked is None else {self.asked}
             sizes = [self._size(design, n) for n in sorted(curve)]
             facts["curve"] = tuple(dict.fromkeys(sizes))
         if self.pilot is not None:
@@ -970,28 +947,28 @@ class _Planner:
                 "Assumed: accuracies are far from 0 and 100 %. Near them, say --reference, the "
                 "value of the old recipe."
             )
-        if design.part == 1 and self._counts in ("of the class", "of other classes"):
+        if design.part == 1 and claim.planned.counted in ("of the class", "of other classes"):
             more = "Images" if design.sizes is None else "Images, and patients,"
             yield f"{more} of other classes come on top; --prevalence says how many."
 
     def _describe_patients(self, sizes: GroupSizes) -> Iterator[str]:
         """What is assumed of patients and their images."""
         claim, given, design = self.claim, self.given, self.design
-        part, icc = "", f"{self.ranges[0].icc:.2g}"
+        part, counts = "", claim.planned.counted
         if design.images_per_group != sizes.mean:
-            part = f" {self._counts}"
+            part = f" {counts}"
             if given.images_per_patient is not None:
                 yield (
-                    f"Assumed: images {self._counts} fall on patients by chance. If few patients "
+                    f"Assumed: images {counts} fall on patients by chance. If few patients "
                     "have most of them, name a --pilot instead of --images-per-patient."
                 )
             else:
                 yield (
-                    f"{100 * sizes.occupied:.3g} % of the patients have images {self._counts}: "
+                    f"{100 * sizes.occupied:.3g} % of the patients have images {counts}: "
                     f"{sizes.mean / sizes.occupied:.3g} on average."
                 )
-        elif self._counts != "images" and claim.planned.kind != "area":
-            part = f" {self._counts}"
+        elif counts != "images" and claim.planned.kind != "area":
+            part = f" {counts}"
             yield f"Patients with images{part} have {sizes.mean:.3g} of them on average."
         if design.images_per_group != sizes.mean or not part:
             which = f", {sizes.mean:.3g} of them{part}" if part else ""
@@ -1002,7 +979,7 @@ class _Planner:
                 "--pilot says otherwise."
             )
         else:
-            yield f"Two images{part} of one patient correlate by {icc}."
+            yield f"Two images{part} of one patient correlate by {self.ranges[0].icc:.2g}."
         if not claim.is_comparison and claim.planned.kind == "share":
             yield "Assumed: the share differs between patients as a beta distribution."
 
