@@ -302,7 +302,7 @@ def plan_test(
         typer.Option(help="Standard deviation over images of a loss, or of its difference."),
     ] = None,
     images_per_patient: Annotated[
-        float | None, typer.Option(help="Images of each patient, or other group, that count.")
+        float | None, typer.Option(help="All images of each patient, or other group.")
     ] = None,
     icc: Annotated[
         float | None, typer.Option(help="Correlation between two images of a patient.")
