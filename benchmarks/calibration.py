@@ -15,13 +15,13 @@ events for an interval. `band` is the curve, judged at five places at once.
 from __future__ import annotations
 
 import argparse
-import csv
 import sys
 from collections.abc import Iterator
 from itertools import product
 from pathlib import Path
 
 import numpy as np
+import pandas as pd
 import scipy.optimize
 import scipy.special
 
@@ -172,10 +172,7 @@ def main() -> None:
         rows += [dict(zip(COLUMNS, map(str, row), strict=True)) for row in made]
         print(model, images, events, drawn, odds, file=sys.stderr, flush=True)
     if trials == TRIALS:
-        with STORED.open("w", newline="", encoding="utf-8") as file:
-            writer = csv.DictWriter(file, COLUMNS, lineterminator="\n")
-            writer.writeheader()
-            writer.writerows(rows)
+        pd.DataFrame(rows).to_csv(STORED, index=False, lineterminator="\n")
     print("\n".join(summarize(rows)))
 
 

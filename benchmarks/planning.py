@@ -24,6 +24,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import pandas as pd
 import scipy.special
 
 from fairweather import metrics
@@ -350,8 +351,7 @@ def measure(setting: Setting, draws: int) -> Iterator[tuple[object, ...]]:
 
 def read_rows() -> list[dict[str, str]]:
     """Read the stored table."""
-    with STORED.open(newline="", encoding="utf-8") as file:
-        return list(csv.DictReader(file))
+    return pd.read_csv(STORED, dtype=str, keep_default_na=False).to_dict("records")
 
 
 def summarize(rows: Sequence[Mapping[str, str]]) -> Iterator[str]:

@@ -33,13 +33,18 @@ def count_look(run: RunFolder, rules: Sequence[Rule]) -> list[str]:
         if test_set is None:
             return []
         judged = json.dumps([sorted(_list_predictions(run)), sorted(map(str, rules))])
-        look = {"run": run.path.resolve().name, "test_set": test_set.digest}
-        looks, damaged = _add_look(run, {"time": _now(), **look, "judged": _digest(judged)})
+        look = {
+            "time": datetime.now(UTC).isoformat(timespec="seconds"),
+            "run": run.path.resolve().name,
+            "test_set": test_set.digest,
+            "judged": _digest(judged),
+        }
+        looks, damaged = _add_look(run, look)
     except OSError as error:
         return [f"looks are not counted: {describe_os_error(error)}"]
     except InputError as error:
         return [f"looks are not counted: {error}"]
-    said = describe_looks(looks.index(_digest(judged)) + 1, len(looks), test_set.images)
+    said = describe_looks(looks.index(look["judged"]) + 1, len(looks), test_set.images)
     if damaged:
         lines = "1 damaged line" if damaged == 1 else f"{damaged:,} damaged lines"
         said.append(f"not counted: {lines} of {LEDGER}")
@@ -118,7 +123,3 @@ def _list_predictions(run: RunFolder) -> list[str]:
 
 def _digest(text: str) -> str:
     return hashlib.sha256(text.encode()).hexdigest()[:16]
-
-
-def _now() -> str:
-    return datetime.now(UTC).isoformat(timespec="seconds")

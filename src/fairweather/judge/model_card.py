@@ -103,7 +103,7 @@ def _compose(
     own = [replace(rule, model=model) for rule in rules if rule.model in (None, model)]
     alone = replace(contents, titles={model: contents.titles[model]})
     if not own:
-        return make_card(CardSource(alone, model), run, None, filled)
+        return make_card(CardSource(alone, model), None, filled)
     verdicts, unjudged = judge_rules(run, own)
     if unjudged:
         raise InputError(unjudged[0].problem)
@@ -111,7 +111,7 @@ def _compose(
     table = RuleTable(
         LAYOUT, tabulate_verdicts(verdicts), tuple(map(str, own)), summarize_verdicts(verdicts)
     )
-    return make_card(CardSource(alone, model, judged), run, table, filled)
+    return make_card(CardSource(alone, model, judged), table, filled)
 
 
 # ---------------------------------------------------------------- a stored card

@@ -123,22 +123,7 @@ class Pilot(NamedTuple):
     """What was read, for readers."""
 
 
-class SetSize(NamedTuple):
-    """The size of a test set that a run has."""
-
-    images: int
-    """All images."""
-
-    part: float
-    """The share of them that counts; for an area, that of the positives."""
-
-    sizes: GroupSizes | None
-    """Of groups with images that count; None if images are independent."""
-
-    seeds: int
-
-
-class _Column(NamedTuple):
+class Column(NamedTuple):
     """A number for each image that counts, whose mean is the metric, and each seed."""
 
     values: FloatArray
@@ -153,16 +138,15 @@ class _Column(NamedTuple):
     part: float
     """The share that counts; for an area, that of the positives."""
 
+    @property
+    def seeds(self) -> int:
+        """Of the model."""
+        return self.values.shape[1]
 
-def read_set_size(name: str, rule: Rule) -> SetSize:
-    """Read how large the test set of a run is, for the metric and cell of a rule.
-
-    Raises `InputError` if there is no such run, metric or cell.
-    """
-    column = _read_column(name, rule, None)
-    return SetSize(
-        column.images, column.part, _group_sizes(column.grouping), column.values.shape[1]
-    )
+    @property
+    def sizes(self) -> GroupSizes | None:
+        """Of groups with images that count; None if images are independent."""
+        return _group_sizes(self.grouping)
 
 
 def read_pilot(names: Sequence[str], rule: Rule, *, compares: bool, part: float | None) -> Pilot:
@@ -180,7 +164,7 @@ def read_pilot(names: Sequence[str], rule: Rule, *, compares: bool, part: float 
             images.
     """
     sides = _list_sides(names, compares=compares)
-    columns = [_read_column(side, rule, part) for side in sides]
+    columns = [read_column(side, rule, part) for side in sides]
     name = " and ".join(sides)
     if not compares:
         return _pilot_of_one(columns[0], PLANNED[base_name(rule)].kind, name)
@@ -221,8 +205,11 @@ def base_name(rule: Rule) -> str:
     return rule.scored.partition("/")[0].partition("@")[0]
 
 
-def _read_column(name: str, rule: Rule, part: float | None) -> _Column:
-    """Read the numbers of the images that count, of every seed of a model."""
+def read_column(name: str, rule: Rule, part: float | None = None) -> Column:
+    """Read the numbers of the images that count, of every seed of a model.
+
+    Raises `InputError` if there is no such run, metric or cell.
+    """
     run = open_compared_run(name)
     model, seeds = next(iter(run.models.items()))
     shift = _find_shift(run, rule.cell)
@@ -245,15 +232,12 @@ def _read_column(name: str, rule: Rule, part: float | None) -> _Column:
         raise InputError(f"{name} has no images that {rule.scored} is of")
     if grouping is not None:
         grouping = grouping.select(np.flatnonzero(counted))
-    return _Column(np.stack(columns, axis=1), grouping, len(unit.places), share)
+    return Column(np.stack(columns, axis=1), grouping, len(unit.places), share)
 
 
 def _find_shift(run: ComparedRun, cell: str) -> str:
     """The id of the shift of a single cell, as a rule writes it."""
-    cells = {
-        CLEAN: CLEAN,
-        **{f"{NATURAL}{name}": f"{NATURAL}{name}" for name in run.record.natural},
-    }
+    cells = {name: name for name in (CLEAN, *(f"{NATURAL}{own}" for own in run.record.natural))}
     for sweep in run.record.sweeps:
         for level, shifted in cells_by_level(sweep).items():
             cells[format_cell(ShiftLevel(sweep.name, level))] = shifted.id
@@ -349,7 +333,7 @@ def _area_numbers(
 # ---------------------------------------------------------------- variances
 
 
-def _pilot_of_one(column: _Column, kind: str, name: str) -> Pilot:
+def _pilot_of_one(column: Column, kind: str, name: str) -> Pilot:
     """The variances of one model, on average over its seeds."""
     values = column.values
     alone = [crossed_mean(values[:, [seed]]).images for seed in range(values.shape[1])]
@@ -361,11 +345,11 @@ def _pilot_of_one(column: _Column, kind: str, name: str) -> Pilot:
         estimate = replace(estimate, scale=variance / normal)
     # All seeds have about the same spread, so the first says how uncertain it is.
     ends = _image_ends(estimate, values[:, [0]], column.grouping)
-    sizes = _group_sizes(column.grouping)
+    sizes = column.sizes
     return Pilot(*ends, sizes, (), len(values), column.part, name)
 
 
-def _pilot_of_two(first: _Column, second: _Column, name: str, *, is_share: bool) -> Pilot:
+def _pilot_of_two(first: Column, second: Column, name: str, *, is_share: bool) -> Pilot:
     """The variances of the difference of two models."""
     sides, grouping = (first.values, second.values), first.grouping or second.grouping
     n, networks = len(sides[0]), [side.shape[1] for side in sides]

@@ -18,13 +18,13 @@ from fairweather.errors import InputError, join_names, unknown_name
 from fairweather.judge import rules
 from fairweather.judge.pilot import (
     PLANNED,
+    Column,
     Pilot,
     Planned,
-    SetSize,
     Variances,
     base_name,
+    read_column,
     read_pilot,
-    read_set_size,
 )
 from fairweather.judge.rules import CLASS, Rule, read_rules
 from fairweather.metrics.columns import FloatArray, IntArray
@@ -521,7 +521,7 @@ def plan_test(
     """
     read = read_claim(claim)
     options = _Options(
-        expect=_optional(expect, "expect"),
+        expect=_within(expect, "expect", -math.inf, math.inf),
         power=_within(power, "power", 0, 1) or 0.8,
         prevalence=_within(prevalence, "prevalence", 0, 1),
         discordant=_within(discordant, "discordant", 0, 1),
@@ -541,12 +541,8 @@ def plan_test(
     return _Planner(read, options).plan()
 
 
-def _optional(written: float | str | None, name: str) -> float | None:
-    return None if written is None else read_number(written, name)
-
-
 def _within(written: float | str | None, name: str, low: float, high: float) -> float | None:
-    number = _optional(written, name)
+    number = None if written is None else read_number(written, name)
     if number is None or low < number < high or number == low == 1:
         return number
     between = f"above {low:g}" if math.isinf(high) else f"between {low:g} and {high:g}"
@@ -602,13 +598,11 @@ def _check_options(claim: Claim, given: _Options) -> None:
         raise InputError("say the size of the test set once: images (at least 1), or have")
     if given.expect is None:
         if (given.images is None and given.have is None) or claim.operator in (NOT_WORSE, WITHIN):
-            what = (
-                "by how much the new model is truly better" if claim.is_comparison else "the value"
-            )
-            raise InputError(
-                f"say what you expect of '{claim}': {what}, such as --expect "
-                f"{'0' if claim.is_comparison else claim.show(_better_value(claim))}"
-            )
+            better = claim.number / 2 if claim.operator == "<=" else (1 + claim.number) / 2
+            what = f"the value, such as --expect {claim.show(better)}"
+            if claim.is_comparison:
+                what = "by how much the new model is truly better, such as --expect 0"
+            raise InputError(f"say what you expect of '{claim}': {what}")
     else:
         _check_expected(claim, given.expect)
     if given.pilot:
@@ -639,13 +633,6 @@ def _check_options(claim: Claim, given: _Options) -> None:
         )
 
 
-def _better_value(claim: Claim) -> float:
-    """A value that keeps a limit, as an example."""
-    if claim.operator == "<=":
-        return claim.number / 2
-    return (1 + claim.number) / 2
-
-
 def _check_expected(claim: Claim, expect: float) -> None:
     """Raise `InputError` for a true value with which the claim is wrong."""
     goal = claim.goal()
@@ -664,7 +651,8 @@ class _Planner:
     def __init__(self, claim: Claim, given: _Options) -> None:
         self.claim, self.given = claim, given
         kind = claim.planned.kind
-        self.held: SetSize | None = read_set_size(given.have, claim.rule) if given.have else None
+        self.held: Column | None = read_column(given.have, claim.rule) if given.have else None
+        self.asked = given.images or (self.held.images if self.held else None)
         part = given.prevalence
         if part is not None and claim.planned.counted == "of other classes":
             part = 1 - part
@@ -718,13 +706,8 @@ class _Planner:
             stated["icc"] = given.icc
         if given.seed_sd is not None:
             stated["trainings"] = (given.seed_sd**2, given.seed_sd**2)
-        if self.pilot is None:
-            alone = replace(Variances(), **stated)
-            return alone, alone, alone
-        estimate, low, high = (
-            replace(variances, **stated)
-            for variances in (self.pilot.estimate, self.pilot.low, self.pilot.high)
-        )
+        known = self.pilot[:3] if self.pilot else (Variances(),) * 3
+        estimate, low, high = (replace(variances, **stated) for variances in known)
         return estimate, low, high
 
     def plan(self) -> PlannedTest:
@@ -735,20 +718,15 @@ class _Planner:
             expect=given.expect,
             target=given.power,
             needed=None,
-            counts=self._counts,
+            counts=claim.planned.counted,
             rule=claim.as_rule,
             notes=tuple(self._notes()),
         )
         if given.expect is not None:
             planned = replace(planned, truth=self._truth(given.expect), **self._needs())
-        size = given.images or (self.held.images if self.held else None)
-        if size is not None:
-            planned = replace(planned, at_best=self._at_best(size))
+        if self.asked is not None:
+            planned = replace(planned, at_best=self._at_best(self.asked))
         return planned
-
-    @property
-    def _counts(self) -> str:
-        return self.claim.planned.counted
 
     # ------------------------------------------------ sizes
 
@@ -790,13 +768,12 @@ class _Planner:
                 enough = next(size for size in sizes if size.images <= 2 * sizes[-1].images)
                 design = replace(design, seeds=enough.seeds)
         images = self._need(design, estimate)
-        asked = self.given.images or (self.held.images if self.held else None)
-        around = images or asked
+        around = images or self.asked
         if images is not None:
             facts["needed"] = self._size(design, images)
         if around is not None:
             curve = {max(1, round(around * factor)) for factor in CURVE}
-            curve |= set() if asked is None else {asked}
+            curve |= set() if self.asked is None else {self.asked}
             facts["curve"] = tuple(self._size(design, n) for n in sorted(curve))
         if self.pilot is not None:
             facts["low"] = self._need(design, low)
@@ -915,7 +892,7 @@ class _Planner:
                 "Assumed: accuracies are far from 0 and 100 %. Near them, say --reference, the "
                 "value of the old recipe."
             )
-        if design.part == 1 and self._counts in ("of the class", "of other classes"):
+        if design.part == 1 and claim.planned.counted in ("of the class", "of other classes"):
             yield "Images of other classes come on top; --prevalence says how many."
 
     def _describe_test(self) -> str:

@@ -307,12 +307,9 @@ class Outcomes:
 
     def _coefficient(self, fit: LogisticFit | None, place: int) -> Number:
         if fit is None:
-            return self._undefined()
+            return Number(np.nan, np.zeros(len(self.happened), dtype=np.float32))
         unit = np.eye(len(fit.coefficients))[place]
         return Number(float(fit.coefficients[place]), self._influence(fit, unit).astype(np.float32))
-
-    def _undefined(self) -> Number:
-        return Number(np.nan, np.zeros(len(self.happened), dtype=np.float32))
 
     def _fit(self, design: Design, offset: float) -> LogisticFit:
         """Fit by maximum likelihood; with an offset, the log-odds have that slope."""

@@ -27,6 +27,7 @@ from fairweather.report.contents import Contents
 from fairweather.report.operating_points import DEFAULT, compare_all_slices, describe_targets
 from fairweather.report.other_images import list_other_images
 from fairweather.report.performance import ModelOutcome
+from fairweather.runs.folder import RunFolder
 from fairweather.types.kinds import OF_FINDING
 from fairweather.types.measurement import Score
 from fairweather.types.operating_points import POINT_SIGN, RATES
@@ -68,6 +69,17 @@ class CardSource:
     rules: Sequence[CardRule] = ()
 
     @property
+    def run(self) -> RunFolder:
+        """The run."""
+        (run,) = self.contents.runs.values()
+        return run
+
+    @property
+    def is_trained(self) -> bool:
+        """Whether the run trained the model."""
+        return self.run.record.kind == "study"
+
+    @property
     def outcome(self) -> ModelOutcome | None:
         """What becomes of the model, where it answers with one class."""
         if self.views:
@@ -89,7 +101,7 @@ class CardSection(NamedTuple):
     """A section of a card: what its heading asks, how it is answered, and what a person adds."""
 
     heading: str
-    describe: Callable[[CardSource], Iterator[str]]
+    describe: Callable[[CardSource], Iterator[str]] = lambda _: iter(())
     blanks: tuple[Blank, ...] = ()
 
 
@@ -113,7 +125,7 @@ def _count(number: int, noun: str) -> str:
 def _describe_test(source: CardSource) -> Iterator[str]:
     contents = source.contents
     data, aggregation = contents.data, contents.aggregation
-    (run,) = contents.runs.values()
+    run = source.run
     cell = contents.read_cell(source.model, contents.seeds_of(source.model)[0], CLEAN)
     if cell is not None:
         yield f"It was tested on {_count(len(cell.keys), 'image')} of {data.name}."
@@ -210,8 +222,8 @@ def _list_class_calls(source: CardSource) -> list[Call]:
     for metric in contents.scores["metric"].unique():
         if not str(metric).startswith(start):
             continue
-        name, _, at = str(metric).removeprefix(start).partition(POINT_SIGN)
         of_class = str(metric).removeprefix(start)
+        name, _, at = of_class.partition(POINT_SIGN)
         first, second = (
             known(contents.score(f"{kind}/{of_class}", source.model, CLEAN, NO_LEVEL))
             for kind in RATES
@@ -330,8 +342,8 @@ def _describe_readers(source: CardSource) -> Iterator[str]:
 
 def _describe_untested(source: CardSource) -> Iterator[str]:
     contents = source.contents
-    (run,) = contents.runs.values()
-    record, groups, kinds = run.record, run.groups(), {sweep.kind for sweep in contents.sweeps}
+    record, groups = source.run.record, source.run.groups()
+    kinds = {sweep.kind for sweep in contents.sweeps}
     has_slices = groups is not None and bool(groups.slices)
     absent = {
         "No shift was tested, so nothing is known about changed images.": "shift" not in kinds,
@@ -349,7 +361,7 @@ def _describe_untested(source: CardSource) -> Iterator[str]:
             contents
         ),
         "It was trained once, and another training may give other numbers.": (
-            record.kind == "study" and len(contents.seeds_of(source.model)) == 1
+            source.is_trained and len(contents.seeds_of(source.model)) == 1
         ),
     }
     yield from (sentence for sentence, is_absent in absent.items() if is_absent)
@@ -365,16 +377,15 @@ def _describe_misuse(source: CardSource) -> Iterator[str]:
     for rule in source.rules:
         if not rule.passed:
             yield f"{name_images(contents, rule.images)}: it breaks “{rule.text}”."
-    for low in outcome.worst.main if outcome else ():
-        chance = outcome.chance if outcome else None
-        if chance is not None and low.performance.accuracy.low <= chance:
-            where = f"{low.sweep.name}={low.level}"
-            yield f"{name_images(contents, where)}: statistically no better than a constant answer."
-    for name, place, area in (
-        findings.list_areas(source.views, source.model, by_finding.places) if by_finding else ()
-    ):
-        if area.low <= 0.5:
-            yield f"“{name}” {place.sentence}: statistically no better than a coin."
+    if outcome and outcome.chance is not None:
+        for low in outcome.worst.main:
+            if low.performance.accuracy.low <= outcome.chance:
+                images = name_images(contents, f"{low.sweep.name}={low.level}")
+                yield f"{images}: statistically no better than a constant answer."
+    if by_finding:
+        for name, place, area in findings.list_areas(source.views, source.model, by_finding.places):
+            if area.low <= 0.5:
+                yield f"“{name}” {place.sentence}: statistically no better than a coin."
 
 
 def name_images(contents: Contents, cell: str) -> str:
@@ -398,8 +409,7 @@ def name_images(contents: Contents, cell: str) -> str:
 
 PURPOSE = CardSection(
     "Intended use",
-    lambda _: iter(()),
-    (
+    blanks=(
         Blank("Purpose", "what it is for, and what a person does with its answer"),
         Blank("Users", "who uses it, and what they must have learnt"),
         Blank("People and images", "whose images, from which devices, it is meant for"),
