@@ -8,7 +8,7 @@ import scipy.stats
 
 import fairweather as fw
 from fairweather.errors import InputError
-from fairweather.judge.pilot import PLANNED, read_pilot, read_set_size
+from fairweather.judge.pilot import PLANNED, read_column, read_pilot
 from fairweather.judge.planning import plan_test, read_claim, read_number
 from fairweather.judge.rules import read_rules
 from fairweather.metrics.areas import auc_column
@@ -316,7 +316,7 @@ def test_a_loss_and_an_area_have_the_variance_of_their_columns(pilot):
 
 def test_a_given_test_set_has_its_images_and_positives(pilot):
     run, _ = pilot
-    size = read_set_size(f"{run}:old", rule("sensitivity[clean|class=b]"))
+    size = read_column(f"{run}:old", rule("sensitivity[clean|class=b]"))
     assert (size.images, size.part, size.seeds) == (N, 0.5, 3)
     given = plan_test("sensitivity[clean|class=b] >= 0.8", have=f"{run}:old")
     stated = plan_test("sensitivity[clean|class=b] >= 0.8", prevalence=0.5, images=N)
