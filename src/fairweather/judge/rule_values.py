@@ -36,7 +36,7 @@ from fairweather.metrics.metric import (
 )
 from fairweather.metrics.paired import bounded_change
 from fairweather.metrics.rows import find_row
-from fairweather.metrics.unseen import FEWEST_SITES
+from fairweather.metrics.unseen import FEWEST_ERRORS, FEWEST_SITES, describe_need
 from fairweather.report.contents import Contents, ensembles_as_models, read_contents
 from fairweather.runs.folder import RunFolder, read_json
 from fairweather.runs.scores import (
@@ -57,6 +57,8 @@ from fairweather.types.record import (
     ABSENT_METRICS,
     ALL,
     CLEAN,
+    ENSEMBLE_SUFFIX,
+    GROUPS,
     IMAGE,
     MEAN,
     NATURAL,
@@ -142,6 +144,17 @@ def read_model_scores(run: RunFolder) -> dict[str, ModelScores]:
     return _group_by_model(scores)
 
 
+def check_predictions(run: RunFolder, model: str) -> None:
+    """Compare the stored predictions behind a model's scores with their checksums.
+
+    A packed run may have none. Raises `InputError` if a file was changed since the run wrote it.
+    """
+    folders = tuple(
+        f"predictions/{name.removesuffix(ENSEMBLE_SUFFIX)}/" for name in {model, base_model(model)}
+    )
+    run.check_files(lambda name: name.startswith(folders) or name.startswith(f"{GROUPS}/"))
+
+
 def read_absences(run: RunFolder) -> Mapping[str, str]:
     """Read why metrics, or findings, have no numbers or are in no mean, by name."""
     return read_json(run.file(ABSENT_METRICS)) if run.holds(ABSENT_METRICS) else {}
@@ -175,6 +188,7 @@ def find_part(run: RunFolder, text: str) -> Part:
     slices = set(run.slice_scores["slice"]) if run.holds(SLICES) else ()
     if text in slices:
         return Part(slice=text)
+    _refuse_unseen(run, text, [*slices])
     name, kind = text.partition("|")[0].strip(), units[-1].partition("=")[0].rpartition(" ")[2]
     if why := read_absences(run).get(name):
         raise InputError(f"{name} has no numbers: {why}")
@@ -214,10 +228,7 @@ def _refuse_unseen(run: RunFolder, slice_: str, known: Sequence[str]) -> None:
     if not values or column == slice_:
         return
     if column in run.record.settings.sites:
-        raise InputError(
-            f"a prediction interval for an {slice_} needs at least {FEWEST_SITES} values of "
-            f"{column} where the metric is known, found {count}"
-        )
+        raise InputError(describe_need(column, count))
     raise InputError(
         f"an {slice_} is predicted only if the values of {column} are a sample, such as hospitals: "
         f"measure again with --sites {column}, which keeps all predictions"
@@ -370,7 +381,8 @@ def find_score(case: RuleCase) -> Score:
         if rule.is_unseen and find_row(rule.scored) is not None:
             raise InputError(
                 f"{model} has no {rule.scored} for the {rule.slice}: only shares, areas and other "
-                f"metrics between two bounds are predicted, if known at {FEWEST_SITES} or more"
+                f"metrics between two bounds are predicted, if known at {FEWEST_SITES} or more and "
+                f"with {FEWEST_ERRORS} errors at each on average"
             )
         _check_unit(case)
         _check_class(rule, rows)

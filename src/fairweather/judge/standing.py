@@ -16,7 +16,7 @@ from numpy.typing import ArrayLike
 from scipy import stats
 from scipy.special import logit
 
-from fairweather.errors import InputError
+from fairweather.errors import InputError, join_names
 from fairweather.judge.atlas import (
     CORRUPTIONS,
     CORRUPTIONS_3D,
@@ -238,30 +238,20 @@ def find_cells(record: RunRecord, atlas: Atlas) -> RunCells:
                 comparable[AtlasCell(sweep.name, MEAN, made)] = ShiftLevel(sweep.name, MEAN)
     others = []
     if unknown:
-        others.append(f"Not in published tables, by their names: {_shorten(unknown)}.")
+        others.append(f"Not in published tables, by their names: {join_names(unknown)}.")
     if unpublished and other_size:
         size = " x ".join(map(str, side or ()))
         others.append(
-            f"Not comparable: {_shorten(unpublished)}. The published corruptions are of "
+            f"Not comparable: {join_names(unpublished)}. The published corruptions are of "
             f"{SIDE} x {SIDE} pixels, the run's images of {size}."
         )
     elif unpublished:
         how = {MEMORY: "in memory", FILES: "from files"}[made]
         others.append(
-            f"No numbers in {atlas.facts.title} for {_shorten(unpublished)}, which the run "
+            f"No numbers in {atlas.facts.title} for {join_names(unpublished)}, which the run "
             f"measured {how}."
         )
     return RunCells(comparable, others)
-
-
-def _shorten(names: Sequence[str], most: int = 4) -> str:
-    """Name the first few, and count the others.
-
-    >>> _shorten(["a", "b", "c"], most=1)
-    'a and 2 more'
-    """
-    more = f" and {len(names) - most} more" if len(names) > most else ""
-    return ", ".join(names[:most]) + more
 
 
 def _how_made(record: RunRecord) -> str:

@@ -213,7 +213,9 @@ class Outcomes:
         excess = self._excess * (1 - 2 * p)
         variance = float(self.counts @ ((1 - 2 * p) ** 2 * p * (1 - p)))
         if self.groups is not None:
-            variance = float(np.square(self._by_group(self.counts * excess)).sum())
+            sums = self._by_group(self.counts * excess)
+            # Of one group, z would be 1 or -1, whatever its images say.
+            variance = float(np.square(sums).sum()) if len(sums) > 1 else 0.0
         if not variance:
             return CalibrationTest(np.nan, np.nan)
         z = float(self.counts @ excess) / np.sqrt(variance)
@@ -537,7 +539,7 @@ def spiegelhalter_test(
         grouping: which images belong together.
 
     Returns:
-        z and its two-sided p; NaN where every probability is 0, 0.5 or 1.
+        z and its two-sided p; NaN where every probability is 0, 0.5 or 1, or for a single group.
 
     Source: Spiegelhalter 1986, Probabilistic Prediction in Patient Management and Clinical Trials,
     section 4.

@@ -128,7 +128,7 @@ def make_card(source: CardSource, rules: RuleTable | None, filled: Mapping[str, 
         f"{_introduce(source)} Lines with {TO_FILL} are for a person.",
         *map(_write_section, shown),
         *_write_numbers(source),
-        *_write_rules(rules),
+        *(_write_table("Rules", rules.layout, rules.body, [rules.summary]) if rules else ()),
         *_write_settings(source),
         "## How to check this card",
         "`fairweather verify` computes every number of the run "
@@ -196,12 +196,15 @@ ABOUT = CardSection(
 )
 
 
-def _write_settings(source: CardSource) -> Iterator[str]:
+def _write_settings(source: CardSource) -> list[str]:
     """Write the settings of a training as a table."""
-    if source.is_trained:
-        rows = [list(fact) for fact in flatten_facts(_record_of(source).settings)]
-        yield "## Training"
-        yield write_markdown(TableLayout(("Setting", "Value"), words=2), rows, []).rstrip()
+    rows = [list(fact) for fact in flatten_facts(_record_of(source).settings)]
+    layout = TableLayout(("Setting", "Value"), words=2)
+    return _write_table("Training", layout, rows, []) if source.is_trained else []
+
+
+def _write_table(title: str, layout: TableLayout, body: Body, below: Sequence[str]) -> list[str]:
+    return [f"## {title}", write_markdown(layout, body, below).rstrip()]
 
 
 # ---------------------------------------------------------------- the parts of the Markdown
@@ -237,10 +240,8 @@ def _write_numbers(source: CardSource) -> Iterator[str]:
     ]
     header = ("Images", *(METRICS[name].label for name in names))
     caption = caption_scores(contents, "; ".join(map(describe_metric, names)))
-    yield "## The numbers"
-    yield write_markdown(
-        TableLayout(header), body, name_all_units([caption], contents.aggregation)
-    ).rstrip()
+    below = name_all_units([caption], contents.aggregation)
+    yield from _write_table("The numbers", TableLayout(header), body, below)
     if source.views:
         kinds = ("auc", "sensitivity", "specificity", "ppv", "npv", "probability_gap")
         body = [
@@ -253,12 +254,6 @@ def _write_numbers(source: CardSource) -> Iterator[str]:
 
 def _write_entry(contents: Contents, *place: str) -> str:
     return str(find_defined(contents, *place) or ABSENT)
-
-
-def _write_rules(rules: RuleTable | None) -> Iterator[str]:
-    if rules is not None:
-        yield "## Rules"
-        yield write_markdown(rules.layout, rules.body, [rules.summary]).rstrip()
 
 
 # ---------------------------------------------------------------- the front matter
