@@ -41,6 +41,12 @@ LISTED_BY: Mapping[str, str] = {
     "pretrained timm model": "timm.list_pretrained() in Python",
     "torchvision model": "torchvision.models.list_models() in Python",
 }
+# What a name of a metric means where a run has no metric of this name, in words.
+MEANT: Mapping[str, tuple[str, str]] = {
+    "accuracy": ("decision_accuracy", "the share of right decisions"),
+    "auroc": ("auc", "the area under the ROC curve"),
+    "roc_auc": ("auc", "the area under the ROC curve"),
+}
 # New names of options of commands and of Python, of keys of studies and of their values, by the old
 # ones. A sentence gives the new name, for one version.
 RENAMED: Mapping[str, str] = {
@@ -135,6 +141,8 @@ def unknown_name(kind: str, name: object, allowed: Iterable[str]) -> InputError:
     >>> print(unknown_name("suite", "set", [f"set{number}" for number in range(60)]))
     unknown suite 'set'; did you mean 'set9'? closest of 60: set9, set8, set7, set6, set5; all of
     them: fairweather list suites
+    >>> print(unknown_name("metric", "AUROC", ["auc", "brier"]))
+    unknown metric 'AUROC'; did you mean 'auc', the area under the ROC curve? known: auc, brier
     >>> print(unknown_name("option", "cluster", ["group", "slices"]))
     the option 'cluster' is now called 'group'
     """
@@ -142,8 +150,13 @@ def unknown_name(kind: str, name: object, allowed: Iterable[str]) -> InputError:
     if (new := RENAMED.get(str(name))) in names:
         return InputError(f"the {kind} {name!r} is now called {new!r}")
     same_end = [known for known in names if known.rpartition("/")[2] == str(name)]
-    near = same_end or difflib.get_close_matches(str(name), names, n=1, cutoff=0.6)
+    meant, words = MEANT.get(str(name).casefold(), ("", "")) if kind == "metric" else ("", "")
+    near = [meant] if meant in names else same_end
+    near = near or [known for known in names if known.casefold() == str(name).casefold()]
+    near = near or difflib.get_close_matches(str(name), names, n=1, cutoff=0.6)
     hint = f"; did you mean {near[0]!r}?" if near else ";"
+    if words and near == [meant]:
+        hint = f"{hint[:-1]}, {words}?"
     if len(names) <= MAX_SHOWN:
         return InputError(f"unknown {kind} {name!r}{hint} known: {', '.join(names) or 'none'}")
     similar = difflib.get_close_matches(str(name), names, n=CLOSEST_SHOWN, cutoff=0.4)

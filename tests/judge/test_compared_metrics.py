@@ -226,21 +226,22 @@ def test_a_metric_that_cannot_be_compared_is_refused(pair, name, told):
         read_run_comparison(*pair, metrics=["brier_score", name])
 
 
-def test_findings_have_tests_of_areas_losses_and_calibration(tmp_path):
-    generator, names = np.random.default_rng(7), ("Edema", "Mass")
-    labels = (generator.random((N, 2)) < 0.4).astype(np.int64)
-    hard = generator.normal(size=(N, 2))
+def write_findings(root, names, sites=None):
+    """Two runs of the same findings."""
+    generator, shape = np.random.default_rng(7), (N, len(names))
+    labels = (generator.random(shape) < 0.4).astype(np.int64)
+    hard = generator.normal(size=shape)
     task = find_task("multilabel")
 
     def stored(strength, seed):
-        own = np.random.default_rng([2, seed]).normal(size=(N, 2))
+        own = np.random.default_rng([2, seed]).normal(size=shape)
         logits = (strength * (labels - 0.5) + hard + 0.4 * own).astype("f4")
         columns = task.columns(logits, labels)
         return task.predictions(
             keys=np.arange(N), labels=labels, logits=logits, classes=names, **columns
         )
 
-    runs = []
+    runs, every = [], []
     for at, (name, strength) in enumerate((("a", 1.5), ("b", 2.5))):
         record = run_record(
             {"net": "Net"},
@@ -251,7 +252,46 @@ def test_findings_have_tests_of_areas_losses_and_calibration(tmp_path):
             settings=RunSettings(bootstrap=200),
         )
         cells = {("net", 0, "clean"): stored(strength, at)}
-        runs.append(write_run(tmp_path / name, record, predictions=cells).path)
+        every.append(cells)
+        run = write_run(root / name, record, predictions=cells)
+        if sites is not None:
+            groups = StoredGroups(np.arange(N), None, None, {"site": sites})
+            run.write_groups(groups_file("test"), groups)
+            finish(run, "group", [groups_file("test")], kind="group")
+        runs.append(run.path)
+    return runs, [cells["net", 0, "clean"] for cells in every]
+
+
+@pytest.mark.parametrize("metric", ["sensitivity", "specificity", "sensitivity@0.3"])
+def test_calls_of_a_finding_have_mcnemars_test(metric, tmp_path):
+    runs, sides = write_findings(tmp_path, ("Mass",))
+    table = fw.compare_runs(*runs, metrics=[metric])
+    (row,) = table[table["metric"] == metric].itertuples()
+    threshold = 0.3 if "@" in metric else 0.5
+    sick = sides[0].labels[:, 0] == 1
+    sought = ~sick if metric == "specificity" else sick
+    right = [((own.probability[:, 0] >= threshold) == sick)[sought] for own in sides]
+    only = [int((right[at] & ~right[1 - at]).sum()) for at in (0, 1)]
+    assert (row.only_a_right, row.only_b_right) == (only[0], only[1])
+    assert sum(only) > 5
+    assert row.p == pytest.approx(scipy.stats.binomtest(only[0], sum(only)).pvalue)
+    assert row.verdict in ("real", "cannot tell")
+
+
+def test_a_table_of_slices_says_how_many_tests_are_corrected(tmp_path):
+    sites = np.array(["A", "B", "C"], dtype=object)[np.minimum(np.arange(N) // 145, 2)]
+    runs, _ = write_findings(tmp_path, ("Mass",), sites)
+    compared = read_run_comparison(*runs)
+    frame, caption = compared.slices.frame, compared.slices.below[0]
+    tests = frame.dropna(subset="p").groupby("metric").size()
+    assert (tests["auc"], tests["decision_accuracy"]) == (2, 3)
+    assert "AUC over 2 tests" in caption
+    assert "Right decisions over 3 tests" in caption
+    assert "has all 3 slices" in caption
+
+
+def test_findings_have_tests_of_areas_losses_and_calibration(tmp_path):
+    runs, _ = write_findings(tmp_path, ("Edema", "Mass"))
     table = fw.compare_runs(*runs, metrics=["nll", "rms_ece/10-equal-width"])
     units = {"finding=Edema", "finding=Mass"}
     tested = {"auc", "pr_auc", "brier", "nll", "rms_ece/10-equal-width", "decision_accuracy"}

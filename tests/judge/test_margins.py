@@ -5,6 +5,7 @@ import io
 import re
 
 import numpy as np
+import pandas as pd
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
@@ -19,6 +20,7 @@ from fairweather.judge.rules import Rule, read_rules
 from fairweather.judge.verdicts import format_junit, format_verdicts, judge_rules
 from fairweather.metrics import per_image
 from fairweather.runs.folder import StoredGroups
+from fairweather.tasks.multilabel import FindingsPredictions
 from fairweather.types.measurement import Predictions, Score
 from fairweather.types.record import DataRecord, RunSettings, groups_file
 from tests.helpers import reference
@@ -269,6 +271,33 @@ def test_findings_are_compared_where_they_are_known(tmp_path):
         fw.compare_runs(*(run.path for run in sides), margins=["auc[clean|mean finding]=0.05"])
 
 
+def test_the_only_finding_needs_no_name_and_has_right_decisions(tmp_path):
+    sides = []
+    for name, strength in (("new", 2.0), ("old", 1.8)):
+        generator = np.random.default_rng(0)
+        labels = generator.integers(2, size=(300, 1))
+        logits = (strength * (labels - 0.5) + generator.normal(size=(300, 1))).astype("f4")
+        cell = FindingsPredictions(np.arange(300), labels, logits, ("Mass",))
+        facts = {"name": "toys", "classes": ("Mass",), "digests": {"test": "d" * 64}}
+        data = DataRecord(**facts, task="multilabel")
+        record = run_record({"net": "Net"}, data=data, settings=RunSettings(bootstrap=100))
+        cells = {("net", 0, "clean"): cell}
+        sides.append(write_run(tmp_path / name, record, predictions=cells).path)
+    new, old = sides
+    texts = ("decision_accuracy=2", "auc=0.02", "sensitivity@0.3=2")
+    named = [text.replace("=", "[clean|finding=Mass]=", 1) for text in texts]
+    frame = fw.compare_runs(new, old, margins=texts)
+    numbers = ["unit", "difference", "low", "high", "n"]
+    pd.testing.assert_frame_equal(frame[numbers], fw.compare_runs(new, old, margins=named)[numbers])
+    assert set(frame["unit"]) == {"finding=Mass"}
+    with pytest.raises(InputError, match="'decision_accuracy', the share of right decisions"):
+        fw.compare_runs(new, old, margins=["accuracy=2"])
+    with pytest.raises(InputError, match="'decision_accuracy', the share of right decisions"):
+        fw.compare_runs(new, old, margins=["accuracy[clean|finding=Mass]=2"])
+    with pytest.raises(InputError, match="did you mean 'auc'"):
+        fw.compare_runs(new, old, margins=["AUROC=0.1"])
+
+
 def test_several_seeds_have_the_interval_over_seeds(tmp_path):
     new, old = (
         make_run(tmp_path / name, {"net": extra}, (0, 1, 2))
@@ -360,6 +389,10 @@ def test_equivalence_is_judged_on_the_farther_end():
     assert verdict_within(-0.019, 0.01).passed
     assert not verdict_within(-0.02, 0.01).passed
     assert not verdict_within(-0.01, 0.03).passed
+    assert not verdict_within(-0.01, 0.03).is_broken
+    assert not verdict_within(-0.5, 0.6).is_broken  # 0 is inside
+    assert verdict_within(0.02, 0.03).is_broken
+    assert verdict_within(-0.03, -0.021).is_broken
     assert verdict_within(-0.019, 0.01).margin == pytest.approx(0.001)
     failed = verdict_within(-0.03, 0.01)
     assert failed.margin == pytest.approx(-0.01)

@@ -4,6 +4,7 @@ import math
 
 import numpy as np
 import pytest
+import scipy.stats
 
 import fairweather as fw
 from fairweather.errors import InputError
@@ -17,8 +18,9 @@ from fairweather.metrics.power import Goal, design_effect, paired_power, share_p
 from fairweather.metrics.rows import find_row
 from fairweather.metrics.seeds import crossed_difference, crossed_mean
 from fairweather.runs.folder import RunFolder, StoredGroups
-from fairweather.types.record import groups_file
+from fairweather.types.record import DataRecord, groups_file
 from tests.helpers.commands import fairweather
+from tests.helpers.findings import draw_predictions
 from tests.helpers.run_folders import finish, outcomes, run_record, write_run
 
 N = 300
@@ -86,6 +88,7 @@ SHARE = {"claim": "sensitivity >= 0.8", "expect": 0.9}
         ({"images": 5, "have": "runs/old"}, "once"),
         ({"pilot": "runs/nowhere"}, "runs/nowhere"),
         ({**SHARE, "discordant": None, "expect": 0.7}, "'sensitivity >= 80%' is wrong"),
+        ({**SHARE, "discordant": None, "expect": 0.8}, "exactly 80%, no more than 2.5 %"),
         ({**SHARE, "discordant": None, "expect": 1.0}, "between 0 and 1"),
         ({**SHARE, "discordant": 0.1}, "discordant means nothing"),
         ({**SHARE, "discordant": None, "seeds": 3}, "seeds means nothing"),
@@ -128,6 +131,60 @@ def test_the_plan_has_the_power_of_its_size():
     specific = plan_test("specificity >= 0.8", expect=0.9, prevalence=0.4)
     sensitive = plan_test("sensitivity >= 0.8", expect=0.9, prevalence=0.6)
     assert specific.needed == sensitive.needed
+
+
+def test_the_positives_of_a_comparison_are_random():
+    plan = plan_test("sensitivity better", expect=0.25, discordant=0.3, prevalence=0.01)
+    images = plan.needed.images
+    counts = np.arange(1, 120)
+    powers = [paired_power(count, 0.25, 0.3, Goal(low=0)) for count in counts.tolist()]
+    for n, is_enough in ((3750, False), (images, True)):
+        power = scipy.stats.binom.pmf(counts, n, 0.01) @ powers
+        assert (power >= 0.8) == is_enough
+    assert plan.needed.power == pytest.approx(power, abs=1e-6)
+
+
+@pytest.mark.parametrize(
+    ("claim", "expect", "discordant", "goal"),
+    [
+        ("accuracy better", 0.4, 0.9999, Goal(low=0)),
+        ("accuracy not worse by 3%", 0.0, 0.01, Goal(low=-0.03)),
+    ],
+)
+def test_no_slightly_larger_test_set_has_less_power(claim, expect, discordant, goal):
+    needed = plan_test(claim, expect=expect, discordant=discordant).needed.images
+    powers = [paired_power(n, expect, discordant, goal) for n in range(needed - 1, needed + 40)]
+    assert powers[0] < 0.8 <= min(powers[1:])
+
+
+def test_patients_may_be_unlike_or_all_alike():
+    claim, patients = "accuracy >= 0.85", {"expect": 0.9, "images_per_patient": 4}
+    unlike, alike = (plan_test(claim, **patients, icc=icc).needed for icc in (0, 1))
+    alone = plan_test(claim, expect=0.9).needed.images
+    assert alone <= unlike.images < 1.2 * alone  # judged by groups
+    assert alone <= alike.groups < 1.2 * alone
+
+
+def test_stating_that_seeds_agree_changes_nothing():
+    options = {"expect": 0.02, "discordant": 0.06, "seed_sd": 0.01}
+    stated = plan_test("accuracy better", **options, seed_discordant=0)
+    assert stated.needed == plan_test("accuracy better", **options).needed
+
+
+def test_images_of_a_patient_are_all_its_images():
+    """Of five images with 8 % of the class, two patients of three have none that count."""
+    options = {"expect": 0.88, "prevalence": 0.08, "icc": 0.1}
+    plan = plan_test("sensitivity >= 0.8", **options, images_per_patient=5)
+    for size in plan.curve:
+        assert size.images == 5 * size.groups
+        assert size.counted == round(0.08 * size.images)
+    # So few of a patient hardly belong together: about as many are needed as of as many patients.
+    alone = plan_test("sensitivity >= 0.8", expect=0.88, prevalence=0.08)
+    assert alone.needed.images < plan.needed.images < 1.25 * alone.needed.images
+    assert "images of the class fall on patients by chance" in str(plan)
+    only = plan_test("sensitivity >= 0.8", expect=0.88, icc=0.1, images_per_patient=5)
+    assert only.needed.images == only.needed.counted == 5 * only.needed.groups
+    assert "Patients with images of the class have 5 of them" in str(only)
 
 
 def test_more_tests_need_more_images():
@@ -284,15 +341,26 @@ def test_a_given_test_set_has_its_images_and_positives(pilot):
     assert given.at_best == stated.at_best
 
 
-def test_a_pilot_of_patients_has_the_design_effect_of_its_groups(tmp_path):
-    rng = np.random.default_rng(3)
-    numbers = np.repeat(np.arange(60), 5)
-    right = rng.random(N) < rng.beta(2.4, 0.6, 60)[numbers]
-    folder = make_run(tmp_path / "run", {"net": [right]})
+PATIENTS = np.repeat(np.arange(60), 5)
+
+
+def make_run_of_patients(path, models):
+    """A run with five images of each patient: {model: right}."""
+    folder = make_run(path, {name: [right] for name, right in models.items()})
     run = RunFolder(folder)
-    run.write_groups(groups_file("test"), StoredGroups(np.arange(N), "patient", numbers, {}))
+    run.write_groups(groups_file("test"), StoredGroups(np.arange(N), "patient", PATIENTS, {}))
     finish(run, "group", [groups_file("test")], kind="group")
-    name, grouping = str(folder), Grouping(numbers)
+    return str(folder)
+
+
+def draw_by_patient(share, seed):
+    rng = np.random.default_rng(seed)
+    return rng.random(N) < rng.beta(3 * share, 3 * (1 - share), 60)[PATIENTS]
+
+
+def test_a_pilot_of_patients_has_the_design_effect_of_its_groups(tmp_path):
+    right = draw_by_patient(0.8, 3)
+    name, grouping = make_run_of_patients(tmp_path / "run", {"net": right}), Grouping(PATIENTS)
     read = read_pilot([name], rule("accuracy[clean]"), compares=False, part=None)
     column = right.astype(float)[:, None]
     effect = crossed_mean(column, grouping).images / crossed_mean(column).images
@@ -300,7 +368,62 @@ def test_a_pilot_of_patients_has_the_design_effect_of_its_groups(tmp_path):
     assert read.low.icc < read.estimate.icc < read.high.icc
     plan = plan_test("accuracy >= 0.6", expect=0.8, pilot=name)
     assert plan.low < plan.needed.images < plan.high
-    assert plan.needed.groups == math.ceil(plan.needed.images / 5)
+    assert plan.needed.images == 5 * plan.needed.groups
+    # A given test set says as much of its own patients.
+    have = plan_test("accuracy >= 0.6", have=name)
+    assert have.at_best == plan_test("accuracy >= 0.6", images=N, pilot=name).at_best
+
+
+def test_a_pilot_says_how_many_patients_have_images_that_count(tmp_path):
+    name = make_run_of_patients(tmp_path / "run", {"net": draw_by_patient(0.8, 3)})
+    own = [(np.arange(N) % 2 == 1)[patient == PATIENTS].sum() for patient in range(60)]
+    sensitivity = rule("sensitivity[clean|class=b]")
+    column = read_column(name, sensitivity)
+    assert column.sizes.mean == pytest.approx(np.mean(own))
+    assert column.sizes.mean / column.part == pytest.approx(5)
+    claim = "sensitivity[clean|class=b] >= 0.6"
+    plan = plan_test(claim, expect=0.8, pilot=name, prevalence=0.05)
+    assert plan.needed.images == 5 * plan.needed.groups
+    # Patients with any have 2 or 3 of 5, and only one of ten has any.
+    assert "10 % of the patients have images of the class: 2.5 on average" in str(plan)
+    with pytest.raises(InputError, match=r"at most 0\.5 of the images can be of the class"):
+        plan_test(claim, expect=0.8, pilot=name, prevalence=0.6)
+
+
+def test_a_pilot_of_patients_has_an_interval_of_how_often_models_disagree(tmp_path):
+    a, b = draw_by_patient(0.8, 3), draw_by_patient(0.8, 4)
+    name = make_run_of_patients(tmp_path / "run", {"old": a, "new": b})
+    read = read_pilot([name], rule("accuracy[clean]"), compares=True, part=None)
+    share = (a != b).mean()
+    own = np.array([(a != b)[patient == PATIENTS].sum() for patient in range(60)])
+    variance = np.square(own - 5 * share).sum() / N**2 * 60 / 59
+    worth = share * (1 - share) / variance
+    ends = [float(end) for end in clopper_pearson(share, worth)]
+    assert read.estimate.discordant == pytest.approx(share)
+    assert [read.low.discordant, read.high.discordant] == pytest.approx(ends)
+    plan = plan_test("accuracy better", expect=0.05, discordant=0.3, have=f"{name}:old")
+    assert "Assumed: two images of a patient are independent" in str(plan)
+
+
+def test_a_claim_without_a_name_is_about_the_only_finding(tmp_path):
+    drawn = draw_predictions(400)
+    facts = {"name": "toys", "digests": {"test": "d" * 64}, "task": "multilabel"}
+    runs = {}
+    for count in (1, 2):
+        cut = {"labels": drawn.labels[:, :count], "logits": drawn.logits[:, :count]}
+        cut["classes"] = drawn.classes[:count]
+        data = DataRecord(**facts, classes=cut["classes"])
+        record = run_record({"net": "Net"}, data=data)
+        cells = {("net", 0, "clean"): drawn.with_columns(**cut)}
+        runs[count] = str(write_run(tmp_path / str(count), record, predictions=cells).path)
+    known = drawn.labels[:, 0] >= 0
+    plan = plan_test("sensitivity >= 0.5", have=runs[1])
+    positives = (drawn.labels[:, 0] == 1).sum() / known.sum()
+    stated = plan_test("sensitivity >= 0.5", images=int(known.sum()), prevalence=positives)
+    assert plan.at_best == stated.at_best
+    assert plan.rule == "sensitivity[clean] >= 50%"
+    with pytest.raises(InputError, match=r"has 2 findings: name one, as in 'sensitivity\[clean"):
+        plan_test("sensitivity >= 0.5", have=runs[2])
 
 
 @pytest.mark.parametrize(

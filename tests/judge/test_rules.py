@@ -816,6 +816,40 @@ def test_a_drop_between_different_images_is_no_pass(tmp_path):
         check(run, "accuracy[pgd] drop <= 1")
 
 
+@pytest.mark.parametrize("shift", ["clean", cell_id(SNOW, "2")])
+@pytest.mark.parametrize(
+    "rule", ["basic: accuracy[clean] >= 0", "basic+temperature: accuracy[all] > 0"]
+)
+def test_one_changed_byte_of_a_prediction_lets_no_rule_pass(run, tmp_path, rule, shift):
+    copy = copy_run(run, tmp_path / "copy")
+    assert judge_rules(copy, read_rules([rule])).status == 0
+    file = copy.file(copy.predictions("basic", 0, shift))
+    content = bytearray(file.read_bytes())
+    content[len(content) // 2] ^= 1
+    file.write_bytes(content)
+    judgement = judge_rules(copy, read_rules([rule]))
+    assert (judgement.status, judgement.verdicts) == (2, [])
+    assert str(file) in judgement.unjudged[0].problem
+    assert "its checksum is not the recorded one" in judgement.unjudged[0].problem
+
+
+def test_predictions_of_another_model_of_the_run_are_noticed(run, tmp_path):
+    copy = copy_run(run, tmp_path / "copy")
+    mine, other = (
+        copy.file(copy.predictions(model, 0, "clean")) for model in ("basic", "basic+temperature")
+    )
+    mine.write_bytes(other.read_bytes())
+    assert judge_rules(copy, read_rules(["basic: accuracy[clean] >= 0"])).status == 2
+
+
+def test_a_run_without_its_predictions_is_judged_by_its_scores(run, tmp_path):
+    copy = copy_run(run, tmp_path / "copy")
+    for file in copy.file("predictions").rglob("*.parquet"):
+        file.unlink()
+    (verdict,) = check(copy, "basic: accuracy[clean] >= 0")
+    assert verdict.passed
+
+
 def test_an_attack_is_what_the_record_calls_one(run, tmp_path):
     """The mean over shifts contains what the record calls a shift, whatever its parameters are."""
     (apart,) = check(run, "basic: accuracy[all] drop <= 1")

@@ -28,6 +28,7 @@ from fairweather.metrics.power import (
     share_power,
     smallest_effect,
     smallest_size,
+    thinned_sizes,
 )
 from tests.helpers.chance import deviations
 
@@ -85,6 +86,29 @@ def test_sizes_of_groups():
     even = even_sizes(2.5)
     assert (even.mean, even.effective) == (2.5, pytest.approx((0.5 * 4 + 0.5 * 9) / 2.5))
     assert design_effect(even_sizes(1).effective, 0.7) == 1
+
+
+def test_images_that_count_by_chance_are_thinned():
+    rng = np.random.default_rng(0)
+    sizes, draws = thinned_sizes(2.5, 0.3), 20_000
+    drawn = rng.binomial(2 + (rng.random(draws) < 0.5), 0.3)
+    for count, share in zip(sizes.images, sizes.shares, strict=True):
+        error = math.sqrt(share * (1 - share) / draws)
+        assert abs((drawn == count).mean() - share) < deviations(len(sizes.images)) * error
+    assert sizes.mean == pytest.approx(0.75)
+    assert thinned_sizes(200, 0.5).mean == 100
+    rare = sizes.at_occupied(0.1)
+    assert (rare.occupied, rare.effective) == (pytest.approx(0.1), pytest.approx(sizes.effective))
+
+
+def test_groups_without_images_that_count_say_nothing():
+    sizes, groups, occupied = even_sizes(3), 90, 0.4
+    power = grouped_share_power(groups, 0.9, Goal(low=0.75), sizes.at_occupied(occupied), 0.3)
+    counts = np.arange(15, 61)
+    chances = scipy.stats.binom.pmf(counts, groups, occupied)
+    powers = [grouped_share_power(n, 0.9, Goal(low=0.75), sizes, 0.3) for n in counts.tolist()]
+    # Both are drawn, and the powers of neighbours with the same seed err alike.
+    assert abs(power - chances @ powers) < deviations() * math.sqrt(0.5 / DRAWS)
 
 
 def test_patients_need_more_images_the_more_alike_their_images_are():

@@ -107,7 +107,8 @@ def test_the_page_says_it_in_one_sentence(run, draw):
     row = table[(table["slice"] == "unseen site") & (table["metric"] == "accuracy")].iloc[0]
     ends = f"{100 * row['low']:.0f} % and {100 * row['high']:.0f} %"
     said = (
-        f"At an unseen site, accuracy lies between {ends} (95 % prediction interval from 7 sites)."
+        f"At an unseen site, accuracy on clean images lies between {ends} "
+        "(95 % prediction interval from 7 sites)."
     )
     for page in ("report.html", "tables/slices_site.md"):
         text = (run.path / page).read_text(encoding="utf-8")
@@ -150,3 +151,40 @@ def test_sites_are_slices_too_in_a_study():
     asked = data_sources(study)["data"].groups
     assert asked.slices == ("sex", "site")
     assert make_study_settings(study, torch.device("cpu")).sites == ("site",)
+
+
+@pytest.mark.parametrize("sites", [6, 3])
+def test_a_run_of_one_finding_says_it_of_the_auc(sites, tmp_path, draw):
+    generator, n = np.random.default_rng(0), 480
+    sick = generator.integers(2, size=n)
+    odds = np.exp(2.5 * (sick - 0.5) + generator.normal(size=n))
+    table = pd.DataFrame({"image": [f"{at}.png" for at in range(n)], "tumour": odds / (1 + odds)})
+    table.to_csv(tmp_path / "a.csv", index=False)
+    known = table[["image"]].assign(
+        label=np.where(sick, "tumour", "clear"), site=[f"S{at % sites}" for at in range(n)]
+    )
+    known.to_csv(tmp_path / "truth.csv", index=False)
+    run = fw.evaluate(
+        predictions={"a": tmp_path / "a.csv"},
+        labels=tmp_path / "truth.csv",
+        positive="tumour",
+        metadata=tmp_path / "truth.csv",
+        sites=["site"],
+        out=tmp_path / "run",
+        bootstrap=200,
+        progress=False,
+    )
+    draw(run, figures=False)
+    rule = "auc[clean|unseen site] >= 0.01"
+    said = "A prediction interval for an unseen site needs at least 5 values of site, found 3."
+    if sites < 5:
+        with pytest.raises(InputError, match="where the metric is known, found 3"):
+            judged(run, rule)
+    else:
+        verdict = judged(run, rule)
+        assert verdict.passed
+        said = (
+            f"At an unseen site, the AUC for tumour lies between {verdict.low:.2f} and "
+            f"{verdict.high:.2f} (95 % prediction interval from 6 sites)."
+        )
+    assert (run.path / "report.html").read_text(encoding="utf-8").count(said) == 1

@@ -7,6 +7,7 @@ import os
 from collections.abc import Collection, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from types import MappingProxyType
 from typing import Any, NamedTuple, TypeVar
 
 import numpy as np
@@ -16,7 +17,7 @@ from fairweather.errors import InputError, unknown_name
 from fairweather.metrics import Estimate, FittedThresholds
 from fairweather.metrics.findings import find_point_metric
 from fairweather.metrics.grouping import Grouping
-from fairweather.metrics.metric import find_class_metric
+from fairweather.metrics.metric import ClassMetric, find_class_metric
 from fairweather.metrics.paired import SeedSummary, seed_summary
 from fairweather.metrics.sample import draw_counts
 from fairweather.metrics.table import METRICS
@@ -521,17 +522,31 @@ def estimate_model(
                 for column in sure:
                     confidences.update(column.astype("<f8").tobytes())
                 for name in metrics:
-                    metric = find_class_metric(name, part.classes, chosen)
-                    metric = metric or find_point_metric(name, chosen)
+                    metric = find_call_metric(name, part.classes, chosen)
                     if metric and isinstance(part, Predictions) and metric.applies(part):
                         right = metric.right_calls(part)
                         calls.setdefault((condition, name), []).append(right)
                 yield (model, str(seed), *condition), part, fitted
 
-    cells = estimate_metrics(sets(), images.shared, metrics, contributions=True)
+    cells = estimate_metrics(sets(), images.shared, metrics, losses=True, contributions=True)
     table = add_means(cells, shared.attacks)
     digests = classes.hexdigest(), confidences.hexdigest()
     return ModelEstimates(model, seeds, table, _stack(correct), *digests, _stack(calls))
+
+
+def find_call_metric(
+    name: str, classes: Sequence[str], chosen: Mapping[str, float] = MappingProxyType({})
+) -> ClassMetric | None:
+    """Find a metric of the calls of a class or of a finding; None if there is none.
+
+    Args:
+        name: in scores.csv.
+        classes: of the predictions.
+        chosen: thresholds that were chosen for targets, by what stands behind the sign.
+    """
+    metric = find_class_metric(name, classes, chosen) or find_point_metric(name, chosen)
+    own = METRICS.get(name)
+    return metric or (own if isinstance(own, ClassMetric) else None)
 
 
 _K = TypeVar("_K")

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from collections import Counter
 from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from itertools import product
@@ -21,6 +22,7 @@ from fairweather.judge.compared_runs import (
     RunPair,
     SharedShifts,
     estimate_model,
+    find_call_metric,
     list_slices,
     mean_weights,
     resample_images,
@@ -203,12 +205,14 @@ class PairEstimates(NamedTuple):
 
 
 def find_metric(name: str, runs: RunPair) -> Metric:
-    """Find a metric that runs are compared by: of `METRICS`, or of one class.
+    """Find a metric that runs are compared by: of `METRICS`, of one class, or at a threshold.
 
     Raises `InputError` if there is none.
     """
     data = runs.a.record.data
     metric = METRICS.get(name) or find_class_metric(name, data.classes)
+    if metric is None and FINDING in runs.a.run.task.kinds:
+        metric = find_point_metric(name)
     if metric is None:
         known = [*METRICS, *class_metric_names(data.classes, ordered=data.ordered)]
         raise unknown_name("metric", name, known)
@@ -326,7 +330,7 @@ def compare_cell(
 
 def _find_sought(metric: str, images: ResampledImages) -> IntArray:
     """The places of the images that a sensitivity or a specificity is about; none of the others."""
-    row = find_class_metric(metric, images.classes) or find_point_metric(metric)
+    row = find_call_metric(metric, images.classes)
     if row is None or row.kind.name not in RATES:
         return np.empty(0, dtype=np.int64)
     present = row.is_present(images.shared.strata)
@@ -513,12 +517,28 @@ def slice_table(
     caption = (
         f"Slices of the clean images, paired: {len(differing) or 'none'} of {tested} differences "
         "with a p-value are real. The tests are those of the first table, on the images of the "
-        f"slice. Each metric has a Holm correction of its own, over the {len(slices)} slices "
-        f"(p < {SIGNIFICANCE:g}). The file of this table has every slice."
+        f"slice. {_describe_corrections(rows, runs)} (p < {SIGNIFICANCE:g}). The file of this "
+        f"table has all {len(slices)} slices."
     )
     frame = rows_to_frame(rows).drop(columns=["shift", "level"])
     frame.insert(2, "slice", labels)
     return TextTable(f"{name}_slices", SLICE_LAYOUT, body, [caption], frame, shown=differing)
+
+
+def _describe_corrections(rows: Sequence[ComparisonRow], runs: RunPair) -> str:
+    """Say over how many tests of each metric Holm's correction is."""
+    counts = Counter(find_metric(row.metric, runs).label for row in rows if row.is_tested)
+    if not counts:
+        return "No slice has enough errors for a test"
+    if len({*counts.values()}) == 1:
+        tests = _count_tests(next(iter(counts.values())))
+        return f"Each metric has a Holm correction of its own, over {tests}"
+    listed = ", ".join(f"{label} over {_count_tests(count)}" for label, count in counts.items())
+    return f"Each metric has a Holm correction of its own: {listed}"
+
+
+def _count_tests(count: int) -> str:
+    return f"{count} test" if count == 1 else f"{count} tests"
 
 
 def _slice_line(row: ComparisonRow, slice_: str, runs: RunPair) -> list[str]:

@@ -41,7 +41,7 @@ from fairweather.metrics.rows import find_row
 from fairweather.metrics.table import METRICS
 from fairweather.report.tables import TOO_FEW
 from fairweather.runs.folder import RunFolder
-from fairweather.types.kinds import CLASSES
+from fairweather.types.kinds import CLASSES, FINDING
 from fairweather.types.measurement import Predictions, Score
 from fairweather.types.record import ALL, MEAN, NATURAL, NO_LEVEL, WORST, ShiftLevel
 
@@ -299,8 +299,7 @@ def _select_images(runs: RunPair, rule: Rule, images: str) -> ResampledImages:
     if findings and not unit and slice_.startswith(f"{findings[0].unit.column}="):
         raise unknown_name(findings[0].unit.column, slice_, names)
     if not unit:
-        is_of_images = rule.scored == whole.tested_metric or len(findings) != 1
-        unit = whole.unit.name if is_of_images else names[0]
+        unit = names[0] if len(findings) == 1 else whole.unit.name
     if slice_ and images.startswith(NATURAL):
         raise InputError(f"slices are subgroups of the test images, and {images} has other images")
     units = resample_images(runs, images, slice_) if slice_ else [whole, *findings]
@@ -340,6 +339,9 @@ def _check_known(
         if named and of_class is None and find_class_metric_row(metric):
             raise unknown_name("class", named, images.classes)
         known, reason = METRICS.get(metric) or of_class, None
+        if known and images.kind == FINDING and images.kind not in known.accepts.kinds:
+            of_findings = [name for name, row in METRICS.items() if FINDING in row.accepts.kinds]
+            raise unknown_name("metric", metric, of_findings)
         if known and images.kind not in known.accepts.kinds:
             raise InputError(
                 f"{metric} is not a number of {images.unit.name}: name what it is of, as in "

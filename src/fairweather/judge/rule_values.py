@@ -57,6 +57,8 @@ from fairweather.types.record import (
     ABSENT_METRICS,
     ALL,
     CLEAN,
+    ENSEMBLE_SUFFIX,
+    GROUPS,
     IMAGE,
     MEAN,
     NATURAL,
@@ -142,6 +144,17 @@ def read_model_scores(run: RunFolder) -> dict[str, ModelScores]:
     return _group_by_model(scores)
 
 
+def check_predictions(run: RunFolder, model: str) -> None:
+    """Compare the stored predictions behind a model's scores with their checksums.
+
+    A packed run may have none. Raises `InputError` if a file was changed since the run wrote it.
+    """
+    folders = tuple(
+        f"predictions/{name.removesuffix(ENSEMBLE_SUFFIX)}/" for name in {model, base_model(model)}
+    )
+    run.check_files(lambda name: name.startswith(folders) or name.startswith(f"{GROUPS}/"))
+
+
 def read_absences(run: RunFolder) -> Mapping[str, str]:
     """Read why metrics, or findings, have no numbers or are in no mean, by name."""
     return read_json(run.file(ABSENT_METRICS)) if run.holds(ABSENT_METRICS) else {}
@@ -175,6 +188,7 @@ def find_part(run: RunFolder, text: str) -> Part:
     slices = set(run.slice_scores["slice"]) if run.holds(SLICES) else ()
     if text in slices:
         return Part(slice=text)
+    _refuse_unseen(run, text, [*slices])
     name, kind = text.partition("|")[0].strip(), units[-1].partition("=")[0].rpartition(" ")[2]
     if why := read_absences(run).get(name):
         raise InputError(f"{name} has no numbers: {why}")

@@ -45,13 +45,14 @@ class Blank(NamedTuple):
     hint: str
 
 
-class CardRule(NamedTuple):
-    """A rule that was judged on the run."""
+class FailedRule(NamedTuple):
+    """A rule that the run is not shown to keep."""
 
-    text: str
-    passed: bool
     images: str
     """Which images it is about, as in rules: `clean`, `fog`, `fog=5`."""
+
+    said: str
+    """The rule, and whether it is broken or only not shown to be kept, with the numbers."""
 
 
 @dataclass(frozen=True)
@@ -61,12 +62,12 @@ class CardSource:
     Attributes:
         contents: of the run, with the model as its only title.
         model: its name.
-        rules: those that were judged.
+        rules: those that failed.
     """
 
     contents: Contents
     model: str
-    rules: Sequence[CardRule] = ()
+    rules: Sequence[FailedRule] = ()
 
     @property
     def run(self) -> RunFolder:
@@ -375,17 +376,16 @@ def _describe_misuse(source: CardSource) -> Iterator[str]:
         yield f"Images of none of its {len(contents.classes)} classes: it always answers one."
     yield f"Images of another kind than those of {contents.data.name}: nothing is known about them."
     for rule in source.rules:
-        if not rule.passed:
-            yield f"{name_images(contents, rule.images)}: it breaks “{rule.text}”."
+        yield f"{name_images(contents, rule.images)}: {rule.said}."
     if outcome and outcome.chance is not None:
         for low in outcome.worst.main:
             if low.performance.accuracy.low <= outcome.chance:
                 images = name_images(contents, f"{low.sweep.name}={low.level}")
-                yield f"{images}: statistically no better than a constant answer."
+                yield f"{images}: not shown to be better than a constant answer."
     if by_finding:
         for name, place, area in findings.list_areas(source.views, source.model, by_finding.places):
             if area.low <= 0.5:
-                yield f"“{name}” {place.sentence}: statistically no better than a coin."
+                yield f"“{name}” {place.sentence}: not shown to be better than a coin."
 
 
 def name_images(contents: Contents, cell: str) -> str:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import base64
 import math
 from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import replace
 from typing import NamedTuple, TypedDict
 
 import numpy as np
@@ -27,6 +28,7 @@ from fairweather.report.front import Row, choose_rows, round_ends
 from fairweather.report.readers import ReaderMark, has_readers, mark_readers
 from fairweather.report.review import RISKS, START, Stop
 from fairweather.report.section import PartView, ReportPart, Tables, show_tables
+from fairweather.report.slices import count_known, describe_unseen
 from fairweather.report.tables import (
     ScoreEntry,
     ScoreRow,
@@ -38,7 +40,16 @@ from fairweather.tasks.multilabel import FindingsPredictions, select_finding
 from fairweather.types.kinds import FINDINGS, OF_FINDING
 from fairweather.types.measurement import Predictions, Score
 from fairweather.types.operating_points import RATES
-from fairweather.types.record import CLEAN, NO_LEVEL, SLICES, TEST, VAL, base_model
+from fairweather.types.record import (
+    CLEAN,
+    NO_LEVEL,
+    SLICES,
+    TEST,
+    VAL,
+    base_model,
+    mean_unit_name,
+    unseen_slice_label,
+)
 
 AUC, GAP = "auc", "probability_gap"
 # What rounding may take off a share of images.
@@ -696,7 +707,27 @@ def _slice_tables(contents: Contents) -> Iterator[TextTable | None]:
     if rows:
         caption = caption_scores(contents, "AUC of each finding in each slice of the clean images")
         head = [("Model and finding", "model"), *((name, name) for name in names)]
-        yield tabulate_scores("findings_slices", caption, head, rows, drop_empty=True)
+        table = tabulate_scores("findings_slices", caption, head, rows, drop_empty=True)
+        yield replace(table, below=[*_describe_unseen(contents, scores), *table.below])
+
+
+def _describe_unseen(
+    contents: Contents, scores: Mapping[tuple[str, str, str], Score]
+) -> Iterator[str]:
+    """Say which AUC a model may have at an unseen site: of the only finding, or the mean."""
+    (run,) = contents.runs.values()
+    groups, names = run.groups(), contents.classes
+    unit, measured = f"{OF_FINDING}{names[0]}", f"the AUC for {names[0]}"
+    if len(names) > 1:
+        unit, measured = mean_unit_name(unit), "the mean AUC over findings"
+    for column in run.record.settings.sites:
+        assert groups is not None  # slices.csv was made from them
+        unseen = unseen_slice_label(column)
+        predicted = {
+            title: scores.get((model, unit, unseen)) for model, title in contents.titles.items()
+        }
+        count = count_known(groups.slices[column])
+        yield describe_unseen(column, count, predicted, measured, percent=False)
 
 
 SLICED = ReportPart(show_tables("Findings in slices"), _slice_tables, accepts=FINDINGS)

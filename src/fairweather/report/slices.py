@@ -37,7 +37,7 @@ from fairweather.report.tables import (
     is_percent,
 )
 from fairweather.runs.folder import StoredGroups
-from fairweather.types.measurement import Score, explain_small_slices
+from fairweather.types.measurement import Score, TextArray, explain_small_slices
 from fairweather.types.options import BELOW, CROSS, MISSING, Aggregation
 from fairweather.types.record import (
     ALL,
@@ -190,7 +190,7 @@ def _tabulate_column(
         if (model, CLEAN, NO_LEVEL, first, "accuracy") in stored.scores
     }
     below = [
-        *([_describe_unseen(column, len({*values} - {MISSING}), unseen)] if sites else []),
+        *([describe_unseen(column, count_known(values), unseen)] if sites else []),
         _describe_differences(rows),
         _caption_slices(contents, column, len(tested), rows),
         *([f"{remark}."] if (remark := explain_small_slices(column, values)) else []),
@@ -198,13 +198,32 @@ def _tabulate_column(
     return _make_table(column, groups.group, places, rows, below)
 
 
-def _describe_unseen(column: str, count: int, scores: Mapping[str, Score | None]) -> str:
-    """Say how accurate a model may be at an unseen site; of several models, the one that may be
-    the least accurate.
+def count_known(values: TextArray) -> int:
+    """How many values a column has, missing ones aside."""
+    return len({*values} - {MISSING})
 
-    >>> print(_describe_unseen("site", 8, {"A network": Score(0.89, 0.712, 0.961, 8)}))
-    At an unseen site, accuracy lies between 71 % and 96 % (95 % prediction interval from 8 sites).
-    >>> _describe_unseen("site", 3, {"A network": None})
+
+def describe_unseen(
+    column: str,
+    count: int,
+    scores: Mapping[str, Score | None],
+    measured: str = "accuracy",
+    *,
+    percent: bool = True,
+) -> str:
+    """Say how good a model may be at an unseen site; of several models, the one that may be worst.
+
+    Args:
+        column: of the sites.
+        count: how many sites there are.
+        scores: what is predicted of each model, by its title; None where it is not.
+        measured: the metric in words; higher values are better.
+        percent: whether the values are in per cent.
+
+    >>> print(describe_unseen("site", 8, {"A network": Score(0.89, 0.712, 0.961, 8)}))
+    At an unseen site, accuracy on clean images lies between 71 % and 96 %
+    (95 % prediction interval from 8 sites).
+    >>> describe_unseen("site", 3, {"A network": None})
     'A prediction interval for an unseen site needs at least 5 values of site, found 3.'
     """
     known = [(score.low, title, score) for title, score in scores.items() if score is not None]
@@ -212,10 +231,11 @@ def _describe_unseen(column: str, count: int, scores: Mapping[str, Score | None]
         return f"A{describe_need(column, count)[1:]}."
     _, title, score = min(known)
     of_model = f" of {title}" if len(known) > 1 else ""
-    low, high = (f"{100 * end:.0f} %" for end in (score.low, score.high))
+    ends = score.low, score.high
+    low, high = (f"{100 * end:.0f} %" if percent else f"{end:.2f}" for end in ends)
     return (
-        f"At an unseen {column}, accuracy{of_model} lies between {low} and {high} "
-        f"(95 % prediction interval from {score.n} {Aggregation(column).plural})."
+        f"At an unseen {column}, {measured}{of_model} on clean images lies between {low} and "
+        f"{high} (95 % prediction interval from {score.n} {Aggregation(column).plural})."
     )
 
 
