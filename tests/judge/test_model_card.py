@@ -291,7 +291,33 @@ def test_a_network_that_the_run_trained_has_its_training(tmp_path):
     assert "| recipe.epochs | 3 |" in written.markdown.read_text(encoding="utf-8")
 
 
+def test_a_licence_is_named_as_the_hub_names_it(classes):
+    written = fw.write_card(classes.path)
+    fill_in(written.markdown, Licence="CC BY 4.0")
+    fw.write_card(classes.path)
+    assert ModelCard.load(written.markdown).data.license == "cc-by-4.0"
+
+
 # ---------------------------------------------------------------- rules
+
+
+def test_rules_stay_when_the_card_is_written_again_without_them(classes):
+    fw.write_card(classes.path, [KEPT, BROKEN])
+    before = fw.write_card(classes.path)
+    text = before.markdown.read_text(encoding="utf-8")
+    assert len(ModelCard(text).data["fairweather"]["rules"]) == 2
+    assert "## Rules" in text
+    assert before.lost == ""
+    older = re.sub("version: .*", "version: 0.0.1", text, count=1)
+    before.markdown.write_text(older, encoding="utf-8")
+    assert fw.write_card(classes.path).markdown.read_text(encoding="utf-8") == text
+    fw.write_card(classes.path, [KEPT])
+    rules = ModelCard.load(before.markdown).data["fairweather"]["rules"]
+    assert [rule.removeprefix("net: ") for rule in rules] == [KEPT]
+    broken = re.sub(r"\A---\n", "", text, count=1)
+    before.markdown.write_text(broken, encoding="utf-8")
+    said = str(fw.write_card(classes.path))
+    assert "the rules of the card that was there are gone: cards/net.md does not name" in said
 
 
 def test_rules_have_their_verdicts_and_a_broken_one_forbids_a_use(classes):

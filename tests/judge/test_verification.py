@@ -104,6 +104,32 @@ def test_a_number_that_was_typed_in_is_noticed_and_named(run):
     assert "(row 2 value: 0.123, now " in done.output, done.output
 
 
+def test_only_the_scores_are_named_where_a_number_was_typed_into_them(run):
+    fw.write_card(f"{run.path}:by_colour-make", ["accuracy[clean] >= 0.01"])
+    before = outcomes(fw.verify(run.path, progress=False))
+    scores = (run.path / "scores.csv").read_text().splitlines(keepends=True)
+    at = next(at for at, line in enumerate(scores) if ",clean,none,accuracy," in line)
+    fields = scores[at].split(",")
+    scores[at] = ",".join([*fields[:5], "0.5", *fields[6:]])
+    (run.path / "scores.csv").write_text("".join(scores))
+    forge_checksum(run, "scores", "scores.csv")
+    after = outcomes(fw.verify(run.path, progress=False))
+    assert after == before | {"scores.csv": "differs"}
+    assert {before[name] for name in before if name.startswith(("cards/", "tables/"))} == {"same"}
+
+
+def test_the_words_around_a_difference_of_the_page_are_shown(run):
+    page = run.path / "report.html"
+    text = page.read_text(encoding="utf-8")
+    assert text.count("</h1>") == 1
+    page.write_text(text.replace("</h1>", " is splendid</h1>"), encoding="utf-8")
+    forge_checksum(run, "report", "report.html")
+    (file,) = (f for f in fw.verify(run.path, progress=False).files if f.file == "report.html")
+    assert file.outcome == "differs"
+    assert " is splendid</h1>" in file.reason.partition("', now '")[0]
+    assert "DOCTYPE" not in file.reason
+
+
 def test_without_its_predictions_a_run_is_not_confirmed(run):
     (run.path / CELL).unlink()
     verified = fw.verify(run.path, progress=False)

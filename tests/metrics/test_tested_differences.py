@@ -17,11 +17,14 @@ from fairweather.metrics import Estimate, Grouping, recipe_estimate
 from fairweather.metrics.areas import (
     auc_column,
     column_spread,
+    disjoint_pairs,
+    least_pairs,
     mean_column,
     recall_column,
     unit_column,
     unseen_variance,
 )
+from fairweather.metrics.bounded_means import BoundedLosses, betting_interval
 from fairweather.metrics.paired import LEAST_P, EstimatedDifference
 from fairweather.metrics.seeds import ErrorTerm
 from fairweather.types.measurement import Predictions
@@ -317,3 +320,57 @@ def test_the_guides_have_the_numbers_of_the_table():
     note = (ROOT / "benchmarks/notes/differences.md").read_text(encoding="utf-8")
     for line in simulated.summary(simulated.read_rows()):
         assert line in note
+
+
+# ---------------------------------------------------------------- models that hardly differ
+
+
+def _area(scores, positive, groups=None):
+    return Estimate(
+        float(scipy.stats.mannwhitneyu(scores[positive], scores[~positive]).statistic)
+        / (positive.sum() * (~positive).sum()),
+        np.empty(0),
+        len(scores),
+        "area",
+        column=unit_column(auc_column(scores, positive, groups), groups),
+        pairs=disjoint_pairs(positive, groups),
+        least_pairs=least_pairs(positive, groups),
+        groups=None if groups is None else len(np.unique(groups)),
+    )
+
+
+@pytest.mark.parametrize(("positives", "negatives"), [(40, 400), (400, 40), (30, 300)])
+def test_equal_scores_do_not_show_equal_areas(positives, negatives):
+    positive = np.arange(positives + negatives) < positives
+    scores = np.random.default_rng(0).normal(positive * 2.0)
+    alone = EstimatedDifference(_area(scores, positive), _area(scores, positive))
+    groups = np.arange(len(scores)) // 2
+    paired = EstimatedDifference(*[_area(scores, positive, groups)] * 2)
+    # With this share of the rarer side, none is in the sample in 2.5 %.
+    for score, units in ((alone.score, 1), (paired.score, 2)):
+        missing = 1 - 0.025 ** (units / min(positives, negatives))
+        assert score.high == -score.low == pytest.approx(missing, rel=0.05)
+    assert (alone.p, paired.p) == (1.0, 1.0)
+
+
+def test_a_failing_positive_that_is_missing_is_rarely_taken_for_equality():
+    rng, draws, share = np.random.default_rng(1), 200, 0.02
+    positive, wrong = np.arange(440) < 40, 0
+    for _ in range(draws):
+        old = rng.normal(positive * 2.9)
+        new = np.where(positive & (rng.random(440) < share), -20 - rng.random(440), old)
+        loss = share * scipy.stats.norm.cdf(2.9 / 2**0.5)
+        wrong += EstimatedDifference(_area(new, positive), _area(old, positive)).score.high < loss
+    assert wrong <= most(draws, 0.025)
+
+
+def test_equal_losses_have_the_reach_of_their_bounds_or_none():
+    column = unit_column(mean_column(np.arange(200) % 2), None)
+    of_brier = Estimate(0.5, np.zeros(2), 200, "skewed", column=column)
+    losses = BoundedLosses((np.arange(200) % 2) * 1.0, 0.0, 2.0)
+    bounded = EstimatedDifference(*[dataclasses.replace(of_brier, losses=losses)] * 2)
+    assert bounded.score[1:3] == pytest.approx(betting_interval(losses.minus(losses)))
+    assert 2 * (1 - 0.025 ** (1 / 200)) < bounded.score.high < 0.08
+    unbounded = EstimatedDifference(of_brier, of_brier)
+    assert unbounded.score.too_few
+    assert (bounded.p, unbounded.p) == (1.0, 1.0)

@@ -528,7 +528,7 @@ def estimate_model(
                         calls.setdefault((condition, name), []).append(right)
                 yield (model, str(seed), *condition), part, fitted
 
-    cells = estimate_metrics(sets(), images.shared, metrics, contributions=True)
+    cells = estimate_metrics(sets(), images.shared, metrics, losses=True, contributions=True)
     table = add_means(cells, shared.attacks)
     digests = classes.hexdigest(), confidences.hexdigest()
     return ModelEstimates(model, seeds, table, _stack(correct), *digests, _stack(calls))

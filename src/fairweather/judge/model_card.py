@@ -7,6 +7,7 @@ import re
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
+from typing import NamedTuple
 
 from fairweather.errors import InputError, unknown_name
 from fairweather.files.yamlfile import parse_yaml
@@ -44,11 +45,15 @@ class WrittenCard:
     blanks: tuple[str, ...]
     """What a person must still fill in."""
 
+    lost: str = ""
+    """Why the rules of the card that was there could not be kept; "" if they were."""
+
     def __str__(self) -> str:
         count = len(self.blanks)
         lines = "1 line" if count == 1 else f"{count} lines"
         left = f"{lines} to fill in: {', '.join(self.blanks)}" if count else "nothing to fill in"
-        return f"card    {self.markdown}\npage    {self.page}\n{left}"
+        gone = f"\nthe rules of the card that was there are gone: {self.lost}" if self.lost else ""
+        return f"card    {self.markdown}\npage    {self.page}\n{left}{gone}"
 
 
 def write_card(run: str | os.PathLike[str], rules: Sequence[str] = ()) -> WrittenCard:
@@ -59,7 +64,7 @@ def write_card(run: str | os.PathLike[str], rules: Sequence[str] = ()) -> Writte
     Args:
         run: a run folder, or `RUN:MODEL`.
         rules: as of `fairweather check`, or a YAML file of rules. Those of other models are left
-            out.
+            out. Without any, those of the stored card are judged again.
 
     Raises:
         InputError: there is no such run or model, one of several must be named, a rule cannot be
@@ -72,11 +77,17 @@ def write_card(run: str | os.PathLike[str], rules: Sequence[str] = ()) -> Writte
     model = _choose_model(contents, asked, folder)
     markdown, page = (f"{CARDS}/{model}.{suffix}" for suffix in ("md", "html"))
     stored = opened.file(markdown)
-    filled = read_filled(stored.read_text(encoding="utf-8")) if stored.is_file() else {}
-    card = _compose(opened, contents, model, read_rules([*rules]) if rules else [], filled)
+    text = stored.read_text(encoding="utf-8") if stored.is_file() else ""
+    asked_rules, lost = read_rules([*rules]) if rules else [], ""
+    if text and not rules:
+        try:
+            asked_rules = _read_front_matter(text, markdown).rules
+        except InputError as error:
+            lost = str(error)
+    card = _compose(opened, contents, model, asked_rules, read_filled(text))
     opened.write(markdown, card.markdown)
     opened.write(page, card.page)
-    return WrittenCard(opened.file(markdown), opened.file(page), card.blanks)
+    return WrittenCard(opened.file(markdown), opened.file(page), card.blanks, lost)
 
 
 def _choose_model(contents: Contents, asked: str, folder: str) -> str:
@@ -124,23 +135,41 @@ def list_cards(run: RunFolder) -> list[str]:
     return sorted(f"{CARDS}/{path.name}" for path in folder.glob("*.md")) if folder.is_dir() else []
 
 
+def find_page(name: str) -> str:
+    """Name the page of a card in Markdown.
+
+    >>> find_page("cards/net.md")
+    'cards/net.html'
+    """
+    return f"{name.removesuffix('.md')}.html"
+
+
 def compose_again(run: RunFolder, name: str) -> Iterator[tuple[str, str]]:
     """Make a stored card again, with what a person filled in: each file's name and its text.
 
     Raises `InputError` for a card of another version, and for one that names no model of the run.
     """
     text = run.file(name).read_text(encoding="utf-8", errors="replace")
-    model, rules = _read_front_matter(text, name)
+    version, model, rules = _read_front_matter(text, name)
+    if version != package_versions()["fairweather"]:
+        raise InputError(f"version {version} of fairweather wrote it")
     contents = read_contents(run)
     if model not in contents.titles:
         raise InputError(f"{name} is the card of a model that the run does not have")
     card = _compose(run, contents, model, rules, read_filled(text))
     yield name, card.markdown
-    yield f"{name.removesuffix('.md')}.html", card.page
+    yield find_page(name), card.page
 
 
-def _read_front_matter(text: str, name: str) -> tuple[str, list[Rule]]:
-    """Read which model a card is of, and the rules that it was written with."""
+class _FrontMatter(NamedTuple):
+    """Which version wrote a card, of which model it is, and with which rules."""
+
+    version: str
+    model: str
+    rules: list[Rule]
+
+
+def _read_front_matter(text: str, name: str) -> _FrontMatter:
     match = _FRONT_MATTER.match(text)
     front = parse_yaml(match[1], name) if match else None
     match front:
@@ -148,12 +177,10 @@ def _read_front_matter(text: str, name: str) -> tuple[str, list[Rule]]:
             pass
         case _:
             raise InputError(f"{name} does not name its run")
-    if version != package_versions()["fairweather"]:
-        raise InputError(f"version {version} of fairweather wrote it")
     # Without the bracket, a text would be taken as the path of a file.
     if not all(isinstance(rule, str) and "[" in rule for rule in rules):
         raise InputError(f"{name} has a rule that cannot be read")
     read = read_rules(rules) if rules else []
     if any(rule.reference for rule in read):  # a name in a run's files never leads outside it
         raise InputError(f"{name} has a rule about another run, which is not read")
-    return model, read
+    return _FrontMatter(str(version), model, read)

@@ -8,7 +8,7 @@ import re
 import shutil
 import tempfile
 from collections import Counter
-from collections.abc import Callable, Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from itertools import zip_longest
 from pathlib import Path
@@ -19,7 +19,7 @@ import pydantic
 
 from fairweather.errors import InputError
 from fairweather.files.tables import read_csv_rows, read_parquet_table
-from fairweather.judge.model_card import compose_again, list_cards
+from fairweather.judge.model_card import compose_again, find_page, list_cards
 from fairweather.progress import Event, Notify, shows_progress, silent, to_notify
 from fairweather.runs.folder import RunFolder, open_finished_run, read_json
 from fairweather.runs.provenance import drawing_versions
@@ -89,7 +89,7 @@ class Verification:
     @property
     def is_confirmed(self) -> bool:
         """Whether all scores were computed again, and no file differs or was changed."""
-        wrong = {"differs", "changed"} & {file.outcome for file in self.files}
+        wrong = WRONG & {file.outcome for file in self.files}
         scored = {file.outcome for file in self.files if file.file in SCORED}
         return not wrong and bool(scored) and scored <= {"same", "equal"}
 
@@ -116,6 +116,8 @@ class Verification:
 
 
 SCORED = (SCORES, SLICES)
+WRONG: frozenset[Outcome] = frozenset({"differs", "changed"})
+LATE = {"score": 1, "report": 2}  # steps that are computed after those that they are made from
 WORDS: Mapping[Outcome, str] = {
     "changed": "changed since the run wrote it",
     "differs": "not what the stored predictions give",
@@ -130,8 +132,9 @@ WORDS: Mapping[Outcome, str] = {
 def verify(run: str | os.PathLike[str], *, progress: Notify | bool | None = True) -> Verification:
     """Compute fits, scores, tables, sentences and figures again, and compare them with a run's own.
 
-    They are computed in a temporary folder from stored predictions, each from what is stored. The
-    files of the run are only read. What needs networks or images is not computed: it is compared
+    They are computed in a temporary folder from stored predictions. Scores that differ are replaced
+    there, so that tables and page are compared with what the predictions give. The files of the run
+    are only read. What needs networks or images is not computed: it is compared
     with its checksum.
 
     Stored model cards are made again too, with what a person filled in.
@@ -151,6 +154,7 @@ def verify(run: str | os.PathLike[str], *, progress: Notify | bool | None = True
         copy = _copy_run(original, Path(folder) / "run")
         tell, drawn = to_notify(progress), _describe_drawing(original)
         own = [record for record in records if is_part_of(original.record, record)]
+        own.sort(key=lambda record: LATE.get(record.kind, 0))
         for number, record in enumerate(own, start=1):
             tell(Event("verify", number, len(own)))
             why = _compute(copy, record)
@@ -161,9 +165,30 @@ def verify(run: str | os.PathLike[str], *, progress: Notify | bool | None = True
                         if why
                         else _compare(original.file(name), copy.file(name), name, drawn)
                     )
-                _link(original, copy, name)
-    cards = [file for name in list_cards(original) for file in _verify_card(original, name)]
-    return Verification(original.path, (*outcomes.values(), *cards))
+            if record.kind != "score" or why or not _have_other_scores(record, outcomes):
+                for name in record.files:
+                    _link(original, copy, name)
+            else:  # what follows is computed from the right ones
+                files = {name: copy.checksum(name) for name in record.files}
+                copy.finish(record.model_copy(update={"files": files}))
+        verified = [*outcomes.values()]
+        for name in list_cards(original):
+            for file in (name, find_page(name)):
+                _link(original, copy, file)
+            verified += _verify_card(copy, name)
+    return Verification(original.path, tuple(_explain_others(verified)))
+
+
+def _have_other_scores(record: StepRecord, outcomes: Mapping[str, VerifiedFile]) -> bool:
+    return any(outcomes[name].outcome in WRONG for name in record.files)
+
+
+def _explain_others(files: Sequence[VerifiedFile]) -> Iterator[VerifiedFile]:
+    """Where scores differ, say of tables and pages that differ only that they have other scores."""
+    wrong = [file.file for file in files if file.file in SCORED and file.outcome in WRONG]
+    for file in files:
+        is_made_of_them = wrong and file.outcome == "differs" and file.file not in SCORED
+        yield file._replace(reason="made from other scores") if is_made_of_them else file
 
 
 def _compare_checksum(run: RunFolder, name: str, checksum: str) -> VerifiedFile:
@@ -327,17 +352,8 @@ def _verify_card(run: RunFolder, name: str) -> Iterator[VerifiedFile]:
         elif path.read_bytes() == text.encode():
             yield VerifiedFile(file, "same")
         else:
-            difference = _find_line(path.read_text(encoding="utf-8", errors="replace"), text)
+            difference = _find_in_text(path.read_text(encoding="utf-8", errors="replace"), text)
             yield VerifiedFile(file, "differs" if difference else "equal", difference)
-
-
-def _find_line(stored: str, computed: str) -> str:
-    """Say in which line two texts differ first, beyond the last digits of a number."""
-    lines = zip_longest(stored.splitlines(), computed.splitlines(), fillvalue="")
-    for number, (line, now) in enumerate(lines, start=1):
-        if _find_difference(NUMBER.split(line), NUMBER.split(now)):
-            return f"line {number}: {line:.60}, now {now:.60}"
-    return ""
 
 
 # ---------------------------------------------------------------- comparing
@@ -363,12 +379,19 @@ def _compare(stored: Path, computed: Path, name: str, drawn: str) -> VerifiedFil
         return VerifiedFile(name, "differs", "it would not be written now")
     if stored.read_bytes() == computed.read_bytes():
         return VerifiedFile(name, "same")
-    reader = READERS.get(computed.suffix)
-    if reader is None or (drawn and computed.suffix in DRAWINGS):
+    reader, is_text = READERS.get(computed.suffix), computed.suffix in TEXTS
+    if not (reader or is_text) or (drawn and computed.suffix in DRAWINGS):
         return VerifiedFile(name, "not computed", drawn or DRAWN)
-    if drawn and computed.suffix == ".html":
-        reader = _split_around_figures
-    difference = _find_difference(reader(stored), reader(computed))
+    if reader:
+        difference = _find_difference(reader(stored), reader(computed))
+    else:
+        texts = [
+            path.read_text(encoding="utf-8", errors="backslashreplace")
+            for path in (stored, computed)
+        ]
+        if drawn and computed.suffix == ".html":
+            texts = [_DRAWN_IN_PAGE.sub("", text) for text in texts]
+        difference = _find_in_text(*texts)
     return VerifiedFile(name, "differs" if difference else "equal", difference)
 
 
@@ -377,21 +400,34 @@ def _read_rows(path: Path) -> dict[str, dict[str, str]]:
     return {f"row {line}": dict(zip(header, row, strict=False)) for line, row in rows}
 
 
-def _split_at_numbers(path: Path) -> list[object]:
-    return list(NUMBER.split(path.read_text(encoding="utf-8", errors="backslashreplace")))
-
-
-def _split_around_figures(path: Path) -> list[object]:
-    text = path.read_text(encoding="utf-8", errors="backslashreplace")
-    return list(NUMBER.split(_DRAWN_IN_PAGE.sub("", text)))
-
-
 READERS: Mapping[str, Callable[[Path], object]] = {
     ".csv": _read_rows,
     ".json": read_json,
     ".parquet": lambda path: read_parquet_table(path).to_pydict(),
-    **dict.fromkeys((".html", ".md", ".svg", ".tex"), _split_at_numbers),
 }
+TEXTS = (".html", ".md", ".svg", ".tex")
+BEFORE, AFTER = 30, 40  # how many letters before and after a difference are shown
+
+
+def _find_in_text(stored: str, computed: str) -> str:
+    """Say where two texts differ first, beyond the last digits of a number; "" if nowhere.
+
+    >>> _find_in_text("<p>Right in 95 %</p>", "<p>Right in 97 %</p>")
+    "line 1: '<p>Right in 95 %</p>', now '<p>Right in 97 %</p>'"
+    """
+    pieces = [NUMBER.split(text) for text in (stored, computed)]
+    for at, (own, now) in enumerate(zip_longest(*pieces, fillvalue="")):
+        if own != now and not _is_close(own, now):
+            pairs = enumerate(zip(own, now, strict=False))
+            end = min(len(own), len(now))
+            same = 0 if at % 2 else next((n for n, (a, b) in pairs if a != b), end)
+            starts = [len("".join(split[:at])) + same for split in pieces]
+            shown = [
+                " ".join(text[max(start - BEFORE, 0) : start + AFTER].split())
+                for text, start in zip((stored, computed), starts, strict=True)
+            ]
+            return f"line {stored.count(chr(10), 0, starts[0]) + 1}: {shown[0]!r}, now {shown[1]!r}"
+    return ""
 
 
 def _find_difference(stored: object, computed: object, place: str = "") -> str:

@@ -12,9 +12,16 @@ import scipy.special
 from numpy.typing import ArrayLike
 
 from fairweather.errors import InputError
-from fairweather.metrics.areas import ColumnSpread, column_spread
+from fairweather.metrics.areas import FEWEST_FREEDOM, ColumnSpread, column_spread
 from fairweather.metrics.bounded_means import betting_interval
-from fairweather.metrics.columns import TAIL, Z95, Ends, FloatArray, check_columns
+from fairweather.metrics.columns import (
+    TAIL,
+    Z95,
+    Ends,
+    FloatArray,
+    check_columns,
+    clopper_pearson,
+)
 from fairweather.metrics.grouping import Grouping, zou_donner_interval
 from fairweather.metrics.hidden_error import NOTHING_HIDDEN, HiddenError
 from fairweather.metrics.intervals import (
@@ -289,6 +296,11 @@ class EstimatedDifference:
     degrees of freedom are fewer where few images decide: with n - 1, two models with the same mean
     loss differ "significantly" in up to 7 % (benchmarks/differences.py). `Estimate.unseen` is added
     to the variance.
+
+    Where few images decide, or none, the images on which one model fails may be missing. Without
+    `Estimate.unseen`, the interval then covers what they could change (`sparse_reach` of an area,
+    `betting_interval` of bounded losses). Other losses, such as the negative log-likelihood, have
+    no limit, so there is no interval if the models never differ.
     """
 
     first: Estimate
@@ -340,6 +352,8 @@ class EstimatedDifference:
 
         # At a level of 0 % and at almost 100 %.
         least, most = math.log(2 * TAIL), math.log(2 * TAIL / LEAST_P)
+        if self.first.column is not None and not (self.value or self._spread.variance):
+            return 1.0  # nothing differs, even if too little is known for an interval
         if math.isnan(excess(0.0)):
             return math.nan
         if not excess(least) > 0:
@@ -416,8 +430,40 @@ class EstimatedDifference:
 
     def _column_ends(self, tests: float) -> Ends:
         """Student's t; it reaches down from the value less its bias, and up from the value."""
-        bias, reach = self.second.bias - self.first.bias, self._spread.reach(tests)
-        return self.value - max(bias, 0.0) - reach, self.value - min(bias, 0.0) + reach
+        first, second, spread = self.first, self.second, self._spread
+        bias, reach = second.bias - first.bias, spread.reach(tests)
+        pairs = min(side.least_pairs or side.pairs for side in (first, second))
+        if pairs < np.inf and spread.freedom < FEWEST_FREEDOM:  # an area
+            reach = max(reach, sparse_reach(spread.freedom, pairs, tests))
+        low, high = self.value - max(bias, 0.0) - reach, self.value - min(bias, 0.0) + reach
+        if first.has_no_replicates or first.unseen or spread.freedom >= FEWEST_FREEDOM:
+            return low, high
+        if first.losses is None or second.losses is None:
+            return (low, high) if spread.variance or self.value else (np.nan, np.nan)
+        below, above = betting_interval(second.losses.minus(first.losses), TAIL / tests)
+        return min(low, below), max(high, above)
+
+
+def sparse_reach(differing: float, pairs: float, tests: float = 1) -> float:
+    """How far two areas may differ beyond what is seen, if they differ on few pairs of images.
+
+    An area changes by at most the share of pairs that the models rank differently. If that share is
+    q, none of k independent pairs shows it with probability (1 - q)^k. By Chernoff's bound, this
+    holds for the mean over all pairs that are worth k (`least_pairs`). So it is Clopper and
+    Pearson's upper end less the share seen: about 3.7 / k where no pair differs.
+
+    Args:
+        differing: how many pairs differ: about the degrees of freedom of the difference.
+        pairs: how many independent pairs all pairs are worth, a finite number.
+        tests: the number of simultaneous 95 % intervals, of which this is one.
+
+    >>> [round(sparse_reach(count, 40), 3) for count in (0, 1)]
+    [0.088, 0.107]
+    """
+    if not pairs:
+        return 1.0
+    share = min(differing / pairs, 1.0)
+    return float(clopper_pearson(share, pairs, tests)[1]) - share
 
 
 def bounded_change(first: Estimate, second: Estimate) -> Score | None:

@@ -45,6 +45,7 @@ if TYPE_CHECKING:
 TASK, DIGITS = "image-classification", 6  # what the hub calls it; decimals of its values
 TO_FILL = "TO FILL IN"
 _BLANK = re.compile(r"^- \*\*([^*]+):\*\* (.*)$", re.MULTILINE)
+_LICENCE = re.compile(r"[a-z][a-z0-9.+-]{1,30}")
 # Our metrics by the names that Hugging Face's evaluate has for them; others keep their own.
 HUB_METRICS: Mapping[str, str] = {
     "auc": "roc_auc",
@@ -268,7 +269,7 @@ def _write_front_matter(
     run, results = source.run, [*_list_results(source)]
     data = ModelCardData(
         model_name=source.contents.titles[source.model],
-        license=filled.get("Licence"),
+        license=name_licence(filled["Licence"]) if "Licence" in filled else None,
         pipeline_tag=TASK,
         metrics=list(dict.fromkeys(result.metric_type for result in results)),
         eval_results=results,
@@ -283,6 +284,16 @@ def _write_front_matter(
         },
     )
     return f"---\n{data.to_yaml()}\n---"
+
+
+def name_licence(text: str) -> str:
+    """Write a licence as Hugging Face names it; anything but a short name stays as it is.
+
+    >>> name_licence("CC BY 4.0"), name_licence("Apache-2.0"), name_licence("see LICENSE/a.txt")
+    ('cc-by-4.0', 'apache-2.0', 'see LICENSE/a.txt')
+    """
+    name = "-".join(text.lower().split())
+    return name if _LICENCE.fullmatch(name) else text
 
 
 def _list_results(source: CardSource) -> Iterator[EvalResult]:
