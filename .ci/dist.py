@@ -208,7 +208,7 @@ def read_first_block(wheel: Path) -> str:
     named = r"(?<=install )(['\"]?)(?:fairweather|\.)(\[[\w,-]+\])?\1(?=\s|$)"
     text, installs = re.subn(named, lambda found: f"'{wheel}{found[2] or ''}'", block)
     assert installs == 1, f"the README's first commands install fairweather {installs} times"
-    # The rule is broken, and the command says so by its status.
+    # The rule is not kept, and the command says so by its status.
     return re.sub(r"^(fairweather check .*)$", r"\1 || test $? = 1", text, flags=re.MULTILINE)
 
 

@@ -7,20 +7,21 @@ Images have an event, such as a finding or a right answer, and a probability of 
 is right, too extreme, too high, or wrong in a curve. Its log-odds are normal, or skewed as those of
 confident networks. Images come alone, or with others of a patient: 1 to 6, of which most share
 their event and have similar log-odds. The truth is the number of a population, from which images,
-or patients, are drawn with replacement. What counts is each tail: how often the truth lies below
-the interval, and how often above. `band` is the curve, judged at five places at once.
+or patients, are drawn with replacement. What counts is each tail: of the intervals that are given,
+how often the truth lies below, and how often above. `none` is how many of all draws have too few
+events for an interval. `band` is the curve, judged at five places at once.
 """
 
 from __future__ import annotations
 
 import argparse
-import csv
 import sys
 from collections.abc import Iterator
 from itertools import product
 from pathlib import Path
 
 import numpy as np
+import pandas as pd
 import scipy.optimize
 import scipy.special
 
@@ -33,7 +34,7 @@ from fairweather.metrics.recalibration import CALIBRATION_NUMBERS, Outcomes
 STORED = Path(__file__).with_suffix(".csv")
 TRIALS, POPULATION = 2000, 200_000
 # Images, and those with the event, on average.
-SIZES = ((200, 30), (500, 50), (2000, 100), (1000, 500))
+SIZES = ((1000, 20), (200, 30), (500, 50), (2000, 100), (1000, 500))
 DRAWN = (("images", "normal"), ("images", "skewed"), ("patients", "normal"))
 # From the model's log-odds to the true ones.
 TRUTHS = {
@@ -42,6 +43,12 @@ TRUTHS = {
     "too high": lambda odds: odds - 0.7,
     "curved": lambda odds: 0.7 * odds + 0.8 * np.sin(odds),
 }
+# Of patients, 20 events are worth fewer, and hardly any draw has an interval.
+SETTINGS = tuple(
+    (model, size, way)
+    for model, size, way in product(TRUTHS, SIZES, DRAWN)
+    if size[1] > FEWEST_OUTCOMES or way[0] == "images"
+)
 SAME, PATIENT_SIZES = 0.8, np.arange(1, 7)
 PLACES = (0.05, 0.25, 0.5, 0.75, 0.95)  # shares of the images below each place
 SETTING = ("number", "model", "images", "events", "drawn", "odds", "trials")
@@ -121,8 +128,10 @@ def simulate(
         _, low_band, high_band = curve_at(sample, at)
         missed["band"][1:] += (true_curve < low_band).mean(), (true_curve > high_band).mean()
     for name, counts in missed.items():
-        shares = (f"{share:.5f}".rstrip("0").rstrip(".") for share in counts / trials)
-        yield name, model, images, events, drawn, odds, trials, *shares
+        none = counts[0]
+        shares = (none / trials, *counts[1:] / max(trials - none, 1))
+        texts = (f"{share:.5f}".rstrip("0").rstrip(".") for share in shares)
+        yield name, model, images, events, drawn, odds, trials, *texts
 
 
 def count_rarer(sample: Outcomes) -> float:
@@ -158,15 +167,12 @@ def main() -> None:
     parser.add_argument("--trials", type=int, default=TRIALS)
     trials = parser.parse_args().trials
     rows = []
-    for model, (images, events), (drawn, odds) in product(TRUTHS, SIZES, DRAWN):
+    for model, (images, events), (drawn, odds) in SETTINGS:
         made = simulate(model, images, events, drawn, odds, trials)
         rows += [dict(zip(COLUMNS, map(str, row), strict=True)) for row in made]
         print(model, images, events, drawn, odds, file=sys.stderr, flush=True)
     if trials == TRIALS:
-        with STORED.open("w", newline="", encoding="utf-8") as file:
-            writer = csv.DictWriter(file, COLUMNS, lineterminator="\n")
-            writer.writeheader()
-            writer.writerows(rows)
+        pd.DataFrame(rows).to_csv(STORED, index=False, lineterminator="\n")
     print("\n".join(summarize(rows)))
 
 

@@ -13,13 +13,13 @@ the truth lies below the interval, and how often above. Without an interval it i
 from __future__ import annotations
 
 import argparse
-import csv
 import sys
 from collections.abc import Iterator
 from itertools import product
 from pathlib import Path
 
 import numpy as np
+import pandas as pd
 import scipy.special
 
 from fairweather.metrics import decision_curve, per_image, predictive_values, to_score
@@ -194,8 +194,7 @@ def summary(rows: list[dict[str, str]]) -> Iterator[str]:
 
 def read_rows() -> list[dict[str, str]]:
     """Read the stored table."""
-    with STORED.open(newline="", encoding="utf-8") as file:
-        return list(csv.DictReader(file))
+    return pd.read_csv(STORED, dtype=str, keep_default_na=False).to_dict("records")
 
 
 def main() -> None:
@@ -208,10 +207,7 @@ def main() -> None:
         texts = [f"{value:.4g}" if isinstance(value, float) else str(value) for value in row]
         rows.append(dict(zip(COLUMNS, texts, strict=True)))
     if tried is None:
-        with STORED.open("w", newline="", encoding="utf-8") as file:
-            writer = csv.DictWriter(file, COLUMNS, lineterminator="\n")
-            writer.writeheader()
-            writer.writerows(rows)
+        pd.DataFrame(rows).to_csv(STORED, index=False, lineterminator="\n")
     print("\n".join(summary(rows)))
 
 

@@ -13,13 +13,13 @@ recall. What counts is each tail: how often the truth lies below the band, and h
 from __future__ import annotations
 
 import argparse
-import csv
 import sys
 from collections.abc import Iterator
 from itertools import product
 from pathlib import Path
 
 import numpy as np
+import pandas as pd
 import scipy.special
 
 from fairweather.metrics.columns import BoolArray, FloatArray
@@ -140,10 +140,7 @@ def main() -> None:
     made = simulate(TRIALS if tried is None else tried)
     rows = [dict(zip(COLUMNS, map(str, row), strict=True)) for row in made]
     if tried is None:
-        with STORED.open("w", newline="", encoding="utf-8") as file:
-            writer = csv.DictWriter(file, COLUMNS, lineterminator="\n")
-            writer.writeheader()
-            writer.writerows(rows)
+        pd.DataFrame(rows).to_csv(STORED, index=False, lineterminator="\n")
     print("\n".join(summary(rows)))
 
 

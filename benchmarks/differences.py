@@ -18,7 +18,6 @@ Student's t with n - 1 degrees of freedom, and random swaps of both models on ea
 from __future__ import annotations
 
 import argparse
-import csv
 import sys
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, replace
@@ -27,6 +26,7 @@ from pathlib import Path
 from typing import NamedTuple
 
 import numpy as np
+import pandas as pd
 import scipy.special
 import scipy.stats
 from scipy.optimize import brentq
@@ -558,17 +558,12 @@ def simulate_calibration(
 
 def read_rows() -> list[Row]:
     """Read the stored table."""
-    with STORED.open(newline="", encoding="utf-8") as file:
-        return [
-            Row(
-                *line[:3],
-                float(line[3] or "nan"),
-                *map(int, line[4:7]),
-                line[7],
-                *map(int, line[8:]),
-            )
-            for line in list(csv.reader(file))[1:]
-        ]
+    return [
+        Row(*line)
+        for line in pd.read_csv(STORED, keep_default_na=False, na_values="nan").itertuples(
+            index=False
+        )
+    ]
 
 
 def summary(rows: Sequence[Row]) -> Iterator[str]:
@@ -621,10 +616,7 @@ def main() -> None:
         rows += more
         print(more, file=sys.stderr, flush=True)
         if asked.trials is None:
-            with STORED.open("w", newline="", encoding="utf-8") as file:
-                writer = csv.writer(file, lineterminator="\n")
-                writer.writerow(Row._fields)
-                writer.writerows(rows)
+            pd.DataFrame(rows).to_csv(STORED, index=False, lineterminator="\n", na_rep="nan")
     print("\n".join(summary(rows)))
 
 

@@ -14,13 +14,13 @@ Thresholds, of prediction sets too, are fitted once and given; `conformal.py` dr
 from __future__ import annotations
 
 import argparse
-import csv
 import dataclasses
 import sys
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 
 import numpy as np
+import pandas as pd
 
 from fairweather import metrics
 from fairweather.metrics import (
@@ -215,8 +215,7 @@ def with_error(share: float, trials: int) -> str:
 
 def read_rows() -> list[dict[str, str]]:
     """Read the stored table."""
-    with STORED.open(newline="", encoding="utf-8") as file:
-        return list(csv.DictReader(file))
+    return pd.read_csv(STORED, dtype=str, keep_default_na=False).to_dict("records")
 
 
 def replace_rows(
@@ -249,10 +248,7 @@ def main() -> None:
         for row in simulate(classes, names if only is None else [only])
     ]
     table = rows if only is None else replace_rows(read_rows(), rows)
-    with STORED.open("w", newline="", encoding="utf-8") as file:
-        writer = csv.DictWriter(file, COLUMNS, lineterminator="\n")
-        writer.writeheader()
-        writer.writerows(table)
+    pd.DataFrame(table).to_csv(STORED, index=False, lineterminator="\n")
     lines = summary(table)
     print("\n".join(line for line in lines if only is None or f"`{only}`" in line))
 

@@ -14,13 +14,13 @@ is in neither.
 from __future__ import annotations
 
 import argparse
-import csv
 import sys
 from collections.abc import Iterator, Mapping
 from itertools import product
 from pathlib import Path
 
 import numpy as np
+import pandas as pd
 
 from fairweather.metrics import to_score
 from fairweather.metrics.grouping import Grouping
@@ -139,8 +139,7 @@ def summary(rows: list[dict[str, str]]) -> Iterator[str]:
 
 def read_rows() -> list[dict[str, str]]:
     """Read the stored table."""
-    with STORED.open(newline="", encoding="utf-8") as file:
-        return list(csv.DictReader(file))
+    return pd.read_csv(STORED, dtype=str, keep_default_na=False).to_dict("records")
 
 
 def main() -> None:
@@ -151,10 +150,7 @@ def main() -> None:
     trials = TRIALS if tried is None else dict.fromkeys(TRIALS, tried)
     rows = [dict(zip(COLUMNS, map(str, row), strict=True)) for row in simulate(trials)]
     if tried is None:
-        with STORED.open("w", newline="", encoding="utf-8") as file:
-            writer = csv.DictWriter(file, COLUMNS, lineterminator="\n")
-            writer.writeheader()
-            writer.writerows(rows)
+        pd.DataFrame(rows).to_csv(STORED, index=False, lineterminator="\n")
     print("\n".join(summary(rows)))
 
 

@@ -16,7 +16,6 @@ The second part asks how often the number of images in a refusal has enough erro
 from __future__ import annotations
 
 import argparse
-import csv
 import sys
 from collections.abc import Iterator, Sequence
 from functools import cache
@@ -24,6 +23,7 @@ from itertools import chain, product
 from pathlib import Path
 
 import numpy as np
+import pandas as pd
 
 from fairweather import metrics
 from fairweather.judge.rule_values import count_enough_images, widen_to_exact
@@ -222,8 +222,7 @@ def summary(rows: list[dict[str, str]]) -> Iterator[str]:
 
 def read_rows() -> list[dict[str, str]]:
     """Read the stored table."""
-    with STORED.open(newline="", encoding="utf-8") as file:
-        return list(csv.DictReader(file))
+    return pd.read_csv(STORED, dtype=str, keep_default_na=False).to_dict("records")
 
 
 def main() -> None:
@@ -242,10 +241,7 @@ def main() -> None:
     if only:
         new = {tuple(row.values())[:4]: row for row in rows}
         rows = [new.get(tuple(row.values())[:4], row) for row in read_rows()]
-    with STORED.open("w", newline="", encoding="utf-8") as file:
-        writer = csv.DictWriter(file, COLUMNS, lineterminator="\n")
-        writer.writeheader()
-        writer.writerows(rows)
+    pd.DataFrame(rows).to_csv(STORED, index=False, lineterminator="\n")
     print("\n".join([*table(rows), "", *summary(rows)]))
     for row in rows:
         if row["metric"] not in NAMES:

@@ -25,7 +25,6 @@ overconfident. Balanced accuracy: one of ten images is of the rare class, where 
 from __future__ import annotations
 
 import argparse
-import csv
 import sys
 from collections.abc import Callable, Iterator, Sequence
 from functools import partial
@@ -35,6 +34,7 @@ from types import SimpleNamespace
 from typing import Any, NamedTuple, cast
 
 import numpy as np
+import pandas as pd
 import scipy.integrate
 import scipy.special
 import scipy.stats
@@ -332,8 +332,7 @@ def sum_outcomes(n: int, margin: float, spare: float) -> tuple[object, ...]:
 
 def read_rows() -> list[dict[str, str]]:
     """The stored table."""
-    with STORED.open(encoding="utf-8", newline="") as file:
-        return list(csv.DictReader(file))
+    return pd.read_csv(STORED, dtype=str, keep_default_na=False).to_dict("records")
 
 
 def summary(rows: Sequence[dict[str, str]]) -> list[str]:
@@ -359,12 +358,12 @@ def main() -> None:
     draws = parser.parse_args().draws
     table = [*(sum_outcomes(*setting) for setting in EXACT if draws == DRAWS)]
     table += [measure(setting, draws) for setting in settings()]
+    frame = pd.DataFrame(table, columns=COLUMNS, dtype=object)  # numbers are written as they are
     if draws == DRAWS:
-        with STORED.open("w", encoding="utf-8", newline="") as file:
-            csv.writer(file, lineterminator="\n").writerows([COLUMNS, *table])
+        frame.to_csv(STORED, index=False, lineterminator="\n")
         print("\n".join(summary(read_rows())))
     else:
-        csv.writer(sys.stdout, lineterminator="\n").writerows([COLUMNS, *table])
+        frame.to_csv(sys.stdout, index=False, lineterminator="\n")
 
 
 if __name__ == "__main__":

@@ -24,6 +24,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import pandas as pd
 import scipy.special
 
 from fairweather import metrics
@@ -105,8 +106,11 @@ def share_study(truth: float, limit: float, prevalence: float | None = None) -> 
     return study
 
 
-def patient_study(truth: float, limit: float, per_patient: float, icc: float) -> Study:
-    """An accuracy of images of patients."""
+def patient_study(
+    truth: float, limit: float, per_patient: float, icc: float, prevalence: float | None = None
+) -> Study:
+    """An accuracy of images of patients, or with a prevalence a sensitivity."""
+    name = "accuracy" if prevalence is None else "sensitivity/rare"
     a, b = truth * (1 - icc) / icc, (1 - truth) * (1 - icc) / icc
 
     def study(rng: Generator, n: int, _: int) -> bool:
@@ -114,8 +118,11 @@ def patient_study(truth: float, limit: float, per_patient: float, icc: float) ->
         sizes = int(per_patient) + (rng.random(patients) < per_patient % 1)
         numbers = np.repeat(np.arange(patients), sizes)
         right = rng.random(len(numbers)) < rng.beta(a, b, patients)[numbers]
-        predictions = make_predictions(right, np.zeros(len(right), dtype=np.int64))
-        low = judge(predictions, "accuracy", Grouping(numbers), int(rng.integers(2**31)))
+        labels = (rng.random(len(right)) < (prevalence or 0.0)).astype(np.int64)
+        if prevalence is not None and not labels.any():
+            return False
+        predictions = make_predictions(right, labels)
+        low = judge(predictions, name, Grouping(numbers), int(rng.integers(2**31)))
         return low >= limit
 
     return study
@@ -288,6 +295,12 @@ def settings() -> Iterator[Setting]:
         study = patient_study(truth, limit, size, icc)
         options = {"expect": truth, "images_per_patient": size, "icc": icc}
         yield Setting("patients", f"accuracy >= {limit}", study, options)
+    positives = ((0.88, 0.8, 0.08, 5, 0.1), (0.9, 0.75, 0.3, 4, 0.4), (0.92, 0.8, 0.5, 12, 0.2))
+    for truth, limit, prevalence, size, icc in positives:
+        study = patient_study(truth, limit, size, icc, prevalence)
+        options = {"expect": truth, "prevalence": prevalence}
+        options |= {"images_per_patient": size, "icc": icc}
+        yield Setting("patients, sensitivity", f"sensitivity >= {limit}", study, options)
     areas = ((0.9, 0.8, 0.05), (0.95, 0.9, 0.1), (0.8, 0.73, 0.5), (0.97, 0.93, 0.05))
     for truth, limit, prevalence in areas:
         study = area_study(truth, limit, prevalence)
@@ -350,8 +363,7 @@ def measure(setting: Setting, draws: int) -> Iterator[tuple[object, ...]]:
 
 def read_rows() -> list[dict[str, str]]:
     """Read the stored table."""
-    with STORED.open(newline="", encoding="utf-8") as file:
-        return list(csv.DictReader(file))
+    return pd.read_csv(STORED, dtype=str, keep_default_na=False).to_dict("records")
 
 
 def summarize(rows: Sequence[Mapping[str, str]]) -> Iterator[str]:

@@ -3,9 +3,11 @@
     python benchmarks/sites.py    # five minutes on an idle core; writes sites.csv
     python benchmarks/sites.py --trials 20    # a try, which writes nothing
 
-Unseen site: the logits of the accuracies of 5, 8 or 20 sites, and of one more, are normal. The
-interval is that of slices.csv. The usual one has the variance of the largest restricted likelihood,
-Student's t with one degree of freedom less than sites, and each site's own standard error.
+Unseen site: the logits of the accuracies of 5, 8, 20 or 40 sites, and of one more, are normal. The
+interval is that of slices.csv; "none" is how many draws have too few errors for one. "Any errors"
+is the same interval where it is given anyway. The usual one has the variance of the largest
+restricted likelihood, Student's t with one degree of freedom less than sites, and each site's own
+standard error.
 
 Worst site: all sites are equally good; one is worse by two or four standard errors; or they are
 spread evenly over four. The interval is that of slices.csv. Three others have another lower end:
@@ -17,19 +19,20 @@ four shifts at two levels, more or fewer answers are right than the confidences 
 from the errors under shifts alone, or also from those at sites, each left out.
 
 Sites have 200 images each, or from 40 to 800. Images are independent, or of patients with 10 images
-each and an intra-class correlation of 0.2. "below" is how often the truth lies below the interval.
+each and an intra-class correlation of 0.2. "below" is how often the truth lies below an interval
+that is given.
 """
 
 from __future__ import annotations
 
 import argparse
-import csv
 import sys
 from collections.abc import Iterator
 from itertools import product
 from pathlib import Path
 
 import numpy as np
+import pandas as pd
 import scipy.special
 
 from fairweather.metrics import Estimate, atc_threshold, confidence_gap
@@ -37,7 +40,14 @@ from fairweather.metrics.accuracy_estimation import PastErrors, SiteErrors
 from fairweather.metrics.columns import FloatArray, IntArray
 from fairweather.metrics.grouping import Grouping
 from fairweather.metrics.intervals import widen_for_groups
-from fairweather.metrics.unseen import CONTINUITY, RandomEffects, unseen_score
+from fairweather.metrics.unseen import (
+    CONTINUITY,
+    FEWEST_ERRORS,
+    RandomEffects,
+    as_share,
+    count_rarer,
+    predict_unseen,
+)
 from fairweather.runs.scores import worst_slices
 
 STORED = Path(__file__).with_suffix(".csv")
@@ -49,14 +59,21 @@ COLUMNS = (
     "share",
     "truth",
     "trials",
+    "none",
     "below",
     "above",
     "width",
 )
 TRIALS, RESAMPLES = 500, 200
+MANY = 100  # intervals of a setting, from which its shares are summarized
 SITES, SHARES = (5, 8, 20), (0.8, 0.95, 0.99)
-SIZES = {"equal": (200, 200), "unequal": (40, 800)}
+SIZES = {"equal": (200, 200), "unequal": (40, 800), "50": (50, 50), "100": (100, 100)}
 DESIGNS = (("equal", "images"), ("unequal", "images"), ("unequal", "patients"))
+# From one error a site to three: sites, sizes, share.
+SMALL = (
+    *((20, "50", 0.98), (40, "50", 0.98), (20, "100", 0.99)),
+    *((20, "100", 0.98), (40, "100", 0.98)),
+)
 PATIENT, CORRELATION = 10, 0.2
 SPREADS = (0.0, 0.25, 0.5, 1.0)  # of the logits of sites
 WORST_SITES, TRUTHS = (3, 8, 20), ("ties", "one by 2", "one by 4", "spread over 4")
@@ -97,29 +114,39 @@ def plug_in(estimates: list[Estimate]) -> tuple[float, float]:
     return float(low), float(high)
 
 
-def summarize(ends: object, truth: object) -> tuple[float, float, float]:
-    """How often the truth lies below and above, and the mean width."""
+def summarize(ends: object, truth: FloatArray) -> tuple[float, ...]:
+    """How many draws have no interval, how often the truth lies below and above, the mean width."""
     low, high = np.transpose(ends)
-    return float((truth < low).mean()), float((truth > high).mean()), float((high - low).mean())
+    given = np.isfinite(low)
+    if not given.any():
+        return 1.0, *[np.nan] * 3
+    low, high, truth = low[given], high[given], truth[given]
+    sides = (truth < low).mean(), (truth > high).mean(), (high - low).mean()
+    return 1 - float(given.mean()), *map(float, sides)
 
 
 def simulate_unseen(trials: int) -> Iterator[tuple[object, ...]]:
     """Rows of an unseen site."""
-    for count, (sizes, kind), share, spread in product(SITES, DESIGNS, SHARES, SPREADS):
+    designs = list(product(SITES, DESIGNS, SHARES))
+    designs += [(count, (sizes, "images"), share) for count, sizes, share in SMALL]
+    for (count, (sizes, kind), share), spread in product(designs, SPREADS):
         rng = np.random.default_rng(
             [count, len(sizes), len(kind), round(100 * share), round(100 * spread)]
         )
         logits = rng.normal(scipy.special.logit(share), spread, (trials, count + 1))
         truth = scipy.special.expit(logits)
-        ends: dict[str, list[tuple[float, float]]] = {"unseen": [], "unseen, plug-in": []}
+        names = ("unseen", "unseen, any errors", "unseen, plug-in")
+        ends: dict[str, list[tuple[float, float]]] = {name: [] for name in names}
         for row in truth:
             sites = [
                 draw_site(rng, each, images, kind)
                 for each, images in zip(row, site_sizes(count, sizes), strict=False)
             ]
-            score = unseen_score(sites, (0.0, 1.0))
-            assert score is not None
-            ends["unseen"].append((score.low, score.high))
+            known = [as_share(site, (0.0, 1.0)) for site in sites]
+            low, _, high = predict_unseen(known)
+            refused = count_rarer(known) < FEWEST_ERRORS * count
+            ends["unseen"].append((np.nan, np.nan) if refused else (low, high))
+            ends["unseen, any errors"].append((low, high))
             ends["unseen, plug-in"].append(plug_in(sites))
         for name, pairs in ends.items():
             yield (name, count, sizes, kind, share, spread, trials, *summarize(pairs, truth[:, -1]))
@@ -273,23 +300,31 @@ def simulate(trials: int) -> Iterator[tuple[object, ...]]:
 
 def summary(rows: list[dict[str, str]]) -> Iterator[str]:
     """A markdown table: how often each side misses, in %, over numbers and sizes of sites."""
-    yield "| number | share | truth | below, mean | most | above, mean | most | width |"
-    yield "|---|---|---|---|---|---|---|---|"
+    yield "| number | share | truth | none | below, mean | most | above, mean | most | width |"
+    yield "|---|---|---|---|---|---|---|---|---|"
     names = ("number", "share", "truth")
     kinds = {tuple(row[name] for name in names): None for row in rows}
     for kind in kinds:
         own = [row for row in rows if tuple(row[name] for name in names) == kind]
-        below, above, width = (np.array([float(row[name]) for row in own]) for name in COLUMNS[-3:])
-        sides = (
-            f"{100 * number:.1f}" for side in (below, above) for number in (side.mean(), side.max())
+        none, below, above, width = (
+            np.array([float(row[name]) for row in own]) for name in COLUMNS[-4:]
         )
-        yield f"| {' | '.join((*kind, *sides))} | {width.mean():.2f} |"
+        many = np.array([int(row["trials"]) for row in own]) * (1 - none) >= MANY
+        if not many.any():
+            yield f"| {' | '.join(kind)} | {100 * none.mean():.0f} | | | | | |"
+            continue
+        sides = (
+            f"{100 * number:.1f}"
+            for side in (below[many], above[many])
+            for number in (side.mean(), side.max())
+        )
+        refused = f"{100 * none.mean():.0f}"
+        yield f"| {' | '.join((*kind, refused, *sides))} | {width[many].mean():.2f} |"
 
 
 def read_rows() -> list[dict[str, str]]:
     """Read the stored table."""
-    with STORED.open(newline="", encoding="utf-8") as file:
-        return list(csv.DictReader(file))
+    return pd.read_csv(STORED, dtype=str, keep_default_na=False).to_dict("records")
 
 
 def main() -> None:
@@ -302,10 +337,7 @@ def main() -> None:
         texts = [f"{value:.4g}" if isinstance(value, float) else str(value) for value in row]
         rows.append(dict(zip(COLUMNS, texts, strict=True)))
     if tried is None:
-        with STORED.open("w", newline="", encoding="utf-8") as file:
-            writer = csv.DictWriter(file, COLUMNS, lineterminator="\n")
-            writer.writeheader()
-            writer.writerows(rows)
+        pd.DataFrame(rows).to_csv(STORED, index=False, lineterminator="\n")
     print("\n".join(summary(rows)))
 
 

@@ -10,11 +10,11 @@ accuracy is amid those of the standard models, or at their upper end.
 
 from __future__ import annotations
 
-import csv
 import itertools
 from pathlib import Path
 
 import numpy as np
+import pandas as pd
 from scipy.special import expit, logit
 
 from fairweather.judge.standing import Line
@@ -75,8 +75,7 @@ def simulate(images: int, family_sd: float, model_sd: float, clean: float) -> di
 
 def read_rows() -> list[dict[str, str]]:
     """The stored table."""
-    with TABLE.open(encoding="utf-8") as file:
-        return list(csv.DictReader(file))
+    return pd.read_csv(TABLE, dtype=str, keep_default_na=False).to_dict("records")
 
 
 def main() -> None:
@@ -85,10 +84,7 @@ def main() -> None:
     for images, (family_sd, model_sd), clean in itertools.product(IMAGES, ERRORS, CLEAN):
         rows.append(simulate(images, family_sd, model_sd, clean))
         print(*rows[-1].values(), sep=", ", flush=True)
-    with TABLE.open("w", encoding="utf-8", newline="") as file:
-        writer = csv.DictWriter(file, rows[0], lineterminator="\n")
-        writer.writeheader()
-        writer.writerows(rows)
+    pd.DataFrame(rows).to_csv(TABLE, index=False, lineterminator="\n")
 
 
 if __name__ == "__main__":

@@ -1128,7 +1128,6 @@ ROWS = {
         ("compare run few --match x=y", "--match is for paper", {}),
         ("compare few timm", "the 1,000 classes of ImageNet", {}),
         ("compare few testbed --match x=y", "--match is for paper", {}),
-        ("compare run run:b --metric acuracy", "did you mean 'accuracy'", {}),
         ("compare run paper --metric brier_score", "--metric is for two runs", {}),
         ("compare run paper --match x", "--match takes", {}),
         ("compare run paper --match x=a", "pathmnist", {}),

@@ -35,7 +35,8 @@ from fairweather.metrics.two_sample import Cloud
 from fairweather.requests.study.schema import check_study
 from fairweather.runs.folder import RunFolder, StoredGroups
 from fairweather.steps.run_model import open_run_model, open_validation_images
-from fairweather.types.record import CLEAN, VAL, predictions_file
+from fairweather.types.options import MISSING
+from fairweather.types.record import CLEAN, TEST, VAL, predictions_file
 from tests.conftest import TINY_RESNET, write_pictures
 from tests.helpers.run_folders import outcomes
 
@@ -612,6 +613,31 @@ def test_each_site_is_left_out_in_turn(hospitals):
         columns = Grouping(test.numbers).select(here).influences(off[:, None])
         variance = columns.var(ddof=1) / len(columns)
         assert found.variances[at, 0] == pytest.approx(variance)
+
+
+@pytest.mark.parametrize("known", [False, True])
+def test_validation_images_of_unknown_sites_fit_no_method(hospitals, monkeypatch, known):
+    """Otherwise a site would be among the images for which it is said to be left out."""
+    model = open_run_model(str(hospitals))
+    validation = model.validation()
+    val = model.run.groups(VAL)
+    half = np.where(np.arange(len(validation)) % 2, val.slices["site"], MISSING)
+    told = val._replace(slices={"site": half} if known else {})
+    groups = RunFolder.groups
+    monkeypatch.setattr(
+        RunFolder, "groups", lambda run, part=TEST: told if part == VAL else groups(run, part)
+    )
+    found = read_site_errors(model, validation, [])
+    if not known:
+        assert found is None
+        return
+    apart = validation.take(np.flatnonzero((half != "S0") & (half != MISSING)))
+    clean = model.run.read_predictions(predictions_file(model.name, 0, CLEAN))
+    here = np.flatnonzero(groups(model.run).slices["site"] == "S0")
+    error = clean.confidence[here].mean() - clean.correct[here].mean()
+    difference = error - (apart.confidence.mean() - apart.correct.mean())
+    named = list(fit_methods(validation, seeds=False)).index("difference_of_confidences")
+    assert found.errors[0, named] == pytest.approx(difference)
 
 
 def test_the_range_allows_for_an_unseen_site_and_says_so(hospitals, folder):

@@ -3,17 +3,31 @@
 import json
 import shutil
 from concurrent.futures import ThreadPoolExecutor
+from fractions import Fraction
 
 import pytest
 
-from fairweather.judge.looks import LEDGER, count_look, describe_looks
+import fairweather as fw
+from fairweather.judge.looks import LEDGER, count_looks, describe_looks
 from fairweather.judge.pytest_plugin import check_run
 from fairweather.judge.rules import read_rules
+from fairweather.judge.verdicts import judge
 from fairweather.runs.folder import RunFolder
 from tests.helpers.commands import fairweather
-from tests.helpers.prediction_runs import evaluate_classes, evaluate_findings
+from tests.helpers.prediction_runs import TEST, draw_classes, evaluate_classes, evaluate_findings
 
-RULE = "accuracy[clean] >= 50%"
+RULE, OTHER = "accuracy[clean] >= 50%", "accuracy[clean] >= 60%"
+WHAT = "each model judged by other rules is one"
+
+
+def evaluate_models(folder):
+    tables = {
+        f"net{number}": draw_classes(("a", "b", "c"), 3.0, number, TEST, "test")
+        for number in (1, 2, 3)
+    }
+    fw.evaluate(
+        predictions=tables, key_column="file", bootstrap=100, progress=False, out=folder / "run"
+    )
 
 
 @pytest.fixture(scope="module")
@@ -26,13 +40,20 @@ def made(tmp_path_factory):
         evaluate_findings(folder / "other")
         (folder / "better").mkdir()
         evaluate_classes(folder / "better", seeds=2)
+        (folder / "several").mkdir()
+        evaluate_models(folder / "several")
         return folder
 
 
 @pytest.fixture
 def runs(made, tmp_path):
     """Runs in one folder: two of the same test images, and one of others."""
-    for name, place in {"one": "run", "two": "better/run", "findings": "other/run"}.items():
+    for name, place in {
+        "one": "run",
+        "two": "better/run",
+        "findings": "other/run",
+        "three": "several/run",
+    }.items():
         shutil.copytree(made / place, tmp_path / name)
     return tmp_path
 
@@ -52,15 +73,28 @@ def test_a_first_look_says_nothing_and_a_repeated_one_is_no_new_look(runs):
 
 def test_other_rules_and_other_predictions_are_new_looks_at_the_same_images(runs):
     check(runs, "one", RULE)
-    assert check(runs, "one", "accuracy[clean] >= 60%") == [
-        "look 2 at these 160 test images",
+    assert check(runs, "one", OTHER) == [
+        f"2 looks at these 160 test images; {WHAT}",
         "to keep 2.5 % over 2 looks, judge each at 1.25 %",
     ]
-    assert check(runs, "two", RULE)[0] == "look 3 at these 160 test images"
-    assert check(runs, "one", RULE) == [
-        "look 1 of 3 at these 160 test images",
-        "to keep 2.5 % over 3 looks, judge each at 0.83 %",
+    told = [
+        f"3 looks at these 160 test images; {WHAT}",
+        "to keep 2.5 % over 3 looks, judge each at 0.833 %",
     ]
+    assert check(runs, "two", RULE) == told
+    assert check(runs, "one", RULE) == told
+
+
+def test_each_model_of_a_run_is_a_look_whether_judged_alone_or_with_others(runs):
+    assert check(runs, "three", RULE) == [
+        f"3 looks at these 160 test images; {WHAT}",
+        "to keep 2.5 % over 3 looks, judge each at 0.833 %",
+    ]
+    assert check(runs, "three", f"net1: {RULE}")[0].startswith("3 looks ")
+    assert check(runs, "three", f"net1: {RULE}", f"net2: {RULE}")[0].startswith("3 looks ")
+    assert check(runs, "three", f"net1: {OTHER}")[0].startswith("4 looks ")
+    assert check(runs, "three", OTHER)[0].startswith("6 looks ")
+    assert len((runs / LEDGER).read_text().splitlines()) == 6
 
 
 def test_one_check_of_many_rules_is_one_look_in_any_order(runs):
@@ -116,14 +150,16 @@ def test_a_ledger_that_leads_elsewhere_is_not_followed(runs, tmp_path_factory):
 
 def test_looks_at_once_are_all_counted(runs):
     run = RunFolder(runs / "one")
-    rules = [read_rules([f"accuracy[clean] >= {share}%"]) for share in range(8)]
+    judged = [
+        judge(run, read_rules([f"accuracy[clean] >= {share}%"]), on="value") for share in range(8)
+    ]
     with ThreadPoolExecutor(4) as pool:
-        said = list(pool.map(lambda own: count_look(run, own), rules))
+        said = list(pool.map(lambda own: count_looks(run, own), judged))
     assert len((runs / LEDGER).read_text().splitlines()) == 8
-    assert sorted(int(notes[0].split()[1]) for notes in said if notes) == [*range(2, 9)]
+    assert sorted(int(notes[0].split()[0]) for notes in said if notes) == [*range(2, 9)]
 
 
-def test_levels_add_up_to_one_look():
-    for looks in (2, 7, 24, 25, 26, 1000):
-        level = float(describe_looks(looks, looks, 9)[1].split()[-2])
-        assert level * looks == pytest.approx(2.5, rel=0.05)  # two digits
+def test_levels_add_up_to_at_most_one_look():
+    for looks in (2, 7, 24, 25, 26, 1000, 30_001):
+        level = Fraction(describe_looks(looks, 9)[1].split()[-2])
+        assert 0.99 * 2.5 < level * looks <= 2.5  # three digits, rounded down

@@ -389,6 +389,10 @@ def test_equivalence_is_judged_on_the_farther_end():
     assert verdict_within(-0.019, 0.01).passed
     assert not verdict_within(-0.02, 0.01).passed
     assert not verdict_within(-0.01, 0.03).passed
+    assert not verdict_within(-0.01, 0.03).is_broken
+    assert not verdict_within(-0.5, 0.6).is_broken  # 0 is inside
+    assert verdict_within(0.02, 0.03).is_broken
+    assert verdict_within(-0.03, -0.021).is_broken
     assert verdict_within(-0.019, 0.01).margin == pytest.approx(0.001)
     failed = verdict_within(-0.03, 0.01)
     assert failed.margin == pytest.approx(-0.01)

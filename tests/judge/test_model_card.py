@@ -28,6 +28,7 @@ from tests.test_words import sentences
 
 LONGEST = 20  # words of a sentence
 BROKEN, KEPT = "accuracy[fog=2] >= 90%", "accuracy[clean] >= 50%"
+BREAKS, SIDES = "it breaks", {">=": ("low", "high"), "<=": ("high", "low")}
 GRADES = ("none", "mild", "severe")
 
 
@@ -329,8 +330,39 @@ def test_rules_have_their_verdicts_and_a_broken_one_forbids_a_use(classes):
     assert re.search(r"^\| passed \| net: accuracy\\\[clean", markdown, re.MULTILINE)
     assert "other" not in markdown.split("## Rules")[1].split("##")[0]
     _, sections = read_page(written)
-    broken = [item for item in said_in(sections, "What must it not") if "breaks" in item]
-    assert broken == [f"Images under fog at level 2: it breaks “net: {BROKEN}”."]
+    broken = [item for item in said_in(sections, "What must it not") if "“net: " in item]
+    assert [own.split(" (")[0] for own in broken] == [
+        f"Images under fog at level 2: it breaks “net: {BROKEN}”"
+    ]
+
+
+def test_a_rule_is_broken_only_where_both_ends_of_its_interval_fail(classes):
+    """A rule that only one end fails is not shown to be kept, and the end is that of the table."""
+    limits = {sign: [f"accuracy[fog=2] {sign} {share}%" for share in range(101)] for sign in SIDES}
+    written = fw.write_card(classes.path, [rule for rules in limits.values() for rule in rules])
+    table = re.search(
+        r"^\| failed \| net: accuracy.*\| ([\d.]+)% \| ([\d.]+)% \| ([\d.]+)% \| \d+ \|",
+        written.markdown.read_text(encoding="utf-8"),
+        re.MULTILINE,
+    )
+    value, low, high = map(float, table.groups())
+    said = said_in(read_page(written)[1], "What must it not")
+    written_as = {"low": f"low end {table[2]}%", "high": f"high end {table[3]}%"}
+    claims = []
+    for sign, (worse, other) in SIDES.items():
+        ends, below = {"low": low, "high": high}, sign == ">="
+        for limit, rule in enumerate(limits[sign]):
+            fails = {end: at < limit if below else at > limit for end, at in ends.items()}
+            if not fails[worse]:
+                continue
+            claim, end = (BREAKS, other) if fails[other] else ("not shown to keep", worse)
+            claims.append(
+                f"Images under fog at level 2: {claim} “net: {rule}” "
+                f"({value:.2f}%, {written_as[end]})."
+            )
+    assert [item for item in said if "“net: " in item] == claims
+    assert sum("not shown" in claim for claim in claims) > 5
+    assert sum(BREAKS in claim for claim in claims) > 5
 
 
 def test_a_rule_that_cannot_be_judged_is_refused_and_nothing_is_written(classes):

@@ -4,10 +4,11 @@ import math
 
 import numpy as np
 import pytest
+import scipy.stats
 
 import fairweather as fw
 from fairweather.errors import InputError
-from fairweather.judge.pilot import PLANNED, read_pilot, read_set_size
+from fairweather.judge.pilot import PLANNED, read_column, read_pilot
 from fairweather.judge.planning import plan_test, read_claim, read_number
 from fairweather.judge.rules import read_rules
 from fairweather.metrics.areas import auc_column
@@ -128,6 +129,44 @@ def test_the_plan_has_the_power_of_its_size():
     specific = plan_test("specificity >= 0.8", expect=0.9, prevalence=0.4)
     sensitive = plan_test("sensitivity >= 0.8", expect=0.9, prevalence=0.6)
     assert specific.needed == sensitive.needed
+
+
+def test_the_positives_of_a_comparison_are_random():
+    plan = plan_test("sensitivity better", expect=0.25, discordant=0.3, prevalence=0.01)
+    images = plan.needed.images
+    counts = np.arange(1, 120)
+    powers = [paired_power(count, 0.25, 0.3, Goal(low=0)) for count in counts.tolist()]
+    for n, is_enough in ((3750, False), (images, True)):
+        power = scipy.stats.binom.pmf(counts, n, 0.01) @ powers
+        assert (power >= 0.8) == is_enough
+    assert plan.needed.power == pytest.approx(power, abs=1e-6)
+
+
+@pytest.mark.parametrize(
+    ("claim", "expect", "discordant", "goal"),
+    [
+        ("accuracy better", 0.4, 0.9999, Goal(low=0)),
+        ("accuracy not worse by 3%", 0.0, 0.01, Goal(low=-0.03)),
+    ],
+)
+def test_no_slightly_larger_test_set_has_less_power(claim, expect, discordant, goal):
+    needed = plan_test(claim, expect=expect, discordant=discordant).needed.images
+    powers = [paired_power(n, expect, discordant, goal) for n in range(needed - 1, needed + 40)]
+    assert powers[0] < 0.8 <= min(powers[1:])
+
+
+def test_patients_may_be_unlike_or_all_alike():
+    claim, patients = "accuracy >= 0.85", {"expect": 0.9, "images_per_patient": 4}
+    unlike, alike = (plan_test(claim, **patients, icc=icc).needed for icc in (0, 1))
+    alone = plan_test(claim, expect=0.9).needed.images
+    assert alone <= unlike.images < 1.2 * alone  # judged by groups
+    assert alone <= alike.groups < 1.2 * alone
+
+
+def test_stating_that_seeds_agree_changes_nothing():
+    options = {"expect": 0.02, "discordant": 0.06, "seed_sd": 0.01}
+    stated = plan_test("accuracy better", **options, seed_discordant=0)
+    assert stated.needed == plan_test("accuracy better", **options).needed
 
 
 def test_more_tests_need_more_images():
@@ -277,7 +316,7 @@ def test_a_loss_and_an_area_have_the_variance_of_their_columns(pilot):
 
 def test_a_given_test_set_has_its_images_and_positives(pilot):
     run, _ = pilot
-    size = read_set_size(f"{run}:old", rule("sensitivity[clean|class=b]"))
+    size = read_column(f"{run}:old", rule("sensitivity[clean|class=b]"))
     assert (size.images, size.part, size.seeds) == (N, 0.5, 3)
     given = plan_test("sensitivity[clean|class=b] >= 0.8", have=f"{run}:old")
     stated = plan_test("sensitivity[clean|class=b] >= 0.8", prevalence=0.5, images=N)

@@ -109,6 +109,23 @@ def test_fewer_than_five_sites_are_refused():
     assert unseen_score([*few, few[0]], (0.0, 1.0)).n == 5
 
 
+def test_fewer_than_three_errors_a_site_are_refused_and_so_are_hits_and_precise_areas():
+    def predict(shares, n, spread=0.0, column=None):
+        pair = np.array([-spread, spread])
+        drawn = [Estimate(share, share + pair, n, column=column) for share in shares]
+        return unseen_score(drawn, (0.0, 1.0))
+
+    shares = np.array([1.0, 0.9, 0.95, 1.0, 0.9])  # 5 errors in 20 images of each
+    assert predict(shares, 59) is None
+    assert predict(shares, 61).n == 5
+    assert predict(1 - shares, 59) is None
+    assert predict(1 - shares, 61).n == 5
+    # An area of 0.9 whose variance is that of 29 or 31 independent images.
+    for images, enough in ((29, False), (31, True)):
+        column = np.array([-1.0, 1.0], dtype=np.float32) * np.sqrt(0.09 / images)
+        assert (predict([0.9] * 5, 400, column=column) is not None) == enough
+
+
 def test_the_precision_of_a_site_is_that_of_its_replicates_or_its_column():
     """A share of 400 images; the same as 40 groups of 10 equal images; an area; other bounds."""
     shares = (0.7, 0.8, 0.85, 0.9, 0.75)

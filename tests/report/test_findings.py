@@ -226,7 +226,7 @@ def test_a_model_no_better_than_the_most_common_answer_is_told_as_that(tmp_path)
     labels = np.where(np.arange(400) % 10 < 6, 0, 1)
     right = {("a", 0, "clean"): labels == 0, ("a", 0, "dark,f=0.2"): labels == 0}
     made = make(tmp_path / "dark", right, [DARK], labels)
-    common = "Statistically no better than always giving the most common answer (60 %)."
+    common = "Not shown to be better than always giving the most common answer (60 %)."
     assert told(made, 0)[-1] == told(made, 1)[-1] == common
     better = {("a", 0, "clean"): np.arange(400) % 10 > 0}
     assert common not in told(make(tmp_path / "clean", better, [], labels), 0)

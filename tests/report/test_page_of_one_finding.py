@@ -14,10 +14,12 @@ import fairweather as fw
 from fairweather.metrics import confidence_gap
 from fairweather.metrics.decisions import net_benefit
 from fairweather.metrics.grouping import Grouping, equal_means_p
+from fairweather.report.calls import describe_slices
 from fairweather.report.contents import read_contents
 from fairweather.report.findings import read_finding
+from fairweather.report.operating_points import RateRow
 from fairweather.runs.folder import RunFolder
-from fairweather.types.measurement import UNKNOWN, Dataset, Groups, Images
+from fairweather.types.measurement import UNKNOWN, Dataset, Groups, Images, Score
 from tests.conftest import figures_left_out
 from tests.helpers.browser import browser, missing, opened
 from tests.report.test_report import carried, crowded, split_sentences
@@ -211,6 +213,24 @@ def test_each_site_has_its_own_images_and_the_gap_its_test(run):
             assert confirmed == (p < 0.05)
             assert confirmed != (f"cannot confirm that the {kind} differs" in said)
     assert min(p_values.values()) < 0.05 < max(p_values.values())
+
+
+@pytest.mark.parametrize("sensitivities", [(1.0, 1.0), (0.9996, 1.0), (0.912, 0.914), (0.6, 0.9)])
+def test_sites_whose_rates_round_alike_have_no_lowest_one(sensitivities):
+    rows = [
+        RateRow("net", "Net", NAME, "", kind, f"site={site}", Score(value, 0.5, 1, 90), 90, 0.2)
+        for kind, values in (("sensitivity", sensitivities), ("specificity", (0.7, 0.8)))
+        for site, value in zip(("north", "south"), values, strict=True)
+    ]
+    said = [sentence.replace("\xa0", " ") for sentence in describe_slices("site", rows)]
+    assert said[-2] == "Specificity is lowest in “north”, 70 %, and highest in “south”, 80 %."
+    sensitive = [sentence for sentence in said if "ensitivity" in sentence]
+    if sensitivities == (0.6, 0.9):
+        first = "Sensitivity is lowest in “north”, 60 %, and highest in “south”, 90 %."
+        test = "The test cannot confirm that the sensitivity differs by site (p = 0.200)."
+        assert sensitive == [first, test]
+    else:
+        assert sensitive == []
 
 
 def test_a_mean_probability_far_above_the_prevalence_is_told_though_confidence_is_right(tmp_path):

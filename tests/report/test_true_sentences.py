@@ -107,7 +107,7 @@ def number(text):
 
 GAP = r"(?:(?P<points>[\d.]+) points? too (?P<side>confident|cautious)|as sure as it is right)"
 EVIDENCE = r"(These images|\w+ seeds) cannot confirm"
-COMMON = r"Statistically no better than always giving the most common answer \((.*) %\)\."
+COMMON = r"Not shown to be better than always giving the most common answer \((.*) %\)\."
 TOO_FEW = "Too few errors for an interval."
 PLACE = r"(?P<shift>fog|rain) at level (?P<level>\d)"
 AT = r"(fog|rain) at level (\d)"

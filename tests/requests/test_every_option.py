@@ -84,6 +84,7 @@ def cases(folder):
             ("max",), STEPS, {"metadata": table, "unit": "patient", "ordered_classes": True}
         ),
         "slices": Case(("site",), IMAGES, {"metadata": table}),
+        "sites": Case(("site",), IMAGES, {"metadata": table}),
         "allow_shared_groups": Case(True, WORKER, {"metadata": table, "group": "patient"}),
         "allow_duplicates": Case(True, WORKER),
         "scale": Case("0..100", IMAGES),
@@ -134,6 +135,7 @@ WORDS = {
     "key_column": ("unknown column",),
     "natural": ("classes of",),
     "slices": ("subgroups",),
+    "sites": ("subgroups",),
     "operating_points": ("operating point",),
     "costs": ("class of a cost",),
 }

@@ -25,7 +25,7 @@ OPTIONS = {"bootstrap": 200, "device": "cpu", "threads": 1}
 
 def clinic(sites, *, unknown=0):
     """Images of patients of some sites, the first of which have no site; and a sex."""
-    data = patients_dataset(patients=48)
+    data = patients_dataset(patients=240)
     patient = np.arange(len(data.test.labels)) // 5
     site = np.array([f"S{number}" for number in patient % sites], dtype=object)
     site[:unknown] = "missing"
@@ -107,7 +107,8 @@ def test_the_page_says_it_in_one_sentence(run, draw):
     row = table[(table["slice"] == "unseen site") & (table["metric"] == "accuracy")].iloc[0]
     ends = f"{100 * row['low']:.0f} % and {100 * row['high']:.0f} %"
     said = (
-        f"At an unseen site, accuracy lies between {ends} (95 % prediction interval from 7 sites)."
+        f"At an unseen site, accuracy on clean images lies between {ends} "
+        "(95 % prediction interval from 7 sites)."
     )
     for page in ("report.html", "tables/slices_site.md"):
         text = (run.path / page).read_text(encoding="utf-8")
@@ -121,7 +122,7 @@ def test_images_without_a_site_are_not_one_and_four_sites_are_refused(tmp_path, 
     table = RunFolder(few.path).slice_scores
     assert "site=missing" in set(table["slice"])
     assert "unseen site" not in set(table["slice"])
-    reason = "needs at least 5 values of site where the metric is known, found 4"
+    reason = "needs at least 5 values of site, found 4"
     with pytest.raises(InputError, match=reason):
         judged(few, "accuracy[clean|unseen site] >= 0.5")
     draw(few, figures=False)

@@ -12,6 +12,8 @@ import fairweather as fw
 from fairweather.files.yamlfile import read_yaml
 from fairweather.judge.rules import read_rules
 from fairweather.judge.verdicts import judge, summarize_verdicts
+from fairweather.metrics.metric import CLASS_METRICS
+from fairweather.metrics.table import METRICS
 from fairweather.report.joint_runs import read_runs
 from fairweather.requests.study.schema import check_study
 from fairweather.runs.folder import RunFolder
@@ -51,11 +53,21 @@ def run_again(clinic, run):
         if "libraries" in record["depends"]
     )
     stored = {record["kind"]: record["depends"]["version"] for record in records.values()}
+    metrics = next(
+        record["depends"]["metrics"]
+        for record in records.values()
+        if "metrics" in record["depends"]
+    )
+    of_classes = {name.partition("/")[0] for name in run.scores["metric"] if "/" in name}
     with pytest.MonkeyPatch.context() as patch:
         patch.chdir(clinic)
-        # Other libraries and versions of steps are other work; here only names differ.
+        # Other libraries, metrics and versions of steps are other work; here only names differ.
         patch.setattr(plan, "LIBRARY_VERSIONS", libraries)
         patch.setattr(plan, "VERSIONS", versions | stored)
+        for name in METRICS.keys() - set(metrics):
+            patch.delitem(METRICS, name)
+        for name in CLASS_METRICS.keys() - of_classes:
+            patch.delitem(CLASS_METRICS, name)
         study = check_study(read_yaml(FORMER / "study.yaml"))
         fw.run(study, out=run.path, device="cpu")
     return run

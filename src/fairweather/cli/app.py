@@ -250,7 +250,7 @@ def main() -> None:
 
     It ends with status 2 and one sentence on bad input, with 130 when it was interrupted, and with
     70 and a traceback when the program itself is at fault. Python would use 1, which here says that
-    a rule of `check` is broken.
+    a rule of `check` is not shown to be kept.
     """
     # Letters that the terminal cannot show are printed as question marks.
     if isinstance(sys.stdout, io.TextIOWrapper) and sys.stdout.encoding != "utf-8":

@@ -167,7 +167,7 @@ def check(
     junit: Annotated[Path | None, typer.Option(help="Also write the result as JUnit XML.")] = None,
     quiet: Quiet = False,
 ) -> None:
-    """Check a run against rules, and end with status 1 if one is broken.
+    """Check a run against rules, and end with status 1 if one is not shown to be kept.
 
     Status 2 means that a rule cannot be judged, while the others are; 70 that the program failed.
 
@@ -176,7 +176,7 @@ def check(
         fairweather check runs/mine 'accuracy[imagenet_c/fog] drop <= 5%' --junit checks.xml
         fairweather check runs/mine rules.yaml
     """
-    from fairweather.judge.looks import count_look
+    from fairweather.judge.looks import count_looks
     from fairweather.judge.rules import read_rules
     from fairweather.judge.verdicts import format_junit, format_verdicts, judge_rules
     from fairweather.runs.folder import open_finished_run, write_atomically
@@ -194,7 +194,7 @@ def check(
     for unjudged in judgement.unjudged:
         typer.echo(f"fairweather: {unjudged.problem}", err=True)
     if judgement.verdicts:
-        for line in count_look(run, asked):
+        for line in count_looks(run, judgement.verdicts):
             typer.echo(f"note    {line}", err=True)
     page = folder / PAGE
     what = ("open {}", page) if page.is_file() else ("fairweather report {}", folder)
@@ -302,7 +302,7 @@ def plan_test(
         typer.Option(help="Standard deviation over images of a loss, or of its difference."),
     ] = None,
     images_per_patient: Annotated[
-        float | None, typer.Option(help="Images of each patient, or other group, that count.")
+        float | None, typer.Option(help="All images of each patient, or other group.")
     ] = None,
     icc: Annotated[
         float | None, typer.Option(help="Correlation between two images of a patient.")

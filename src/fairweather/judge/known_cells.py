@@ -255,7 +255,8 @@ def read_site_errors(
     """The errors of each method at each site of the clean test images, each left out in turn.
 
     The methods are fitted on validation images of the other sites. Sites with fewer than 20 images
-    do not count. None for a run without five sites, or if another seed was not measured.
+    do not count. None for a run without five sites, if the sites of validation images are unknown,
+    or if another seed was not measured.
 
     Args:
         model: the model.
@@ -265,17 +266,15 @@ def read_site_errors(
     test, val = model.run.groups(TEST), model.run.groups(VAL)
     read = [_read_predictions(model, seed, CLEAN, TEST) for seed in (model.seed, *seeds)]
     of_seeds = [predictions for predictions in read if predictions is not None]
-    if test is None or len(of_seeds) < len(read):
+    if test is None or val is None or len(of_seeds) < len(read):
         return None
     grouping, clean = read_grouping(model.run), of_seeds[0]
     for column in model.record.settings.sites:
-        at, fitted_at = test.slices[column], None if val is None else val.slices.get(column)
-        rows = []
+        at, rows = test.slices[column], []
+        fitted_at = val.slices.get(column, np.full(len(validation), MISSING))
         for site in sorted({*at} - {MISSING}):
             places = np.flatnonzero(at == site)
-            apart = validation
-            if fitted_at is not None:
-                apart = validation.take(np.flatnonzero(fitted_at != site))
+            apart = validation.take(np.flatnonzero(~np.isin(fitted_at, [site, MISSING])))
             if len(places) < FEWEST_IMAGES or not len(apart):
                 continue
             others = np.stack([p.predicted[places] for p in of_seeds[1:]]) if seeds else None

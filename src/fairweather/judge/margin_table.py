@@ -33,6 +33,7 @@ from fairweather.report.vega import explain_missing_addresses
 from fairweather.types.measurement import Score
 
 HALF = 12  # characters on each side of 0 in the drawing of a terminal
+AXIS = f"{'better':<{HALF}}0{'worse':>{HALF}}"
 FEWEST_MARGINS, MOST_MARGINS = 1.5, 4.0  # how far a drawing reaches, in margins
 EMPTY, ZERO, MARGIN, LINE, CROSSED, VALUE, BEYOND = *"·│┊─┼●", "‹›"
 MARKS = {-1: MARGIN, 0: ZERO, 1: MARGIN}  # in margins
@@ -93,13 +94,11 @@ def margin_table(
     frame["margin"] = [row.rule.limit for row in rows]
     frame["verdict"] = [row.verdict for row in rows]
     frame["direction"] = [row.direction for row in rows]
-    layout = LAYOUT._replace(header=(*LAYOUT.header, _draw_axis(reach)))
-    figure = None
+    layout = LAYOUT._replace(header=(*LAYOUT.header, AXIS))
+    name, below, figure = f"{name}_margins", [_write_caption(rows), DRAWING_NOTE], None
     if not explain_missing_addresses():
-        figure = _draw_figure(rows, body, f"{name}_margins", sides, reach)
-    caption = _write_caption(rows)
-    below = [caption, DRAWING_NOTE]
-    return MarginTable(f"{name}_margins", layout, body, below, frame, figure=figure)
+        figure = _draw_figure(rows, body, name, sides, reach)
+    return MarginTable(name, layout, body, below, frame, figure=figure)
 
 
 def _write_caption(rows: Sequence[MarginRow]) -> str:
@@ -190,40 +189,19 @@ def _column(loss: float, reach: float) -> int:
     return round(HALF + HALF * min(max(loss / reach, -1.0), 1.0))
 
 
-def _draw_axis(reach: float) -> str:
-    """The head of the drawings: where 0 and the margin are."""
-    line = [" "] * (2 * HALF + 1)
-    line[HALF] = "0"
-    for text, place in (("better", 0), ("worse", len(line) - len("worse"))):
-        line[place : place + len(text)] = text
-    return "".join(line)
-
-
 def _draw_figure(
     rows: Sequence[MarginRow], body: Body, name: str, sides: tuple[str, str], reach: float
 ) -> Figure:
     """Draw every interval beside its margin, in margins, so that all lines share an axis."""
     lines: list[dict[str, Any]] = []
     for at, (row, cells) in enumerate(zip(rows, body, strict=True)):
-        value, low, high = _in_margins(row)
+        ends = (None if math.isnan(x) else min(max(x, -reach), reach) for x in _in_margins(row))
         model, metric, size, difference, verdict, _ = cells
         lines.append(
-            {
-                "row": at,
-                "name": f"{model}: {metric}, margin {size}",
-                "value": min(max(value, -reach), reach),
-                "low": max(low, -reach),
-                "high": min(high, reach),
-                "text": f"{difference}  {verdict}",
-            }
+            {"row": at, "name": f"{model}: {metric}, margin {size}"}
+            | dict(zip(("value", "low", "high"), ends, strict=True))
+            | {"text": f"{difference}  {verdict}"}
         )
-    drawn = [
-        {
-            key: None if isinstance(cell, float) and math.isnan(cell) else cell
-            for key, cell in line.items()
-        }
-        for line in lines
-    ]
     labels = [line["name"] for line in lines]
     axis = alt.Axis(values=list(range(len(rows))), labelExpr=look_up(labels), labelLimit=420)
     y = alt.Y(
@@ -235,7 +213,7 @@ def _draw_figure(
     x = alt.X(
         "low:Q", title="How much worse A is, in margins", scale=alt.Scale(domain=[-reach, reach])
     )
-    base = alt.Chart(alt.Data(values=drawn))
+    base = alt.Chart(alt.Data(values=lines))
     marks = alt.Chart(alt.Data(values=[{"at": mark} for mark in MARKS]))
     chart = alt.layer(
         marks.mark_rule(color=RULE).encode(

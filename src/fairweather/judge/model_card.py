@@ -15,13 +15,14 @@ from fairweather.judge.compared_runs import split_run_and_model
 from fairweather.judge.rules import Rule, read_rules
 from fairweather.judge.verdicts import (
     LAYOUT,
+    describe_failure,
     judge_rules,
     summarize_verdicts,
     tabulate_verdicts,
 )
 from fairweather.report.building import check_intact
 from fairweather.report.card import Card, RuleTable, make_card, read_filled
-from fairweather.report.card_sections import CardRule, CardSource
+from fairweather.report.card_sections import CardSource, FailedRule
 from fairweather.report.contents import Contents, read_contents
 from fairweather.runs.folder import RunFolder, open_finished_run
 from fairweather.runs.provenance import package_versions
@@ -114,15 +115,15 @@ def _compose(
     own = [replace(rule, model=model) for rule in rules if rule.model in (None, model)]
     alone = replace(contents, titles={model: contents.titles[model]})
     if not own:
-        return make_card(CardSource(alone, model), run, None, filled)
+        return make_card(CardSource(alone, model), None, filled)
     verdicts, unjudged = judge_rules(run, own)
     if unjudged:
         raise InputError(unjudged[0].problem)
-    judged = [CardRule(verdict.name, verdict.passed, verdict.cell) for verdict in verdicts]
+    failed = [FailedRule(own.cell, describe_failure(own)) for own in verdicts if not own.passed]
     table = RuleTable(
         LAYOUT, tabulate_verdicts(verdicts), tuple(map(str, own)), summarize_verdicts(verdicts)
     )
-    return make_card(CardSource(alone, model, judged), run, table, filled)
+    return make_card(CardSource(alone, model, failed), table, filled)
 
 
 # ---------------------------------------------------------------- a stored card

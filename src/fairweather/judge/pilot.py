@@ -33,7 +33,14 @@ from fairweather.runs.scores import fit_unit, read_grouping, read_validation
 from fairweather.tasks.task import Unit
 from fairweather.types.kinds import CLASSES
 from fairweather.types.measurement import AnyPredictions, Predictions
-from fairweather.types.record import CLEAN, NATURAL, TEST, ShiftLevel, cells_by_level
+from fairweather.types.record import (
+    CLEAN,
+    NATURAL,
+    TEST,
+    ShiftLevel,
+    cells_by_level,
+    list_whole_units,
+)
 
 Counted = Literal["images", "of the class", "of other classes", "called so"]
 HIGHEST_ICC = 0.99  # images of a group that are all alike leave no room for a distribution
@@ -108,7 +115,7 @@ class Pilot(NamedTuple):
     """`estimate`, `low`, `high`: the variances, and all at the ends of their 95 % intervals."""
 
     sizes: GroupSizes | None
-    """Of groups; None if images are independent."""
+    """Of all groups, in images that count; None if images are independent."""
 
     means: tuple[float, ...]
     """The values of both recipes of a comparison of shares."""
@@ -123,22 +130,7 @@ class Pilot(NamedTuple):
     """What was read, for readers."""
 
 
-class SetSize(NamedTuple):
-    """The size of a test set that a run has."""
-
-    images: int
-    """All images."""
-
-    part: float
-    """The share of them that counts; for an area, that of the positives."""
-
-    sizes: GroupSizes | None
-    """Of groups with images that count; None if images are independent."""
-
-    seeds: int
-
-
-class _Column(NamedTuple):
+class Column(NamedTuple):
     """A number for each image that counts, whose mean is the metric, and each seed."""
 
     values: FloatArray
@@ -147,22 +139,22 @@ class _Column(NamedTuple):
     grouping: Grouping | None
     """Of the images that count."""
 
+    sizes: GroupSizes | None
+    """Of all groups, in images that count; None if images are independent."""
+
     images: int
     """All images of the cell."""
 
     part: float
     """The share that counts; for an area, that of the positives."""
 
+    name: str
+    """The run and its model, for readers."""
 
-def read_set_size(name: str, rule: Rule) -> SetSize:
-    """Read how large the test set of a run is, for the metric and cell of a rule.
-
-    Raises `InputError` if there is no such run, metric or cell.
-    """
-    column = _read_column(name, rule, None)
-    return SetSize(
-        column.images, column.part, _group_sizes(column.grouping), column.values.shape[1]
-    )
+    @property
+    def seeds(self) -> int:
+        """Of the model."""
+        return self.values.shape[1]
 
 
 def read_pilot(names: Sequence[str], rule: Rule, *, compares: bool, part: float | None) -> Pilot:
@@ -180,7 +172,7 @@ def read_pilot(names: Sequence[str], rule: Rule, *, compares: bool, part: float 
             images.
     """
     sides = _list_sides(names, compares=compares)
-    columns = [_read_column(side, rule, part) for side in sides]
+    columns = [read_column(side, rule, part) for side in sides]
     name = " and ".join(sides)
     if not compares:
         return _pilot_of_one(columns[0], PLANNED[base_name(rule)].kind, name)
@@ -221,8 +213,11 @@ def base_name(rule: Rule) -> str:
     return rule.scored.partition("/")[0].partition("@")[0]
 
 
-def _read_column(name: str, rule: Rule, part: float | None) -> _Column:
-    """Read the numbers of the images that count, of every seed of a model."""
+def read_column(name: str, rule: Rule, part: float | None = None) -> Column:
+    """Read the numbers of the images that count, of every seed of a model.
+
+    Raises `InputError` if there is no such run, metric or cell.
+    """
     run = open_compared_run(name)
     model, seeds = next(iter(run.models.items()))
     shift = _find_shift(run, rule.cell)
@@ -243,17 +238,17 @@ def _read_column(name: str, rule: Rule, part: float | None) -> _Column:
             break
     if not counted.any():
         raise InputError(f"{name} has no images that {rule.scored} is of")
+    sizes = None
     if grouping is not None:
+        sizes = _count_sizes(grouping, counted)
         grouping = grouping.select(np.flatnonzero(counted))
-    return _Column(np.stack(columns, axis=1), grouping, len(unit.places), share)
+    side = f"{run.run.path}:{model}"
+    return Column(np.stack(columns, axis=1), grouping, sizes, len(unit.places), share, side)
 
 
 def _find_shift(run: ComparedRun, cell: str) -> str:
     """The id of the shift of a single cell, as a rule writes it."""
-    cells = {
-        CLEAN: CLEAN,
-        **{f"{NATURAL}{name}": f"{NATURAL}{name}" for name in run.record.natural},
-    }
+    cells = {name: name for name in (CLEAN, *(f"{NATURAL}{own}" for own in run.record.natural))}
     for sweep in run.record.sweeps:
         for level, shifted in cells_by_level(sweep).items():
             cells[format_cell(ShiftLevel(sweep.name, level))] = shifted.id
@@ -268,8 +263,24 @@ def _find_unit(run: ComparedRun, rule: Rule, predictions: AnyPredictions) -> Uni
         raise InputError(
             f"a pilot says how all images vary, and the claim is about {slice_}: leave it out"
         )
-    units = run.run.task.every_unit(predictions)
-    return next((known for known in units if known.name == unit), units[0])
+    units = {known.name: known for known in run.run.task.every_unit(predictions)}
+    if unit in units:
+        return units[unit]
+    metric = METRICS.get(base_name(rule))
+    fitting = [
+        name
+        for name, known in units.items()
+        if metric is None
+        or not metric.accepts.explain_absence(cast("Predictions", known.select(predictions)))
+    ]
+    # As in rules: without a name, it is of whole images or of the only finding.
+    chosen = [name for name in list_whole_units(units) if name in fitting]
+    if fitting and not chosen:
+        raise InputError(
+            f"{run.name} has {len(fitting)} findings: name one, as in "
+            f"'{base_name(rule)}[{rule.cell}|{fitting[0]}] ...'"
+        )
+    return units[chosen[0]] if chosen else next(iter(units.values()))
 
 
 def _find_metric(
@@ -349,7 +360,7 @@ def _area_numbers(
 # ---------------------------------------------------------------- variances
 
 
-def _pilot_of_one(column: _Column, kind: str, name: str) -> Pilot:
+def _pilot_of_one(column: Column, kind: str, name: str) -> Pilot:
     """The variances of one model, on average over its seeds."""
     values = column.values
     alone = [crossed_mean(values[:, [seed]]).images for seed in range(values.shape[1])]
@@ -360,26 +371,30 @@ def _pilot_of_one(column: _Column, kind: str, name: str) -> Pilot:
         normal = binormal_moments(min(max(area, 0.01), 0.99)).variance * (1 / part + 1 / (1 - part))
         estimate = replace(estimate, scale=variance / normal)
     # All seeds have about the same spread, so the first says how uncertain it is.
-    ends = _image_ends(estimate, values[:, [0]], column.grouping)
-    sizes = _group_sizes(column.grouping)
-    return Pilot(*ends, sizes, (), len(values), column.part, name)
+    ends = _image_ends(estimate, values[:, [0]], column.grouping, column.sizes)
+    return Pilot(*ends, column.sizes, (), len(values), column.part, name)
 
 
-def _pilot_of_two(first: _Column, second: _Column, name: str, *, is_share: bool) -> Pilot:
+def _pilot_of_two(first: Column, second: Column, name: str, *, is_share: bool) -> Pilot:
     """The variances of the difference of two models."""
     sides, grouping = (first.values, second.values), first.grouping or second.grouping
+    sizes = first.sizes or second.sizes
     n, networks = len(sides[0]), [side.shape[1] for side in sides]
     pairs = [a - b for a in sides[0].T for b in sides[1].T]
-    discordant = float(np.mean([np.square(pair).mean() for pair in pairs])) if is_share else None
+    differs = np.mean([np.square(pair) for pair in pairs], axis=0)[:, None]
+    discordant = float(differs.mean()) if is_share else None
     image = float(np.mean([pair.var(ddof=1) for pair in pairs]))
     recipes = _known_recipes(sides, grouping)
     residuals = tuple(r.shared * r.seeds * n for r in _known_recipes(sides, None)) or (0.0, 0.0)
     estimate = Variances(discordant, image, cast("tuple[float, float]", residuals))
     gaps = (sides[1].mean(axis=1) - sides[0].mean(axis=1))[:, None]
-    ends: Sequence[Variances] = _image_ends(estimate, gaps, grouping)
-    if discordant is not None and max(networks) == 1 and grouping is None:
-        exact = (float(end) for end in clopper_pearson(discordant, n))
-        ends = [estimate, *(replace(estimate, discordant=end) for end in exact)]
+    ends: Sequence[Variances] = _image_ends(estimate, gaps, grouping, sizes)
+    if discordant is not None and (max(networks) == 1 or sizes is not None):
+        exact = _share_ends(differs, grouping if sizes else None)
+        ends = [
+            replace(variances, discordant=share)
+            for variances, share in zip(ends, (discordant, *exact), strict=True)
+        ]
     if recipes:
         tails = (None, 1 - TAIL, TAIL)
         ends = [
@@ -388,7 +403,7 @@ def _pilot_of_two(first: _Column, second: _Column, name: str, *, is_share: bool)
         ]
     means = tuple(float(side.mean()) for side in sides) if is_share else ()
     estimate, low, high = ends
-    return Pilot(estimate, low, high, _group_sizes(grouping), means, n, first.part, name)
+    return Pilot(estimate, low, high, sizes, means, n, first.part, name)
 
 
 def _known_recipes(
@@ -407,11 +422,22 @@ def _between(recipe: SeedVariance, tail: float | None) -> float:
     return recipe.seeds * max(ratio * recipe.between - recipe.shared, 0.0)
 
 
+def _share_ends(column: FloatArray, grouping: Grouping | None) -> tuple[float, float]:
+    """Clopper and Pearson's interval of a share `[n, 1]`; of groups, for as many independent images
+    as they are worth."""
+    share, worth = float(column.mean()), float(len(column))
+    if grouping is not None:
+        variance = crossed_mean(column, grouping).images
+        worth = share * (1 - share) / variance if variance else float(grouping.count)
+    low, high = clopper_pearson(share, worth)
+    return float(low), float(high)
+
+
 def _image_ends(
-    estimate: Variances, column: FloatArray, grouping: Grouping | None
+    estimate: Variances, column: FloatArray, grouping: Grouping | None, sizes: GroupSizes | None
 ) -> tuple[Variances, Variances, Variances]:
     """The variances, and those at both ends of the 95 % interval of the variance over images."""
-    sizes, units = _group_sizes(grouping), column
+    units = column
     if grouping is not None and sizes is not None:
         units = grouping.influences(column)
     freedom = column_spread((units - units.mean())[:, 0]).freedom
@@ -444,8 +470,10 @@ def _scale_images(variances: Variances, ratio: float) -> Variances:
     )
 
 
-def _group_sizes(grouping: Grouping | None) -> GroupSizes | None:
-    if grouping is None or grouping.sizes.max() < 2:
+def _count_sizes(grouping: Grouping, counted: BoolArray) -> GroupSizes | None:
+    """How many images that count each group has; None if none has two."""
+    own = np.bincount(grouping.numbers[counted], minlength=grouping.count)
+    if own.max() < 2:
         return None
-    images, counts = np.unique(grouping.sizes, return_counts=True)
+    images, counts = np.unique(own, return_counts=True)
     return GroupSizes(images, counts / counts.sum())

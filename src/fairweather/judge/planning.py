@@ -7,7 +7,7 @@ import math
 import re
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
-from functools import partial
+from functools import lru_cache, partial
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -18,16 +18,16 @@ from fairweather.errors import InputError, join_names, unknown_name
 from fairweather.judge import rules
 from fairweather.judge.pilot import (
     PLANNED,
+    Column,
     Pilot,
     Planned,
-    SetSize,
     Variances,
     base_name,
+    read_column,
     read_pilot,
-    read_set_size,
 )
 from fairweather.judge.rules import CLASS, Rule, read_rules
-from fairweather.metrics.columns import FloatArray, IntArray
+from fairweather.metrics.columns import ROUNDING, FloatArray, IntArray
 from fairweather.metrics.intervals import FEW_IMAGES
 from fairweather.metrics.metric import CLASS_METRICS
 from fairweather.metrics.paired import UNSEEN
@@ -41,13 +41,13 @@ from fairweather.metrics.power import (
     area_power,
     crossed_power,
     design_effect,
-    even_sizes,
     grouped_share_power,
     paired_power,
     random_share_power,
     share_power,
     smallest_effect,
     smallest_size,
+    thinned_sizes,
 )
 from fairweather.metrics.rows import find_row
 from fairweather.metrics.table import METRICS
@@ -122,15 +122,14 @@ class Claim:
         number = {BETTER: "", NOT_WORSE: f" by {self.show(self.number)}"}
         return f"{target} {self.operator}{number.get(self.operator, f' {self.show(self.number)}')}"
 
-    @property
-    def as_rule(self) -> str:
+    def as_rule(self, *, names_class: bool) -> str:
         """The rule that `check` judges; "" for any difference, which `compare` tests."""
         if self.operator == BETTER:
             return ""
         sign, reference = RULED.get(self.operator, (self.operator, ""))
         number = self.show(self.number)
         rule = replace(self.rule, operator=sign, number=number, reference=reference)
-        if self.planned.counted != "images" and not rule.subject:
+        if names_class and self.planned.counted != "images" and not rule.subject:
             rule = replace(rule, subject=f"{CLASS}NAME")
         return str(rule)
 
@@ -217,7 +216,7 @@ class Design:
     """The share of all images that count; for an area, that of the positives."""
 
     sizes: GroupSizes | None = None
-    """Of the groups of the images that count, such as patients; None if images are independent."""
+    """Of all groups, such as patients, in images that count; None if images are independent."""
 
     seeds: int = 1
     """Of each recipe; 1 for two trained networks, or one."""
@@ -239,11 +238,14 @@ class Design:
         if self.claim.is_comparison or kind == "mean":
             if kind == "share" and self.sizes is None and self.seeds == 1:
                 assert variances.discordant is not None, "it was asked for"
-                power_of = partial(
-                    paired_power, difference=truth, discordant=variances.discordant, goal=goal
+                of_pairs = partial(
+                    _pair_power, difference=truth, discordant=variances.discordant, goal=goal
                 )
-            else:
-                power_of = partial(self._crossed_power, truth=truth, variances=variances, goal=goal)
+                of_counts = partial(
+                    _at_counts, of_pairs, MOST_SIZES if self.part == 1 else MOST_COUNTS
+                )
+                return random_share_power(images, self.part, of_counts)
+            power_of = partial(self._crossed_power, truth=truth, variances=variances, goal=goal)
         elif kind == "area":
             power_of = partial(self._area_power, truth=truth, variances=variances, goal=goal)
         elif self.sizes is None:
@@ -252,14 +254,22 @@ class Design:
             of_count = partial(share_power, truth=truth, goal=goal)
             return random_share_power(images, self.part, of_count)
         else:
+            groups = np.maximum(np.round(counted / self.sizes.mean), 1).astype(int)
             power_of = partial(self._grouped_power, truth=truth, variances=variances, goal=goal)
+            return np.array([power_of(n) for n in groups.tolist()])
         return np.array([power_of(max(1, round(n))) for n in counted.tolist()])
 
-    def _grouped_power(self, counted: int, truth: float, variances: Variances, goal: Goal) -> float:
+    @property
+    def images_per_group(self) -> float | None:
+        """All images of a group, on average; None if images are independent."""
+        if self.sizes is None:
+            return None
+        return self.sizes.mean / (1 if self.claim.planned.kind == "area" else self.part)
+
+    def _grouped_power(self, groups: int, truth: float, variances: Variances, goal: Goal) -> float:
         assert self.sizes is not None
-        groups = max(1, round(counted / self.sizes.mean))
         of_all = self.claim.planned.counted == "images"
-        icc = max(variances.icc, LEAST_ICC)
+        icc = min(max(variances.icc, LEAST_ICC), 1 - LEAST_ICC)
         return grouped_share_power(groups, truth, goal, self.sizes, icc, of_all_images=of_all)
 
     def _effect(self, variances: Variances) -> float:
@@ -310,6 +320,16 @@ class Design:
         return Spread(variances.of_recipes(truth), recipes, effect)
 
 
+_pair_power = lru_cache(maxsize=10_000)(paired_power)
+
+
+def _at_counts(power_of: Callable[[int], float], most: int, counts: IntArray) -> FloatArray:
+    """The power at numbers of images that count, in a row; interpolated if more than `most`."""
+    step = math.ceil(len(counts) / most)  # multiples of it are computed, so that calls share them
+    at = np.arange(counts[0] // step, -(-counts[-1] // step) + 1) * step
+    return np.interp(counts, at, [power_of(max(1, count)) for count in at.tolist()])
+
+
 class Size(NamedTuple):
     """The size of a test."""
 
@@ -320,7 +340,7 @@ class Size(NamedTuple):
     """The images that count, such as those of the class."""
 
     groups: int | None
-    """Groups, such as patients, with images that count; None if images are independent."""
+    """All groups, such as patients; None if images are independent."""
 
     seeds: int
     """Of each recipe."""
@@ -414,7 +434,7 @@ class PlannedTest:
             high = "no number is enough" if self.high is None else f"{self.high:,}"
             to = "to" if self.high is not None else "images; at the other end"
             lines.append(
-                f"The pilot leaves the variances uncertain: {self.low:,} {to} {high}"
+                f"The variances are uncertain: {self.low:,} {to} {high}"
                 f"{' images' if self.high is not None else ''}."
             )
         return lines
@@ -462,6 +482,9 @@ def _format_sizes(sizes: Sequence[Size], counts: str) -> str:
 
 CURVE = (0.25, 0.5, 0.75, 1.0, 1.5, 2.0)  # of the images needed
 MOST_SEEDS = 100
+# How many powers of pairs are computed: in a row of sizes, whose power is a sawtooth, and over the
+# numbers of images of a class, over which it is a mean.
+MOST_SIZES, MOST_COUNTS = 250, 100
 LEAST_ICC = 1e-4  # of a distribution over patients; without any correlation there is none
 
 
@@ -500,8 +523,9 @@ def plan_test(
         prevalence: the share of images of the class.
         discordant: of two models, the share of images that exactly one of them gets right.
         sd: of a mean loss, the standard deviation over images of the loss, or of its difference.
-        images_per_patient: images of each patient, or other group, that count.
-        icc: the correlation between two images of a patient.
+        images_per_patient: all images of each patient, or other group. With a prevalence, those of
+            the class fall on patients by chance; without, they are images of the class.
+        icc: the correlation between two images of a patient, such as two of the class.
         seeds: of each recipe; without it, recipes get as many as they need.
         seed_sd: the standard deviation between trainings of a recipe.
         seed_discordant: of recipes and a share, the share of images that exactly one of two
@@ -521,16 +545,18 @@ def plan_test(
     """
     read = read_claim(claim)
     options = _Options(
-        expect=_optional(expect, "expect"),
+        expect=_within(expect, "expect", -math.inf, math.inf),
         power=_within(power, "power", 0, 1) or 0.8,
         prevalence=_within(prevalence, "prevalence", 0, 1),
         discordant=_within(discordant, "discordant", 0, 1),
         sd=_within(sd, "sd", 0, math.inf),
-        images_per_patient=_within(images_per_patient, "images_per_patient", 1, math.inf),
-        icc=_within(icc, "icc", 0, 1),
+        images_per_patient=_within(
+            images_per_patient, "images_per_patient", 1, math.inf, ends=(1,)
+        ),
+        icc=_within(icc, "icc", 0, 1, ends=(0, 1)),
         seeds=seeds,
         seed_sd=_within(seed_sd, "seed_sd", 0, math.inf),
-        seed_discordant=_within(seed_discordant, "seed_discordant", 0, 1),
+        seed_discordant=_within(seed_discordant, "seed_discordant", 0, 1, ends=(0,)),
         reference=_within(reference, "reference", 0, 1),
         tests=tests,
         pilot=(pilot,) if isinstance(pilot, str) else tuple(pilot),
@@ -541,13 +567,16 @@ def plan_test(
     return _Planner(read, options).plan()
 
 
-def _optional(written: float | str | None, name: str) -> float | None:
-    return None if written is None else read_number(written, name)
-
-
-def _within(written: float | str | None, name: str, low: float, high: float) -> float | None:
-    number = _optional(written, name)
-    if number is None or low < number < high or number == low == 1:
+def _within(
+    written: float | str | None,
+    name: str,
+    low: float,
+    high: float,
+    ends: tuple[float, ...] = (),
+) -> float | None:
+    """Read a number between two others, or one of the `ends` that are allowed too."""
+    number = None if written is None else read_number(written, name)
+    if number is None or low < number < high or number in ends:
         return number
     between = f"above {low:g}" if math.isinf(high) else f"between {low:g} and {high:g}"
     raise InputError(f"{name} must be {between}, found {written}")
@@ -602,13 +631,11 @@ def _check_options(claim: Claim, given: _Options) -> None:
         raise InputError("say the size of the test set once: images (at least 1), or have")
     if given.expect is None:
         if (given.images is None and given.have is None) or claim.operator in (NOT_WORSE, WITHIN):
-            what = (
-                "by how much the new model is truly better" if claim.is_comparison else "the value"
-            )
-            raise InputError(
-                f"say what you expect of '{claim}': {what}, such as --expect "
-                f"{'0' if claim.is_comparison else claim.show(_better_value(claim))}"
-            )
+            better = claim.number / 2 if claim.operator == "<=" else (1 + claim.number) / 2
+            what = f"the value, such as --expect {claim.show(better)}"
+            if claim.is_comparison:
+                what = "by how much the new model is truly better, such as --expect 0"
+            raise InputError(f"say what you expect of '{claim}': {what}")
     else:
         _check_expected(claim, given.expect)
     if given.pilot:
@@ -632,23 +659,21 @@ def _check_options(claim: Claim, given: _Options) -> None:
             f"'{claim}' depends on the share of images of the class: say it, such as "
             "--prevalence 5%"
         )
-    if (given.icc is None) != (given.images_per_patient is None):
+    if given.have is None and (given.icc is None) != (given.images_per_patient is None):
         raise InputError(
             "icc and images_per_patient belong together: how many images a patient has, and how "
             "alike they are, such as --images-per-patient 4 --icc 0.3"
         )
 
 
-def _better_value(claim: Claim) -> float:
-    """A value that keeps a limit, as an example."""
-    if claim.operator == "<=":
-        return claim.number / 2
-    return (1 + claim.number) / 2
-
-
 def _check_expected(claim: Claim, expect: float) -> None:
     """Raise `InputError` for a true value with which the claim is wrong."""
     goal = claim.goal()
+    if expect in (goal.low, goal.high) and claim.operator != BETTER:
+        raise InputError(
+            f"at a true value of exactly {claim.show(expect)}, no more than 2.5 % of studies show "
+            f"'{claim}', however large they are: expect another value, or change the claim"
+        )
     if not goal.low < expect < goal.high:
         raise InputError(
             f"with a true value of {claim.show(expect)}, '{claim}' is wrong, and no test should "
@@ -664,16 +689,21 @@ class _Planner:
     def __init__(self, claim: Claim, given: _Options) -> None:
         self.claim, self.given = claim, given
         kind = claim.planned.kind
-        self.held: SetSize | None = read_set_size(given.have, claim.rule) if given.have else None
+        self.held: Column | None = read_column(given.have, claim.rule) if given.have else None
+        self.asked = given.images or (self.held.images if self.held else None)
         part = given.prevalence
         if part is not None and claim.planned.counted == "of other classes":
             part = 1 - part
         if part is None and self.held and self.held.part < 1:
             part = self.held.part
+        pilot = given.pilot
+        if not pilot and self.held and self.held.sizes and given.icc is None:
+            # The test set itself says how alike the images of its patients are.
+            pilot = () if claim.is_comparison else (self.held.name,)
         self.pilot: Pilot | None = None
-        if given.pilot:
+        if pilot:
             self.pilot = read_pilot(
-                given.pilot,
+                pilot,
                 claim.rule,
                 compares=claim.is_comparison,
                 part=part if kind == "area" else None,
@@ -687,13 +717,7 @@ class _Planner:
                 f"models that disagree on {claim.show(discordant)} of the images differ by at most "
                 f"that much, and --expect is {claim.show(given.expect or 0.0)}"
             )
-        sizes = self.pilot.sizes if self.pilot else None
-        if given.images_per_patient is not None:
-            sizes = even_sizes(given.images_per_patient)
-        elif self.held and self.held.sizes:
-            sizes = self.held.sizes
-        if sizes is not None and sizes.images.max() < 2:
-            sizes = None
+        sizes = self._sizes(part)
         seeds = given.seeds or (self.held.seeds if self.held and claim.is_comparison else 1)
         if seeds > 1 and self.ranges[0].trainings is None:
             raise InputError(
@@ -704,6 +728,28 @@ class _Planner:
         if given.reference is not None:
             means = (given.reference, given.reference + (given.expect or 0.0))
         self.design = Design(claim, part or 1.0, sizes, seeds, given.tests, means)
+
+    def _sizes(self, part: float | None) -> GroupSizes | None:
+        """How many images that count all patients have, if this share of all images counts."""
+        per_patient = self.given.images_per_patient
+        is_area = self.claim.planned.kind == "area"
+        source = self.held if self.held and self.held.sizes else self.pilot
+        sizes = None
+        if per_patient is not None:
+            sizes = thinned_sizes(per_patient, 1.0 if is_area else part or 1.0)
+        elif source and source.sizes and is_area:
+            sizes = source.sizes
+        elif source and source.sizes:
+            # As many of a patient that has any, and fewer or more patients that have any.
+            occupied = source.sizes.occupied * part / source.part if part else 1.0
+            if occupied > 1 + ROUNDING:
+                most, counts = source.part / source.sizes.occupied, self.claim.planned.counted
+                raise InputError(
+                    f"of patients as in {source.name}, at most {most:.3g} of the images can be "
+                    f"{counts}, and {part:.3g} are to be: say --images-per-patient"
+                )
+            sizes = source.sizes.at_occupied(min(occupied, 1.0))
+        return sizes if sizes and sizes.images.max() > 1 else None
 
     def _variances(self) -> tuple[Variances, Variances, Variances]:
         """The variances, and both ends of their intervals; what is stated replaces a pilot's."""
@@ -718,13 +764,8 @@ class _Planner:
             stated["icc"] = given.icc
         if given.seed_sd is not None:
             stated["trainings"] = (given.seed_sd**2, given.seed_sd**2)
-        if self.pilot is None:
-            alone = replace(Variances(), **stated)
-            return alone, alone, alone
-        estimate, low, high = (
-            replace(variances, **stated)
-            for variances in (self.pilot.estimate, self.pilot.low, self.pilot.high)
-        )
+        known = self.pilot[:3] if self.pilot else (Variances(),) * 3
+        estimate, low, high = (replace(variances, **stated) for variances in known)
         return estimate, low, high
 
     def plan(self) -> PlannedTest:
@@ -735,27 +776,23 @@ class _Planner:
             expect=given.expect,
             target=given.power,
             needed=None,
-            counts=self._counts,
-            rule=claim.as_rule,
+            counts=claim.planned.counted,
+            # A run that knows the metric without a class has a single finding.
+            rule=claim.as_rule(names_class=not (self.pilot or self.held)),
             notes=tuple(self._notes()),
         )
         if given.expect is not None:
             planned = replace(planned, truth=self._truth(given.expect), **self._needs())
-        size = given.images or (self.held.images if self.held else None)
-        if size is not None:
-            planned = replace(planned, at_best=self._at_best(size))
+        if self.asked is not None:
+            planned = replace(planned, at_best=self._at_best(self.asked))
         return planned
-
-    @property
-    def _counts(self) -> str:
-        return self.claim.planned.counted
 
     # ------------------------------------------------ sizes
 
     def _need(self, design: Design, variances: Variances) -> int | None:
         """The smallest number of images; None if none is enough."""
         assert self.given.expect is not None
-        exact = not self.claim.is_comparison and self.claim.planned.kind == "share"
+        exact = self.claim.planned.kind == "share" and design.seeds == 1
         return smallest_size(
             partial(design.power, truth=self.given.expect, variances=variances),
             self.given.power,
@@ -763,14 +800,14 @@ class _Planner:
         )
 
     def _size(self, design: Design, images: int) -> Size:
+        """A size of at least so many images, in whole groups."""
         assert self.given.expect is not None
-        [power] = design.power(np.array([images]), self.given.expect, self.ranges[0])
-        counted = round(images * design.part)
         groups = None
-        if design.sizes is not None:
-            counted_in_groups = images if self.claim.planned.kind == "area" else counted
-            groups = math.ceil(counted_in_groups / design.sizes.mean)
-        return Size(images, counted, groups, design.seeds, float(power))
+        if design.images_per_group:
+            groups = math.ceil((images - 0.5) / design.images_per_group)
+            images = round(groups * design.images_per_group)
+        [power] = design.power(np.array([images]), self.given.expect, self.ranges[0])
+        return Size(images, round(images * design.part), groups, design.seeds, float(power))
 
     def _needs(self) -> dict[str, Any]:
         """What is needed: images, and seeds where recipes are compared."""
@@ -790,17 +827,17 @@ class _Planner:
                 enough = next(size for size in sizes if size.images <= 2 * sizes[-1].images)
                 design = replace(design, seeds=enough.seeds)
         images = self._need(design, estimate)
-        asked = self.given.images or (self.held.images if self.held else None)
-        around = images or asked
+        around = images or self.asked
         if images is not None:
             facts["needed"] = self._size(design, images)
         if around is not None:
             curve = {max(1, round(around * factor)) for factor in CURVE}
-            curve |= set() if asked is None else {asked}
-            facts["curve"] = tuple(self._size(design, n) for n in sorted(curve))
+            curve |= set() if self.asked is None else {self.asked}
+            sizes = [self._size(design, n) for n in sorted(curve)]
+            facts["curve"] = tuple(dict.fromkeys(sizes))
         if self.pilot is not None:
-            facts["low"] = self._need(design, low)
-            facts["high"] = self._need(design, high)
+            ends = [self._need(design, end) for end in (low, high)]
+            facts["low"], facts["high"] = (n and self._size(design, n).images for n in ends)
         return facts
 
     @property
@@ -891,13 +928,8 @@ class _Planner:
                 "Assumed: images are independent. If patients have several, say "
                 "--images-per-patient and --icc."
             )
-        elif not claim.is_comparison and claim.planned.kind == "share":
-            yield "Assumed: the share differs between patients as a beta distribution."
-        if design.sizes is not None:
-            yield (
-                f"Patients have {design.sizes.mean:.3g} images that count on average; two of them "
-                f"correlate by {variances.icc:.2g}."
-            )
+        else:
+            yield from self._describe_patients(design.sizes)
         if claim.planned.kind == "area" and not claim.is_comparison:
             yield "Assumed: scores of both sides are normal with equal variance."
         if claim.is_comparison and variances.trainings is None:
@@ -915,8 +947,41 @@ class _Planner:
                 "Assumed: accuracies are far from 0 and 100 %. Near them, say --reference, the "
                 "value of the old recipe."
             )
-        if design.part == 1 and self._counts in ("of the class", "of other classes"):
-            yield "Images of other classes come on top; --prevalence says how many."
+        if design.part == 1 and claim.planned.counted in ("of the class", "of other classes"):
+            more = "Images" if design.sizes is None else "Images, and patients,"
+            yield f"{more} of other classes come on top; --prevalence says how many."
+
+    def _describe_patients(self, sizes: GroupSizes) -> Iterator[str]:
+        """What is assumed of patients and their images."""
+        claim, given, design = self.claim, self.given, self.design
+        part, counts = "", claim.planned.counted
+        if design.images_per_group != sizes.mean:
+            part = f" {counts}"
+            if given.images_per_patient is not None:
+                yield (
+                    f"Assumed: images {counts} fall on patients by chance. If few patients "
+                    "have most of them, name a --pilot instead of --images-per-patient."
+                )
+            else:
+                yield (
+                    f"{100 * sizes.occupied:.3g} % of the patients have images {counts}: "
+                    f"{sizes.mean / sizes.occupied:.3g} on average."
+                )
+        elif counts != "images" and claim.planned.kind != "area":
+            part = f" {counts}"
+            yield f"Patients with images{part} have {sizes.mean:.3g} of them on average."
+        if design.images_per_group != sizes.mean or not part:
+            which = f", {sizes.mean:.3g} of them{part}" if part else ""
+            yield f"Patients have {design.images_per_group:.3g} images on average{which}."
+        if given.icc is None and self.pilot is None:
+            yield (
+                "Assumed: two images of a patient are independent, which few are. --icc or a "
+                "--pilot says otherwise."
+            )
+        else:
+            yield f"Two images{part} of one patient correlate by {self.ranges[0].icc:.2g}."
+        if not claim.is_comparison and claim.planned.kind == "share":
+            yield "Assumed: the share differs between patients as a beta distribution."
 
     def _describe_test(self) -> str:
         claim, kind = self.claim, self.claim.planned.kind
@@ -961,4 +1026,6 @@ class _Planner:
                 texts = [
                     f"{100 * (v or 0):.3g} %" if is_percent else f"{v or 0:.3g}" for v in values
                 ]
-                yield f"  {title}: {texts[0]} ({texts[1]} to {texts[2]})"
+                # Over patients, what is uncertain is laid on their correlation.
+                ends = f" ({texts[1]} to {texts[2]})" if values[1] != values[2] else ""
+                yield f"  {title}: {texts[0]}{ends}"

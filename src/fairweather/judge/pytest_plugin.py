@@ -32,7 +32,7 @@ def check_run(
     *rules: str | os.PathLike[str],
     on: Literal["interval", "value"] = "interval",
 ) -> list[Verdict]:
-    """Fail the test with the table of `fairweather check` if a rule is broken.
+    """Fail the test with the table of `fairweather check` if a rule is not shown to be kept.
 
     Args:
         run: a run folder, or a `Run`.
@@ -55,5 +55,8 @@ def check_run(
     read = read_rules([os.fspath(rule) for rule in rules])
     verdicts = judge(open_finished_run(Path(run)), read, on=on)
     if not all(verdict.passed for verdict in verdicts):
-        pytest.fail(f"{os.fspath(run)} breaks a rule\n\n{format_verdicts(verdicts)}", pytrace=False)
+        pytest.fail(
+            f"{os.fspath(run)} is not shown to keep its rules\n\n{format_verdicts(verdicts)}",
+            pytrace=False,
+        )
     return verdicts

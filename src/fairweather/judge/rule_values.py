@@ -36,7 +36,7 @@ from fairweather.metrics.metric import (
 )
 from fairweather.metrics.paired import bounded_change
 from fairweather.metrics.rows import find_row
-from fairweather.metrics.unseen import FEWEST_SITES
+from fairweather.metrics.unseen import FEWEST_ERRORS, FEWEST_SITES, describe_need
 from fairweather.report.contents import Contents, ensembles_as_models, read_contents
 from fairweather.runs.folder import RunFolder, read_json
 from fairweather.runs.scores import (
@@ -228,10 +228,7 @@ def _refuse_unseen(run: RunFolder, slice_: str, known: Sequence[str]) -> None:
     if not values or column == slice_:
         return
     if column in run.record.settings.sites:
-        raise InputError(
-            f"a prediction interval for an {slice_} needs at least {FEWEST_SITES} values of "
-            f"{column} where the metric is known, found {count}"
-        )
+        raise InputError(describe_need(column, count))
     raise InputError(
         f"an {slice_} is predicted only if the values of {column} are a sample, such as hospitals: "
         f"measure again with --sites {column}, which keeps all predictions"
@@ -384,7 +381,8 @@ def find_score(case: RuleCase) -> Score:
         if rule.is_unseen and find_row(rule.scored) is not None:
             raise InputError(
                 f"{model} has no {rule.scored} for the {rule.slice}: only shares, areas and other "
-                f"metrics between two bounds are predicted, if known at {FEWEST_SITES} or more"
+                f"metrics between two bounds are predicted, if known at {FEWEST_SITES} or more and "
+                f"with {FEWEST_ERRORS} errors at each on average"
             )
         _check_unit(case)
         _check_class(rule, rows)

@@ -16,7 +16,7 @@ from numpy.typing import ArrayLike
 from scipy import stats
 from scipy.special import logit
 
-from fairweather.errors import InputError
+from fairweather.errors import InputError, join_names
 from fairweather.judge.atlas import (
     CORRUPTIONS,
     CORRUPTIONS_3D,
@@ -79,61 +79,17 @@ class RankRow(NamedTuple):
     model: str
     cell: AtlasCell
     accuracy: Score
-    is_bound: bool
-    """Whether published models chose among fewer classes, so that this one's is a lower bound."""
-
     published: Accuracies
     """Of the models that were measured there."""
 
     nearest: Accuracies
     """Of the models whose clean accuracy is nearest, the nearest first."""
 
-    def rank(self, accuracy: float) -> int:
-        """The rank of an accuracy among the published ones; 1 is the best."""
-        return 1 + int((self.published > accuracy).sum())
-
     @property
-    def ranks(self) -> tuple[int, int, int]:
-        """The rank, and those of the better and the worse end of the interval."""
-        return (
-            self.rank(self.accuracy.value),
-            self.rank(self.accuracy.high),
-            self.rank(self.accuracy.low),
-        )
-
-
-class EffectiveRow(NamedTuple):
-    """How far a model lies above the line of standard models in one cell."""
-
-    model: str
-    cell: AtlasCell
-    clean: float
-    shifted: float
-    effective: Score
-    """Shifted minus expected; the interval covers the run's images and the choice of models."""
-
-    is_bound: bool
-    """As in `RankRow`."""
-
-    below: int
-    """How many standard models lie less far above the line."""
-
-    standard: int
-    """How many the line is fitted to."""
-
-    lowest: float
-    highest: float
-    """`lowest`, `highest`: the range of their clean accuracies."""
-
-    @property
-    def expected(self) -> float:
-        """The accuracy that the line predicts."""
-        return self.shifted - self.effective.value
-
-    @property
-    def is_extrapolated(self) -> bool:
-        """Whether the clean accuracy is outside the range of the standard models."""
-        return not self.lowest <= self.clean <= self.highest
+    def ranks(self) -> list[int]:
+        """The rank, and those of the better and the worse end of the interval; 1 is the best."""
+        ends = (self.accuracy.value, self.accuracy.high, self.accuracy.low)
+        return [1 + int((self.published > end).sum()) for end in ends]
 
 
 class Line(NamedTuple):
@@ -181,6 +137,29 @@ class Line(NamedTuple):
         return int((np.asarray(residuals) < value).sum())
 
 
+class EffectiveRow(NamedTuple):
+    """How far a model lies above the line of standard models in one cell."""
+
+    model: str
+    cell: AtlasCell
+    clean: float
+    shifted: float
+    effective: Score
+    """Shifted minus expected; the interval covers the run's images and the choice of models."""
+
+    line: Line
+
+    @property
+    def expected(self) -> float:
+        """The accuracy that the line predicts."""
+        return self.shifted - self.effective.value
+
+    @property
+    def is_extrapolated(self) -> bool:
+        """Whether the clean accuracy is outside the range of the standard models."""
+        return not self.line.clean.min() <= self.clean <= self.line.clean.max()
+
+
 @dataclass(frozen=True)
 class RunCells:
     """The cells of a run that published models were measured in."""
@@ -213,13 +192,12 @@ def read_standing(
     check_classes(compared.record)
     atlas = open_atlas(reference, offline=offline, progress=progress)
     standing = RankedRun(compared, atlas, find_cells(compared.record, atlas))
-    name = f"compare_{atlas.name}"
     return Comparison(
-        standing_table(standing, name),
+        standing_table(standing),
         list(_notes(standing)),
-        robustness=robustness_table(standing, name),
-        models=models_table(standing, name),
-        figures=draw_scatter(standing, name),
+        robustness=robustness_table(standing),
+        models=models_table(standing),
+        figures=draw_scatter(standing),
     )
 
 
@@ -260,30 +238,20 @@ def find_cells(record: RunRecord, atlas: Atlas) -> RunCells:
                 comparable[AtlasCell(sweep.name, MEAN, made)] = ShiftLevel(sweep.name, MEAN)
     others = []
     if unknown:
-        others.append(f"Not in published tables, by their names: {_shorten(unknown)}.")
+        others.append(f"Not in published tables, by their names: {join_names(unknown)}.")
     if unpublished and other_size:
         size = " x ".join(map(str, side or ()))
         others.append(
-            f"Not comparable: {_shorten(unpublished)}. The published corruptions are of "
+            f"Not comparable: {join_names(unpublished)}. The published corruptions are of "
             f"{SIDE} x {SIDE} pixels, the run's images of {size}."
         )
     elif unpublished:
         how = {MEMORY: "in memory", FILES: "from files"}[made]
         others.append(
-            f"No numbers in {atlas.facts.title} for {_shorten(unpublished)}, which the run "
+            f"No numbers in {atlas.facts.title} for {join_names(unpublished)}, which the run "
             f"measured {how}."
         )
     return RunCells(comparable, others)
-
-
-def _shorten(names: Sequence[str], most: int = 4) -> str:
-    """Name the first few, and count the others.
-
-    >>> _shorten(["a", "b", "c"], most=1)
-    'a and 2 more'
-    """
-    more = f" and {len(names) - most} more" if len(names) > most else ""
-    return ", ".join(names[:most]) + more
 
 
 def _how_made(record: RunRecord) -> str:
@@ -299,6 +267,16 @@ class RankedRun:
     run: ComparedRun
     atlas: Atlas
     cells: RunCells
+
+    @property
+    def name(self) -> str:
+        """Of the files."""
+        return f"compare_{self.atlas.name}"
+
+    @property
+    def made(self) -> str:
+        """How the corruptions of the run were made."""
+        return _how_made(self.run.record)
 
     @cached_property
     def estimates(self) -> dict[str, dict[AtlasCell, list[Estimate]]]:
@@ -322,20 +300,19 @@ class RankedRun:
                     estimates.of_seed(seed, condition, "accuracy") for seed in estimates.seeds
                 ]
         cells = {cell: measured[name] for cell, name in self.cells.comparable.items()}
-        made = _how_made(self.run.record)
-        every = [AtlasCell(f"{CORRUPTIONS}{name}", MEAN, made) for name in ALEXNET]
-        if all(cell in cells for cell in every):
-            seeds = zip(*(cells[cell] for cell in every), strict=True)
+        if all(cell in cells for cell in self._corruptions):
+            seeds = zip(*(cells[cell] for cell in self._corruptions), strict=True)
             cells[EVERY_CORRUPTION] = [mean_estimate(of_seed) for of_seed in seeds]
         return cells
+
+    @property
+    def _corruptions(self) -> list[AtlasCell]:
+        return [AtlasCell(f"{CORRUPTIONS}{name}", MEAN, self.made) for name in ALEXNET]
 
     def published(self, cell: AtlasCell) -> Accuracies:
         """The published accuracies in a cell; a mean is of the models that have all of it."""
         if cell == EVERY_CORRUPTION:
-            made = _how_made(self.run.record)
-            means = [
-                self.published(AtlasCell(f"{CORRUPTIONS}{name}", MEAN, made)) for name in ALEXNET
-            ]
+            means = map(self.published, self._corruptions)
             every: Accuracies = pd.concat(means, axis=1).mean(axis=1, skipna=False).dropna()
             return every
         if cell.level == MEAN:
@@ -357,7 +334,7 @@ class RankedRun:
                 clean = recipe_estimate(cells[UNSHIFTED]).value
                 apart = (self.atlas.cells[UNSHIFTED].reindex(published.index) - clean).abs()
                 nearest = published[apart.nsmallest(NEAREST).index]
-                rows.append(RankRow(model, cell, score, has_fewer(cell), published, nearest))
+                rows.append(RankRow(model, cell, score, published, nearest))
         return rows
 
     @cached_property
@@ -377,20 +354,8 @@ class RankedRun:
                     for before, after in zip(clean, cells[cell], strict=True)
                 ]
                 score = to_score(recipe_estimate(by_seed), (-1.0, 1.0))
-                rows.append(
-                    EffectiveRow(
-                        model,
-                        cell,
-                        recipe_estimate(clean).value,
-                        recipe_estimate(cells[cell]).value,
-                        score,
-                        has_fewer(cell),
-                        line.count_below(score.value),
-                        len(line.clean),
-                        float(line.clean.min()),
-                        float(line.clean.max()),
-                    )
-                )
+                before, after = (recipe_estimate(seeds).value for seeds in (clean, cells[cell]))
+                rows.append(EffectiveRow(model, cell, before, after, score, line))
         return rows
 
     def line(self, cell: AtlasCell) -> Line | None:
@@ -436,13 +401,8 @@ def _reverse(estimate: Estimate) -> Estimate:
 
 
 def _sort_key(cell: AtlasCell) -> tuple[int, str, str]:
-    places = [
-        cell == UNSHIFTED,
-        cell.shift.startswith(NATURAL),
-        cell == EVERY_CORRUPTION,
-        cell.level == MEAN,
-        True,
-    ]
+    is_natural, is_mean = cell.shift.startswith(NATURAL), cell.level == MEAN
+    places = [cell == UNSHIFTED, is_natural, cell == EVERY_CORRUPTION, is_mean, True]
     return places.index(True), cell.shift, cell.level
 
 
@@ -466,19 +426,19 @@ def _percent(share: float) -> str:
     return f"{100 * share:.1f}"
 
 
-def standing_table(standing: RankedRun, name: str) -> TextTable:
+def standing_table(standing: RankedRun) -> TextTable:
     """The rank of each model in each cell; a terminal shows no single severities."""
     lines, shown, numbers = [], [], []
     for row in standing.rows:
         rank, first, last = row.ranks
         best = row.published.idxmax()
-        bound = "≥ " if row.is_bound else ""
+        is_bound = has_fewer(row.cell)
         lines.append(
             [
                 row.model,
                 _title(row.cell),
                 _level(row.cell),
-                f"{bound}{ScoreEntry(row.accuracy, percent=True)}",
+                f"{'≥ ' * is_bound}{ScoreEntry(row.accuracy, percent=True)}",
                 f"{rank:,} [{first:,}, {last:,}] of {len(row.published):,}",
                 _percent(row.published.max()),
                 ", ".join(map(_percent, row.nearest)),
@@ -488,7 +448,7 @@ def standing_table(standing: RankedRun, name: str) -> TextTable:
             shown.append(lines[-1])
         numbers.append(
             (
-                *(row.model, *row.cell, *row.accuracy, row.is_bound),
+                *(row.model, *row.cell, *row.accuracy, is_bound),
                 *(rank, first, last, len(row.published), best, row.published.max()),
                 "; ".join(f"{model} {share:.5f}" for model, share in row.nearest.items()),
             )
@@ -500,35 +460,36 @@ def standing_table(standing: RankedRun, name: str) -> TextTable:
         "images, and over seeds where there are several; rank 1 is the most accurate published "
         f"model. Nearest models: the {NEAREST} whose clean accuracy is nearest, the nearest first."
     )
-    return TextTable(
-        name, LAYOUT, lines, [caption], pd.DataFrame(numbers, columns=columns), shown=shown
-    )
+    frame = pd.DataFrame(numbers, columns=columns)
+    return TextTable(standing.name, LAYOUT, lines, [caption], frame, shown=shown)
 
 
-def robustness_table(standing: RankedRun, name: str) -> TextTable | None:
+def robustness_table(standing: RankedRun) -> TextTable | None:
     """Effective robustness relative to standard models; None where no cell has a line."""
     rows = standing.effective_rows
     if not rows:
         return None
-    lines = [
-        [
-            row.model,
-            _title(row.cell),
-            f"{_percent(row.clean)}{'*' * row.is_extrapolated}",
-            f"{'≥ ' * row.is_bound}{_percent(row.shifted)}",
-            _percent(row.expected),
-            f"{'≥ ' * row.is_bound}{format_difference(row.effective, percent=True)}",
-            f"{row.below} of {row.standard}",
-        ]
-        for row in rows
-    ]
-    numbers = [
-        (
-            *(row.model, *row.cell, row.clean, row.shifted, row.expected, *row.effective),
-            *(row.is_bound, row.below, row.standard, row.lowest, row.highest, row.is_extrapolated),
+    lines, numbers = [], []
+    for row in rows:
+        clean, is_bound = row.line.clean, has_fewer(row.cell)
+        below, bound = row.line.count_below(row.effective.value), "≥ " * is_bound
+        lines.append(
+            [
+                row.model,
+                _title(row.cell),
+                f"{_percent(row.clean)}{'*' * row.is_extrapolated}",
+                f"{bound}{_percent(row.shifted)}",
+                _percent(row.expected),
+                f"{bound}{format_difference(row.effective, percent=True)}",
+                f"{below} of {len(clean)}",
+            ]
         )
-        for row in rows
-    ]
+        numbers.append(
+            (
+                *(row.model, *row.cell, row.clean, row.shifted, row.expected, *row.effective),
+                *(is_bound, below, len(clean), clean.min(), clean.max(), row.is_extrapolated),
+            )
+        )
     columns = ["model", "shift", "level", "made", "clean", "shifted", "expected"]
     columns += ["effective_robustness", "low", "high", "n", "is_lower_bound", "standard_below"]
     columns += ["standard", "lowest_clean", "highest_clean", "is_extrapolated"]
@@ -541,16 +502,11 @@ def robustness_table(standing: RankedRun, name: str) -> TextTable | None:
     )
     if any(row.is_extrapolated for row in rows):
         caption += " *: outside the clean accuracies of the standard models, the line is a guess."
-    return TextTable(
-        f"{name}_effective_robustness",
-        ROBUSTNESS_LAYOUT,
-        lines,
-        [caption],
-        pd.DataFrame(numbers, columns=columns),
-    )
+    name, frame = f"{standing.name}_effective_robustness", pd.DataFrame(numbers, columns=columns)
+    return TextTable(name, ROBUSTNESS_LAYOUT, lines, [caption], frame)
 
 
-def models_table(standing: RankedRun, name: str) -> TextTable | None:
+def models_table(standing: RankedRun) -> TextTable | None:
     """The standard models; the file has every published model, with its compared accuracies."""
     if not standing.effective_rows:
         return None
@@ -573,7 +529,7 @@ def models_table(standing: RankedRun, name: str) -> TextTable | None:
         f"The {len(lines)} standard models and their clean accuracy (%). "
         f"{standing.atlas.facts.standard}. The CSV file has every published model."
     )
-    return TextTable(f"{name}_models", MODELS_LAYOUT, lines, [caption], frame, shown=[])
+    return TextTable(f"{standing.name}_models", MODELS_LAYOUT, lines, [caption], frame, shown=[])
 
 
 # ---------------------------------------------------------------- the figure
@@ -585,7 +541,7 @@ KINDS = ("Other published models", "Standard models", "This run")
 KIND_COLORS = (RULE, COLORS[0], COLORS[1])
 
 
-def draw_scatter(standing: RankedRun, name: str) -> list[Figure]:
+def draw_scatter(standing: RankedRun) -> list[Figure]:
     """Draw accuracy under shift against clean accuracy, on logit axes, with the line; none without.
 
     There is a panel for each natural shift with a line, and one for all corruptions.
@@ -601,7 +557,7 @@ def draw_scatter(standing: RankedRun, name: str) -> list[Figure]:
     titles = ", ".join(map(_title, cells))
     return [
         render_figure(
-            name,
+            standing.name,
             panels,
             "Accuracy under shift against clean accuracy",
             [f"Published: {standing.atlas.facts.title}.", "Logit axes. Line: standard models."],
@@ -690,7 +646,7 @@ def _notes(standing: RankedRun) -> Iterator[str]:
             f"The run has {n:,} clean images, the published numbers are of {theirs:,} validation "
             "images of ImageNet. Intervals cover the difference only if both are drawn alike."
         )
-    if any(cell.made == FILES for cell in cells) and _how_made(standing.run.record) == FILES:
+    if any(cell.made == FILES for cell in cells) and standing.made == FILES:
         yield (
             "The corruptions of predictions are taken for the published files; those made in "
             "memory differ a little."

@@ -11,7 +11,7 @@ from functools import cache, partial
 from typing import Literal, NamedTuple, get_args
 
 from fairweather.errors import InputError, unknown_name
-from fairweather.judge.margins import compare_with_reference
+from fairweather.judge.margins import compare_with_reference, is_share
 from fairweather.judge.rule_values import (
     CellEstimates,
     ModelScores,
@@ -112,6 +112,21 @@ class Verdict:
         return self.rule.allows(self.judged)
 
     @property
+    def most_favourable(self) -> float:
+        """The number of the interval that is best for the rule: its other end, or nearest to 0."""
+        if self.rule.operator == WITHIN:
+            return min(max(self.low, 0.0), self.high)
+        return self.high if self.rule.operator.startswith(">") else self.low
+
+    @property
+    def is_broken(self) -> bool:
+        """Tell whether the whole interval fails the rule, so that the rule is shown to be broken.
+
+        A rule that failed and is not broken is only not shown to be kept.
+        """
+        return not (self.too_few or self.rule.allows(self.most_favourable))
+
+    @property
     def margin(self) -> float:
         """Distance of the judged number to the limit; negative on the wrong side."""
         judged = abs(self.judged) if self.rule.operator == WITHIN else self.judged
@@ -136,7 +151,7 @@ class Judgement(NamedTuple):
 
     @property
     def status(self) -> int:
-        """The exit status: 2 if a rule cannot be judged, 1 if one is broken, 0 otherwise."""
+        """The exit status: 2 if a rule cannot be judged, 1 if one failed, 0 otherwise."""
         return 2 if self.unjudged else int(not all(verdict.passed for verdict in self.verdicts))
 
 
@@ -326,8 +341,8 @@ def _score_case(case: RuleCase, stored: _StoredEstimates) -> Score:
     if rule.change:
         return compute_change(case, stored.of(case))
     score, metric = find_score(case), METRICS.get(rule.scored)
-    is_share = metric is not None and metric.interval == "share" and not rule.is_unseen
-    return widen_to_exact(score, case.condition) if is_share else score
+    has_share = metric is not None and metric.interval == "share" and not rule.is_unseen
+    return widen_to_exact(score, case.condition) if has_share else score
 
 
 def _bound_score(case: RuleCase, stored: _StoredEstimates) -> Score | None:
@@ -404,6 +419,7 @@ def _refuse_one_group(case: RuleCase) -> None:
 LAYOUT = TableLayout(("", "rule", "value", "low", "high", "n", "margin"), words=2)
 # The text in the columns low and high if there are too few errors for an interval.
 TOO_FEW_WORDS = TOO_FEW.rsplit(" ", 1)
+NOT_SHOWN = "not shown to keep"
 MOST_NAMED = 5  # how many cells of a left-out variant are named
 BASIS_TEXTS = {
     "interval": "judged on the end of the 95 % interval that is worse for the rule",
@@ -436,6 +452,22 @@ def summarize_verdicts(verdicts: Sequence[Verdict]) -> str:
     if any(verdict.rule.reference for verdict in verdicts):
         rest += "; of a rule about another run, the value is how much worse this run is"
     return f"{failed} of {len(verdicts)} checks failed, {judged}{rest}"
+
+
+def describe_failure(verdict: Verdict) -> str:
+    """Say that a rule is broken, or only not shown to be kept, with the end that says so.
+
+    >>> rule = Rule("net", "accuracy", "clean", "", ">=", "95%")
+    >>> for score in (0.9627, 0.949, 0.9735, 1000), (0.9, 0.88, 0.92, 1000):
+    ...     print(describe_failure(Verdict(rule, "net", "clean", *score, "interval")))
+    not shown to keep “net: accuracy[clean] >= 95%” (96.27%, low end 94.90%)
+    it breaks “net: accuracy[clean] >= 95%” (90.00%, high end 92.00%)
+    """
+    broken = verdict.is_broken
+    verb, end = ("it breaks", verdict.most_favourable) if broken else (NOT_SHOWN, verdict.judged)
+    side = "low" if end == verdict.low else "high"
+    value, end_text = (_format_number(verdict.rule, number) for number in (verdict.value, end))
+    return f"{verb} “{verdict.name}” ({value}, {side} end {end_text})"
 
 
 def format_junit(verdicts: Sequence[Verdict], unjudged: Sequence[UnjudgedRule] = ()) -> str:
@@ -521,9 +553,9 @@ def _format_row(verdict: Verdict) -> tuple[str, ...]:
 
 
 def _describe_margin(verdict: Verdict) -> str:
-    """Say how much a rule has to spare, or by how much it is broken."""
-    row, size = find_row(verdict.rule.scored), abs(verdict.margin)
-    text = f"{100 * size:.2f} points" if row and row.unit == "%" else f"{size:.4f}"
+    """Say how much a rule has to spare, or by how much it failed."""
+    size = abs(verdict.margin)
+    text = f"{100 * size:.2f} points" if is_share(verdict.rule.scored) else f"{size:.4f}"
     side = "low" if verdict.rule.operator.startswith(">") else "high"
     return f"{text} to spare" if verdict.passed else f"{text} too {side}"
 
@@ -540,5 +572,4 @@ def _failure_message(verdict: Verdict) -> str:
 
 def _format_number(rule: Rule, number: float) -> str:
     """Write a number of what the rule limits, a share in per cent; two digits show the margin."""
-    row = find_row(rule.scored)
-    return f"{100 * number:z.2f}%" if row and row.unit == "%" else f"{number:z.4f}"
+    return f"{100 * number:z.2f}%" if is_share(rule.scored) else f"{number:z.4f}"

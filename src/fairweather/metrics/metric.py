@@ -394,7 +394,8 @@ class ClassMetricRow(MetricRow):
 # A correlation has no interval with fewer right calls of either side, or wrong ones. Where one of
 # 20 images is found, a side would miss in up to 37 % (benchmarks/findings.py).
 FEWEST_CALLS = 5
-# With fewer images on either side, slopes are too far from normal (benchmarks/calibration.py).
+# With fewer images on either side, slopes are too far from normal. A higher limit would not help
+# where fewer are expected: it keeps samples with too many events (benchmarks/calibration.py).
 FEWEST_OUTCOMES = 20
 
 

@@ -47,6 +47,7 @@ NODES = 256  # draws of the variances that a study will estimate
 # The roots of x⁴ = x + 1: multiples of their powers spread evenly over three dimensions.
 GOLDEN = 1.2207440846057596
 FARTHEST = 8.0  # standard deviations, beyond which counts are left out
+MOST_THINNED, LEAST_SHARE = 30, 1e-12  # images of a group that count; of groups with so many
 STEPS = 4001  # of integrals over a normal distribution
 
 
@@ -192,10 +193,10 @@ def random_share_power(
 
 
 class GroupSizes(NamedTuple):
-    """How many images groups have, such as patients."""
+    """How many images that count groups have, such as patients."""
 
     images: IntArray
-    """int64 `[k]`, the sizes that occur."""
+    """int64 `[k]`, the sizes that occur; 0 for groups without an image that counts."""
 
     shares: FloatArray
     """float64 `[k]`, of the groups; they sum to 1."""
@@ -210,6 +211,21 @@ class GroupSizes(NamedTuple):
         """The size of equal groups that would raise the variance as much: Σ m² / Σ m."""
         return float(self.shares @ np.square(self.images)) / self.mean
 
+    @property
+    def occupied(self) -> float:
+        """The share of the groups that have an image that counts."""
+        return float(self.shares[self.images > 0].sum())
+
+    def at_occupied(self, share: float) -> GroupSizes:
+        """The same groups, if this share of them has an image that counts.
+
+        >>> GroupSizes(np.array([0, 2]), np.array([0.5, 0.5])).at_occupied(0.1).shares.tolist()
+        [0.9, 0.1]
+        """
+        some = self.images > 0
+        shares = share * self.shares[some] / self.occupied
+        return GroupSizes(np.append(0, self.images[some]), np.append(1 - share, shares))
+
 
 def even_sizes(mean: float) -> GroupSizes:
     """Sizes as equal as whole numbers allow.
@@ -219,6 +235,28 @@ def even_sizes(mean: float) -> GroupSizes:
     """
     whole = int(mean)
     return GroupSizes(np.array([whole, whole + 1]), np.array([whole + 1 - mean, mean - whole]))
+
+
+def thinned_sizes(mean: float, part: float) -> GroupSizes:
+    """How many images of even groups count, if each counts by chance, whatever its group.
+
+    Args:
+        mean: images in a group, on average.
+        part: the probability that an image counts. If many of a group do, their number hardly
+            varies, and groups are taken to be even.
+
+    >>> thinned_sizes(2, 0.5).shares.tolist()
+    [0.25, 0.5, 0.25]
+    """
+    import scipy.stats  # takes half a second to import
+
+    if part == 1 or mean * part > MOST_THINNED:
+        return even_sizes(mean * part)
+    whole = even_sizes(mean)
+    counts = np.arange(whole.images[-1] + 1)
+    shares = scipy.stats.binom.pmf(counts[:, None], whole.images, part) @ whole.shares
+    occurs = shares > LEAST_SHARE
+    return GroupSizes(counts[occurs], shares[occurs] / shares[occurs].sum())
 
 
 def grouped_share_power(

@@ -213,7 +213,9 @@ class Outcomes:
         excess = self._excess * (1 - 2 * p)
         variance = float(self.counts @ ((1 - 2 * p) ** 2 * p * (1 - p)))
         if self.groups is not None:
-            variance = float(np.square(self._by_group(self.counts * excess)).sum())
+            sums = self._by_group(self.counts * excess)
+            # Of one group, z would be 1 or -1, whatever its images say.
+            variance = float(np.square(sums).sum()) if len(sums) > 1 else 0.0
         if not variance:
             return CalibrationTest(np.nan, np.nan)
         z = float(self.counts @ excess) / np.sqrt(variance)
@@ -305,12 +307,9 @@ class Outcomes:
 
     def _coefficient(self, fit: LogisticFit | None, place: int) -> Number:
         if fit is None:
-            return self._undefined()
+            return Number(np.nan, np.zeros(len(self.happened), dtype=np.float32))
         unit = np.eye(len(fit.coefficients))[place]
         return Number(float(fit.coefficients[place]), self._influence(fit, unit).astype(np.float32))
-
-    def _undefined(self) -> Number:
-        return Number(np.nan, np.zeros(len(self.happened), dtype=np.float32))
 
     def _fit(self, design: Design, offset: float) -> LogisticFit:
         """Fit by maximum likelihood; with an offset, the log-odds have that slope."""
@@ -540,7 +539,7 @@ def spiegelhalter_test(
         grouping: which images belong together.
 
     Returns:
-        z and its two-sided p; NaN where every probability is 0, 0.5 or 1.
+        z and its two-sided p; NaN where every probability is 0, 0.5 or 1, or for a single group.
 
     Source: Spiegelhalter 1986, Probabilistic Prediction in Patient Management and Clinical Trials,
     section 4.

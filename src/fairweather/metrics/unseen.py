@@ -31,6 +31,9 @@ from fairweather.types.measurement import Score
 
 # From fewer sites, Student's t says of a new one hardly more than that it lies between the bounds.
 FEWEST_SITES = 5
+# With fewer errors a site on average, or hits where those are rarer, the logits of many sites are
+# biased, and the lower end would miss in up to 10 % (benchmarks/sites.py).
+FEWEST_ERRORS = 3
 # The kinds of intervals whose values are about as good or bad at a small site as at a large one.
 # Calibration errors are larger at small sites, because their bins are noisier.
 PREDICTABLE = ("share", "conditional", "overlap", "area", "classes", "skewed")
@@ -156,6 +159,31 @@ def predict_unseen(sites: Sequence[SiteShare]) -> tuple[float, float, float]:
     return float(ends[0]), float(ends[1]), float(ends[2])
 
 
+def describe_need(column: str, count: int) -> str:
+    """Say why so many sites have no prediction interval, and what would be enough.
+
+    >>> describe_need("site", 4)
+    'a prediction interval for an unseen site needs at least 5 values of site, found 4'
+    """
+    need = f"a prediction interval for an unseen {column} needs at least"
+    if count < FEWEST_SITES:
+        return f"{need} {FEWEST_SITES} values of {column}, found {count}"
+    return (
+        f"{need} {FEWEST_ERRORS} errors for each {column} on average, or as many right answers "
+        "where those are rarer: test more images"
+    )
+
+
+def count_rarer(sites: Sequence[SiteShare]) -> float:
+    """The errors of all sites, or their hits, whichever are rarer.
+
+    >>> round(count_rarer([SiteShare(0.9, 20), SiteShare(1.0, 30)]), 6)
+    2.0
+    """
+    share, images = np.array(sites, dtype=np.float64).T
+    return float(min(images @ share, images @ (1 - share)))
+
+
 def is_predictable(row: MetricRow) -> bool:
     """Tell whether a metric has a prediction interval: a better direction, and two bounds.
 
@@ -181,7 +209,9 @@ def unseen_score(estimates: Sequence[Estimate], bounds: Ends) -> Score | None:
         bounds: of the metric.
 
     Returns:
-        A score whose n is the number of sites; None for fewer than five.
+        A score whose n is the number of sites; None for fewer than five, or with fewer than three
+        errors a site on average, or hits where those are rarer. A value such as an area has as many
+        as a share of the same precision.
 
     >>> drawn = np.array([-0.02, 0.02])
     >>> sites = [Estimate(share, share + drawn, n=400) for share in (0.7, 0.8, 0.8, 0.9, 0.9)]
@@ -189,14 +219,15 @@ def unseen_score(estimates: Sequence[Estimate], bounds: Ends) -> Score | None:
     0.83 0.46 0.97 5
     """
     defined = [estimate for estimate in estimates if not math.isnan(estimate.value)]
-    if len(defined) < FEWEST_SITES:
+    sites = [as_share(estimate, bounds) for estimate in defined]
+    if len(sites) < FEWEST_SITES or count_rarer(sites) < FEWEST_ERRORS * len(sites):
         return None
-    low, middle, high = predict_unseen([_as_share(estimate, bounds) for estimate in defined])
+    low, middle, high = predict_unseen(sites)
     least, range_ = bounds[0], bounds[1] - bounds[0]
     return Score(least + range_ * middle, least + range_ * low, least + range_ * high, len(defined))
 
 
-def _as_share(estimate: Estimate, bounds: Ends) -> SiteShare:
+def as_share(estimate: Estimate, bounds: Ends) -> SiteShare:
     """Where a value lies between the bounds, and how precise that is."""
     range_ = bounds[1] - bounds[0]
     share = min(max((estimate.value - bounds[0]) / range_, 0.0), 1.0)

@@ -136,23 +136,23 @@ def describe_calibration(slope: Score | None, ratio: Score | None) -> str:
     return ", ".join(said)
 
 
+def _list_places(contents: Contents) -> Iterator[tuple[str, str, Subject, tuple[str, str, str]]]:
+    """Whose probabilities are judged where: in words, model, subject, and the place."""
+    for (model, title), subject in product(contents.titles.items(), list_subjects(contents)):
+        whose = f"{title}: {subject.title}" if len(contents.titles) > 1 else subject.title
+        for place in choose_places(subject, model):
+            yield whose, model, subject, place
+
+
 def _tabulate(contents: Contents) -> Iterator[TextTable | None]:
-    subjects = list_subjects(contents)
-    places = [
-        (model, title, subject, place)
-        for model, title in contents.titles.items()
-        for subject in subjects
-        for place in choose_places(subject, model)
-    ]
     rows, added = [], []
-    for model, title, subject, (place, shift, level) in places:
+    for whose, model, subject, (place, shift, level) in _list_places(contents):
         entries = [
             find_defined(subject.scores, f"{name}{subject.suffix}", model, shift, level)
             for _, name in COLUMNS
         ]
         if not any(entries):
             continue
-        whose = f"{title}: {subject.title}" if len(contents.titles) > 1 else subject.title
         mean = " (mean over levels)" if level == MEAN else ""
         key = f"{model}/{subject.title}/{shift}"
         rows.append(ScoreRow(key, f"{whose}, {place.lower()}{mean}", entries))
@@ -367,21 +367,13 @@ def _make_layers(points: pd.DataFrame) -> alt.LayerChart:
 def describe_slopes(contents: Contents) -> Iterator[str]:
     """Say where probabilities are shown to be too extreme, or too moderate: the worst first."""
     said = []
-    for (model, title), subject in product(contents.titles.items(), list_subjects(contents)):
-        for place, shift, level in choose_places(subject, model):
-            slope = find_slope(subject, model, shift, level)
-            if slope is None or slope.low <= 1 <= slope.high:
-                continue
+    for whose, model, subject, (place, shift, level) in _list_places(contents):
+        slope = find_slope(subject, model, shift, level)
+        if slope and (words := describe_calibration(slope, None)):
             where = "on clean images" if shift == CLEAN else f"under {place.lower()}"
-            whose = f"{title}: {subject.title}" if len(contents.titles) > 1 else subject.title
-            words = "too extreme" if slope.high < 1 else "too moderate"
             numbers = f"{slope.value:.2f} [{slope.low:.2f}, {slope.high:.2f}]"
-            said.append(
-                (
-                    distance_of(slope),
-                    f"{whose}: slope {numbers} {where}. Probabilities are {words}.",
-                )
-            )
+            sentence = f"{whose}: slope {numbers} {where}. Probabilities are {words}."
+            said.append((distance_of(slope), sentence))
     yield from (text for _, text in sorted(said, reverse=True)[:MOST_SENTENCES])
 
 

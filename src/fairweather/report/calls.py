@@ -135,13 +135,16 @@ def mark_points(view: Contents, model: str, shift: str, level: str) -> list[Poin
 
 
 def describe_slices(column: str, rows: Sequence[RateRow]) -> Iterator[str]:
-    """Say of each rate where it is lowest and highest, and whether a test confirms that."""
+    """Say of each rate where it is lowest and highest, and whether a test confirms that.
+
+    Nothing is said of a rate whose extremes round alike.
+    """
     for kind in RATES:
         own = sorted(
             (row.score.value, _name_slice(column, row), row.p) for row in rows if row.rate == kind
         )
-        if len(own) > 1:
-            yield words.describe_rates(kind, own[0][:2], own[-1][:2])
+        if len(own) > 1 and (said := words.describe_rates(kind, own[0][:2], own[-1][:2])):
+            yield said
             yield words.describe_rate_test(kind, column, own[0][2])
 
 

@@ -12,6 +12,7 @@ from fairweather.metrics import METRICS
 from fairweather.metrics.table import shown_metrics
 from fairweather.report.calls import known
 from fairweather.report.card_sections import PURPOSE, SECTIONS, Blank, CardSection, CardSource
+from fairweather.report.contents import Contents
 from fairweather.report.facts import flatten_facts
 from fairweather.report.page.shell import make_environment, read_own_file, write_policy
 from fairweather.report.tables import (
@@ -24,7 +25,7 @@ from fairweather.report.tables import (
     find_defined,
     write_markdown,
 )
-from fairweather.runs.folder import RunFolder, fingerprint
+from fairweather.runs.folder import fingerprint
 from fairweather.runs.provenance import package_versions
 from fairweather.types.record import (
     ALL,
@@ -53,19 +54,9 @@ HUB_METRICS: Mapping[str, str] = {
     "sensitivity": "recall",
     "ppv": "precision",
 }
-ABOUT = CardSection(
-    "The model",
-    lambda source: _describe_model(source),
-    (
-        Blank("Developer and contact", "who answers for it, and where to ask"),
-        Blank("Version", "of the model, as its users see it"),
-        Blank("Licence", "an identifier, such as apache-2.0"),
-    ),
-)
 KEPT = CardSection(
     "How is it kept right?",
-    lambda _: iter(()),
-    (Blank("Monitoring", "who watches it in use, how often, and when it is stopped"),),
+    blanks=(Blank("Monitoring", "who watches it in use, how often, and when it is stopped"),),
 )
 TRAINING = Blank("Training data", "which images, from where, how many, and how they were labelled")
 RULES = Blank("How good it must be", "rules, given with --rule")
@@ -106,14 +97,11 @@ def read_filled(markdown: str) -> dict[str, str]:
     return {label: text for label, text in lines if text and not text.startswith(TO_FILL)}
 
 
-def make_card(
-    source: CardSource, run: RunFolder, rules: RuleTable | None, filled: Mapping[str, str]
-) -> Card:
+def make_card(source: CardSource, rules: RuleTable | None, filled: Mapping[str, str]) -> Card:
     """Make the card of a model.
 
     Args:
         source: what is known of the model.
-        run: its run.
         rules: those that were judged; None where none was given.
         filled: what a person has filled in, by label.
     """
@@ -126,7 +114,7 @@ def make_card(
             [(blank, filled.get(blank.label, "")) for blank in (*section.blanks, *more)],
         )
         for section, more in (
-            (ABOUT, () if _is_trained(source) else (TRAINING,)),
+            (ABOUT, () if source.is_trained else (TRAINING,)),
             (PURPOSE, stated),
             *((section, ()) for section in SECTIONS),
             (KEPT, ()),
@@ -136,17 +124,18 @@ def make_card(
     empty = [blank.label for section in shown for blank, text in section.blanks if not text]
     title = contents.titles[source.model]
     parts = [
-        _write_front_matter(source, run, rules, filled),
+        _write_front_matter(source, rules, filled),
         f"# Model card: {escape_markdown(title)}",
         f"{_introduce(source)} Lines with {TO_FILL} are for a person.",
         *map(_write_section, shown),
         *_write_numbers(source),
-        *_write_rules(rules),
+        *(_write_table("Rules", rules.layout, rules.body, [rules.summary]) if rules else ()),
         *_write_settings(source),
         "## How to check this card",
-        f"`fairweather verify` computes every number of the run {escape_markdown(run.record.name)} "
-        "again from its stored predictions. Then it makes this card again and compares. The front "
-        "matter has the checksums of the run.",
+        "`fairweather verify` computes every number of the run "
+        f"{escape_markdown(source.run.record.name)} again from its stored "
+        "predictions. Then it makes this card again and compares. The front matter has the "
+        "checksums of the run.",
     ]
     page = (
         make_environment()
@@ -165,8 +154,7 @@ def make_card(
 
 
 def _introduce(source: CardSource) -> str:
-    (record,) = source.contents.records.values()
-    version, day = package_versions()["fairweather"], record.provenance.time[:10]
+    version, day = package_versions()["fairweather"], source.run.record.provenance.time[:10]
     return f"Written by fairweather {version} from a test of {day}."
 
 
@@ -174,21 +162,14 @@ def _introduce(source: CardSource) -> str:
 
 
 def _record_of(source: CardSource) -> ModelRecord:
-    (record,) = source.contents.records.values()
-    return record.models[base_model(source.model)]
-
-
-def _is_trained(source: CardSource) -> bool:
-    """Whether the run trained the model."""
-    (record,) = source.contents.records.values()
-    return record.kind == "study"
+    return source.run.record.models[base_model(source.model)]
 
 
 def _describe_model(source: CardSource) -> Iterator[str]:
     """Say what the record knows of the model: how it was trained, or where it comes from."""
     model, contents = _record_of(source), source.contents
     facts, settings = model.facts, model.settings
-    if not _is_trained(source):
+    if not source.is_trained:
         architecture, parameters = facts.get("architecture"), facts.get("parameters")
         if isinstance(architecture, str) and isinstance(parameters, int):
             yield f"It is a network of the kind {architecture} with {parameters:,} parameters."
@@ -205,12 +186,26 @@ def _describe_model(source: CardSource) -> Iterator[str]:
         yield f"It was trained with shifts of the test: {', '.join(seen)}."
 
 
-def _write_settings(source: CardSource) -> Iterator[str]:
+ABOUT = CardSection(
+    "The model",
+    _describe_model,
+    (
+        Blank("Developer and contact", "who answers for it, and where to ask"),
+        Blank("Version", "of the model, as its users see it"),
+        Blank("Licence", "an identifier, such as apache-2.0"),
+    ),
+)
+
+
+def _write_settings(source: CardSource) -> list[str]:
     """Write the settings of a training as a table."""
-    if _is_trained(source):
-        rows = [list(fact) for fact in flatten_facts(_record_of(source).settings)]
-        yield "## Training"
-        yield write_markdown(TableLayout(("Setting", "Value"), words=2), rows, []).rstrip()
+    rows = [list(fact) for fact in flatten_facts(_record_of(source).settings)]
+    layout = TableLayout(("Setting", "Value"), words=2)
+    return _write_table("Training", layout, rows, []) if source.is_trained else []
+
+
+def _write_table(title: str, layout: TableLayout, body: Body, below: Sequence[str]) -> list[str]:
+    return [f"## {title}", write_markdown(layout, body, below).rstrip()]
 
 
 # ---------------------------------------------------------------- the parts of the Markdown
@@ -241,51 +236,37 @@ def _write_numbers(source: CardSource) -> Iterator[str]:
     """Write every number with its interval, and those of each finding on clean images."""
     contents, model, names = source.contents, source.model, _list_metrics(source)
     body = [
-        [title, *(_write_entry(source, name, shift, level) for name in names)]
+        [title, *(_write_entry(contents, name, model, shift, level) for name in names)]
         for title, shift, level in _list_states(source)
     ]
     header = ("Images", *(METRICS[name].label for name in names))
     caption = caption_scores(contents, "; ".join(map(describe_metric, names)))
-    yield "## The numbers"
-    yield write_markdown(
-        TableLayout(header), body, name_all_units([caption], contents.aggregation)
-    ).rstrip()
+    below = name_all_units([caption], contents.aggregation)
+    yield from _write_table("The numbers", TableLayout(header), body, below)
     if source.views:
         kinds = ("auc", "sensitivity", "specificity", "ppv", "npv", "probability_gap")
         body = [
-            [
-                name,
-                *(
-                    str(find_defined(view, kind, model, CLEAN, NO_LEVEL) or ABSENT)
-                    for kind in kinds
-                ),
-            ]
+            [name, *(_write_entry(view, kind, model, CLEAN, NO_LEVEL) for kind in kinds)]
             for name, view in source.views.items()
         ]
         header = ("Finding, clean images", *(METRICS[kind].label for kind in kinds))
         yield write_markdown(TableLayout(header), body, []).rstrip()
 
 
-def _write_entry(source: CardSource, metric: str, shift: str, level: str) -> str:
-    return str(find_defined(source.contents, metric, source.model, shift, level) or ABSENT)
-
-
-def _write_rules(rules: RuleTable | None) -> Iterator[str]:
-    if rules is not None:
-        yield "## Rules"
-        yield write_markdown(rules.layout, rules.body, [rules.summary]).rstrip()
+def _write_entry(contents: Contents, *place: str) -> str:
+    return str(find_defined(contents, *place) or ABSENT)
 
 
 # ---------------------------------------------------------------- the front matter
 
 
 def _write_front_matter(
-    source: CardSource, run: RunFolder, rules: RuleTable | None, filled: Mapping[str, str]
+    source: CardSource, rules: RuleTable | None, filled: Mapping[str, str]
 ) -> str:
     """Write the metadata that Hugging Face reads, and which run the card is of."""
     from huggingface_hub import ModelCardData
 
-    results = [*_list_results(source)]
+    run, results = source.run, [*_list_results(source)]
     data = ModelCardData(
         model_name=source.contents.titles[source.model],
         license=name_licence(filled["Licence"]) if "Licence" in filled else None,
@@ -319,34 +300,26 @@ def _list_results(source: CardSource) -> Iterator[EvalResult]:
     """List the numbers of clean images, of the mean over each shift, and of each finding."""
     from huggingface_hub import EvalResult
 
-    contents, model = source.contents, source.model
-    levels = {sweep.name: [*map(float, sweep.cells)] for sweep in contents.sweeps}
-    for title, shift, level in _list_states(source):
-        is_clean = shift == CLEAN
-        for metric in _list_metrics(source):
-            if score := known(contents.score(metric, model, shift, level)):
-                yield EvalResult(
-                    task_type=TASK,
-                    dataset_type=contents.data.name,
-                    dataset_name=contents.data.name
-                    if is_clean
-                    else f"{contents.data.name}: {title}",
-                    dataset_config=None if is_clean else shift,
-                    dataset_split=TEST,
-                    dataset_args=None if shift not in levels else {"levels": levels[shift]},
-                    metric_type=HUB_METRICS.get(metric, metric),
-                    metric_name=METRICS[metric].label,
-                    metric_value=round(score.value, DIGITS),
-                )
-    for name, view in source.views.items() if len(source.views) > 1 else ():
-        if score := known(view.score("auc", model, CLEAN, NO_LEVEL)):
+    contents, data = source.contents, source.contents.data.name
+    levels = {sweep.name: {"levels": [*map(float, sweep.cells)]} for sweep in contents.sweeps}
+    every = [
+        (contents, "", metric, *state)
+        for state in _list_states(source)
+        for metric in _list_metrics(source)
+    ]
+    if len(source.views) > 1:
+        every += [(view, name, "auc", "", CLEAN, NO_LEVEL) for name, view in source.views.items()]
+    for view, finding, metric, title, shift, level in every:
+        if score := known(view.score(metric, source.model, shift, level)):
             yield EvalResult(
                 task_type=TASK,
-                dataset_type=contents.data.name,
-                dataset_name=contents.data.name,
+                dataset_type=data,
+                dataset_name=data if shift == CLEAN else f"{data}: {title}",
+                dataset_config=None if shift == CLEAN else shift,
                 dataset_split=TEST,
-                metric_type=HUB_METRICS["auc"],
-                metric_name=f"{METRICS['auc'].label} of {name}",
+                dataset_args=levels.get(shift),
+                metric_type=HUB_METRICS.get(metric, metric),
+                metric_name=METRICS[metric].label + (f" of {finding}" if finding else ""),
                 metric_value=round(score.value, DIGITS),
-                metric_args={"finding": name},
+                metric_args={"finding": finding} if finding else None,
             )

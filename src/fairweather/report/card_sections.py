@@ -27,6 +27,7 @@ from fairweather.report.contents import Contents
 from fairweather.report.operating_points import DEFAULT, compare_all_slices, describe_targets
 from fairweather.report.other_images import list_other_images
 from fairweather.report.performance import ModelOutcome
+from fairweather.runs.folder import RunFolder
 from fairweather.types.kinds import OF_FINDING
 from fairweather.types.measurement import Score
 from fairweather.types.operating_points import POINT_SIGN, RATES
@@ -44,13 +45,14 @@ class Blank(NamedTuple):
     hint: str
 
 
-class CardRule(NamedTuple):
-    """A rule that was judged on the run."""
+class FailedRule(NamedTuple):
+    """A rule that the run is not shown to keep."""
 
-    text: str
-    passed: bool
     images: str
     """Which images it is about, as in rules: `clean`, `fog`, `fog=5`."""
+
+    said: str
+    """The rule, and whether it is broken or only not shown to be kept, with the numbers."""
 
 
 @dataclass(frozen=True)
@@ -60,12 +62,23 @@ class CardSource:
     Attributes:
         contents: of the run, with the model as its only title.
         model: its name.
-        rules: those that were judged.
+        rules: those that failed.
     """
 
     contents: Contents
     model: str
-    rules: Sequence[CardRule] = ()
+    rules: Sequence[FailedRule] = ()
+
+    @property
+    def run(self) -> RunFolder:
+        """The run."""
+        (run,) = self.contents.runs.values()
+        return run
+
+    @property
+    def is_trained(self) -> bool:
+        """Whether the run trained the model."""
+        return self.run.record.kind == "study"
 
     @property
     def outcome(self) -> ModelOutcome | None:
@@ -89,7 +102,7 @@ class CardSection(NamedTuple):
     """A section of a card: what its heading asks, how it is answered, and what a person adds."""
 
     heading: str
-    describe: Callable[[CardSource], Iterator[str]]
+    describe: Callable[[CardSource], Iterator[str]] = lambda _: iter(())
     blanks: tuple[Blank, ...] = ()
 
 
@@ -113,7 +126,7 @@ def _count(number: int, noun: str) -> str:
 def _describe_test(source: CardSource) -> Iterator[str]:
     contents = source.contents
     data, aggregation = contents.data, contents.aggregation
-    (run,) = contents.runs.values()
+    run = source.run
     cell = contents.read_cell(source.model, contents.seeds_of(source.model)[0], CLEAN)
     if cell is not None:
         yield f"It was tested on {_count(len(cell.keys), 'image')} of {data.name}."
@@ -210,8 +223,8 @@ def _list_class_calls(source: CardSource) -> list[Call]:
     for metric in contents.scores["metric"].unique():
         if not str(metric).startswith(start):
             continue
-        name, _, at = str(metric).removeprefix(start).partition(POINT_SIGN)
         of_class = str(metric).removeprefix(start)
+        name, _, at = of_class.partition(POINT_SIGN)
         first, second = (
             known(contents.score(f"{kind}/{of_class}", source.model, CLEAN, NO_LEVEL))
             for kind in RATES
@@ -330,8 +343,8 @@ def _describe_readers(source: CardSource) -> Iterator[str]:
 
 def _describe_untested(source: CardSource) -> Iterator[str]:
     contents = source.contents
-    (run,) = contents.runs.values()
-    record, groups, kinds = run.record, run.groups(), {sweep.kind for sweep in contents.sweeps}
+    record, groups = source.run.record, source.run.groups()
+    kinds = {sweep.kind for sweep in contents.sweeps}
     has_slices = groups is not None and bool(groups.slices)
     absent = {
         "No shift was tested, so nothing is known about changed images.": "shift" not in kinds,
@@ -349,7 +362,7 @@ def _describe_untested(source: CardSource) -> Iterator[str]:
             contents
         ),
         "It was trained once, and another training may give other numbers.": (
-            record.kind == "study" and len(contents.seeds_of(source.model)) == 1
+            source.is_trained and len(contents.seeds_of(source.model)) == 1
         ),
     }
     yield from (sentence for sentence, is_absent in absent.items() if is_absent)
@@ -363,18 +376,16 @@ def _describe_misuse(source: CardSource) -> Iterator[str]:
         yield f"Images of none of its {len(contents.classes)} classes: it always answers one."
     yield f"Images of another kind than those of {contents.data.name}: nothing is known about them."
     for rule in source.rules:
-        if not rule.passed:
-            yield f"{name_images(contents, rule.images)}: it breaks “{rule.text}”."
-    for low in outcome.worst.main if outcome else ():
-        chance = outcome.chance if outcome else None
-        if chance is not None and low.performance.accuracy.low <= chance:
-            where = f"{low.sweep.name}={low.level}"
-            yield f"{name_images(contents, where)}: statistically no better than a constant answer."
-    for name, place, area in (
-        findings.list_areas(source.views, source.model, by_finding.places) if by_finding else ()
-    ):
-        if area.low <= 0.5:
-            yield f"“{name}” {place.sentence}: statistically no better than a coin."
+        yield f"{name_images(contents, rule.images)}: {rule.said}."
+    if outcome and outcome.chance is not None:
+        for low in outcome.worst.main:
+            if low.performance.accuracy.low <= outcome.chance:
+                images = name_images(contents, f"{low.sweep.name}={low.level}")
+                yield f"{images}: not shown to be better than a constant answer."
+    if by_finding:
+        for name, place, area in findings.list_areas(source.views, source.model, by_finding.places):
+            if area.low <= 0.5:
+                yield f"“{name}” {place.sentence}: not shown to be better than a coin."
 
 
 def name_images(contents: Contents, cell: str) -> str:
@@ -398,8 +409,7 @@ def name_images(contents: Contents, cell: str) -> str:
 
 PURPOSE = CardSection(
     "Intended use",
-    lambda _: iter(()),
-    (
+    blanks=(
         Blank("Purpose", "what it is for, and what a person does with its answer"),
         Blank("Users", "who uses it, and what they must have learnt"),
         Blank("People and images", "whose images, from which devices, it is meant for"),

@@ -159,7 +159,7 @@ def _qualify(outcome: ModelOutcome, there: Performance) -> Iterator[str]:
     yield write_interval(there.accuracy)
     if outcome.chance is not None and there.accuracy.low <= outcome.chance:
         share = format_share(outcome.chance)
-        yield f"Statistically no better than always giving the most common answer ({share})."
+        yield f"Not shown to be better than always giving the most common answer ({share})."
 
 
 def _doubt_gap(outcome: ModelOutcome, gap: Score) -> Iterator[str]:
@@ -409,13 +409,15 @@ def describe_areas(areas: Sequence[tuple[str, str, Score]]) -> list[str]:
 
     >>> describe_areas([("Mass", "under fog at level 5", Score(0.61, 0.52, 0.7, 200))])
     ['AUC is lowest for “Mass” under fog at level 5: 0.61.']
+    >>> describe_areas([("Mass", "in site=A", Score(0.75, 0.48, 0.93, 40))])[1]
+    'That is not shown to be better than a coin.'
     """
     if not areas:
         return []
     name, where, score = areas[0]
     said = [f"AUC is lowest for “{name}” {where}: {format_area(score.value)}."]
     if score.low <= 0.5:
-        said.append("That is statistically no better than a coin.")
+        said.append("That is not shown to be better than a coin.")
     return said
 
 
@@ -501,12 +503,19 @@ def describe_fall_of_rate(kind: str, clean: Score, there: Score, where: str) -> 
 
 
 def describe_rates(kind: str, low: tuple[float, str], high: tuple[float, str]) -> str:
-    """Say in which slice of a column a rate is lowest, and in which highest.
+    """Say in which slice of a column a rate is lowest, and in which highest; "" if both look alike.
 
     >>> describe_rates("sensitivity", (0.62, "north"), (0.91, "south")).replace(PERCENT, "%")
     'Sensitivity is lowest in “north”, 62%, and highest in “south”, 91%.'
+    >>> describe_rates("sensitivity", (0.912, "north"), (0.914, "south"))
+    ''
     """
-    first, last = (f"in “{name}”, {format_share(value)}" for value, name in (low, high))
+    shares = [format_share(value) for value, _ in (low, high)]
+    if len({*shares}) == 1:
+        return ""
+    first, last = (
+        f"in “{name}”, {share}" for share, (_, name) in zip(shares, (low, high), strict=True)
+    )
     return f"{kind.capitalize()} is lowest {first}, and highest {last}."
 
 

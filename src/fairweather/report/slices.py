@@ -13,7 +13,7 @@ import pandas as pd
 
 from fairweather.metrics import holm, to_score
 from fairweather.metrics.grouping import FEW_GROUPS, membership_p, zou_donner_interval
-from fairweather.metrics.unseen import FEWEST_SITES
+from fairweather.metrics.unseen import describe_need
 from fairweather.report.contents import Contents, ensembles_as_models, join_name
 from fairweather.report.performance import (
     FloatArray,
@@ -221,23 +221,21 @@ def describe_unseen(
         percent: whether the values are in per cent.
 
     >>> print(describe_unseen("site", 8, {"A network": Score(0.89, 0.712, 0.961, 8)}))
-    At an unseen site, accuracy lies between 71 % and 96 % (95 % prediction interval from 8 sites).
+    At an unseen site, accuracy on clean images lies between 71 % and 96 %
+    (95 % prediction interval from 8 sites).
     >>> describe_unseen("site", 3, {"A network": None})
     'A prediction interval for an unseen site needs at least 5 values of site, found 3.'
     """
     known = [(score.low, title, score) for title, score in scores.items() if score is not None]
     if not known:
-        return (
-            f"A prediction interval for an unseen {column} needs at least {FEWEST_SITES} values of "
-            f"{column}, found {count}."
-        )
+        return f"A{describe_need(column, count)[1:]}."
     _, title, score = min(known)
     of_model = f" of {title}" if len(known) > 1 else ""
     ends = score.low, score.high
     low, high = (f"{100 * end:.0f} %" if percent else f"{end:.2f}" for end in ends)
     return (
-        f"At an unseen {column}, {measured}{of_model} lies between {low} and {high} "
-        f"(95 % prediction interval from {score.n} {Aggregation(column).plural})."
+        f"At an unseen {column}, {measured}{of_model} on clean images lies between {low} and "
+        f"{high} (95 % prediction interval from {score.n} {Aggregation(column).plural})."
     )
 
 

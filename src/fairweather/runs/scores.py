@@ -446,8 +446,8 @@ def worst_slices(
 def unseen_slices(slices: Mapping[str, Table], column: str) -> pd.DataFrame:
     """Predict each metric at an unseen site, as rows of slices.csv whose n is the number of sites.
 
-    A metric that is known at fewer than five sites has no row, and neither has one that
-    `is_predictable` leaves out.
+    A metric that is known at fewer than five sites has no row, and neither has one with too few
+    errors there, or one that `is_predictable` leaves out.
 
     Args:
         slices: as for `worst_slices`; they are a sample, such as hospitals. Images without a value

@@ -179,7 +179,8 @@ def group_columns(options: EvaluationOptions) -> GroupColumns | None:
     if not any((*asked, options.unit, options.sites)):
         return None
     path = None if options.metadata is None else str(options.metadata)
-    slices = tuple(dict.fromkeys(map(normalize_slice, (*options.slices, *options.sites))))
+    slices = tuple(map(normalize_slice, options.slices))
+    slices += tuple(site for site in map(normalize_slice, options.sites) if site not in slices)
     columns = GroupColumns(path, options.group, slices, options.allow_shared_groups)
     return add_unit(columns, options.unit)
 
