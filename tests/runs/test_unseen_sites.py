@@ -178,13 +178,13 @@ def test_a_run_of_one_finding_says_it_of_the_auc(sites, tmp_path, draw):
     rule = "auc[clean|unseen site] >= 0.01"
     said = "A prediction interval for an unseen site needs at least 5 values of site, found 3."
     if sites < 5:
-        with pytest.raises(InputError, match="where the metric is known, found 3"):
+        with pytest.raises(InputError, match="needs at least 5 values of site, found 3"):
             judged(run, rule)
     else:
         verdict = judged(run, rule)
         assert verdict.passed
         said = (
-            f"At an unseen site, the AUC for tumour lies between {verdict.low:.2f} and "
-            f"{verdict.high:.2f} (95 % prediction interval from 6 sites)."
+            "At an unseen site, the AUC for tumour on clean images lies between "
+            f"{verdict.low:.2f} and {verdict.high:.2f} (95 % prediction interval from 6 sites)."
         )
     assert (run.path / "report.html").read_text(encoding="utf-8").count(said) == 1

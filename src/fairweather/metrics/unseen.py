@@ -32,7 +32,7 @@ from fairweather.types.measurement import Score
 # From fewer sites, Student's t says of a new one hardly more than that it lies between the bounds.
 FEWEST_SITES = 5
 # With fewer errors a site on average, or hits where those are rarer, the logits of many sites are
-# biased, and the lower end would miss in up to 10 % (benchmarks/sites.py).
+# biased, and the lower end would miss in up to 8 % (benchmarks/sites.py).
 FEWEST_ERRORS = 3
 # The kinds of intervals whose values are about as good or bad at a small site as at a large one.
 # Calibration errors are larger at small sites, because their bins are noisier.
