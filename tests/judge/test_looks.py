@@ -17,7 +17,7 @@ from tests.helpers.commands import fairweather
 from tests.helpers.prediction_runs import TEST, draw_classes, evaluate_classes, evaluate_findings
 
 RULE, OTHER = "accuracy[clean] >= 50%", "accuracy[clean] >= 60%"
-WHAT = "each model judged by other rules is one"
+WHAT = "one model judged by one set of rules is a look"
 
 
 def evaluate_models(folder):

@@ -58,14 +58,15 @@ def describe_looks(looks: int, images: int) -> list[str]:
 
     >>> for line in describe_looks(7, 1000):
     ...     print(line)
-    7 looks at these 1,000 test images; each model judged by other rules is one
+    7 looks at these 1,000 test images; one model judged by one set of rules is a look
     to keep 2.5 % over 7 looks, judge each at 0.357 %
     """
     if looks < 2:
         return []
     level = Context(prec=3, rounding=ROUND_DOWN).divide(MISSES, Decimal(looks))
     return [
-        f"{looks:,} looks at these {images:,} test images; each model judged by other rules is one",
+        f"{looks:,} looks at these {images:,} test images; one model judged by one set of rules "
+        "is a look",
         f"to keep {MISSES} % over {looks:,} looks, judge each at {level:f} %",
     ]
 
