@@ -151,7 +151,7 @@ def unknown_name(kind: str, name: object, allowed: Iterable[str]) -> InputError:
         return InputError(f"the {kind} {name!r} is now called {new!r}")
     same_end = [known for known in names if known.rpartition("/")[2] == str(name)]
     meant, words = MEANT.get(str(name).casefold(), ("", "")) if kind == "metric" else ("", "")
-    near = [meant] if meant in names else same_end
+    near = [meant] if meant and meant in names else same_end
     near = near or [known for known in names if known.casefold() == str(name).casefold()]
     near = near or difflib.get_close_matches(str(name), names, n=1, cutoff=0.6)
     hint = f"; did you mean {near[0]!r}?" if near else ";"

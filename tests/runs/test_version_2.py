@@ -1,6 +1,7 @@
 """What an earlier version wrote about groups, by their former names, is read and continued."""
 
 import json
+from contextlib import contextmanager
 from pathlib import Path
 
 import numpy as np
@@ -59,18 +60,31 @@ def run_again(clinic, run):
         if "metrics" in record["depends"]
     )
     of_classes = {name.partition("/")[0] for name in run.scores["metric"] if "/" in name}
-    with pytest.MonkeyPatch.context() as patch:
+    with (
+        pytest.MonkeyPatch.context() as patch,
+        keep_alone(METRICS, metrics),
+        keep_alone(CLASS_METRICS, of_classes),
+    ):
         patch.chdir(clinic)
         # Other libraries, metrics and versions of steps are other work; here only names differ.
         patch.setattr(plan, "LIBRARY_VERSIONS", libraries)
         patch.setattr(plan, "VERSIONS", versions | stored)
-        for name in METRICS.keys() - set(metrics):
-            patch.delitem(METRICS, name)
-        for name in CLASS_METRICS.keys() - of_classes:
-            patch.delitem(CLASS_METRICS, name)
         study = check_study(read_yaml(FORMER / "study.yaml"))
         fw.run(study, out=run.path, device="cpu")
     return run
+
+
+@contextmanager
+def keep_alone(table, names):
+    """Take the other rows out of a table, and put all back in their order."""
+    rows = dict(table)
+    for name in rows.keys() - set(names):
+        del table[name]
+    try:
+        yield
+    finally:
+        table.clear()
+        table.update(rows)
 
 
 def read_steps(run):
