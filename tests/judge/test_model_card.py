@@ -365,6 +365,13 @@ def test_a_rule_is_broken_only_where_both_ends_of_its_interval_fail(classes):
     assert sum(BREAKS in claim for claim in claims) > 5
 
 
+def test_a_rule_about_a_slice_forbids_no_more_than_the_slice(classes):
+    rules = [f"accuracy[clean|{part}] >= 99.9%" for part in ("worst site", "site=north")]
+    said = said_in(read_page(fw.write_card(classes.path, rules))[1], "What must it not")
+    forbidden = [item.partition(":")[0] for item in said if "“net: " in item]
+    assert forbidden == ["Clean images of the worst site", "Clean images of site=north"]
+
+
 def test_a_rule_that_cannot_be_judged_is_refused_and_nothing_is_written(classes):
     with pytest.raises(InputError, match="snow"):
         fw.write_card(classes.path, ["accuracy[snow] >= 50%"])

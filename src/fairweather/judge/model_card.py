@@ -12,7 +12,8 @@ from typing import NamedTuple
 from fairweather.errors import InputError, unknown_name
 from fairweather.files.yamlfile import parse_yaml
 from fairweather.judge.compared_runs import split_run_and_model
-from fairweather.judge.rules import Rule, read_rules
+from fairweather.judge.rule_values import find_part
+from fairweather.judge.rules import UNSEEN_SLICE, WORST_SLICE, Rule, read_rules
 from fairweather.judge.verdicts import (
     LAYOUT,
     describe_failure,
@@ -119,11 +120,29 @@ def _compose(
     verdicts, unjudged = judge_rules(run, own)
     if unjudged:
         raise InputError(unjudged[0].problem)
-    failed = [FailedRule(own.cell, describe_failure(own)) for own in verdicts if not own.passed]
+    failed = [
+        FailedRule(
+            own.cell, _name_part(find_part(run, own.rule.slice).slice), describe_failure(own)
+        )
+        for own in verdicts
+        if not own.passed
+    ]
     table = RuleTable(
         LAYOUT, tabulate_verdicts(verdicts), tuple(map(str, own)), summarize_verdicts(verdicts)
     )
     return make_card(CardSource(alone, model, failed), table, filled)
+
+
+def _name_part(slice_: str) -> str:
+    """Name a slice as rules write it inside a sentence.
+
+    >>> [_name_part(text) for text in ("unseen site", "worst site", "site=B", "")]
+    ['an unseen site', 'the worst site', 'site=B', '']
+    """
+    for start, article in ((UNSEEN_SLICE, "an"), (WORST_SLICE, "the")):
+        if slice_.startswith(start):
+            return f"{article} {slice_}"
+    return slice_
 
 
 # ---------------------------------------------------------------- a stored card

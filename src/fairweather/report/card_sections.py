@@ -51,6 +51,9 @@ class FailedRule(NamedTuple):
     images: str
     """Which images it is about, as in rules: `clean`, `fog`, `fog=5`."""
 
+    part: str
+    """Which of these images, in words such as `an unseen site`; "" for all of them."""
+
     said: str
     """The rule, and whether it is broken or only not shown to be kept, with the numbers."""
 
@@ -376,7 +379,8 @@ def _describe_misuse(source: CardSource) -> Iterator[str]:
         yield f"Images of none of its {len(contents.classes)} classes: it always answers one."
     yield f"Images of another kind than those of {contents.data.name}: nothing is known about them."
     for rule in source.rules:
-        yield f"{name_images(contents, rule.images)}: {rule.said}."
+        part = f" of {rule.part}" if rule.part else ""
+        yield f"{name_images(contents, rule.images)}{part}: {rule.said}."
     if outcome and outcome.chance is not None:
         for low in outcome.worst.main:
             if low.performance.accuracy.low <= outcome.chance:
