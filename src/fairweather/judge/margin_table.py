@@ -16,6 +16,7 @@ from fairweather.report.charts import (
     DASHED,
     INK,
     RULE,
+    SLACK,
     SOLID,
     Figure,
     look_up,
@@ -228,7 +229,7 @@ def _draw_figure(
     first, second = sides
     return render_figure(
         name,
-        chart.properties(width=WIDTH, height=ROW_HEIGHT * len(rows)),
+        chart.properties(width=WIDTH, height=ROW_HEIGHT * len(rows), padding=SLACK),
         "Is A at most a margin worse than B?",
         [
             f"A is {first}, B is {second}. Right of 0, A is worse; dashed lines are the margins.",

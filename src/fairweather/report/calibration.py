@@ -24,6 +24,7 @@ from fairweather.report.charts import (
     FAINT,
     GRID,
     RULE,
+    SLACK,
     SOLID,
     Figure,
     look_up,
@@ -300,6 +301,7 @@ def draw_calibration(contents: Contents) -> Figure | None:
         row=alt.Row("row:O", header=_make_header([contents.titles[name] for name in models])),
         column=alt.Column("column:O", header=_make_header(subjects)),
         spacing=28,
+        padding=SLACK,
     )
     shown = "; ".join(dict.fromkeys(points.loc[points["under"], "place"]))
     subtitle = [
@@ -317,6 +319,7 @@ def draw_calibration(contents: Contents) -> Figure | None:
         "Smooth calibration curves with 95 % bands, clean and under shift. Columns: "
         f"{'findings' if FINDINGS in contents.kinds else 'the confidence, and classes'}. Models: "
         f"{'; '.join(contents.titles[name] for name in models)}.",
+        letters=80,  # of one panel, too
     )
 
 

@@ -70,6 +70,8 @@ FIGURE_CONFIG: Spec = {
         "offset": 18,
     },
 }
+# Around a figure whose outermost parts are texts, which a browser may draw wider than measured.
+SLACK = {"left": 60, "right": 90, "top": 16, "bottom": 16}
 # The shapes as letters, filled for models and hollow for their variants.
 GLYPHS, HOLLOW = "●■▲◆▼✚", "○□△◇▽✛"
 
