@@ -20,6 +20,9 @@ right on 90 % varies with a standard deviation of two points, that of 98 % with 
 AUC: normal scores, a tenth of the images positive, correlated between the models. Likelihoods and
 Brier scores: the logit of the label above the other is normal, widely spread where the models are
 overconfident. Balanced accuracy: one of ten images is of the rare class, where the loss is.
+
+Rare failures: both models say the same, but A fails on a few of the positives (AUC), or of all
+images (the losses). A sample without these shows no difference at all.
 """
 
 from __future__ import annotations
@@ -92,6 +95,12 @@ FOG = SweepRecord(
 FOG_LEVELS = ShiftLevel("fog", MEAN)
 SIZES, SIZE_SHARES = np.array([1, 2, 5, 30]), np.array([0.5, 0.25, 0.15, 0.1])  # of unequal groups
 POSITIVE, SHARED = 0.1, 0.7  # share of positives or of the rare class; correlation of both models
+# The logit of a label for equal models, of areas and of losses, and where one of them fails.
+SURE, UNSURE, FAILED = 2.0, 1.0, -8.0
+LOSSES: dict[str, Callable[[float], Any]] = {
+    "negative_log_likelihood": lambda logit: np.logaddexp(0, -logit),
+    "brier_score": lambda logit: 2 * scipy.special.expit(-logit) ** 2,
+}
 NAMES = ("no", "yes")
 CLEAN_CELL = ShiftLevel(CLEAN, NO_LEVEL)
 # The predictions of each seed of A and of B, by shift if there are several, and the groups.
@@ -246,14 +255,46 @@ def draw_rare_class(generator: np.random.Generator, n: int, margin: float, spare
     return [a], [b], None
 
 
+def draw_failing_positives(
+    generator: np.random.Generator, n: int, positives: int, share: float
+) -> Drawn:
+    """Equal models, but A gives the lowest scores to a share of the positives."""
+    labels = (np.arange(n) < positives).astype(np.int64)
+    return _fail(
+        labels, generator.normal(SURE, 1, n), (generator.random(n) < share) & (labels == 1)
+    )
+
+
+def draw_failing_images(generator: np.random.Generator, n: int, share: float) -> Drawn:
+    """Equal models, but A is wrong and sure of it on a share of the images."""
+    return _fail(np.arange(n) % 2, generator.normal(UNSURE, 1, n), generator.random(n) < share)
+
+
+def _fail(labels: np.ndarray, margins: FloatArray, fails: np.ndarray) -> Drawn:
+    a, b = (_predict(labels, own) for own in (np.where(fails, FAILED, margins), margins))
+    return [a], [b], None
+
+
+def failing_settings() -> Iterator[Setting]:
+    """Equal models of which one fails on a few images."""
+    for positives, negatives, share in (
+        (40, 400, 0.02), (40, 400, 0.05), (100, 1000, 0.01), (30, 300, 0.1), (200, 200, 0.01)
+    ):  # fmt: skip
+        n, margin = positives + negatives, share * float(scipy.stats.norm.cdf(2**0.5 * SURE))
+        draw = partial(draw_failing_positives, n=n, positives=positives, share=share)
+        yield Setting(
+            f"{positives} + {negatives}, rare failures", "auc/yes", n, 0, 1, margin, 0.0, draw
+        )
+    for kind, (n, share) in product(LOSSES, ((200, 0.01), (500, 0.005))):
+        margin = share * (LOSSES[kind](FAILED) - mean_loss(kind, UNSURE, 1.0))
+        draw = partial(draw_failing_images, n=n, share=share)
+        yield Setting("rare failures", kind, n, 0, 1, float(margin), 0.0, draw)
+
+
 def mean_loss(kind: str, mean: float, spread: float) -> float:
     """The mean of a loss whose logits are normal, by integration."""
-    losses = {
-        "negative_log_likelihood": lambda logit: np.logaddexp(0, -logit),
-        "brier_score": lambda logit: 2 * scipy.special.expit(-logit) ** 2,
-    }
     whole, _ = scipy.integrate.quad(
-        lambda z: losses[kind](mean + spread * z) * scipy.stats.norm.pdf(z), -12, 12, limit=500
+        lambda z: LOSSES[kind](mean + spread * z) * scipy.stats.norm.pdf(z), -12, 12, limit=500
     )
     return float(whole)
 
@@ -287,6 +328,7 @@ def settings() -> Iterator[Setting]:
     for n, margin in product((200, 1000), (0.02, 0.05)):
         draw = partial(draw_rare_class, n=n, margin=margin, spare=RARE_SPARE)
         yield Setting("a rare class", "balanced_accuracy", n, 0, 1, margin, RARE_SPARE, draw)
+    yield from failing_settings()
 
 
 # ---------------------------------------------------------------- the table
