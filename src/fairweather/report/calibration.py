@@ -61,7 +61,7 @@ COLUMNS = (
     ("ICI", "ici_4_knots"),
 )
 POINTS = 11  # of each half of a curve
-PANEL_SIDE, MOST_MODELS, MOST_SUBJECTS, MOST_SENTENCES = 130, 3, 5, 3
+PANEL_SIDE, MOST_MODELS, MOST_SUBJECTS, MOST_SENTENCES = 116, 3, 5, 3
 CONFIDENCE = "Confidence"
 LEAST_SLOPE = 1e-3  # as which negative slopes count
 
@@ -300,7 +300,7 @@ def draw_calibration(contents: Contents) -> Figure | None:
     chart = _make_layers(points).facet(
         row=alt.Row("row:O", header=_make_header([contents.titles[name] for name in models])),
         column=alt.Column("column:O", header=_make_header(subjects)),
-        spacing=28,
+        spacing=24,
         padding=SLACK,
     )
     shown = "; ".join(dict.fromkeys(points.loc[points["under"], "place"]))
