@@ -66,9 +66,9 @@ VERSIONS = {
     "predict": 1,
     "group": 1,
     "read": 1,
-    "score": 11,
+    "score": 12,
     "sample": 3,
-    "report": 16,
+    "report": 17,
 }
 # Fields that change results only if a step uses a network.
 MACHINE_FIELDS = ("device", "threads")
