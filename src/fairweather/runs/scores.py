@@ -7,6 +7,8 @@ from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, S
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import replace
 from functools import cache, partial
+from itertools import groupby
+from operator import itemgetter
 from types import MappingProxyType
 from typing import NamedTuple, cast
 
@@ -33,7 +35,7 @@ from fairweather.metrics.areas import scatter_column
 from fairweather.metrics.columns import IntArray
 from fairweather.metrics.findings import find_finding_targets, point_metric_names
 from fairweather.metrics.grouping import Grouping
-from fairweather.metrics.intervals import mean_of_findings
+from fairweather.metrics.intervals import mean_of_findings, stream_estimate
 from fairweather.metrics.metric import THRESHOLD, MetricRow, find_targets
 from fairweather.metrics.operating_points import choose_thresholds
 from fairweather.metrics.rows import require_row
@@ -108,7 +110,7 @@ def score_key(cell: Cell) -> ScoreKey:
 
 def estimate_cells(
     cells: Sequence[Cell],
-    read: Callable[[Cell], AnyPredictions],
+    read: Callable[[Cell], Sequence[AnyPredictions]],
     resamples: int,
     seed: int = 0,
     fitted: Callable[[Cell], FittedThresholds | None] = lambda _: None,
@@ -119,7 +121,8 @@ def estimate_cells(
 
     Args:
         cells: all with the same images.
-        read: reads the predictions of a cell. It is called in this thread, for one cell at a time.
+        read: reads the streams of a cell; a model that does not adapt has one. It is called in this
+            thread, for one cell at a time.
         resamples: how many resamples of the images.
         seed: seed of the resampling.
         fitted: returns the thresholds that were fitted on the clean validation images of the
@@ -133,14 +136,15 @@ def estimate_cells(
 
     if not cells:
         return
-    first = read(cells[0])
+    streams = read(cells[0])
+    first = streams[0]
 
     def sets() -> Iterator[tuple[ScoreKey, AnyPredictions, FittedThresholds | None]]:
         for number, cell in enumerate(cells):
-            predictions = read(cell) if number else first
-            if not _has_same_images(first, predictions):
-                raise InputError(f"{cell.id} was predicted on other images than {cells[0].id}")
-            yield score_key(cell), predictions, fitted(cell)
+            for predictions in read(cell) if number else streams:
+                if not _has_same_images(first, predictions):
+                    raise InputError(f"{cell.id} was predicted on other images than {cells[0].id}")
+                yield score_key(cell), predictions, fitted(cell)
 
     shared = Resamples.draw(first.strata, resamples, seed, grouping)
     yield from estimate_metrics(sets(), shared, metrics, threads=torch.get_num_threads())
@@ -157,9 +161,10 @@ def estimate_metrics(
 ) -> Iterator[tuple[ScoreKey, Estimates]]:
     """Estimate metrics of cells on the same resamples of the images.
 
-    Every estimate of a cell is computed here. At most `threads + 1` cells are computed at once, and
-    one more is in memory. The number of threads does not change the results; they come in the order
-    of the cells.
+    Every estimate of a cell is computed here. Sets with the same key, one after the other, are the
+    streams of a network that adapts; together they are one cell (`stream_estimate`). At most
+    `threads + 1` sets are computed at once, and one more is in memory. The number of threads does
+    not change the results; they come in the order of the cells.
 
     Args:
         sets: the key of each cell, its predictions, and the thresholds that were fitted on the
@@ -173,17 +178,36 @@ def estimate_metrics(
 
     Raises `InputError` if the labels of the predictions are not those of the resamples.
     """
+    evaluate = partial(
+        evaluate_resamples, names=metrics, losses=losses, contributions=contributions
+    )
+    estimated = _evaluate_in_threads(sets, partial(evaluate, resamples=shared), threads)
+    for key, streams in groupby(estimated, itemgetter(0)):
+        parts = [estimates for _, estimates in streams]
+        yield (
+            key,
+            {
+                name: stream_estimate([part[name] for part in parts])
+                for name in parts[0]
+                if all(name in part for part in parts)
+            },
+        )
+
+
+def _evaluate_in_threads(
+    sets: Iterable[tuple[ScoreKey, AnyPredictions, FittedThresholds | None]],
+    evaluate: Callable[..., dict[str, Estimate]],
+    threads: int,
+) -> Iterator[tuple[ScoreKey, dict[str, Estimate]]]:
     pending: deque[tuple[ScoreKey, Future[dict[str, Estimate]]]] = deque()
     # BLAS gets one thread, because a product over several threads would wait for the threads of
     # other cells. One cell more than threads, because cells wait for each other in Python code.
-    evaluate = partial(evaluate_resamples, losses=losses, contributions=contributions)
     with (
         _thread_libraries().limit(limits=1, user_api="blas"),
         ThreadPoolExecutor(threads + 1) as pool,
     ):
         for key, predictions, fitted in sets:
-            task = pool.submit(evaluate, predictions, shared, fitted, metrics)
-            pending.append((key, task))
+            pending.append((key, pool.submit(evaluate, predictions, fitted=fitted)))
             if len(pending) > threads:
                 ready, future = pending.popleft()
                 yield ready, future.result()
@@ -264,7 +288,8 @@ def estimate_units(
 
     Args:
         task: which units there are.
-        cells: the key of each cell and its predictions; the logits of all are kept in memory.
+        cells: the key of each cell and its predictions, stream by stream of a model that adapts;
+            the logits of all are kept in memory.
         resamples: how many resamples of the images.
         grouping: which images belong together, if whole groups are to be resampled.
         metrics, threads, losses: as in `estimate_metrics`.

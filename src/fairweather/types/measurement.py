@@ -549,6 +549,13 @@ class AnyPredictions:
         """The columns of some images, by their places."""
         return join_columns([self], lambda columns: columns[0][places])
 
+    @property
+    def streams(self) -> tuple[Self, ...]:
+        """Each stream of a model that adapts, in the order of the images; of others, these alone."""
+        if self.stream is None:
+            return (self,)
+        return tuple(self.take(np.flatnonzero(self.stream == s)) for s in np.unique(self.stream))
+
     def with_columns(self, **columns: object) -> Self:
         """The same with other columns."""
         return replace(self, **columns)  # type: ignore[type-var] # every task has a dataclass
