@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 import time
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import ExitStack, contextmanager
@@ -43,6 +42,7 @@ from fairweather.types.measurement import (
 )
 from fairweather.variants.calibration import LogitDivisor
 from fairweather.variants.fitted import NOTHING_FITTED, FittedParameters
+from fairweather.variants.variant import Adapting
 
 SLOW_SECONDS = 1.0  # longer predictions show their progress
 T = TypeVar("T")
@@ -241,9 +241,8 @@ class Predictor(NamedTuple):
     known: KnownFeatures | None = None
     """None to compute no out-of-distribution scores; else they come from the changed logits."""
 
-    adapts: bool = False
-    """Whether the model adapts to the batches it sees, so that it has an order and batches of its
-    own."""
+    adapting: Adapting | None = None
+    """What adapts copies of the model to the images they see, in streams of their own."""
 
     keeps_logits: bool = False
     """Keep the logits of any number of classes."""
@@ -510,7 +509,7 @@ def compute_outputs(
 # ---------------------------------------------------------------- plain and adapted models together
 
 # Plain and adapted models need different batches of the same shifted images. The shifted images are
-# kept for both if they are not larger than this; otherwise the shift is applied twice.
+# kept for all if they are not larger than this; otherwise, the shift is applied again.
 MOST_KEPT_BYTES = 2**29
 
 
@@ -528,62 +527,97 @@ def predict_shared(
     when_halved: WhenHalved | None = None,
     tell: Callable[[float], None] | None = None,
 ) -> list[AnyPredictions]:
-    """Predict with several models as if one by one; models that adapt have their own batches.
-
-    Models that adapt see the images in batches of nearly equal size, in an order shuffled by a
-    fixed seed. A data set sorted by class would otherwise give batches of one class, with other
-    statistics than the data.
+    """Predict with several models as if one by one; models that adapt have streams of their own.
 
     Args:
         predictors: the models.
         images, shift, device, arithmetic, seed, shifters: as in `predict_batches`.
-        batch_size: images per forward pass.
+        batch_size: images per forward pass; models that adapt may have a batch size of their own.
         safe_batch_size: a smaller batch size that is known to fit into memory. It is only for
             models that do not adapt: for the others it would change the result.
         when_halved, tell: as in `predict_batches`, of models that do not adapt.
 
     Returns:
-        The predictions of each model, in the order of the images.
+        The predictions of each model, in the order of the images; of a model that adapts, stream
+        after stream (`AnyPredictions.stream`).
 
     Raises:
-        InputError: a model that adapts has fewer than two images or a batch size below two; or
-            memory runs out for it, because smaller batches would change its results.
+        InputError: a batch would be too small for a model that adapts; or memory runs out for it,
+            because smaller batches would change its results.
     """
-    plain = [model for model in predictors if not model.adapts]
-    adapted = [model for model in predictors if model.adapts]
-    shifted_pixels, is_shifted = None, shift.level is not None
-    if is_shifted and plain and adapted and images.images.nbytes <= MOST_KEPT_BYTES:
-        shifted_pixels = torch.empty_like(images.images)
-    predict_group = partial(
-        predict_batches, device=device, arithmetic=arithmetic, seed=seed, shifters=shifters
-    )
-    predictions: dict[bool, Iterator[AnyPredictions]] = {}  # by whether the model adapts
+    plain = [model for model in predictors if model.adapting is None]
+    shifted = images
+    is_reused = len(plain) < len(predictors) and shift.level is not None
+    if is_reused and images.images.nbytes <= MOST_KEPT_BYTES:
+        shifted = replace(images, images=torch.empty_like(images.images))
+    kept = None if shifted is images else shifted.images
+    in_order: Iterator[AnyPredictions] = iter(())
+    batches = batch_slices(len(images), safe_batch_size or batch_size)
+    predict_group = partial(predict_batches, device=device, arithmetic=arithmetic, seed=seed)
     if plain:
-        batches = batch_slices(len(images), safe_batch_size or batch_size)
-        in_order = predict_group(
-            plain,
-            images,
-            shift,
-            batches=batches,
-            out=shifted_pixels,
-            when_halved=when_halved,
-            tell=tell,
+        in_order = iter(
+            predict_group(
+                plain,
+                images,
+                shift,
+                batches=batches,
+                shifters=shifters,
+                out=kept,
+                when_halved=when_halved,
+                tell=tell,
+            )
         )
-        predictions[False] = iter(in_order)
-    if adapted:
-        if len(images) < 2 or batch_size < 2:
-            raise InputError("a model that adapts needs at least two images in a batch")
-        order = np.random.default_rng(0).permutation(len(images))
-        chunks = np.array_split(order, math.ceil(len(images) / batch_size))
-        shuffled = predict_group(
-            adapted,
-            images if shifted_pixels is None else replace(images, images=shifted_pixels),
-            shift if shifted_pixels is None else None,
-            batches=[torch.from_numpy(chunk) for chunk in chunks],
+    elif kept is not None and isinstance(shift, Shift):
+        for _ in shifted_batches(images, shift, seed, batches, shifters=shifters, out=kept):
+            pass
+    in_streams = partial(
+        predict_streams,
+        images=shifted,
+        batch_size=batch_size,
+        predict_stream=partial(
+            predict_group,
+            images=shifted,
+            shift=shift if kept is None else None,
+            shifters=shifters,
             when_halved=_refuse_smaller,
-        )
-        predictions[True] = (columns.take(np.argsort(order)) for columns in shuffled)
-    return [next(predictions[model.adapts]) for model in predictors]
+        ),
+    )
+    return [
+        next(in_order) if model.adapting is None else in_streams(model, model.adapting)
+        for model in predictors
+    ]
+
+
+def predict_streams(
+    predictor: Predictor,
+    adapting: Adapting,
+    *,
+    images: Images,
+    batch_size: int,
+    predict_stream: Callable[..., list[AnyPredictions]],
+) -> AnyPredictions:
+    """Predict every stream of a model that adapts, each with a copy of its own.
+
+    Args:
+        predictor: the model as it is.
+        adapting: what adapts copies of it.
+        images: all images that the streams draw from.
+        batch_size: that of the evaluation.
+        predict_stream: `predict_batches` with everything but predictors and batches.
+
+    Returns:
+        The rows of one stream after those of another, each in the order of the images.
+    """
+    count = adapting.count_batches(len(images), batch_size)
+    parts = []
+    for number, places in enumerate(adapting.draw_streams(images.labels.numpy())):
+        copy = adapting.adapt(predictor.model, number)
+        chunks = map(torch.from_numpy, np.array_split(places, count))
+        (seen,) = predict_stream([predictor._replace(model=copy)], batches=list(chunks))
+        stream = np.full(len(places), number, dtype=np.int64)
+        rows = seen.with_columns(stream=stream, place=np.arange(len(places)))
+        parts.append(rows.take(np.argsort(places)))
+    return join_predictions(parts)
 
 
 def _refuse_smaller(_: int) -> None:

@@ -30,6 +30,7 @@ from fairweather.types.measurement import (
     CLASSIFICATION,
     AnyPredictions,
     IntArray,
+    Passes,
     Predictions,
     ReaderCalls,
     TextArray,
@@ -569,6 +570,8 @@ class RunFolder:
             predictions: AnyPredictions = kind(
                 **columns, logits=logits, classes=tuple(described["classes"])
             )
+            if "passes" in described:
+                predictions = predictions.with_columns(passes=Passes(*described["passes"]))
             if isinstance(predictions, Predictions):
                 predictions = replace(predictions, ood_scores=_read_ood_scores(table))
             return self._add_facts(predictions), "unit" in described
@@ -608,8 +611,10 @@ class RunFolder:
         }
         if isinstance(predictions, Predictions):
             columns |= _ood_columns(predictions)
-        unit = {"unit": self.record.settings.unit} if aggregated else {}
-        self._write_table(name, columns, classes=predictions.classes, **unit)
+        facts: dict[str, object] = {"unit": self.record.settings.unit} if aggregated else {}
+        if predictions.passes is not None:
+            facts["passes"] = predictions.passes
+        self._write_table(name, columns, classes=predictions.classes, **facts)
 
     def write_groups(self, name: str, groups: StoredGroups) -> None:
         """Write which images belong together as parquet, with numbers for the groups."""

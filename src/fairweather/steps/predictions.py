@@ -33,7 +33,7 @@ from fairweather.steps.sweeps import parse_shift
 from fairweather.steps.worker import Worker
 from fairweather.types.kinds import FINDINGS
 from fairweather.types.measurement import AnyPredictions, Attack, Groups, Images, Predictions
-from fairweather.types.record import VAL
+from fairweather.types.record import TEST, VAL
 from fairweather.variants.fitted import NOTHING_FITTED, FittedParameters
 from fairweather.variants.variant import read_variant
 
@@ -184,9 +184,8 @@ def _predict_again(
     assert step.network is not None, "what is given has its logits"
     predictions: list[AnyPredictions] = []
     for text in step.shifts:  # each begins with a new copy of an adapting network
-        predictor = _load_predictor(step.network, step.variant, worker, folder)._replace(
-            keeps_logits=True
-        )
+        predictor = _load_predictor(step.network, step.variant, worker, folder, once=True)
+        predictor = predictor._replace(keeps_logits=True)
         predictions += predict_shared(
             [predictor],
             worker.images(step.val),
@@ -270,7 +269,10 @@ def do_predictions(
     return [
         # Batches of adapted networks are never halved.
         _store_predictions(
-            step, predictions, folder, None if predictor.adapts else worker.halved(step.batch_size)
+            step,
+            predictions,
+            folder,
+            worker.halved(step.batch_size) if predictor.adapting is None else None,
         )
         for step, predictor, predictions in zip(steps, predictors, all_predictions, strict=True)
     ]
@@ -307,7 +309,8 @@ def has_changed_logits(predictions: Predictions) -> bool:
 
 def _make_predictor(step: plan.PredictStep, worker: Worker, folder: RunFolder) -> Predictor:
     assert isinstance(step.how, plan.ForwardPass)
-    predictor = _load_predictor(step.how.network, step.how.variant, worker, folder)
+    drawn = step.labelled and step.images.part == TEST
+    predictor = _load_predictor(step.how.network, step.how.variant, worker, folder, once=not drawn)
     fitted, known = NOTHING_FITTED, None
     if step.how.variant is not None and step.how.fitted is not None:
         fitted = read_fitted(folder, step.how.variant, step.how.fitted)
@@ -317,13 +320,19 @@ def _make_predictor(step: plan.PredictStep, worker: Worker, folder: RunFolder) -
 
 
 def _load_predictor(
-    network: plan.AnyNetwork, variant: str | None, worker: Worker, folder: RunFolder
+    network: plan.AnyNetwork,
+    variant: str | None,
+    worker: Worker,
+    folder: RunFolder,
+    *,
+    once: bool,
 ) -> Predictor:
-    """A network, or its copy that adapts to the images."""
+    """A network, and what adapts it; `once` for images that no stream draws anew."""
     adapting = None if variant is None else read_variant(variant).adapting
+    if adapting is not None and once:
+        adapting = adapting.once()
     model = worker.network(network, folder)
-    network_copy = model if adapting is None else adapting.adapt(model)
-    return Predictor(network_copy, adapts=adapting is not None, task=folder.task)
+    return Predictor(model, adapting=adapting, task=folder.task)
 
 
 def _make_halver(worker: Worker, progress: Notify) -> Callable[[int], None]:

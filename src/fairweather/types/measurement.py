@@ -502,6 +502,19 @@ class Cell:
         return f"{self.model}/seed-{self.seed}/{self.shift.id}"
 
 
+class Passes(NamedTuple):
+    """How many images went through a network that adapts, on its way through all streams."""
+
+    forward: int
+    """Images of all passes forward; an image counts once in each."""
+
+    backward: int
+    """Images of all passes backward, which compute gradients."""
+
+
+STREAM_COLUMNS = {"stream": np.int64, "place": np.int64}  # only of models that adapt
+
+
 class AnyPredictions:
     """The per-image columns of one cell, of whatever task.
 
@@ -525,6 +538,12 @@ class AnyPredictions:
 
     costs: Costs | None = None
     """What errors cost; None if that is unknown."""
+
+    stream: IntArray | None = None
+    place: IntArray | None = None
+    passes: Passes | None = None
+    """`stream`, `place`, `passes`: of a model that adapts, as in `Predictions`; else None. The
+    rows of one stream follow those of another, and each has every image once, so keys repeat."""
 
     kind: ClassVar[TaskKind]
     """What these are predictions of."""
@@ -595,6 +614,7 @@ class Predictions(AnyPredictions):
         # Only for variants that make prediction sets.
         "set_size": np.int64,
         "covered": np.bool_,
+        **STREAM_COLUMNS,
     }
 
     keys: IntArray
@@ -628,6 +648,16 @@ class Predictions(AnyPredictions):
 
     covered: BoolArray | None = None
     """Bool `[N]`: is the label in the prediction set; None without sets."""
+
+    stream: IntArray | None = None
+    """int64 `[N]`, the number of the stream that the image was seen in; None for a model that does
+    not adapt."""
+
+    place: IntArray | None = None
+    """int64 `[N]`, the image's place in its stream, from 0 on; None likewise."""
+
+    passes: Passes | None = None
+    """What adapting to the images has cost; None likewise."""
 
     ood_scores: Mapping[str, npt.NDArray[np.float32]] = field(default_factory=dict)
     """float32 `[N]` for each score of `OOD_SCORES` that was computed, by name."""

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import copy
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, ClassVar
 
 from fairweather.errors import InputError
@@ -29,8 +29,10 @@ class BatchNorm(Adapting):
 
     kind: ClassVar[str] = "batchnorm"
     kind_title: ClassVar[str] = "batch norm of the test batch"
+    batch_size: int | None = field(default=None, kw_only=True)
+    orders: int = field(default=1, kw_only=True)
 
-    def adapt(self, network: nn.Module) -> nn.Module:
+    def adapt(self, network: nn.Module, seed: int = 0) -> nn.Module:
         from torch import nn
 
         adapted = copy.deepcopy(network)

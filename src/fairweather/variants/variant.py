@@ -12,8 +12,8 @@ import json
 import math
 import pkgutil
 from collections.abc import Iterable, Mapping
-from dataclasses import dataclass, field, fields
-from typing import TYPE_CHECKING, ClassVar
+from dataclasses import dataclass, field, fields, replace
+from typing import TYPE_CHECKING, ClassVar, Self
 
 from fairweather.errors import InputError, unknown_name
 from fairweather.files.yamlfile import parse_yaml
@@ -35,6 +35,7 @@ EVERY_KIND = (CLASSES, FINDINGS)
 # The suffix of names of variants that are fitted on the images that `fit_on` lists.
 FIT_ON = "-fit_on"
 FITTED_UNDER_SHIFTS = "fitted under shifts"
+SHUFFLED = "shuffled"
 
 
 @dataclass(frozen=True)
@@ -188,23 +189,55 @@ class PostHoc(Variant):
         raise NotImplementedError
 
 
+# The order of cells: each with a new copy, one copy along all, or one along the levels of a shift.
+EPISODIC, CONTINUAL, GRADUAL = "episodic", "continual", "gradual"
+CELL_ORDERS = (EPISODIC, CONTINUAL, GRADUAL)
+
+
 @dataclass(frozen=True)
 class Adapting(Variant):
     """A variant that changes a copy of the network while it predicts test images, without labels.
 
-    The copy sees the images of a cell in an order that is shuffled once, by a fixed seed. A data
-    set that is sorted by class would otherwise give batches of one class. Batches are of nearly
-    equal size. They are not halved if memory runs out, since smaller ones would give other results.
-    The prediction for an image depends on the images before it and beside it. An attack treats each
-    image alone, so adapting networks are not attacked. Each cell begins with a new copy, and one
-    process predicts the whole cell.
+    The fields of the protocol say which images a copy sees, and in which order. The prediction for
+    an image depends on the images before it and beside it. So one process predicts a whole cell.
+    Batches are of nearly equal size. They are not halved if memory runs out, since smaller ones
+    would give other results. An attack treats each image alone, so adapting networks are not
+    attacked.
     """
 
-    def adapt(self, network: nn.Module) -> nn.Module:
+    batch_size: int | None = field(default=64, kw_only=True)
+    """The maximum of images in a batch; None for the batch size of the evaluation."""
+
+    order: str = field(default=SHUFFLED, kw_only=True)
+    """The order of the images, one of `streams.IMAGE_ORDERS`."""
+
+    concentration: float = field(default=0.1, kw_only=True)
+    """The parameter of the Dirichlet distribution of `order: dirichlet`; small ones keep the images
+    of a class together."""
+
+    imbalance: float = field(default=100.0, kw_only=True)
+    """How much likelier one class is than each other one, for a time, with `order: imbalanced`."""
+
+    orders: int = field(default=5, kw_only=True)
+    """The number of streams; each has every image once."""
+
+    order_seed: int = field(default=0, kw_only=True)
+    """The seed of the orders of images."""
+
+    cells: str = field(default=EPISODIC, kw_only=True)
+    """`episodic`: each cell begins with a new copy. `continual`: one copy sees all cells, in their
+    order. `gradual`: one copy sees the levels of a shift, and the next shift begins with a new one.
+    """
+
+    fewest: ClassVar[int] = 2
+    """The smallest batch that the method works with."""
+
+    def adapt(self, network: nn.Module, seed: int = 0) -> nn.Module:
         """Copy a network, so that the copy adapts to the batches that it predicts.
 
         Args:
             network: float images `[B, 3, H, W]` in [0, 1] to logits `[B, classes]`.
+            seed: of random numbers, if the method draws any.
 
         Returns:
             A module with the same inputs and outputs. It is called in evaluation mode and without
@@ -215,8 +248,37 @@ class Adapting(Variant):
         """
         raise NotImplementedError
 
+    def once(self) -> Self:
+        """The same method with a single stream and a new copy for each cell.
+
+        Images that thresholds are fitted on, and other data sets, are predicted so.
+        """
+        return replace(self, orders=1, cells=EPISODIC)
+
+    def draw_streams(self, labels: LabelArray) -> list[IntArray]:
+        """Draw the places of the images of each stream, in the order in which they are seen."""
+        from fairweather.variants.streams import draw_stream
+
+        how = {"concentration": self.concentration, "imbalance": self.imbalance}
+        seeds = [(self.order_seed, number) for number in range(self.orders)]
+        return [draw_stream(labels, self.order, seed, **how) for seed in seeds]
+
+    def count_batches(self, images: int, batch_size: int) -> int:
+        """The number of batches of a stream, given the batch size of the evaluation.
+
+        Raises `InputError` if a batch would be too small for the method.
+        """
+        batches = math.ceil(images / (self.batch_size or batch_size))
+        if images // batches < self.fewest:
+            raise InputError(
+                f"{self.kind} needs at least {self.fewest} images in a batch, found "
+                f"{images // batches}"
+            )
+        return batches
+
     def phrase(self, images: int, batch_size: int, kind: TaskKind = CLASSES) -> str:
-        return f"{self.title} ({even_batches(images, batch_size)} images)"
+        size = even_batches(images, self.batch_size or batch_size)
+        return f"{self.title} ({size} images)"
 
     @property
     def adapting(self) -> Adapting:
@@ -313,8 +375,6 @@ def read_variant(written: object) -> Variant:
     variant = variant_class(kind)
     names = sorted(parameter.name for parameter in fields(variant))
     for name in parameters:
-        if not names:
-            raise InputError(f"variants: {kind} has no parameters, found {name!r}")
         if name not in names:
             raise unknown_name(f"parameter of {kind}", str(name), names)
     adapting = {"of": read_variant(parameters["of"])} if "of" in parameters else {}
