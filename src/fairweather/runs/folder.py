@@ -34,6 +34,7 @@ from fairweather.types.measurement import (
     Predictions,
     ReaderCalls,
     TextArray,
+    join_streams,
 )
 from fairweather.types.options import Aggregation
 from fairweather.types.record import (
@@ -442,13 +443,13 @@ class RunFolder:
         return self.read_columns(name, [column])[0]
 
     def read_columns(self, name: str, columns: Sequence[str]) -> list[npt.NDArray[Any]]:
-        """Read some columns of a file of predictions, `[N]` each; of the first of several streams."""
+        """Read some columns of a file of predictions, `[N]` each, of the first of its streams."""
         return [column[0] for column in self.read_stream_columns(name, columns)]
 
     def read_stream_columns(self, name: str, columns: Sequence[str]) -> list[npt.NDArray[Any]]:
         """Read some columns of a file of predictions, `[streams, N]` each."""
         if self.aggregation is not None:
-            streams = self.read_streams(name)
+            streams = self.read_streams(name).streams
             return [np.stack([getattr(cell, column) for cell in streams]) for column in columns]
         with _open_parquet(self.file(name)) as file:
             small = DOUBT in file.schema_arrow.names
@@ -483,26 +484,27 @@ class RunFolder:
         They have one row for each image, or for each patient if patients are judged. Of a model
         that adapts, they are those of its first stream.
         """
-        return self.read_streams(name)[0]
+        return self.read_streams(name).streams[0]
 
-    def read_streams(self, name: str) -> tuple[AnyPredictions, ...]:
-        """Read the same of each stream of a model that adapts; another cell has one."""
+    def read_streams(self, name: str) -> AnyPredictions:
+        """Read the same of all streams of a model that adapts, one after the other."""
         (predictions, is_aggregated), aggregation = self._read_rows(name), self.aggregation
-        streams, place = predictions.streams, parse_predictions_path(name)
+        place = parse_predictions_path(name)
         if aggregation is None or is_aggregated or place is None:
-            return streams
+            return predictions
         groups = self._read_groups(f"{GROUPS}/{place.part}.parquet")
         if groups is None or groups.numbers is None:
             raise InputError(
                 f"{self.file(name)}: nothing says which {aggregation.unit} its rows are"
             )
+        streams = predictions.streams
         if not all(np.array_equal(groups.keys, stream.keys) for stream in streams):
             raise InputError(
                 f"{self.file(name)} has other images than {GROUPS}/{place.part}.parquet"
             )
         grouping = Grouping(groups.numbers)
         how = self.choose_aggregate(place.model, place.seed).name
-        return tuple(self._aggregate(stream, grouping, how) for stream in streams)
+        return join_streams([self._aggregate(stream, grouping, how) for stream in streams])
 
     def choose_aggregate(self, model: str, seed: int | str) -> ChosenAggregate:
         """How the images of a patient become one decision of a model and seed.
@@ -550,11 +552,11 @@ class RunFolder:
 
         Of a model that adapts, they are those of its first stream.
         """
-        return self.read_image_streams(name)[0]
+        return self.read_image_streams(name).streams[0]
 
-    def read_image_streams(self, name: str) -> tuple[AnyPredictions, ...]:
-        """Read the same of each stream of a model that adapts."""
-        return self._read_rows(name)[0].streams
+    def read_image_streams(self, name: str) -> AnyPredictions:
+        """Read the same of all streams of a model that adapts, one after the other."""
+        return self._read_rows(name)[0]
 
     def _read_rows(self, name: str) -> tuple[AnyPredictions, bool]:
         """The rows of a file of predictions, and whether these are patients already."""
@@ -590,7 +592,8 @@ class RunFolder:
     def ood_scores(self, name: str) -> dict[str, npt.NDArray[np.float32]]:
         """Read the scores of a file of predictions that may tell other data sets, by their names.
 
-        Of several streams, they are those of the first. Files without such scores, also of earlier versions, have none.
+        Of several streams, they are those of the first. Files without such scores, also of earlier
+        versions, have none.
         """
         with _open_parquet(self.file(name)) as file:
             names = [column for column in file.schema_arrow.names if column.startswith(_OOD)]

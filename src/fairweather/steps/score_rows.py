@@ -59,7 +59,7 @@ Places = npt.NDArray[np.integer]  # of the images of a slice
 
 def estimate_with_classes(
     cells: Sequence[Cell],
-    read: Callable[[Cell], Sequence[Predictions]],
+    read: Callable[[Cell], Predictions],
     bootstrap: int,
     points: OperatingPoints,
     fitted: Callable[[Cell], FittedThresholds | None] = lambda _: None,
@@ -85,7 +85,7 @@ def estimate_with_classes(
         The estimates of each cell, in the order of the cells, and the rows.
     """
     parts, estimated = [pd.DataFrame(columns=COLUMNS)], {}
-    classes = _class_names(read(cells[0])[0], points) if cells else []
+    classes = _class_names(read(cells[0]), points) if cells else []
     estimated_cells = estimate_cells(
         [cell for members in _group_cells(cells) for cell in members],
         read,
@@ -112,7 +112,7 @@ def estimate_with_classes(
 
 def class_slice_rows(
     cells: Sequence[Cell],
-    read: Callable[[Cell], Sequence[Predictions]],
+    read: Callable[[Cell], Predictions],
     column: str,
     places: Mapping[str, Places],
     bootstrap: int,
@@ -137,7 +137,7 @@ def class_slice_rows(
     parts = [pd.DataFrame(columns=SLICE_COLUMNS)]
     clean = [cell for cell in cells if cell.shift.name == CLEAN]
     for members in _group_cells(clean):
-        names = _class_names(read(members[0])[0], points)
+        names = _class_names(read(members[0]), points)
 
         def estimate(
             subset: Places,
@@ -147,7 +147,7 @@ def class_slice_rows(
         ) -> dict[ScoreKey, Estimates]:
             estimates = estimate_cells(
                 members,
-                lambda cell: [stream.take(subset) for stream in read(cell)],
+                lambda cell: read(cell).take_images(subset),
                 bootstrap,
                 fitted=fitted,
                 grouping=own_grouping,

@@ -103,7 +103,7 @@ def do_score(step: ScoreStep, worker: Worker, folder: RunFolder, progress: Notif
         return StepResult()
 
     def check(predictions: AnyPredictions) -> Predictions:
-        assert isinstance(predictions, Predictions), "it is a classifier's"
+        assert isinstance(predictions, Predictions), "only classifiers are scored here"
         if has_changed_logits(predictions):
             files = [cell_file(cell) for members, _ in parts for cell in members]
             files += [file for row in step.rows for file in _validation_files(step, row)]
@@ -113,10 +113,10 @@ def do_score(step: ScoreStep, worker: Worker, folder: RunFolder, progress: Notif
     def read_file(file: str) -> Predictions:
         return check(folder.read_cell(file))
 
-    def read(cell: Cell) -> list[Predictions]:
-        return list(map(check, folder.read_streams(cell_file(cell))))
+    def read(cell: Cell) -> Predictions:
+        return check(folder.read_streams(cell_file(cell)))
 
-    first = read(cells[0])[0]
+    first = read(cells[0]).streams[0]
     classes = first.classes
     targets = find_targets(class_metric_names(classes, step.operating_points), classes)
     fitted = {
@@ -249,13 +249,13 @@ def _score_images(
 ) -> ScoredImages:
     """Score whole images, each unit, the means over units and the worst, all or at some places."""
 
-    def read(cell: Cell) -> list[AnyPredictions]:
-        streams = folder.read_streams(cell_file(cell))
-        return [stream if places is None else stream.take(places) for stream in streams]
+    def read(cell: Cell) -> AnyPredictions:
+        predictions = folder.read_streams(cell_file(cell))
+        return predictions if places is None else predictions.take_images(places)
 
     estimated = estimate_units(
         folder.task,
-        ((score_key(cell), stream) for cell in cells for stream in read(cell)),
+        ((score_key(cell), read(cell)) for cell in cells),
         step.bootstrap,
         grouping,
         points=step.operating_points,
@@ -263,7 +263,7 @@ def _score_images(
         threads=torch.get_num_threads(),
     )
     tables = {name: _summarize(table.items()) for name, table in estimated.items()}
-    units = folder.task.units(read(cells[0])[0])
+    units = folder.task.units(read(cells[0]).streams[0])
     frames = [_count_groups(unit_frame(table, name), table) for name, table in tables.items()]
     judged = {unit.name: tables[unit.name] for unit in units if not unit.left_out}
     if judged and len(units) > 1:
@@ -407,8 +407,8 @@ def _slice_rows(
     assert groups is not None  # an earlier step wrote them
     grouping = None if groups.numbers is None else Grouping(groups.numbers)
 
-    def read(cell: Cell) -> Sequence[Predictions]:
-        return cast("Sequence[Predictions]", folder.read_streams(cell_file(cell)))
+    def read(cell: Cell) -> Predictions:
+        return cast("Predictions", folder.read_streams(cell_file(cell)))
 
     clean = sum(
         cell.shift.name == CLEAN for cell in cells
@@ -420,7 +420,7 @@ def _slice_rows(
         estimated = []
         for estimate in estimate_cells(
             cells,
-            lambda cell: [stream.take(places) for stream in read(cell)],
+            lambda cell: read(cell).take_images(places),
             step.bootstrap,
             fitted=lambda cell: fitted.get((cell.model, cell.seed)),
             grouping=own_grouping,
