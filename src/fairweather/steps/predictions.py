@@ -231,13 +231,14 @@ def do_predict(
             return plan.StepResult(f"{step.shift}: as {of}")
         case plan.AppliedVariant(of=of, variant=variant, fitted=str(file)):
             fitted = read_fitted(folder, variant, file)
-            predictions = fitted.apply(folder.read_cell(of), folder.task)
+            predictions = fitted.apply(folder.read_streams(of), folder.task)
         case plan.EnsembleAverage(members=files):
-            members = [folder.read_images(file) for file in files]
+            members = [folder.read_image_streams(file) for file in files]
             logits = folder.task.combine(member.logits for member in members)
             first = members[0]
             columns = logits, first.labels, first.keys
             predictions = make_predictions(*columns, first.classes, task=folder.task)
+            predictions = predictions.with_columns(stream=first.stream, place=first.place)
     if step.ood_scores:
         assert isinstance(predictions, Predictions), "only classifiers have these scores"
         assert predictions.logits is not None, "all are made of stored logits"

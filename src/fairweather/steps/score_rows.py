@@ -21,9 +21,10 @@ from fairweather.metrics import (
     mce_alexnet,
     mean_corruption_error,
 )
-from fairweather.metrics.columns import FloatArray, Result
+from fairweather.metrics.columns import FloatArray, IntArray, Result
 from fairweather.metrics.detection import DETECTION_METRICS, OOD_SCORES
 from fairweather.metrics.grouping import Grouping
+from fairweather.metrics.intervals import stream_estimate
 from fairweather.metrics.metric import class_metric_names, find_class_metric_row
 from fairweather.metrics.robustness import ALEXNET, SEVERITIES, Errors
 from fairweather.runs.folder import RunFolder
@@ -146,7 +147,7 @@ def class_slice_rows(
         ) -> dict[ScoreKey, Estimates]:
             estimates = estimate_cells(
                 members,
-                lambda cell: read(cell).take(subset),
+                lambda cell: read(cell).take_images(subset),
                 bootstrap,
                 fitted=fitted,
                 grouping=own_grouping,
@@ -217,7 +218,7 @@ def concatenate_rows(parts: Sequence[pd.DataFrame]) -> pd.DataFrame:
 def derived_rows(
     cells: Sequence[Cell],
     table: Mapping[ScoreKey, Estimates],
-    predicted: Callable[[Cell], npt.NDArray[np.int64]],
+    predicted: Callable[[Cell], Sequence[IntArray]],
     *,
     bootstrap: int,
     in_units_of_alexnet: bool,
@@ -228,7 +229,7 @@ def derived_rows(
     Args:
         cells: all cells that are scored.
         table: the estimates of each cell, with the metric `accuracy`.
-        predicted: reads the predicted classes of a cell, int64 `[n]`.
+        predicted: reads the predicted classes of each stream of a cell, int64 `[n]`.
         bootstrap: number of resamples for every interval.
         in_units_of_alexnet: whether the images are those of the published mCE.
         grouping: which images belong together, if whole groups were resampled for the table.
@@ -245,7 +246,7 @@ def derived_rows(
 
 def _flip_rates(
     cells: Sequence[Cell],
-    predicted: Callable[[Cell], npt.NDArray[np.int64]],
+    predicted: Callable[[Cell], Sequence[IntArray]],
     bootstrap: int,
     grouping: Grouping | None,
 ) -> Iterator[tuple[ScoreKey, Estimate]]:
@@ -261,13 +262,14 @@ def _flip_rates(
     for (model, seed, shift), levels in sweeps.items():
         at_neutral = (shift_kind(shift).neutral, clean[model, seed])
         by_level = sorted([at_neutral, *levels], key=itemgetter(0))
-        classes = np.stack([predicted(cell) for _, cell in by_level])
-        keys.append((model, str(seed), shift, MEAN))
-        columns.append((classes[1:] != classes[:-1]).mean(axis=0))
+        for classes in zip(*(predicted(cell) for _, cell in by_level), strict=True):  # by stream
+            keys.append((model, str(seed), shift, MEAN))
+            columns.append((np.diff(classes, axis=0) != 0).mean(axis=0))
     if keys:
         shares = np.stack(columns, axis=1)
         rates = estimate_means(shares, ["share"] * len(keys), bootstrap, grouping=grouping)
-        yield from zip(keys, rates, strict=True)
+        for key, streams in groupby(zip(keys, rates, strict=True), itemgetter(0)):
+            yield key, stream_estimate([rate for _, rate in streams])
 
 
 def _corruption_errors(

@@ -568,6 +568,17 @@ class AnyPredictions:
         """The columns of some images, by their places."""
         return join_columns([self], lambda columns: columns[0][places])
 
+    @property
+    def streams(self) -> tuple[Self, ...]:
+        """Each stream of a model that adapts, in the order of the images; else these alone."""
+        if self.stream is None:
+            return (self,)
+        return tuple(self.take(np.flatnonzero(self.stream == s)) for s in np.unique(self.stream))
+
+    def take_images(self, places: npt.NDArray[np.integer]) -> Self:
+        """The columns of some images, by their places, in each stream."""
+        return join_streams([stream.take(places) for stream in self.streams])
+
     def with_columns(self, **columns: object) -> Self:
         """The same with other columns."""
         return replace(self, **columns)  # type: ignore[type-var] # every task has a dataclass
@@ -589,6 +600,20 @@ def join_columns(parts: Sequence[P], join: Callable[[list[npt.NDArray[Any]]], An
         elif isinstance(first, Mapping):
             changed[name] = {key: join([column[key] for column in columns]) for key in first}
     return parts[0].with_columns(**changed)
+
+
+def join_streams(streams: Sequence[P]) -> P:
+    """Join the streams of a model that adapts, or give the only predictions as they are.
+
+    What was made of a stream, such as the rows of patients, need not know its number.
+    """
+    if len(streams) == 1:
+        return streams[0]
+    numbered = [
+        stream.with_columns(stream=np.full(len(stream), number, dtype=np.int64))
+        for number, stream in enumerate(streams)
+    ]
+    return join_columns(numbered, np.concatenate)
 
 
 @dataclass(frozen=True)
