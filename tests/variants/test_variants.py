@@ -104,11 +104,11 @@ def test_adapted_batch_norm_uses_the_batch_and_leaves_the_model_alone(toy_images
     mean, var = images.mean((0, 2, 3)), images.var((0, 2, 3), unbiased=False)
     expected = (images - mean[:, None, None]) / (var + 1e-5).sqrt()[:, None, None]
     with torch.inference_mode():
-        assert torch.allclose(adapted.norm(images), expected, atol=1e-5)
+        assert torch.allclose(adapted.network.norm(images), expected, atol=1e-5)
         assert not torch.allclose(model.norm(images), expected, atol=1e-2)
     for name, tensor in model.state_dict().items():
         assert torch.equal(tensor, before[name]), name
-    assert isinstance(adapted.norm, nn.BatchNorm2d)
+    assert isinstance(adapted.network.norm, nn.BatchNorm2d)
 
 
 def test_timms_batch_norm_is_adapted_too(toy_images):

@@ -36,10 +36,12 @@ from fairweather.types.measurement import (
     Images,
     Index,
     P,
+    Passes,
     Shift,
     join_columns,
     special_kind,
 )
+from fairweather.variants.adaptation.networks import Tensors, list_layers
 from fairweather.variants.calibration import LogitDivisor
 from fairweather.variants.fitted import NOTHING_FITTED, FittedParameters
 from fairweather.variants.variant import Adapting
@@ -107,13 +109,7 @@ def watch_last_layer(model: nn.Module) -> Iterator[FeatureGetter]:
             case (torch.Tensor(ndim=2) as inputs, *_) if isinstance(module, nn.Linear):
                 features.append(inputs.detach().clone())  # the network may reuse its memory
 
-    # A network with children and parameters of its own, such as a transformer, is not a layer.
-    layers = [
-        module
-        for module in model.modules()
-        if not any(True for _ in module.children()) and any(True for _ in module.parameters())
-    ]
-    hooks = [layer.register_forward_hook(store_input) for layer in layers]
+    hooks = [layer.register_forward_hook(store_input) for layer in list_layers(model)]
     try:
         yield lambda: features.pop().float().cpu().numpy() if features else None
     finally:
@@ -243,6 +239,13 @@ class Predictor(NamedTuple):
 
     adapting: Adapting | None = None
     """What adapts copies of the model to the images they see, in streams of their own."""
+
+    source: Images | None = None
+    """Clean validation images that the method learns from; None if it needs none."""
+
+    carried: list[Tensors] | None = None
+    """What each stream has changed in the cell before; what it has changed until the end of this
+    cell takes its place. None if each cell begins with new copies."""
 
     keeps_logits: bool = False
     """Keep the logits of any number of classes."""
@@ -573,14 +576,12 @@ def predict_shared(
     in_streams = partial(
         predict_streams,
         images=shifted,
+        shift=shift if kept is None else None,
         batch_size=batch_size,
-        predict_stream=partial(
-            predict_group,
-            images=shifted,
-            shift=shift if kept is None else None,
-            shifters=shifters,
-            when_halved=_refuse_smaller,
-        ),
+        device=device,
+        arithmetic=arithmetic,
+        seed=seed,
+        shifters=shifters,
     )
     return [
         next(in_order) if model.adapting is None else in_streams(model, model.adapting)
@@ -593,31 +594,87 @@ def predict_streams(
     adapting: Adapting,
     *,
     images: Images,
+    shift: Shift | Attack | None,
     batch_size: int,
-    predict_stream: Callable[..., list[AnyPredictions]],
+    device: torch.device,
+    arithmetic: Arithmetic = FP32,
+    seed: int = 0,
+    shifters: BatchShifter | None = None,
 ) -> AnyPredictions:
     """Predict every stream of a model that adapts, each with a copy of its own.
 
     Args:
         predictor: the model as it is.
         adapting: what adapts copies of it.
-        images: all images that the streams draw from.
+        images: all images.
         batch_size: that of the evaluation.
-        predict_stream: `predict_batches` with everything but predictors and batches.
+        shift, device, arithmetic, seed, shifters: as in `predict_batches`.
 
     Returns:
         The rows of one stream after those of another, each in the order of the images.
+
+    Raises `InputError` if a batch would be too small, or memory runs out.
     """
-    count = adapting.count_batches(len(images), batch_size)
-    parts = []
+    count = adapting.count_batches(len(images), batch_size, predictor.model)
+    learned, passes = learn_from_source(predictor, adapting, batch_size, device, arithmetic)
+    parts, carried = [], []
     for number, places in enumerate(adapting.draw_streams(images.labels.numpy())):
-        copy = adapting.adapt(predictor.model, number)
-        chunks = map(torch.from_numpy, np.array_split(places, count))
-        (seen,) = predict_stream([predictor._replace(model=copy)], batches=list(chunks))
+        adapted = adapting.adapt(predictor.model, number)
+        adapted.memory |= learned
+        first = {} if predictor.carried is None else adapted.carry()
+        if predictor.carried:
+            adapted.resume(predictor.carried[number])
+        (seen,) = predict_batches(
+            [predictor._replace(model=adapted)],
+            images,
+            shift,
+            batches=[torch.from_numpy(part) for part in np.array_split(places, count)],
+            device=device,
+            arithmetic=arithmetic,
+            seed=seed,
+            shifters=shifters,
+            when_halved=_refuse_smaller,
+        )
         stream = np.full(len(places), number, dtype=np.int64)
         rows = seen.with_columns(stream=stream, place=np.arange(len(places)))
         parts.append(rows.take(np.argsort(places)))
-    return join_predictions(parts)
+        passes = Passes(*map(sum, zip(passes, adapted.passes, strict=True)))
+        if predictor.carried is not None:
+            carried.append(_select_changed(adapted.carry(), first))
+    if predictor.carried is not None:
+        predictor.carried[:] = carried
+    return join_predictions(parts).with_columns(passes=passes)
+
+
+def learn_from_source(
+    predictor: Predictor,
+    adapting: Adapting,
+    batch_size: int,
+    device: torch.device,
+    arithmetic: Arithmetic,
+) -> tuple[Tensors, Passes]:
+    """What all copies remember of clean validation images, and what learning it has cost."""
+    if predictor.source is None:
+        return {}, Passes(0, 0)
+    adapted, source = adapting.adapt(predictor.model), predictor.source
+    count = adapting.count_batches(len(source), batch_size, predictor.model)
+
+    def batches() -> Iterator[torch.Tensor]:
+        for places in np.array_split(np.arange(len(source)), count):
+            pixels = source[places].images.to(device)
+            yield pixels.to(memory_format=torch.channels_last).float().div_(255)
+
+    with evaluation_mode(adapted, device), arithmetic.on(device), torch.enable_grad():
+        learned = adapting.learn(adapted, batches())
+    return {name: tensor.detach() for name, tensor in learned.items()}, adapted.passes
+
+
+def _select_changed(last: Tensors, first: Tensors) -> Tensors:
+    return {
+        name: tensor
+        for name, tensor in last.items()
+        if name not in first or not torch.equal(first[name], tensor)
+    }
 
 
 def _refuse_smaller(_: int) -> None:

@@ -11,6 +11,7 @@ from functools import cache
 import numpy as np
 import numpy.typing as npt
 import safetensors.numpy
+import safetensors.torch
 from safetensors import SafetensorError
 
 from fairweather.errors import InputError
@@ -34,6 +35,7 @@ from fairweather.steps.worker import Worker
 from fairweather.types.kinds import FINDINGS
 from fairweather.types.measurement import AnyPredictions, Attack, Groups, Images, Predictions
 from fairweather.types.record import TEST, VAL
+from fairweather.variants.adaptation.networks import Tensors
 from fairweather.variants.fitted import NOTHING_FITTED, FittedParameters
 from fairweather.variants.variant import read_variant
 
@@ -267,6 +269,9 @@ def do_predictions(
         when_halved=_make_halver(worker, progress),
         tell=make_image_notifier(task, len(images), progress),
     )
+    for step, predictor in zip(steps, predictors, strict=True):
+        if predictor.carried is not None:
+            folder.write(step.leaves[1], _encode_states(predictor.carried))
     return [
         # Batches of adapted networks are never halved.
         _store_predictions(
@@ -312,6 +317,13 @@ def _make_predictor(step: plan.PredictStep, worker: Worker, folder: RunFolder) -
     assert isinstance(step.how, plan.ForwardPass)
     drawn = step.labelled and step.images.part == TEST
     predictor = _load_predictor(step.how.network, step.how.variant, worker, folder, once=not drawn)
+    if predictor.adapting is not None and step.source is not None:
+        clean = worker.images(step.source)
+        chosen = draw_sample(len(clean), predictor.adapting.source_images, step.shift_seed)
+        predictor = predictor._replace(source=clean[chosen])
+    if len(step.leaves) > 1:
+        states = [] if step.goes_on is None else _read_states(folder, step.goes_on)
+        predictor = predictor._replace(carried=states)
     fitted, known = NOTHING_FITTED, None
     if step.how.variant is not None and step.how.fitted is not None:
         fitted = read_fitted(folder, step.how.variant, step.how.fitted)
@@ -334,6 +346,31 @@ def _load_predictor(
         adapting = adapting.once()
     model = worker.network(network, folder)
     return Predictor(model, adapting=adapting, task=folder.task)
+
+
+def _encode_states(states: Sequence[Tensors]) -> bytes:
+    """The bytes of the file with what each stream has changed of a network."""
+    return safetensors.torch.save(
+        {
+            f"{number}/{name}": tensor.contiguous()
+            for number, tensors in enumerate(states)
+            for name, tensor in tensors.items()
+        }
+    )
+
+
+def _read_states(folder: RunFolder, file: str) -> list[Tensors]:
+    """Read what each stream has changed of a network; raises `InputError` for another file."""
+    path = folder.file(file)
+    try:
+        stored = safetensors.torch.load(path.read_bytes())
+    except (SafetensorError, ValueError, KeyError) as error:
+        raise InputError(f"{path} is not a file of an adapted network: {error}") from None
+    states: dict[int, Tensors] = {}
+    for key, tensor in stored.items():
+        number, _, name = key.partition("/")
+        states.setdefault(int(number), {})[name] = tensor
+    return [states[number] for number in sorted(states)]
 
 
 def _make_halver(worker: Worker, progress: Notify) -> Callable[[int], None]:
