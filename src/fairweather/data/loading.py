@@ -28,6 +28,7 @@ from fairweather.data.named_sets import (
     list_mnist5k,
     list_oxford_pets,
 )
+from fairweather.data.natural_sets import NATURAL_SOURCES, find_natural_set
 from fairweather.data.npz import MEDMNIST, REFUSED_SETS, list_npz
 from fairweather.data.parquet import has_parquet_files, list_parquet
 from fairweather.data.pixel_scans import Copies, channel_statistics, find_copies, image_name
@@ -63,6 +64,7 @@ from fairweather.types.measurement import (
     MAX_SIDE,
     MIN_SIDE,
     MULTILABEL,
+    Choices,
     Dataset,
     Images,
 )
@@ -90,6 +92,7 @@ DATA_SOURCES: dict[str, Callable[[SourceRequest], Source]] = {
     "oxford-iiit-pet": list_oxford_pets,
     "parquet:PATH": list_parquet,
     **MEDMNIST,
+    **NATURAL_SOURCES,
 }
 SKIPPED_NAMES_SHOWN = 20
 TEST_FRACTION = DataOptions.test_fraction
@@ -445,6 +448,7 @@ def list_source(
         InputError: there is no such source, or its files are missing or wrong.
     """
     name, colon, path = check_text(source, "the data source").partition(":")
+    name = find_natural_set(name) or name
     entry, at, resolution = (f"{name}:PATH", "", "") if colon else name.partition("@")
     if entry in REFUSED_SETS:
         raise InputError(f"{entry} cannot be used: {REFUSED_SETS[entry]}")
@@ -552,6 +556,7 @@ def _make_images(cached: CachedImages, entry: CacheEntry, source: Source) -> Ima
     labels = listing.labels[keys]
     check_no_empty_class(source.strata(labels), entry.name)
     names, groups = listing.names, listing.groups
+    choices = Choices(source.choices, listing.truth) if source.choices else None
     return Images(
         cached.images,
         torch.from_numpy(labels),
@@ -559,6 +564,7 @@ def _make_images(cached: CachedImages, entry: CacheEntry, source: Source) -> Ima
         source.classes,
         None if names is None else np.array([names[key] for key in keys], dtype=np.object_),
         None if groups is None else groups[keys],
+        None if choices is None else choices[keys],
     )
 
 
