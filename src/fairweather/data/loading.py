@@ -19,6 +19,12 @@ from fairweather.data.cache import (
     unreadable_error,
 )
 from fairweather.data.corrupted import list_cifar10_c, list_imagenet_c
+from fairweather.data.domains import (
+    list_camelyon17,
+    list_domains,
+    list_office_home,
+    list_pacs,
+)
 from fairweather.data.groups import read_source_groups
 from fairweather.data.image_folders import list_csv, list_folder, list_images
 from fairweather.data.named_sets import (
@@ -78,16 +84,20 @@ from fairweather.types.positive import NOTE, PositiveClasses, parse_positive
 from fairweather.types.record import ORDERED_CLASSES
 
 DATA_SOURCES: dict[str, Callable[[SourceRequest], Source]] = {
+    "camelyon17:PATH": list_camelyon17,
     "cifar-10-c:PATH": list_cifar10_c,
     "cifar10": list_cifar10,
     "csv:PATH": list_csv,
+    "domains:PATH": list_domains,
     "fashion-mnist": list_fashion_mnist,
     "folder:PATH": list_folder,
     "imagenet-c:PATH": list_imagenet_c,
     "images:PATH": list_images,
     "mnist5k": list_mnist5k,
     "npz:PATH": list_npz,
+    "office-home:PATH": list_office_home,
     "oxford-iiit-pet": list_oxford_pets,
+    "pacs:PATH": list_pacs,
     "parquet:PATH": list_parquet,
     **MEDMNIST,
 }
