@@ -13,6 +13,7 @@ from scipy import stats
 from scipy.special import expit, logit
 
 import fairweather as fw
+from fairweather.data.natural_sets import NATURAL_SETS, find_natural_set
 from fairweather.errors import InputError
 from fairweather.judge import atlas as atlas_file
 from fairweather.judge.atlas import (
@@ -21,8 +22,6 @@ from fairweather.judge.atlas import (
     READERS,
     UNSHIFTED,
     AtlasCell,
-    find_natural_set,
-    natural_sets,
     open_atlas,
 )
 from fairweather.judge.standing import (
@@ -205,18 +204,16 @@ def test_every_source_has_a_reader_and_a_file_of_the_format_that_it_reads(copies
             assert accuracies.between(0, 1).all(), (name, cell)
             assert accuracies.index.is_unique, (name, cell)
             if cell.shift.startswith("natural/"):
-                assert cell.shift.removeprefix("natural/") in natural_sets()
+                assert cell.shift.removeprefix("natural/") in NATURAL_SETS
 
 
 def test_what_is_known_of_the_sources_fits_together():
     file = atlas_file._read_facts()
     for facts in file.atlases.values():
-        assert set(facts.columns.values()) <= {"clean", *file.sets}
+        assert set(facts.columns.values()) <= {"clean", *NATURAL_SETS}
         assert all(len(digest) == 64 for digest in facts.files.values())
         assert len(facts.commit) == 40
         assert facts.licence in ("MIT", "Apache-2.0")
-    spellings = [name for usual, known in file.sets.items() for name in (usual, *known.also)]
-    assert all(find_natural_set(name) for name in spellings)
 
 
 def test_timm_is_read_at_the_size_where_a_model_is_best(copies):
@@ -533,7 +530,7 @@ def test_the_page_of_the_forecast_has_the_stored_numbers():
     groups = [name.strip() for name in header.split("|") if name.strip()]
     for shift, shares in rows.iterrows():
         cells = ["–" if np.isnan(shares[group]) else f"{shares[group]:.1f}" for group in groups]
-        assert f"| {natural_sets()[shift].title} | {' | '.join(cells)} |" in page
+        assert f"| {NATURAL_SETS[shift].title} | {' | '.join(cells)} |" in page
     misses = pd.read_csv(RESULTS / "forecast.csv")
     alone = misses[(misses["measured"] == "clean") & (misses["source"] == "testbed")]
     widths = alone.groupby("shift")["mean_half_width_points"].mean()

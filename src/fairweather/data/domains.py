@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+from collections import Counter
 from collections.abc import Mapping
 from functools import partial
 from pathlib import Path
@@ -24,7 +25,6 @@ from fairweather.data.sources import (
     split_parts,
 )
 from fairweather.errors import InputError, join_names, unknown_name
-from fairweather.files.folders import read_facts
 from fairweather.types.measurement import BoolArray, IntArray, TextArray
 
 DOMAIN, HOSPITAL = "domain", "hospital"  # the columns that say where an image is from
@@ -33,26 +33,17 @@ SPLIT, VAL = "split", "val"  # more of Camelyon17: one official split, and the v
 SEPARATOR = "|"
 
 
-class DomainSet(NamedTuple):
-    """A published set with a folder for each domain."""
+# Names that the folder of the domains may have inside the named one, and where the official lists
+# of PACS may be: as published, and as usual copies have them.
+INNER_FOLDERS = ("PACS", "kfold", "images", "OfficeHomeDataset_10072016", "office_home")
+LIST_FOLDERS = ("", "splits", "pacs_label", "kfold", "PACS")
+LISTS = {"train": "{}_train_kfold.txt", "val": "{}_crossval_kfold.txt"}
 
-    title: str
-    images: Mapping[str, int]
-    """How many images each domain has as published, by its name."""
-
-    folders: tuple[str, ...]
-    """Names that the folder of the domains may have inside the named one."""
-
-    lists: tuple[str, ...] = ()
-    """Where the official lists of files may be, from the named folder on."""
-
-
-_FACTS = read_facts("fairweather.data", "domain_sets")
-DOMAIN_SETS = {name: DomainSet(**facts) for name, facts in _FACTS["folders"].items()}
-OFFICIAL_IMAGES: Mapping[str, int] = _FACTS["camelyon17"]["images"]  # by split
-OFFICIAL_HOSPITALS: Mapping[str, str] = _FACTS["camelyon17"]["hospitals"]  # by split
 CAMELYON_FOLDER = "camelyon17_v1.0"
 CAMELYON_COLUMNS = ("patient", "node", "x_coord", "y_coord", "tumor", "center", SPLIT)
+CAMELYON_CLASSES = ("normal", "tumor")
+# The hospitals of each official split (p-lambda/wilds, camelyon17_dataset.py).
+HOSPITALS = {"train": "0, 3 and 4", "id_val": "0, 3 and 4", "val": "1", "test": "2"}
 
 
 class DomainTable(NamedTuple):
@@ -117,51 +108,49 @@ def list_domains(request: SourceRequest) -> Source:
     return _list_domain_folders(request, "domains", None)
 
 
-def list_pacs(request: SourceRequest) -> Source:
-    """PACS, 7 classes in 4 domains: FOLDER[,domains=photo|cartoon][,test=sketch].
+def list_known_domains(request: SourceRequest, title: str, known: Mapping[str, int]) -> Source:
+    """Read a published set with a folder for each domain, as `list_domains` reads any.
 
-    As `domains:PATH`. If the official lists of files are in the folder, `test=sketch` takes train
-    and val images from them.
+    Where the official lists of files lie in the folder, `test=` takes train and val images from
+    them.
+
+    Args:
+        request: the folder, and which domains.
+        title: of the set, which is its name in another case.
+        known: how many images each domain has as published, by its name.
     """
-    return _list_domain_folders(request, "pacs", DOMAIN_SETS["pacs"])
+    return _list_domain_folders(request, title, known)
 
 
-def list_office_home(request: SourceRequest) -> Source:
-    """Office-Home, 65 classes in 4 domains: FOLDER[,domains=Art|Clipart][,test=Product].
-
-    As `domains:PATH`.
-    """
-    return _list_domain_folders(request, "office-home", DOMAIN_SETS["office-home"])
-
-
-def _list_domain_folders(request: SourceRequest, kind: str, known: DomainSet | None) -> Source:
+def _list_domain_folders(
+    request: SourceRequest, title: str, known: Mapping[str, int] | None
+) -> Source:
+    kind = title.casefold()
     path, given = split_parts(request.path or Path(), kind, (DOMAINS, TEST))
     check_exists(path)
-    table = _read_folders(path, known)
+    table = _read_folders(path, title, known)
     source = _divide(table, given)
     if known is None:
         return source
     if TEST in given:
-        source = _use_official_lists(source, table, path, known)
-    counts = pd.Series(table.domains).value_counts()
-    return source._replace(
-        name=_name_selection(kind, given), remarks=_compare_counts(counts, known.images)
-    )
+        source = _use_official_lists(source, table, path)
+    name, remarks = _name_selection(kind, given), _compare_counts(table, DOMAIN, known)
+    return source._replace(name=name, remarks=remarks)
 
 
-def _read_folders(path: Path, known: DomainSet | None) -> DomainTable:
+def _read_folders(path: Path, title: str, known: Mapping[str, int] | None) -> DomainTable:
     """List the images of a set whose domains are folders."""
-    inner = () if known is None else known.folders
+    inner = INNER_FOLDERS if known else ()
     root = next((path / name for name in inner if (path / name).is_dir()), path)
     folders = {folder.name: folder for folder in visible_folders(root)}
-    if known is not None:
+    if known:
         by_name = {_plain(name): folder for name, folder in folders.items()}
-        if missing := [name for name in known.images if _plain(name) not in by_name]:
+        if missing := [name for name in known if _plain(name) not in by_name]:
             raise InputError(
-                f"{str(root)!r} has no folder for the domain {missing[0]}: {known.title} has "
-                f"{join_names(list(known.images))}; found {join_names(list(folders)) or 'none'}"
+                f"{str(root)!r} has no folder for the domain {missing[0]}: {title} has "
+                f"{join_names(list(known))}; found {join_names(list(folders)) or 'none'}"
             )
-        folders = {name: by_name[_plain(name)] for name in known.images}
+        folders = {name: by_name[_plain(name)] for name in known}
     if len(folders) < 2:
         raise InputError(
             f"{str(root)!r} must have a folder for each of several domains; found "
@@ -180,33 +169,31 @@ def _read_folders(path: Path, known: DomainSet | None) -> DomainTable:
         for domain, listing in listings.items()
         for name in listing.names or ()
     ]
+    counts = [len(listing.labels) for listing in listings.values()]
     return DomainTable(
         root,
         check_same_classes({name: source.classes for name, source in sources.items()}),
         np.concatenate([listing.labels for listing in listings.values()]),
         np.array(names, dtype=np.object_),
-        pd.DataFrame(
-            {DOMAIN: np.repeat(list(listings), [len(one.labels) for one in listings.values()])}
-        ),
+        pd.DataFrame({DOMAIN: np.repeat(list(listings), counts)}),
     )
 
 
-def _use_official_lists(source: Source, table: DomainTable, path: Path, known: DomainSet) -> Source:
+def _use_official_lists(source: Source, table: DomainTable, path: Path) -> Source:
     """Take train and val images from the official lists, if they are there."""
     listing = source.splits["train"]
-    training = sorted(set(listing.table([DOMAIN])[DOMAIN])) if listing.table else []
-    listed: dict[str, set[str]] = {}
-    for split, file in (("train", "{}_train_kfold.txt"), ("val", "{}_crossval_kfold.txt")):
-        listed[split] = set()
-        for domain in training:
-            places = [path / folder / file.format(domain) for folder in known.lists]
+    assert listing.table is not None, "every part of a table has its columns"
+    domains = sorted(set(listing.table([DOMAIN])[DOMAIN]))
+    listed: dict[str, set[str]] = {split: set() for split in LISTS}
+    for split, file in LISTS.items():
+        for domain in domains:
+            places = [path / folder / file.format(domain) for folder in LIST_FOLDERS]
             place = next((place for place in places if place.is_file()), None)
             if place is None:
                 return source
             listed[split] |= _read_list(place, table)
-    both = sorted(listed["train"] & listed["val"])
-    if both:
-        raise InputError(f"the lists of {known.title} name {both[0]!r} both for train and for val")
+    if both := sorted(listed["train"] & listed["val"]):
+        raise InputError(f"the lists in {str(path)!r} name {both[0]!r} both for train and for val")
     parts = {
         split: table.list_rows(np.isin(table.names, list(names))) for split, names in listed.items()
     }
@@ -225,14 +212,15 @@ def _read_list(place: Path, table: DomainTable) -> set[str]:
 # ---------------------------------------------------------------- Camelyon17
 
 
-def list_camelyon17(request: SourceRequest) -> Source:
+def list_camelyon17(request: SourceRequest, known: Mapping[str, int]) -> Source:
     """Camelyon17-WILDS, lymph nodes of 5 hospitals: FOLDER[,val=id_val][,test=4].
 
     The folder has `metadata.csv` and `patches`, as WILDS stores them. Without more, the splits are
     the official ones: train from hospitals 0, 3 and 4, val from 1, test from 2. `val=id_val` takes
     the official validation images of the training hospitals instead. `split=id_val` is one official
     split as a set. `domains=0|3` are hospitals as one set, and `test=4` holds one hospital out.
-    The columns are those of `metadata.csv`, and `hospital`.
+    The columns are those of `metadata.csv`, and `hospital`. `known` says how many images each
+    official split has as published.
 
     Raises:
         InputError: a file, a column or a value is wrong, or there is no such split or hospital.
@@ -242,8 +230,8 @@ def list_camelyon17(request: SourceRequest) -> Source:
     table = _read_camelyon17(path)
     splits = table.columns[SPLIT].to_numpy(dtype=np.object_)
     for part in (SPLIT, VAL):
-        if part in given and given[part] not in OFFICIAL_IMAGES:
-            raise unknown_name("split of camelyon17", given[part], OFFICIAL_IMAGES)
+        if part in given and given[part] not in HOSPITALS:
+            raise unknown_name("split of camelyon17", given[part], HOSPITALS)
     if SPLIT in given:
         if len(given) > 1:
             raise InputError(f"camelyon17: {SPLIT}= is one set, so it stands alone")
@@ -256,16 +244,14 @@ def list_camelyon17(request: SourceRequest) -> Source:
     else:
         chosen = {"train": "train", "val": given.get(VAL, "val"), "test": "test"}
         listings = {name: table.list_rows(splits == split) for name, split in chosen.items()}
-        train, val, test = (OFFICIAL_HOSPITALS[split] for split in chosen.values())
+        train, val, test = (HOSPITALS[split] for split in chosen.values())
         origin = (
             f"Train images come from hospitals {train}, val images from {val} and test images "
             f"from {test}."
         )
         source = Source(table.classes, listings, notes={"natural_shift": origin})
-    counts = pd.Series(splits).value_counts()
-    return source._replace(
-        name=_name_selection("camelyon17", given), remarks=_compare_counts(counts, OFFICIAL_IMAGES)
-    )
+    name, remarks = _name_selection("camelyon17", given), _compare_counts(table, SPLIT, known)
+    return source._replace(name=name, remarks=remarks)
 
 
 def _read_camelyon17(path: Path) -> DomainTable:
@@ -282,7 +268,7 @@ def _read_camelyon17(path: Path) -> DomainTable:
             raise InputError(f"{place} has the {name} {wrong[0]!r}; allowed are 0 and 1")
     split = np.where(frame[SPLIT] == "0", "train", "id_val").astype(np.object_)
     for held_out in ("val", "test"):
-        split[frame["center"] == OFFICIAL_HOSPITALS[held_out]] = held_out
+        split[frame["center"] == HOSPITALS[held_out]] = held_out
     # As text, since a number would lose the zeros of a patient such as 004.
     node = "patient_" + frame["patient"] + "_node_" + frame["node"]
     file = (
@@ -290,7 +276,7 @@ def _read_camelyon17(path: Path) -> DomainTable:
     )
     return DomainTable(
         root,
-        ("normal", "tumor"),
+        CAMELYON_CLASSES,
         frame["tumor"].to_numpy(dtype=np.int64),
         (file + ".png").to_numpy(dtype=np.object_),
         frame.drop(columns="", errors="ignore").assign(split=split, hospital=frame["center"]),
@@ -333,12 +319,15 @@ def _name_selection(kind: str, given: Mapping[str, str]) -> str:
     )
 
 
-def _compare_counts(counts: pd.Series, published: Mapping[str, int]) -> tuple[str, ...]:
-    """Say which parts of a set have another number of images than published."""
+def _compare_counts(
+    table: DomainTable, column: str, published: Mapping[str, int]
+) -> tuple[str, ...]:
+    """Say which domains or splits have another number of images than published."""
+    counts = Counter(table.columns[column])
     return tuple(
-        f"{name} has {counts.get(name, 0):,} images, and {number:,} were published"
+        f"the {column} {name} has {counts[name]:,} images, and {number:,} were published"
         for name, number in published.items()
-        if counts.get(name, 0) != number
+        if counts[name] != number
     )
 
 

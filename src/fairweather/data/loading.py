@@ -19,12 +19,7 @@ from fairweather.data.cache import (
     unreadable_error,
 )
 from fairweather.data.corrupted import list_cifar10_c, list_imagenet_c
-from fairweather.data.domains import (
-    list_camelyon17,
-    list_domains,
-    list_office_home,
-    list_pacs,
-)
+from fairweather.data.domains import list_domains
 from fairweather.data.groups import read_source_groups
 from fairweather.data.image_folders import list_csv, list_folder, list_images
 from fairweather.data.named_sets import (
@@ -34,6 +29,7 @@ from fairweather.data.named_sets import (
     list_mnist5k,
     list_oxford_pets,
 )
+from fairweather.data.natural_sets import NATURAL_SOURCES, find_natural_set
 from fairweather.data.npz import MEDMNIST, REFUSED_SETS, list_npz
 from fairweather.data.parquet import has_parquet_files, list_parquet
 from fairweather.data.pixel_scans import Copies, channel_statistics, find_copies, image_name
@@ -69,6 +65,7 @@ from fairweather.types.measurement import (
     MAX_SIDE,
     MIN_SIDE,
     MULTILABEL,
+    Choices,
     Dataset,
     Images,
 )
@@ -84,7 +81,6 @@ from fairweather.types.positive import NOTE, PositiveClasses, parse_positive
 from fairweather.types.record import ORDERED_CLASSES
 
 DATA_SOURCES: dict[str, Callable[[SourceRequest], Source]] = {
-    "camelyon17:PATH": list_camelyon17,
     "cifar-10-c:PATH": list_cifar10_c,
     "cifar10": list_cifar10,
     "csv:PATH": list_csv,
@@ -95,11 +91,10 @@ DATA_SOURCES: dict[str, Callable[[SourceRequest], Source]] = {
     "images:PATH": list_images,
     "mnist5k": list_mnist5k,
     "npz:PATH": list_npz,
-    "office-home:PATH": list_office_home,
     "oxford-iiit-pet": list_oxford_pets,
-    "pacs:PATH": list_pacs,
     "parquet:PATH": list_parquet,
     **MEDMNIST,
+    **NATURAL_SOURCES,
 }
 SKIPPED_NAMES_SHOWN = 20
 TEST_FRACTION = DataOptions.test_fraction
@@ -455,6 +450,7 @@ def list_source(
         InputError: there is no such source, or its files are missing or wrong.
     """
     name, colon, path = check_text(source, "the data source").partition(":")
+    name = find_natural_set(name) or name
     entry, at, resolution = (f"{name}:PATH", "", "") if colon else name.partition("@")
     if entry in REFUSED_SETS:
         raise InputError(f"{entry} cannot be used: {REFUSED_SETS[entry]}")
@@ -562,6 +558,7 @@ def _make_images(cached: CachedImages, entry: CacheEntry, source: Source) -> Ima
     labels = listing.labels[keys]
     check_no_empty_class(source.strata(labels), entry.name)
     names, groups = listing.names, listing.groups
+    choices = Choices(source.choices, listing.truth) if source.choices else None
     return Images(
         cached.images,
         torch.from_numpy(labels),
@@ -569,6 +566,7 @@ def _make_images(cached: CachedImages, entry: CacheEntry, source: Source) -> Ima
         source.classes,
         None if names is None else np.array([names[key] for key in keys], dtype=np.object_),
         None if groups is None else groups[keys],
+        None if choices is None else choices[keys],
     )
 
 

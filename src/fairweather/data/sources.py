@@ -14,11 +14,19 @@ import numpy as np
 import numpy.typing as npt
 import pandas as pd
 
+from fairweather.data.pixels import Framed
 from fairweather.errors import InputError, join_names, unknown_name
 from fairweather.progress import Notify
 from fairweather.tasks.table import find_task
 from fairweather.tasks.task import Strata
-from fairweather.types.measurement import CLASSIFICATION, ByteArray, Groups, IntArray, TextArray
+from fairweather.types.measurement import (
+    CLASSIFICATION,
+    ByteArray,
+    Groups,
+    IntArray,
+    TextArray,
+    TruthArray,
+)
 
 UNSPLIT = "all"  # the name of a set that is not split yet, in place of `options.SPLITS`
 # The columns of a table that say which image a row is about, in upper or lower case.
@@ -63,7 +71,7 @@ class RawImage(NamedTuple):
     name: str
     """For error messages."""
 
-    content: Path | bytes | ByteArray
+    content: Path | bytes | ByteArray | Framed
     """The path of an encoded image, its encoded bytes, or its pixels: uint8 `[H, W]` or `[H, W,
     3]`. It is plain data, because it is sent to other processes."""
 
@@ -98,6 +106,9 @@ class Listing(NamedTuple):
 
     groups: Groups | None = None
     """What a table says of each image, by key; None if there is none."""
+
+    truth: TruthArray | None = None
+    """What is right of each image beyond its label, by key (`Choices.truth`)."""
 
     @property
     def group_names(self) -> TextArray | None:
@@ -181,6 +192,10 @@ class Source(NamedTuple):
 
     remarks: tuple[str, ...] = ()
     """What was assumed about the files, one sentence each."""
+
+    choices: tuple[str, ...] = ()
+    """The classes of a natural shift that a model of more classes chooses among, also those without
+    an image here; empty if nothing is known."""
 
     def strata(self, labels: IntArray) -> Strata:
         """Group images by their labels, as the task says."""

@@ -16,6 +16,7 @@ from numpy.typing import ArrayLike
 from scipy import stats
 from scipy.special import logit
 
+from fairweather.data.natural_sets import IMAGENET_CLASSES, NATURAL_SETS, find_natural_set
 from fairweather.errors import InputError, join_names
 from fairweather.judge.atlas import (
     CORRUPTIONS,
@@ -26,8 +27,6 @@ from fairweather.judge.atlas import (
     Accuracies,
     Atlas,
     AtlasCell,
-    find_natural_set,
-    natural_sets,
     open_atlas,
 )
 from fairweather.judge.compared_runs import (
@@ -44,7 +43,7 @@ from fairweather.metrics import Estimate, recipe_estimate, to_score
 from fairweather.metrics.columns import FloatArray, Result
 from fairweather.metrics.intervals import mean_estimate
 from fairweather.metrics.robustness import ALEXNET, SEVERITIES, effective_robustness
-from fairweather.models.class_names import IMAGENET_CLASSES, find_class_wnids
+from fairweather.models.class_names import find_class_wnids
 from fairweather.progress import Notify
 from fairweather.report.charts import COLORS, INK, RULE, Figure, render_figure
 from fairweather.report.tables import ABSENT, ScoreEntry, TableLayout, TextTable, format_difference
@@ -360,7 +359,7 @@ class RankedRun:
 
     def line(self, cell: AtlasCell) -> Line | None:
         """The standard models of a cell; None where a line has no meaning, or too few models."""
-        natural = natural_sets().get(cell.shift.removeprefix(NATURAL))
+        natural = NATURAL_SETS.get(cell.shift.removeprefix(NATURAL))
         if cell == UNSHIFTED or (natural is None and cell.level != MEAN):
             return None
         if natural is not None and natural.filtered:
@@ -380,8 +379,8 @@ class RankedRun:
 
 def has_fewer(cell: AtlasCell) -> bool:
     """Say whether published models chose among fewer classes than 1,000 there."""
-    natural = natural_sets().get(cell.shift.removeprefix(NATURAL))
-    return natural is not None and natural.classes < IMAGENET_CLASSES
+    natural = NATURAL_SETS.get(cell.shift.removeprefix(NATURAL))
+    return natural is not None and natural.class_count < IMAGENET_CLASSES
 
 
 def name_family(model: str) -> str:
@@ -414,7 +413,7 @@ def _title(cell: AtlasCell) -> str:
         return "Clean"
     if cell == EVERY_CORRUPTION:
         return f"ImageNet-C, {len(ALEXNET)} corruptions"
-    natural = natural_sets().get(cell.shift.removeprefix(NATURAL))
+    natural = NATURAL_SETS.get(cell.shift.removeprefix(NATURAL))
     return natural.title if natural else cell.shift
 
 

@@ -11,10 +11,11 @@ from typing import Any, NamedTuple
 
 from torch import nn
 
+from fairweather.data.natural_sets import IMAGENET_CLASSES
 from fairweather.errors import InputError, quote_names, unknown_name
 from fairweather.files.tables import read_csv_rows
 from fairweather.files.yamlfile import parse_yaml
-from fairweather.models.class_names import IMAGENET_CLASSES, OutputNames, find_wnids, read_imagenet
+from fairweather.models.class_names import OutputNames, find_wnids, read_imagenet
 from fairweather.models.wrappers import LabelMapper, PositiveLogits
 from fairweather.types.kinds import CLASSES, FINDINGS, TaskKind
 

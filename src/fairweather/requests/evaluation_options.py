@@ -183,16 +183,17 @@ def check_options(given: Mapping[str, object]) -> EvaluationOptions:
 def read_natural_sources(asked: Mapping[str, str] | Sequence[str]) -> dict[str, str]:
     """The sources of other images of the same classes, by name.
 
+    A published natural shift needs no NAME: it has its own, and so have its stated domains.
+
     Raises `InputError` for what is not NAME=SOURCE, and for a name that is given twice.
 
-    >>> read_natural_sources(["b=folder:hospital_b"])
-    {'b': 'folder:hospital_b'}
+    >>> read_natural_sources(["b=folder:hospital_b", "imagenet-r:data/imagenet-r"])
+    {'b': 'folder:hospital_b', 'imagenet-r': 'imagenet-r:data/imagenet-r'}
     """
     if isinstance(asked, Mapping):
         pairs = list(asked.items())
     else:
-        parted = [text.partition("=") for text in asked]
-        pairs = [(name.strip(), source.strip()) for name, _, source in parted]
+        pairs = [pair for text in asked for pair in _name_source(text.strip())]
     sources: dict[str, str] = {}
     for name, source in pairs:
         if not source or not re.fullmatch(r"[A-Za-z0-9][A-Za-z0-9_.-]*", name):
@@ -204,3 +205,21 @@ def read_natural_sources(asked: Mapping[str, str] | Sequence[str]) -> dict[str, 
             raise InputError(f"natural: the name {name!r} is given twice")
         sources[name] = source
     return sources
+
+
+def _name_source(text: str) -> list[tuple[str, str]]:
+    """Part NAME=SOURCE; a published natural shift names itself, and each of its stated domains.
+
+    >>> _name_source("pacs:PACS,domains=photo|sketch")
+    [('pacs-photo', 'pacs:PACS,domains=photo'), ('pacs-sketch', 'pacs:PACS,domains=sketch')]
+    """
+    from fairweather.data.natural_sets import find_natural_set  # not for `--help`: loads pandas
+
+    if own := find_natural_set(text.partition(":")[0]):
+        start, stated, domains = text.partition(",domains=")
+        if not stated:
+            return [(own, text)]
+        names = domains.split("|")
+        return [(f"{own}-{'_'.join(name.split())}", f"{start}{stated}{name}") for name in names]
+    name, _, source = text.partition("=")
+    return [(name.strip(), source.strip())]
