@@ -2,6 +2,7 @@
 
 import pandas as pd
 import pytest
+import torch
 from PIL import Image
 
 import fairweather as fw
@@ -170,6 +171,29 @@ def test_domains_are_slices_of_an_evaluation(pacs, tmp_path):
     )
     values = data.test.groups.slices["domain"]
     assert [name.split("/")[0] for name in data.test.names] == values.tolist()
+
+
+def test_an_evaluation_measures_slices_of_domains_and_each_stated_domain(pacs, tmp_path):
+    torch.manual_seed(0)
+    model = torch.nn.Sequential(torch.nn.Flatten(), torch.nn.Linear(3 * 16 * 16, len(CLASSES)))
+    run = fw.evaluate(
+        model,
+        f"pacs:{pacs},domains=photo|cartoon",
+        "clean",
+        natural=(f"pacs:{pacs},domains=sketch|art_painting",),
+        slices=("domain",),
+        bootstrap=100,
+        out=tmp_path / "run",
+        progress=False,
+    )
+    scores = run.scores[run.scores["metric"] == "accuracy"].set_index("shift")
+    assert scores["n"].to_dict() == {
+        "clean": 8 * len(CLASSES),
+        "natural/pacs-sketch": 4 * len(CLASSES),
+        "natural/pacs-art_painting": 4 * len(CLASSES),
+    }
+    slices = pd.read_csv(tmp_path / "run" / "slices.csv")
+    assert {"domain=photo", "domain=cartoon"} <= set(slices["slice"])
 
 
 @pytest.mark.parametrize(
