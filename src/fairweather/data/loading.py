@@ -19,6 +19,7 @@ from fairweather.data.cache import (
     unreadable_error,
 )
 from fairweather.data.corrupted import list_cifar10_c, list_imagenet_c
+from fairweather.data.domains import list_domains
 from fairweather.data.groups import read_source_groups
 from fairweather.data.image_folders import list_csv, list_folder, list_images
 from fairweather.data.named_sets import (
@@ -85,6 +86,7 @@ DATA_SOURCES: dict[str, Callable[[SourceRequest], Source]] = {
     "cifar-10-c:PATH": list_cifar10_c,
     "cifar10": list_cifar10,
     "csv:PATH": list_csv,
+    "domains:PATH": list_domains,
     "fashion-mnist": list_fashion_mnist,
     "folder:PATH": list_folder,
     "imagenet-c:PATH": list_imagenet_c,

@@ -12,6 +12,7 @@ import numpy as np
 import pydantic
 
 from fairweather.data.corrupted import open_array
+from fairweather.data.domains import list_camelyon17, list_known_domains
 from fairweather.data.image_folders import list_folder
 from fairweather.data.named_sets import (
     CIFAR_CLASSES,
@@ -72,6 +73,9 @@ class NaturalSet(FrozenRecord):
     """Where the class mask comes from."""
 
     licence: str
+    parts: Mapping[str, int] = {}
+    """How many images each domain or official split has; empty for a set without domains."""
+
     same_images: bool = False
     """Whether these are the images of the data, with other labels."""
 
@@ -408,6 +412,19 @@ def _find_file(facts: NaturalSet, request: SourceRequest, *names: str) -> Path:
 
 # ---------------------------------------------------------------- the table
 
+# ---------------------------------------------------------------- sets with domains
+
+
+def _list_domains(facts: NaturalSet, request: SourceRequest) -> Source:
+    """A folder for each domain, and in it one for each class."""
+    return list_known_domains(request, facts.title, facts.parts)
+
+
+def _list_hospitals(facts: NaturalSet, request: SourceRequest) -> Source:
+    """`metadata.csv` and `patches`, as WILDS stores them."""
+    return list_camelyon17(request, facts.parts)
+
+
 LAYOUTS: Mapping[str, Callable[[NaturalSet, SourceRequest], Source]] = {
     "class folders": _list_class_folders,
     "numbered folders": _list_numbered_folders,
@@ -416,6 +433,8 @@ LAYOUTS: Mapping[str, Callable[[NaturalSet, SourceRequest], Source]] = {
     "cifar-10.1": _list_cifar10_1,
     "cifar-10.2": _list_cifar10_2,
     "soft labels": _list_soft_labels,
+    "domains": _list_domains,
+    "wilds": _list_hospitals,
 }
 
 

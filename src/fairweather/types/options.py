@@ -174,7 +174,7 @@ class GroupColumns(NamedTuple):
 
     metadata: str | None = None
     """The path of the table, CSV, parquet or JSON lines, with one row for each image; None for the
-    columns of the data set itself, if it is `parquet:PATH`."""
+    columns of the data set itself, if it has any."""
 
     group: str | None = None
     """The column that says which images belong together, such as `patient`."""
