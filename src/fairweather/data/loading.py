@@ -68,6 +68,8 @@ from fairweather.types.measurement import (
     Choices,
     Dataset,
     Images,
+    IntArray,
+    TruthArray,
 )
 from fairweather.types.options import (
     SPLITS,
@@ -357,6 +359,11 @@ class LoadPlan(NamedTuple):
         return self.source.task if self.positive is None else MULTILABEL
 
     @property
+    def choices(self) -> Choices | None:
+        """The classes that a model chooses among, without rows; None for most data sets."""
+        return _make_choices(self.source, self.entries["test"].part.listing.truth, slice(0))
+
+    @property
     def images(self) -> dict[str, int]:
         """How many images each split has, unreadable files included."""
         return {name: len(entry.part.keys) for name, entry in self.entries.items()}
@@ -558,7 +565,6 @@ def _make_images(cached: CachedImages, entry: CacheEntry, source: Source) -> Ima
     labels = listing.labels[keys]
     check_no_empty_class(source.strata(labels), entry.name)
     names, groups = listing.names, listing.groups
-    choices = Choices(source.choices, listing.truth) if source.choices else None
     return Images(
         cached.images,
         torch.from_numpy(labels),
@@ -566,8 +572,15 @@ def _make_images(cached: CachedImages, entry: CacheEntry, source: Source) -> Ima
         source.classes,
         None if names is None else np.array([names[key] for key in keys], dtype=np.object_),
         None if groups is None else groups[keys],
-        None if choices is None else choices[keys],
+        _make_choices(source, listing.truth, keys),
     )
+
+
+def _make_choices(
+    source: Source, truth: TruthArray | None, keys: IntArray | slice
+) -> Choices | None:
+    """The choices of a natural shift for some of its images; None for another data set."""
+    return Choices(source.choices, truth)[keys] if source.choices else None
 
 
 def _check_copies(

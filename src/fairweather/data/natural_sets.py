@@ -113,6 +113,16 @@ def find_natural_set(name: str) -> str:
     return _spellings().get(_plain(name), "")
 
 
+def find_natural_facts(source: str) -> NaturalSet | None:
+    """What is known of the natural shift that a data source names; None for another source.
+
+    >>> find_natural_facts("imagenet-r:data/imagenet-r").class_count, find_natural_facts("cifar10")
+    (200, None)
+    """
+    kind, colon, _ = source.partition(":")
+    return NATURAL_SETS.get(find_natural_set(kind)) if colon else None
+
+
 @cache
 def _spellings() -> dict[str, str]:
     return {

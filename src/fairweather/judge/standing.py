@@ -216,12 +216,13 @@ def find_cells(record: RunRecord, atlas: Atlas) -> RunCells:
     """Find the cells of a run that published models were measured in."""
     comparable = {UNSHIFTED: ShiftLevel(CLEAN, NO_LEVEL)}
     unknown, unpublished = list[str](), list[str]()
-    for name in record.natural:
-        cell = AtlasCell(f"{NATURAL}{find_natural_set(name)}")
+    for name, source in record.natural.items():
+        usual = find_natural_set(source.partition(":")[0]) or find_natural_set(name)
+        cell = AtlasCell(f"{NATURAL}{usual}")
         if cell in atlas.cells:
             comparable[cell] = ShiftLevel(f"{NATURAL}{name}", NO_LEVEL)
         else:
-            (unpublished if find_natural_set(name) else unknown).append(f"{NATURAL}{name}")
+            (unpublished if usual else unknown).append(f"{NATURAL}{name}")
     made, side = _how_made(record), record.data.side
     other_size = side not in (None, (SIDE, SIDE))
     for sweep in record.sweeps:
@@ -307,6 +308,11 @@ class RankedRun:
     @property
     def _corruptions(self) -> list[AtlasCell]:
         return [AtlasCell(f"{CORRUPTIONS}{name}", MEAN, self.made) for name in ALEXNET]
+
+    def is_bound(self, cell: AtlasCell) -> bool:
+        """Whether published models chose among fewer classes than the run, which had no mask."""
+        name = self.cells.comparable[cell].shift if cell in self.cells.comparable else ""
+        return has_fewer(cell) and name.removeprefix(NATURAL) not in self.run.record.choices
 
     def published(self, cell: AtlasCell) -> Accuracies:
         """The published accuracies in a cell; a mean is of the models that have all of it."""
@@ -431,7 +437,7 @@ def standing_table(standing: RankedRun) -> TextTable:
     for row in standing.rows:
         rank, first, last = row.ranks
         best = row.published.idxmax()
-        is_bound = has_fewer(row.cell)
+        is_bound = standing.is_bound(row.cell)
         lines.append(
             [
                 row.model,
@@ -470,7 +476,7 @@ def robustness_table(standing: RankedRun) -> TextTable | None:
         return None
     lines, numbers = [], []
     for row in rows:
-        clean, is_bound = row.line.clean, has_fewer(row.cell)
+        clean, is_bound = row.line.clean, standing.is_bound(row.cell)
         below, bound = row.line.count_below(row.effective.value), "≥ " * is_bound
         lines.append(
             [
@@ -620,11 +626,17 @@ def _notes(standing: RankedRun) -> Iterator[str]:
         if row.cell == UNSHIFTED
     }
     yield from (f"Nearest to {model} in clean accuracy: {names}." for model, names in clean.items())
-    if fewer := list(dict.fromkeys(_title(cell) for cell in cells if has_fewer(cell))):
+    fewer = [cell for cell in dict.fromkeys(cells) if has_fewer(cell)]
+    if bounds := [_title(cell) for cell in fewer if standing.is_bound(cell)]:
         yield (
-            f"{', '.join(fewer)}: the published models choose among the classes of the set, this "
+            f"{', '.join(bounds)}: the published models choose among the classes of the set, this "
             "run among all 1,000. Fewer classes can only raise an accuracy, so the run's is a "
             "lower bound (≥)."
+        )
+    if masked := [_title(cell) for cell in fewer if not standing.is_bound(cell)]:
+        yield (
+            f"{', '.join(masked)}: the published models and this run choose among the classes of "
+            "the set."
         )
     if any(cell.shift.startswith(NATURAL) and not standing.line(cell) for cell in cells) and (
         standing.atlas.standard

@@ -9,7 +9,7 @@ import re
 import sys
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
-from typing import TYPE_CHECKING, Any, ClassVar, NamedTuple, Self, TypeAlias, TypeVar
+from typing import TYPE_CHECKING, Any, ClassVar, Literal, NamedTuple, Self, TypeAlias, TypeVar
 
 import numpy as np
 import numpy.typing as npt
@@ -174,6 +174,13 @@ class Choices:
 
     def __getitem__(self, index: npt.NDArray[np.integer] | slice) -> Choices:
         return Choices(self.names, None if self.truth is None else self.truth[index])
+
+    @property
+    def judged(self) -> Literal["label", "several", "shares"]:
+        """What an answer is compared with: a key of `types.record.JUDGED`."""
+        if self.truth is None:
+            return "label"
+        return "several" if self.truth.dtype == np.bool_ else "shares"
 
     def rename(self, names: Sequence[str | None]) -> Choices:
         """The same by the names that a run has for these classes; None leaves a class out."""

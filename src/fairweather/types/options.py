@@ -173,7 +173,7 @@ class GroupColumns(NamedTuple):
     """
 
     metadata: str | None = None
-    """The path of the table: a CSV or parquet file with one row for each image; None for the
+    """The path of the table, CSV, parquet or JSON lines, with one row for each image; None for the
     columns of the data set itself, if it has any."""
 
     group: str | None = None
