@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from itertools import groupby
 from operator import itemgetter
 
@@ -20,13 +20,15 @@ from fairweather.metrics import (
     estimate_means,
     mce_alexnet,
     mean_corruption_error,
+    paired_change,
+    paired_difference,
 )
 from fairweather.metrics.columns import FloatArray, IntArray, Result
 from fairweather.metrics.detection import DETECTION_METRICS, OOD_SCORES
 from fairweather.metrics.grouping import Grouping
 from fairweather.metrics.intervals import stream_estimate
 from fairweather.metrics.metric import class_metric_names, find_class_metric_row
-from fairweather.metrics.robustness import ALEXNET, SEVERITIES, Errors
+from fairweather.metrics.robustness import ADAPTED, ALEXNET, SEVERITIES, Errors
 from fairweather.runs.folder import RunFolder
 from fairweather.runs.scores import (
     Estimates,
@@ -52,6 +54,8 @@ from fairweather.types.record import (
     OOD,
     SLICE_COLUMNS,
     SUMMARY_LEVELS,
+    WORST,
+    base_model,
 )
 
 Places = npt.NDArray[np.integer]  # of the images of a slice
@@ -316,6 +320,37 @@ def is_imagenet_at_224(classes: Sequence[str], side: tuple[int, int] | None) -> 
     """
     wnids = [re.fullmatch(r"n\d{8}", name) for name in classes]
     return len(wnids) == 1000 and all(wnids) and side == (224, 224)
+
+
+def adaptation_rows(
+    models: Iterable[ScoredModel], table: Mapping[ScoreKey, Estimates]
+) -> pd.DataFrame:
+    """Make the rows of how much adapting changes each model, from the estimates of all cells.
+
+    What is fitted on a network that adapts is compared with the same fitted on the plain network.
+    """
+    lines = []
+    pairs = {row.model: drop_adapting(row.model) for row in models if row.adapts}
+    for (model, seed, shift, level), own in table.items():
+        plain = table.get((pairs.get(model, ""), seed, shift, level), {})
+        for name, changed in ADAPTED.items() if level != WORST else ():
+            if name in own and name in plain:
+                first, second = plain[name], own[name]
+                alike = len(first.of_seeds) == len(second.of_seeds)
+                change = (paired_change if alike else paired_difference)(first, second)
+                lines.append((model, seed, shift, level, changed, *change))
+    return pd.DataFrame(lines, columns=COLUMNS)
+
+
+def drop_adapting(name: str) -> str:
+    """The name of what a model that adapts is compared with: the same without adapting.
+
+    >>> drop_adapting("basic+tent"), drop_adapting("basic+tent+temperature")
+    ('basic', 'basic+temperature')
+    """
+    base = base_model(name)
+    _, *fitted = name.removeprefix(f"{base}+").split("+")
+    return "+".join([base, *fitted])
 
 
 # If all energies are closer to 0 than this, logits are logarithms of probabilities.

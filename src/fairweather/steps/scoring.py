@@ -44,6 +44,7 @@ from fairweather.steps.predictions import has_changed_logits
 from fairweather.steps.prior_rows import prevalence_rows, prior_rows
 from fairweather.steps.score_rows import (
     Places,
+    adaptation_rows,
     class_slice_rows,
     concatenate_rows,
     derived_rows,
@@ -151,7 +152,8 @@ def do_score(step: ScoreStep, worker: Worker, folder: RunFolder, progress: Notif
         in_units_of_alexnet=step.in_units_of_alexnet,
         grouping=groupings[TEST],
     )
-    frames = [scores_frame(_summarize(estimated.items())), derived, *frames]
+    table = _summarize(estimated.items())
+    frames = [scores_frame(table), derived, *frames, adaptation_rows(step.rows, table)]
     frames += [prior_rows(step, folder, groupings[TEST], fitted)]
     frames += [detection_rows(step, folder, groupings[TEST])]
     frame = _with_spread(concatenate_rows(frames))
