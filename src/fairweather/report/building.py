@@ -9,6 +9,7 @@ from pathlib import Path, PurePosixPath
 
 from fairweather.errors import InputError
 from fairweather.report import (
+    adaptation,
     aggregation,
     calibration,
     calls,
@@ -122,6 +123,7 @@ SECTIONS = (
             gallery.MISTAKES,
         ),
     ),
+    adaptation.SECTION,
     readers.SECTION,
     Section("sets", "Prediction sets", (prediction_sets.PREDICTION_SETS,)),
     Section("training", "Training, and settings that differ", (training.TRAINING,)),
