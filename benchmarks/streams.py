@@ -50,6 +50,10 @@ SPREADS: dict[str, Callable[[int], float]] = {
 }
 
 
+# Intervals that are used hold at least so often where nothing collapses or steers strongly.
+LEAST = 0.9
+
+
 class Setting(NamedTuple):
     """A made-up network."""
 
