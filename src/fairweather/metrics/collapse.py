@@ -66,22 +66,22 @@ def find_collapse(
     window = min(WINDOW, len(predicted) // 2)
     if window < FEWEST:
         return None
-    found: list[Collapse] = []
+    signs: list[Collapse] = []
     several = window * (SEVERAL_SORTED if is_sorted else SEVERAL)
     labels, counts = np.unique(predicted, return_counts=True)
     for label in labels[counts >= (1 - TENTH) * window]:
         others = _sum_windows(predicted != label, window)
-        expected = np.min([_sum_windows(each != label, window) for each in plain], axis=0)
+        expected = np.min([_sum_windows(answers != label, window) for answers in plain], axis=0)
         collapsed = (expected >= several) & (others <= TENTH * expected)
-        found += _first("one class", collapsed, int(label))
+        signs += _first("one class", collapsed, int(label))
     doubt, plain_doubt = (
         _sum_windows(1 - sure, window) / window for sure in (confidence, plain_confidence)
     )
     for collapse in _first("certain", (doubt <= CERTAIN) & (plain_doubt >= UNCERTAIN), 0):
         inside = predicted[collapse.place : collapse.place + window]
-        found.append(collapse._replace(label=int(np.bincount(inside).argmax())))
+        signs.append(collapse._replace(label=int(np.bincount(inside).argmax())))
     return min(
-        found, key=lambda collapse: (collapse.kind == "certain", collapse.place), default=None
+        signs, key=lambda collapse: (collapse.kind == "certain", collapse.place), default=None
     )
 
 

@@ -24,7 +24,7 @@ from fairweather.report.tables import (
     find_entry,
     format_difference,
 )
-from fairweather.types.measurement import Score
+from fairweather.types.measurement import Passes, Score
 from fairweather.types.record import ALL, CLEAN, ENSEMBLE_SUFFIX, MEAN, base_model
 from fairweather.variants.variant import SHUFFLED
 
@@ -48,6 +48,9 @@ class Streams(NamedTuple):
 
     collapses: Sequence[Collapse | None]
     """Of each stream."""
+
+    passes: Passes | None
+    """What adapting has cost, in images of all streams."""
 
     @property
     def accuracies(self) -> FloatArray:
@@ -113,7 +116,8 @@ def _read_cell(contents: Contents, model: str, base: str, cell: str) -> Streams 
         )
     ]
     right, plain_right = ((c == labels).astype(np.float64) for c in (predicted, still))
-    return Streams(model, cell, right, plain_right, collapses)
+    passes = contents.read_passes(model, seed, cell)
+    return Streams(model, cell, right, plain_right, collapses, passes)
 
 
 # ---------------------------------------------------------------- tables
@@ -126,7 +130,11 @@ _BESIDE_HEAD = TableLayout(
     words=2,
 )
 _STREAM_HEAD = TableLayout(
-    ("Model", "Images", "Streams", "Lowest (%)", "Highest (%)", "Collapsed", "First sign"), words=2
+    (
+        *("Model", "Images", "Streams", "Lowest (%)", "Highest (%)", "Collapsed", "First sign"),
+        *("Forward", "Backward"),
+    ),
+    words=2,
 )
 
 
@@ -179,18 +187,20 @@ def tabulate_streams(contents: Contents) -> TextTable | None:
         sign = "" if first is None else f"stream {collapsed[0] + 1}, image {first.place + 1:,}"
         title, share = contents.titles[streams.model], len(collapsed) / len(accuracies)
         low, high = (float(end) for end in clopper_pearson(share, len(accuracies)))
+        costs = [c / streams.right.size for c in streams.passes or (math.nan, math.nan)]
         body.append(
             [
                 *(title, _name_cell(contents, streams.cell), str(len(accuracies))),
                 *(f"{100 * number:.1f}" for number in (accuracies.min(), accuracies.max())),
                 f"{len(collapsed)} of {len(accuracies)}",
                 sign or ABSENT,
+                *(ABSENT if math.isnan(cost) else f"{cost:.1f}" for cost in costs),
             ]
         )
         place = math.nan if first is None else first.place + 1
         kind = "" if first is None else first.kind
         ends = accuracies.min(), accuracies.max()
-        counts = len(accuracies), *ends, len(collapsed), low, high, place, kind
+        counts = len(accuracies), *ends, len(collapsed), low, high, place, kind, *costs
         lines.append([streams.model, title, shift, level, *counts])
         models.append(streams.model)
     if not body:
@@ -198,10 +208,11 @@ def tabulate_streams(contents: Contents) -> TextTable | None:
     caption = (
         "Streams of the first seed: the same images, each time in another order. Collapsed: from "
         "a window of 100 images on, the network gives one class where the plain one gives several, "
-        "or is certain without more right answers. First sign: the first image of that window."
+        "or is certain without more right answers. First sign: the first image of that window. "
+        "Forward, backward: passes through the network for each image."
     )
     columns = ["model", "title", "shift", "level", "streams", "lowest", "highest", "collapsed"]
-    columns += ["share low", "share high", "first image", "kind"]
+    columns += ["share low", "share high", "first image", "kind", "forward", "backward"]
     frame = pd.DataFrame(lines, columns=columns)
     return TextTable("adaptation_streams", _STREAM_HEAD, body, [caption], frame, models)
 
