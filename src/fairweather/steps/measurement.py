@@ -28,7 +28,14 @@ from fairweather.steps.sweeps import shift_kind
 from fairweather.steps.worker import get_splits, open_data
 from fairweather.tasks.table import find_task
 from fairweather.types.kinds import TaskKind
-from fairweather.types.measurement import CLASSIFICATION, Attack, Dataset, ReaderCalls, Shift
+from fairweather.types.measurement import (
+    CLASSIFICATION,
+    Attack,
+    Choices,
+    Dataset,
+    ReaderCalls,
+    Shift,
+)
 from fairweather.types.operating_points import OperatingPoints
 from fairweather.types.options import Aggregation
 from fairweather.types.positive import PositiveClasses, read_positive
@@ -99,6 +106,9 @@ class DataFacts:
     positive: PositiveClasses | None = None
     """The classes that the findings are made of; None if they are not."""
 
+    choices: Choices | None = None
+    """Of a published natural shift, the classes that a model chooses among, without rows."""
+
     def count_bytes(self, part: str) -> int:
         """The size of a split's 8-bit images in bytes; 0 if `side` is not known."""
         height, width = self.side or (0, 0)
@@ -130,6 +140,7 @@ def collect_facts(dataset: Dataset, parts: Collection[str] = (TRAIN, VAL, TEST))
         ordered=has_ordered_classes(dataset.notes),
         task=dataset.task,
         positive=read_positive(dataset.notes),
+        choices=None if dataset.test.choices is None else dataset.test.choices[:0],
     )
 
 
@@ -158,6 +169,7 @@ def survey_sources(
                 ordered=loading.positive is None and has_ordered_classes(loading.source.notes),
                 task=loading.task,
                 positive=loading.positive,
+                choices=loading.choices,
             )
     return facts
 
@@ -269,6 +281,15 @@ class Measurement(Settings):
     def stores_logits(self) -> bool:
         """Whether the logits of labelled images are stored."""
         return find_task(self.data.task).stores_logits(len(self.data.classes))
+
+    def is_recomputed(self, part: str) -> bool:
+        """Whether stored logits of a part give its other predictions.
+
+        Those of other data sets are not stored. Those of a class mask have lost the classes outside
+        it, which a calibration may need.
+        """
+        is_chosen = part in self.natural and self.natural[part].choices is not None
+        return self.stores_logits and part not in self.others and not is_chosen
 
     def fitted_on(self, variant: Variant | None) -> tuple[str, ...]:
         """The shifts of the validation images that a variant, or a model's thresholds, fit on."""
@@ -410,8 +431,7 @@ def _plan_own_predictions(measurement: Measurement, model: MeasuredModel) -> Ite
         how: plan.ForwardPass | plan.GivenPredictions | plan.EnsembleAverage = model.way(
             predictions_file(model.name, model.seed, shift.id, part)
         )
-        stored = measurement.stores_logits and part not in measurement.others
-        if model.members and stored and not isinstance(shift, Attack):
+        if model.members and measurement.is_recomputed(part) and not isinstance(shift, Attack):
             files = (predictions_file(m.name, m.seed, shift.id, part) for m in model.members)
             how = plan.EnsembleAverage(members=tuple(files))
         yield _plan_prediction(measurement, model, model.name, model.label, part, shift, how)
@@ -474,8 +494,8 @@ def _plan_variant(
             aggregation=None if file is None else measurement.aggregation,
             rows_from=() if file is None else measurement.rows_from(source, model.seed, part),
         )
-        stored = measurement.stores_logits and part not in measurement.others
-        if variant.post_hoc is None or (file is not None and not stored):
+        is_applied = file is None or measurement.is_recomputed(part)
+        if variant.post_hoc is None or not is_applied:
             assert model.network is not None, "of given predictions, there is no network"
             how = plan.ForwardPass(network=model.network, variant=variant.text, fitted=file)
         step = _plan_prediction(measurement, model, name, label, part, shift, how)

@@ -9,7 +9,7 @@ import re
 import sys
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
-from typing import TYPE_CHECKING, Any, ClassVar, NamedTuple, Self, TypeAlias, TypeVar
+from typing import TYPE_CHECKING, Any, ClassVar, Literal, NamedTuple, Self, TypeAlias, TypeVar
 
 import numpy as np
 import numpy.typing as npt
@@ -40,6 +40,7 @@ ByteArray = npt.NDArray[np.uint8]
 BoolArray = npt.NDArray[np.bool_]
 Costs = tuple[tuple[float, ...], ...]  # a row for each class, or for each finding
 TextArray = npt.NDArray[np.object_]
+TruthArray = npt.NDArray[np.bool_] | npt.NDArray[np.float32]
 ShiftFunction: TypeAlias = "Callable[[torch.Tensor, torch.Tensor, int], torch.Tensor]"
 Tell: TypeAlias = "Callable[[float], None] | None"
 AttackFunction: TypeAlias = (
@@ -157,6 +158,38 @@ def explain_small_slices(column: str, values: TextArray) -> str:
 
 
 @dataclass(frozen=True)
+class Choices:
+    """The classes that a model chooses among on a natural shift, and what is right of each image.
+
+    >>> Choices(("cat", "dog"), np.array([[True, True], [False, True]]))[1:].truth.tolist()
+    [[False, True]]
+    """
+
+    names: tuple[str, ...]
+    """The class mask: outputs of other classes do not count."""
+
+    truth: TruthArray | None = None
+    """`[N, K]`, a column for each of these classes: bool if several are right; or float32, the
+    share of people who chose each. None if only the label is right."""
+
+    def __getitem__(self, index: npt.NDArray[np.integer] | slice) -> Choices:
+        return Choices(self.names, None if self.truth is None else self.truth[index])
+
+    @property
+    def judged(self) -> Literal["label", "several", "shares"]:
+        """What an answer is compared with: a key of `types.record.JUDGED`."""
+        if self.truth is None:
+            return "label"
+        return "several" if self.truth.dtype == np.bool_ else "shares"
+
+    def rename(self, names: Sequence[str | None]) -> Choices:
+        """The same by the names that a run has for these classes; None leaves a class out."""
+        kept = [place for place, name in enumerate(names) if name is not None]
+        truth = None if self.truth is None else self.truth[:, kept]
+        return Choices(tuple(str(names[place]) for place in kept), truth)
+
+
+@dataclass(frozen=True)
 class ReaderCalls:
     """What people, such as radiologists, call each image.
 
@@ -241,6 +274,9 @@ class Images:
     groups: Groups | None = None
     """Which images belong together, and their subgroups; None if nothing is known."""
 
+    choices: Choices | None = None
+    """Of a natural shift: the class mask, and what is right beyond the labels. None elsewhere."""
+
     def __post_init__(self) -> None:
         import torch
 
@@ -271,6 +307,7 @@ class Images:
             self.classes,
             None if self.names is None else self.names[places],
             None if self.groups is None else self.groups[places],
+            None if self.choices is None else self.choices[places],
         )
 
 
