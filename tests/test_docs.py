@@ -131,6 +131,7 @@ def test_the_columns_of_the_predictions_are_defined(tmp_path):
     run = RunFolder(tmp_path)
     logits = np.zeros((8, 4), dtype=np.float32)
     sets = {"set_size": np.ones(8, dtype=np.int64), "covered": np.ones(8, dtype=bool)}
+    sets |= dict.fromkeys(("stream", "place"), np.zeros(8, dtype=np.int64))
     every = replace(outcomes([True] * 8, logits=logits), **sets)
     run.write_predictions("all.parquet", every)
     run.write_unlabelled("other.parquet", outcomes([True] * 8))

@@ -11,6 +11,7 @@ from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 
 ANSWERS = {
+    "docs/adaptation": ["test-time adaptation", "TENT"],
     "docs/calibration": ["calibration", "ECE", "temperature scaling", "overconfidence"],
     "docs/chest-xray": ["multi-label", "multilabel", "chest x-ray", "tags"],
     "docs/check": ["CI", "gate"],
