@@ -206,10 +206,10 @@ def tabulate_streams(contents: Contents) -> TextTable | None:
     if not body:
         return None
     caption = (
-        "Streams of the first seed: the same images, each time in another order. Collapsed: from "
-        "a window of 100 images on, the network gives one class where the plain one gives several, "
-        "or is certain without more right answers. First sign: the first image of that window. "
-        "Forward, backward: passes through the network for each image."
+        "Streams of the first seed: the same images, each time in another order. Collapsed: over "
+        "100 images, the network gives one class where the plain network gives several. Certainty "
+        "without more right answers counts too. First sign: the first of those images. Forward, "
+        "backward: passes through the network for each image."
     )
     columns = ["model", "title", "shift", "level", "streams", "lowest", "highest", "collapsed"]
     columns += ["share low", "share high", "first image", "kind", "forward", "backward"]
