@@ -440,15 +440,25 @@ class RunFolder:
         return self.read_columns(name, [column])[0]
 
     def read_columns(self, name: str, columns: Sequence[str]) -> list[npt.NDArray[Any]]:
-        """Read some columns of a file of predictions, `[N]` each."""
+        """Read some columns of a file of predictions, `[N]` each.
+
+        A confidence that is unknown is NaN.
+        """
         if self.aggregation is not None:
             cell = self.read_cell(name)
             return [getattr(cell, column) for column in columns]
         with _open_parquet(self.file(name)) as file:
             small = DOUBT in file.schema_arrow.names
             stored = [DOUBT if small and column == "confidence" else column for column in columns]
+            if not small and "confidence" not in file.schema_arrow.names:
+                stored = [column for column in stored if column != "confidence"]
             table = file.read(columns=stored, use_threads=False)
-            return [self._column(table, column) for column in columns]
+            return [
+                np.full(len(table), np.nan)
+                if column == "confidence" and len(stored) < len(columns)
+                else self._column(table, column)
+                for column in columns
+            ]
 
     @property
     def task(self) -> Task:
@@ -545,7 +555,9 @@ class RunFolder:
             stored = [*table.column_names]
             if DOUBT in stored:
                 stored.append("confidence")
-            columns = {name: self._column(table, name) for name in kind.stored if name in stored}
+            columns = {
+                name: self._column(table, name) if name in stored else None for name in kind.stored
+            }
             logits = self._column(table, "logits") if "logits" in stored else None
             predictions: AnyPredictions = kind(
                 **columns, logits=logits, classes=tuple(described["classes"])
