@@ -5,7 +5,7 @@ from __future__ import annotations
 import re
 from collections.abc import Iterator
 from pathlib import Path
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import numpy as np
 import numpy.typing as npt
@@ -58,7 +58,7 @@ def list_cifar10_c(request: SourceRequest) -> Source:
     """
     place = _parse_corrupted_path("cifar-10-c", request.path or Path())
     path = place.folder / f"{place.corruption}.npy"
-    images = _open_array(path)
+    images = open_array(path)
     if images.dtype != np.uint8 or images.shape[1:] != (CIFAR_SIDE, CIFAR_SIDE, 3):
         raise InputError(
             f"{str(path)!r} is {images.dtype} {list(images.shape)}; "
@@ -116,7 +116,8 @@ def _parse_corrupted_path(published: str, path: Path) -> CorruptedPath:
     return CorruptedPath(path.parent.parent, corruption, int(severity))
 
 
-def _open_array(path: Path) -> npt.NDArray[np.generic]:
+def open_array(path: Path) -> npt.NDArray[Any]:
+    """Map a .npy file into memory; raises `InputError` for another file or pickled objects."""
     check_exists(path)
     try:
         # This reads only the .npy format, and refuses pickled objects.
@@ -128,7 +129,7 @@ def _open_array(path: Path) -> npt.NDArray[np.generic]:
 
 def _read_labels(path: Path) -> IntArray:
     """Read the labels of one severity, and check that all severities have the same labels."""
-    stored = _open_array(path)
+    stored = open_array(path)
     whole = stored.dtype.kind in "iu" and stored.ndim == 1
     if not whole or not len(stored) or len(stored) % SEVERITIES:
         raise InputError(
