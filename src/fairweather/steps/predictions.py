@@ -300,7 +300,7 @@ def _store_predictions(
     else:
         assert isinstance(predictions, Predictions), "only classifiers are scored on other data"
         folder.write_unlabelled(step.leaves[0], predictions)
-        note = f"{step.images.data}: confidence {np.mean(predictions.confidence):.1%}"
+        note = f"{step.images.data}: confidence {np.mean(predictions.known_confidence):.1%}"
     return plan.StepResult(note, halved_to=halved)
 
 

@@ -390,7 +390,8 @@ def _read_cells(
 ) -> _CellPredictions:
     files = [predictions_file(*model, shift.id) for shift in shifts]
     predicted = np.stack([run.read_column(file, "predicted") for file in files])
-    confidence = np.stack([run.read_column(file, "confidence") for file in files])
+    # Where it is unknown, no mistake comes before another.
+    confidence = np.nan_to_num([run.read_column(file, "confidence") for file in files])
     return _CellPredictions(predicted != test.labels.numpy(), confidence)
 
 

@@ -75,8 +75,8 @@ def estimate_with_classes(
     Classes have rows for clean images, and for the mean over the levels of each shift. There may be
     many classes, so single levels have rows of targets only. Estimates of classes are dropped after
     each model and shift, because together they might not fit into memory. Both come from one pass,
-    because a macro AUC needs the areas of all classes. There are no rows of classes where logits
-    are not stored.
+    because a macro AUC needs the areas of all classes. Without logits, classes have the rows of
+    their calls only, and more than 100 classes have none.
 
     Args:
         cells: all cells of one set of images.

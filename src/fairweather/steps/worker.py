@@ -281,13 +281,14 @@ def get_splits(dataset: Dataset) -> dict[str, Images]:
 def predictions_digest(predictions: AnyPredictions) -> str:
     """The digest of the content of predictions: keys, labels, probabilities and classes.
 
-    Beyond 100 classes, where logits are not kept, it covers the losses and confidences.
+    Without logits, as beyond 100 classes, it covers the losses and confidences that are known.
     """
     digest = hashlib.sha256(json.dumps(predictions.classes).encode())
     columns: list[npt.NDArray[Any]] = [predictions.keys, predictions.labels]
     if predictions.logits is None:
         assert isinstance(predictions, Predictions), "other tasks keep their logits"
-        columns += [predictions.predicted, predictions.confidence, predictions.nll]
+        known = (predictions.predicted, predictions.confidence, predictions.nll)
+        columns += [column for column in known if column is not None]
     else:
         columns.append(predictions.logits)
     for column in columns:

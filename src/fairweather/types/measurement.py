@@ -601,6 +601,13 @@ class AnyPredictions:
         """bool `[N]`: is the decision right."""
         raise NotImplementedError
 
+    @property
+    def known_confidence(self) -> npt.NDArray[np.float64]:
+        """float64 `[N]`, the confidence, for what is only asked where it is known."""
+        confidence: npt.NDArray[np.float64] | None = getattr(self, "confidence", None)
+        assert confidence is not None, "the confidence is unknown; ask `Metric.applies`"
+        return confidence
+
     def take(self, places: npt.NDArray[np.integer]) -> Self:
         """The columns of some images, by their places."""
         return join_columns([self], lambda columns: columns[0][places])
@@ -677,17 +684,19 @@ class Predictions(AnyPredictions):
     predicted: IntArray
     """`keys`, `labels`, `predicted`: int64 `[N]`."""
 
-    confidence: npt.NDArray[np.float64]
-    """float64 `[N]`, the largest softmax probability."""
+    confidence: npt.NDArray[np.float64] | None
+    """float64 `[N]`, the largest softmax probability; None if only the predicted class is known."""
 
-    top5_correct: BoolArray
+    top5_correct: BoolArray | None
     """Bool `[N]`: are fewer than five logits greater than the label's."""
 
-    nll: npt.NDArray[np.float64]
+    nll: npt.NDArray[np.float64] | None
     """float64 `[N]`, minus the log of the label's probability, in nats."""
 
-    brier: npt.NDArray[np.float64]
-    """float64 `[N]`, squared distance of the probabilities to the one-hot label, in [0, 2]."""
+    brier: npt.NDArray[np.float64] | None
+    """float64 `[N]`, squared distance of the probabilities to the one-hot label, in [0, 2].
+
+    `top5_correct`, `nll`, `brier`: None if the probabilities of other classes are unknown."""
 
     logits: npt.NDArray[np.float32] | None
     """float32 `[N, classes]`, or None for more than 100 classes."""
