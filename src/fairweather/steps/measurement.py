@@ -7,6 +7,8 @@ import hashlib
 import math
 from collections.abc import Collection, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
+from itertools import groupby
+from operator import attrgetter
 
 import torch
 
@@ -22,6 +24,7 @@ from fairweather.steps import plan
 from fairweather.steps.predictions import groups_digest
 from fairweather.steps.samples import MIXUP
 from fairweather.steps.score_rows import is_imagenet_at_224
+from fairweather.steps.sweeps import shift_kind
 from fairweather.steps.worker import get_splits, open_data
 from fairweather.tasks.table import find_task
 from fairweather.types.kinds import TaskKind
@@ -54,13 +57,14 @@ from fairweather.types.record import (
     TRAIN,
     VAL,
     WARNINGS,
+    adapted_file,
     features_file,
     groups_file,
     has_ordered_classes,
     predictions_file,
     variant_name,
 )
-from fairweather.variants.variant import Variant
+from fairweather.variants.variant import CONTINUAL, EPISODIC, GRADUAL, Adapting, Variant
 
 OOD_DATA = "ood:"  # prefix of the names of other data sets in a plan
 
@@ -477,6 +481,8 @@ def _plan_variant(
     label = f"{model.label} + {variant.phrase(images, measurement.batch_size, measurement.kind)}"
     if file is not None:
         yield _plan_fit(measurement, model, variant, source, label, file)
+    cells = EPISODIC if variant.adapting is None else variant.adapting.cells
+    before = chain_cells(measurement.shifts, cells)
     for part, shift in measurement.cells(fit_on=measurement.fits_under_shifts(variant)):
         if variant.adapting is not None and isinstance(shift, Attack):
             continue
@@ -492,7 +498,66 @@ def _plan_variant(
         if variant.post_hoc is None or not is_applied:
             assert model.network is not None, "of given predictions, there is no network"
             how = plan.ForwardPass(network=model.network, variant=variant.text, fitted=file)
-        yield _plan_prediction(measurement, model, name, label, part, shift, how)
+        step = _plan_prediction(measurement, model, name, label, part, shift, how)
+        if isinstance(how, plan.ForwardPass) and variant.adapting is not None:
+            carried = before.get(shift.id) if part == TEST else None
+            step = _plan_adaptation(measurement, step, variant.adapting, carried)
+        yield step
+
+
+def _plan_adaptation(
+    measurement: Measurement, step: plan.PredictStep, adapting: Adapting, before: str | None
+) -> plan.PredictStep:
+    """Add what a method of adaptation reads and writes: source images, and changes of a network.
+
+    `before` is the cell that the network comes from; None if each begins with a new copy, and ""
+    for the first.
+    """
+    changes: dict[str, object] = {"work": step.work * adapting.orders * adapting.passes}
+    if adapting.source_images:
+        changes["source"] = measurement.data.reference(VAL)
+    if before is not None:
+        file = adapted_file(step.model, step.seed, step.shift)
+        changes["leaves"] = (*step.leaves, file)
+        if before:
+            changes["goes_on"] = adapted_file(step.model, step.seed, before)
+            changes["reads"] = (*step.reads, changes["goes_on"])
+    return step.model_copy(update=changes)
+
+
+def chain_cells(shifts: Sequence[Shift | Attack], order: str) -> dict[str, str]:
+    """For each cell that a network goes on to, by the id of its shift, the one before.
+
+    The first of a chain has ""; there are none if each cell begins with a new copy of the network.
+
+    >>> from fairweather.shifts.table import make_shift
+    >>> levels = [make_shift("gamma", exponent=x) for x in (2, 1.5)]
+    >>> clean = make_shift("clean")
+    >>> chain_cells([clean, *levels], "gradual")
+    {'clean': '', 'gamma,exponent=1.5': '', 'gamma,exponent=2': 'gamma,exponent=1.5'}
+    >>> list(chain_cells([clean, *levels], "continual").values())
+    ['', 'clean', 'gamma,exponent=2']
+    """
+    unattacked = [shift for shift in shifts if isinstance(shift, Shift)]
+    chains = {
+        EPISODIC: [],
+        CONTINUAL: [unattacked],
+        GRADUAL: [
+            sorted(levels, key=_strength)
+            for _, levels in groupby(
+                sorted(unattacked, key=attrgetter("name")), key=attrgetter("name")
+            )
+        ],
+    }[order]
+    return {
+        shift.id: before
+        for chain in chains
+        for shift, before in zip(chain, ["", *(shift.id for shift in chain)], strict=False)
+    }
+
+
+def _strength(shift: Shift) -> float:
+    return 0.0 if shift.level is None else abs(shift.level - shift_kind(shift.name).neutral)
 
 
 def _plan_fit(

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from itertools import groupby
 from operator import itemgetter
 
@@ -20,12 +20,15 @@ from fairweather.metrics import (
     estimate_means,
     mce_alexnet,
     mean_corruption_error,
+    paired_change,
+    paired_difference,
 )
-from fairweather.metrics.columns import FloatArray, Result
+from fairweather.metrics.columns import FloatArray, IntArray, Result
 from fairweather.metrics.detection import DETECTION_METRICS, OOD_SCORES
 from fairweather.metrics.grouping import Grouping
+from fairweather.metrics.intervals import stream_estimate
 from fairweather.metrics.metric import class_metric_names, find_class_metric_row
-from fairweather.metrics.robustness import ALEXNET, SEVERITIES, Errors
+from fairweather.metrics.robustness import ADAPTED, ALEXNET, SEVERITIES, Errors
 from fairweather.runs.folder import RunFolder
 from fairweather.runs.scores import (
     Estimates,
@@ -51,6 +54,8 @@ from fairweather.types.record import (
     OOD,
     SLICE_COLUMNS,
     SUMMARY_LEVELS,
+    WORST,
+    base_model,
 )
 
 Places = npt.NDArray[np.integer]  # of the images of a slice
@@ -146,7 +151,7 @@ def class_slice_rows(
         ) -> dict[ScoreKey, Estimates]:
             estimates = estimate_cells(
                 members,
-                lambda cell: read(cell).take(subset),
+                lambda cell: read(cell).take_images(subset),
                 bootstrap,
                 fitted=fitted,
                 grouping=own_grouping,
@@ -217,7 +222,7 @@ def concatenate_rows(parts: Sequence[pd.DataFrame]) -> pd.DataFrame:
 def derived_rows(
     cells: Sequence[Cell],
     table: Mapping[ScoreKey, Estimates],
-    predicted: Callable[[Cell], npt.NDArray[np.int64]],
+    predicted: Callable[[Cell], Sequence[IntArray]],
     *,
     bootstrap: int,
     in_units_of_alexnet: bool,
@@ -228,7 +233,7 @@ def derived_rows(
     Args:
         cells: all cells that are scored.
         table: the estimates of each cell, with the metric `accuracy`.
-        predicted: reads the predicted classes of a cell, int64 `[n]`.
+        predicted: reads the predicted classes of each stream of a cell, int64 `[n]`.
         bootstrap: number of resamples for every interval.
         in_units_of_alexnet: whether the images are those of the published mCE.
         grouping: which images belong together, if whole groups were resampled for the table.
@@ -245,7 +250,7 @@ def derived_rows(
 
 def _flip_rates(
     cells: Sequence[Cell],
-    predicted: Callable[[Cell], npt.NDArray[np.int64]],
+    predicted: Callable[[Cell], Sequence[IntArray]],
     bootstrap: int,
     grouping: Grouping | None,
 ) -> Iterator[tuple[ScoreKey, Estimate]]:
@@ -261,13 +266,14 @@ def _flip_rates(
     for (model, seed, shift), levels in sweeps.items():
         at_neutral = (shift_kind(shift).neutral, clean[model, seed])
         by_level = sorted([at_neutral, *levels], key=itemgetter(0))
-        classes = np.stack([predicted(cell) for _, cell in by_level])
-        keys.append((model, str(seed), shift, MEAN))
-        columns.append((classes[1:] != classes[:-1]).mean(axis=0))
+        for classes in zip(*(predicted(cell) for _, cell in by_level), strict=True):  # by stream
+            keys.append((model, str(seed), shift, MEAN))
+            columns.append((np.diff(classes, axis=0) != 0).mean(axis=0))
     if keys:
         shares = np.stack(columns, axis=1)
         rates = estimate_means(shares, ["share"] * len(keys), bootstrap, grouping=grouping)
-        yield from zip(keys, rates, strict=True)
+        for key, streams in groupby(zip(keys, rates, strict=True), itemgetter(0)):
+            yield key, stream_estimate([rate for _, rate in streams])
 
 
 def _corruption_errors(
@@ -314,6 +320,37 @@ def is_imagenet_at_224(classes: Sequence[str], side: tuple[int, int] | None) -> 
     """
     wnids = [re.fullmatch(r"n\d{8}", name) for name in classes]
     return len(wnids) == 1000 and all(wnids) and side == (224, 224)
+
+
+def adaptation_rows(
+    models: Iterable[ScoredModel], table: Mapping[ScoreKey, Estimates]
+) -> pd.DataFrame:
+    """Make the rows of how much adapting changes each model, from the estimates of all cells.
+
+    What is fitted on a network that adapts is compared with the same fitted on the plain network.
+    """
+    lines = []
+    pairs = {row.model: drop_adapting(row.model) for row in models if row.adapts}
+    for (model, seed, shift, level), own in table.items():
+        plain = table.get((pairs.get(model, ""), seed, shift, level), {})
+        for name, changed in ADAPTED.items() if level != WORST else ():
+            if name in own and name in plain:
+                first, second = plain[name], own[name]
+                alike = len(first.of_seeds) == len(second.of_seeds)
+                change = (paired_change if alike else paired_difference)(first, second)
+                lines.append((model, seed, shift, level, changed, *change))
+    return pd.DataFrame(lines, columns=COLUMNS)
+
+
+def drop_adapting(name: str) -> str:
+    """The name of what a model that adapts is compared with: the same without adapting.
+
+    >>> drop_adapting("basic+tent"), drop_adapting("basic+tent+temperature")
+    ('basic', 'basic+temperature')
+    """
+    base = base_model(name)
+    _, *fitted = name.removeprefix(f"{base}+").split("+")
+    return "+".join([base, *fitted])
 
 
 # If all energies are closer to 0 than this, logits are logarithms of probabilities.

@@ -539,6 +539,19 @@ class Cell:
         return f"{self.model}/seed-{self.seed}/{self.shift.id}"
 
 
+class Passes(NamedTuple):
+    """How many images went through a network that adapts, on its way through all streams."""
+
+    forward: int
+    """Images of all passes forward; an image counts once in each."""
+
+    backward: int
+    """Images of all passes backward, which compute gradients."""
+
+
+STREAM_COLUMNS = {"stream": np.int64, "place": np.int64}  # only of models that adapt
+
+
 class AnyPredictions:
     """The per-image columns of one cell, of whatever task.
 
@@ -563,6 +576,12 @@ class AnyPredictions:
     costs: Costs | None = None
     """What errors cost; None if that is unknown."""
 
+    stream: IntArray | None = None
+    place: IntArray | None = None
+    passes: Passes | None = None
+    """`stream`, `place`, `passes`: of a model that adapts, as in `Predictions`; else None. The
+    rows of one stream follow those of another, and each has every image once, so keys repeat."""
+
     kind: ClassVar[TaskKind]
     """What these are predictions of."""
 
@@ -585,6 +604,17 @@ class AnyPredictions:
     def take(self, places: npt.NDArray[np.integer]) -> Self:
         """The columns of some images, by their places."""
         return join_columns([self], lambda columns: columns[0][places])
+
+    @property
+    def streams(self) -> tuple[Self, ...]:
+        """Each stream of a model that adapts, in the order of the images; else these alone."""
+        if self.stream is None:
+            return (self,)
+        return tuple(self.take(np.flatnonzero(self.stream == s)) for s in np.unique(self.stream))
+
+    def take_images(self, places: npt.NDArray[np.integer]) -> Self:
+        """The columns of some images, by their places, in each stream."""
+        return join_streams([stream.take(places) for stream in self.streams])
 
     def with_columns(self, **columns: object) -> Self:
         """The same with other columns."""
@@ -609,6 +639,20 @@ def join_columns(parts: Sequence[P], join: Callable[[list[npt.NDArray[Any]]], An
     return parts[0].with_columns(**changed)
 
 
+def join_streams(streams: Sequence[P]) -> P:
+    """Join the streams of a model that adapts, or give the only predictions as they are.
+
+    What was made of a stream, such as the rows of patients, need not know its number.
+    """
+    if len(streams) == 1:
+        return streams[0]
+    numbered = [
+        stream.with_columns(stream=np.full(len(stream), number, dtype=np.int64))
+        for number, stream in enumerate(streams)
+    ]
+    return join_columns(numbered, np.concatenate)
+
+
 @dataclass(frozen=True)
 class Predictions(AnyPredictions):
     """Per-image columns of one cell. Every metric is computed from these, without a model."""
@@ -625,6 +669,7 @@ class Predictions(AnyPredictions):
         # Only for variants that make prediction sets.
         "set_size": np.int64,
         "covered": np.bool_,
+        **STREAM_COLUMNS,
     }
 
     keys: IntArray
@@ -658,6 +703,16 @@ class Predictions(AnyPredictions):
 
     covered: BoolArray | None = None
     """Bool `[N]`: is the label in the prediction set; None without sets."""
+
+    stream: IntArray | None = None
+    """int64 `[N]`, the number of the stream that the image was seen in; None for a model that does
+    not adapt."""
+
+    place: IntArray | None = None
+    """int64 `[N]`, the image's place in its stream, from 0 on; None likewise."""
+
+    passes: Passes | None = None
+    """What adapting to the images has cost; None likewise."""
 
     ood_scores: Mapping[str, npt.NDArray[np.float32]] = field(default_factory=dict)
     """float32 `[N]` for each score of `OOD_SCORES` that was computed, by name."""

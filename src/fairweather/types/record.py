@@ -157,7 +157,7 @@ RECORD, STUDY, SCORES, SUMMARY = "record.json", "study.yaml", "scores.csv", "sum
 SLICES = "slices.csv"  # scores of subgroups, only if they were asked for
 WARNINGS, ABSENT_METRICS = "warnings.json", "absent_metrics.json"
 PAGE, TABLES, FIGURES, SAMPLES = "report.html", "tables", "figures", "samples"
-STEPS, GROUPS = "steps", "groups"
+STEPS, GROUPS, ADAPTED = "steps", "groups", "adapted"
 READERS = "readers.parquet"  # what people call each test image, only if a run was given it
 JOINED = "joined.json"  # only in a folder that was joined from runs with different seeds
 WEIGHTS, DESCRIPTION, HISTORY = "model.safetensors", "model.json", "history.csv"
@@ -250,6 +250,15 @@ def predictions_file(model: str, seed: int | str, shift: str, part: str = TEST) 
     """
     folder = f"predictions/{model.removesuffix(ENSEMBLE_SUFFIX)}/seed-{seed}"
     return f"{folder}/{part_folder(part)}/{escape(shift)}.parquet"
+
+
+def adapted_file(model: str, seed: int | str, shift: str) -> str:
+    """The file with what a network that adapts has changed until the end of a cell.
+
+    >>> adapted_file("basic+tent-continual", 0, "clean")
+    'adapted/basic+tent-continual/seed-0/clean.safetensors'
+    """
+    return f"{ADAPTED}/{model}/seed-{seed}/{escape(shift)}.safetensors"
 
 
 def groups_file(part: str) -> str:
