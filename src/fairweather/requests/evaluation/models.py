@@ -27,7 +27,7 @@ from fairweather.data.named_sets import describe_verification
 from fairweather.data.sources import UNSPLIT
 from fairweather.errors import InputError, one_line
 from fairweather.inference.prediction import check_logits
-from fairweather.models.labels import LabelMap, match_labels, relabel
+from fairweather.models.labels import LabelMap, match_labels, relabel, rename_choices
 from fairweather.models.onnx import OnnxNetwork
 from fairweather.models.opening import (
     check_model,
@@ -94,6 +94,7 @@ from fairweather.types.measurement import (
     CLASSIFICATION,
     MULTILABEL,
     Attack,
+    Choices,
     Dataset,
     Images,
     Preparation,
@@ -375,6 +376,7 @@ def _describe_inputs(
             lines.append(
                 f"natural        {name.removeprefix(NATURAL_DATA)}: {natural.name}, n = "
                 f"{len(natural.test):,}, {_count_classes(natural, 'of these ')}"
+                f"{_describe_mask(natural.test.choices, dataset.classes)}"
                 f"{f', {known}' if known else ''}"
             )
     if verified := describe_verification(dataset.name, notes):
@@ -764,6 +766,19 @@ def _fitting_note(dataset: Dataset, *, is_split_as_trained: bool) -> dict[str, s
         "fitting": "what is fitted on the validation images is valid only if the model was not "
         "trained on them"
     }
+
+
+def _describe_mask(choices: Choices | None, classes: tuple[str, ...]) -> str:
+    """Say among how many classes a model chooses; "" if among all.
+
+    >>> _describe_mask(Choices(("dog",)), ("cat", "dog"))
+    ', chosen among 1 of 2 (class mask)'
+    """
+    if choices is None:
+        return ""
+    count = len(rename_choices(choices, classes).names)
+    among = f", chosen among {count:,} of {len(classes):,} (class mask)"
+    return among if count < len(classes) else ""
 
 
 def _other_sources(
