@@ -19,7 +19,7 @@ from fairweather.files.yamlfile import parse_yaml, read_yaml
 from fairweather.metrics.grouping import Grouping, number_groups
 from fairweather.metrics.metric import find_point, list_onwards
 from fairweather.metrics.operating_points import count_sought, explain_few, fewest_for_target
-from fairweather.progress import Notify
+from fairweather.progress import Event, Notify, silent
 from fairweather.runs.folder import StoredGroups
 from fairweather.steps.measurement import (
     OOD_DATA,
@@ -39,6 +39,7 @@ from fairweather.steps.plan import (
     Step,
     link_steps,
 )
+from fairweather.steps.sweeps import bind_published, digest_published
 from fairweather.steps.worker import get_splits, open_data
 from fairweather.tasks.classification import CLASSIFICATION_TASK
 from fairweather.tasks.table import find_task
@@ -441,7 +442,12 @@ def make_plan(inputs: Inputs) -> Plan:
         *plan_models(measurement, inputs.models),
         *plan_conclusion(measurement, inputs.models),
     ]
-    return link_steps(sources, [planned for planned, _ in inputs.networks], steps)
+    published = {
+        shift.id: shift.files.source
+        for shift in (*measurement.shifts, *measurement.fit_on)
+        if isinstance(shift, Shift) and shift.files is not None
+    }
+    return link_steps(sources, [planned for planned, _ in inputs.networks], steps, published)
 
 
 def model_label(title: str, seed: int, seeds: Sequence[int]) -> str:
@@ -557,10 +563,30 @@ def try_settings(dataset: Dataset, settings: Settings, purpose: str) -> None:
 
 
 def try_shifts(shifts: Sequence[Shift | Attack], image: Images, seed: int) -> None:
-    """Apply every shift to one image; raises `InputError` for the first that does not work."""
+    """Apply every shift to one image; raises `InputError` for the first that does not work.
+
+    Published files have been tried by `pair_published_files`.
+    """
     for shift in shifts:
-        if isinstance(shift, Shift):
+        if isinstance(shift, Shift) and shift.files is None:
             shift(image.images, image.keys, seed)
+
+
+def pair_published_files(settings: Settings, dataset: Dataset, tell: Notify = silent) -> Settings:
+    """Pair the published files among the shifts with the clean images of a data set.
+
+    Raises `InputError` if files are missing, or differ from the clean images in labels or size.
+    """
+    count = len(digest_published(settings.shifts))
+
+    def report(done: int) -> None:
+        tell(Event("pair published files", done, count))
+
+    shifts = tuple(bind_published(settings.shifts, dataset.test, report))
+    fit_on = settings.fit_on
+    if dataset.val is not None:
+        fit_on = tuple(bind_published(fit_on, dataset.val))
+    return replace(settings, shifts=shifts, fit_on=fit_on)
 
 
 def try_model(model: nn.Module, settings: Settings, image: Images) -> None:

@@ -20,12 +20,13 @@ from fairweather.metrics import (
     estimate_means,
     mce_alexnet,
     mean_corruption_error,
+    relative_mce_alexnet,
 )
 from fairweather.metrics.columns import FloatArray, Result
 from fairweather.metrics.detection import DETECTION_METRICS, OOD_SCORES
 from fairweather.metrics.grouping import Grouping
 from fairweather.metrics.metric import class_metric_names, find_class_metric_row
-from fairweather.metrics.robustness import ALEXNET, SEVERITIES, Errors
+from fairweather.metrics.robustness import ALEXNET, SEVERITIES
 from fairweather.runs.folder import RunFolder
 from fairweather.runs.scores import (
     Estimates,
@@ -38,6 +39,7 @@ from fairweather.runs.scores import (
     unseen_slices,
     worst_slices,
 )
+from fairweather.shifts.published import BENCHMARK, TWINS, find_twin
 from fairweather.steps.plan import ScoredModel, ScoreStep
 from fairweather.steps.sweeps import shift_kind
 from fairweather.types.measurement import Cell, Predictions
@@ -240,7 +242,10 @@ def derived_rows(
         derived.setdefault(key, {})[name] = estimate
     families = {shift for _, _, shift, _ in derived if shift not in ATTACKS and "/" not in shift}
     apart = [*ATTACKS, *(families - {cell.shift.name for cell in cells})]
-    return scores_frame(add_means(derived.items(), apart=apart))
+    # Apart, since means over levels would replace the flip rates.
+    differences = scores_frame(add_means(_file_differences(table)))
+    frames = [scores_frame(add_means(derived.items(), apart=apart)), differences]
+    return concatenate_rows(frames)
 
 
 def _flip_rates(
@@ -287,21 +292,50 @@ def _corruption_errors(
         full = len(benchmark) == len(ALEXNET) and all(
             len(members) == SEVERITIES for members in benchmark.values()
         )
-        if family == "imagenet_c" and full and in_units_of_alexnet:
+        if not full or not in_units_of_alexnet:
+            continue
+        if family == TWINS[BENCHMARK]:
             yield key, "mce_alexnet/in-memory", _combine_errors(mce_alexnet, benchmark)
+        elif family == BENCHMARK:
+            clean = table[model, seed, CLEAN, NO_LEVEL]["accuracy"]
+            relative = _combine_errors(relative_mce_alexnet, benchmark, clean)
+            yield key, "mce_alexnet/files", _combine_errors(mce_alexnet, benchmark)
+            yield key, "relative_mce_alexnet/files", relative
+
+
+def _file_differences(
+    table: Mapping[ScoreKey, Estimates],
+) -> Iterator[tuple[ScoreKey, dict[str, Estimate]]]:
+    """Accuracy on published files minus in memory, where a run has both of a cell."""
+    for (model, seed, shift, level), estimates in table.items():
+        twin = (model, seed, find_twin(shift), level)
+        if twin in table and level not in SUMMARY_LEVELS:
+            on_files, in_memory = estimates["accuracy"], table[twin]["accuracy"]
+            difference = Estimate(
+                on_files.value - in_memory.value,
+                on_files.replicates - in_memory.replicates,
+                on_files.n,
+                "difference",
+                groups=on_files.groups,
+            )
+            yield (model, seed, shift, level), {"accuracy_difference/files-memory": difference}
 
 
 def _combine_errors(
-    metric: Callable[[Errors], Result], accuracies: Mapping[str, Sequence[Estimate]]
+    metric: Callable[..., Result],
+    accuracies: Mapping[str, Sequence[Estimate]],
+    *clean: Estimate,
 ) -> Estimate:
-    """One number of the accuracies at each severity of each corruption."""
+    """One number of the accuracies at each severity of each corruption, and maybe on clean."""
     values, replicates = {}, {}
     for name, members in accuracies.items():
         values[name] = 1 - np.array([estimate.value for estimate in members])
         drawn = np.stack([estimate.replicates for estimate in members])
         replicates[name] = np.clip(1 - drawn, 0, 1)
-    combined, first = np.asarray(metric(replicates), dtype=np.float64), members[0]
-    return Estimate(float(metric(values)), combined, first.n, groups=first.groups)
+    drawn_clean = [np.clip(1 - estimate.replicates, 0, 1) for estimate in clean]
+    combined = np.asarray(metric(replicates, *drawn_clean), dtype=np.float64)
+    value, first = metric(values, *(1 - estimate.value for estimate in clean)), members[0]
+    return Estimate(float(value), combined, first.n, groups=first.groups)
 
 
 def is_imagenet_at_224(classes: Sequence[str], side: tuple[int, int] | None) -> bool:

@@ -80,6 +80,7 @@ from fairweather.requests.inputs import (
     check_has_validation,
     model_label,
     open_datasets,
+    pair_published_files,
     read_priors,
     try_model,
     try_settings,
@@ -207,6 +208,7 @@ class ModelRequest:
         allowed = options.allow_duplicates or source.allow_duplicates
         check_natural(datasets, allow_duplicates=allowed, progress=tell)
         titles = model_titles(options.title, [model.name for model in models])
+        settings = pair_published_files(settings, dataset, tell)
         try_settings(dataset, settings, "an evaluation")
         for model in models:
             _try_model(model, settings, dataset.test[:1])

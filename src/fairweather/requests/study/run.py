@@ -42,6 +42,7 @@ from fairweather.requests.inputs import (
     check_operating_points,
     model_label,
     open_datasets,
+    pair_published_files,
     try_model,
     try_settings,
     try_shifts,
@@ -160,6 +161,8 @@ def make_study_inputs(
     costs = read_costs(study.costs, names, findings=findings)
     settings = replace(settings, operating_points=points, costs=costs)
     settings = resolve_aggregates(settings, task, len(facts[DATA].classes), ordered=ordered)
+    if datasets:
+        settings = pair_published_files(settings, datasets[DATA])
     planner = _StudyPlanner(study, facts, settings, offline)
     models = [
         measured
