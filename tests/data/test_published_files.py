@@ -19,6 +19,8 @@ from fairweather.data.loading import list_source, load_data
 from fairweather.inference.shifters import Shifters
 from fairweather.judge.rules import read_rules
 from fairweather.judge.verdicts import judge
+from fairweather.report.contents import read_contents
+from fairweather.report.published_files import ORIGINS
 from fairweather.requests.study.schema import ModelEntry
 from fairweather.share.export import export
 from fairweather.shifts.medmnist_c.corruptions import FAMILIES
@@ -443,3 +445,43 @@ def test_files_and_memory_stand_side_by_side(imagenet_c):
     both = expand_with_clean([f"imagenet-c:{imagenet_c}/fog", "imagenet_c/fog"])
     assert len(both) == 11
     assert os.fspath(imagenet_c) not in "".join(shift.id for shift in both)
+
+
+# ---------------------------------------------------------------- pages and lines
+
+
+def test_a_partial_set_is_said_and_both_ways_are_compared(undrawn, clean, imagenet_c, tmp_path):
+    shutil.rmtree(imagenet_c / "fog" / "4")
+    lines = []
+    run = evaluate(
+        clean,
+        [f"imagenet-c:{imagenet_c}", "imagenet_c/fog"],
+        tmp_path / "run",
+        progress=lambda event: lines.append(event.line),
+    )
+    told = [line.partition("  ")[2].strip() for line in lines if line]
+    assert "ImageNet-C: 9 cells of 2 corruptions, 12 of 50,000 images each" in told
+    assert "ImageNet-C: some severities of fog are missing" in told
+    assert any(line.startswith("no mCE: gaussian_noise, shot_noise") for line in told)
+    contents = read_contents(run.folder)
+    sentences = " ".join(ORIGINS.shown(contents, ORIGINS.tables(contents)).notes)
+    for sentence in (
+        "ImageNet-C is read from the published files, at 32 x 32 pixels.",
+        "Of the 50,000 images of a level, 12 are measured.",
+        "The corruptions of imagenet_c are made in memory, at 32 x 32 pixels.",
+        "It has no mCE, because it lacks gaussian_noise, shot_noise,",
+        "Files and memory differ most under fog at level",
+    ):
+        assert sentence in sentences
+    table = (run.path / "tables" / "files_and_memory.csv").read_text().splitlines()
+    assert [line.split(",")[:3] for line in table[1:]] == [
+        ["Linear", "imagenet-c-files/fog", level] for level in ("1", "2", "3", "5", "mean")
+    ]
+    right = {
+        name: run.folder.read_predictions(
+            predictions_file("Linear", 0, f"{name},severity=3")
+        ).correct
+        for name in ("imagenet-c-files/fog", "imagenet_c/fog")
+    }
+    files, memory = right.values()
+    assert float(table[3].split(",")[9]) == pytest.approx(files.mean() - memory.mean(), abs=1e-7)

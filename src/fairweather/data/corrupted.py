@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import hashlib
 import os
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, replace
 from functools import lru_cache
@@ -147,26 +147,6 @@ def find_cells(published: str, path: Path) -> list[PublishedCell]:
             f"{join_names(names) or 'nothing'}"
         )
     return _list_cells(published, places)
-
-
-def list_missing(cells: Iterable[PublishedCell], corruptions: Iterable[str]) -> list[str]:
-    """Name the corruptions that have not all severities, with those that are missing.
-
-    >>> fog = [PublishedCell("imagenet-c", "fog", level, Path()) for level in (1, 2, 3, 5)]
-    >>> list_missing(fog, ["fog", "snow"])
-    ['fog at severity 4', 'snow']
-    """
-    present: dict[str, set[int]] = {}
-    for cell in cells:
-        present.setdefault(cell.corruption, set()).add(cell.severity)
-    missing = []
-    for name in corruptions:
-        lacking = [level for level in SEVERITIES if level not in present.get(name, ())]
-        if name not in present:
-            missing.append(name)
-        elif lacking:
-            missing.append(f"{name} at severity {', '.join(map(str, lacking))}")
-    return missing
 
 
 def _find_corruptions(facts: PublishedSet, folder: Path) -> dict[str, Path]:

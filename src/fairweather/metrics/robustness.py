@@ -218,11 +218,11 @@ def _mean_benchmark_errors(errors: Errors) -> dict[str, FloatArray]:
         wrong = "some are given twice, with and without imagenet_c/"
     if wrong:
         raise InputError(f"the mCE needs exactly the 15 corruptions of ImageNet-C; {wrong}")
+    means = dict(zip(bare, _mean_errors(errors).values(), strict=True))
     for name, column in errors.items():
-        if (count := np.shape(column)[:1]) != (SEVERITIES,):
-            has = count[0] if count else "one number"
-            raise InputError(f"the mCE needs {SEVERITIES} severities each, but {name} has {has}")
-    return dict(zip(bare, _mean_errors(errors).values(), strict=True))
+        if (count := np.shape(column)[0]) != SEVERITIES:
+            raise InputError(f"the mCE needs {SEVERITIES} severities each, but {name} has {count}")
+    return means
 
 
 def _mean_errors(errors: Errors) -> dict[str, FloatArray]:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Literal
@@ -14,13 +14,15 @@ from torch import nn
 
 from fairweather.attacks.problem import needs_classes_error
 from fairweather.attacks.table import ATTACKS, select_labels
-from fairweather.errors import InputError, check_name, unknown_name
+from fairweather.errors import InputError, check_name, join_names, unknown_name
 from fairweather.files.yamlfile import parse_yaml, read_yaml
 from fairweather.metrics.grouping import Grouping, number_groups
 from fairweather.metrics.metric import find_point, list_onwards
 from fairweather.metrics.operating_points import count_sought, explain_few, fewest_for_target
+from fairweather.metrics.robustness import ALEXNET, SEVERITIES
 from fairweather.progress import Event, Notify, silent
 from fairweather.runs.folder import StoredGroups
+from fairweather.shifts.published import BENCHMARK, find_published_set
 from fairweather.steps.measurement import (
     OOD_DATA,
     DataFacts,
@@ -570,6 +572,32 @@ def try_shifts(shifts: Sequence[Shift | Attack], image: Images, seed: int) -> No
     for shift in shifts:
         if isinstance(shift, Shift) and shift.files is None:
             shift(image.images, image.keys, seed)
+
+
+def describe_published_files(settings: Settings, dataset: Dataset) -> Iterator[str]:
+    """Say which published files are measured, and which are missing, one fact per line."""
+    cells: dict[str, list[Shift]] = {}
+    for shift in settings.shifts:
+        if isinstance(shift, Shift) and shift.files is not None:
+            cells.setdefault(shift.name.partition("/")[0], []).append(shift)
+    for family, shifts in cells.items():
+        facts = find_published_set(family)
+        assert facts is not None, "its name is that of a set"
+        levels: dict[str, set[float | None]] = {}
+        for shift in shifts:
+            levels.setdefault(shift.name.partition("/")[2], set()).add(shift.level)
+        of_all = "" if facts.images is None else f" of {facts.images:,}"
+        yield (
+            f"published      {facts.title}: {len(shifts)} cells of {len(levels)} corruptions, "
+            f"{len(dataset.test):,}{of_all} images each"
+        )
+        if partial := [name for name, present in levels.items() if len(present) < SEVERITIES]:
+            names = join_names(partial)
+            yield f"note           {facts.title}: some severities of {names} are missing"
+        if family == BENCHMARK and (
+            missing := [name for name in ALEXNET if len(levels.get(name, ())) < SEVERITIES]
+        ):
+            yield f"note           no mCE: {join_names(missing)} are missing or incomplete"
 
 
 def pair_published_files(settings: Settings, dataset: Dataset, tell: Notify = silent) -> Settings:

@@ -78,6 +78,7 @@ from fairweather.requests.execution import describe_groups
 from fairweather.requests.inputs import (
     Inputs,
     check_has_validation,
+    describe_published_files,
     model_label,
     open_datasets,
     pair_published_files,
@@ -264,6 +265,7 @@ class ModelRequest:
                 *_describe_inputs(models, labels, datasets),
                 *describe_order(settings, dataset.classes),
                 *check_units(settings, datasets),
+                *describe_published_files(settings, dataset),
                 *read_lines,
             ],
             advice=ADVICE,
