@@ -148,7 +148,7 @@ def everything_of(on, images):
         [
             Predictor(model, known=KnownFeatures()),
             Predictor(network()),
-            Predictor(BatchNorm().adapt(model), adapts=True),
+            Predictor(model, adapting=BatchNorm()),
         ],
         images,
         shift,

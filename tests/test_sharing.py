@@ -84,7 +84,7 @@ def shifters(forking):
 
 def adapts(network):
     """A reader of a copy that adapts its batch norm."""
-    return Predictor(BatchNorm().adapt(network), adapts=True)
+    return Predictor(network, adapting=BatchNorm())
 
 
 @pytest.mark.parametrize("workers", [0, 1, 2])

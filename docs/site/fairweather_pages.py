@@ -28,6 +28,7 @@ from sphinx.util.docutils import SphinxDirective
 import fairweather
 import fairweather.metrics
 from fairweather.cli.help import DocumentedCommand
+from fairweather.data.natural_sets import NATURAL_SETS
 from fairweather.metrics.metric import FEWEST_OF_CLASS
 from fairweather.types.kinds import FINDING, FINDINGS
 from notebook import Code, Markdown, Output, run_cells, split_cells
@@ -195,6 +196,20 @@ class Metrics(Sections):
         facts_line = "; ".join(facts)
         made += paragraph(f"{facts_line[0].upper()}{facts_line[1:]}.")
         return made
+
+
+class NaturalSets(SphinxDirective):
+    """The published natural shifts, from the table that reads them."""
+
+    def run(self) -> list[nodes.Node]:
+        """Make a table with a row for each."""
+        rows = []
+        for name, facts in NATURAL_SETS.items():
+            link = nodes.reference(refuri=facts.where, text=facts.title)
+            size = f"{facts.images:,} / {facts.class_count:,}"
+            cells = [[nodes.literal(text=name)], [link]]
+            rows.append([*cells, *([nodes.Text(text)] for text in (size, facts.licence))])
+        return [table(["name", "from", "images / classes", "licence"], rows)]
 
 
 class Objects(SphinxDirective):
@@ -458,6 +473,7 @@ def setup(app: Sphinx) -> dict[str, object]:
     """Register all of it with Sphinx."""
     app.add_directive("command-line", CommandLine)
     app.add_directive("metrics", Metrics)
+    app.add_directive("natural-sets", NaturalSets)
     app.add_directive("objects", Objects)
     app.add_directive("keys", Keys)
     app.add_directive("notebook", Notebook)

@@ -36,6 +36,7 @@ LISTED_BY: Mapping[str, str] = {
     "suite, shift or attack": "fairweather list",
     "metric": "fairweather list metrics",
     "data source": "fairweather list data",
+    "natural shift": "fairweather list data",
     "pre-training method": "fairweather list pretraining",
     "timm model": "timm.list_models() in Python",
     "pretrained timm model": "timm.list_pretrained() in Python",

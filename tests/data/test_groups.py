@@ -2,6 +2,7 @@
 
 import dataclasses
 import io
+import json
 import re
 from itertools import chain, combinations
 
@@ -789,3 +790,39 @@ def test_a_study_cuts_columns_as_options_do():
     assert source.groups == GroupColumns("ages.csv", slices=("site*age:40,65",))
     assert source.groups.slice_names == ("site*age",)
     assert source.groups.columns == ["site", "age"]
+
+
+# Rows as in imagenet_x_val_multi_factor.jsonl (facebookresearch/imagenetx); no factor left out.
+FACTORS = ("multiple_objects", "background", "color", "brighter", "darker", "style", "larger")
+FACTORS += ("smaller", "object_blocking", "person_blocking", "partial_view", "pattern", "pose")
+FACTORS += ("shape", "subcategory", "texture")
+
+
+def test_factors_of_imagenet_x_are_slices(tmp_path):
+    rng, lines = np.random.default_rng(0), []
+    poses, patterns = {}, {}
+    for number in range(1, 25):
+        name = f"ILSVRC2012_val_{number:08d}.JPEG"
+        folder = tmp_path / "val" / ("n01440764" if number % 2 else "n01443537")
+        folder.mkdir(parents=True, exist_ok=True)
+        Image.fromarray(rng.integers(0, 255, (9, 9, 3), dtype=np.uint8)).save(folder / name)
+        factors = {factor: int(rng.random() < 0.4) for factor in FACTORS}
+        poses[name], patterns[name] = str(factors["pose"]), str(factors["pattern"])
+        row = {"file_name": name, "class": number % 2, **factors}
+        row |= {"justification": 'a "tench", in a hand', "one_word": None}
+        lines.append(json.dumps(row, separators=(",", ":")))
+    lines.append(lines[0].replace("00000001", "00050000"))  # of an image that is not here
+    table = tmp_path / "imagenet_x_val_multi_factor.jsonl"
+    table.write_text("\n".join(lines) + "\n")
+    asked = GroupColumns(metadata=str(table), slices=("pose", "pose*pattern"))
+    images = fw.load_data(f"folder:{tmp_path / 'val'}", test_fraction=1.0, groups=asked).test
+    names = [name.rpartition("/")[2] for name in images.names]
+    assert images.groups.slices["pose"].tolist() == [poses[name] for name in names]
+    crossed = [f"{poses[name]}*{patterns[name]}" for name in names]
+    assert images.groups.slices["pose*pattern"].tolist() == crossed
+    assert set(poses.values()) == {"0", "1"}
+    assert read_text_table(table)["one_word"].tolist() == [""] * 25
+    for text, message in (("[1]", "line 1 is not an object"), ('{"a": ', "cannot be read")):
+        table.write_text(text)
+        with pytest.raises(InputError, match=message):
+            fw.load_data(f"folder:{tmp_path / 'val'}", test_fraction=1.0, groups=asked)

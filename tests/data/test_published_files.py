@@ -115,6 +115,8 @@ def test_other_spellings_and_other_names():
     assert find_shift_kind("imagenet_c/fog").title == "Fog"
     with pytest.raises(InputError, match=r"imagenet-c:FOLDER/fog"):
         expand_shifts("imagenet-c-files/fog")
+    with pytest.raises(InputError, match=r"set of published files 'imagenet_c'.*'imagenet-c'"):
+        expand_shifts("imagenet_c:data/ImageNet-C")
 
 
 # ---------------------------------------------------------------- folders
@@ -485,3 +487,36 @@ def test_a_partial_set_is_said_and_both_ways_are_compared(undrawn, clean, imagen
     }
     files, memory = right.values()
     assert float(table[3].split(",")[9]) == pytest.approx(files.mean() - memory.mean(), abs=1e-7)
+
+
+def test_thresholds_are_fitted_on_files_of_validation_images(undrawn, clean, imagenet_c, tmp_path):
+    """The authors of ImageNet-C made four corruptions for that."""
+    run = fw.evaluate(
+        Linear(),
+        load_data(f"folder:{clean}", test_fraction=0.5, validation_fraction=1.0),
+        f"imagenet-c:{imagenet_c}/fog/1",
+        fit_on=(f"imagenet-c:{imagenet_c}/defocus_blur/2",),
+        variants=("temperature",),
+        out=tmp_path / "run",
+        bootstrap=100,
+        device="cpu",
+        progress=None,
+    )
+    val = run.folder.read_predictions(
+        predictions_file("Linear", 0, "imagenet-c-files/defocus_blur,severity=2", "val")
+    )
+    assert 0 < len(val) < 12
+    assert "Linear+temperature-fit_on" in set(run.scores["model"])
+
+
+def test_a_study_names_the_folder_too(undrawn, clean, imagenet_c, tmp_path):
+    for part in ("train", "val", "test"):
+        shutil.copytree(clean, tmp_path / "parts" / part)
+    path = tmp_path / "study.yaml"
+    path.write_text(
+        f"name: files\ndata: {{source: 'folder:{tmp_path / 'parts'}', allow_duplicates: true}}\n"
+        f"seeds: [0]\nthreads: 1\nbootstrap: 100\nshifts:\n- imagenet-c: {imagenet_c}/fog\n"
+        "defaults: {backbone: 'timm:test_resnet', weights: none, recipe: {epochs: 1}}\nmodels: {basic: {title: Basic}}\n"
+    )
+    run = fw.run(path, out=tmp_path / "run", device="cpu", progress=None)
+    assert "imagenet-c-files/fog" in set(run.scores["shift"])

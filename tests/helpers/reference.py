@@ -1152,3 +1152,42 @@ def student_p(column, value, added=0.0):
     freedom = min(n / excess, n - 1) * ((variance + added) / variance) ** 2
     deviate = abs(value) / math.sqrt(variance + added)
     return 2 * scipy.stats.t.sf(deviate, freedom)
+
+
+# ---------------------------------------------------------------- class masks and several labels
+
+
+def judge_choice(logits, chosen, right=None, shares=None, label=None):
+    """One image in plain loops: a dictionary of what is stored of it.
+
+    Args:
+        logits: a number for each class.
+        chosen: the places of the classes that count.
+        right: the places of the right classes; None for `label` alone.
+        shares: the share of people by place, instead.
+        label: the place of the class that the image counts for.
+    """
+    highest = max(logits[place] for place in chosen)
+    raised = {place: math.exp(logits[place] - highest) for place in chosen}
+    total = sum(raised.values())
+    share = {place: value / total for place, value in raised.items()}
+    answer = min(place for place in chosen if logits[place] == highest)
+    allowed = [label] if right is None else right
+    better = sorted((logits[place] for place in chosen), reverse=True)
+    best = max(logits[place] for place in allowed)
+    if shares is None:
+        together = sum(share[place] for place in allowed)
+        nll = -math.log(together)
+        brier = (1 - together) ** 2 + sum(
+            value**2 for place, value in share.items() if place not in allowed
+        )
+    else:
+        nll = -sum(part * math.log(share[place]) for place, part in shares.items() if part)
+        brier = sum((value - shares.get(place, 0)) ** 2 for place, value in share.items())
+    return {
+        "correct": answer in allowed,
+        "confidence": share[answer],
+        "top5_correct": sum(value > best for value in better) < 5,
+        "nll": nll,
+        "brier": brier,
+    }

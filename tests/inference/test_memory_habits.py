@@ -77,7 +77,7 @@ def test_adapted_copies_are_those_of_a_plain_model(habit, toy_images):
     )  # it keeps that
     ((found,), (expected,)) = (
         predict_shared(
-            [Predictor(BatchNorm().adapt(of), adapts=True)],
+            [Predictor(of, adapting=BatchNorm())],
             toy_images,
             CLEAN,
             batch_size=24,

@@ -13,6 +13,7 @@ from scipy import stats
 from scipy.special import expit, logit
 
 import fairweather as fw
+from fairweather.data.natural_sets import NATURAL_SETS, find_natural_set
 from fairweather.errors import InputError
 from fairweather.judge import atlas as atlas_file
 from fairweather.judge.atlas import (
@@ -21,8 +22,6 @@ from fairweather.judge.atlas import (
     READERS,
     UNSHIFTED,
     AtlasCell,
-    find_natural_set,
-    natural_sets,
     open_atlas,
 )
 from fairweather.judge.standing import (
@@ -35,7 +34,7 @@ from fairweather.judge.standing import (
 from fairweather.metrics import Estimate, mean_corruption_error, to_score
 from fairweather.metrics.robustness import ALEXNET
 from fairweather.models.class_names import read_imagenet
-from fairweather.types.record import ModelRecord
+from fairweather.types.record import ChoicesRecord, ModelRecord
 from tests.helpers.chance import fewest, most
 from tests.helpers.commands import fairweather
 from tests.helpers.run_folders import outcomes, run_record, sweep_record, write_run
@@ -156,7 +155,17 @@ def copies(tmp_path_factory):
     return {name: write_source(root / name) for name, write_source in WRITERS.items()}
 
 
-def make_run(path, clean=0.75, shifts=(), natural=(), n=2000, source="timm:net", side=(224, 224)):
+def make_run(
+    path,
+    clean=0.75,
+    shifts=(),
+    natural=(),
+    n=2000,
+    source="timm:net",
+    side=(224, 224),
+    choices=(),
+    sources=(),
+):
     """A run on 1,000 classes that is right in exact shares of its images, evenly spread."""
 
     def part(share, count):
@@ -180,7 +189,8 @@ def make_run(path, clean=0.75, shifts=(), natural=(), n=2000, source="timm:net",
         kind="evaluation",
         classes=WNIDS,
         bootstrap=400,
-        natural=dict.fromkeys(dict(natural), "folder:images"),
+        natural=dict.fromkeys(dict(natural), "folder:images") | dict(sources),
+        choices={name: ChoicesRecord(classes=count) for name, count in dict(choices).items()},
         notes={"size": list(side)} if side else {},
     )
     return write_run(path, record, predictions=predictions)
@@ -205,18 +215,16 @@ def test_every_source_has_a_reader_and_a_file_of_the_format_that_it_reads(copies
             assert accuracies.between(0, 1).all(), (name, cell)
             assert accuracies.index.is_unique, (name, cell)
             if cell.shift.startswith("natural/"):
-                assert cell.shift.removeprefix("natural/") in natural_sets()
+                assert cell.shift.removeprefix("natural/") in NATURAL_SETS
 
 
 def test_what_is_known_of_the_sources_fits_together():
     file = atlas_file._read_facts()
     for facts in file.atlases.values():
-        assert set(facts.columns.values()) <= {"clean", *file.sets}
+        assert set(facts.columns.values()) <= {"clean", *NATURAL_SETS}
         assert all(len(digest) == 64 for digest in facts.files.values())
         assert len(facts.commit) == 40
         assert facts.licence in ("MIT", "Apache-2.0")
-    spellings = [name for usual, known in file.sets.items() for name in (usual, *known.also)]
-    assert all(find_natural_set(name) for name in spellings)
 
 
 def test_timm_is_read_at_the_size_where_a_model_is_best(copies):
@@ -370,6 +378,39 @@ def test_fewer_classes_make_a_lower_bound(copies, tmp_path):
     # ImageNet-A is ranked, but no line fits it.
     assert "natural/imagenet-a" not in set(comparison.robustness.frame["shift"])
     assert "no effective robustness" in text
+
+
+def test_a_class_mask_makes_the_number_comparable(copies, tmp_path):
+    natural = {"imagenet-r": (0.4, 3000), "imagenet-a": (0.1, 3000), "r2": (0.3, 3000)}
+    masked = make_run(
+        tmp_path / "run",
+        natural=natural,
+        choices={"imagenet-r": 200},
+        sources={"imagenet-r": "imagenet-r:renditions"},
+    )
+    comparison = read_standing(masked.path, copies["timm"])
+    bounds = comparison.table.set_index("shift")["is_lower_bound"]
+    assert bounds.to_dict() == {
+        "clean": False,
+        "natural/imagenet-a": True,
+        "natural/imagenet-r": False,
+    }
+    text = str(comparison)
+    assert "≥ 40.0" not in text
+    assert "≥ 10.0" in text
+    assert "ImageNet-R: the published models and this run choose among the classes" in text
+    assert "natural/r2" in text  # a name that nobody published
+    assert not comparison.robustness.frame["is_lower_bound"].any()
+    # A set with a name of its own is known by its source.
+    named = make_run(
+        tmp_path / "named",
+        natural={"ward": (0.4, 3000)},
+        choices={"ward": 200},
+        sources={"ward": "imagenet-r:renditions"},
+    )
+    table = read_standing(named.path, copies["timm"]).table
+    row = row_of(table, "natural/imagenet-r")
+    assert (row["accuracy"], row["is_lower_bound"]) == (0.4, False)
 
 
 def test_corruptions_in_memory_are_compared_with_those_in_memory(copies, tmp_path):
@@ -566,7 +607,7 @@ def test_the_page_of_the_forecast_has_the_stored_numbers():
     groups = [name.strip() for name in header.split("|") if name.strip()]
     for shift, shares in rows.iterrows():
         cells = ["–" if np.isnan(shares[group]) else f"{shares[group]:.1f}" for group in groups]
-        assert f"| {natural_sets()[shift].title} | {' | '.join(cells)} |" in page
+        assert f"| {NATURAL_SETS[shift].title} | {' | '.join(cells)} |" in page
     misses = pd.read_csv(RESULTS / "forecast.csv")
     alone = misses[(misses["measured"] == "clean") & (misses["source"] == "testbed")]
     widths = alone.groupby("shift")["mean_half_width_points"].mean()

@@ -133,7 +133,14 @@ def test_a_study_measures_other_images_with_every_seed(hospital, colour_folder, 
 
 @pytest.mark.parametrize(
     ("asked", "told"),
-    [(["b"], "NAME=SOURCE"), (["a b=x"], "'a b'"), (["b=x", "b=y"], "'b' is given twice")],
+    [
+        (["b"], "NAME=SOURCE"),
+        (["a b=x"], "'a b'"),
+        (["b=x", "b=y"], "'b' is given twice"),
+        (["imagenet-r:x", "Imagenet_R:y"], "'imagenet-r' is given twice"),
+        (["folder:x"], "your own images need a name: NAME=folder:x"),
+        (["imagnet-r:x"], "did you mean 'imagenet-r'"),
+    ],
 )
 def test_a_wrong_form_is_refused(asked, told):
     with pytest.raises(InputError) as error:

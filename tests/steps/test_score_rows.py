@@ -10,12 +10,12 @@ import torch
 from torch import nn
 
 import fairweather as fw
-from fairweather.metrics import Estimate, to_score
-from fairweather.metrics.robustness import ALEXNET, ALEXNET_CLEAN
+from fairweather.metrics import Estimate
+from fairweather.metrics.robustness import ALEXNET, ALEXNET_CLEAN, FILES_MINUS_MEMORY
 from fairweather.models.class_names import read_imagenet
 from fairweather.steps.score_rows import (
     _corruption_errors,
-    _file_differences,
+    file_difference_rows,
     is_imagenet_at_224,
 )
 from fairweather.types.record import predictions_file
@@ -141,14 +141,13 @@ def test_files_and_memory_are_paired_by_image():
         for shift, column in zip(("imagenet-c-files/fog", "imagenet_c/fog"), right, strict=True)
     }
     cells["m", "0", "imagenet-c-files/snow", "3"] = cells["m", "0", "imagenet_c/fog", "3"]
-    [(key, found)] = _file_differences(cells)
-    assert key == ("m", "0", "imagenet-c-files/fog", "3")
-    score = to_score(found["accuracy_difference/files-memory"], (-1, 1))
+    [found] = file_difference_rows(cells).to_dict("records")
+    assert (found["shift"], found["metric"]) == ("imagenet-c-files/fog", FILES_MINUS_MEMORY)
     column = right[0].astype(float) - right[1]
-    assert score.value == pytest.approx(column.mean())
+    assert found["value"] == pytest.approx(column.mean())
     # 1.96 standard errors of the paired difference, to the error of 2,000 resamples.
     reach = 1.96 * column.std() / 20
-    assert score.high - score.low == pytest.approx(2 * reach, rel=0.15)
+    assert found["high"] - found["low"] == pytest.approx(2 * reach, rel=0.15)
 
 
 def test_what_could_not_be_computed_is_named_with_the_reason(run):

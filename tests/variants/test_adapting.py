@@ -9,7 +9,7 @@ import runpy
 import signal
 import subprocess
 import sys
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from types import SimpleNamespace
 from typing import ClassVar
 
@@ -19,23 +19,33 @@ import torch
 from torch import nn
 
 import fairweather as fw
-from fairweather.errors import InputError, unknown_name
+from fairweather.errors import InputError
 from fairweather.requests.study.schema import check_study
 from fairweather.runs.folder import read_json
 from fairweather.shifts.table import make_shift
 from fairweather.steps import predictions as predicting
 from fairweather.types.measurement import Images
 from fairweather.types.record import base_model, fitted_file, predictions_file
-from fairweather.variants.batchnorm import BatchNorm
+from fairweather.variants.adaptation.networks import (
+    OPTIMISERS,
+    AdaptedNetwork,
+    affine_parameters,
+    copy_with_batch_statistics,
+)
 from fairweather.variants.scaling import fit_temperature
-from fairweather.variants.variant import VARIANTS, Adapting, complete_variants, read_variant
+from fairweather.variants.variant import (
+    VARIANTS,
+    Adapting,
+    check_choice,
+    complete_variants,
+    read_variant,
+)
 from tests.conftest import TINY_RESNET
 from tests.helpers.forking import Program
 from tests.helpers.same_bytes import same
 
 pytestmark = pytest.mark.usefixtures("undrawn")
 
-OPTIMISERS = {"adam": torch.optim.Adam, "sgd": torch.optim.SGD}
 WHERE = "tests.variants.test_adapting:EntropyMinimisation"
 
 
@@ -50,13 +60,15 @@ class EntropyMinimisation(Adapting):
         learning_rate: its step.
     """
 
-    kind: ClassVar[str] = "tent"
+    kind: ClassVar[str] = "minimise"
+    batch_size: int | None = field(default=None, kw_only=True)
+    orders: int = field(default=1, kw_only=True)
     optimiser: str = "adam"
     learning_rate: float = 0.01
 
     def __post_init__(self):
-        if self.optimiser not in OPTIMISERS:
-            raise unknown_name("optimiser of tent", self.optimiser, OPTIMISERS)
+        super().__post_init__()
+        check_choice(self.kind, "optimiser", self.optimiser, OPTIMISERS)
 
     @property
     def name(self):
@@ -66,42 +78,26 @@ class EntropyMinimisation(Adapting):
     def title(self):
         return f"entropy minimisation by {self.optimiser}"
 
-    def adapt(self, network):
-        return Minimising(network, OPTIMISERS[self.optimiser], self.learning_rate)
+    def adapt(self, network, seed=0):
+        adapted = copy_with_batch_statistics(network)
+        own = affine_parameters(adapted, self.kind)
+        return AdaptedNetwork(adapted, self.predict, own, self.optimiser, self.learning_rate)
 
-
-class Minimising(nn.Module):
-    """A copy of a network that takes a step after each batch that it predicts."""
-
-    def __init__(self, network, optimiser, learning_rate):
-        super().__init__()
-        self.network = BatchNorm().adapt(network).requires_grad_(False)
-        own = [
-            parameter.requires_grad_()
-            for module in self.network.modules()
-            if isinstance(module, nn.modules.batchnorm._BatchNorm)
-            for parameter in module.parameters(recurse=False)
-        ]
-        self.optimiser = optimiser(own, lr=learning_rate)
-
-    def forward(self, images):
-        with torch.enable_grad():
-            logits = self.network(images)
-            logs = logits.log_softmax(1)
-            self.optimiser.zero_grad()
-            (-(logs.exp() * logs).sum(1).mean()).backward()
-            self.optimiser.step()
-        return logits.detach()
+    def predict(self, adapted, images):
+        logits = adapted.pass_forward(images)
+        logs = logits.log_softmax(1)
+        adapted.descend(-(logs.exp() * logs).sum(1).mean(), len(images))
+        return logits
 
 
 @pytest.fixture(autouse=True)
 def _registered(monkeypatch):
-    monkeypatch.setitem(VARIANTS, "tent", WHERE)
+    monkeypatch.setitem(VARIANTS, "minimise", WHERE)
 
 
 def begin(module):
     """Begin a module of the package in a process that knows the variant too."""
-    VARIANTS["tent"] = WHERE
+    VARIANTS["minimise"] = WHERE
     sys.modules.pop(module, None)
     runpy.run_module(module, run_name="__main__", alter_sys=True)
 
@@ -121,8 +117,8 @@ STUDY = {
     "name": "adapting",
     "shifts": [{"brightness_factor": [0.6]}, {"fgsm": [0.02]}],
     "variants": [
-        {"tent": {"optimiser": "sgd", "learning_rate": 0.5}},
-        {"temperature": {"of": "tent"}},
+        {"minimise": {"optimiser": "sgd", "learning_rate": 0.5}},
+        {"temperature": {"of": "minimise"}},
         "batchnorm",
     ],
     "seeds": [0],
@@ -133,7 +129,13 @@ STUDY = {
         "basic": {"title": "Basic", "backbone": TINY_RESNET, "recipe": {"epochs": 1}},
     },
 }
-NAMES = ["basic", "basic+tent-sgd", "basic+tent", "basic+tent+temperature", "basic+batchnorm"]
+NAMES = [
+    "basic",
+    "basic+minimise-sgd",
+    "basic+minimise",
+    "basic+minimise+temperature",
+    "basic+batchnorm",
+]
 
 
 def study_of(folder, **changes):
@@ -143,7 +145,7 @@ def study_of(folder, **changes):
 @pytest.fixture(scope="module")
 def run(colour_folder, tmp_path_factory):
     with pytest.MonkeyPatch.context() as patch:
-        patch.setitem(VARIANTS, "tent", WHERE)
+        patch.setitem(VARIANTS, "minimise", WHERE)
         out = tmp_path_factory.mktemp("adapting") / "run"
         return fw.run(study_of(colour_folder), out=out, device="cpu")
 
@@ -158,7 +160,9 @@ def test_it_is_a_row_beside_its_model_on_images_that_are_not_attacked(run, draw)
     adapted = {name for name in NAMES if "fgsm" not in cells[name]}
     assert adapted == set(NAMES[1:])
     assert all("brightness_factor" in cells[name] for name in NAMES)
-    assert run.record.settings.variants[0] == ('tent: {"optimiser": "sgd", "learning_rate": 0.5}')
+    assert run.record.settings.variants[0] == (
+        'minimise: {"optimiser": "sgd", "learning_rate": 0.5}'
+    )
     draw(run)
     page = (run.path / "report.html").read_text()
     assert "Basic + entropy minimisation by sgd (20 images)" in page
@@ -180,14 +184,17 @@ def test_each_cell_begins_anew_and_each_batch_follows_the_one_before(run, shift,
     own = [parameter for norm in norms for parameter in (norm.weight, norm.bias)]
     order = np.random.default_rng(0).permutation(60)
     expected = np.empty((60, 3), dtype=np.float32)
+    speeds = [torch.zeros_like(parameter) for parameter in own]
     for batch in np.array_split(order, 3):
         logits = network(pixels[batch].float() / 255)
         expected[batch] = logits.detach()
         chances = logits.softmax(1)
         entropy = -(chances * chances.log()).sum() / len(batch)
-        for parameter, slope in zip(own, torch.autograd.grad(entropy, own), strict=True):
-            parameter.data -= 0.5 * slope
-    found = read(run, "basic+tent-sgd", shift).logits
+        slopes = torch.autograd.grad(entropy, own)
+        for parameter, speed, slope in zip(own, speeds, slopes, strict=True):
+            speed.mul_(0.9).add_(slope)
+            parameter.data -= 0.5 * speed
+    found = read(run, "basic+minimise-sgd", shift).logits
     first, *later = np.array_split(order, 3)
     unchanged = read(run, "basic+batchnorm", shift).logits
     np.testing.assert_allclose(unchanged[first], found[first], atol=1e-4)  # no step was taken yet
@@ -204,13 +211,13 @@ def test_two_jobs_write_the_same_bytes(run, colour_folder, tmp_path):
 
 def killed(folder, out, cells):
     """Run the study in a process that is killed after so many cells of the variant."""
-    VARIANTS["tent"] = WHERE
+    VARIANTS["minimise"] = WHERE
     predict, done = predicting.predict_shared, []
 
     def dying(readers, *arguments, **options):
         if len(done) == cells:
             os.kill(os.getpid(), signal.SIGKILL)
-        done.extend(each for each in readers if isinstance(each.model, Minimising))
+        done.extend(each for each in readers if isinstance(each.adapting, EntropyMinimisation))
         return predict(readers, *arguments, **options)
 
     predicting.predict_shared = dying
@@ -223,8 +230,10 @@ def test_killed_between_cells_it_goes_on_and_writes_the_same_bytes(run, colour_f
     call = f"killed({str(colour_folder)!r}, {str(out)!r}, 4)"
     code = f"from tests.variants.test_adapting import killed; {call}"
     assert Program([sys.executable, "-c", code]).wait() == -signal.SIGKILL
-    kept = {path: path.stat().st_mtime_ns for path in out.rglob("tent*/**/*.parquet")}
-    kept |= {path: path.stat().st_mtime_ns for path in out.glob("predictions/*tent*/**/*.parquet")}
+    kept = {path: path.stat().st_mtime_ns for path in out.rglob("minimise*/**/*.parquet")}
+    kept |= {
+        path: path.stat().st_mtime_ns for path in out.glob("predictions/*minimise*/**/*.parquet")
+    }
     assert kept
     again = fw.run(study_of(colour_folder), out=out, device="cpu")
     same(run.path, again.path)
@@ -270,19 +279,19 @@ SETS = "conformal: {coverage: 0.5, of: batchnorm}"
 
 
 def test_an_evaluation_has_it_and_what_is_fitted_on_it(tmp_path):
-    run = evaluated(4, tmp_path / "run", variants=["tent", "temperature: {of: tent}", SETS])
+    run = evaluated(4, tmp_path / "run", variants=["minimise", "temperature: {of: minimise}", SETS])
     (name,) = run.record.models
-    added = ["tent", "tent+temperature", "batchnorm", "batchnorm+conformal-lac-0.5"]
+    added = ["minimise", "minimise+temperature", "batchnorm", "batchnorm+conformal-lac-0.5"]
     assert list(run.scores["model"].unique()) == [name, *(f"{name}+{each}" for each in added)]
-    val = read(run, f"{name}+tent", part="val")
+    val = read(run, f"{name}+minimise", part="val")
     fitted = fit_temperature(val.logits, val.labels)
-    stored = read_json(run.path / fitted_file(name, 0, "tent+temperature"))
+    stored = read_json(run.path / fitted_file(name, 0, "minimise+temperature"))
     assert stored == fitted.model_dump()
     plain = read(run, name, part="val")
     assert fitted.value != fit_temperature(plain.logits, plain.labels).value
     for shift in ("clean", "brightness_factor,factor=0.9"):
-        scaled = read(run, f"{name}+tent+temperature", shift)
-        expected = fitted.apply(read(run, f"{name}+tent", shift))
+        scaled = read(run, f"{name}+minimise+temperature", shift)
+        expected = fitted.apply(read(run, f"{name}+minimise", shift))
         np.testing.assert_array_equal(scaled.logits, expected.logits)
         np.testing.assert_array_equal(scaled.nll, expected.nll)
     assert read(run, f"{name}+batchnorm+conformal-lac-0.5").set_size is not None
@@ -318,9 +327,9 @@ def test_beyond_100_classes_the_adapted_network_predicts_again(tmp_path):
     ("form", "words"),
     [
         ("temperature: {of: isotonic}", "`of` in temperature must be a variant that adapts the"),
-        ("temperature: {of: tentt}", "did you mean 'tent'"),
-        ("batchnorm: {of: tent}", "batchnorm has no parameters"),
-        ("tent: {optimiser: adm}", "'adm'; did you mean 'adam'"),
+        ("temperature: {of: minimisee}", "did you mean 'minimise'"),
+        ("batchnorm: {of: minimise}", "'of'"),
+        ("minimise: {optimiser: adm}", "'adm'; did you mean 'adam'"),
     ],
 )
 def test_what_cannot_be_composed_is_one_sentence(form, words):
@@ -331,8 +340,8 @@ def test_what_cannot_be_composed_is_one_sentence(form, words):
 def test_a_composed_variant_is_written_so_that_it_is_read_again():
     for form in (
         "temperature: {of: batchnorm, fit_on: true}",
-        "conformal: {method: aps, of: {tent: {optimiser: sgd}}}",
-        "thresholds-fit_on: {of: tent}",
+        "conformal: {method: aps, of: {minimise: {optimiser: sgd}}}",
+        "thresholds-fit_on: {of: minimise}",
     ):
         found = read_variant(form)
         assert read_variant(found.text) == found
@@ -347,21 +356,20 @@ def test_predictions_from_elsewhere_are_of_no_network_that_could_adapt():
 
 
 def test_what_is_fitted_on_an_adapted_network_begins_anew_under_each_shift(tmp_path, monkeypatch):
-    begins, plain = [], predicting.predict_shared
+    begins, adapt = [], EntropyMinimisation.adapt
 
-    def watched(readers, images, shift, **options):
-        adapted = [reader.model for reader in readers if reader.adapts]
-        begins.extend(model.network.norm.weight.sum().item() for model in adapted)
-        return plain(readers, images, shift, **options)
+    def watched(variant, network, seed=0):
+        begins.append(network.norm.weight.sum().item())
+        return adapt(variant, network, seed)
 
-    monkeypatch.setattr(predicting, "predict_shared", watched)
+    monkeypatch.setattr(EntropyMinimisation, "adapt", watched)
     on = ["clean", "gamma,exponent=1.5"]
-    evaluated(101, tmp_path / "run", variants=["temperature: {of: tent}"], fit_on=on)
+    evaluated(101, tmp_path / "run", variants=["temperature: {of: minimise}"], fit_on=on)
     assert len(begins) > 4
     assert set(begins) == {3.0}
 
 
 def test_one_name_for_two_variants_is_refused():
-    asked = ["tent: {learning_rate: 0.1}", "temperature: {of: tent}"]
-    with pytest.raises(InputError, match="tent is asked for with different parameters"):
+    asked = ["minimise: {learning_rate: 0.1}", "temperature: {of: minimise}"]
+    with pytest.raises(InputError, match="minimise is asked for with different parameters"):
         complete_variants(asked, fit_on=False)

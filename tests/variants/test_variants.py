@@ -91,7 +91,7 @@ class Shifted(nn.Module):
 
 def adapted_of(model, images, shift=CLEAN, batch_size=256):
     """Predict with adapted batch norm."""
-    reader, cpu = Predictor(BatchNorm().adapt(model), adapts=True), torch.device("cpu")
+    reader, cpu = Predictor(model, adapting=BatchNorm()), torch.device("cpu")
     [found] = predict_shared([reader], images, shift, batch_size=batch_size, device=cpu)
     return found
 
@@ -104,11 +104,11 @@ def test_adapted_batch_norm_uses_the_batch_and_leaves_the_model_alone(toy_images
     mean, var = images.mean((0, 2, 3)), images.var((0, 2, 3), unbiased=False)
     expected = (images - mean[:, None, None]) / (var + 1e-5).sqrt()[:, None, None]
     with torch.inference_mode():
-        assert torch.allclose(adapted.norm(images), expected, atol=1e-5)
+        assert torch.allclose(adapted.network.norm(images), expected, atol=1e-5)
         assert not torch.allclose(model.norm(images), expected, atol=1e-2)
     for name, tensor in model.state_dict().items():
         assert torch.equal(tensor, before[name]), name
-    assert isinstance(adapted.norm, nn.BatchNorm2d)
+    assert isinstance(adapted.network.norm, nn.BatchNorm2d)
 
 
 def test_timms_batch_norm_is_adapted_too(toy_images):
@@ -239,7 +239,7 @@ def test_a_finished_run_makes_no_variant_again(with_variants, monkeypatch):
         (["temperature", {"temperature": {}}], "variants: temperature is listed twice"),
         ([{"top_versus_all": {"method": ["isotonic"]}}], "method of top_versus_all"),
         ([{"temperature": {"value": 2}}], "parameter of temperature 'value'; known: fit_on"),
-        ([{"batchnorm": {"value": 2}}], "batchnorm has no parameters, found 'value'"),
+        ([{"batchnorm": {"value": 2}}], "parameter of batchnorm 'value'; known: batch_size"),
         ([{"temperature": {"fit_on": 1}}], "fit_on of temperature must be true or false, found 1"),
         ([{"temperature": {"fit_on": True}}], "temperature-fit_on is fitted on .* no fit_on"),
         (["thresholds-fit_on"], "thresholds-fit_on is fitted on .* no fit_on"),

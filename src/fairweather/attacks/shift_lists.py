@@ -15,6 +15,7 @@ from fairweather.shifts.published import (
     is_published,
     name_published_shift,
     refuse_name,
+    refuse_source,
 )
 from fairweather.shifts.table import CLEAN, SHIFTS, SUITES, make_shift, operation_name, suite, sweep
 from fairweather.types.measurement import Attack, Parameter, Shift, is_finite
@@ -213,6 +214,8 @@ def _expand_entry(entry: ShiftLike, key: str) -> list[Shift | Attack]:
         return [shift for words in _split_names(entry) for shift in _expand_words(words, entry)]
     parsed = parse_yaml(entry, f"{key}: {entry!r}")
     if not isinstance(parsed, Mapping):
+        if entry.partition(":")[0] not in ("suite", *SHIFTS, *ATTACKS):
+            refuse_source(entry)
         raise InputError(f"{key}: {entry!r} is not NAME: LEVELS")
     return _expand_mapping(parsed, key)
 

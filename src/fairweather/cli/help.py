@@ -61,7 +61,7 @@ PANELS: Mapping[str, Mapping[str, str]] = {
     "Shifts": {
         "--shift": "SHIFT",
         "--shift-seed": "N",
-        "--natural": "NAME=DATA",
+        "--natural": "[NAME=]DATA",
         "--ood": "DATA",
         "--fit-on": "SHIFT",
     },

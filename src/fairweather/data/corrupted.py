@@ -12,7 +12,7 @@ from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, replace
 from functools import lru_cache
 from pathlib import Path
-from typing import Literal, NamedTuple
+from typing import Any, Literal, NamedTuple
 
 import numpy as np
 import numpy.typing as npt
@@ -372,7 +372,7 @@ def _open_rows(path: str) -> ImageRows:
     if file.suffix == ".npz":
         archived = ArchivedRows(file, IMAGES_KEY)
         return ImageRows(archived, archived.header.shape, archived.checksum())
-    images = _open_array(file)
+    images = open_array(file)
     if images.dtype != np.uint8 or images.ndim not in (3, 4) or images.shape[3:] not in ((), (3,)):
         raise InputError(
             f"{path!r} is {images.dtype} {list(images.shape)}; it must be uint8 [N, H, W, 3]"
@@ -414,7 +414,7 @@ def _list_array(published: str, request: SourceRequest) -> Source:
     """The test images of a .npy set at one severity; a key is a place among them."""
     cell = _find_cell(published, request.path or Path())
     path, side = cell.path, PUBLISHED_SETS[published].side
-    images = _open_array(path)
+    images = open_array(path)
     if images.dtype != np.uint8 or images.shape[1:] != (side, side, 3):
         raise InputError(
             f"{str(path)!r} is {images.dtype} {list(images.shape)}; "
@@ -510,7 +510,8 @@ def _is_wnid(name: str) -> bool:
     return len(name) == 9 and name[0] == "n" and name[1:].isdecimal()
 
 
-def _open_array(path: Path) -> npt.NDArray[np.generic]:
+def open_array(path: Path) -> npt.NDArray[Any]:
+    """Map a .npy file into memory; raises `InputError` for another file or pickled objects."""
     check_exists(path)
     try:
         # This reads only the .npy format, and refuses pickled objects.
@@ -522,7 +523,7 @@ def _open_array(path: Path) -> npt.NDArray[np.generic]:
 
 def _read_labels(path: Path) -> IntArray:
     """Read the labels of one severity, and check that all severities have the same labels."""
-    stored = _open_array(path)
+    stored = open_array(path)
     if stored.dtype.kind not in "iu" or stored.ndim != 1:
         raise _wrong_labels(path, stored)
     return _divide_labels(np.asarray(stored), path).astype(np.int64)

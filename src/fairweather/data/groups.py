@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+import json
 from collections import Counter
-from collections.abc import Collection, Iterable, Mapping, Sequence
+from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
 from functools import reduce
 from itertools import combinations
 from pathlib import Path, PurePosixPath
@@ -41,6 +42,8 @@ from fairweather.types.record import NATURAL
 Listings = Mapping[str, Listing]  # by split
 
 KEY, SPLIT = "key", "split"
+JSON_LINES = ".jsonl"
+TABLES = (".csv", ".tsv", ".parquet", JSON_LINES)
 RESERVED_SLICE = "class"  # class=NAME has another meaning in rules
 
 
@@ -165,18 +168,22 @@ def _select_rows(table: pd.DataFrame, natural: str | None) -> pd.DataFrame:
 
 
 def read_text_table(path: Path) -> pd.DataFrame:
-    """Read a CSV or parquet file as text; an empty field is an empty text.
+    """Read a table as text; an empty field is an empty text.
+
+    It is CSV, parquet, or JSON lines: an object of each row, as ImageNet-X is published.
 
     Raises `InputError` for another kind of file, or one that is damaged.
     """
     check_exists(path)
-    if path.suffix.lower() not in (".csv", ".tsv", ".parquet"):
-        raise InputError(f"a table must be a .csv, .tsv or .parquet file, found {str(path)!r}")
+    if path.suffix.lower() not in TABLES:
+        raise InputError(f"a table must be a {join_names(TABLES)} file, found {str(path)!r}")
     try:
         if path.suffix.lower() == ".parquet":
             table = _read_parquet(path).to_pandas()
             texts = [column_to_text(table[name]) for name in table]
             table = pd.concat(texts, axis=1) if texts else table
+        elif path.suffix.lower() == JSON_LINES:
+            table = pd.DataFrame(_read_json_lines(path)).fillna("")
         else:
             encoding, sep, _ = find_text_format(path)
             if path.suffix.lower() == ".tsv":
@@ -196,6 +203,17 @@ def read_text_table(path: Path) -> pd.DataFrame:
     if len(duplicates):
         raise InputError(f"{str(path)!r} has two columns with the name {duplicates[0]!r}")
     return table
+
+
+def _read_json_lines(path: Path) -> Iterator[dict[str, str]]:
+    """The texts of each row, from a file with an object a line."""
+    for number, line in enumerate(path.read_text(encoding="utf-8-sig").split("\n"), 1):
+        if not line.strip():
+            continue
+        row = json.loads(line)
+        if not isinstance(row, dict):
+            raise ValueError(f"line {number} is not an object")
+        yield {name: "" if value is None else str(value) for name, value in row.items()}
 
 
 def _read_parquet(path: Path) -> pa.Table:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import re
 from collections.abc import Iterator, Mapping, Sequence
 from functools import cache, partial
 from pathlib import Path
@@ -32,6 +31,7 @@ from fairweather.data.sources import (
     list_files,
     relative_names,
     require_path,
+    split_parts,
 )
 from fairweather.errors import InputError, unknown_name
 from fairweather.files.tables import find_text_format, read_csv_rows
@@ -99,8 +99,8 @@ def list_images(request: SourceRequest) -> Source:
 
 def _find_table(path: Path) -> Path | None:
     """The one table of a folder without class folders: in it, or beside it with its name."""
-    folders = _visible_folders(path)
-    if len(folders) > 1 or any(map(_visible_folders, folders)):
+    folders = visible_folders(path)
+    if len(folders) > 1 or any(map(visible_folders, folders)):
         return None
     tables = [file for file in _visible(path) if file.suffix.lower() in TABLE_SUFFIXES]
     if not folders:
@@ -112,12 +112,12 @@ def _find_table(path: Path) -> Path | None:
 
 
 def _split_folders(path: Path) -> dict[str, Path]:
-    folders = _visible_folders(path)
+    folders = visible_folders(path)
     named = [folder for folder in folders if folder.name.lower() in SPLIT_NAMES]
     if len(named) < len(folders):
         # A class may be called "train". Beside class folders, a folder is a split only if it
         # contains folders.
-        named = [folder for folder in named if _visible_folders(folder)]
+        named = [folder for folder in named if visible_folders(folder)]
     splits: dict[str, Path] = {}
     for folder in named:
         split = SPLIT_NAMES[folder.name.lower()]
@@ -129,7 +129,7 @@ def _split_folders(path: Path) -> dict[str, Path]:
 
 
 def _class_folders(root: Path) -> list[Path]:
-    folders = _visible_folders(root)
+    folders = visible_folders(root)
     if not folders:
         raise InputError(
             f"{str(root)!r} has no class folders: it needs one folder per class; a table with the "
@@ -159,7 +159,8 @@ def _visible(folder: Path) -> list[Path]:
     return sorted(entries, key=lambda entry: entry.name)
 
 
-def _visible_folders(folder: Path) -> list[Path]:
+def visible_folders(folder: Path) -> list[Path]:
+    """The folders in a folder that are not hidden, by name."""
     return [entry for entry in _visible(folder) if entry.is_dir()]
 
 
@@ -193,7 +194,6 @@ TABLE_COLUMNS: Mapping[str, tuple[str, ...]] = {
 IMAGES = "images"  # the folder of the files
 FINDINGS, EMPTY = "findings", "empty"  # the columns of findings, and what their empty cells mean
 CSV_PARTS = (*TABLE_COLUMNS, IMAGES, FINDINGS, EMPTY)
-CSV_FORM = re.compile(r"(?P<path>.*?\.[ct]sv)(?P<given>(,[^,=]+=[^,]*)*)", re.IGNORECASE)
 
 
 class LabelTable(NamedTuple):
@@ -271,7 +271,7 @@ def list_csv(request: SourceRequest) -> Source:
         InputError: a column is missing, there are several, or a row names a file that is missing,
             is named twice or lies outside the folder, has no label, or an unknown split.
     """
-    path, given = _parse_csv_path(request.path or Path())
+    path, given = split_parts(request.path or Path(), "csv", CSV_PARTS, ending=r"\.[ct]sv")
     check_exists(path)
     if path.is_dir():
         raise InputError(f"{str(path)!r} is a folder; csv: needs a table, such as labels.csv")
@@ -316,22 +316,6 @@ def _read_labels(
     classes = _sort_classes(set(cells))
     numbers = {name: number for number, name in enumerate(classes)}
     return classes, np.array([numbers[cell] for cell in cells], dtype=np.int64), None
-
-
-def _parse_csv_path(path: Path) -> tuple[Path, dict[str, str]]:
-    """Take the stated columns and the folder off the end of a path.
-
-    >>> _parse_csv_path(Path("skin/labels.csv,label=dx,images=photos"))[1]
-    {'label': 'dx', 'images': 'photos'}
-    """
-    match = CSV_FORM.fullmatch(str(path))
-    if match is None:
-        return path, {}
-    pairs = [pair.partition("=") for pair in match["given"].split(",")[1:]]
-    for name, _, _ in pairs:
-        if name not in CSV_PARTS:
-            raise unknown_name("part of csv:", name, CSV_PARTS)
-    return Path(match["path"]), {name: value for name, _, value in pairs}
 
 
 def _read_table(path: Path, given: Mapping[str, str]) -> LabelTable:
@@ -382,7 +366,7 @@ def _find_column(table: LabelTable, kind: str, given: Mapping[str, str]) -> int 
 def _only_folder(folder: Path, first: str) -> Path:
     """The only folder in a folder, if the first file of a table is there and not in the folder."""
     names = {name for entry in _visible(folder) for name in (entry.name, entry.stem)}
-    inner = _visible_folders(folder)
+    inner = visible_folders(folder)
     return inner[0] if len(inner) == 1 and not names & {*Path(first).parts[:1]} else folder
 
 

@@ -19,6 +19,7 @@ from fairweather.data.cache import (
     unreadable_error,
 )
 from fairweather.data.corrupted import CORRUPTED_SOURCES, find_published_name
+from fairweather.data.domains import list_domains
 from fairweather.data.groups import read_source_groups
 from fairweather.data.image_folders import list_csv, list_folder, list_images
 from fairweather.data.named_sets import (
@@ -28,6 +29,7 @@ from fairweather.data.named_sets import (
     list_mnist5k,
     list_oxford_pets,
 )
+from fairweather.data.natural_sets import NATURAL_SOURCES, find_natural_set
 from fairweather.data.npz import MEDMNIST, REFUSED_SETS, list_npz
 from fairweather.data.parquet import has_parquet_files, list_parquet
 from fairweather.data.pixel_scans import Copies, channel_statistics, find_copies, image_name
@@ -63,8 +65,11 @@ from fairweather.types.measurement import (
     MAX_SIDE,
     MIN_SIDE,
     MULTILABEL,
+    Choices,
     Dataset,
     Images,
+    IntArray,
+    TruthArray,
 )
 from fairweather.types.options import (
     SPLITS,
@@ -80,6 +85,7 @@ from fairweather.types.record import ORDERED_CLASSES
 DATA_SOURCES: dict[str, Callable[[SourceRequest], Source]] = {
     "cifar10": list_cifar10,
     "csv:PATH": list_csv,
+    "domains:PATH": list_domains,
     "fashion-mnist": list_fashion_mnist,
     "folder:PATH": list_folder,
     "images:PATH": list_images,
@@ -89,6 +95,7 @@ DATA_SOURCES: dict[str, Callable[[SourceRequest], Source]] = {
     "parquet:PATH": list_parquet,
     **CORRUPTED_SOURCES,
     **MEDMNIST,
+    **NATURAL_SOURCES,
 }
 SKIPPED_NAMES_SHOWN = 20
 TEST_FRACTION = DataOptions.test_fraction
@@ -351,6 +358,11 @@ class LoadPlan(NamedTuple):
         return self.source.task if self.positive is None else MULTILABEL
 
     @property
+    def choices(self) -> Choices | None:
+        """The classes that a model chooses among, without rows; None for most data sets."""
+        return _make_choices(self.source, self.entries["test"].part.listing.truth, slice(0))
+
+    @property
     def images(self) -> dict[str, int]:
         """How many images each split has, unreadable files included."""
         return {name: len(entry.part.keys) for name, entry in self.entries.items()}
@@ -445,6 +457,7 @@ def list_source(
     """
     name, colon, path = check_text(source, "the data source").partition(":")
     name = find_published_name(name)
+    name = find_natural_set(name) or name
     entry, at, resolution = (f"{name}:PATH", "", "") if colon else name.partition("@")
     if entry in REFUSED_SETS:
         raise InputError(f"{entry} cannot be used: {REFUSED_SETS[entry]}")
@@ -559,7 +572,15 @@ def _make_images(cached: CachedImages, entry: CacheEntry, source: Source) -> Ima
         source.classes,
         None if names is None else np.array([names[key] for key in keys], dtype=np.object_),
         None if groups is None else groups[keys],
+        _make_choices(source, listing.truth, keys),
     )
+
+
+def _make_choices(
+    source: Source, truth: TruthArray | None, keys: IntArray | slice
+) -> Choices | None:
+    """The choices of a natural shift for some of its images; None for another data set."""
+    return Choices(source.choices, truth)[keys] if source.choices else None
 
 
 def _check_copies(

@@ -269,7 +269,17 @@ FORMATS = (
     *("TIFF", "WEBP"),
 )
 Pixels = npt.NDArray[np.uint8]
-Content = Path | bytes | Pixels | Image.Image
+
+
+class Framed(NamedTuple):
+    """An encoded image with a frame around it that is cut off."""
+
+    path: Path
+    border: int
+    """Pixels on each side."""
+
+
+Content = Path | bytes | Pixels | Image.Image | Framed
 
 
 class Square(NamedTuple):
@@ -401,6 +411,8 @@ def write_decoded(target: Target, first: int, contents: Sequence[Content]) -> li
 
 
 def _decode(content: Content, scale: Scale | None) -> Image.Image:
+    if isinstance(content, Framed):
+        return ImageOps.crop(_decode(content.path, scale), content.border)
     try:
         with _open(content) as image:
             _check_pages(image)
@@ -437,7 +449,7 @@ def _read_pgm_maximum(image: Image.Image) -> int | None:
             return None
 
 
-def _open(content: Content) -> Image.Image:
+def _open(content: Path | bytes | Pixels | Image.Image) -> Image.Image:
     if isinstance(content, Path):
         return Image.open(content, formats=_formats())
     if isinstance(content, bytes):

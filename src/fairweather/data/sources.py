@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import difflib
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+import re
+from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from itertools import pairwise
 from pathlib import Path
@@ -13,11 +14,19 @@ import numpy as np
 import numpy.typing as npt
 import pandas as pd
 
-from fairweather.errors import InputError, join_names
+from fairweather.data.pixels import Framed
+from fairweather.errors import InputError, join_names, unknown_name
 from fairweather.progress import Notify
 from fairweather.tasks.table import find_task
 from fairweather.tasks.task import Strata
-from fairweather.types.measurement import CLASSIFICATION, ByteArray, Groups, IntArray, TextArray
+from fairweather.types.measurement import (
+    CLASSIFICATION,
+    ByteArray,
+    Groups,
+    IntArray,
+    TextArray,
+    TruthArray,
+)
 
 UNSPLIT = "all"  # the name of a set that is not split yet, in place of `options.SPLITS`
 # The columns of a table that say which image a row is about, in upper or lower case.
@@ -62,7 +71,7 @@ class RawImage(NamedTuple):
     name: str
     """For error messages."""
 
-    content: Path | bytes | ByteArray
+    content: Path | bytes | ByteArray | Framed
     """The path of an encoded image, its encoded bytes, or its pixels: uint8 `[H, W]` or `[H, W,
     3]`. It is plain data, because it is sent to other processes."""
 
@@ -97,6 +106,9 @@ class Listing(NamedTuple):
 
     groups: Groups | None = None
     """What a table says of each image, by key; None if there is none."""
+
+    truth: TruthArray | None = None
+    """What is right of each image beyond its label, by key (`Choices.truth`)."""
 
     @property
     def group_names(self) -> TextArray | None:
@@ -181,9 +193,42 @@ class Source(NamedTuple):
     remarks: tuple[str, ...] = ()
     """What was assumed about the files, one sentence each."""
 
+    choices: tuple[str, ...] = ()
+    """The classes of a natural shift that a model of more classes chooses among, also those without
+    an image here; empty if nothing is known."""
+
     def strata(self, labels: IntArray) -> Strata:
         """Group images by their labels, as the task says."""
         return find_task(self.task).strata(labels, self.classes)
+
+
+def split_parts(
+    path: Path, kind: str, known: Collection[str], ending: str = ""
+) -> tuple[Path, dict[str, str]]:
+    """Take stated parts, such as `,label=dx`, off the end of a path.
+
+    Args:
+        path: what follows the colon of a specification.
+        kind: of the source, for messages.
+        known: the names of its parts.
+        ending: a regular expression for the end of the path itself; without that end, or without
+            parts, the path stays as it is.
+
+    Raises:
+        InputError: a part is unknown.
+
+    >>> split_parts(Path("skin/labels.csv,label=dx,images=photos"), "csv", ["label", "images"])[1]
+    {'label': 'dx', 'images': 'photos'}
+    """
+    form = rf"(?P<path>.*?{ending})(?P<given>(,[^,=]+=[^,]*)*)"
+    match = re.fullmatch(form, str(path), re.IGNORECASE)
+    if match is None:
+        return path, {}
+    pairs = [pair.partition("=") for pair in match["given"].split(",")[1:]]
+    for name, _, _ in pairs:
+        if name not in known:
+            raise unknown_name(f"part of {kind}:", name, known)
+    return Path(match["path"]), {name: value for name, _, value in pairs}
 
 
 def require_path(request: SourceRequest) -> Path:

@@ -426,12 +426,17 @@ class _Place(NamedTuple):
 
 
 def _list_places(model: RunModel) -> Iterator[_Place]:
-    """All images of the run with stored predictions, but validation images."""
+    """All images of the run with stored predictions, but validation images.
+
+    A guard answers among all classes, so natural shifts with a class mask or other labels are left
+    out.
+    """
     places: list[tuple[str, ImageKind, str, str]] = [(CLEAN, "clean", TEST, CLEAN)]
     for sweep in model.record.sweeps:
         places += [(cell.id, sweep.kind, TEST, cell.id) for cell in sweep.cells]
     for name in model.record.natural:
-        places.append((f"{NATURAL}{name}", "clean", f"{NATURAL}{name}", CLEAN))
+        if name not in model.record.choices:
+            places.append((f"{NATURAL}{name}", "clean", f"{NATURAL}{name}", CLEAN))
     for images, kind, part, shift in places:
         file = predictions_file(model.name, model.seed, shift, part)
         if model.run.file(file).is_file() and model.run.holds(file):

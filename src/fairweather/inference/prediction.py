@@ -2,9 +2,8 @@
 
 from __future__ import annotations
 
-import math
 import time
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager
 from dataclasses import replace
 from functools import partial
@@ -26,6 +25,7 @@ from fairweather.devices import (
     resolve_device,
 )
 from fairweather.errors import InputError, no_exit
+from fairweather.metrics.columns import right_losses, soft_losses
 from fairweather.metrics.detection import OodInputs, compute_ood_scores
 from fairweather.progress import Event, Notify, shows_progress, to_notify
 from fairweather.tasks.classification import CLASSIFICATION_TASK
@@ -34,15 +34,20 @@ from fairweather.tasks.task import Task
 from fairweather.types.measurement import (
     AnyPredictions,
     Attack,
+    Choices,
     Images,
     Index,
     P,
+    Passes,
     Shift,
+    TruthArray,
     join_columns,
     special_kind,
 )
+from fairweather.variants.adaptation.networks import Tensors, list_layers
 from fairweather.variants.calibration import LogitDivisor
 from fairweather.variants.fitted import NOTHING_FITTED, FittedParameters
+from fairweather.variants.variant import Adapting
 
 SLOW_SECONDS = 1.0  # longer predictions show their progress
 T = TypeVar("T")
@@ -107,13 +112,7 @@ def watch_last_layer(model: nn.Module) -> Iterator[FeatureGetter]:
             case (torch.Tensor(ndim=2) as inputs, *_) if isinstance(module, nn.Linear):
                 features.append(inputs.detach().clone())  # the network may reuse its memory
 
-    # A network with children and parameters of its own, such as a transformer, is not a layer.
-    layers = [
-        module
-        for module in model.modules()
-        if not any(True for _ in module.children()) and any(True for _ in module.parameters())
-    ]
-    hooks = [layer.register_forward_hook(store_input) for layer in layers]
+    hooks = [layer.register_forward_hook(store_input) for layer in list_layers(model)]
     try:
         yield lambda: features.pop().float().cpu().numpy() if features else None
     finally:
@@ -241,9 +240,15 @@ class Predictor(NamedTuple):
     known: KnownFeatures | None = None
     """None to compute no out-of-distribution scores; else they come from the changed logits."""
 
-    adapts: bool = False
-    """Whether the model adapts to the batches it sees, so that it has an order and batches of its
-    own."""
+    adapting: Adapting | None = None
+    """What adapts copies of the model to the images they see, in streams of their own."""
+
+    source: Images | None = None
+    """Clean validation images that the method learns from; None if it needs none."""
+
+    carried: list[Tensors] | None = None
+    """What each stream has changed in the cell before; what it has changed until the end of this
+    cell takes its place. None if each cell begins with new copies."""
 
     keeps_logits: bool = False
     """Keep the logits of any number of classes."""
@@ -257,7 +262,9 @@ class Predictor(NamedTuple):
         """The predictions to store, from the model's logits for images."""
         logits = self.fitted.change(outputs)
         labels, keys = images.labels.numpy(), images.keys.numpy()
-        predictions = make_predictions(logits, labels, keys, images.classes, self.fitted, self.task)
+        predictions = make_predictions(
+            logits, labels, keys, images.classes, self.fitted, self.task, images.choices
+        )
         if self.keeps_logits:
             predictions = predictions.with_columns(logits=logits)
         if self.known is None:
@@ -419,25 +426,94 @@ def make_predictions(
     classes: tuple[str, ...],
     fitted: FittedParameters = NOTHING_FITTED,
     task: Task = CLASSIFICATION_TASK,
+    choices: Choices | None = None,
 ) -> AnyPredictions:
     """Make the per-image columns of a cell from float32 logits `[N, classes]`.
 
     `labels` and `keys` are int64 `[N]`, `classes` the names in label order. `fitted` is what has
     changed the logits. `task` says which columns are made of them: for classification,
-    `Predictions`.
+    `Predictions`. `choices` are the classes that count, and what is right of each image.
     """
     if logits.shape[1] != len(classes):
         raise InputError(
             f"the model has {logits.shape[1]} outputs, but the data have {len(classes)} classes"
         )
+    # Areas and errors of single classes mean nothing where several are right.
+    is_stored = choices is None or choices.judged != "several"
+    if choices is None:
+        columns = fitted.columns(logits, labels, task)
+    else:
+        logits, right = choose_classes(logits, classes, choices)
+        columns = judge_by_truth(logits, labels, right, partial(fitted.columns, task=task))
     predictions: AnyPredictions = task.predictions(
         keys=keys,
         labels=labels,
-        **fitted.columns(logits, labels, task),
-        logits=logits if task.stores_logits(len(classes)) else None,
+        **columns,
+        logits=logits if is_stored and task.stores_logits(len(classes)) else None,
         classes=classes,
     )
     return predictions
+
+
+# Below the lowest logit of an image, in nats: a probability of 0 in 64-bit numbers, and finite.
+UNCHOSEN = 1000
+
+
+def choose_classes(
+    logits: npt.NDArray[np.float32], classes: Sequence[str], choices: Choices
+) -> tuple[npt.NDArray[np.float32], TruthArray | None]:
+    """Let only some classes count: the probabilities of the others become 0.
+
+    Args:
+        logits: float32 `[N, classes]`.
+        classes: the names in label order.
+        choices: the classes that count; those that are none of `classes` are left out.
+
+    Returns:
+        The logits, and `choices.truth` with a column for each class.
+
+    >>> logits, _ = choose_classes(np.float32([[3, 1, 0]]), ["a", "b", "c"], Choices(("b", "c")))
+    >>> logits.tolist()
+    [[-1000.0, 1.0, 0.0]]
+    """
+    place = {name: number for number, name in enumerate(classes)}
+    columns = [place[name] for name in choices.names if name in place]
+    unchosen = np.ones(len(classes), dtype=np.bool_)
+    unchosen[columns] = False
+    masked = np.where(unchosen, logits.min(axis=1, keepdims=True) - np.float32(UNCHOSEN), logits)
+    if choices.truth is None:
+        return masked, None
+    truth: npt.NDArray[Any] = np.zeros(logits.shape, dtype=choices.truth.dtype)
+    truth[:, columns] = choices.truth[:, [name in place for name in choices.names]]
+    return masked, truth
+
+
+def judge_by_truth(
+    logits: npt.NDArray[np.float32],
+    labels: npt.NDArray[np.int64],
+    truth: TruthArray | None,
+    columns: Callable[[npt.NDArray[np.float32], npt.NDArray[np.int64]], Mapping[str, Any]],
+) -> Mapping[str, Any]:
+    """The columns of images about which more may be known than one label.
+
+    Of several right classes, the one with the largest logit is the label: an answer is right if it
+    is any of them. A right answer is stored as the image's own label, which is the same for all
+    models.
+
+    Args:
+        logits: float32 `[N, classes]`.
+        labels: int64 `[N]`.
+        truth: `[N, classes]`, as `Choices.truth`.
+        columns: makes the columns from logits and labels.
+    """
+    if truth is None:
+        return columns(logits, labels)
+    if truth.dtype != np.bool_:
+        return {**columns(logits, labels), **soft_losses(logits, truth)._asdict()}
+    best = np.where(truth, logits, -np.inf).argmax(axis=1)
+    made = columns(logits, best)
+    predicted = np.where(made["predicted"] == best, labels, made["predicted"])
+    return {**made, "predicted": predicted, **right_losses(logits, truth)._asdict()}
 
 
 def join_predictions(parts: Sequence[P]) -> P:
@@ -510,7 +586,7 @@ def compute_outputs(
 # ---------------------------------------------------------------- plain and adapted models together
 
 # Plain and adapted models need different batches of the same shifted images. The shifted images are
-# kept for both if they are not larger than this; otherwise the shift is applied twice.
+# kept for all if they are not larger than this; otherwise, the shift is applied again.
 MOST_KEPT_BYTES = 2**29
 
 
@@ -528,62 +604,151 @@ def predict_shared(
     when_halved: WhenHalved | None = None,
     tell: Callable[[float], None] | None = None,
 ) -> list[AnyPredictions]:
-    """Predict with several models as if one by one; models that adapt have their own batches.
-
-    Models that adapt see the images in batches of nearly equal size, in an order shuffled by a
-    fixed seed. A data set sorted by class would otherwise give batches of one class, with other
-    statistics than the data.
+    """Predict with several models as if one by one; models that adapt have streams of their own.
 
     Args:
         predictors: the models.
         images, shift, device, arithmetic, seed, shifters: as in `predict_batches`.
-        batch_size: images per forward pass.
+        batch_size: images per forward pass; models that adapt may have a batch size of their own.
         safe_batch_size: a smaller batch size that is known to fit into memory. It is only for
             models that do not adapt: for the others it would change the result.
         when_halved, tell: as in `predict_batches`, of models that do not adapt.
 
     Returns:
-        The predictions of each model, in the order of the images.
+        The predictions of each model, in the order of the images; of a model that adapts, stream
+        after stream (`AnyPredictions.stream`).
 
     Raises:
-        InputError: a model that adapts has fewer than two images or a batch size below two; or
-            memory runs out for it, because smaller batches would change its results.
+        InputError: a batch would be too small for a model that adapts; or memory runs out for it,
+            because smaller batches would change its results.
     """
-    plain = [model for model in predictors if not model.adapts]
-    adapted = [model for model in predictors if model.adapts]
-    shifted_pixels, is_shifted = None, shift.level is not None
-    if is_shifted and plain and adapted and images.images.nbytes <= MOST_KEPT_BYTES:
-        shifted_pixels = torch.empty_like(images.images)
-    predict_group = partial(
-        predict_batches, device=device, arithmetic=arithmetic, seed=seed, shifters=shifters
-    )
-    predictions: dict[bool, Iterator[AnyPredictions]] = {}  # by whether the model adapts
+    plain = [model for model in predictors if model.adapting is None]
+    shifted = images
+    is_reused = len(plain) < len(predictors) and shift.level is not None
+    if is_reused and images.images.nbytes <= MOST_KEPT_BYTES:
+        shifted = replace(images, images=torch.empty_like(images.images))
+    kept = None if shifted is images else shifted.images
+    in_order: Iterator[AnyPredictions] = iter(())
+    batches = batch_slices(len(images), safe_batch_size or batch_size)
+    predict_group = partial(predict_batches, device=device, arithmetic=arithmetic, seed=seed)
     if plain:
-        batches = batch_slices(len(images), safe_batch_size or batch_size)
-        in_order = predict_group(
-            plain,
+        in_order = iter(
+            predict_group(
+                plain,
+                images,
+                shift,
+                batches=batches,
+                shifters=shifters,
+                out=kept,
+                when_halved=when_halved,
+                tell=tell,
+            )
+        )
+    elif kept is not None and isinstance(shift, Shift):
+        for _ in shifted_batches(images, shift, seed, batches, shifters=shifters, out=kept):
+            pass
+    in_streams = partial(
+        predict_streams,
+        images=shifted,
+        shift=shift if kept is None else None,
+        batch_size=batch_size,
+        device=device,
+        arithmetic=arithmetic,
+        seed=seed,
+        shifters=shifters,
+    )
+    return [
+        next(in_order) if model.adapting is None else in_streams(model, model.adapting)
+        for model in predictors
+    ]
+
+
+def predict_streams(
+    predictor: Predictor,
+    adapting: Adapting,
+    *,
+    images: Images,
+    shift: Shift | Attack | None,
+    batch_size: int,
+    device: torch.device,
+    arithmetic: Arithmetic = FP32,
+    seed: int = 0,
+    shifters: BatchShifter | None = None,
+) -> AnyPredictions:
+    """Predict every stream of a model that adapts, each with a copy of its own.
+
+    Args:
+        predictor: the model as it is.
+        adapting: what adapts copies of it.
+        images: all images.
+        batch_size: that of the evaluation.
+        shift, device, arithmetic, seed, shifters: as in `predict_batches`.
+
+    Returns:
+        The rows of one stream after those of another, each in the order of the images.
+
+    Raises `InputError` if a batch would be too small, or memory runs out.
+    """
+    count = adapting.count_batches(len(images), batch_size, predictor.model)
+    learned, passes = learn_from_source(predictor, adapting, batch_size, device, arithmetic)
+    parts, carried = [], []
+    for number, places in enumerate(adapting.draw_streams(images.labels.numpy())):
+        adapted = adapting.adapt(predictor.model, number)
+        adapted.memory |= learned
+        first = {} if predictor.carried is None else adapted.carry()
+        if predictor.carried:
+            adapted.resume(predictor.carried[number])
+        (seen,) = predict_batches(
+            [predictor._replace(model=adapted)],
             images,
             shift,
-            batches=batches,
-            out=shifted_pixels,
-            when_halved=when_halved,
-            tell=tell,
-        )
-        predictions[False] = iter(in_order)
-    if adapted:
-        if len(images) < 2 or batch_size < 2:
-            raise InputError("a model that adapts needs at least two images in a batch")
-        order = np.random.default_rng(0).permutation(len(images))
-        chunks = np.array_split(order, math.ceil(len(images) / batch_size))
-        shuffled = predict_group(
-            adapted,
-            images if shifted_pixels is None else replace(images, images=shifted_pixels),
-            shift if shifted_pixels is None else None,
-            batches=[torch.from_numpy(chunk) for chunk in chunks],
+            batches=[torch.from_numpy(part) for part in np.array_split(places, count)],
+            device=device,
+            arithmetic=arithmetic,
+            seed=seed,
+            shifters=shifters,
             when_halved=_refuse_smaller,
         )
-        predictions[True] = (columns.take(np.argsort(order)) for columns in shuffled)
-    return [next(predictions[model.adapts]) for model in predictors]
+        stream = np.full(len(places), number, dtype=np.int64)
+        rows = seen.with_columns(stream=stream, place=np.arange(len(places)))
+        parts.append(rows.take(np.argsort(places)))
+        passes = Passes(*map(sum, zip(passes, adapted.passes, strict=True)))
+        if predictor.carried is not None:
+            carried.append(_select_changed(adapted.carry(), first))
+    if predictor.carried is not None:
+        predictor.carried[:] = carried
+    return join_predictions(parts).with_columns(passes=passes)
+
+
+def learn_from_source(
+    predictor: Predictor,
+    adapting: Adapting,
+    batch_size: int,
+    device: torch.device,
+    arithmetic: Arithmetic,
+) -> tuple[Tensors, Passes]:
+    """What all copies remember of clean validation images, and what learning it has cost."""
+    if predictor.source is None:
+        return {}, Passes(0, 0)
+    adapted, source = adapting.adapt(predictor.model), predictor.source
+    count = adapting.count_batches(len(source), batch_size, predictor.model)
+
+    def batches() -> Iterator[torch.Tensor]:
+        for places in np.array_split(np.arange(len(source)), count):
+            pixels = source[places].images.to(device)
+            yield pixels.to(memory_format=torch.channels_last).float().div_(255)
+
+    with evaluation_mode(adapted, device), arithmetic.on(device), torch.enable_grad():
+        learned = adapting.learn(adapted, batches())
+    return {name: tensor.detach() for name, tensor in learned.items()}, adapted.passes
+
+
+def _select_changed(last: Tensors, first: Tensors) -> Tensors:
+    return {
+        name: tensor
+        for name, tensor in last.items()
+        if name not in first or not torch.equal(first[name], tensor)
+    }
 
 
 def _refuse_smaller(_: int) -> None:

@@ -30,23 +30,6 @@ CORRUPTIONS_3D = "imagenet_3dcc/"
 FILES, MEMORY = "files", "memory"
 
 
-class NaturalSet(FrozenRecord):
-    """A natural shift of ImageNet."""
-
-    title: str
-    classes: int
-    """How many of the 1,000 it has; the published models chose among these."""
-
-    images: int
-    """Their number."""
-
-    filtered: bool = False
-    """Chosen for the errors of one network, so that no line through models fits."""
-
-    also: tuple[str, ...] = ()
-    """Other spellings of its name."""
-
-
 class AtlasFacts(FrozenRecord):
     """Where the tables of a source are, and what is known about them."""
 
@@ -83,7 +66,6 @@ class AtlasFacts(FrozenRecord):
 class _AtlasFile(FrozenRecord):
     """The content of atlas.yaml."""
 
-    sets: dict[str, NaturalSet]
     atlases: dict[str, AtlasFacts]
 
 
@@ -132,33 +114,6 @@ class Atlas:
 def _read_facts() -> _AtlasFile:
     text = (resources.files("fairweather") / "judge" / "atlas.yaml").read_text(encoding="utf-8")
     return _AtlasFile.model_validate(parse_yaml(text))
-
-
-def natural_sets() -> dict[str, NaturalSet]:
-    """The natural shifts of ImageNet that published tables have, by name.
-
-    >>> natural_sets()["imagenet-r"].classes
-    200
-    """
-    return _read_facts().sets
-
-
-def find_natural_set(name: str) -> str:
-    """Give the usual name of a natural shift, whatever its spelling; "" for another one.
-
-    >>> find_natural_set("ImageNet_V2"), find_natural_set("hospital_b")
-    ('imagenetv2-matched-frequency', '')
-    """
-    spellings = {
-        _plain(spelling): usual
-        for usual, facts in natural_sets().items()
-        for spelling in (usual, *facts.also)
-    }
-    return spellings.get(_plain(name), "")
-
-
-def _plain(name: str) -> str:
-    return re.sub(r"[-_.\s]", "", name).casefold()
 
 
 def open_atlas(reference: str, *, offline: bool = False, progress: Notify | None = None) -> Atlas:

@@ -15,11 +15,13 @@ import numpy.typing as npt
 
 from fairweather.errors import InputError, unknown_name
 from fairweather.metrics import Estimate, FittedThresholds
+from fairweather.metrics.columns import FloatArray
 from fairweather.metrics.findings import find_point_metric
 from fairweather.metrics.grouping import Grouping
 from fairweather.metrics.metric import ClassMetric, find_class_metric
 from fairweather.metrics.paired import SeedSummary, seed_summary
 from fairweather.metrics.sample import draw_counts
+from fairweather.metrics.seeds import stack_seeds
 from fairweather.metrics.table import METRICS
 from fairweather.report.slices import order_of_value
 from fairweather.runs.folder import RunFolder, open_finished_run
@@ -35,7 +37,7 @@ from fairweather.runs.scores import (
 )
 from fairweather.tasks.table import find_task
 from fairweather.tasks.task import Unit
-from fairweather.types.measurement import AnyPredictions, Predictions
+from fairweather.types.measurement import AnyPredictions, Predictions, join_streams
 from fairweather.types.operating_points import POINT_SIGN
 from fairweather.types.record import (
     ALL,
@@ -81,9 +83,14 @@ class ComparedRun:
     def read(self, model: str, seed: int | str, shift: str) -> AnyPredictions:
         """Read the predictions of a model under the shift with this id.
 
-        `natural/NAME` stands for other images of the same classes, which are clean too. Raises
-        `InputError` if they are missing or not those that the run wrote.
+        Of a model that adapts, they are those of its first stream. `natural/NAME` stands for other
+        images of the same classes, which are clean too. Raises `InputError` if they are missing or
+        not those that the run wrote.
         """
+        return self.read_streams(model, seed, shift).streams[0]
+
+    def read_streams(self, model: str, seed: int | str, shift: str) -> AnyPredictions:
+        """Read the same of all streams of a model that adapts, one after the other."""
         name = self.run.predictions(model, seed, shift)
         if shift.startswith(NATURAL):
             name = self.run.predictions(model, seed, CLEAN, shift)
@@ -92,7 +99,7 @@ class ComparedRun:
                 f"{self.run.path} has no predictions of {model}, seed {seed}, under {shift}: "
                 "let the run finish first"
             )
-        return self.run.read_cell(name)
+        return self.run.read_streams(name)
 
 
 class ModelPair(NamedTuple):
@@ -345,8 +352,9 @@ class ModelEstimates(NamedTuple):
     table: Mapping[ScoreKey, Estimates]
     """Estimates by model, seed, shift and level."""
 
-    correct: Mapping[ShiftLevel, npt.NDArray[np.bool_]]
-    """Bool `[n, S]` by condition, in the order of `seeds`."""
+    correct: Mapping[ShiftLevel, FloatArray]
+    """How often each image is right by condition, `[n, S]` in the order of `seeds`; of a single
+    seed that adapts, in each of its streams (`stack_seeds`)."""
 
     classes: str
     """A digest of the predicted classes of every seed and condition."""
@@ -354,8 +362,8 @@ class ModelEstimates(NamedTuple):
     confidences: str
     """Likewise, of the confidences and the losses."""
 
-    right_calls: Mapping[tuple[ShiftLevel, str], npt.NDArray[np.bool_]]
-    """Bool `[n, S]` by condition and metric: is the call of its class or finding right, at an
+    right_calls: Mapping[tuple[ShiftLevel, str], FloatArray]
+    """`[n, S]` by condition and metric: how often the call of its class or finding is right, at an
     operating point at the threshold of each seed."""
 
     def shown(self, condition: ShiftLevel, metric: str) -> Estimate:
@@ -513,10 +521,13 @@ def estimate_model(
             )
             chosen = fitted.points if fitted else {}
             for condition, shift in shared.conditions.items():
-                predictions = compared.read(model, seed, shift)
-                images.check(predictions, compared.name)
-                part = images.unit.select(predictions)
-                correct.setdefault(condition, []).append(part.correct)
+                streams = compared.read_streams(model, seed, shift).streams
+                for stream in streams:
+                    images.check(stream, compared.name)
+                units = list(map(images.unit.select, streams))
+                part = join_streams(units)
+                right = np.stack([unit.correct for unit in units])
+                correct.setdefault(condition, []).append(right)
                 decisions, sure = _decisions(part)
                 classes.update(decisions.astype("<i8").tobytes())
                 for column in sure:
@@ -524,7 +535,7 @@ def estimate_model(
                 for name in metrics:
                     metric = find_call_metric(name, part.classes, chosen)
                     if metric and isinstance(part, Predictions) and metric.applies(part):
-                        right = metric.right_calls(part)
+                        right = metric.right_calls(part).reshape(len(units), -1)
                         calls.setdefault((condition, name), []).append(right)
                 yield (model, str(seed), *condition), part, fitted
 
@@ -554,5 +565,5 @@ _K = TypeVar("_K")
 
 def _stack(
     columns: Mapping[_K, Sequence[npt.NDArray[np.bool_]]],
-) -> dict[_K, npt.NDArray[np.bool_]]:
-    return {key: np.stack(of_seeds, axis=1) for key, of_seeds in columns.items()}
+) -> dict[_K, FloatArray]:
+    return {key: stack_seeds(of_seeds) for key, of_seeds in columns.items()}

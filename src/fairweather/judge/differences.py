@@ -169,11 +169,9 @@ class PairEstimates(NamedTuple):
 
     def row(self, condition: ShiftLevel, metric: str) -> ComparisonRow:
         """Compare a metric of the two."""
-        difference = EstimatedDifference(
-            self.first.shown(condition, metric),
-            self.second.shown(condition, metric),
-            same_networks=self.same,
-        )
+        first, second = (side.shown(condition, metric) for side in (self.first, self.second))
+        alike = len(first.of_seeds) == len(second.of_seeds)  # seeds, or streams of a single one
+        difference = EstimatedDifference(first, second, same_networks=self.same and alike)
         p = math.nan if condition.level == MEAN else difference.p
         return ComparisonRow(
             self.pair,
@@ -191,7 +189,7 @@ class PairEstimates(NamedTuple):
         self, row: ComparisonRow, right: Sequence[FloatArray], grouping: Grouping | None
     ) -> ComparisonRow:
         """Test a row about a share of images, `[n, S]` on each side."""
-        if row.a.n == row.b.n == 1 and grouping is None:
+        if all(side.shape[1] == 1 for side in right) and grouping is None:
             if row.is_cell:
                 test = mcnemar_exact(right[0][:, 0], right[1][:, 0])
                 exact = paired_shares_interval(test.b, test.c, len(right[0]))
@@ -323,7 +321,7 @@ def compare_cell(
     sought = _find_sought(metric, images)
     if not len(sought) or not all((condition, metric) in side.right_calls for side in sides):
         return row
-    right = [side.right_calls[condition, metric][sought].astype(float) for side in sides]
+    right = [side.right_calls[condition, metric][sought] for side in sides]
     grouping = None if images.grouping is None else images.grouping.select(sought)
     return estimates.tested(row, right, grouping)
 
@@ -340,9 +338,12 @@ def _find_sought(metric: str, images: ResampledImages) -> IntArray:
 def _cross_shares(
     sides: Sequence[FloatArray], grouping: Grouping | None, *, same: bool
 ) -> CrossedMean:
-    """The second side minus the first, of shares of images `[n, S]`; paired by seed if `same`."""
+    """The second side minus the first, of shares of images `[n, S]`.
+
+    If `same`, and both have as many seeds or streams, they are paired by these.
+    """
     first, second = sides
-    if same:
+    if same and first.shape == second.shape:
         return crossed_mean(second - first, grouping)
     return crossed_difference(first, second, grouping, (0.0, 1.0))
 

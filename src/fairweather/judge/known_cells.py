@@ -405,6 +405,8 @@ def _iter_cells(model: RunModel) -> Iterator[tuple[str, str, str, str, str]]:
                 title = f"{sweep.title}, {sweep.level_words} {level}"
                 yield sweep.name, level, title, cell.id, TEST
     for name in model.record.natural:
+        if name in model.record.choices:  # new images have no class mask
+            continue
         yield f"{NATURAL}{name}", NO_LEVEL, f"the other images {name}", CLEAN, f"{NATURAL}{name}"
 
 

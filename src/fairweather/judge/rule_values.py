@@ -671,8 +671,8 @@ def reestimate(
                 fitted = fit_unit(run.task, IMAGE, validation, metrics)
             for condition, shift in _shift_ids(contents, wanted).items():
                 name = run.predictions(model, seed, shift)
-                predictions = _read_predictions(run, name)
-                if not np.array_equal(clean.keys, predictions.keys):
+                predictions = _read_streams(run, name)
+                if not np.array_equal(clean.keys, predictions.streams[0].keys):
                     raise InputError(f"{name} is of other images than {clean_file}")
                 yield (model, seed, *condition), predictions, fitted
 
@@ -682,7 +682,7 @@ def reestimate(
     if slice_:
         places = _slice_places(run, slice_)
         strata, grouping = strata[places], grouping.select(places) if grouping else None
-        cells = ((key, predictions.take(places), fitted) for key, predictions, fitted in cells)
+        cells = ((key, images.take_images(places), fitted) for key, images, fitted in cells)
     if run.task.units(clean):
         drawn = ((key, predictions) for key, predictions, _ in cells)
         validation = {(model, seed): read_validation(run, model, seed) for seed in seeds}
@@ -795,9 +795,13 @@ def compute_bounded(case: RuleCase, estimated: CellEstimates) -> Score | None:
 
 
 def _read_predictions(run: RunFolder, name: str) -> AnyPredictions:
+    return _read_streams(run, name).streams[0]
+
+
+def _read_streams(run: RunFolder, name: str) -> AnyPredictions:
     if not run.holds(name):
         raise InputError(f"{run.path} has no {name}: finish the run first")
-    return run.read_cell(name)
+    return run.read_streams(name)
 
 
 def _shift_ids(contents: Contents, wanted: Collection[ShiftLevel]) -> dict[ShiftLevel, str]:

@@ -16,6 +16,7 @@ from numpy.typing import ArrayLike
 from scipy import stats
 from scipy.special import logit
 
+from fairweather.data.natural_sets import IMAGENET_CLASSES, NATURAL_SETS, find_natural_set
 from fairweather.errors import InputError, join_names
 from fairweather.judge.atlas import (
     CORRUPTIONS,
@@ -26,8 +27,6 @@ from fairweather.judge.atlas import (
     Accuracies,
     Atlas,
     AtlasCell,
-    find_natural_set,
-    natural_sets,
     open_atlas,
 )
 from fairweather.judge.compared_runs import (
@@ -44,7 +43,7 @@ from fairweather.metrics import Estimate, recipe_estimate, to_score
 from fairweather.metrics.columns import FloatArray, Result
 from fairweather.metrics.intervals import mean_estimate
 from fairweather.metrics.robustness import ALEXNET, SEVERITIES, effective_robustness
-from fairweather.models.class_names import IMAGENET_CLASSES, find_class_wnids
+from fairweather.models.class_names import find_class_wnids
 from fairweather.progress import Notify
 from fairweather.report.charts import COLORS, INK, RULE, Figure, render_figure
 from fairweather.report.tables import ABSENT, ScoreEntry, TableLayout, TextTable, format_difference
@@ -226,12 +225,13 @@ def find_cells(record: RunRecord, atlas: Atlas) -> RunCells:
     """Find the cells of a run that published models were measured in."""
     comparable = {UNSHIFTED: ShiftLevel(CLEAN, NO_LEVEL)}
     unknown, unpublished = list[str](), list[str]()
-    for name in record.natural:
-        cell = AtlasCell(f"{NATURAL}{find_natural_set(name)}")
+    for name, source in record.natural.items():
+        usual = find_natural_set(source.partition(":")[0]) or find_natural_set(name)
+        cell = AtlasCell(f"{NATURAL}{usual}")
         if cell in atlas.cells:
             comparable[cell] = ShiftLevel(f"{NATURAL}{name}", NO_LEVEL)
         else:
-            (unpublished if find_natural_set(name) else unknown).append(f"{NATURAL}{name}")
+            (unpublished if usual else unknown).append(f"{NATURAL}{name}")
     side, others = record.data.side, []
     other_size = side not in (None, (SIDE, SIDE))
     for sweep in record.sweeps:
@@ -320,6 +320,11 @@ class RankedRun:
                 cells[AtlasCell(IMAGENET_C, MEAN, made)] = means
         return cells
 
+    def is_bound(self, cell: AtlasCell) -> bool:
+        """Whether published models chose among fewer classes than the run, which had no mask."""
+        name = self.cells.comparable[cell].shift if cell in self.cells.comparable else ""
+        return has_fewer(cell) and name.removeprefix(NATURAL) not in self.run.record.choices
+
     def published(self, cell: AtlasCell) -> Accuracies:
         """The published accuracies in a cell; a mean is of the models that have all of it."""
         if cell.shift == IMAGENET_C:
@@ -371,7 +376,7 @@ class RankedRun:
 
     def line(self, cell: AtlasCell) -> Line | None:
         """The standard models of a cell; None where a line has no meaning, or too few models."""
-        natural = natural_sets().get(cell.shift.removeprefix(NATURAL))
+        natural = NATURAL_SETS.get(cell.shift.removeprefix(NATURAL))
         if cell == UNSHIFTED or (natural is None and cell.level != MEAN):
             return None
         if natural is not None and natural.filtered:
@@ -396,8 +401,8 @@ def list_corruptions(made: str) -> list[AtlasCell]:
 
 def has_fewer(cell: AtlasCell) -> bool:
     """Say whether published models chose among fewer classes than 1,000 there."""
-    natural = natural_sets().get(cell.shift.removeprefix(NATURAL))
-    return natural is not None and natural.classes < IMAGENET_CLASSES
+    natural = NATURAL_SETS.get(cell.shift.removeprefix(NATURAL))
+    return natural is not None and natural.class_count < IMAGENET_CLASSES
 
 
 def name_family(model: str) -> str:
@@ -430,7 +435,7 @@ def _title(cell: AtlasCell) -> str:
         return "Clean"
     if cell.shift == IMAGENET_C:
         return f"ImageNet-C, {len(ALEXNET)} corruptions{_how_made(cell)}"
-    natural = natural_sets().get(cell.shift.removeprefix(NATURAL))
+    natural = NATURAL_SETS.get(cell.shift.removeprefix(NATURAL))
     return natural.title if natural else f"{cell.shift}{_how_made(cell)}"
 
 
@@ -452,7 +457,7 @@ def standing_table(standing: RankedRun) -> TextTable:
     for row in standing.rows:
         rank, first, last = row.ranks
         best = row.published.idxmax()
-        is_bound = has_fewer(row.cell)
+        is_bound = standing.is_bound(row.cell)
         lines.append(
             [
                 row.model,
@@ -491,7 +496,7 @@ def robustness_table(standing: RankedRun) -> TextTable | None:
         return None
     lines, numbers = [], []
     for row in rows:
-        clean, is_bound = row.line.clean, has_fewer(row.cell)
+        clean, is_bound = row.line.clean, standing.is_bound(row.cell)
         below, bound = row.line.count_below(row.effective.value), "≥ " * is_bound
         lines.append(
             [
@@ -641,11 +646,17 @@ def _notes(standing: RankedRun) -> Iterator[str]:
         if row.cell == UNSHIFTED
     }
     yield from (f"Nearest to {model} in clean accuracy: {names}." for model, names in clean.items())
-    if fewer := list(dict.fromkeys(_title(cell) for cell in cells if has_fewer(cell))):
+    fewer = [cell for cell in dict.fromkeys(cells) if has_fewer(cell)]
+    if bounds := [_title(cell) for cell in fewer if standing.is_bound(cell)]:
         yield (
-            f"{', '.join(fewer)}: the published models choose among the classes of the set, this "
+            f"{', '.join(bounds)}: the published models choose among the classes of the set, this "
             "run among all 1,000. Fewer classes can only raise an accuracy, so the run's is a "
             "lower bound (≥)."
+        )
+    if masked := [_title(cell) for cell in fewer if not standing.is_bound(cell)]:
+        yield (
+            f"{', '.join(masked)}: the published models and this run choose among the classes of "
+            "the set."
         )
     if any(cell.shift.startswith(NATURAL) and not standing.line(cell) for cell in cells) and (
         standing.atlas.standard

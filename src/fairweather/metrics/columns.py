@@ -262,6 +262,61 @@ def per_image(logits: ArrayLike, labels: ArrayLike) -> PerImage:
     )
 
 
+class TrueLosses(NamedTuple):
+    """The losses of images about which more is known than one label."""
+
+    nll: FloatArray
+    brier: FloatArray
+    """`nll`, `brier`: float64 `[n]`, in nats and in [0, 2]."""
+
+
+def right_losses(logits: ArrayLike, right: ArrayLike) -> TrueLosses:
+    """Losses of images with several right classes, which count as one class together.
+
+    So the negative log-likelihood is that of the sum of their probabilities. The Brier score is the
+    squared distance to 1 of this sum, and of each other probability to 0.
+
+    Args:
+        logits: float `[n, classes]`, finite.
+        right: bool `[n, classes]`, at least one in each row.
+
+    >>> losses = right_losses(np.log([[0.5, 0.25, 0.25]]), np.array([[True, True, False]]))
+    >>> losses.nll.round(3).tolist(), losses.brier.round(3).tolist()
+    ([0.288], [0.125])
+    """
+    log_probabilities, is_right = _log_softmax(logits), np.asarray(right, dtype=np.bool_)
+    if is_right.shape != log_probabilities.shape or not is_right.any(axis=1).all():
+        raise InputError(
+            f"right classes must be bool {list(log_probabilities.shape)} with one in each row, "
+            f"found {list(is_right.shape)}"
+        )
+    together = scipy.special.logsumexp(np.where(is_right, log_probabilities, -np.inf), axis=1)
+    together = np.minimum(together, 0.0)  # rounding may give a sum above 1
+    others = np.where(is_right, 0.0, np.exp(log_probabilities))
+    brier = np.square(1 - np.exp(together)) + np.square(others).sum(axis=1)
+    return TrueLosses(0.0 - together, brier)
+
+
+def soft_losses(logits: ArrayLike, shares: ArrayLike) -> TrueLosses:
+    """Cross-entropy and squared distance of probabilities to soft labels, which sum to 1.
+
+    Args:
+        logits: float `[n, classes]`, finite.
+        shares: float `[n, classes]`, the share of people who chose each class.
+
+    >>> losses = soft_losses(np.log([[0.5, 0.5]]), [[0.9, 0.1]])
+    >>> losses.nll.round(3).tolist(), losses.brier.round(3).tolist()
+    ([0.693], [0.32])
+    """
+    log_probabilities, truth = _log_softmax(logits), np.asarray(shares, dtype=np.float64)
+    if truth.shape != log_probabilities.shape:
+        raise InputError(
+            f"soft labels must be {list(log_probabilities.shape)}, found {list(truth.shape)}"
+        )
+    squares = np.square(np.exp(log_probabilities) - truth)
+    return TrueLosses(0.0 - (truth * log_probabilities).sum(axis=1), squares.sum(axis=1))
+
+
 def _log_softmax(logits: ArrayLike) -> FloatArray:
     return np.asarray(scipy.special.log_softmax(check_rows(logits), axis=1))
 

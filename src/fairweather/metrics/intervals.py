@@ -72,7 +72,8 @@ class Estimate:
     """Which interval `to_score` computes."""
 
     of_seeds: tuple[Estimate, ...] = ()
-    """For a mean over the seeds of a recipe, the estimate of each seed."""
+    """For a mean over the seeds of a recipe, the estimate of each seed; for a network that adapts,
+    that of each stream (`stream_estimate`)."""
 
     errors: float = np.inf
     """The number of images that determine the value, for one cell as in `Metric.carried_by`; for a
@@ -402,10 +403,20 @@ def mean_estimate(
         errors=1 / inverse if inverse else np.inf,
         ends=(low, high),
         losses=mean_losses([estimate.losses for estimate in estimates], weights),
-        of_seeds=(),
+        of_seeds=_mean_streams(estimates, weights),
         # What one cell hides, all of them hide: their images are the same.
         hidden=HiddenError(*mean([e.hidden for e in estimates]).tolist()),
     )
+
+
+def _mean_streams(
+    estimates: Sequence[Estimate], weights: Sequence[float] | None
+) -> tuple[Estimate, ...]:
+    """The mean of each stream over cells; nothing unless all cells have as many streams."""
+    if len({len(estimate.of_seeds) for estimate in estimates}) > 1:
+        return ()
+    streams = zip(*(estimate.of_seeds for estimate in estimates), strict=True)
+    return tuple(mean_estimate(cells, weights) for cells in streams)
 
 
 def mean_losses(
@@ -469,6 +480,21 @@ def recipe_estimate(seeds: Sequence[Estimate]) -> Estimate:
     return replace(mean_estimate(seeds), of_seeds=tuple(seeds))
 
 
+def stream_estimate(streams: Sequence[Estimate]) -> Estimate:
+    """Mean over the streams of a network that adapts; its interval covers other streams as well.
+
+    A stream is all images in an order of its own, which changes how the network adapts. Streams are
+    crossed with images, as seeds are, so it is the estimate of a recipe (`metrics.seeds`). A single
+    stream keeps its interval over images. A collapse that no stream shows is covered by nothing
+    (benchmarks/streams.py).
+
+    >>> alone = Estimate(0.5, np.array([0.4, 0.6]), n=10)
+    >>> stream_estimate([alone]) is alone, len(stream_estimate([alone] * 5).of_seeds)
+    (True, 5)
+    """
+    return streams[0] if len(streams) == 1 else recipe_estimate(streams)
+
+
 def worst_estimate(estimates: Sequence[Estimate], *, higher_is_better: bool) -> Estimate:
     """The worst of cells (levels, shifts) that were resampled jointly.
 
@@ -497,7 +523,6 @@ def worst_estimate(estimates: Sequence[Estimate], *, higher_is_better: bool) -> 
         ends=(low, high),
         least_pairs=min(estimate.least_pairs for estimate in estimates),
         losses=None,
-        of_seeds=(),
         hidden=HiddenError(*np.max([e.hidden for e in estimates], axis=0).tolist()),
     )
 

@@ -16,11 +16,11 @@ The intervals cover other trainings on the same training images, from the same p
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import numpy as np
 import scipy.special
-from numpy.typing import ArrayLike
+from numpy.typing import ArrayLike, NDArray
 
 from fairweather.errors import InputError
 from fairweather.metrics.columns import TAIL, Z95, Ends, FloatArray
@@ -272,6 +272,20 @@ def crossed_difference(
     recipes = [part.subtracted() for part in _seed_variances(before, bounds)]
     recipes += _seed_variances(after, bounds)
     return CrossedMean(float(gaps.mean()), _image_variance(gaps), worth, recipes)
+
+
+def stack_seeds(streams: Sequence[NDArray[Any]]) -> FloatArray:
+    """Numbers of each image, `[n, S]`, from those of the streams `[streams, n]` of each seed.
+
+    A model that does not adapt has one stream. Several seeds have the means over their streams. The
+    streams of a single seed stand in the place of seeds, because they vary in the same way.
+
+    >>> stack_seeds([np.eye(2)]).shape, stack_seeds([np.eye(2)] * 3).tolist()
+    ((2, 2), [[0.5, 0.5, 0.5], [0.5, 0.5, 0.5]])
+    """
+    if len(streams) == 1:
+        return streams[0].T.astype(np.float64)
+    return np.stack([seed.mean(axis=0, dtype=np.float64) for seed in streams], axis=1)
 
 
 def find_outlying_seed(columns: FloatArray, grouping: Grouping | None = None) -> int | None:

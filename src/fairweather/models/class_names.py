@@ -7,10 +7,10 @@ from collections.abc import Iterable, Sequence
 from functools import cache, cached_property
 from typing import NamedTuple
 
+from fairweather.data.natural_sets import IMAGENET_CLASSES, read_wnids
 from fairweather.errors import InputError
 
 WNID = re.compile(r"n\d{8}")
-IMAGENET_CLASSES = 1000
 # Names are taken for ImageNet's in order if this share of them fits, since lists differ in a few
 # words.
 LEAST_MATCHING = 0.9
@@ -55,7 +55,7 @@ def read_imagenet() -> ImageNet:
     from torchvision.models import ResNet18_Weights
 
     info = ImageNetInfo()
-    wnids = tuple(info.label_names())
+    wnids = read_wnids()
     descriptions = info.label_descriptions()
     synonyms = tuple(map(split_synonyms, descriptions))
     short = map(normalise_name, ResNet18_Weights.IMAGENET1K_V1.meta["categories"])

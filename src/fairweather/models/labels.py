@@ -11,12 +11,14 @@ from typing import Any, NamedTuple
 
 from torch import nn
 
+from fairweather.data.natural_sets import IMAGENET_CLASSES
 from fairweather.errors import InputError, quote_names, unknown_name
 from fairweather.files.tables import read_csv_rows
 from fairweather.files.yamlfile import parse_yaml
-from fairweather.models.class_names import IMAGENET_CLASSES, OutputNames, find_wnids, read_imagenet
+from fairweather.models.class_names import OutputNames, find_wnids, read_imagenet
 from fairweather.models.wrappers import LabelMapper, PositiveLogits
 from fairweather.types.kinds import CLASSES, FINDINGS, TaskKind
+from fairweather.types.measurement import Choices
 
 LABEL_HEADER = ("data", "model")  # of a CSV that has one
 IN_ORDER = "in order: the model names no "  # stored in records, with classes or findings
@@ -232,6 +234,18 @@ def places_by_name(classes: Sequence[str], among: Sequence[str]) -> list[int] | 
         return None
     places = [match.output for match in matches if match is not None]
     return places if len(set(places)) == len(classes) else None
+
+
+def rename_choices(choices: Choices, classes: Sequence[str]) -> Choices:
+    """Call the classes that a model chooses among as the run does.
+
+    Names match as in `places_by_name`; classes that the run lacks are left out.
+
+    >>> rename_choices(Choices(("n01440764", "n01443537")), ["tench", "cat"]).names
+    ('tench',)
+    """
+    matches = OutputNames(classes).find_all(choices.names)
+    return choices.rename([None if match is None else classes[match.output] for match in matches])
 
 
 def relabel(model: nn.Module, labels: LabelMap) -> nn.Module:

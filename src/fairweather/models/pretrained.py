@@ -9,6 +9,7 @@ import numpy as np
 import torch
 from torch import nn
 
+from fairweather.data.natural_sets import IMAGENET_CLASSES
 from fairweather.errors import InputError, first_line
 from fairweather.files.download import file_digest
 from fairweather.models.backbones import LIBRARIES, Library, find_library
@@ -26,7 +27,7 @@ from fairweather.models.checkpoints import (
     match_state,
     read_checkpoint,
 )
-from fairweather.models.class_names import IMAGENET_CLASSES, read_imagenet
+from fairweather.models.class_names import read_imagenet
 from fairweather.models.preprocessing import (
     UNKNOWN_ORIGIN,
     Normalisation,

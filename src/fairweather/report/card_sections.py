@@ -25,7 +25,7 @@ from fairweather.report.calls import (
 )
 from fairweather.report.contents import Contents
 from fairweather.report.operating_points import DEFAULT, compare_all_slices, describe_targets
-from fairweather.report.other_images import list_other_images
+from fairweather.report.other_images import describe_choices, list_other_images
 from fairweather.report.performance import ModelOutcome
 from fairweather.runs.folder import RunFolder
 from fairweather.types.kinds import OF_FINDING
@@ -150,6 +150,7 @@ def _describe_test(source: CardSource) -> Iterator[str]:
         yield f"Each was also attacked by {_list_names(attacks)}."
     if natural := run.record.natural:
         yield f"It was also tested on other images of the same classes: {_list_names([*natural])}."
+        yield from describe_choices(contents, natural)
     if len(seeds := contents.seeds_of(source.model)) > 1:
         yield f"Each number is the mean over {len(seeds)} trainings with different seeds."
 

@@ -396,6 +396,16 @@ class Contents:
         except FileNotFoundError:
             return None
 
+    def read_stream_columns(
+        self, model: str, seed: str, cell: str, columns: Sequence[str]
+    ) -> list[npt.NDArray[Any]] | None:
+        """Read the same of each stream of a cell of the test images, `[streams, N]` each."""
+        run, file = self._file(model, seed, cell, TEST)
+        try:
+            return run.read_stream_columns(file, columns)
+        except FileNotFoundError:
+            return None
+
     def _file(self, model: str, seed: str, cell: str, part: str) -> tuple[RunFolder, str]:
         run, name = self.home(model)
         return run, run.predictions(name, seed, cell, part)

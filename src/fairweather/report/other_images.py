@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import itertools
 import math
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import replace
 from typing import NamedTuple
 
@@ -287,15 +287,25 @@ def _natural_sets_tables(contents: Contents) -> Iterator[TextTable]:
     sets += [(name, key, f"{name} − clean", f"{key} difference") for name, key in named.items()]
     same = SAME_NETWORKS if len(contents.seeds) > 1 else ""
     sample = describe_sample(contents, NATURAL, "other images", {"": contents})
+    choices = "".join(f"{sentence} " for sentence in describe_choices(contents, named))
     for metric in shown_metrics(2):
         caption = (
             f"{describe_metric(metric)} on the clean test images and on other images of the same "
             f"classes. In brackets: 95 % intervals{describe_interval(metric)}. The images are "
             "others, so the differences are not paired, and their intervals cover the images of "
-            f"both sets. {independence}A part of a difference may come from classes that are more "
-            f"frequent in one of the sets. {same}{sample}."
+            f"both sets. {choices}{independence}A part of a difference may come from classes that "
+            f"are more frequent in one of the sets. {same}{sample}."
         )
         yield _compare_sets(contents, f"other_images_{metric}", caption, metric, sets)
+
+
+def describe_choices(contents: Contents, names: Iterable[str]) -> Iterator[str]:
+    """Say what is special about published natural shifts, a sentence each: class mask, labels."""
+    records = contents.records.values()
+    for name in names:
+        known = [record.choices[name] for record in records if name in record.choices]
+        for choices in known[:1]:
+            yield from choices.sentences(name, len(contents.classes))
 
 
 # ---------------------------------------------------------------- other data sets

@@ -16,7 +16,7 @@ from fairweather.metrics import Estimate, estimate_means, mcnemar_exact, recipe_
 from fairweather.metrics.columns import Z95, softmax
 from fairweather.metrics.grouping import Grouping
 from fairweather.metrics.metric import IntervalKind
-from fairweather.metrics.seeds import crossed_mean
+from fairweather.metrics.seeds import crossed_mean, stack_seeds
 from fairweather.metrics.table import FEWEST
 from fairweather.report.contents import Contents, Sweep
 from fairweather.types.measurement import Predictions, Score
@@ -78,18 +78,19 @@ def read_image_keys(contents: Contents) -> ImageKeys | None:
 
 
 def read_by_seed(contents: Contents, model: str, cell: str, column: str) -> FloatArray | None:
-    """Read a column of a cell, for each seed of the model: `[n, S]`; None where one is missing."""
-    by_seed = [
-        contents.read_columns(model, seed, cell, (column,)) for seed in contents.seeds_of(model)
-    ]
-    columns = [columns[0] for columns in by_seed if columns is not None]
-    return np.stack(columns, axis=1) if columns and len(columns) == len(by_seed) else None
+    """Read a column of a cell as `stack_seeds` stacks it, `[n, S]`; None where one is missing."""
+    seeds = contents.seeds_of(model)
+    by_seed = [contents.read_stream_columns(model, seed, cell, (column,)) for seed in seeds]
+    streams = [columns[0] for columns in by_seed if columns is not None]
+    return stack_seeds(streams) if streams and len(streams) == len(by_seed) else None
 
 
 def read_correct(
     contents: Contents, model: str, cells: Mapping[str, float], images: ImageKeys
 ) -> FloatArray | None:
     """Read how often each image is right over some cells, for each seed of the model: `[n, S]`.
+
+    If a model adapts, a single seed has its streams in their place (`stack_seeds`).
 
     Args:
         contents: of the run.
@@ -98,15 +99,19 @@ def read_correct(
         images: from `read_image_keys`.
 
     Returns:
-        Shares in [0, 1], only 0 and 1 for one cell; None where predictions are missing.
+        Shares in [0, 1], only 0 and 1 for one cell of a model that does not adapt; None where
+        predictions are missing.
     """
-    right = np.zeros((len(images.labels), len(contents.seeds_of(model))))
-    for cell, weight in cells.items():
-        predicted = read_by_seed(contents, model, cell, "predicted")
-        if predicted is None:
-            return None
-        right += (predicted == images.labels[:, None]) * weight
-    return right
+    by_seed: list[FloatArray] = []
+    for seed in contents.seeds_of(model):
+        right: FloatArray = np.zeros((1, len(images.labels)))
+        for cell, weight in cells.items():
+            read = contents.read_stream_columns(model, seed, cell, ("predicted",))
+            if read is None:
+                return None
+            right = right + (read[0] == images.labels) * weight
+        by_seed.append(right)
+    return stack_seeds(by_seed)
 
 
 def find_shared_cells(contents: Contents, models: Iterable[str]) -> dict[str, float]:

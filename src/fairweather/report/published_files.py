@@ -8,7 +8,7 @@ from typing import NamedTuple
 import pandas as pd
 
 from fairweather.errors import join_names
-from fairweather.metrics.robustness import ALEXNET, SEVERITIES
+from fairweather.metrics.robustness import ALEXNET, FILES_MINUS_MEMORY, SEVERITIES
 from fairweather.report.contents import Contents
 from fairweather.report.section import PartView, ReportPart, Tables
 from fairweather.report.summary import MCE_OF_FILES
@@ -24,7 +24,6 @@ from fairweather.shifts.published import BENCHMARK, TWINS, find_published_set, f
 from fairweather.types.measurement import Score
 from fairweather.types.record import MEAN
 
-DIFFERENCE = "accuracy_difference/files-memory"
 LAYOUT = TableLayout(
     ("Model", "Corruption", "Level", "In memory", "Files", "Files − memory"), words=3
 )
@@ -97,7 +96,7 @@ def compare_cells(contents: Contents) -> Iterator[ComparedCell]:
             for level in (*sweep.cells, MEAN) if twin else ():
                 memory = contents.score("accuracy", model, twin, level)
                 files = contents.score("accuracy", model, sweep.name, level)
-                difference = contents.score(DIFFERENCE, model, sweep.name, level)
+                difference = contents.score(FILES_MINUS_MEMORY, model, sweep.name, level)
                 if memory and files and difference:
                     yield ComparedCell(model, sweep.name, level, memory, files, difference)
 

@@ -104,7 +104,7 @@ def warn_of_far_seed(
     Args:
         model: how it is called.
         seeds: the seeds.
-        right: how often each image is right, `[n, S]`.
+        right: how often each image is right, `[n, S]`; of streams of one seed, nothing is said.
         grouping: which images belong together.
 
     >>> right = (np.arange(400)[:, None] < np.array([380, 381, 378, 383, 260])).astype(float)
@@ -112,7 +112,7 @@ def warn_of_far_seed(
     >>> said.partition(". ")[0].replace("\N{NO-BREAK SPACE}", " ")
     'A: seed 4 is right on 65.0 % of the images, the other seeds on 94.5 to 95.8 %'
     """
-    place = find_outlying_seed(right, grouping)
+    place = find_outlying_seed(right, grouping) if right.shape[1] == len(seeds) else None
     if place is None:
         return ""
     shares = 100 * right.mean(axis=0)

@@ -7,7 +7,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from fairweather.errors import InputError, check_name
+from fairweather.errors import InputError, check_name, unknown_name
 from fairweather.types.options import (
     DataOptions,
     LoadOptions,
@@ -100,7 +100,9 @@ class EvaluationOptions(ModelOptions):
         (), "Out-of-distribution images, on which confidence should be low. Repeatable."
     )
     natural: Mapping[str, str] | tuple[str, ...] = option(
-        (), "Other images of the same classes, such as another hospital's. Repeatable."
+        (),
+        "Other images of the same classes, such as another hospital's, or a published natural "
+        "shift: imagenet-r:FOLDER. Repeatable.",
     )
     priors: Mapping[str, object] | Path | None = option(
         None,
@@ -183,18 +185,21 @@ def check_options(given: Mapping[str, object]) -> EvaluationOptions:
 def read_natural_sources(asked: Mapping[str, str] | Sequence[str]) -> dict[str, str]:
     """The sources of other images of the same classes, by name.
 
+    A published natural shift needs no NAME: it has its own, and so have its stated domains.
+
     Raises `InputError` for what is not NAME=SOURCE, and for a name that is given twice.
 
-    >>> read_natural_sources(["b=folder:hospital_b"])
-    {'b': 'folder:hospital_b'}
+    >>> read_natural_sources(["b=folder:hospital_b", "imagenet-r:data/imagenet-r"])
+    {'b': 'folder:hospital_b', 'imagenet-r': 'imagenet-r:data/imagenet-r'}
     """
     if isinstance(asked, Mapping):
         pairs = list(asked.items())
     else:
-        parted = [text.partition("=") for text in asked]
-        pairs = [(name.strip(), source.strip()) for name, _, source in parted]
+        pairs = [pair for text in asked for pair in _name_source(text.strip())]
     sources: dict[str, str] = {}
     for name, source in pairs:
+        if not source and ":" in name:
+            raise _unknown_natural(name)
         if not source or not re.fullmatch(r"[A-Za-z0-9][A-Za-z0-9_.-]*", name):
             raise InputError(
                 "natural must be NAME=SOURCE, with a name of letters, digits, _, . and -, found "
@@ -204,3 +209,37 @@ def read_natural_sources(asked: Mapping[str, str] | Sequence[str]) -> dict[str, 
             raise InputError(f"natural: the name {name!r} is given twice")
         sources[name] = source
     return sources
+
+
+def _name_source(text: str) -> list[tuple[str, str]]:
+    """Part NAME=SOURCE; a published natural shift names itself, and each of its stated domains.
+
+    >>> _name_source("pacs:PACS,domains=photo|sketch")
+    [('pacs-photo', 'pacs:PACS,domains=photo'), ('pacs-sketch', 'pacs:PACS,domains=sketch')]
+    """
+    from fairweather.data.natural_sets import find_natural_set  # not for `--help`: loads pandas
+
+    if own := find_natural_set(text.partition(":")[0]):
+        start, stated, domains = text.partition(",domains=")
+        if not stated:
+            return [(own, text)]
+        names = domains.split("|")
+        return [(f"{own}-{'_'.join(name.split())}", f"{start}{stated}{name}") for name in names]
+    name, _, source = text.partition("=")
+    return [(name.strip(), source.strip())]
+
+
+def _unknown_natural(text: str) -> InputError:
+    """Build the error for a source without a name that is no published natural shift.
+
+    >>> print(_unknown_natural("imagnet-r:renditions"))
+    unknown natural shift 'imagnet-r'; did you mean 'imagenet-r'? ...; your own images need a name:
+    NAME=imagnet-r:renditions
+    """
+    from fairweather.data.loading import DATA_SOURCES
+    from fairweather.data.natural_sets import NATURAL_SETS
+
+    kind, named = text.partition(":")[0], f"your own images need a name: NAME={text}"
+    if f"{kind}:PATH" in DATA_SOURCES:
+        return InputError(f"natural must be NAME=SOURCE: {named}")
+    return InputError(f"{unknown_name('natural shift', kind, NATURAL_SETS)}; {named}")

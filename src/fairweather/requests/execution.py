@@ -11,9 +11,11 @@ from pathlib import Path
 
 import numpy as np
 
+from fairweather.data.natural_sets import find_natural_facts
 from fairweather.errors import InputError, check_writable
 from fairweather.metrics import Resamples, evaluate_resamples, to_score
 from fairweather.metrics.grouping import Grouping, number_groups
+from fairweather.models.labels import rename_choices
 from fairweather.progress import Event, Notify
 from fairweather.report.finished_run import Run
 from fairweather.requests.finding_lines import CHANCE_AUC, clean_finding_lines, describe_rows
@@ -36,6 +38,7 @@ from fairweather.types.record import (
     ORDERED_CLASSES,
     RECORD,
     TEST,
+    ChoicesRecord,
     DataRecord,
     RunRecord,
     RunSettings,
@@ -72,6 +75,7 @@ def describe_run(inputs: Inputs) -> RunRecord:
             name: inputs.sources[f"{NATURAL_DATA}{name}"].source
             for name in (part.removeprefix(NATURAL) for part in measurement.natural)
         },
+        choices=dict(_describe_choices(inputs, measurement)),
         settings=RunSettings(
             shift_seed=settings.shift_seed,
             bootstrap=settings.bootstrap,
@@ -90,6 +94,25 @@ def describe_run(inputs: Inputs) -> RunRecord:
         ),
         provenance=current_provenance(settings.device),
     )
+
+
+def _describe_choices(
+    inputs: Inputs, measurement: Measurement
+) -> Iterator[tuple[str, ChoicesRecord]]:
+    """How models answer on published natural shifts with a class mask or other labels, by name."""
+    for part, facts in measurement.natural.items():
+        if facts.choices is None:
+            continue
+        name = part.removeprefix(NATURAL)
+        published = find_natural_facts(inputs.sources[f"{NATURAL_DATA}{name}"].source)
+        yield (
+            name,
+            ChoicesRecord(
+                classes=len(rename_choices(facts.choices, measurement.data.classes).names),
+                judged=facts.choices.judged,
+                same_images=published is not None and published.same_images,
+            ),
+        )
 
 
 def _describe_data(inputs: Inputs, measurement: Measurement) -> DataRecord:

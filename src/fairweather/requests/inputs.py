@@ -487,6 +487,11 @@ def check_has_validation(settings: Settings, name: str, *, has_validation: bool)
                 f"{variant.kind} is fitted on validation images, which {name} does not have: "
                 f"{SPLIT_HINT}"
             )
+        if variant.adapting is not None and variant.adapting.source_images:
+            raise InputError(
+                f"{variant.kind} learns from validation images, which {name} does not have: "
+                f"{SPLIT_HINT}, or choose 'eata: {{fisher_weight: 0}}'"
+            )
 
 
 def check_task(dataset: Dataset, settings: Settings) -> None:
@@ -617,18 +622,22 @@ def pair_published_files(settings: Settings, dataset: Dataset, tell: Notify = si
     return replace(settings, shifts=shifts, fit_on=fit_on)
 
 
-def try_model(model: nn.Module, settings: Settings, image: Images) -> None:
+def try_model(model: nn.Module, settings: Settings, dataset: Dataset) -> None:
     """Try the variants and attacks on a model; raises `InputError` for one that does not work.
 
     The labels for the attacks are those that the model does not predict: an attack on a wrong
     answer checks its settings and does not search.
     """
+    image = dataset.test[:1]
+    pixels = image.images.float() / 255
     for variant in settings.variants:
-        variant.check_network(model)
+        variant.check_network(model, pixels)
+        if (adapting := variant.adapting) is not None:
+            for part in filter(None, (dataset.val, dataset.test)):
+                adapting.count_batches(len(part), settings.batch_size, model)
     attacks = [shift for shift in settings.shifts if isinstance(shift, Attack)]
     if not attacks:
         return
-    pixels = image.images.float() / 255
     with torch.no_grad():
         logits = model(pixels)
     if image.labels.ndim == 1:

@@ -30,9 +30,11 @@ from fairweather.types.measurement import (
     CLASSIFICATION,
     AnyPredictions,
     IntArray,
+    Passes,
     Predictions,
     ReaderCalls,
     TextArray,
+    join_streams,
 )
 from fairweather.types.options import Aggregation
 from fairweather.types.record import (
@@ -67,6 +69,7 @@ LOCK = ".lock"
 PARTIAL = re.compile(r"\.[0-9a-f]{16}\.partial")  # a file that is being written
 ABANDONED_AFTER = 3600.0  # seconds without a write, after which one of several processes has died
 _OOD = "ood/"  # prefix of the columns with scores that may tell other data sets
+STREAM = "stream"  # which stream of a model that adapts a row is of
 DOUBT = "one_minus_confidence"  # what small copies store instead of the confidence
 _UNLABELLED_COLUMNS = ("keys", "predicted", "confidence")
 
@@ -440,15 +443,20 @@ class RunFolder:
         return self.read_columns(name, [column])[0]
 
     def read_columns(self, name: str, columns: Sequence[str]) -> list[npt.NDArray[Any]]:
-        """Read some columns of a file of predictions, `[N]` each."""
+        """Read some columns of a file of predictions, `[N]` each, of the first of its streams."""
+        return [column[0] for column in self.read_stream_columns(name, columns)]
+
+    def read_stream_columns(self, name: str, columns: Sequence[str]) -> list[npt.NDArray[Any]]:
+        """Read some columns of a file of predictions, `[streams, N]` each."""
         if self.aggregation is not None:
-            cell = self.read_cell(name)
-            return [getattr(cell, column) for column in columns]
+            streams = self.read_streams(name).streams
+            return [np.stack([getattr(cell, column) for cell in streams]) for column in columns]
         with _open_parquet(self.file(name)) as file:
             small = DOUBT in file.schema_arrow.names
             stored = [DOUBT if small and column == "confidence" else column for column in columns]
-            table = file.read(columns=stored, use_threads=False)
-            return [self._column(table, column) for column in columns]
+            table = file.read(columns=[*stored, STREAM], use_threads=False)
+            count, read = _count_streams(table), (self._column(table, name) for name in columns)
+            return [column.reshape(count, -1, *column.shape[1:]) for column in read]
 
     @property
     def task(self) -> Task:
@@ -473,8 +481,13 @@ class RunFolder:
     def read_cell(self, name: str) -> AnyPredictions:
         """Read the columns of a cell, of whatever task the run has.
 
-        They have one row for each image, or for each patient if patients are judged.
+        They have one row for each image, or for each patient if patients are judged. Of a model
+        that adapts, they are those of its first stream.
         """
+        return self.read_streams(name).streams[0]
+
+    def read_streams(self, name: str) -> AnyPredictions:
+        """Read the same of all streams of a model that adapts, one after the other."""
         (predictions, is_aggregated), aggregation = self._read_rows(name), self.aggregation
         place = parse_predictions_path(name)
         if aggregation is None or is_aggregated or place is None:
@@ -484,12 +497,14 @@ class RunFolder:
             raise InputError(
                 f"{self.file(name)}: nothing says which {aggregation.unit} its rows are"
             )
-        if not np.array_equal(groups.keys, predictions.keys):
+        streams = predictions.streams
+        if not all(np.array_equal(groups.keys, stream.keys) for stream in streams):
             raise InputError(
                 f"{self.file(name)} has other images than {GROUPS}/{place.part}.parquet"
             )
+        grouping = Grouping(groups.numbers)
         how = self.choose_aggregate(place.model, place.seed).name
-        return self._aggregate(predictions, Grouping(groups.numbers), how)
+        return join_streams([self._aggregate(stream, grouping, how) for stream in streams])
 
     def choose_aggregate(self, model: str, seed: int | str) -> ChosenAggregate:
         """How the images of a patient become one decision of a model and seed.
@@ -533,7 +548,14 @@ class RunFolder:
         return predictions
 
     def read_images(self, name: str) -> AnyPredictions:
-        """Read the columns of a cell as they are stored, with one row for each image."""
+        """Read the columns of a cell as they are stored, with one row for each image.
+
+        Of a model that adapts, they are those of its first stream.
+        """
+        return self.read_image_streams(name).streams[0]
+
+    def read_image_streams(self, name: str) -> AnyPredictions:
+        """Read the same of all streams of a model that adapts, one after the other."""
         return self._read_rows(name)[0]
 
     def _read_rows(self, name: str) -> tuple[AnyPredictions, bool]:
@@ -550,6 +572,8 @@ class RunFolder:
             predictions: AnyPredictions = kind(
                 **columns, logits=logits, classes=tuple(described["classes"])
             )
+            if "passes" in described:
+                predictions = predictions.with_columns(passes=Passes(*described["passes"]))
             if isinstance(predictions, Predictions):
                 predictions = replace(predictions, ood_scores=_read_ood_scores(table))
             return self._add_facts(predictions), "unit" in described
@@ -568,11 +592,13 @@ class RunFolder:
     def ood_scores(self, name: str) -> dict[str, npt.NDArray[np.float32]]:
         """Read the scores of a file of predictions that may tell other data sets, by their names.
 
-        Files without such scores, also of earlier versions, have none.
+        Of several streams, they are those of the first. Files without such scores, also of earlier
+        versions, have none.
         """
         with _open_parquet(self.file(name)) as file:
             names = [column for column in file.schema_arrow.names if column.startswith(_OOD)]
-            return _read_ood_scores(file.read(columns=names, use_threads=False))
+            table = file.read(columns=[*names, STREAM], use_threads=False)
+            return _read_ood_scores(table[: len(table) // _count_streams(table)])
 
     def write_predictions(
         self, name: str, predictions: AnyPredictions, *, aggregated: bool = False
@@ -588,8 +614,10 @@ class RunFolder:
         }
         if isinstance(predictions, Predictions):
             columns |= _ood_columns(predictions)
-        unit = {"unit": self.record.settings.unit} if aggregated else {}
-        self._write_table(name, columns, classes=predictions.classes, **unit)
+        facts: dict[str, object] = {"unit": self.record.settings.unit} if aggregated else {}
+        if predictions.passes is not None:
+            facts["passes"] = predictions.passes
+        self._write_table(name, columns, classes=predictions.classes, **facts)
 
     def write_groups(self, name: str, groups: StoredGroups) -> None:
         """Write which images belong together as parquet, with numbers for the groups."""
@@ -738,6 +766,11 @@ def _to_arrow(column: npt.NDArray[Any]) -> pa.Array:
 
 def _ood_columns(predictions: Predictions) -> dict[str, pa.Array]:
     return {f"{_OOD}{name}": pa.array(scores) for name, scores in predictions.ood_scores.items()}
+
+
+def _count_streams(table: pa.Table) -> int:
+    """The number of streams of a model that adapts, which have as many rows each; else 1."""
+    return len(table[STREAM].unique()) if STREAM in table.column_names else 1
 
 
 def _read_ood_scores(table: pa.Table) -> dict[str, npt.NDArray[np.float32]]:

@@ -33,7 +33,7 @@ from fairweather.metrics.areas import scatter_column
 from fairweather.metrics.columns import IntArray
 from fairweather.metrics.findings import find_finding_targets, point_metric_names
 from fairweather.metrics.grouping import Grouping
-from fairweather.metrics.intervals import mean_of_findings
+from fairweather.metrics.intervals import mean_of_findings, stream_estimate
 from fairweather.metrics.metric import THRESHOLD, MetricRow, find_targets
 from fairweather.metrics.operating_points import choose_thresholds
 from fairweather.metrics.rows import require_row
@@ -43,7 +43,7 @@ from fairweather.metrics.unseen import is_predictable, unseen_score
 from fairweather.runs.folder import RunFolder
 from fairweather.tasks.task import Task, Unit
 from fairweather.types.kinds import FINDING
-from fairweather.types.measurement import AnyPredictions, Cell, Predictions, Score
+from fairweather.types.measurement import AnyPredictions, Cell, Predictions, Score, join_streams
 from fairweather.types.operating_points import POINT_SIGN, OperatingPoints, list_points
 from fairweather.types.options import MISSING
 from fairweather.types.record import (
@@ -119,7 +119,8 @@ def estimate_cells(
 
     Args:
         cells: all with the same images.
-        read: reads the predictions of a cell. It is called in this thread, for one cell at a time.
+        read: reads the predictions of a cell, with all streams of a model that adapts. It is called
+            in this thread, for one cell at a time.
         resamples: how many resamples of the images.
         seed: seed of the resampling.
         fitted: returns the thresholds that were fitted on the clean validation images of the
@@ -133,14 +134,15 @@ def estimate_cells(
 
     if not cells:
         return
-    first = read(cells[0])
+    predictions = read(cells[0])
+    first = predictions.streams[0]
 
     def sets() -> Iterator[tuple[ScoreKey, AnyPredictions, FittedThresholds | None]]:
         for number, cell in enumerate(cells):
-            predictions = read(cell) if number else first
-            if not _has_same_images(first, predictions):
+            own = read(cell) if number else predictions
+            if not all(_has_same_images(first, stream) for stream in own.streams):
                 raise InputError(f"{cell.id} was predicted on other images than {cells[0].id}")
-            yield score_key(cell), predictions, fitted(cell)
+            yield score_key(cell), own, fitted(cell)
 
     shared = Resamples.draw(first.strata, resamples, seed, grouping)
     yield from estimate_metrics(sets(), shared, metrics, threads=torch.get_num_threads())
@@ -157,9 +159,9 @@ def estimate_metrics(
 ) -> Iterator[tuple[ScoreKey, Estimates]]:
     """Estimate metrics of cells on the same resamples of the images.
 
-    Every estimate of a cell is computed here. At most `threads + 1` cells are computed at once, and
-    one more is in memory. The number of threads does not change the results; they come in the order
-    of the cells.
+    Every estimate of a cell is computed here, of a network that adapts from those of its streams.
+    At most `threads + 1` cells are computed at once, and one more is in memory. The number of
+    threads does not change the results; they come in the order of the cells.
 
     Args:
         sets: the key of each cell, its predictions, and the thresholds that were fitted on the
@@ -173,7 +175,7 @@ def estimate_metrics(
 
     Raises `InputError` if the labels of the predictions are not those of the resamples.
     """
-    pending: deque[tuple[ScoreKey, Future[dict[str, Estimate]]]] = deque()
+    pending: deque[tuple[ScoreKey, list[Future[dict[str, Estimate]]]]] = deque()
     # BLAS gets one thread, because a product over several threads would wait for the threads of
     # other cells. One cell more than threads, because cells wait for each other in Python code.
     evaluate = partial(evaluate_resamples, losses=losses, contributions=contributions)
@@ -182,14 +184,26 @@ def estimate_metrics(
         ThreadPoolExecutor(threads + 1) as pool,
     ):
         for key, predictions, fitted in sets:
-            task = pool.submit(evaluate, predictions, shared, fitted, metrics)
-            pending.append((key, task))
+            tasks = [
+                pool.submit(evaluate, stream, shared, fitted, metrics)
+                for stream in predictions.streams
+            ]
+            pending.append((key, tasks))
             if len(pending) > threads:
-                ready, future = pending.popleft()
-                yield ready, future.result()
+                ready, futures = pending.popleft()
+                yield ready, _join_streams([future.result() for future in futures])
         while pending:
-            ready, future = pending.popleft()
-            yield ready, future.result()
+            ready, futures = pending.popleft()
+            yield ready, _join_streams([future.result() for future in futures])
+
+
+def _join_streams(streams: Sequence[Estimates]) -> Estimates:
+    """The estimates of a cell from those of each stream."""
+    return {
+        name: stream_estimate([estimates[name] for estimates in streams])
+        for name in streams[0]
+        if all(name in estimates for estimates in streams)
+    }
 
 
 @cache
@@ -264,7 +278,8 @@ def estimate_units(
 
     Args:
         task: which units there are.
-        cells: the key of each cell and its predictions; the logits of all are kept in memory.
+        cells: the key of each cell and its predictions, with all streams of a model that adapts;
+            the logits of all are kept in memory.
         resamples: how many resamples of the images.
         grouping: which images belong together, if whole groups are to be resampled.
         metrics, threads, losses: as in `estimate_metrics`.
@@ -276,15 +291,17 @@ def estimate_units(
 
     Raises `InputError` if a cell was not predicted on the same images in the same order.
     """
-    kept: list[tuple[ScoreKey, AnyPredictions]] = []
+    kept: list[tuple[ScoreKey, list[AnyPredictions]]] = []
     for key, predictions in cells:
-        first = kept[0][1] if kept else predictions
-        if not _has_same_images(first, predictions):
+        streams = predictions.streams
+        first = kept[0][1][0] if kept else streams[0]
+        if not all(_has_same_images(first, stream) for stream in streams):
             raise InputError(f"{'/'.join(key)} was predicted on other images")
-        kept.append((key, predictions.with_columns(keys=first.keys, labels=first.labels)))
+        same = {"keys": first.keys, "labels": first.labels}
+        kept.append((key, [stream.with_columns(**same) for stream in streams]))
     if not kept:
         return {}
-    first = kept[0][1]
+    first = kept[0][1][0]
     counts = draw_counts(len(first), resamples, grouping=grouping)
     tables: dict[str, dict[ScoreKey, Estimates]] = {}
     in_means: list[tuple[Unit, IntArray]] = []
@@ -300,7 +317,8 @@ def estimate_units(
             for model, validation in fitted_on.items()
         }
         parts = (
-            (key, unit.select(predictions), thresholds.get(key[:2])) for key, predictions in kept
+            (key, join_streams(list(map(unit.select, streams))), thresholds.get(key[:2]))
+            for key, streams in kept
         )
         estimated = estimate_metrics(parts, shared, names, threads=threads, losses=losses)
         tables[unit.name] = dict(estimated)

@@ -15,7 +15,7 @@ from fairweather.data.corrupted import (
     find_cells,
     find_published_name,
 )
-from fairweather.errors import InputError
+from fairweather.errors import InputError, unknown_name
 from fairweather.shifts.corruption import check_severity
 from fairweather.shifts.imagenet_c.corruptions import CORRUPTIONS
 from fairweather.shifts.medmnist_c.corruptions import CORRUPTIONS as OF_MEDMNIST
@@ -32,7 +32,7 @@ TWINS = {
     f"tiny-imagenet-c{FILES}": "imagenet_c",
     f"medmnist-c{FILES}": "medmnist_c",
 }
-_SOURCE = re.compile(r"(?P<name>[a-z0-9-]+):(?P<path>\S.*)")
+_SOURCE = re.compile(r"(?P<name>[A-Za-z0-9_.-]+):(?P<path>\S.*)")
 _ID = re.compile(rf"(?P<name>[^,]+),{SEVERITY}=(?P<severity>[1-5])")
 
 
@@ -119,6 +119,13 @@ def expand_published(text: str) -> list[Shift] | None:
     except RuntimeError:
         raise InputError(f"{text!r} names a user without a home folder") from None
     return [_read_shift(cell) for cell in find_cells(published, path)]
+
+
+def refuse_source(text: str) -> None:
+    """Raise `InputError` for a text like `imagenet-c:FOLDER` with the name of no set."""
+    match = _SOURCE.fullmatch(text.strip())
+    if match is not None:
+        raise unknown_name("set of published files", match["name"], PUBLISHED_SETS)
 
 
 def refuse_name(name: str) -> None:

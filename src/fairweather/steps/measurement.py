@@ -7,6 +7,8 @@ import hashlib
 import math
 from collections.abc import Collection, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
+from itertools import groupby
+from operator import attrgetter
 
 import torch
 
@@ -22,11 +24,18 @@ from fairweather.steps import plan
 from fairweather.steps.predictions import groups_digest
 from fairweather.steps.samples import MIXUP
 from fairweather.steps.score_rows import is_imagenet_at_224
-from fairweather.steps.sweeps import digest_published
+from fairweather.steps.sweeps import digest_published, shift_kind
 from fairweather.steps.worker import get_splits, open_data
 from fairweather.tasks.table import find_task
 from fairweather.types.kinds import TaskKind
-from fairweather.types.measurement import CLASSIFICATION, Attack, Dataset, ReaderCalls, Shift
+from fairweather.types.measurement import (
+    CLASSIFICATION,
+    Attack,
+    Choices,
+    Dataset,
+    ReaderCalls,
+    Shift,
+)
 from fairweather.types.operating_points import OperatingPoints
 from fairweather.types.options import Aggregation
 from fairweather.types.positive import PositiveClasses, read_positive
@@ -48,13 +57,14 @@ from fairweather.types.record import (
     TRAIN,
     VAL,
     WARNINGS,
+    adapted_file,
     features_file,
     groups_file,
     has_ordered_classes,
     predictions_file,
     variant_name,
 )
-from fairweather.variants.variant import Variant
+from fairweather.variants.variant import CONTINUAL, EPISODIC, GRADUAL, Adapting, Variant
 
 OOD_DATA = "ood:"  # prefix of the names of other data sets in a plan
 
@@ -96,6 +106,9 @@ class DataFacts:
     positive: PositiveClasses | None = None
     """The classes that the findings are made of; None if they are not."""
 
+    choices: Choices | None = None
+    """Of a published natural shift, the classes that a model chooses among, without rows."""
+
     def count_bytes(self, part: str) -> int:
         """The size of a split's 8-bit images in bytes; 0 if `side` is not known."""
         height, width = self.side or (0, 0)
@@ -127,6 +140,7 @@ def collect_facts(dataset: Dataset, parts: Collection[str] = (TRAIN, VAL, TEST))
         ordered=has_ordered_classes(dataset.notes),
         task=dataset.task,
         positive=read_positive(dataset.notes),
+        choices=None if dataset.test.choices is None else dataset.test.choices[:0],
     )
 
 
@@ -155,6 +169,7 @@ def survey_sources(
                 ordered=loading.positive is None and has_ordered_classes(loading.source.notes),
                 task=loading.task,
                 positive=loading.positive,
+                choices=loading.choices,
             )
     return facts
 
@@ -266,6 +281,15 @@ class Measurement(Settings):
     def stores_logits(self) -> bool:
         """Whether the logits of labelled images are stored."""
         return find_task(self.data.task).stores_logits(len(self.data.classes))
+
+    def is_recomputed(self, part: str) -> bool:
+        """Whether stored logits of a part give its other predictions.
+
+        Those of other data sets are not stored. Those of a class mask have lost the classes outside
+        it, which a calibration may need.
+        """
+        is_chosen = part in self.natural and self.natural[part].choices is not None
+        return self.stores_logits and part not in self.others and not is_chosen
 
     def fitted_on(self, variant: Variant | None) -> tuple[str, ...]:
         """The shifts of the validation images that a variant, or a model's thresholds, fit on."""
@@ -407,8 +431,7 @@ def _plan_own_predictions(measurement: Measurement, model: MeasuredModel) -> Ite
         how: plan.ForwardPass | plan.GivenPredictions | plan.EnsembleAverage = model.way(
             predictions_file(model.name, model.seed, shift.id, part)
         )
-        stored = measurement.stores_logits and part not in measurement.others
-        if model.members and stored and not isinstance(shift, Attack):
+        if model.members and measurement.is_recomputed(part) and not isinstance(shift, Attack):
             files = (predictions_file(m.name, m.seed, shift.id, part) for m in model.members)
             how = plan.EnsembleAverage(members=tuple(files))
         yield _plan_prediction(measurement, model, model.name, model.label, part, shift, how)
@@ -458,6 +481,8 @@ def _plan_variant(
     label = f"{model.label} + {variant.phrase(images, measurement.batch_size, measurement.kind)}"
     if file is not None:
         yield _plan_fit(measurement, model, variant, source, label, file)
+    cells = EPISODIC if variant.adapting is None else variant.adapting.cells
+    before = chain_cells(measurement.shifts, cells)
     for part, shift in measurement.cells(fit_on=measurement.fits_under_shifts(variant)):
         if variant.adapting is not None and isinstance(shift, Attack):
             continue
@@ -469,11 +494,70 @@ def _plan_variant(
             aggregation=None if file is None else measurement.aggregation,
             rows_from=() if file is None else measurement.rows_from(source, model.seed, part),
         )
-        stored = measurement.stores_logits and part not in measurement.others
-        if variant.post_hoc is None or (file is not None and not stored):
+        is_applied = file is None or measurement.is_recomputed(part)
+        if variant.post_hoc is None or not is_applied:
             assert model.network is not None, "of given predictions, there is no network"
             how = plan.ForwardPass(network=model.network, variant=variant.text, fitted=file)
-        yield _plan_prediction(measurement, model, name, label, part, shift, how)
+        step = _plan_prediction(measurement, model, name, label, part, shift, how)
+        if isinstance(how, plan.ForwardPass) and variant.adapting is not None:
+            carried = before.get(shift.id) if part == TEST else None
+            step = _plan_adaptation(measurement, step, variant.adapting, carried)
+        yield step
+
+
+def _plan_adaptation(
+    measurement: Measurement, step: plan.PredictStep, adapting: Adapting, before: str | None
+) -> plan.PredictStep:
+    """Add what a method of adaptation reads and writes: source images, and changes of a network.
+
+    `before` is the cell that the network comes from; None if each begins with a new copy, and ""
+    for the first.
+    """
+    changes: dict[str, object] = {"work": step.work * adapting.orders * adapting.passes}
+    if adapting.source_images:
+        changes["source"] = measurement.data.reference(VAL)
+    if before is not None:
+        file = adapted_file(step.model, step.seed, step.shift)
+        changes["leaves"] = (*step.leaves, file)
+        if before:
+            changes["goes_on"] = adapted_file(step.model, step.seed, before)
+            changes["reads"] = (*step.reads, changes["goes_on"])
+    return step.model_copy(update=changes)
+
+
+def chain_cells(shifts: Sequence[Shift | Attack], order: str) -> dict[str, str]:
+    """For each cell that a network goes on to, by the id of its shift, the one before.
+
+    The first of a chain has ""; there are none if each cell begins with a new copy of the network.
+
+    >>> from fairweather.shifts.table import make_shift
+    >>> levels = [make_shift("gamma", exponent=x) for x in (2, 1.5)]
+    >>> clean = make_shift("clean")
+    >>> chain_cells([clean, *levels], "gradual")
+    {'clean': '', 'gamma,exponent=1.5': '', 'gamma,exponent=2': 'gamma,exponent=1.5'}
+    >>> list(chain_cells([clean, *levels], "continual").values())
+    ['', 'clean', 'gamma,exponent=2']
+    """
+    unattacked = [shift for shift in shifts if isinstance(shift, Shift)]
+    chains = {
+        EPISODIC: [],
+        CONTINUAL: [unattacked],
+        GRADUAL: [
+            sorted(levels, key=_strength)
+            for _, levels in groupby(
+                sorted(unattacked, key=attrgetter("name")), key=attrgetter("name")
+            )
+        ],
+    }[order]
+    return {
+        shift.id: before
+        for chain in chains
+        for shift, before in zip(chain, ["", *(shift.id for shift in chain)], strict=False)
+    }
+
+
+def _strength(shift: Shift) -> float:
+    return 0.0 if shift.level is None else abs(shift.level - shift_kind(shift.name).neutral)
 
 
 def _plan_fit(

@@ -588,6 +588,13 @@ class PredictStep(Step):
     known: NoEffect[str | None] = None
     """The file with features of known images, for the k-NN distance among these."""
 
+    source: ImagesReference | None = None
+    """The clean images that a method of adaptation learns from, if it does."""
+
+    goes_on: NoEffect[str | None] = None
+    """The file with what a network that adapts has changed in the cell before, if it goes on from
+    there. It writes another such file after that of its predictions."""
+
     @property
     def label(self) -> str:
         cell = self.id.removeprefix(f"predictions/{self.model}/seed-{self.seed}/")

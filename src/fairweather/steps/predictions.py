@@ -11,6 +11,7 @@ from functools import cache
 import numpy as np
 import numpy.typing as npt
 import safetensors.numpy
+import safetensors.torch
 from safetensors import SafetensorError
 
 from fairweather.errors import InputError
@@ -33,7 +34,8 @@ from fairweather.steps.sweeps import parse_shift
 from fairweather.steps.worker import Worker
 from fairweather.types.kinds import FINDINGS
 from fairweather.types.measurement import AnyPredictions, Attack, Groups, Images, Predictions
-from fairweather.types.record import VAL
+from fairweather.types.record import TEST, VAL
+from fairweather.variants.adaptation.networks import Tensors
 from fairweather.variants.fitted import NOTHING_FITTED, FittedParameters
 from fairweather.variants.variant import read_variant
 
@@ -184,9 +186,8 @@ def _predict_again(
     assert step.network is not None, "what is given has its logits"
     predictions: list[AnyPredictions] = []
     for text in step.shifts:  # each begins with a new copy of an adapting network
-        predictor = _load_predictor(step.network, step.variant, worker, folder)._replace(
-            keeps_logits=True
-        )
+        predictor = _load_predictor(step.network, step.variant, worker, folder, once=True)
+        predictor = predictor._replace(keeps_logits=True)
         predictions += predict_shared(
             [predictor],
             worker.images(step.val),
@@ -230,13 +231,14 @@ def do_predict(
             return plan.StepResult(f"{step.shift}: as {of}")
         case plan.AppliedVariant(of=of, variant=variant, fitted=str(file)):
             fitted = read_fitted(folder, variant, file)
-            predictions = fitted.apply(folder.read_cell(of), folder.task)
+            predictions = fitted.apply(folder.read_streams(of), folder.task)
         case plan.EnsembleAverage(members=files):
-            members = [folder.read_images(file) for file in files]
+            members = [folder.read_image_streams(file) for file in files]
             logits = folder.task.combine(member.logits for member in members)
             first = members[0]
             columns = logits, first.labels, first.keys
             predictions = make_predictions(*columns, first.classes, task=folder.task)
+            predictions = predictions.with_columns(stream=first.stream, place=first.place)
     if step.ood_scores:
         assert isinstance(predictions, Predictions), "only classifiers have these scores"
         assert predictions.logits is not None, "all are made of stored logits"
@@ -267,10 +269,16 @@ def do_predictions(
         when_halved=_make_halver(worker, progress),
         tell=make_image_notifier(task, len(images), progress),
     )
+    for step, predictor in zip(steps, predictors, strict=True):
+        if predictor.carried is not None:
+            folder.write(step.leaves[1], _encode_states(predictor.carried))
     return [
         # Batches of adapted networks are never halved.
         _store_predictions(
-            step, predictions, folder, None if predictor.adapts else worker.halved(step.batch_size)
+            step,
+            predictions,
+            folder,
+            worker.halved(step.batch_size) if predictor.adapting is None else None,
         )
         for step, predictor, predictions in zip(steps, predictors, all_predictions, strict=True)
     ]
@@ -307,7 +315,15 @@ def has_changed_logits(predictions: Predictions) -> bool:
 
 def _make_predictor(step: plan.PredictStep, worker: Worker, folder: RunFolder) -> Predictor:
     assert isinstance(step.how, plan.ForwardPass)
-    predictor = _load_predictor(step.how.network, step.how.variant, worker, folder)
+    drawn = step.labelled and step.images.part == TEST
+    predictor = _load_predictor(step.how.network, step.how.variant, worker, folder, once=not drawn)
+    if predictor.adapting is not None and step.source is not None:
+        clean = worker.images(step.source)
+        chosen = draw_sample(len(clean), predictor.adapting.source_images, step.shift_seed)
+        predictor = predictor._replace(source=clean[chosen])
+    if len(step.leaves) > 1:
+        states = [] if step.goes_on is None else _read_states(folder, step.goes_on)
+        predictor = predictor._replace(carried=states)
     fitted, known = NOTHING_FITTED, None
     if step.how.variant is not None and step.how.fitted is not None:
         fitted = read_fitted(folder, step.how.variant, step.how.fitted)
@@ -317,13 +333,44 @@ def _make_predictor(step: plan.PredictStep, worker: Worker, folder: RunFolder) -
 
 
 def _load_predictor(
-    network: plan.AnyNetwork, variant: str | None, worker: Worker, folder: RunFolder
+    network: plan.AnyNetwork,
+    variant: str | None,
+    worker: Worker,
+    folder: RunFolder,
+    *,
+    once: bool,
 ) -> Predictor:
-    """A network, or its copy that adapts to the images."""
+    """A network, and what adapts it; `once` for images that no stream draws anew."""
     adapting = None if variant is None else read_variant(variant).adapting
+    if adapting is not None and once:
+        adapting = adapting.once()
     model = worker.network(network, folder)
-    network_copy = model if adapting is None else adapting.adapt(model)
-    return Predictor(network_copy, adapts=adapting is not None, task=folder.task)
+    return Predictor(model, adapting=adapting, task=folder.task)
+
+
+def _encode_states(states: Sequence[Tensors]) -> bytes:
+    """The bytes of the file with what each stream has changed of a network."""
+    return safetensors.torch.save(
+        {
+            f"{number}/{name}": tensor.contiguous()
+            for number, tensors in enumerate(states)
+            for name, tensor in tensors.items()
+        }
+    )
+
+
+def _read_states(folder: RunFolder, file: str) -> list[Tensors]:
+    """Read what each stream has changed of a network; raises `InputError` for another file."""
+    path = folder.file(file)
+    try:
+        stored = safetensors.torch.load(path.read_bytes())
+    except (SafetensorError, ValueError, KeyError) as error:
+        raise InputError(f"{path} is not a file of an adapted network: {error}") from None
+    states: dict[int, Tensors] = {}
+    for key, tensor in stored.items():
+        number, _, name = key.partition("/")
+        states.setdefault(int(number), {})[name] = tensor
+    return [states[number] for number in sorted(states)]
 
 
 def _make_halver(worker: Worker, progress: Notify) -> Callable[[int], None]:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from itertools import groupby
 from operator import itemgetter
 
@@ -20,13 +20,16 @@ from fairweather.metrics import (
     estimate_means,
     mce_alexnet,
     mean_corruption_error,
+    paired_change,
+    paired_difference,
     relative_mce_alexnet,
 )
-from fairweather.metrics.columns import FloatArray, Result
+from fairweather.metrics.columns import FloatArray, IntArray, Result
 from fairweather.metrics.detection import DETECTION_METRICS, OOD_SCORES
 from fairweather.metrics.grouping import Grouping
+from fairweather.metrics.intervals import stream_estimate
 from fairweather.metrics.metric import class_metric_names, find_class_metric_row
-from fairweather.metrics.robustness import ALEXNET, SEVERITIES
+from fairweather.metrics.robustness import ADAPTED, ALEXNET, FILES_MINUS_MEMORY, SEVERITIES
 from fairweather.runs.folder import RunFolder
 from fairweather.runs.scores import (
     Estimates,
@@ -53,6 +56,8 @@ from fairweather.types.record import (
     OOD,
     SLICE_COLUMNS,
     SUMMARY_LEVELS,
+    WORST,
+    base_model,
 )
 
 Places = npt.NDArray[np.integer]  # of the images of a slice
@@ -148,7 +153,7 @@ def class_slice_rows(
         ) -> dict[ScoreKey, Estimates]:
             estimates = estimate_cells(
                 members,
-                lambda cell: read(cell).take(subset),
+                lambda cell: read(cell).take_images(subset),
                 bootstrap,
                 fitted=fitted,
                 grouping=own_grouping,
@@ -219,7 +224,7 @@ def concatenate_rows(parts: Sequence[pd.DataFrame]) -> pd.DataFrame:
 def derived_rows(
     cells: Sequence[Cell],
     table: Mapping[ScoreKey, Estimates],
-    predicted: Callable[[Cell], npt.NDArray[np.int64]],
+    predicted: Callable[[Cell], Sequence[IntArray]],
     *,
     bootstrap: int,
     in_units_of_alexnet: bool,
@@ -230,7 +235,7 @@ def derived_rows(
     Args:
         cells: all cells that are scored.
         table: the estimates of each cell, with the metric `accuracy`.
-        predicted: reads the predicted classes of a cell, int64 `[n]`.
+        predicted: reads the predicted classes of each stream of a cell, int64 `[n]`.
         bootstrap: number of resamples for every interval.
         in_units_of_alexnet: whether the images are those of the published mCE.
         grouping: which images belong together, if whole groups were resampled for the table.
@@ -242,15 +247,12 @@ def derived_rows(
         derived.setdefault(key, {})[name] = estimate
     families = {shift for _, _, shift, _ in derived if shift not in ATTACKS and "/" not in shift}
     apart = [*ATTACKS, *(families - {cell.shift.name for cell in cells})]
-    # Apart, since means over levels would replace the flip rates.
-    differences = scores_frame(add_means(_file_differences(table)))
-    frames = [scores_frame(add_means(derived.items(), apart=apart)), differences]
-    return concatenate_rows(frames)
+    return scores_frame(add_means(derived.items(), apart=apart))
 
 
 def _flip_rates(
     cells: Sequence[Cell],
-    predicted: Callable[[Cell], npt.NDArray[np.int64]],
+    predicted: Callable[[Cell], Sequence[IntArray]],
     bootstrap: int,
     grouping: Grouping | None,
 ) -> Iterator[tuple[ScoreKey, Estimate]]:
@@ -266,13 +268,14 @@ def _flip_rates(
     for (model, seed, shift), levels in sweeps.items():
         at_neutral = (shift_kind(shift).neutral, clean[model, seed])
         by_level = sorted([at_neutral, *levels], key=itemgetter(0))
-        classes = np.stack([predicted(cell) for _, cell in by_level])
-        keys.append((model, str(seed), shift, MEAN))
-        columns.append((classes[1:] != classes[:-1]).mean(axis=0))
+        for classes in zip(*(predicted(cell) for _, cell in by_level), strict=True):  # by stream
+            keys.append((model, str(seed), shift, MEAN))
+            columns.append((np.diff(classes, axis=0) != 0).mean(axis=0))
     if keys:
         shares = np.stack(columns, axis=1)
         rates = estimate_means(shares, ["share"] * len(keys), bootstrap, grouping=grouping)
-        yield from zip(keys, rates, strict=True)
+        for key, streams in groupby(zip(keys, rates, strict=True), itemgetter(0)):
+            yield key, stream_estimate([rate for _, rate in streams])
 
 
 def _corruption_errors(
@@ -303,24 +306,6 @@ def _corruption_errors(
             yield key, "relative_mce_alexnet/files", relative
 
 
-def _file_differences(
-    table: Mapping[ScoreKey, Estimates],
-) -> Iterator[tuple[ScoreKey, dict[str, Estimate]]]:
-    """Accuracy on published files minus in memory, where a run has both of a cell."""
-    for (model, seed, shift, level), estimates in table.items():
-        twin = (model, seed, find_twin(shift), level)
-        if twin in table and level not in SUMMARY_LEVELS:
-            on_files, in_memory = estimates["accuracy"], table[twin]["accuracy"]
-            difference = Estimate(
-                on_files.value - in_memory.value,
-                on_files.replicates - in_memory.replicates,
-                on_files.n,
-                "difference",
-                groups=on_files.groups,
-            )
-            yield (model, seed, shift, level), {"accuracy_difference/files-memory": difference}
-
-
 def _combine_errors(
     metric: Callable[..., Result],
     accuracies: Mapping[str, Sequence[Estimate]],
@@ -348,6 +333,51 @@ def is_imagenet_at_224(classes: Sequence[str], side: tuple[int, int] | None) -> 
     """
     wnids = [re.fullmatch(r"n\d{8}", name) for name in classes]
     return len(wnids) == 1000 and all(wnids) and side == (224, 224)
+
+
+def adaptation_rows(
+    models: Iterable[ScoredModel], table: Mapping[ScoreKey, Estimates]
+) -> pd.DataFrame:
+    """Make the rows of how much adapting changes each model, from the estimates of all cells.
+
+    What is fitted on a network that adapts is compared with the same fitted on the plain network.
+    """
+    lines = []
+    pairs = {row.model: drop_adapting(row.model) for row in models if row.adapts}
+    for (model, seed, shift, level), own in table.items():
+        plain = table.get((pairs.get(model, ""), seed, shift, level), {})
+        for name, changed in ADAPTED.items() if level != WORST else ():
+            if name in own and name in plain:
+                first, second = plain[name], own[name]
+                alike = len(first.of_seeds) == len(second.of_seeds)
+                change = (paired_change if alike else paired_difference)(first, second)
+                lines.append((model, seed, shift, level, changed, *change))
+    return pd.DataFrame(lines, columns=COLUMNS)
+
+
+def file_difference_rows(table: Mapping[ScoreKey, Estimates]) -> pd.DataFrame:
+    """Make the rows of how published files differ from the same made in memory, paired by image.
+
+    They are of each corruption at each level, and of means over levels, that a run has both of.
+    """
+    lines = []
+    for (model, seed, shift, level), on_files in table.items():
+        in_memory = table.get((model, seed, find_twin(shift), level), {})
+        if "accuracy" in in_memory and level != WORST:
+            change = paired_change(in_memory["accuracy"], on_files["accuracy"])
+            lines.append((model, seed, shift, level, FILES_MINUS_MEMORY, *change))
+    return pd.DataFrame(lines, columns=COLUMNS)
+
+
+def drop_adapting(name: str) -> str:
+    """The name of what a model that adapts is compared with: the same without adapting.
+
+    >>> drop_adapting("basic+tent"), drop_adapting("basic+tent+temperature")
+    ('basic', 'basic+temperature')
+    """
+    base = base_model(name)
+    _, *fitted = name.removeprefix(f"{base}+").split("+")
+    return "+".join([base, *fitted])
 
 
 # If all energies are closer to 0 than this, logits are logarithms of probabilities.

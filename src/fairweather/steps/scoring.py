@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import replace
-from typing import NamedTuple, NoReturn
+from typing import NamedTuple, NoReturn, cast
 
 import numpy as np
 import pandas as pd
@@ -44,12 +44,14 @@ from fairweather.steps.predictions import has_changed_logits
 from fairweather.steps.prior_rows import prevalence_rows, prior_rows
 from fairweather.steps.score_rows import (
     Places,
+    adaptation_rows,
     class_slice_rows,
     concatenate_rows,
     derived_rows,
     detection_rows,
     estimate_with_classes,
     explain_absent_scores,
+    file_difference_rows,
     slice_frames,
 )
 from fairweather.steps.sweeps import parse_shift
@@ -102,18 +104,22 @@ def do_score(step: ScoreStep, worker: Worker, folder: RunFolder, progress: Notif
         _score_units(step, folder, parts, tell, progress)
         return StepResult()
 
-    def read_file(file: str) -> Predictions:
-        predictions = folder.read_predictions(file)
+    def check(predictions: AnyPredictions) -> Predictions:
+        assert isinstance(predictions, Predictions), "only classifiers are scored here"
         if has_changed_logits(predictions):
             files = [cell_file(cell) for members, _ in parts for cell in members]
             files += [file for row in step.rows for file in _validation_files(step, row)]
             _forget_changed(dict.fromkeys(files), folder)
         return predictions
 
-    def read(cell: Cell) -> Predictions:
-        return read_file(cell_file(cell))
+    def read_file(file: str) -> Predictions:
+        return check(folder.read_cell(file))
 
-    classes = read(cells[0]).classes
+    def read(cell: Cell) -> Predictions:
+        return check(folder.read_streams(cell_file(cell)))
+
+    first = read(cells[0]).streams[0]
+    classes = first.classes
     targets = find_targets(class_metric_names(classes, step.operating_points), classes)
     fitted = {
         (row.model, row.seed): fit_on(join_predictions(list(map(read_file, files))))._replace(
@@ -142,23 +148,24 @@ def do_score(step: ScoreStep, worker: Worker, folder: RunFolder, progress: Notif
     derived = derived_rows(
         cells,
         {key: values for key, values in estimated.items() if not key[2].startswith(NATURAL)},
-        lambda cell: folder.read_column(cell_file(cell), "predicted"),
+        lambda cell: list(folder.read_stream_columns(cell_file(cell), ["predicted"])[0]),
         bootstrap=step.bootstrap,
         in_units_of_alexnet=step.in_units_of_alexnet,
         grouping=groupings[TEST],
     )
-    frames = [scores_frame(_summarize(estimated.items())), derived, *frames]
+    table = _summarize(estimated.items())
+    frames = [scores_frame(table), derived, *frames, adaptation_rows(step.rows, table)]
+    frames.append(file_difference_rows(table))
     frames += [prior_rows(step, folder, groupings[TEST], fitted)]
     frames += [detection_rows(step, folder, groupings[TEST])]
     frame = _with_spread(concatenate_rows(frames))
     folder.write(SCORES, scores_to_csv(_with_counts(frame, groupings)))
     if step.slices:
         folder.write(SLICES, scores_to_csv(_slice_rows(step, folder, cells, fitted, progress)))
-    labels = read(cells[0]).labels
-    chance = np.bincount(labels).max().item() / len(labels)
+    chance = np.bincount(first.labels).max().item() / len(first)
     warnings = attack_warnings(frame, step.titles, list(shifts.values()), chance)
     folder.write(WARNINGS, json.dumps(warnings, indent=1) + "\n")
-    absent = dict(absent_metrics(read(cells[0]), next(iter(fitted.values()), None)))
+    absent = dict(absent_metrics(first, next(iter(fitted.values()), None)))
     absent |= explain_absent_scores(step, folder)
     folder.write(ABSENT_METRICS, json.dumps(absent, indent=1) + "\n")
     for title, warning in warnings.items():
@@ -247,8 +254,8 @@ def _score_images(
     """Score whole images, each unit, the means over units and the worst, all or at some places."""
 
     def read(cell: Cell) -> AnyPredictions:
-        predictions = folder.read_cell(cell_file(cell))
-        return predictions if places is None else predictions.take(places)
+        predictions = folder.read_streams(cell_file(cell))
+        return predictions if places is None else predictions.take_images(places)
 
     estimated = estimate_units(
         folder.task,
@@ -260,7 +267,7 @@ def _score_images(
         threads=torch.get_num_threads(),
     )
     tables = {name: _summarize(table.items()) for name, table in estimated.items()}
-    units = folder.task.units(read(cells[0]))
+    units = folder.task.units(read(cells[0]).streams[0])
     frames = [_count_groups(unit_frame(table, name), table) for name, table in tables.items()]
     judged = {unit.name: tables[unit.name] for unit in units if not unit.left_out}
     if judged and len(units) > 1:
@@ -405,7 +412,7 @@ def _slice_rows(
     grouping = None if groups.numbers is None else Grouping(groups.numbers)
 
     def read(cell: Cell) -> Predictions:
-        return folder.read_predictions(cell_file(cell))
+        return cast("Predictions", folder.read_streams(cell_file(cell)))
 
     clean = sum(
         cell.shift.name == CLEAN for cell in cells
@@ -417,7 +424,7 @@ def _slice_rows(
         estimated = []
         for estimate in estimate_cells(
             cells,
-            lambda cell: read(cell).take(places),
+            lambda cell: read(cell).take_images(places),
             step.bootstrap,
             fitted=lambda cell: fitted.get((cell.model, cell.seed)),
             grouping=own_grouping,

@@ -18,13 +18,14 @@ from torch import nn
 from fairweather.attacks.shift_lists import expand_only_shifts
 from fairweather.data.groups import describe_shared_groups
 from fairweather.data.loading import check_no_copies, load
+from fairweather.data.natural_sets import find_natural_facts
 from fairweather.data.pixel_scans import digest
 from fairweather.devices import memory_for_networks, resolve_device
 from fairweather.errors import InputError, quote_names
 from fairweather.inference.shifters import Shifters
 from fairweather.models.building import load_checkpoint
 from fairweather.models.checkpoints import interpolate
-from fairweather.models.labels import LabelMap, places_by_name, relabel
+from fairweather.models.labels import LabelMap, places_by_name, relabel, rename_choices
 from fairweather.models.onnx import OnnxNetwork
 from fairweather.models.opening import open_with_options
 from fairweather.models.outputs import convert_outputs
@@ -352,7 +353,8 @@ def match_labels_by_name(
             f"by name ({quote_names(known)}): call them as the run does, such as by renaming "
             "their folders"
         )
-    return replace(images, labels=labels, classes=classes)
+    choices = None if images.choices is None else rename_choices(images.choices, classes)
+    return replace(images, labels=labels, classes=classes, choices=choices)
 
 
 def relabel_by_name(
@@ -406,6 +408,11 @@ def check_natural(
         allow_duplicates: images with the same pixels are only reported to `progress`.
     """
     dataset = datasets[DATA]
+    if dataset.test.choices is not None and dataset.test.choices.truth is not None:
+        raise InputError(
+            f"{dataset.name} has other labels than one class an image, and tests a model of other "
+            f"data: write --natural {dataset.name} (natural in Python and in a study)"
+        )
     positive = read_positive(dataset.notes)
     others = {
         f"{NATURAL}{name.removeprefix(NATURAL_DATA)}": other
@@ -428,10 +435,16 @@ def check_natural(
     _tell_shared_groups(dataset, others, progress or silent)
     check_no_copies(
         get_splits(dataset),
-        {name: other.test for name, other in others.items()},
+        {name: other.test for name, other in others.items() if not _relabels(other)},
         allowed=allow_duplicates,
         progress=progress,
     )
+
+
+def _relabels(dataset: Dataset) -> bool:
+    """Whether a published natural shift has the images of the data, with other labels."""
+    facts = find_natural_facts(str(dataset.notes.get("source", "")))
+    return facts is not None and facts.same_images
 
 
 def _tell_shared_groups(own: Dataset, others: Mapping[str, Dataset], tell: Notify) -> None:

@@ -18,10 +18,12 @@ from fairweather.tasks.task import AggregationRules, Logits, Strata, Task, Unit,
 from fairweather.types.kinds import FINDING, FINDINGS, OF_FINDING, TaskKind
 from fairweather.types.measurement import (
     MULTILABEL,
+    STREAM_COLUMNS,
     UNKNOWN,
     AnyPredictions,
     BoolArray,
     Costs,
+    Passes,
     Predictions,
 )
 
@@ -46,6 +48,7 @@ class FindingsPredictions(AnyPredictions):
         # Only for variants that make sets of findings.
         "set_size": np.int64,
         "covered": np.float64,
+        **STREAM_COLUMNS,
     }
 
     keys: IntArray
@@ -66,6 +69,11 @@ class FindingsPredictions(AnyPredictions):
     covered: NDArray[np.float64] | None = None
     """float64 `[N]`, the share of the findings that are there, and known, that is in the set; NaN
     without such a finding, None without sets."""
+
+    stream: IntArray | None = None
+    place: IntArray | None = None
+    passes: Passes | None = None
+    """`stream`, `place`, `passes`: as in `Predictions`."""
 
     costs: Costs | None = None
     """For each finding, what it costs to miss it, to call it wrongly, and maybe to review it."""

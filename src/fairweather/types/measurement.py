@@ -9,7 +9,17 @@ import re
 import sys
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
-from typing import TYPE_CHECKING, Any, ClassVar, NamedTuple, Protocol, Self, TypeAlias, TypeVar
+from typing import (
+    TYPE_CHECKING,
+    Any,
+    ClassVar,
+    Literal,
+    NamedTuple,
+    Protocol,
+    Self,
+    TypeAlias,
+    TypeVar,
+)
 
 import numpy as np
 import numpy.typing as npt
@@ -40,6 +50,7 @@ ByteArray = npt.NDArray[np.uint8]
 BoolArray = npt.NDArray[np.bool_]
 Costs = tuple[tuple[float, ...], ...]  # a row for each class, or for each finding
 TextArray = npt.NDArray[np.object_]
+TruthArray = npt.NDArray[np.bool_] | npt.NDArray[np.float32]
 ShiftFunction: TypeAlias = "Callable[[torch.Tensor, torch.Tensor, int], torch.Tensor]"
 Tell: TypeAlias = "Callable[[float], None] | None"
 AttackFunction: TypeAlias = (
@@ -157,6 +168,38 @@ def explain_small_slices(column: str, values: TextArray) -> str:
 
 
 @dataclass(frozen=True)
+class Choices:
+    """The classes that a model chooses among on a natural shift, and what is right of each image.
+
+    >>> Choices(("cat", "dog"), np.array([[True, True], [False, True]]))[1:].truth.tolist()
+    [[False, True]]
+    """
+
+    names: tuple[str, ...]
+    """The class mask: outputs of other classes do not count."""
+
+    truth: TruthArray | None = None
+    """`[N, K]`, a column for each of these classes: bool if several are right; or float32, the
+    share of people who chose each. None if only the label is right."""
+
+    def __getitem__(self, index: npt.NDArray[np.integer] | slice) -> Choices:
+        return Choices(self.names, None if self.truth is None else self.truth[index])
+
+    @property
+    def judged(self) -> Literal["label", "several", "shares"]:
+        """What an answer is compared with: a key of `types.record.JUDGED`."""
+        if self.truth is None:
+            return "label"
+        return "several" if self.truth.dtype == np.bool_ else "shares"
+
+    def rename(self, names: Sequence[str | None]) -> Choices:
+        """The same by the names that a run has for these classes; None leaves a class out."""
+        kept = [place for place, name in enumerate(names) if name is not None]
+        truth = None if self.truth is None else self.truth[:, kept]
+        return Choices(tuple(str(names[place]) for place in kept), truth)
+
+
+@dataclass(frozen=True)
 class ReaderCalls:
     """What people, such as radiologists, call each image.
 
@@ -241,6 +284,9 @@ class Images:
     groups: Groups | None = None
     """Which images belong together, and their subgroups; None if nothing is known."""
 
+    choices: Choices | None = None
+    """Of a natural shift: the class mask, and what is right beyond the labels. None elsewhere."""
+
     def __post_init__(self) -> None:
         import torch
 
@@ -271,6 +317,7 @@ class Images:
             self.classes,
             None if self.names is None else self.names[places],
             None if self.groups is None else self.groups[places],
+            None if self.choices is None else self.choices[places],
         )
 
 
@@ -545,6 +592,19 @@ class Cell:
         return f"{self.model}/seed-{self.seed}/{self.shift.id}"
 
 
+class Passes(NamedTuple):
+    """How many images went through a network that adapts, on its way through all streams."""
+
+    forward: int
+    """Images of all passes forward; an image counts once in each."""
+
+    backward: int
+    """Images of all passes backward, which compute gradients."""
+
+
+STREAM_COLUMNS = {"stream": np.int64, "place": np.int64}  # only of models that adapt
+
+
 class AnyPredictions:
     """The per-image columns of one cell, of whatever task.
 
@@ -569,6 +629,12 @@ class AnyPredictions:
     costs: Costs | None = None
     """What errors cost; None if that is unknown."""
 
+    stream: IntArray | None = None
+    place: IntArray | None = None
+    passes: Passes | None = None
+    """`stream`, `place`, `passes`: of a model that adapts, as in `Predictions`; else None. The
+    rows of one stream follow those of another, and each has every image once, so keys repeat."""
+
     kind: ClassVar[TaskKind]
     """What these are predictions of."""
 
@@ -591,6 +657,17 @@ class AnyPredictions:
     def take(self, places: npt.NDArray[np.integer]) -> Self:
         """The columns of some images, by their places."""
         return join_columns([self], lambda columns: columns[0][places])
+
+    @property
+    def streams(self) -> tuple[Self, ...]:
+        """Each stream of a model that adapts, in the order of the images; else these alone."""
+        if self.stream is None:
+            return (self,)
+        return tuple(self.take(np.flatnonzero(self.stream == s)) for s in np.unique(self.stream))
+
+    def take_images(self, places: npt.NDArray[np.integer]) -> Self:
+        """The columns of some images, by their places, in each stream."""
+        return join_streams([stream.take(places) for stream in self.streams])
 
     def with_columns(self, **columns: object) -> Self:
         """The same with other columns."""
@@ -615,6 +692,20 @@ def join_columns(parts: Sequence[P], join: Callable[[list[npt.NDArray[Any]]], An
     return parts[0].with_columns(**changed)
 
 
+def join_streams(streams: Sequence[P]) -> P:
+    """Join the streams of a model that adapts, or give the only predictions as they are.
+
+    What was made of a stream, such as the rows of patients, need not know its number.
+    """
+    if len(streams) == 1:
+        return streams[0]
+    numbered = [
+        stream.with_columns(stream=np.full(len(stream), number, dtype=np.int64))
+        for number, stream in enumerate(streams)
+    ]
+    return join_columns(numbered, np.concatenate)
+
+
 @dataclass(frozen=True)
 class Predictions(AnyPredictions):
     """Per-image columns of one cell. Every metric is computed from these, without a model."""
@@ -631,6 +722,7 @@ class Predictions(AnyPredictions):
         # Only for variants that make prediction sets.
         "set_size": np.int64,
         "covered": np.bool_,
+        **STREAM_COLUMNS,
     }
 
     keys: IntArray
@@ -664,6 +756,16 @@ class Predictions(AnyPredictions):
 
     covered: BoolArray | None = None
     """Bool `[N]`: is the label in the prediction set; None without sets."""
+
+    stream: IntArray | None = None
+    """int64 `[N]`, the number of the stream that the image was seen in; None for a model that does
+    not adapt."""
+
+    place: IntArray | None = None
+    """int64 `[N]`, the image's place in its stream, from 0 on; None likewise."""
+
+    passes: Passes | None = None
+    """What adapting to the images has cost; None likewise."""
 
     ood_scores: Mapping[str, npt.NDArray[np.float32]] = field(default_factory=dict)
     """float32 `[N]` for each score of `OOD_SCORES` that was computed, by name."""

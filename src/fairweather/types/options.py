@@ -173,8 +173,8 @@ class GroupColumns(NamedTuple):
     """
 
     metadata: str | None = None
-    """The path of the table: a CSV or parquet file with one row for each image; None for the
-    columns of the data set itself, if it is `parquet:PATH`."""
+    """The path of the table, CSV, parquet or JSON lines, with one row for each image; None for the
+    columns of the data set itself, if it has any."""
 
     group: str | None = None
     """The column that says which images belong together, such as `patient`."""

@@ -157,7 +157,7 @@ RECORD, STUDY, SCORES, SUMMARY = "record.json", "study.yaml", "scores.csv", "sum
 SLICES = "slices.csv"  # scores of subgroups, only if they were asked for
 WARNINGS, ABSENT_METRICS = "warnings.json", "absent_metrics.json"
 PAGE, TABLES, FIGURES, SAMPLES = "report.html", "tables", "figures", "samples"
-STEPS, GROUPS = "steps", "groups"
+STEPS, GROUPS, ADAPTED = "steps", "groups", "adapted"
 READERS = "readers.parquet"  # what people call each test image, only if a run was given it
 JOINED = "joined.json"  # only in a folder that was joined from runs with different seeds
 WEIGHTS, DESCRIPTION, HISTORY = "model.safetensors", "model.json", "history.csv"
@@ -252,6 +252,15 @@ def predictions_file(model: str, seed: int | str, shift: str, part: str = TEST) 
     return f"{folder}/{part_folder(part)}/{escape(shift)}.parquet"
 
 
+def adapted_file(model: str, seed: int | str, shift: str) -> str:
+    """The file with what a network that adapts has changed until the end of a cell.
+
+    >>> adapted_file("basic+tent-continual", 0, "clean")
+    'adapted/basic+tent-continual/seed-0/clean.safetensors'
+    """
+    return f"{ADAPTED}/{model}/seed-{seed}/{escape(shift)}.safetensors"
+
+
 def groups_file(part: str) -> str:
     """The file with the groups and slices of the images of a part.
 
@@ -336,6 +345,48 @@ StoredPoints = dict[ShownText, float | ShownText | tuple[float | ShownText, ...]
 def has_ordered_classes(notes: Mapping[str, object]) -> bool:
     """Say whether notes on data tell that the classes are in an order."""
     return notes.get(ORDERED_CLASSES) is True
+
+
+# What an answer on a natural shift is compared with, in a sentence; "" for the label alone.
+JUDGED = {
+    "label": "",
+    "several": "An image may have several right classes, and an answer is right if it is one of "
+    "them. Negative log-likelihood and Brier score are those of their probabilities together.",
+    "shares": "The label is what most people chose. Negative log-likelihood and Brier score "
+    "compare the probabilities with the shares of people.",
+}
+
+
+class ChoicesRecord(FrozenRecord):
+    """How a model answers on a published natural shift."""
+
+    classes: int
+    """How many of the run's classes it chooses among: the class mask."""
+
+    judged: Literal["label", "several", "shares"] = "label"
+    """What its answer is compared with, see `JUDGED`."""
+
+    same_images: bool = False
+    """Whether these are images of the run's own data, with other labels."""
+
+    def sentences(self, name: str, classes: int) -> Iterator[str]:
+        """What differs from the run's own images, for people.
+
+        >>> list(ChoicesRecord(classes=200).sentences("imagenet-r", 1000))
+        ['On imagenet-r, the model chooses among 200 of the 1,000 classes (class mask).']
+        """
+        if self.classes < classes:
+            yield (
+                f"On {name}, the model chooses among {self.classes:,} of the {classes:,} classes "
+                "(class mask)."
+            )
+        if self.judged != "label":
+            yield f"{name}: {JUDGED[self.judged]}"
+        if self.same_images:
+            yield (
+                f"The images of {name} are those of the data, so the interval of its difference "
+                "is too wide."
+            )
 
 
 class DataRecord(FrozenRecord):
@@ -589,6 +640,10 @@ class RunRecord(FrozenRecord):
 
     natural: dict[ShownText, ShownText] = {}
     """The sources of other images of the same classes, by name."""
+
+    choices: dict[ShownText, ChoicesRecord] = {}
+    """How models answer on those that are published natural shifts with a class mask or other
+    labels, by name."""
 
     settings: RunSettings = RunSettings()
     provenance: Provenance

@@ -1,16 +1,18 @@
-"""Batch norm with the statistics of the test batch: adaptation without labels."""
+"""Batch norm with the statistics of test images: adaptation without labels or gradients."""
 
 from __future__ import annotations
 
-import copy
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, ClassVar
 
 from fairweather.errors import InputError
-from fairweather.variants.variant import Adapting
+from fairweather.variants.variant import Adapting, check_number
 
 if TYPE_CHECKING:  # reports, which read variants, start in half the time without it
+    import torch
     from torch import nn
+
+    from fairweather.variants.adaptation.networks import AdaptedNetwork
 
 
 @dataclass(frozen=True)
@@ -19,7 +21,7 @@ class BatchNorm(Adapting):
 
     Source: Nado et al. 2020, Evaluating Prediction-Time Batch Normalization for Robustness under
     Covariate Shift; Schneider et al. 2020, Improving Robustness against Common Corruptions by
-    Covariate Shift Adaptation (with no weight on the training statistics).
+    Covariate Shift Adaptation, which mixes them with those of the training images.
 
     >>> import torch
     >>> copied = BatchNorm().adapt(torch.nn.Sequential(torch.nn.BatchNorm2d(3)).eval())
@@ -29,18 +31,43 @@ class BatchNorm(Adapting):
 
     kind: ClassVar[str] = "batchnorm"
     kind_title: ClassVar[str] = "batch norm of the test batch"
+    batch_size: int | None = field(default=None, kw_only=True)
+    orders: int = field(default=1, kw_only=True)
+    source: float = 0.0
+    """How many images the training statistics count as, beside those of the batch; the paper's
+    choice is 16. 0 leaves them out."""
 
-    def adapt(self, network: nn.Module) -> nn.Module:
-        from torch import nn
+    momentum: float = 1.0
+    """The share of a new batch in the moving mean of the test statistics; 1 leaves out earlier
+    batches. With less, the mean begins with the training statistics."""
 
-        adapted = copy.deepcopy(network)
-        kind = nn.modules.batchnorm._BatchNorm
-        norms = [module for module in adapted.modules() if isinstance(module, kind)]
-        if not norms:
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        check_number(self.kind, "source", self.source, least=0)
+        check_number(self.kind, "momentum", self.momentum, above=0, most=1)
+
+    def fewest(self, network: nn.Module) -> int:
+        return 1 if self.source or self.momentum < 1 else 2
+
+    def adapt(self, network: nn.Module, seed: int = 0) -> AdaptedNetwork:
+        from fairweather.variants.adaptation.networks import (
+            AdaptedNetwork,
+            copy_with_batch_statistics,
+            copy_with_mixed_statistics,
+            has_batch_norm,
+        )
+
+        if not has_batch_norm(network):
             raise InputError(f"{type(network).__name__} has no batch norm that could be adapted")
-        for norm in norms:
-            # Without running statistics, torch and timm use the batch's, in evaluation mode too.
-            norm.track_running_stats = False
-            norm.running_mean = None
-            norm.running_var = None
-        return adapted
+        if self.source or self.momentum < 1:
+            adapted = copy_with_mixed_statistics(network, self.source, self.momentum)
+        else:
+            adapted = copy_with_batch_statistics(network)
+        return AdaptedNetwork(adapted, self.predict)
+
+    def predict(self, adapted: AdaptedNetwork, images: torch.Tensor) -> torch.Tensor:
+        """Give the logits of a batch."""
+        import torch
+
+        with torch.no_grad():
+            return adapted.pass_forward(images)

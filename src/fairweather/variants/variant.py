@@ -12,8 +12,8 @@ import json
 import math
 import pkgutil
 from collections.abc import Iterable, Mapping
-from dataclasses import dataclass, field, fields
-from typing import TYPE_CHECKING, ClassVar
+from dataclasses import dataclass, field, fields, replace
+from typing import TYPE_CHECKING, ClassVar, Self
 
 from fairweather.errors import InputError, unknown_name
 from fairweather.files.yamlfile import parse_yaml
@@ -23,11 +23,13 @@ if TYPE_CHECKING:
     # `--help` should not wait for these
     from collections.abc import Collection, Sequence
 
+    import torch
     from torch import nn
 
     from fairweather.metrics.columns import IntArray, LabelArray
     from fairweather.metrics.grouping import Grouping
     from fairweather.types.measurement import AnyPredictions
+    from fairweather.variants.adaptation.networks import AdaptedNetwork, Tensors
     from fairweather.variants.fitted import FittedParameters
 
 
@@ -35,6 +37,7 @@ EVERY_KIND = (CLASSES, FINDINGS)
 # The suffix of names of variants that are fitted on the images that `fit_on` lists.
 FIT_ON = "-fit_on"
 FITTED_UNDER_SHIFTS = "fitted under shifts"
+SHUFFLED = "shuffled"
 
 
 @dataclass(frozen=True)
@@ -125,8 +128,13 @@ class Variant:
         """The file of a run that stores what is fitted for a model; None if nothing is fitted."""
         return None
 
-    def check_network(self, network: nn.Module) -> None:
-        """Raise `InputError` for a network that the variant does not work with."""
+    def check_network(self, network: nn.Module, images: torch.Tensor) -> None:
+        """Raise `InputError` for a network that the variant does not work with.
+
+        Args:
+            network: float images in [0, 1] to logits.
+            images: one of them, `[1, 3, H, W]`.
+        """
 
     def check_images(
         self, keys: IntArray, labels: LabelArray, classes: Sequence[str], grouping: Grouping | None
@@ -188,42 +196,196 @@ class PostHoc(Variant):
         raise NotImplementedError
 
 
+# The order of cells: each with a new copy, one copy along all, or one along the levels of a shift.
+EPISODIC, CONTINUAL, GRADUAL = "episodic", "continual", "gradual"
+CELL_ORDERS = (EPISODIC, CONTINUAL, GRADUAL)
+
+
+def check_choice(kind: str, name: str, value: object, allowed: Collection[str]) -> None:
+    """Raise `InputError` unless a parameter of a kind is one of the allowed words."""
+    if value not in allowed:
+        raise unknown_name(f"{name} of {kind}", str(value), allowed)
+
+
+def check_number(
+    kind: str,
+    name: str,
+    value: object,
+    *,
+    least: float = -math.inf,
+    above: float = -math.inf,
+    most: float = math.inf,
+    whole: bool = False,
+) -> None:
+    """Raise `InputError` unless a parameter of a kind is a number in its range.
+
+    >>> check_number("tent", "steps", 0, least=1, whole=True)
+    Traceback (most recent call last):
+    fairweather.errors.InputError: steps of tent must be a whole number >= 1, found 0
+    """
+    is_number = isinstance(value, int if whole else int | float) and not isinstance(value, bool)
+    if is_number and least <= value <= most and value > above and value < math.inf:  # type: ignore[operator]
+        return
+    limits = {">=": least, ">": above, "<=": most}
+    texts = [f"{sign} {limit:g}" for sign, limit in limits.items() if math.isfinite(limit)]
+    number = "a whole number" if whole else "a number"
+    raise InputError(f"{name} of {kind} must be {number} {' and '.join(texts)}, found {value!r}")
+
+
 @dataclass(frozen=True)
 class Adapting(Variant):
     """A variant that changes a copy of the network while it predicts test images, without labels.
 
-    The copy sees the images of a cell in an order that is shuffled once, by a fixed seed. A data
-    set that is sorted by class would otherwise give batches of one class. Batches are of nearly
-    equal size. They are not halved if memory runs out, since smaller ones would give other results.
-    The prediction for an image depends on the images before it and beside it. An attack treats each
-    image alone, so adapting networks are not attacked. Each cell begins with a new copy, and one
-    process predicts the whole cell.
+    The fields of the protocol say which images a copy sees, and in which order. The prediction for
+    an image depends on the images before it and beside it. So one process predicts a whole cell.
+    Batches are of nearly equal size. They are not halved if memory runs out, since smaller ones
+    would give other results. An attack treats each image alone, so adapting networks are not
+    attacked.
     """
 
-    def adapt(self, network: nn.Module) -> nn.Module:
+    batch_size: int | None = field(default=64, kw_only=True)
+    """The maximum of images in a batch; None for the batch size of the evaluation."""
+
+    order: str = field(default=SHUFFLED, kw_only=True)
+    """The order of the images, one of `streams.IMAGE_ORDERS`."""
+
+    concentration: float = field(default=0.1, kw_only=True)
+    """The parameter of the Dirichlet distribution of `order: dirichlet`; small ones keep the images
+    of a class together."""
+
+    imbalance: float = field(default=100.0, kw_only=True)
+    """How much likelier one class is than each other one, for a time, with `order: imbalanced`."""
+
+    orders: int = field(default=5, kw_only=True)
+    """The number of streams; each has every image once."""
+
+    order_seed: int = field(default=0, kw_only=True)
+    """The seed of the orders of images."""
+
+    cells: str = field(default=EPISODIC, kw_only=True)
+    """`episodic`: each cell begins with a new copy. `continual`: one copy sees all cells, in their
+    order. `gradual`: one copy sees the levels of a shift, and the next shift begins with a new one.
+    """
+
+    passes: ClassVar[float] = 1
+    """About how often an image goes through the network in a stream, to estimate the duration."""
+
+    def __post_init__(self) -> None:
+        """Raise `InputError` for a value that is not allowed."""
+        from fairweather.variants.streams import IMAGE_ORDERS
+
+        if self.batch_size is not None:
+            check_number(self.kind, "batch_size", self.batch_size, least=1, whole=True)
+        check_choice(self.kind, "order", self.order, IMAGE_ORDERS)
+        check_choice(self.kind, "cells", self.cells, CELL_ORDERS)
+        check_number(self.kind, "concentration", self.concentration, above=0)
+        check_number(self.kind, "imbalance", self.imbalance, least=1)
+        check_number(self.kind, "orders", self.orders, least=1, whole=True)
+        check_number(self.kind, "order_seed", self.order_seed, least=0, whole=True)
+
+    @property
+    def changed(self) -> Mapping[str, str | float]:
+        """The fields that are not at their defaults, by name."""
+        values = {parameter.name: getattr(self, parameter.name) for parameter in fields(self)}
+        defaults = {parameter.name: parameter.default for parameter in fields(self)}
+        return {name: value for name, value in values.items() if value != defaults[name]}
+
+    @property
+    def name(self) -> str:
+        texts = [
+            value if isinstance(value, str) else f"{name}{value:g}"
+            for name, value in self.changed.items()
+        ]
+        return "-".join([self.kind, *texts])
+
+    @property
+    def title(self) -> str:
+        """The method, and all of its protocol that is not at its defaults, but the batch size."""
+        texts = [
+            (value if isinstance(value, str) else f"{name} {value:g}").replace("_", " ")
+            for name, value in self.changed.items()
+            if name != "batch_size"
+        ]
+        return ", ".join([self.kind_title, *texts])
+
+    @property
+    def source_images(self) -> int:
+        """How many clean validation images the method learns from at most, before it adapts."""
+        return 0
+
+    def fewest(self, network: nn.Module) -> int:
+        """The smallest batch that the method works with: two images with batch norm, else one."""
+        from fairweather.variants.adaptation.networks import has_batch_norm
+
+        return 2 if has_batch_norm(network) else 1
+
+    def adapt(self, network: nn.Module, seed: int = 0) -> AdaptedNetwork:
         """Copy a network, so that the copy adapts to the batches that it predicts.
 
         Args:
             network: float images `[B, 3, H, W]` in [0, 1] to logits `[B, classes]`.
+            seed: of random numbers, if the method draws any.
 
         Returns:
-            A module with the same inputs and outputs. It is called in evaluation mode and without
-            gradients, with one batch after the other.
+            A module with the same inputs and outputs. It is called in evaluation mode, with one
+            batch after the other.
 
         Raises:
             InputError: the network has nothing to adapt.
         """
         raise NotImplementedError
 
+    def learn(self, adapted: AdaptedNetwork, batches: Iterable[torch.Tensor]) -> Tensors:
+        """Learn from `source_images` what all copies remember, with a copy that is not used again.
+
+        Args:
+            adapted: a new copy, in evaluation mode.
+            batches: float images `[B, 3, H, W]` in [0, 1].
+        """
+        return {}
+
+    def once(self) -> Self:
+        """The same method with a single stream and a new copy for each cell.
+
+        Images that thresholds are fitted on, and other data sets, are predicted so.
+        """
+        return replace(self, orders=1, cells=EPISODIC)
+
+    def draw_streams(self, labels: LabelArray) -> list[IntArray]:
+        """Draw the places of the images of each stream, in the order in which they are seen."""
+        from fairweather.variants.streams import draw_stream
+
+        how = {"concentration": self.concentration, "imbalance": self.imbalance}
+        seeds = [(self.order_seed, number) for number in range(self.orders)]
+        return [draw_stream(labels, self.order, seed, **how) for seed in seeds]
+
+    def count_batches(self, images: int, batch_size: int, network: nn.Module) -> int:
+        """The number of batches of a stream, given the batch size of the evaluation.
+
+        Raises `InputError` if a batch would be too small for the method.
+        """
+        batches = math.ceil(images / (self.batch_size or batch_size))
+        if images // batches < (fewest := self.fewest(network)):
+            raise InputError(
+                f"{self.kind} needs at least {fewest} images in a batch of {type(network).__name__}"
+                f", found {images // batches}: choose a larger batch_size, or give more images"
+            )
+        return batches
+
     def phrase(self, images: int, batch_size: int, kind: TaskKind = CLASSES) -> str:
-        return f"{self.title} ({even_batches(images, batch_size)} images)"
+        size = even_batches(images, self.batch_size or batch_size)
+        return f"{self.title} ({size} images)"
 
     @property
     def adapting(self) -> Adapting:
         return self
 
-    def check_network(self, network: nn.Module) -> None:
-        self.adapt(network)
+    def check_network(self, network: nn.Module, images: torch.Tensor) -> None:
+        import torch
+
+        adapted = self.adapt(network).eval()
+        with torch.no_grad():
+            adapted(images.repeat(self.fewest(network), 1, 1, 1))
 
 
 def even_batches(images: int, batch_size: int) -> int:
@@ -264,6 +426,13 @@ VARIANTS = {
     "vector_scaling": "fairweather.variants.scaling:VectorScaling",
     "isotonic": "fairweather.variants.curves:Isotonic",
     "top_versus_all": "fairweather.variants.curves:TopVersusAll",
+    "tent": "fairweather.variants.adaptation.tent:Tent",
+    "eata": "fairweather.variants.adaptation.eata:Eata",
+    "sar": "fairweather.variants.adaptation.sar:Sar",
+    "cotta": "fairweather.variants.adaptation.cotta:Cotta",
+    "lame": "fairweather.variants.adaptation.lame:Lame",
+    "t3a": "fairweather.variants.adaptation.t3a:T3a",
+    "views": "fairweather.variants.adaptation.views:AveragedViews",
     "thresholds-fit_on": "fairweather.variants.variant:Thresholds",
     "conformal": "fairweather.variants.prediction_sets:Conformal",
     "risk_control": "fairweather.variants.risk_control:RiskControl",
@@ -313,8 +482,6 @@ def read_variant(written: object) -> Variant:
     variant = variant_class(kind)
     names = sorted(parameter.name for parameter in fields(variant))
     for name in parameters:
-        if not names:
-            raise InputError(f"variants: {kind} has no parameters, found {name!r}")
         if name not in names:
             raise unknown_name(f"parameter of {kind}", str(name), names)
     adapting = {"of": read_variant(parameters["of"])} if "of" in parameters else {}

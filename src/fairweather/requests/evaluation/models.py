@@ -212,7 +212,7 @@ class ModelRequest:
         settings = pair_published_files(settings, dataset, tell)
         try_settings(dataset, settings, "an evaluation")
         for model in models:
-            _try_model(model, settings, dataset.test[:1])
+            _try_model(model, settings, dataset)
         ordered = settings.ordered or has_ordered_classes(dataset.notes)
         part = LabelledPart(dataset.test.labels.numpy(), dataset.test.groups)
         truth = label_units(settings, part, find_task(dataset.task), ordered=ordered)
@@ -396,7 +396,7 @@ def _count_classes(dataset: Dataset, which: str = "") -> str:
     return f"{count} {which}{noun}"
 
 
-def _try_model(model: EvaluatedModel, settings: Settings, image: Images) -> None:
+def _try_model(model: EvaluatedModel, settings: Settings, dataset: Dataset) -> None:
     """Raise `InputError` for anything that would make the evaluation of a model fail later."""
     is_graph = any(isinstance(module, OnnxNetwork) for module in model.network.modules())
     if is_graph and settings.arithmetic.precision == "bf16":
@@ -411,7 +411,7 @@ def _try_model(model: EvaluatedModel, settings: Settings, image: Images) -> None
             f"{model.source} was made in torch.inference_mode(), so that attacks find no "
             "gradients: make it outside of it"
         )
-    try_model(model.network, settings, image)
+    try_model(model.network, settings, dataset)
 
 
 def _describe_model(

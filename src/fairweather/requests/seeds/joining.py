@@ -68,6 +68,11 @@ def describe_joined_run(parts: Sequence[SeedsPart]) -> RunRecord:
     records = [part.record for part in parts]
     first, *_ = records
     threads = {record.settings.threads for record in records}
+    natural = {
+        name: source
+        for name, source in first.natural.items()
+        if all(name in record.natural for record in records)
+    }
     settings = {"threads": first.settings.threads if len(threads) == 1 else None}
     return first.model_copy(
         update={
@@ -77,11 +82,8 @@ def describe_joined_run(parts: Sequence[SeedsPart]) -> RunRecord:
             "ensemble": False,  # since each ensemble has the seeds of one run only
             "variants": _unite(record.variants for record in records),
             "seen_shifts": _unite(record.seen_shifts for record in records),
-            "natural": {
-                name: source
-                for name, source in first.natural.items()
-                if all(name in record.natural for record in records)
-            },
+            "natural": natural,
+            "choices": {name: first.choices[name] for name in natural if name in first.choices},
             "settings": first.settings.model_copy(update=settings),
             "provenance": _unite_provenance([record.provenance for record in records]),
         }

@@ -603,7 +603,7 @@ def _try_model(settings: Settings, spec: ModelSpec, dataset: Dataset, offline: b
     model = build(spec, offline=offline)
     find_head(model, spec.backbone)
     predict(model, image, device="cpu", progress=False)
-    try_model(model.eval(), settings, image)
+    try_model(model.eval(), settings, dataset)
     with torch.random.fork_rng(devices=[]):  # dropout uses random numbers
         logits = model.train()(train[:2].images.float() / 255)
     if not isinstance(logits, torch.Tensor):

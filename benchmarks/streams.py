@@ -1,0 +1,279 @@
+"""How often do intervals over streams hold the truth, for a made-up network that adapts?
+
+    python benchmarks/streams.py    # half an hour on an idle core; writes streams.csv
+    python benchmarks/streams.py --trials 20    # a try, which writes nothing
+
+The logit of the right class of image i, seen at place t of a stream, is m + d_i + z_t. Here d is
+normal. The state z_t is what the network has learnt: the mean of a normal property of the 64 images
+before it, times a strength ("steered"); a slope along the stream, with a normal end ("drift"); or
+both. From a random place on, a share of streams answers one class of ten and is 99 % sure
+("collapse"). An image is right if its logit is above 0; the confidence is 1 / (1 + exp(-1.5 |l|)).
+
+The truth is the mean over new test images and new orders, from 20,000 streams of images of their
+own. The form that is used crosses streams with images: each stream has every image once, in an
+order of its own. "One stream" has the bootstrap interval of the first stream. Other forms draw the
+images of each stream with replacement, and use only the spread between streams. "Minus plain" is
+the paired difference to the same network that does not adapt. With "networks", three trainings with
+a normal effect have five streams each.
+"""
+
+from __future__ import annotations
+
+import argparse
+import sys
+from collections.abc import Callable, Iterator
+from itertools import product
+from pathlib import Path
+from typing import NamedTuple
+
+import numpy as np
+import pandas as pd
+import scipy.signal
+import scipy.special
+
+from fairweather import metrics
+from fairweather.metrics import Estimate, paired_difference, recipe_estimate, to_score
+from fairweather.metrics.columns import FloatArray, IntArray
+from fairweather.metrics.intervals import stream_estimate
+from fairweather.types.measurement import Score
+
+STORED = Path(__file__).with_suffix(".csv")
+TRIALS, RESAMPLES, IMAGES, TRUTH = 2000, 200, 500, 20_000
+STREAMS, NETWORKS = (5, 10, 20), 3
+WINDOW, SHARPNESS, BINS, CLASSES = 64, 1.5, 10, 10
+METRICS = ("accuracy", "rms_calibration_error", "negative_log_likelihood")
+USED, ONE, MINUS, OVER_NETWORKS = "used", "one stream", "used, minus plain", "used, networks"
+SPREADS: dict[str, Callable[[int], float]] = {
+    "sd / sqrt(S)": lambda count: count**-0.5,
+    "sd": lambda count: 1.0,
+    "sd sqrt(1 + 1/S)": lambda count: (1 + 1 / count) ** 0.5,
+}
+
+
+class Setting(NamedTuple):
+    """A made-up network."""
+
+    margin: float
+    steered: float = 0.0
+    drift: float = 0.0
+    collapse: float = 0.0
+    of_networks: float = 0.0
+
+
+SETTINGS = {
+    "does not adapt": Setting(1.0),
+    "steered": Setting(1.0, steered=0.5),
+    "steered, half right": Setting(0.0, steered=0.5),
+    "steered, 98 % right": Setting(2.1, steered=0.5),
+    "steered strongly": Setting(1.0, steered=1.0),
+    "drift": Setting(1.0, steered=0.5, drift=0.3),
+    "drift, half right": Setting(0.0, steered=0.5, drift=0.3),
+    "drift, 98 % right": Setting(2.1, steered=0.5, drift=0.3),
+    "collapse of 5 %": Setting(1.0, steered=0.5, collapse=0.05),
+    "collapse of 20 %": Setting(1.0, steered=0.5, collapse=0.2),
+    "networks differ": Setting(1.0, steered=0.5, drift=0.3, of_networks=0.1),
+}
+
+
+class Columns(NamedTuple):
+    """What is known of each image of each stream, `[..., n]`."""
+
+    correct: FloatArray
+    confidence: FloatArray
+    nll: FloatArray
+
+    def values(self) -> FloatArray:
+        """The three metrics, `[..., 3]`."""
+        images = self.correct.shape[-1]
+        gaps, squares = self.confidence - self.correct, np.zeros(self.correct.shape[:-1])
+        bins = np.minimum(self.confidence * BINS, BINS - 1).astype(int)
+        for number in range(BINS):
+            inside = bins == number
+            squares += (inside * gaps).sum(axis=-1) ** 2 / np.maximum(inside.sum(axis=-1), 1)
+        means = [column.mean(axis=-1) for column in (self.correct, self.nll)]
+        return np.stack([means[0], np.sqrt(squares / images), means[1]], axis=-1)
+
+
+def predict(
+    rng: np.random.Generator, setting: Setting, images: FloatArray, order: IntArray
+) -> Columns:
+    """Predict streams of images `[..., 2, n]` in an order `[..., n]`, each image at its place."""
+    logits, pulls = (np.take_along_axis(images[..., at, :], order, axis=-1) for at in (0, 1))
+    keep = 1 - 1 / WINDOW
+    state = scipy.signal.lfilter([0, setting.steered * (1 - keep)], [1, -keep], pulls, axis=-1)
+    ends = rng.normal(size=(*order.shape[:-1], 1)) * setting.drift
+    logits = logits + state + ends * np.linspace(0, 1, order.shape[-1])
+    confidence = scipy.special.expit(SHARPNESS * np.abs(logits))
+    nll, right = np.logaddexp(0, -SHARPNESS * logits), logits > 0
+    begins, luck = rng.random((2, *order.shape[:-1], 1))
+    begins = np.where(luck < setting.collapse, begins * order.shape[-1], np.inf)
+    gone, answered = np.arange(order.shape[-1]) >= begins, order % CLASSES == 0
+    right = np.where(gone, answered, right).astype(float)
+    nll = np.where(gone, -np.log(np.where(answered, 0.99, 0.01)), nll)
+    return Columns(right, np.where(gone, 0.99, confidence), nll)
+
+
+def draw_images(rng: np.random.Generator, setting: Setting, *count: int) -> FloatArray:
+    """The logits and the pulls of new images, `[..., 2, n]`."""
+    images = rng.normal(size=(*count, 2, IMAGES))
+    images[..., 0, :] += setting.margin
+    return images
+
+
+def draw_orders(rng: np.random.Generator, *count: int) -> IntArray:
+    """Orders of all images, each once."""
+    return np.argsort(rng.random((*count, IMAGES)), axis=-1)
+
+
+def in_image_order(columns: Columns, order: IntArray) -> Columns:
+    """The columns of streams with the images in one order."""
+    back = np.argsort(order, axis=-1)
+    return Columns(*(np.take_along_axis(column, back, axis=-1) for column in columns))
+
+
+def find_truth(rng: np.random.Generator, setting: Setting) -> FloatArray:
+    """The expected metrics, and those of the network that does not adapt: `[2, 3]`."""
+    found = []
+    for _ in range(TRUTH // 1000):
+        images, order = draw_images(rng, setting, 1000), draw_orders(rng, 1000)
+        images[:, 0] += setting.of_networks * rng.normal(size=(1000, 1))
+        plain = Setting(setting.margin)
+        both = [predict(rng, one, images, order).values() for one in (setting, plain)]
+        found.append([values.mean(axis=0) for values in both])
+    truth: FloatArray = np.mean(found, axis=0)
+    return truth
+
+
+def estimate(columns: Columns, weights: FloatArray) -> list[Estimate]:
+    """The three metrics of one stream, with replicates."""
+    values = columns.values()
+    replicates = _replicate(columns, weights)
+    kinds = [metrics.METRICS[name].interval for name in METRICS]
+    return [
+        Estimate(float(value), drawn, IMAGES, kind)
+        for value, drawn, kind in zip(values, replicates.T, kinds, strict=True)
+    ]
+
+
+def _replicate(columns: Columns, weights: FloatArray) -> FloatArray:
+    """`Columns.values` of each resample, by one product of matrices."""
+    bins = np.minimum(columns.confidence * BINS, BINS - 1).astype(int)
+    inside = np.eye(BINS)[bins]
+    gaps = inside * (columns.confidence - columns.correct)[:, None]
+    sums = weights @ np.column_stack([inside, gaps, columns.correct, columns.nll])
+    squares = (sums[:, BINS : 2 * BINS] ** 2 / np.maximum(sums[:, :BINS], 1)).sum(axis=1)
+    means = sums[:, 2 * BINS :] / IMAGES
+    return np.column_stack([means[:, 0], np.sqrt(squares / IMAGES), means[:, 1]])
+
+
+def read_score(estimate: Estimate, name: str) -> Score:
+    return to_score(estimate, metrics.METRICS[name].bounds)
+
+
+def simulate(name: str, trials: int) -> Iterator[tuple[object, ...]]:
+    """The rows of a setting."""
+    setting = SETTINGS[name]
+    rng = np.random.default_rng([len(name), *name.encode()])
+    truth = find_truth(rng, setting)
+    counts = (5,) if setting.of_networks else STREAMS
+    held: dict[tuple[int, str, str], list[tuple[bool, float]]] = {}
+    for trial, count in product(range(trials), counts):
+        if trial % 50 == 0:
+            weights = metrics.bootstrap_weights(IMAGES, RESAMPLES, seed=trial).astype(float)
+        scores: dict[tuple[str, str], tuple[Score, float]] = {}
+        if setting.of_networks:
+            images = draw_images(rng, setting)
+            seeds = []
+            for effect in setting.of_networks * rng.normal(size=NETWORKS):
+                own = images + np.array([[effect], [0.0]])
+                seeds.append(_estimate_streams(rng, setting, own, count, weights))
+            for at, metric in enumerate(METRICS):
+                joint = recipe_estimate([stream_estimate(own[at]) for own in seeds])
+                scores[OVER_NETWORKS, metric] = read_score(joint, metric), truth[0, at]
+        else:
+            scores = _score_forms(rng, setting, count, weights, truth)
+        for (form, metric), (score, true) in scores.items():
+            row = bool(score.low <= true <= score.high), score.high - score.low
+            held.setdefault((count, form, metric), []).append(row)
+    for (count, form, metric), rows in held.items():
+        share, width = np.mean(rows, axis=0)
+        error = (share * (1 - share) / trials) ** 0.5
+        true = truth[0, METRICS.index(metric)]
+        if form == MINUS:
+            true -= truth[1, METRICS.index(metric)]
+        yield (name, count, form, metric, true, trials, share, error, width)
+
+
+def _estimate_streams(
+    rng: np.random.Generator, setting: Setting, images: FloatArray, count: int, weights: FloatArray
+) -> list[list[Estimate]]:
+    """The estimates of each stream, by metric."""
+    order = draw_orders(rng, count)
+    columns = in_image_order(
+        predict(rng, setting, np.broadcast_to(images, (count, *images.shape)), order), order
+    )
+    streams = [
+        estimate(Columns(*(column[at] for column in columns)), weights) for at in range(count)
+    ]
+    return [list(of_metric) for of_metric in zip(*streams, strict=True)]
+
+
+def _score_forms(
+    rng: np.random.Generator, setting: Setting, count: int, weights: FloatArray, truth: FloatArray
+) -> dict[tuple[str, str], tuple[Score, float]]:
+    """The interval of each form and metric, with its truth."""
+    images = draw_images(rng, setting)
+    streams = _estimate_streams(rng, setting, images, count, weights)
+    still = predict(rng, Setting(setting.margin), images, np.arange(IMAGES))
+    plain = estimate(still, weights)
+    drawn = rng.integers(IMAGES, size=(count, IMAGES))
+    again = predict(rng, setting, np.broadcast_to(images, (count, *images.shape)), drawn)
+    values = again.values()
+    spread, quantile = values.std(axis=0, ddof=1), scipy.special.stdtrit(count - 1, 0.975)
+    scores: dict[tuple[str, str], tuple[Score, float]] = {}
+    for at, metric in enumerate(METRICS):
+        joint, true = stream_estimate(streams[at]), float(truth[0, at])
+        scores[USED, metric] = read_score(joint, metric), true
+        scores[ONE, metric] = read_score(streams[at][0], metric), true
+        gap = paired_difference(plain[at], joint)
+        scores[MINUS, metric] = gap, true - float(truth[1, at])
+        for form, factor in SPREADS.items():
+            centre, half = values[:, at].mean(), quantile * spread[at] * factor(count)
+            scores[form, metric] = Score(centre, centre - half, centre + half, IMAGES), true
+    return scores
+
+
+COLUMNS = ("setting", "streams", "form", "metric", "truth", "trials", "held", "error", "width")
+
+
+def read_rows() -> pd.DataFrame:
+    """The stored table."""
+    return pd.read_csv(STORED)
+
+
+def summary(table: pd.DataFrame) -> list[str]:
+    """The lines of the notes: of each setting and form, the smallest share held, by streams."""
+    lines = ["| setting | form | 5 streams | 10 | 20 |", "|---|---|---|---|---|"]
+    for (setting, form), rows in table.groupby(["setting", "form"], sort=False):
+        least = rows.groupby("streams")["held"].min()
+        shares = " | ".join(f"{100 * least[s]:.1f}" if s in least else "" for s in STREAMS)
+        lines.append(f"| {setting} | {form} | {shares} |")
+    return lines
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("--trials", type=int, default=TRIALS)
+    trials = parser.parse_args().trials
+    rows: list[tuple[object, ...]] = []
+    for name in SETTINGS:
+        rows += simulate(name, trials)
+        print(name, file=sys.stderr, flush=True)
+    table = pd.DataFrame(rows, columns=list(COLUMNS))
+    if trials == TRIALS:
+        table.to_csv(STORED, index=False, float_format="%.5g")
+    print("\n".join(summary(table)))
+
+
+if __name__ == "__main__":
+    main()

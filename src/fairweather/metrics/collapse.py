@@ -1,0 +1,104 @@
+"""Whether a network that adapts has collapsed, and at which image of its stream, without labels."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Literal, NamedTuple
+
+import numpy as np
+
+from fairweather.metrics.columns import BoolArray, FloatArray, IntArray
+
+# Images of a stream that are looked at together; of a short stream, half of it.
+WINDOW, FEWEST = 100, 10
+# Collapsed: another class is answered at most a tenth as often as the plain network answers it.
+TENTH = 0.1
+# The plain network must answer another class on this share of the window, so that the images are of
+# several classes. Where the classes come one after the other, its errors alone must not do.
+SEVERAL, SEVERAL_SORTED = 0.2, 0.5
+# Certain: the mean of 1 - confidence is at most 0.01, and at least five times as large without
+# adapting. Entropy is then near 0, and it needs no probabilities of other classes.
+CERTAIN, UNCERTAIN = 0.01, 0.05
+
+
+class Collapse(NamedTuple):
+    """Where a stream begins to give one answer, or to be certain of every answer."""
+
+    kind: Literal["one class", "certain"]
+    """Certainty alone is no collapse: labels show whether accuracy has risen with it."""
+
+    place: int
+    """The place in the stream of the first image of the window, from 0 on."""
+
+    label: int
+    """The class that is answered most in the window."""
+
+
+def find_collapse(
+    predicted: IntArray,
+    confidence: FloatArray,
+    plain: Sequence[IntArray],
+    plain_confidence: FloatArray,
+    *,
+    is_sorted: bool,
+) -> Collapse | None:
+    """Find the first window of a stream in which a network that adapts has collapsed.
+
+    It gives one class where the plain network gives several on the same images: other classes at
+    most a tenth as often. Or it is certain of everything where the plain network is not. Where the
+    images come class by class, an adapted network rightly answers one class for long; the plain one
+    then does so too, unless it is wrong on half of the images.
+
+    Args:
+        predicted: int `[n]`, the classes that are answered, in the order of the stream.
+        confidence: float `[n]`, likewise.
+        plain: int `[n]` each, what the plain network answers on the same images; also on their
+            clean form, if that is known. A class counts as often as any of these answers it.
+        plain_confidence: float `[n]`, its confidence on the same images.
+        is_sorted: whether images of a class come together in the stream.
+
+    >>> healthy, stuck = np.arange(400) % 10, np.zeros(400, dtype=int)
+    >>> sure = np.full(400, 0.8)
+    >>> predicted = np.where(np.arange(400) < 250, healthy, stuck)
+    >>> find_collapse(predicted, sure, [healthy], sure, is_sorted=False)
+    Collapse(kind='one class', place=241, label=0)
+    """
+    window = min(WINDOW, len(predicted) // 2)
+    if window < FEWEST:
+        return None
+    found: list[Collapse] = []
+    several = window * (SEVERAL_SORTED if is_sorted else SEVERAL)
+    labels, counts = np.unique(predicted, return_counts=True)
+    for label in labels[counts >= (1 - TENTH) * window]:
+        others = _sum_windows(predicted != label, window)
+        expected = np.min([_sum_windows(each != label, window) for each in plain], axis=0)
+        collapsed = (expected >= several) & (others <= TENTH * expected)
+        found += _first("one class", collapsed, int(label))
+    doubt, plain_doubt = (
+        _sum_windows(1 - sure, window) / window for sure in (confidence, plain_confidence)
+    )
+    for collapse in _first("certain", (doubt <= CERTAIN) & (plain_doubt >= UNCERTAIN), 0):
+        inside = predicted[collapse.place : collapse.place + window]
+        found.append(collapse._replace(label=int(np.bincount(inside).argmax())))
+    return min(
+        found, key=lambda collapse: (collapse.kind == "certain", collapse.place), default=None
+    )
+
+
+def average_windows(column: FloatArray, window: int) -> FloatArray:
+    """The means of each window of so many numbers of `[..., n]`: `[..., n - window + 1]`.
+
+    >>> average_windows(np.array([0.0, 1.0, 1.0]), 2).tolist()
+    [0.5, 1.0]
+    """
+    return _sum_windows(column, window) / window
+
+
+def _sum_windows(column: FloatArray | BoolArray, window: int) -> FloatArray:
+    sums = np.cumsum(column, axis=-1, dtype=np.float64)
+    before = np.concatenate([np.zeros((*sums.shape[:-1], 1)), sums[..., :-window]], axis=-1)
+    return np.asarray(sums[..., window - 1 :] - before)
+
+
+def _first(kind: Literal["one class", "certain"], where: BoolArray, label: int) -> list[Collapse]:
+    return [Collapse(kind, int(where.argmax()), label)] if where.any() else []

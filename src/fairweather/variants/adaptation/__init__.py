@@ -1,0 +1,1 @@
+"""Methods that adapt a network to test images, one file each."""

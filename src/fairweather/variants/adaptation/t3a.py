@@ -1,0 +1,93 @@
+"""T3A: the last layer becomes the mean feature of the surest images of each class."""
+
+from __future__ import annotations
+
+from collections.abc import Collection
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING, ClassVar
+
+from fairweather.types.kinds import CLASSES, TaskKind
+from fairweather.variants.variant import Adapting, check_number
+
+if TYPE_CHECKING:
+    import torch
+    from torch import nn
+
+    from fairweather.variants.adaptation.networks import AdaptedNetwork
+
+
+@dataclass(frozen=True)
+class T3a(Adapting):
+    """Images are compared with the mean feature of the surest images so far of each class.
+
+    Source: Iwasawa and Matsuo 2021, Test-Time Classifier Adjustment Module for Model-Agnostic
+    Domain Generalization. The paper chooses `supports` among 1, 5, 20, 50, 100 and all by training
+    domains; the batch size is that of the official code.
+    """
+
+    kind: ClassVar[str] = "t3a"
+    kind_title: ClassVar[str] = "T3A"
+    batch_size: int | None = field(default=32, kw_only=True)
+    supports: int = 100
+    """How many images of each class are kept."""
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        check_number(self.kind, "supports", self.supports, least=1, whole=True)
+
+    @property
+    def accepts(self) -> Collection[TaskKind]:
+        return (CLASSES,)
+
+    def fewest(self, network: nn.Module) -> int:
+        return 1
+
+    def adapt(self, network: nn.Module, seed: int = 0) -> AdaptedNetwork:
+        import copy
+
+        from fairweather.variants.adaptation.networks import AdaptedNetwork
+
+        return AdaptedNetwork(copy.deepcopy(network), self.predict)
+
+    def predict(self, adapted: AdaptedNetwork, images: torch.Tensor) -> torch.Tensor:
+        import torch
+
+        with torch.no_grad():
+            last = adapted.find_last_layer(images, self.kind)
+            with last.watch(lambda features: self.compare(adapted, last.layer, features)):
+                return adapted.pass_forward(images)
+
+    def compare(
+        self, adapted: AdaptedNetwork, layer: nn.Linear, features: torch.Tensor
+    ) -> torch.Tensor:
+        """The outputs in place of those of the last layer, `[B, C]`."""
+        import torch
+        from torch.nn.functional import linear, normalize
+
+        from fairweather.variants.adaptation.networks import softmax_entropy
+
+        memory, features = adapted.memory, features.float()
+        weights = layer.weight.float()
+        bias = None if layer.bias is None else layer.bias.float()
+        # The rows of the last layer are the first supports.
+        seen = [features] if memory else [weights, features]
+        outputs = linear(torch.cat(seen), weights, bias)
+        new = {
+            "features": torch.cat(seen),
+            "classes": outputs.argmax(1),
+            "entropies": softmax_entropy(outputs),
+        }
+        for name, values in new.items():
+            earlier = [memory[name].to(values.device)] if name in memory else []
+            memory[name] = torch.cat([*earlier, values])
+        kept = []
+        for label in range(len(weights)):
+            places = torch.nonzero(memory["classes"] == label)[:, 0]
+            order = memory["entropies"][places].argsort(stable=True)
+            kept.append(places[order[: self.supports]])
+        chosen = torch.cat(kept)
+        for name in new:
+            memory[name] = memory[name][chosen]
+        members = torch.nn.functional.one_hot(memory["classes"], len(weights)).float()
+        centres = normalize(memory["features"], dim=1).T @ members
+        return features @ normalize(centres, dim=0)
