@@ -157,8 +157,9 @@ def test_the_section_names_the_stream_and_the_image_of_a_collapse(run):
     assert f"stream 1, image {place}" in page
 
 
-def test_sentences_are_short(run):
+def test_sentences_are_short_and_captions_say_what_intervals_cover(run):
     contents = read_contents(run.folder)
+    assert contents.intervals == "95 % bootstrap intervals over images (and streams)"
     longest = max(len(title.split()) for title in contents.titles.values())
     for text in describe_adaptation(contents):
         for sentence in text.split(". "):
