@@ -550,6 +550,12 @@ class RunFolder:
             predictions = replace(predictions, ordered=self.record.data.ordered)
         return predictions
 
+    def read_passes(self, name: str) -> Passes | None:
+        """What adapting to the images of a cell has cost; None of a model that does not adapt."""
+        with _open_parquet(self.file(name)) as file:
+            described = json.loads(file.schema_arrow.metadata[b"fairweather"])
+            return Passes(*described["passes"]) if "passes" in described else None
+
     def read_images(self, name: str) -> AnyPredictions:
         """Read the columns of a cell as they are stored, with one row for each image.
 
