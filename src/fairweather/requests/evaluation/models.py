@@ -78,8 +78,10 @@ from fairweather.requests.execution import describe_groups
 from fairweather.requests.inputs import (
     Inputs,
     check_has_validation,
+    describe_published_files,
     model_label,
     open_datasets,
+    pair_published_files,
     read_priors,
     try_model,
     try_settings,
@@ -208,6 +210,7 @@ class ModelRequest:
         allowed = options.allow_duplicates or source.allow_duplicates
         check_natural(datasets, allow_duplicates=allowed, progress=tell)
         titles = model_titles(options.title, [model.name for model in models])
+        settings = pair_published_files(settings, dataset, tell)
         try_settings(dataset, settings, "an evaluation")
         for model in models:
             _try_model(model, settings, dataset)
@@ -263,6 +266,7 @@ class ModelRequest:
                 *_describe_inputs(models, labels, datasets),
                 *describe_order(settings, dataset.classes),
                 *check_units(settings, datasets),
+                *describe_published_files(settings, dataset),
                 *read_lines,
             ],
             advice=ADVICE,

@@ -323,6 +323,11 @@ class ModelEntry(NetworkEntry):
                 f"train_shifts: {attacks[0]} is an attack; give only shifts here, and an attack as "
                 "recipe.adversarial"
             )
+        if read := [shift for shift in expanded if isinstance(shift, Shift) and shift.files]:
+            raise InputError(
+                f"train_shifts: {read[0].name} is read from published files, which are of test "
+                "images: give shifts that are made in memory"
+            )
         return [shift for shift in expanded if isinstance(shift, Shift)]
 
     def trained_on(self) -> Mapping[str, str]:
