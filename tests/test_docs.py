@@ -105,7 +105,7 @@ def test_the_words_of_scores_csv_are_defined():
     assert words("seed") == {"0", "1", record.ENSEMBLE, *record.SUMMARY_SEEDS}
     kinds = {f"{record.PRIORS}NAME", record.WORST_PRIORS, f"{record.OOD}SOURCE"}
     kinds |= {f"{record.NATURAL}NAME"}
-    families = {"imagenet_c", "medmnist_c"}
+    families = {"imagenet_c", "medmnist_c", "imagenet-c-files"}
     plain = {record.CLEAN, "NAME", record.ALL, record.VALIDATION}
     assert words("shift") == plain | kinds | families
     assert words("level") == {"0.4", "3", record.NO_LEVEL, *record.SUMMARY_LEVELS}

@@ -31,6 +31,7 @@ ANSWERS = {
     "docs/patient-decisions": ["patient level", "per patient"],
     "docs/patients": ["patients", "subgroups"],
     "docs/predictions": ["black box"],
+    "docs/published-files": ["mCE", "ImageNet-C files"],
     "docs/ray": ["Ray"],
     "docs/readers": ["radiologists"],
     "docs/recipes": ["seed"],

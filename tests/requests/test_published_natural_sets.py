@@ -4,7 +4,9 @@ import json
 import shutil
 
 import numpy as np
+import pandas as pd
 import pytest
+import scipy.special
 import torch
 from PIL import Image
 from scipy.special import log_softmax
@@ -15,8 +17,15 @@ from fairweather.errors import InputError
 from fairweather.judge.known_cells import _iter_cells
 from fairweather.judge.rules import read_rules
 from fairweather.judge.verdicts import judge
-from fairweather.steps.run_model import open_run_model
+from fairweather.judge.verification import verify
+from fairweather.metrics import per_image
+from fairweather.models.building import load_checkpoint
+from fairweather.requests.study.schema import check_study
+from fairweather.steps.predictions import read_fitted
+from fairweather.steps.run_model import open_images, open_run_model
+from fairweather.types.options import Preparation
 from fairweather.types.record import ChoicesRecord, predictions_file
+from tests.conftest import TINY_RESNET
 from tests.data.test_named_sets import publish_cifar, write_cifar
 from tests.data.test_natural_sets import write_objectnet
 from tests.helpers.commands import fairweather
@@ -28,6 +37,7 @@ IN_R = NATURAL_SETS["imagenet-r"].choices
 # Twelve classes of ImageNet, five of them in ImageNet-R; 409, 530 and 671 are in ObjectNet.
 NUMBERS = (0, 1, 2, 4, 65, 230, 231, 409, 530, 671, 879, 980)
 CLASSES = tuple(WNIDS[number] for number in NUMBERS)
+CALIBRATIONS = ["temperature", "vector_scaling", "isotonic"]
 MODEL = """
 import torch
 
@@ -83,14 +93,14 @@ def stored(run, name, model=None):
     )
 
 
-def test_a_class_mask_in_a_run(folder, tmp_path, draw):
+def test_a_class_mask_in_a_run(folder, tmp_path, draw, capsys):
     model, data = write_network(tmp_path), f"folder:{folder / 'val'}"
     run = fw.evaluate(
         model,
         data,
         "clean",
         natural=(f"imagenet-r:{folder / 'r'}", f"plain=folder:{folder / 'r'}"),
-        variants=["temperature", "vector_scaling"],
+        variants=CALIBRATIONS,
         validation_fraction=0.5,
         bootstrap=100,
         out=tmp_path / "run",
@@ -110,24 +120,18 @@ def test_a_class_mask_in_a_run(folder, tmp_path, draw):
     )
     assert run.record.choices == {"imagenet-r": ChoicesRecord(classes=5)}
     (name,) = run.record.models
-    fit = json.loads(
-        (run.path / f"variants/{name}+temperature/seed-0/temperature.json").read_text()
-    )
-    scaled = stored(run, "imagenet-r", f"{name}+temperature")
-    assert np.array_equal(scaled.correct, expected)
-    cold = -log_softmax(logits[:, places].astype(float) / fit["value"], axis=1)
-    found = cold[np.arange(len(own)), np.searchsorted(places, own)]
-    assert np.allclose(scaled.nll, found, atol=1e-5)
-    fit = json.loads(
-        (run.path / f"variants/{name}+vector_scaling/seed-0/vector_scaling.json").read_text()
-    )
-    changed = (logits * fit["scales"] + fit["biases"])[:, places]
-    vector = stored(run, "imagenet-r", f"{name}+vector_scaling")
-    assert np.array_equal(vector.correct, np.array(places)[changed.argmax(axis=1)] == own)
+    for variant in CALIBRATIONS:
+        file = f"variants/{name}+{variant}/seed-0/{variant}.json"
+        changed = read_fitted(run.folder, variant, file).change(logits)[:, places].astype(float)
+        scaled = stored(run, "imagenet-r", f"{name}+{variant}")
+        assert np.array_equal(scaled.correct, np.array(places)[changed.argmax(axis=1)] == own)
+        losses = -log_softmax(changed, axis=1)[np.arange(len(own)), np.searchsorted(places, own)]
+        assert np.allclose(scaled.nll, losses, atol=1e-4), variant
     passed, *_ = judge(run.folder, read_rules(["accuracy[natural/imagenet-r] >= 0.01"]))
     assert passed.value == pytest.approx(expected.mean(), abs=1e-7)
     draw(run, figures=False)
     page = (run.path / "report.html").read_text()
+    assert "chosen among 5 of 12 (class mask)" in capsys.readouterr().err
     sentence = "On imagenet-r, the model chooses among 5 of the 12 classes (class mask)."
     assert sentence in page
     assert "On plain" not in page
@@ -135,6 +139,49 @@ def test_a_class_mask_in_a_run(folder, tmp_path, draw):
     cells = [cell[0] for cell in _iter_cells(open_run_model(str(run.path)))]
     assert "natural/plain" in cells
     assert "natural/imagenet-r" not in cells
+
+
+def test_a_study_its_ensemble_its_seeds_and_its_checks(folder, tmp_path):
+    """Every seed, the ensemble and a variant that adapts choose among the classes of the set."""
+    study = {
+        "name": "natural",
+        "data": {"source": f"folder:{folder / 'val'}", "size": 16},
+        "natural": [f"imagenet-r:{folder / 'r'}"],
+        "seeds": [0, 1],
+        "ensemble": True,
+        "variants": ["temperature", "batchnorm"],
+        "bootstrap": 100,
+        "models": {
+            "m": {"title": "M", "backbone": TINY_RESNET, "stem": "small", "recipe": {"epochs": 1}}
+        },
+    }
+    run = fw.run(check_study(study), out=tmp_path / "run", device="cpu")
+    chosen = {CLASSES.index(name) for name in CLASSES if name in IN_R}
+    for model in ("m", "m+temperature", "m+batchnorm"):
+        for seed in (0, 1, "ensemble"):
+            if (model, seed) == ("m+batchnorm", "ensemble"):
+                continue
+            file = predictions_file(model, seed, "clean", "natural/imagenet-r")
+            stored_cell = run.folder.read_predictions(file)
+            assert set(stored_cell.predicted.tolist()) <= chosen, file
+            shares = scipy.special.softmax(stored_cell.logits.astype(float), axis=1)
+            assert np.allclose(shares.max(axis=1), stored_cell.confidence)
+            assert np.allclose(shares[:, sorted(chosen)].sum(axis=1), 1)
+    # The ensemble averages all its members' probabilities; then the mask divides by their sum.
+    networks = [load_checkpoint(run.path / f"models/m/seed-{seed}") for seed in (0, 1)]
+    images = fw.load_data(f"imagenet-r:{folder / 'r'}", size=16, test_fraction=1.0).test
+    pixels = images.images.float() / 255
+    with torch.no_grad():
+        each = [scipy.special.softmax(net.eval()(pixels).numpy(), axis=1) for net in networks]
+    mean = np.mean(each, axis=0)[:, sorted(chosen)]
+    together = run.folder.read_predictions(
+        predictions_file("m", "ensemble", "clean", "natural/imagenet-r")
+    )
+    expected = mean.max(axis=1) / mean.sum(axis=1)
+    assert np.allclose(together.confidence, expected, atol=1e-5)
+    assert verify(run.path).is_confirmed
+    packed = fw.pack_run(run.path, tmp_path / "packed")
+    assert packed.record.choices == run.record.choices == {"imagenet-r": ChoicesRecord(classes=5)}
 
 
 def test_the_command_names_the_set_itself(folder, tmp_path):
@@ -182,7 +229,7 @@ def test_reassessed_labels_of_the_same_images(folder, tmp_path, draw):
     # The same pixels under another name stay an error.
     with pytest.raises(InputError, match="same pixels"):
         fw.evaluate(model, data, "clean", natural={"b": data}, out=tmp_path / "again")
-    with pytest.raises(InputError, match=r"write --natural imagenet-real:"):
+    with pytest.raises(InputError, match=r"with --natural imagenet-real:"):
         fw.evaluate(model, given["imagenet-real"], "clean", out=tmp_path / "own")
 
 
@@ -207,6 +254,46 @@ def test_objectnet_in_a_run(folder, tmp_path):
     assert found.correct.tolist() == expected
     assert found.labels.tolist() == [chosen[0]] * 2 + [chosen[2]] * 2
     assert run.record.choices["objectnet"] == ChoicesRecord(classes=4, judged="several")
+
+
+def test_given_predictions_choose_among_the_classes_of_the_set(folder, tmp_path):
+    """Columns of other classes are left out, so a table of 12 classes needs no mask."""
+    images = fw.load_data(f"imagenet-r:{folder / 'r'}", test_fraction=1.0).test
+    logits = np.random.default_rng(2).normal(0, 2, (len(images), 12)).astype(np.float32)
+    table = pd.DataFrame(logits, columns=[f"logit_{name}" for name in CLASSES])
+    table.assign(file=images.names).to_csv(tmp_path / "mine.csv", index=False)
+    data = f"imagenet-r:{folder / 'r'}"
+    run = fw.evaluate(predictions=tmp_path / "mine.csv", dataset=data, out=tmp_path / "run")
+    found = run.folder.read_predictions(predictions_file("mine", 0, "clean"))
+    places = [CLASSES.index(name) for name in images.classes]
+    expected = per_image(logits[:, places], images.labels.numpy())
+    assert np.array_equal(found.predicted, expected.predicted)
+    assert np.allclose(found.nll, expected.nll, atol=1e-5)
+    root = write_objectnet(tmp_path / "objectnet")
+    with pytest.raises(InputError, match=r"other labels than one class.*--natural objectnet:"):
+        fw.evaluate(
+            predictions=tmp_path / "mine.csv", dataset=f"objectnet:{root}", out=tmp_path / "b"
+        )
+
+
+def test_findings_have_no_class_mask(folder, tmp_path):
+    with pytest.raises(InputError, match="has a class mask or other labels, and these data have"):
+        fw.evaluate(
+            *(write_network(tmp_path), f"folder:{folder / 'val'}", "clean"),
+            natural=[f"imagenet-r:{folder / 'r'}"],
+            positive=CLASSES[0],
+            out=tmp_path / "run",
+        )
+
+
+def test_new_images_with_several_right_classes_count_as_unlabelled(folder, tmp_path):
+    """An estimate compares with one label an image; elsewhere it would say too little."""
+    root, size = write_objectnet(tmp_path / "objectnet"), Preparation(16)
+    new = open_images(f"objectnet:{root}", CLASSES, size)
+    assert (new.labelled, new.other_classes) == (False, ())
+    assert open_images(f"imagenet-r:{folder / 'r'}", CLASSES, size).labelled
+    other = open_images(f"imagenet-r:{folder / 'r'}", ("cat", "dog"), size)
+    assert (other.labelled, len(other.other_classes)) == (False, 4)
 
 
 def test_soft_labels_beside_the_plain_ones(tmp_path, monkeypatch, draw):

@@ -23,7 +23,6 @@ from fairweather.metrics.paired import SeedSummary, seed_summary
 from fairweather.metrics.sample import draw_counts
 from fairweather.metrics.seeds import stack_seeds
 from fairweather.metrics.table import METRICS
-from fairweather.report.slices import order_of_value
 from fairweather.runs.folder import RunFolder, open_finished_run
 from fairweather.runs.scores import (
     Estimates,
@@ -39,6 +38,7 @@ from fairweather.tasks.table import find_task
 from fairweather.tasks.task import Unit
 from fairweather.types.measurement import AnyPredictions, Predictions, join_streams
 from fairweather.types.operating_points import POINT_SIGN
+from fairweather.types.options import order_of_value
 from fairweather.types.record import (
     ALL,
     CLEAN,
@@ -491,7 +491,8 @@ def _shared_grouping(runs: RunPair, part: str) -> Grouping | None:
 def _decisions(part: AnyPredictions) -> tuple[npt.NDArray[Any], list[npt.NDArray[Any]]]:
     """The decision for each image, and the numbers behind it."""
     if isinstance(part, Predictions):
-        return part.predicted, [part.confidence, part.nll]
+        known = (part.confidence, part.nll)
+        return part.predicted, [column for column in known if column is not None]
     columns = (column for column in vars(part).values() if isinstance(column, np.ndarray))
     return part.correct, [column for column in columns if column.dtype.kind == "f"]
 

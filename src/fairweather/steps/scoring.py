@@ -51,6 +51,7 @@ from fairweather.steps.score_rows import (
     detection_rows,
     estimate_with_classes,
     explain_absent_scores,
+    file_difference_rows,
     slice_frames,
 )
 from fairweather.steps.sweeps import parse_shift
@@ -63,6 +64,7 @@ from fairweather.types.measurement import (
     Predictions,
     Shift,
 )
+from fairweather.types.options import order_of_value
 from fairweather.types.record import (
     ABSENT_METRICS,
     CLEAN,
@@ -154,6 +156,7 @@ def do_score(step: ScoreStep, worker: Worker, folder: RunFolder, progress: Notif
     )
     table = _summarize(estimated.items())
     frames = [scores_frame(table), derived, *frames, adaptation_rows(step.rows, table)]
+    frames.append(file_difference_rows(table))
     frames += [prior_rows(step, folder, groupings[TEST], fitted)]
     frames += [detection_rows(step, folder, groupings[TEST])]
     frame = _with_spread(concatenate_rows(frames))
@@ -310,7 +313,9 @@ def _unit_slice_rows(
     """
     groups = folder.groups()
     assert groups is not None  # an earlier step wrote them
-    values = {column: sorted(set(groups.slices[column])) for column in step.slices}
+    values = {
+        column: sorted(set(groups.slices[column]), key=order_of_value) for column in step.slices
+    }
     units = folder.task.units(folder.read_cell(cell_file(cells[0])))
     tell = _make_counter("score slices", sum(map(len, values.values())) * len(cells), progress)
     for column in step.slices:
@@ -435,7 +440,7 @@ def _slice_rows(
     for column in step.slices:
         slices = {
             slice_label(column, value): np.flatnonzero(groups.slices[column] == value)
-            for value in sorted(set(groups.slices[column]))
+            for value in sorted(set(groups.slices[column]), key=order_of_value)
         }
         is_sample = column in step.sites
         frames += slice_frames(column, slices, grouping, summarize, sites=is_sample)
