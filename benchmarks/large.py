@@ -1,7 +1,7 @@
 """Does it stay usable when it is large? Times of long plans, and memory of large sets of images.
 
-    python benchmarks/large.py                   # both parts
-    python benchmarks/large.py --only plan       # one part: plan or memory
+    python benchmarks/large.py                   # all parts
+    python benchmarks/large.py --only plan       # one part: plan, memory or published
     python benchmarks/large.py --cells 10        # fewer than the 96 of ImageNet-C: clean and 95
 
 - plan: a study of 200 models under 75 cells on images of 1,000 classes: to read and check the file,
@@ -13,6 +13,9 @@
   all, since each takes the memory of the one before. The peak is counted every tenth of a second
   over this process and those that it starts: its own pages and shared ones, without files that are
   mapped, since the system can drop these at any time.
+- published: 50,000 JPEG files of 224 pixels in 1,000 folders, evaluated clean and from published
+  files of three corruptions and severities, in the layout of ImageNet-C. Its row of
+  `published_files.csv` is written again.
 
 Prints markdown tables.
 """
@@ -35,6 +38,7 @@ from PIL import Image
 from torch import nn
 
 import fairweather as fw
+from fairweather.models.class_names import read_imagenet
 from fairweather.progress import silent
 from fairweather.requests.execution import describe_run
 from fairweather.requests.study.run import open_study, plan
@@ -52,6 +56,7 @@ from fairweather.workers.schedule import Schedule, StepsOutcome
 
 CPU = torch.device("cpu")
 MODELS, CLASSES = 200, 1000
+WNIDS = read_imagenet().wnids
 PHOTOGRAPHS, MAPPED, SIDE = 5000, 50_000, 224
 
 
@@ -218,6 +223,54 @@ def mapped(place):
     return Images(pixels, torch.arange(MAPPED) % 10, torch.arange(MAPPED), names)
 
 
+# ---------------------------------------------------------------- published files
+
+PUBLISHED = ("fog/1", "fog/3", "snow/5")
+
+
+def bench_published(_):
+    with tempfile.TemporaryDirectory(dir=Path.cwd()) as name:
+        folder = Path(name)
+        made = seconds(imagenet_c, folder / "published")[1]
+        print(f"the files were made in {made:.0f} s", flush=True)
+        with ProcessPoolExecutor(1, mp_context=multiprocessing.get_context("spawn")) as pool:
+            place, cells = folder / "published", 1 + len(PUBLISHED)
+            found = pool.submit(measured, evaluate_published, place, folder, cells).result()
+        cached = sum(path.stat().st_size for path in (folder / "cache").rglob("*.pixels"))
+    own, mapped, wall = found
+    row = (MAPPED, cells, f"{own:.2f}", f"{mapped:.2f}", f"{cached / 2**30:.2f}", f"{wall:.0f}")
+    head = ("images", "cells", "peak_gib", "peak_with_mapped_gib", "cache_gib", "seconds")
+    lines = [(*head, "machine", "torch"), (*row, platform.machine(), torch.__version__)]
+    text = "".join(",".join(map(str, line)) + "\n" for line in lines)
+    Path(__file__).with_name("published_files.csv").write_text(text, encoding="utf-8")
+    print(text)
+
+
+def imagenet_c(folder):
+    """Write clean images and corrupted ones; all corruptions have the same bytes."""
+    rng = np.random.default_rng(0)
+    for number in range(MAPPED):
+        name = f"{WNIDS[number % CLASSES]}/ILSVRC2012_val_{number:08d}.JPEG"
+        path = folder / "val" / name
+        path.parent.mkdir(parents=True, exist_ok=True)
+        coarse = Image.fromarray(rng.integers(0, 256, (8, 8, 3), dtype=np.uint8))
+        coarse.resize((SIDE, SIDE), Image.Resampling.BICUBIC).save(path, quality=85)
+        for cell in PUBLISHED:
+            linked = folder / "ImageNet-C" / cell / name
+            linked.parent.mkdir(parents=True, exist_ok=True)
+            linked.hardlink_to(path)
+
+
+def evaluate_published(place, folder, _):
+    fw.evaluate(
+        nn.Sequential(nn.AdaptiveAvgPool2d(8), nn.Flatten(), nn.Linear(192, CLASSES)),
+        f"folder:{place / 'val'}",
+        f"imagenet-c:{place / 'ImageNet-C'}",
+        out=folder / "evaluated-published",
+        device="cpu",
+    )
+
+
 def measured(work, place, folder, cells):
     """GiB of own and of all resident pages at the peak, and seconds."""
     torch.set_num_threads(1)
@@ -264,7 +317,7 @@ def family_of(process):
             yield from family_of(child)
 
 
-PARTS = {"plan": bench_plan, "memory": bench_memory}
+PARTS = {"plan": bench_plan, "memory": bench_memory, "published": bench_published}
 
 
 def main():

@@ -19,7 +19,7 @@ MAY_IMPORT = {
     "tasks": LEAVES | {"metrics"},
     "variants": LEAVES | {"metrics", "tasks"},
     "data": LEAVES | {"tasks"},
-    "shifts": LEAVES,
+    "shifts": LEAVES | {"data"},
     "attacks": LEAVES | {"shifts"},
     "training": LEAVES | {"data", "metrics", "shifts"},
     "runs": LEAVES | {"metrics", "tasks"},

@@ -105,7 +105,7 @@ def test_the_words_of_scores_csv_are_defined():
     assert words("seed") == {"0", "1", record.ENSEMBLE, *record.SUMMARY_SEEDS}
     kinds = {f"{record.PRIORS}NAME", record.WORST_PRIORS, f"{record.OOD}SOURCE"}
     kinds |= {f"{record.NATURAL}NAME"}
-    families = {"imagenet_c", "medmnist_c"}
+    families = {"imagenet_c", "medmnist_c", "imagenet-c-files"}
     plain = {record.CLEAN, "NAME", record.ALL, record.VALIDATION}
     assert words("shift") == plain | kinds | families
     assert words("level") == {"0.4", "3", record.NO_LEVEL, *record.SUMMARY_LEVELS}
@@ -131,6 +131,7 @@ def test_the_columns_of_the_predictions_are_defined(tmp_path):
     run = RunFolder(tmp_path)
     logits = np.zeros((8, 4), dtype=np.float32)
     sets = {"set_size": np.ones(8, dtype=np.int64), "covered": np.ones(8, dtype=bool)}
+    sets |= dict.fromkeys(("stream", "place"), np.zeros(8, dtype=np.int64))
     every = replace(outcomes([True] * 8, logits=logits), **sets)
     run.write_predictions("all.parquet", every)
     run.write_unlabelled("other.parquet", outcomes([True] * 8))

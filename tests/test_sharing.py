@@ -10,7 +10,7 @@ import pytest
 import torch
 from torch import nn
 
-from fairweather.data.batches import batch_slices, gathered_batches, shift_pixels, shifted_batches
+from fairweather.data.batches import batch_slices, gathered_batches, shift_images, shifted_batches
 from fairweather.devices import Arithmetic
 from fairweather.errors import InputError
 from fairweather.inference import prediction as sharing
@@ -278,7 +278,7 @@ def test_memory_that_runs_out_while_images_are_shifted_is_no_error(networks, toy
     found = predict(networks[0], toy_images, greedy, batch_size=20, device="cpu")
     same(found, predict(networks[0], toy_images, noise, batch_size=20, device="cpu"))
     with pytest.raises(MemoryError):
-        shift_pixels(toy_images.images, toy_images.keys, always_greedy, 0)
+        shift_images(toy_images, always_greedy, 0)
 
 
 def never(images, keys, seed):

@@ -11,6 +11,7 @@ from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 
 ANSWERS = {
+    "docs/adaptation": ["test-time adaptation", "TENT"],
     "docs/calibration": ["calibration", "ECE", "temperature scaling", "overconfidence"],
     "docs/chest-xray": ["multi-label", "multilabel", "chest x-ray", "tags"],
     "docs/check": ["CI", "gate"],
@@ -30,6 +31,7 @@ ANSWERS = {
     "docs/patient-decisions": ["patient level", "per patient"],
     "docs/patients": ["patients", "subgroups"],
     "docs/predictions": ["black box"],
+    "docs/published-files": ["mCE", "ImageNet-C files"],
     "docs/ray": ["Ray"],
     "docs/readers": ["radiologists"],
     "docs/recipes": ["seed"],

@@ -7,7 +7,12 @@ def files(run):
     """The scores, networks and predictions of a run or of a path to one, by their names."""
     return {
         path.relative_to(run).as_posix(): path.read_bytes()
-        for pattern in ("scores.csv", "models/**/*.safetensors", "predictions/**/*.parquet")
+        for pattern in (
+            "scores.csv",
+            "models/**/*.safetensors",
+            "predictions/**/*.parquet",
+            "adapted/**/*.safetensors",
+        )
         for path in sorted(Path(run).glob(pattern))
     }
 

@@ -25,7 +25,7 @@ from fairweather.judge.atlas import (
     open_atlas,
 )
 from fairweather.judge.standing import (
-    EVERY_CORRUPTION,
+    IMAGENET_C,
     Line,
     check_classes,
     name_family,
@@ -449,25 +449,58 @@ def test_what_is_not_comparable_is_said(copies, tmp_path):
     shifts = {"imagenet_c/fog": [0.5] * 5, "gaussian_blur": [0.5], "imagenet_c/glass_blur": [0.5]}
     run = make_run(tmp_path / "small", shifts=shifts, natural={"ward": (0.5, 99)}, side=(32, 32))
     text = str(read_standing(run.path, copies["testbed"]))
-    assert "Not comparable: imagenet_c/fog, imagenet_c/glass_blur." in text
+    assert "Not comparable: imagenet_c/fog (in memory), imagenet_c/glass_blur (in memory)." in text
     assert "224 x 224 pixels, the run's images of 32 x 32" in text
     assert "by their names: natural/ward, gaussian_blur" in text
     run = make_run(tmp_path / "memory", shifts=shifts)
     text = str(read_standing(run.path, copies["testbed"]))
-    assert "for imagenet_c/glass_blur, which the run measured in memory" in text
+    assert "for imagenet_c/glass_blur (in memory)." in text
     text = str(read_standing(run.path, copies["robustbench"]))
-    assert (
-        "No numbers in RobustBench's common corruptions for imagenet_c/fog, imagenet_c/glass_blur,"
-        in text
-    )
+    assert "No numbers in RobustBench's common corruptions for imagenet_c/fog (in memory)," in text
     assert "too few for a line" in text
+
+
+def test_files_and_memory_of_one_run_are_each_compared_with_their_own(copies, tmp_path):
+    shifts = {
+        "imagenet_c/fog": [0.5] * 5,
+        "imagenet-c-files/fog": [0.4] * 5,
+        "imagenet-c-bar-files/sparkles": [0.4] * 5,
+    }
+    run = make_run(tmp_path / "run", shifts=shifts)
+    comparison = read_standing(run.path, copies["testbed"])
+    fog = comparison.table[comparison.table["shift"] == "imagenet_c/fog"].set_index(
+        ["made", "level"]
+    )
+    atlas = open_atlas(copies["testbed"])
+    for made, share in ((MEMORY, 0.5), (FILES, 0.4)):
+        for level in ("3", "mean"):
+            published = atlas.cells[AtlasCell("imagenet_c/fog", "3", made)]
+            if level == "mean":
+                published = atlas.mean("imagenet_c/fog", made)
+            assert fog.loc[(made, level), "accuracy"] == pytest.approx(share)
+            assert fog.loc[(made, level), "rank"] == 1 + (published > share).sum()
+    text = str(comparison)
+    assert "imagenet_c/fog (files)" in text
+    assert "by their names: imagenet-c-bar-files/sparkles." in text
+    assert "The corruptions of predictions" not in text
+    text = str(read_standing(run.path, copies["robustbench"]))  # which has files alone
+    assert "for imagenet_c/fog (in memory)." in text
+
+
+def test_files_of_3dcc_are_those_of_robustbench(copies, tmp_path):
+    atlas = open_atlas(copies["robustbench"])
+    shift = next(cell.shift for cell in atlas.cells if cell.shift.startswith("imagenet_3dcc/"))
+    name = f"3dcc-files/{shift.partition('/')[2]}"
+    run = make_run(tmp_path / "run", shifts={name: [0.3] * 5})
+    table = read_standing(run.path, copies["robustbench"]).table
+    assert row_of(table, shift, "3")["made"] == FILES
 
 
 def test_all_corruptions_together_are_the_mean_of_their_means(copies, tmp_path):
     shares = {f"imagenet_c/{name}": np.full(5, 0.3 + 0.01 * at) for at, name in enumerate(ALEXNET)}
     run = make_run(tmp_path / "run", shifts=shares, source="predictions:mine", n=1000)
     comparison = read_standing(run.path, copies["robustbench"])
-    every = row_of(comparison.table, EVERY_CORRUPTION.shift, "mean")
+    every = row_of(comparison.table, IMAGENET_C, "mean")
     assert every["accuracy"] == pytest.approx(np.mean([shares[name][0] for name in shares]))
     assert every["best_accuracy"] == pytest.approx(0.5 + 0.11 - 0.15)
     assert comparison.robustness is None

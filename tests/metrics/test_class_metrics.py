@@ -259,8 +259,22 @@ def _estimate(predictions, name):
     return metrics.evaluate_resamples(predictions, shared, None, [name])[name]
 
 
-def test_a_run_without_logits_has_no_rows_of_classes():
-    predictions = dataclasses.replace(drawn(), logits=None)
+def test_without_logits_classes_have_the_rows_of_their_calls_and_the_same_numbers():
+    cells = [Cell("m", 0, Shift("clean", None, {}, lambda *_: None))]
+    _, every = estimate_with_classes(cells, lambda _: drawn(), 100, {"malignant": ("0.3",)})
+    lacking = dataclasses.replace(drawn(), logits=None)
+    estimated, rows = estimate_with_classes(cells, lambda _: lacking, 100, {"malignant": ("0.3",)})
+    assert estimated
+    assert set(rows["metric"].str.partition("/")[0]) == {
+        *("sensitivity", "specificity", "ppv", "npv", "f1", "mcc")
+    }
+    same = every[every["metric"].isin(rows["metric"])].reset_index(drop=True)
+    pd.testing.assert_frame_equal(rows.reset_index(drop=True), same)
+
+
+def test_more_than_100_classes_have_no_rows():
+    names = tuple(map(str, range(101)))
+    predictions = dataclasses.replace(drawn(), logits=None, classes=names)
     cells = [Cell("m", 0, Shift("clean", None, {}, lambda *_: None))]
     estimated, rows = estimate_with_classes(cells, lambda _: predictions, 100, {})
     assert estimated

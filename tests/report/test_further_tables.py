@@ -65,6 +65,9 @@ STABILITY = [
     ("all", "mean", "flip_rate", 0.15),
     ("imagenet_c", "mean", "mean_corruption_error", 0.43),
     ("imagenet_c", "mean", MCE, 0.76),
+    ("imagenet-c-files", "mean", "mce_alexnet/files", 0.77),
+    ("imagenet-c-files", "mean", "relative_mce_alexnet/files", 1.05),
+    ("imagenet-c-files/fog", "3", "accuracy_difference/files-memory", -0.02),
 ]
 HAND_OVER = [
     ("clean", "none", COVERAGE, 0.88),
@@ -234,6 +237,8 @@ def test_stability_shows_flips_a_shift_and_errors_a_family():
         "All shifts: flip rate": "0.150 [0.140, 0.170]",
         "imagenet_c: mean corruption error": "0.430 [0.420, 0.450]",
         "imagenet_c: mCE": "0.760 [0.750, 0.780]",
+        "imagenet-c-files: mCE": "0.770 [0.760, 0.790]",
+        "imagenet-c-files: relative mCE": "1.050 [1.040, 1.070]",
     }
     assert "not normalised" in found.below[0]
     assert "AlexNet" in found.below[0]
@@ -271,7 +276,7 @@ def test_every_model_has_its_row():
     found = tables(lines, titles={"a": "A", "b": HOSTILE})
     assert [row[0] for row in found["worst_accuracy"].body] == ["A", HOSTILE]
     assert found["worst_accuracy"].body[1][1] == "71.0 [70.0, 73.0]"
-    assert found["stability"].body[1] == [HOSTILE, *["–"] * 5]
+    assert found["stability"].body[1] == [HOSTILE, *["–"] * 7]
 
 
 def several_seeds(of_mean):

@@ -5,6 +5,7 @@ import shutil
 
 import numpy as np
 import pytest
+import scipy.special
 import torch
 from PIL import Image
 from scipy.special import log_softmax
@@ -15,8 +16,14 @@ from fairweather.errors import InputError
 from fairweather.judge.known_cells import _iter_cells
 from fairweather.judge.rules import read_rules
 from fairweather.judge.verdicts import judge
-from fairweather.steps.run_model import open_run_model
+from fairweather.judge.verification import verify
+from fairweather.models.building import load_checkpoint
+from fairweather.requests.study.schema import check_study
+from fairweather.steps.predictions import read_fitted
+from fairweather.steps.run_model import open_images, open_run_model
+from fairweather.types.options import Preparation
 from fairweather.types.record import ChoicesRecord, predictions_file
+from tests.conftest import TINY_RESNET
 from tests.data.test_named_sets import publish_cifar, write_cifar
 from tests.data.test_natural_sets import write_objectnet
 from tests.helpers.commands import fairweather
@@ -28,6 +35,7 @@ IN_R = NATURAL_SETS["imagenet-r"].choices
 # Twelve classes of ImageNet, five of them in ImageNet-R; 409, 530 and 671 are in ObjectNet.
 NUMBERS = (0, 1, 2, 4, 65, 230, 231, 409, 530, 671, 879, 980)
 CLASSES = tuple(WNIDS[number] for number in NUMBERS)
+CALIBRATIONS = ["temperature", "vector_scaling", "isotonic"]
 MODEL = """
 import torch
 
@@ -83,14 +91,14 @@ def stored(run, name, model=None):
     )
 
 
-def test_a_class_mask_in_a_run(folder, tmp_path, draw):
+def test_a_class_mask_in_a_run(folder, tmp_path, draw, capsys):
     model, data = write_network(tmp_path), f"folder:{folder / 'val'}"
     run = fw.evaluate(
         model,
         data,
         "clean",
         natural=(f"imagenet-r:{folder / 'r'}", f"plain=folder:{folder / 'r'}"),
-        variants=["temperature", "vector_scaling"],
+        variants=CALIBRATIONS,
         validation_fraction=0.5,
         bootstrap=100,
         out=tmp_path / "run",
@@ -110,24 +118,18 @@ def test_a_class_mask_in_a_run(folder, tmp_path, draw):
     )
     assert run.record.choices == {"imagenet-r": ChoicesRecord(classes=5)}
     (name,) = run.record.models
-    fit = json.loads(
-        (run.path / f"variants/{name}+temperature/seed-0/temperature.json").read_text()
-    )
-    scaled = stored(run, "imagenet-r", f"{name}+temperature")
-    assert np.array_equal(scaled.correct, expected)
-    cold = -log_softmax(logits[:, places].astype(float) / fit["value"], axis=1)
-    found = cold[np.arange(len(own)), np.searchsorted(places, own)]
-    assert np.allclose(scaled.nll, found, atol=1e-5)
-    fit = json.loads(
-        (run.path / f"variants/{name}+vector_scaling/seed-0/vector_scaling.json").read_text()
-    )
-    changed = (logits * fit["scales"] + fit["biases"])[:, places]
-    vector = stored(run, "imagenet-r", f"{name}+vector_scaling")
-    assert np.array_equal(vector.correct, np.array(places)[changed.argmax(axis=1)] == own)
+    for variant in CALIBRATIONS:
+        file = f"variants/{name}+{variant}/seed-0/{variant}.json"
+        changed = read_fitted(run.folder, variant, file).change(logits)[:, places].astype(float)
+        scaled = stored(run, "imagenet-r", f"{name}+{variant}")
+        assert np.array_equal(scaled.correct, np.array(places)[changed.argmax(axis=1)] == own)
+        losses = -log_softmax(changed, axis=1)[np.arange(len(own)), np.searchsorted(places, own)]
+        assert np.allclose(scaled.nll, losses, atol=1e-4), variant
     passed, *_ = judge(run.folder, read_rules(["accuracy[natural/imagenet-r] >= 0.01"]))
     assert passed.value == pytest.approx(expected.mean(), abs=1e-7)
     draw(run, figures=False)
     page = (run.path / "report.html").read_text()
+    assert "chosen among 5 of 12 (class mask)" in capsys.readouterr().err
     sentence = "On imagenet-r, the model chooses among 5 of the 12 classes (class mask)."
     assert sentence in page
     assert "On plain" not in page
@@ -135,6 +137,49 @@ def test_a_class_mask_in_a_run(folder, tmp_path, draw):
     cells = [cell[0] for cell in _iter_cells(open_run_model(str(run.path)))]
     assert "natural/plain" in cells
     assert "natural/imagenet-r" not in cells
+
+
+def test_a_study_its_ensemble_its_seeds_and_its_checks(folder, tmp_path):
+    """Every seed, the ensemble and a variant that adapts choose among the classes of the set."""
+    study = {
+        "name": "natural",
+        "data": {"source": f"folder:{folder / 'val'}", "size": 16},
+        "natural": [f"imagenet-r:{folder / 'r'}"],
+        "seeds": [0, 1],
+        "ensemble": True,
+        "variants": ["temperature", "batchnorm"],
+        "bootstrap": 100,
+        "models": {
+            "m": {"title": "M", "backbone": TINY_RESNET, "stem": "small", "recipe": {"epochs": 1}}
+        },
+    }
+    run = fw.run(check_study(study), out=tmp_path / "run", device="cpu")
+    chosen = {CLASSES.index(name) for name in CLASSES if name in IN_R}
+    for model in ("m", "m+temperature", "m+batchnorm"):
+        for seed in (0, 1, "ensemble"):
+            if (model, seed) == ("m+batchnorm", "ensemble"):
+                continue
+            file = predictions_file(model, seed, "clean", "natural/imagenet-r")
+            stored_cell = run.folder.read_predictions(file)
+            assert set(stored_cell.predicted.tolist()) <= chosen, file
+            shares = scipy.special.softmax(stored_cell.logits.astype(float), axis=1)
+            assert np.allclose(shares.max(axis=1), stored_cell.confidence)
+            assert np.allclose(shares[:, sorted(chosen)].sum(axis=1), 1)
+    # The ensemble averages all its members' probabilities; then the mask divides by their sum.
+    networks = [load_checkpoint(run.path / f"models/m/seed-{seed}") for seed in (0, 1)]
+    images = fw.load_data(f"imagenet-r:{folder / 'r'}", size=16, test_fraction=1.0).test
+    pixels = images.images.float() / 255
+    with torch.no_grad():
+        each = [scipy.special.softmax(net.eval()(pixels).numpy(), axis=1) for net in networks]
+    mean = np.mean(each, axis=0)[:, sorted(chosen)]
+    together = run.folder.read_predictions(
+        predictions_file("m", "ensemble", "clean", "natural/imagenet-r")
+    )
+    expected = mean.max(axis=1) / mean.sum(axis=1)
+    assert np.allclose(together.confidence, expected, atol=1e-5)
+    assert verify(run.path).is_confirmed
+    packed = fw.pack_run(run.path, tmp_path / "packed")
+    assert packed.record.choices == run.record.choices == {"imagenet-r": ChoicesRecord(classes=5)}
 
 
 def test_the_command_names_the_set_itself(folder, tmp_path):
@@ -207,6 +252,16 @@ def test_objectnet_in_a_run(folder, tmp_path):
     assert found.correct.tolist() == expected
     assert found.labels.tolist() == [chosen[0]] * 2 + [chosen[2]] * 2
     assert run.record.choices["objectnet"] == ChoicesRecord(classes=4, judged="several")
+
+
+def test_new_images_with_several_right_classes_count_as_unlabelled(folder, tmp_path):
+    """An estimate compares with one label an image; elsewhere it would say too little."""
+    root, size = write_objectnet(tmp_path / "objectnet"), Preparation(16)
+    new = open_images(f"objectnet:{root}", CLASSES, size)
+    assert (new.labelled, new.other_classes) == (False, ())
+    assert open_images(f"imagenet-r:{folder / 'r'}", CLASSES, size).labelled
+    other = open_images(f"imagenet-r:{folder / 'r'}", ("cat", "dog"), size)
+    assert (other.labelled, len(other.other_classes)) == (False, 4)
 
 
 def test_soft_labels_beside_the_plain_ones(tmp_path, monkeypatch, draw):

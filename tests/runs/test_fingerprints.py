@@ -107,7 +107,7 @@ OF_NO_STEP = {"id", "task", "needs", "reads", "leaves", "may_leave", "work", "me
 MACHINE = {"device", "threads"}
 SYNC = {"processes", "sync_batchnorm"}
 OF_NETWORKS = {"network", "val", "batch_size", "arithmetic"}
-CELL = {"shift", "shift_seed", "batch_size", "arithmetic"}
+CELL = {"shift", "published", "shift_seed", "batch_size", "arithmetic"}
 # Fields without an effect, besides: places, files whose checksums are in the fingerprint, titles.
 WITHOUT_EFFECT = {
     "pretrain": {"folder", "title"},
@@ -119,6 +119,7 @@ WITHOUT_EFFECT = {
         "more",
         "groups",
         "shifts",
+        "published",
         "shift_seed",
         *OF_NETWORKS,
         *MACHINE,

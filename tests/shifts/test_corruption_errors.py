@@ -11,10 +11,12 @@ from hypothesis import strategies as st
 from fairweather.errors import InputError
 from fairweather.metrics.robustness import (
     ALEXNET,
+    ALEXNET_CLEAN,
     effective_robustness,
     flip_rate,
     mce_alexnet,
     mean_corruption_error,
+    relative_mce_alexnet,
     relative_mean_corruption_error,
 )
 from fairweather.shifts.table import suite
@@ -59,7 +61,7 @@ RELATIVE = {
     "pixelate": 111,
     "jpeg_compression": 132,
 }
-CLEAN, ALEXNET_CLEAN = 0.2387, 0.4348  # 1 − top-1 accuracy of torchvision's weights
+CLEAN = 0.2387  # 1 − top-1 accuracy of torchvision's weights
 # RobustBench's Standard_R50, accuracy at severities 1 to 5 on 5,000 images of ImageNet-C, and the
 # mean in the same row: model_info/imagenet/corruptions/unaggregated_results_2d.csv at
 # 24ce20d.
@@ -112,6 +114,20 @@ def test_the_mce_of_resnet50_is_the_published_one():
         single = mean_corruption_error({name: [1 - accuracy / 100]}, {name: [ALEXNET[name]]})
         # Accuracies are known to 0.01 and are divided by errors that are smaller than 1.
         assert 100 * single == pytest.approx(published, abs=0.02)
+
+
+def test_alexnet_is_one_hundred_by_construction():
+    alexnet = {name: list(errors) for name, errors in ALEXNET_BY_SEVERITY.items()}
+    assert 100 * mce_alexnet(alexnet) == pytest.approx(100, abs=1e-6)
+    assert 100 * relative_mce_alexnet(alexnet, ALEXNET_CLEAN) == pytest.approx(100, abs=1e-6)
+
+
+def test_the_relative_mce_in_units_of_alexnet_is_the_general_one():
+    alexnet = {name: [error] * 5 for name, error in ALEXNET.items()}
+    general = relative_mean_corruption_error(errors_of(RESNET50), CLEAN, alexnet, ALEXNET_CLEAN)
+    found = relative_mce_alexnet(errors_of(RESNET50), CLEAN)
+    assert found == pytest.approx(general)
+    assert f"{100 * found:.0f}" == "105"
 
 
 def test_the_relative_mce_of_resnet50_is_the_published_one():

@@ -11,9 +11,13 @@ from torch import nn
 
 import fairweather as fw
 from fairweather.metrics import Estimate
-from fairweather.metrics.robustness import ALEXNET
+from fairweather.metrics.robustness import ALEXNET, ALEXNET_CLEAN, FILES_MINUS_MEMORY
 from fairweather.models.class_names import read_imagenet
-from fairweather.steps.score_rows import _corruption_errors, is_imagenet_at_224
+from fairweather.steps.score_rows import (
+    _corruption_errors,
+    file_difference_rows,
+    is_imagenet_at_224,
+)
 from fairweather.types.record import predictions_file
 
 
@@ -79,9 +83,9 @@ def test_the_error_over_a_family_is_not_normalised_and_counts_in_no_mean(run):
     ).any()
 
 
-def table(names, severities=5):
+def table(names, severities=5, family="imagenet_c"):
     return {
-        ("m", "0", f"imagenet_c/{name}", str(level)): {
+        ("m", "0", f"{family}/{name}", str(level)): {
             "accuracy": Estimate(1 - ALEXNET[name] / 2, np.full(3, 1 - ALEXNET[name] / 2), 10)
         }
         for name in names
@@ -107,6 +111,43 @@ def test_the_mce_is_there_for_the_whole_benchmark_alone(classes, side, names, se
     assert ("mce_alexnet/in-memory" in values) == there
     if there:
         assert values["mce_alexnet/in-memory"] == pytest.approx(0.5)
+
+
+def test_published_files_have_the_mce_and_the_relative_mce():
+    """A model with half of AlexNet's errors, on clean images too, has half of both."""
+    clean = Estimate(1 - ALEXNET_CLEAN / 2, np.full(3, 1 - ALEXNET_CLEAN / 2), 10)
+    cells = table(ALEXNET, family="imagenet-c-files")
+    cells["m", "0", "clean", "none"] = {"accuracy": clean}
+    found = {name: estimate for _, name, estimate in _corruption_errors(cells, True)}
+    for name in ("mce_alexnet/files", "relative_mce_alexnet/files"):
+        assert found[name].value == pytest.approx(0.5)
+        assert found[name].replicates == pytest.approx(0.5)
+    assert "mce_alexnet/in-memory" not in found
+    for family in ("tiny-imagenet-c-files", "imagenet-c-bar-files", "cifar-10-c-files"):
+        others = {name for _, name, _ in _corruption_errors(table(ALEXNET, family=family), True)}
+        assert others == {"mean_corruption_error"}
+
+
+def test_files_and_memory_are_paired_by_image():
+    """Against the difference on each resample, whose spread is not that of two runs."""
+    rng = np.random.default_rng(0)
+    right = rng.random((2, 400)) < 0.7
+    right[1, 50:] = right[0, 50:]
+    weights = rng.multinomial(400, np.full(400, 1 / 400), size=2000)
+    cells = {
+        ("m", "0", shift, "3"): {
+            "accuracy": Estimate(column.mean(), weights @ column / 400, 400, "share")
+        }
+        for shift, column in zip(("imagenet-c-files/fog", "imagenet_c/fog"), right, strict=True)
+    }
+    cells["m", "0", "imagenet-c-files/snow", "3"] = cells["m", "0", "imagenet_c/fog", "3"]
+    [found] = file_difference_rows(cells).to_dict("records")
+    assert (found["shift"], found["metric"]) == ("imagenet-c-files/fog", FILES_MINUS_MEMORY)
+    column = right[0].astype(float) - right[1]
+    assert found["value"] == pytest.approx(column.mean())
+    # 1.96 standard errors of the paired difference, to the error of 2,000 resamples.
+    reach = 1.96 * column.std() / 20
+    assert found["high"] - found["low"] == pytest.approx(2 * reach, rel=0.15)
 
 
 def test_what_could_not_be_computed_is_named_with_the_reason(run):

@@ -32,6 +32,7 @@ from fairweather.variants.adaptation.networks import (
     affine_parameters,
     copy_with_batch_statistics,
 )
+from fairweather.variants.adaptation.tent import Tent
 from fairweather.variants.scaling import fit_temperature
 from fairweather.variants.variant import (
     VARIANTS,
@@ -120,6 +121,7 @@ STUDY = {
         {"minimise": {"optimiser": "sgd", "learning_rate": 0.5}},
         {"temperature": {"of": "minimise"}},
         "batchnorm",
+        {"tent": {"cells": "continual", "orders": 2, "batch_size": 20}},
     ],
     "seeds": [0],
     "threads": 1,
@@ -129,12 +131,14 @@ STUDY = {
         "basic": {"title": "Basic", "backbone": TINY_RESNET, "recipe": {"epochs": 1}},
     },
 }
+CONTINUAL = "basic+tent-batch_size20-orders2-continual"
 NAMES = [
     "basic",
     "basic+minimise-sgd",
     "basic+minimise",
     "basic+minimise+temperature",
     "basic+batchnorm",
+    CONTINUAL,
 ]
 
 
@@ -238,6 +242,51 @@ def test_killed_between_cells_it_goes_on_and_writes_the_same_bytes(run, colour_f
     again = fw.run(study_of(colour_folder), out=out, device="cpu")
     same(run.path, again.path)
     assert {path: path.stat().st_mtime_ns for path in kept} == kept
+
+
+def killed_in_a_stream(folder, out, batches):
+    """Run the study in a process that is killed after so many batches of TENT."""
+    VARIANTS["minimise"] = WHERE
+    predict, count = Tent.predict, []
+
+    def dying(self, adapted, images):
+        if len(count) == batches:
+            os.kill(os.getpid(), signal.SIGKILL)
+        count.append(images)
+        return predict(self, adapted, images)
+
+    Tent.predict = dying
+    fw.run(study_of(folder), out=out, device="cpu", progress=False)
+
+
+@pytest.mark.usefixtures("forking")
+def test_killed_in_a_stream_it_begins_the_cell_again(run, colour_folder, tmp_path):
+    """The first cell has validation images in 2 batches of TENT, the next ones 3 in each stream."""
+    out = tmp_path / "run"
+    call = f"killed_in_a_stream({str(colour_folder)!r}, {str(out)!r}, {2 + 6 + 4})"
+    code = f"from tests.variants.test_adapting import killed_in_a_stream; {call}"
+    assert Program([sys.executable, "-c", code]).wait() == -signal.SIGKILL
+    states = sorted(path.name for path in out.glob(f"adapted/{CONTINUAL}/seed-0/*"))
+    assert states == ["clean.safetensors"]
+    again = fw.run(study_of(colour_folder), out=out, device="cpu")
+    same(run.path, again.path)
+
+
+def test_a_continual_network_goes_on_from_one_cell_to_the_next(run, colour_folder):
+    """Its last cell is what a network answers that has seen all of them in one stream."""
+    network = fw.load_model(f"run:{run.path}/models/basic/seed-0")
+    images = fw.load_data(f"folder:{colour_folder}", size=8).test
+    shifts = [make_shift("clean"), make_shift("brightness_factor", factor=0.6)]
+    rows = run.folder.read_streams(predictions_file(CONTINUAL, 0, shifts[1].id))
+    variant = read_variant(STUDY["variants"][-1])
+    for number, places in enumerate(variant.draw_streams(images.labels.numpy())):
+        adapted = variant.adapt(network, number).eval()
+        for shift in shifts:
+            pixels, logits = shift(images.images, images.keys), np.empty((60, 3), np.float32)
+            for part in np.array_split(places, 3):
+                logits[part] = adapted(pixels[part].float() / 255)
+        own = rows.logits[rows.stream == number]
+        np.testing.assert_allclose(own, logits, rtol=1e-2, atol=1e-2)
 
 
 # ---------------------------------------------------------------- an evaluation, and composition

@@ -51,7 +51,7 @@ seeds: 2
 threads: 1
 ensemble: true
 prediction_batch_size: 16
-variants: [temperature, batchnorm]
+variants: [temperature, batchnorm, {{tent: {{cells: continual, orders: 2, batch_size: 16}}}}]
 shifts:
   - imagenet_c/gaussian_noise: [3]
   - fgsm: {{epsilon: 4/255}}

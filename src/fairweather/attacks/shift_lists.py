@@ -10,6 +10,13 @@ from fairweather.attacks import table as attacks
 from fairweather.attacks.table import ATTACKS
 from fairweather.errors import InputError, unknown_name
 from fairweather.files.yamlfile import parse_yaml
+from fairweather.shifts.published import (
+    expand_published,
+    is_published,
+    name_published_shift,
+    refuse_name,
+    refuse_source,
+)
 from fairweather.shifts.table import CLEAN, SHIFTS, SUITES, make_shift, operation_name, suite, sweep
 from fairweather.types.measurement import Attack, Parameter, Shift, is_finite
 from fairweather.types.record import ALL, NATURAL, OOD, PRIORS, VALIDATION
@@ -34,6 +41,7 @@ def expand_shifts(
             an entry as in a study, with one name and its levels or parameters
             (`{"gamma": [0.5, 2]}`, `{"suite": "quick"}`, `{"pgd": {"epsilon": 0.1, "steps": 5}}`);
             the same entry as text (`gamma: [0.5, 2]`);
+            a folder of published files (`imagenet-c:FOLDER`), for all that lies in it;
             names separated by commas: suites (`quick`), or shifts and attacks with their parameters
             (`gaussian_blur,sigma=0.7`, `pgd,epsilon=8/255`). A shift that has severities and is
             named without one stands for all five.
@@ -141,6 +149,8 @@ def make_external_shift(name: str, level: float) -> Shift:
     if name in SHIFTS:
         (known,) = sweep(name, [level])
         return known
+    if is_published(name):
+        return name_published_shift(name, level)
     reserved = name in (CLEAN.name, VALIDATION, ALL) or name.startswith(RESERVED_PREFIXES)
     if not EXTERNAL_NAME.fullmatch(name) or reserved:
         raise InputError(
@@ -183,6 +193,8 @@ def _drop_duplicates(shifts: Iterable[Shift | Attack]) -> list[Shift | Attack]:
 
 def _expand_entry(entry: ShiftLike, key: str) -> list[Shift | Attack]:
     if isinstance(entry, Shift | Attack):
+        if isinstance(entry, Shift) and entry.files is not None:
+            return [entry]
         if entry.name not in (
             "clean",
             *SHIFTS,
@@ -196,10 +208,14 @@ def _expand_entry(entry: ShiftLike, key: str) -> list[Shift | Attack]:
         raise InputError(
             f"{key}: must be text, NAME: LEVELS, a shift or an attack, found {entry!r}"
         )
+    if (published := expand_published(entry)) is not None:
+        return [*published]
     if ":" not in entry:
         return [shift for words in _split_names(entry) for shift in _expand_words(words, entry)]
     parsed = parse_yaml(entry, f"{key}: {entry!r}")
     if not isinstance(parsed, Mapping):
+        if entry.partition(":")[0] not in ("suite", *SHIFTS, *ATTACKS):
+            refuse_source(entry)
         raise InputError(f"{key}: {entry!r} is not NAME: LEVELS")
     return _expand_mapping(parsed, key)
 
@@ -212,6 +228,8 @@ def _expand_mapping(entry: Entry, key: str) -> list[Shift | Attack]:
         if not isinstance(levels, str):
             raise InputError(f"{key}: suite must be a name, found {levels!r}")
         return list(suite(levels))
+    if isinstance(levels, str) and (published := expand_published(f"{name}:{levels}")) is not None:
+        return [*published]
     swept = cast("Mapping[str, object]", levels)  # or a list, or a number: `sweep` checks it
     if name in ATTACKS:
         return list(attacks.sweep(name, swept))
@@ -240,6 +258,7 @@ def _check_name(name: str, text: str) -> None:
     known = ["clean", *SUITES, *SHIFTS, *ATTACKS]
     if name in known:
         return
+    refuse_name(name)
     if not name or _is_number(name):  # a level without the name of its parameter
         raise InputError(f"shifts are written {SHIFT_FORM}, found {text!r}")
     raise unknown_name("suite, shift or attack", name, known)

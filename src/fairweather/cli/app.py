@@ -63,9 +63,15 @@ def list_names(
 
 
 def _list_shifts() -> Entries:
+    from fairweather.data.corrupted import PUBLISHED_SETS
     from fairweather.shifts.table import SHIFTS
 
-    return [(name, f"{kind.title}: {kind.level_title}") for name, kind in SHIFTS.items()]
+    table = [(name, f"{kind.title}: {kind.level_title}") for name, kind in SHIFTS.items()]
+    files = [
+        (f"{name}:FOLDER", f"{facts.title}: published files, from {facts.address}")
+        for name, facts in PUBLISHED_SETS.items()
+    ]
+    return [*table, *files]
 
 
 def _list_attacks() -> Entries:

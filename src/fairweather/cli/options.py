@@ -199,7 +199,10 @@ Replace = Annotated[
     bool, typer.Option("--replace", help="Replace results that were made with other settings.")
 ]
 JSON = Annotated[bool, typer.Option("--json", help="Print JSON.")]
-SHIFT_HELP = "Suite or shift: quick, imagenet_c/fog,severity=3 or 'gamma: [0.5, 2]'. Repeatable."
+SHIFT_HELP = (
+    "Suite, shift or published files: quick, imagenet_c/fog,severity=3, 'gamma: [0.5, 2]' or "
+    "imagenet-c:FOLDER. Repeatable."
+)
 QUICK_HELP = "noise, motion blur, fog, contrast and JPEG, at levels 1, 3 and 5"
 Shifts = Annotated[list[str] | None, typer.Option("--shift", help=SHIFT_HELP)]
 ShiftSeed = Annotated[int, typer.Option("--shift-seed", help="Random seed of shifts and split.")]

@@ -82,8 +82,7 @@ def _shift_ahead(
         for index in batches:
             batch = images[index]
             if shift is not None:
-                pixels = shift_pixels(batch.images, batch.keys, shift, seed)
-                batch = replace(batch, images=pixels)
+                batch = replace(batch, images=shift_images(batch, shift, seed))
             yield index, batch
         return
     waiting: deque[tuple[Index, Callable[[], Images]]] = deque()
@@ -102,23 +101,22 @@ def _shift_ahead(
                 result()
 
 
-def shift_pixels(pixels: torch.Tensor, keys: torch.Tensor, shift: Shift, seed: int) -> torch.Tensor:
+def shift_images(images: Images, shift: Shift, seed: int) -> torch.Tensor:
     """Shift 8-bit images; when memory runs out, in halves, down to one image.
 
     Args:
-        pixels: uint8 `[B, 3, H, W]`.
-        keys: int64 `[B]`.
+        images: to be shifted.
         shift: what to apply.
         seed: seed of random shifts.
     """
     try:
-        return shift(pixels, keys, seed)
+        return shift.change(images, seed)
     except (RuntimeError, MemoryError) as error:
-        if not is_out_of_memory(error) or len(pixels) == 1:
+        if not is_out_of_memory(error) or len(images) == 1:
             raise
-    middle = len(pixels) // 2  # go on outside `except`, where the error has freed its arrays
+    middle = len(images) // 2  # go on outside `except`, where the error has freed its arrays
     halves = (slice(middle), slice(middle, None))
-    return torch.cat([shift_pixels(pixels[half], keys[half], shift, seed) for half in halves])
+    return torch.cat([shift_images(images[half], shift, seed) for half in halves])
 
 
 def gathered_batches(images: Images, indices: Sequence[torch.Tensor]) -> Iterator[Images]:

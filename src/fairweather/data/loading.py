@@ -18,7 +18,7 @@ from fairweather.data.cache import (
     read_or_decode,
     unreadable_error,
 )
-from fairweather.data.corrupted import list_cifar10_c, list_imagenet_c
+from fairweather.data.corrupted import CORRUPTED_SOURCES, find_published_name
 from fairweather.data.domains import list_domains
 from fairweather.data.groups import read_source_groups
 from fairweather.data.image_folders import list_csv, list_folder, list_images
@@ -83,18 +83,17 @@ from fairweather.types.positive import NOTE, PositiveClasses, parse_positive
 from fairweather.types.record import ORDERED_CLASSES
 
 DATA_SOURCES: dict[str, Callable[[SourceRequest], Source]] = {
-    "cifar-10-c:PATH": list_cifar10_c,
     "cifar10": list_cifar10,
     "csv:PATH": list_csv,
     "domains:PATH": list_domains,
     "fashion-mnist": list_fashion_mnist,
     "folder:PATH": list_folder,
-    "imagenet-c:PATH": list_imagenet_c,
     "images:PATH": list_images,
     "mnist5k": list_mnist5k,
     "npz:PATH": list_npz,
     "oxford-iiit-pet": list_oxford_pets,
     "parquet:PATH": list_parquet,
+    **CORRUPTED_SOURCES,
     **MEDMNIST,
     **NATURAL_SOURCES,
 }
@@ -457,6 +456,7 @@ def list_source(
         InputError: there is no such source, or its files are missing or wrong.
     """
     name, colon, path = check_text(source, "the data source").partition(":")
+    name = find_published_name(name)
     name = find_natural_set(name) or name
     entry, at, resolution = (f"{name}:PATH", "", "") if colon else name.partition("@")
     if entry in REFUSED_SETS:

@@ -163,6 +163,12 @@ def _read_headers(path: Path, keys: Iterable[str]) -> dict[str, ArrayHeader]:
     return arrays
 
 
+def _find_array(path: Path, key: str) -> ArrayHeader:
+    if key not in (names := _array_names(path)):
+        raise InputError(f"{str(path)!r} has no {key}: found {', '.join(names) or 'no arrays'}")
+    return _read_headers(path, [key])[key]
+
+
 def _read_header(path: Path, key: str, member: IO[bytes]) -> ArrayHeader:
     version = npy.read_magic(member)
     if version not in ((1, 0), (2, 0)):
@@ -271,6 +277,57 @@ def _read_blocks(images: ArrayHeader, end: int) -> Iterator[tuple[int, ByteArray
             content = member.read(count * size)
             pixels = np.frombuffer(content, dtype=np.uint8).reshape(count, *images.shape[1:])
             yield start, _channels_last(pixels)
+
+
+class ArchivedRows:
+    """The rows of an array of 8-bit images in a .npz file, read one by one.
+
+    Ascending rows are fast. Where the file is compressed, an earlier row is found from the start.
+
+    Args:
+        path: the file.
+        key: the name of the array.
+
+    Raises:
+        InputError: the file cannot be read, or the array has another type or shape.
+    """
+
+    def __init__(self, path: Path, key: str) -> None:
+        self.header = _find_array(path, key)
+        _check_images(self.header)
+        with _explain_npz_errors(path):
+            self._file = zipfile.ZipFile(path)
+            self._member = self._file.open(f"{key}.npy")
+            _read_header(path, key, self._member)
+            self._start = self._member.tell()
+
+    def __len__(self) -> int:
+        return self.header.shape[0]
+
+    def __getitem__(self, row: int) -> ByteArray:
+        """The pixels of an image: uint8 `[H, W]` or `[H, W, 3]`."""
+        shape = self.header.shape[1:]
+        size = math.prod(shape)
+        with _explain_npz_errors(self.header.path):
+            self._member.seek(self._start + row * size)
+            content = self._member.read(size)
+            pixels = np.frombuffer(content, dtype=np.uint8).reshape(1, *shape)
+        return _channels_last(pixels)[0]
+
+    def checksum(self) -> int:
+        """The checksum of the array, as the archive states it."""
+        return self._file.getinfo(self._member.name).CRC
+
+
+def read_archived_labels(path: Path, key: str) -> IntArray:
+    """The labels in a .npz file: int64 `[N]`, or `[N, L]` of findings.
+
+    Raises `InputError` if the file has no such array, or other numbers.
+    """
+    labels = _find_array(path, key)
+    if math.prod(labels.shape[1:]) > 1:
+        return read_finding_matrix(_read_whole(labels), str(labels))
+    return _read_labels(labels)
 
 
 def _channels_last(pixels: ByteArray) -> ByteArray:

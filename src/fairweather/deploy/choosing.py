@@ -189,9 +189,9 @@ def _choose_threshold(images: DividedImages, risk: float, certainty: float) -> C
     every = images.scaled(temperature)
     first, judging = every.proposing, every.choosing()
     threshold = guaranteed_threshold(
-        judging.images.confidence,
+        judging.images.known_confidence,
         judging.images.correct,
-        thresholds_to_try(first.confidence, first.correct, risk=risk),
+        thresholds_to_try(first.known_confidence, first.correct, risk=risk),
         risk=risk,
         certainty=certainty,
         grouping=judging.grouping,

@@ -382,7 +382,7 @@ def _answer_classes(predictions: Predictions, fit: Fit) -> npt.NDArray[np.bool_]
     if fit.limits and predictions.logits is not None:
         probabilities = softmax(predictions.logits)
     return is_answered_within(
-        predictions.confidence,
+        predictions.known_confidence,
         predictions.predicted,
         probabilities,
         fit.threshold,
@@ -545,6 +545,7 @@ def measure_images(
 
 def _label_scores(predictions: Predictions) -> npt.NDArray[np.float64]:
     """1 minus the probability of each label; labels with smaller scores enter the set first."""
+    assert predictions.nll is not None, "a network gave the probability of each class"
     return 1 - np.exp(-predictions.nll)
 
 

@@ -4,13 +4,15 @@ from __future__ import annotations
 
 import codecs
 import csv
+import gzip
 import io
 import re
+import zlib
 from collections import Counter
 from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
-from typing import TYPE_CHECKING, NamedTuple
+from typing import IO, TYPE_CHECKING, NamedTuple
 
 import pyarrow as pa
 import pyarrow.parquet as pq
@@ -31,6 +33,7 @@ NUMBER = re.compile(r"[-+]?([0-9]+\.?[0-9]*|\.[0-9]+)([eE][-+]?[0-9]+)?")
 # quotes a cell with a carriage return, which readers would take for the end of a row.
 _LINE_END = "\r\n"
 _QUOTED_CELL = re.compile(r'(?<![^,;\t ])"(?:[^"]|"")*"')
+GZIP = ".gz"  # the suffix of a packed file
 UTF8, LATIN1 = "utf-8-sig", "cp1252"  # what Windows calls Latin-1 has more letters
 MISSING_VALUES = ("", "na", "n/a", "nan", "none", "null")  # cells of programs, in lower case
 _DECIMAL = re.compile(r"\s*[-+]?[0-9]*[.,][0-9]+([eE][-+]?[0-9]+)?\s*")
@@ -137,12 +140,15 @@ def find_encoding(path: Path) -> str:
     """
     decoder = codecs.getincrementaldecoder("utf-8")()
     try:
-        with path.open("rb") as file:
+        with _open_bytes(path) as file:
             for chunk in iter(lambda: file.read(1 << 20), b""):
                 decoder.decode(chunk)
         decoder.decode(b"", final=True)
+    except (EOFError, zlib.error, gzip.BadGzipFile):
+        raise InputError(f"{str(path)!r} is not a whole gzip file") from None
     except UnicodeDecodeError:
-        content = path.read_bytes()
+        with _open_bytes(path) as file:
+            content = file.read()
         is_utf16 = content.startswith((codecs.BOM_UTF16_LE, codecs.BOM_UTF16_BE))
         try:
             content.decode(LATIN1)
@@ -154,6 +160,17 @@ def find_encoding(path: Path) -> str:
             raise InputError(f"{str(path)!r} is not a text file in UTF-8 or Latin-1") from None
         return LATIN1
     return UTF8
+
+
+def open_text(path: Path, encoding: str) -> IO[str]:
+    """Open a text file, which may be packed with gzip; line endings stay as they are."""
+    return io.TextIOWrapper(_open_bytes(path), encoding=encoding, newline="")
+
+
+def _open_bytes(path: Path) -> IO[bytes]:
+    if path.suffix.lower() == GZIP:
+        return gzip.open(path)  # type: ignore[return-value] # a GzipFile reads like a file
+    return path.open("rb")
 
 
 def find_delimiter(lines: Iterable[str], default: str = ",") -> str:

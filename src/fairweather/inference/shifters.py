@@ -23,10 +23,11 @@ import numpy as np
 import torch
 
 from fairweather.attacks.shift_lists import expand_shifts
-from fairweather.data.batches import shift_pixels
+from fairweather.data.batches import shift_images
+from fairweather.data.corrupted import read_stored
 from fairweather.errors import InputError
 from fairweather.processes import describe_exit, send_line, start_module, take_stdout
-from fairweather.types.measurement import Attack, Images, Shift
+from fairweather.types.measurement import Attack, Images, Shift, StoredImage
 from fairweather.types.record import FrozenRecord
 
 SLOTS = 2  # places for batches in a shifter's memory: one in progress, and one that waits
@@ -49,6 +50,9 @@ class ShiftOrder(FrozenRecord):
 
     seed: int
     """Seed of random shifts."""
+
+    stored: tuple[StoredImage, ...] = ()
+    """The files that are read instead; empty for a shift that is computed."""
 
     @property
     def nbytes(self) -> int:
@@ -84,7 +88,7 @@ class Shifters:
             self._processes = [_ShifterProcess() for _ in range(self.number)]
             self._turns = itertools.cycle(self._processes)
         process = next(self._turns)
-        order_number, view = process.order(batch, shift.id, seed)
+        order_number, view = process.order(batch, shift, seed)
         labels, keys, classes = batch.labels, batch.keys, batch.classes
 
         def wait_for_batch() -> Images:
@@ -114,24 +118,29 @@ class _ShifterProcess:
         self._memory: mmap.mmap | None = None
         self._slot_bytes = self._order_count = self._answer_count = 0
 
-    def order(self, batch: Images, shift: str, seed: int) -> tuple[int, np.ndarray]:
+    def order(self, batch: Images, shift: Shift, seed: int) -> tuple[int, np.ndarray]:
         """Copy the pixels of a batch into the next slot and order the shift.
+
+        Pixels that will be read from published files are not copied.
 
         Returns the number of this order, counted from 1, and the pixels in the slot.
         """
         pixels = batch.images.numpy()
+        stored = () if shift.files is None else tuple(shift.files.locate(batch))
         # The slot may belong to an abandoned order.
         self._read_answers(self._order_count - SLOTS + 1)
         memory = self._memory_with_slots(pixels.nbytes)
         offset = self._order_count % SLOTS * self._slot_bytes
         view = np.frombuffer(memory, np.uint8, pixels.nbytes, offset).reshape(pixels.shape)
-        view[...] = pixels
+        if not stored:
+            view[...] = pixels
         order = ShiftOrder(
             offset=offset,
             shape=pixels.shape,
             keys=tuple(batch.keys.tolist()),
-            shift=shift,
+            shift=shift.id,
             seed=seed,
+            stored=stored,
         )
         send_line(self._process, order.model_dump_json())
         self._order_count += 1
@@ -198,13 +207,24 @@ def main() -> None:
 def _execute_order(order: ShiftOrder, memory: mmap.mmap) -> ShiftAnswer:
     view = np.frombuffer(memory, np.uint8, order.nbytes, order.offset).reshape(order.shape)
     try:
-        shift, keys = _parse_shift(order.shift), torch.tensor(order.keys)
-        view[...] = shift_pixels(torch.from_numpy(view.copy()), keys, shift, order.seed).numpy()
+        view[...] = (
+            read_stored(order.stored, order.shape[1:]) if order.stored else _shift(order, view)
+        )
     except InputError as error:
         return ShiftAnswer(error=str(error), is_input_error=True)
     except Exception:
         return ShiftAnswer(error=traceback.format_exc())
     return ShiftAnswer()
+
+
+def _read(order: ShiftOrder) -> np.ndarray:
+    return read_stored(order.stored, order.shape[1:])
+
+
+def _shift(order: ShiftOrder, view: np.ndarray) -> np.ndarray:
+    pixels, keys = torch.from_numpy(view.copy()), torch.tensor(order.keys)
+    images = Images(pixels, torch.zeros_like(keys), keys, ("",))
+    return shift_images(images, _parse_shift(order.shift), order.seed).numpy()
 
 
 @cache

@@ -491,7 +491,8 @@ def _shared_grouping(runs: RunPair, part: str) -> Grouping | None:
 def _decisions(part: AnyPredictions) -> tuple[npt.NDArray[Any], list[npt.NDArray[Any]]]:
     """The decision for each image, and the numbers behind it."""
     if isinstance(part, Predictions):
-        return part.predicted, [part.confidence, part.nll]
+        known = (part.confidence, part.nll)
+        return part.predicted, [column for column in known if column is not None]
     columns = (column for column in vars(part).values() if isinstance(column, np.ndarray))
     return part.correct, [column for column in columns if column.dtype.kind == "f"]
 

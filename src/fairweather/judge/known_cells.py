@@ -65,7 +65,7 @@ class UnlabelledPredictions:
         predictions: Predictions, others: npt.NDArray[np.int64] | None = None
     ) -> UnlabelledPredictions:
         """Take the columns of stored predictions."""
-        columns = predictions.predicted, predictions.confidence, predictions.logits
+        columns = predictions.predicted, predictions.known_confidence, predictions.logits
         return UnlabelledPredictions(*columns, others)
 
     @property
@@ -100,7 +100,7 @@ def fit_methods(validation: Predictions | None, *, seeds: bool) -> dict[str, Met
     """
     methods: dict[str, Method] = {"average_confidence": lambda images: images.confidence}
     if validation is not None:
-        confidence, correct = validation.confidence, validation.correct
+        confidence, correct = validation.known_confidence, validation.correct
         threshold = atc_threshold(confidence, correct)
         gap = float(confidence_gap(confidence, correct))
         methods["atc"] = lambda images: (images.confidence >= threshold).astype(np.float64)
@@ -214,7 +214,7 @@ def read_known_cells(
         predictions = _read_predictions(model, model.seed, cell, part)
         if predictions is None:
             continue
-        digest = predictions.confidence.tobytes()
+        digest = predictions.known_confidence.tobytes()
         if shift == CLEAN:
             clean = digest
         elif digest == clean:

@@ -340,7 +340,9 @@ def select_conditions(rule: Rule, rows: ModelScores) -> list[ShiftLevel]:
     known = list(dict.fromkeys(condition.shift for condition in rows))
     if rule.slice and shift.startswith(NATURAL) and shift not in known:
         raise InputError(f"slices are subgroups of the test images, and {shift} has other images")
-    named = shift.rpartition(",")[0]
+    named, _, parameter = shift.rpartition(",")
+    if shift not in known and named in known and parameter == "severity":
+        shift = named  # the level of every corruption, as evaluate names it
     if shift not in known and named in known and sign == "=":
         right = f"{rule.metric}[{named}={level}]"
         raise InputError(f"a rule names only the level, not its parameter: write {right}")

@@ -55,6 +55,7 @@ from fairweather.types.record import (
     NO_LEVEL,
     RunRecord,
     ShiftLevel,
+    SweepRecord,
     cells_by_level,
 )
 
@@ -62,7 +63,15 @@ NEAREST = 3  # published models that are named for their clean accuracy
 FEWEST_STANDARD, FEWEST_FAMILIES = 10, 3  # models of a line
 SIDE = 224  # pixels of the published corruptions
 VALIDATION_IMAGES = 50_000
-EVERY_CORRUPTION = AtlasCell("imagenet_c", MEAN)
+IMAGENET_C = "imagenet_c"  # stands for the mean over all its corruptions too
+# The published tables' name of each family, and how it was made; files of predictions may be named
+# by the first two.
+FAMILIES = {
+    IMAGENET_C: (CORRUPTIONS, MEMORY),
+    "imagenet_3dcc": (CORRUPTIONS_3D, FILES),
+    "imagenet-c-files": (CORRUPTIONS, FILES),
+    "3dcc-files": (CORRUPTIONS_3D, FILES),
+}
 LAYOUT = TableLayout(
     ("Model", "Shift", "Level", "Accuracy", "Rank", "Best", "Nearest models"), words=3
 )
@@ -223,20 +232,22 @@ def find_cells(record: RunRecord, atlas: Atlas) -> RunCells:
             comparable[cell] = ShiftLevel(f"{NATURAL}{name}", NO_LEVEL)
         else:
             (unpublished if usual else unknown).append(f"{NATURAL}{name}")
-    made, side = _how_made(record), record.data.side
+    side, others = record.data.side, []
     other_size = side not in (None, (SIDE, SIDE))
     for sweep in record.sweeps:
         levels = cells_by_level(sweep)
-        cells = {AtlasCell(sweep.name, level, made): level for level in levels}
-        if not sweep.name.startswith((CORRUPTIONS, CORRUPTIONS_3D)) or sweep.kind == "attack":
+        known = find_published(sweep, record)
+        if known is None:
             unknown.append(sweep.name)
-        elif other_size or not all(cell in atlas.cells for cell in cells):
-            unpublished.append(sweep.name)
+            continue
+        cells = {known._replace(level=level): level for level in levels}
+        if other_size or not all(cell in atlas.cells for cell in cells):
+            how = "files" if known.made == FILES else "in memory"
+            unpublished.append(f"{known.shift} ({how})")
         else:
             comparable |= {cell: ShiftLevel(sweep.name, level) for cell, level in cells.items()}
             if len(levels) == SEVERITIES:
-                comparable[AtlasCell(sweep.name, MEAN, made)] = ShiftLevel(sweep.name, MEAN)
-    others = []
+                comparable[known._replace(level=MEAN)] = ShiftLevel(sweep.name, MEAN)
     if unknown:
         others.append(f"Not in published tables, by their names: {join_names(unknown)}.")
     if unpublished and other_size:
@@ -246,18 +257,25 @@ def find_cells(record: RunRecord, atlas: Atlas) -> RunCells:
             f"{SIDE} x {SIDE} pixels, the run's images of {size}."
         )
     elif unpublished:
-        how = {MEMORY: "in memory", FILES: "from files"}[made]
-        others.append(
-            f"No numbers in {atlas.facts.title} for {join_names(unpublished)}, which the run "
-            f"measured {how}."
-        )
+        others.append(f"No numbers in {atlas.facts.title} for {join_names(unpublished)}.")
     return RunCells(comparable, others)
 
 
-def _how_made(record: RunRecord) -> str:
-    """How the corruptions of a run were made; those of predictions count as published files."""
+def find_published(sweep: SweepRecord, record: RunRecord) -> AtlasCell | None:
+    """The shift that published tables have of a sweep, and how it was made; None for another one.
+
+    The corruptions of predictions are taken for the published files.
+    """
+    family, _, corruption = sweep.name.partition("/")
+    if sweep.kind == "attack" or family not in FAMILIES or not corruption:
+        return None
+    prefix, made = FAMILIES[family]
+    return AtlasCell(f"{prefix}{corruption}", made=FILES if _has_predictions(record) else made)
+
+
+def _has_predictions(record: RunRecord) -> bool:
     sources = (str(model.settings.get("source", "")) for model in record.models.values())
-    return FILES if all(source.startswith("predictions") for source in sources) else MEMORY
+    return all(source.startswith("predictions") for source in sources)
 
 
 @dataclass(frozen=True)
@@ -272,11 +290,6 @@ class RankedRun:
     def name(self) -> str:
         """Of the files."""
         return f"compare_{self.atlas.name}"
-
-    @property
-    def made(self) -> str:
-        """How the corruptions of the run were made."""
-        return _how_made(self.run.record)
 
     @cached_property
     def estimates(self) -> dict[str, dict[AtlasCell, list[Estimate]]]:
@@ -300,14 +313,12 @@ class RankedRun:
                     estimates.of_seed(seed, condition, "accuracy") for seed in estimates.seeds
                 ]
         cells = {cell: measured[name] for cell, name in self.cells.comparable.items()}
-        if all(cell in cells for cell in self._corruptions):
-            seeds = zip(*(cells[cell] for cell in self._corruptions), strict=True)
-            cells[EVERY_CORRUPTION] = [mean_estimate(of_seed) for of_seed in seeds]
+        for made in (MEMORY, FILES):
+            if all(cell in cells for cell in list_corruptions(made)):
+                seeds = zip(*(cells[cell] for cell in list_corruptions(made)), strict=True)
+                means = [mean_estimate(of_seed) for of_seed in seeds]
+                cells[AtlasCell(IMAGENET_C, MEAN, made)] = means
         return cells
-
-    @property
-    def _corruptions(self) -> list[AtlasCell]:
-        return [AtlasCell(f"{CORRUPTIONS}{name}", MEAN, self.made) for name in ALEXNET]
 
     def is_bound(self, cell: AtlasCell) -> bool:
         """Whether published models chose among fewer classes than the run, which had no mask."""
@@ -316,8 +327,8 @@ class RankedRun:
 
     def published(self, cell: AtlasCell) -> Accuracies:
         """The published accuracies in a cell; a mean is of the models that have all of it."""
-        if cell == EVERY_CORRUPTION:
-            means = map(self.published, self._corruptions)
+        if cell.shift == IMAGENET_C:
+            means = map(self.published, list_corruptions(cell.made))
             every: Accuracies = pd.concat(means, axis=1).mean(axis=1, skipna=False).dropna()
             return every
         if cell.level == MEAN:
@@ -383,6 +394,11 @@ class RankedRun:
         )
 
 
+def list_corruptions(made: str) -> list[AtlasCell]:
+    """The means over levels of the 15 corruptions of ImageNet-C."""
+    return [AtlasCell(f"{CORRUPTIONS}{name}", MEAN, made) for name in ALEXNET]
+
+
 def has_fewer(cell: AtlasCell) -> bool:
     """Say whether published models chose among fewer classes than 1,000 there."""
     natural = NATURAL_SETS.get(cell.shift.removeprefix(NATURAL))
@@ -407,8 +423,8 @@ def _reverse(estimate: Estimate) -> Estimate:
 
 def _sort_key(cell: AtlasCell) -> tuple[int, str, str]:
     is_natural, is_mean = cell.shift.startswith(NATURAL), cell.level == MEAN
-    places = [cell == UNSHIFTED, is_natural, cell == EVERY_CORRUPTION, is_mean, True]
-    return places.index(True), cell.shift, cell.level
+    places = [cell == UNSHIFTED, is_natural, cell.shift == IMAGENET_C, is_mean, True]
+    return places.index(True), f"{cell.shift} {cell.made}", cell.level
 
 
 # ---------------------------------------------------------------- tables and words
@@ -417,10 +433,14 @@ def _sort_key(cell: AtlasCell) -> tuple[int, str, str]:
 def _title(cell: AtlasCell) -> str:
     if cell == UNSHIFTED:
         return "Clean"
-    if cell == EVERY_CORRUPTION:
-        return f"ImageNet-C, {len(ALEXNET)} corruptions"
+    if cell.shift == IMAGENET_C:
+        return f"ImageNet-C, {len(ALEXNET)} corruptions{_how_made(cell)}"
     natural = NATURAL_SETS.get(cell.shift.removeprefix(NATURAL))
-    return natural.title if natural else cell.shift
+    return natural.title if natural else f"{cell.shift}{_how_made(cell)}"
+
+
+def _how_made(cell: AtlasCell) -> str:
+    return " (files)" if cell.made == FILES else ""
 
 
 def _level(cell: AtlasCell) -> str:
@@ -554,7 +574,7 @@ def draw_scatter(standing: RankedRun) -> list[Figure]:
     cells = dict.fromkeys(
         row.cell
         for row in standing.effective_rows
-        if row.cell == EVERY_CORRUPTION or row.cell.shift.startswith(NATURAL)
+        if row.cell.shift == IMAGENET_C or row.cell.shift.startswith(NATURAL)
     )
     if not cells:
         return []
@@ -657,7 +677,7 @@ def _notes(standing: RankedRun) -> Iterator[str]:
             f"The run has {n:,} clean images, the published numbers are of {theirs:,} validation "
             "images of ImageNet. Intervals cover the difference only if both are drawn alike."
         )
-    if any(cell.made == FILES for cell in cells) and standing.made == FILES:
+    if any(cell.made == FILES for cell in cells) and _has_predictions(standing.run.record):
         yield (
             "The corruptions of predictions are taken for the published files; those made in "
             "memory differ a little."

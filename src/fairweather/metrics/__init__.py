@@ -123,6 +123,7 @@ from fairweather.metrics.robustness import effective_robustness as effective_rob
 from fairweather.metrics.robustness import flip_rate as flip_rate
 from fairweather.metrics.robustness import mce_alexnet as mce_alexnet
 from fairweather.metrics.robustness import mean_corruption_error as mean_corruption_error
+from fairweather.metrics.robustness import relative_mce_alexnet as relative_mce_alexnet
 from fairweather.metrics.robustness import (
     relative_mean_corruption_error as relative_mean_corruption_error,
 )

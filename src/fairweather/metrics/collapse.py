@@ -15,7 +15,7 @@ WINDOW, FEWEST = 100, 10
 TENTH = 0.1
 # The plain network must answer another class on this share of the window, so that the images are of
 # several classes. Where the classes come one after the other, its errors alone must not do.
-SEVERAL, SEVERAL_SORTED = 0.2, 0.5
+SEVERAL, SEVERAL_SORTED = 0.2, 0.7
 # Certain: the mean of 1 - confidence is at most 0.01, and at least five times as large without
 # adapting. Entropy is then near 0, and it needs no probabilities of other classes.
 CERTAIN, UNCERTAIN = 0.01, 0.05
@@ -47,7 +47,7 @@ def find_collapse(
     It gives one class where the plain network gives several on the same images: other classes at
     most a tenth as often. Or it is certain of everything where the plain network is not. Where the
     images come class by class, an adapted network rightly answers one class for long; the plain one
-    then does so too, unless it is wrong on half of the images.
+    then does so too, unless it is wrong on most of the images.
 
     Args:
         predicted: int `[n]`, the classes that are answered, in the order of the stream.
@@ -66,22 +66,22 @@ def find_collapse(
     window = min(WINDOW, len(predicted) // 2)
     if window < FEWEST:
         return None
-    found: list[Collapse] = []
+    signs: list[Collapse] = []
     several = window * (SEVERAL_SORTED if is_sorted else SEVERAL)
     labels, counts = np.unique(predicted, return_counts=True)
     for label in labels[counts >= (1 - TENTH) * window]:
         others = _sum_windows(predicted != label, window)
-        expected = np.min([_sum_windows(each != label, window) for each in plain], axis=0)
+        expected = np.min([_sum_windows(answers != label, window) for answers in plain], axis=0)
         collapsed = (expected >= several) & (others <= TENTH * expected)
-        found += _first("one class", collapsed, int(label))
+        signs += _first("one class", collapsed, int(label))
     doubt, plain_doubt = (
         _sum_windows(1 - sure, window) / window for sure in (confidence, plain_confidence)
     )
     for collapse in _first("certain", (doubt <= CERTAIN) & (plain_doubt >= UNCERTAIN), 0):
         inside = predicted[collapse.place : collapse.place + window]
-        found.append(collapse._replace(label=int(np.bincount(inside).argmax())))
+        signs.append(collapse._replace(label=int(np.bincount(inside).argmax())))
     return min(
-        found, key=lambda collapse: (collapse.kind == "certain", collapse.place), default=None
+        signs, key=lambda collapse: (collapse.kind == "certain", collapse.place), default=None
     )
 
 

@@ -48,7 +48,13 @@ def _hidden_ratio(column: str, *, review: bool, seen: Observation) -> HiddenErro
 
 
 def _cost_rows(
-    name: str, column: str, label: str, formula: str, *, review: bool = False, logits: bool = True
+    name: str,
+    column: str,
+    label: str,
+    formula: str,
+    *,
+    review: bool = False,
+    of_classes: bool = False,
 ) -> tuple[Metric, Metric]:
     """The row of a mean cost, and of the same relative to the best constant decision."""
     row = partial(
@@ -56,7 +62,13 @@ def _cost_rows(
         higher_is_better=False,
         bounds=(0.0, np.inf),
         interval="skewed",
-        accepts=Accepts(also=(FINDING,), logits=logits, costs=True, review=review, fractions=True),
+        accepts=Accepts(
+            also=(FINDING,),
+            column="" if of_classes else "logits",
+            costs=True,
+            review=review,
+            fractions=True,
+        ),
     )
     return (
         row(
@@ -85,7 +97,7 @@ COST_METRICS = (
         "Expected cost",
         "mean cost of the decisions as they are: for the most probable class, or for a finding "
         "from a probability of 0.5 on",
-        logits=False,
+        of_classes=True,
     ),
     *_cost_rows(
         "bayes_cost",
@@ -108,7 +120,7 @@ COST_METRICS = (
         lambda s: s.mean("reviewed"),
         higher_is_better=False,
         unit="%",
-        accepts=Accepts(also=(FINDING,), logits=True, costs=True, review=True, fractions=True),
+        accepts=Accepts(also=(FINDING,), column="logits", costs=True, review=True, fractions=True),
         interval="share",
     ),
 )

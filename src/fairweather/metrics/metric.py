@@ -92,6 +92,11 @@ FEWEST_OF_CLASS = 5
 FEWEST_OF_AREAS = 30
 
 
+# With more classes, logits would need more space than everything else in a run folder, and a
+# number for each class more rows than anybody reads.
+MOST_CLASSES = 100
+
+
 @dataclass(frozen=True)
 class Accepts:
     """What a metric can be computed from."""
@@ -108,8 +113,13 @@ class Accepts:
     classes: int = 1
     """The smallest number of classes for which it is meaningful."""
 
-    logits: bool = False
-    """Whether it needs logits, which are not stored for more than 100 classes."""
+    column: Literal["", "confidence", "top5_correct", "nll", "brier", "logits"] = ""
+    """The column of predictions that it needs and that some lack. With only the predicted class,
+    all of these are missing; with its confidence, the others are. Logits are not stored for more
+    than `MOST_CLASSES`."""
+
+    few_classes: bool = False
+    """Whether it is one number for each of at most `MOST_CLASSES` classes."""
 
     sets: bool = False
     """Whether it needs prediction sets, which only conformal variants have."""
@@ -146,8 +156,10 @@ class Accepts:
             )
         if self.sets and predictions.covered is None:
             return "it needs prediction sets, which a conformal variant has"
-        if self.logits and predictions.logits is None:
-            return "it needs logits, which this run does not store"
+        if self.few_classes and classes > MOST_CLASSES:
+            return f"it is computed for at most {MOST_CLASSES} classes, and there are {classes:,}"
+        if self.column and getattr(predictions, self.column) is None:
+            return _explain_missing(self.column, predictions)
         if self.costs and predictions.costs is None:
             return "it needs what errors cost, such as --cost 'missed NAME: 20'"
         if self.review and not has_review(predictions.costs):
@@ -155,6 +167,18 @@ class Accepts:
         if self.fitted and fitted is None:
             return "it needs clean validation images to fit a threshold on"
         return None
+
+
+def _explain_missing(column: str, predictions: Predictions) -> str:
+    """Say why predictions lack a column."""
+    if predictions.confidence is None:
+        kind = "a confidence" if column == "confidence" else "the probability of each class"
+        return f"it needs {kind}, and only the predicted class is known"
+    if predictions.nll is None:
+        return (
+            "it needs the probability of each class, and only that of the predicted class is known"
+        )
+    return f"it needs {column}, which this run does not store"
 
 
 @dataclass(frozen=True)
@@ -283,7 +307,7 @@ class Metric(MetricRow):
         groups, of the rarest class lower the count of an area (`find_rarest_class`).
         """
         if self.carried_by == "emptiest bin":
-            images = reliability_bins(predictions.confidence, predictions.correct).images
+            images = reliability_bins(predictions.known_confidence, predictions.correct).images
             return float(images[images > 0].min())
         is_finding = predictions.kind == FINDING and self.carried_by == "rarer outcome"
         by_label = self.carried_by == "rarer label" or is_finding
@@ -345,7 +369,7 @@ def index_by_name(*rows: _Row) -> dict[str, _Row]:
 
 # --- Metrics of one class against all others ---
 
-NEEDS_LOGITS = Accepts(logits=True)
+NEEDS_LOGITS, OF_CALLS = Accepts(column="logits"), Accepts(few_classes=True)
 
 
 @dataclass(frozen=True)
@@ -421,12 +445,14 @@ CLASS_METRICS: dict[str, ClassMetricRow] = index_by_name(
         "Sensitivity",
         "share of the images of the class that are called so (recall)",
         SENSITIVITY,
+        accepts=OF_CALLS,
     ),
     ClassMetricRow(
         "specificity",
         "Specificity",
         "share of the images of other classes that are not called so",
         SPECIFICITY,
+        accepts=OF_CALLS,
     ),
     ClassMetricRow(
         "ppv",
@@ -434,6 +460,7 @@ CLASS_METRICS: dict[str, ClassMetricRow] = index_by_name(
         "share of the images called so that are of the class (positive predictive value, "
         "precision); it depends on how frequent the class is among the images",
         PPV,
+        accepts=OF_CALLS,
     ),
     ClassMetricRow(
         "npv",
@@ -441,6 +468,7 @@ CLASS_METRICS: dict[str, ClassMetricRow] = index_by_name(
         "share of the images not called so that are of other classes (negative predictive value); "
         "it depends on how frequent the class is among the images",
         NPV,
+        accepts=OF_CALLS,
     ),
     ClassMetricRow(
         "f1",
@@ -449,6 +477,7 @@ CLASS_METRICS: dict[str, ClassMetricRow] = index_by_name(
         "sensitivity and PPV",
         F1,
         interval="overlap",
+        accepts=OF_CALLS,
     ),
     ClassMetricRow(
         "mcc",
@@ -458,6 +487,7 @@ CLASS_METRICS: dict[str, ClassMetricRow] = index_by_name(
         bounds=(-1.0, 1.0),
         interval="skewed",
         fewest=FEWEST_CALLS,
+        accepts=OF_CALLS,
     ),
     ClassMetricRow(
         "auc",
@@ -490,7 +520,7 @@ CLASS_METRICS: dict[str, ClassMetricRow] = index_by_name(
         "share of the images of the class whose prediction set contains it; only of conformal "
         "variants",
         lambda s: ratio(s.by_label("covered").T, s.by_label("images").T),
-        accepts=Accepts(logits=True, sets=True),
+        accepts=Accepts(column="logits", sets=True),
     ),
     *map(_calibration_row, CALIBRATION_NUMBERS),
 )
@@ -527,8 +557,11 @@ class ClassMetric(Metric):
 
     def applies(self, predictions: Predictions, fitted: FittedThresholds | None = None) -> bool:
         """Tell whether it can be computed, for which its threshold must be known."""
-        unknown = self.threshold is not None and math.isnan(self.threshold)
-        return not unknown and super().applies(predictions, fitted)
+        if self.threshold is not None and (
+            math.isnan(self.threshold) or predictions.logits is None
+        ):
+            return False
+        return super().applies(predictions, fitted)
 
     def images(self, predictions: Predictions) -> int:
         """Count the images of the class."""
@@ -694,7 +727,7 @@ def _of_grades(whole: ClassMetric, first: int) -> GradeMetric:
         "least_pairs": lambda labels, groups: whole.least_pairs(
             (labels >= first).astype(np.int64), groups
         ),
-        "accepts": replace(whole.accepts, ordered=True),
+        "accepts": replace(whole.accepts, column="logits", ordered=True),
     }
     own = {declared.name: getattr(whole, declared.name) for declared in fields(whole)}
     return GradeMetric(**own | changed, first=first)

@@ -37,7 +37,10 @@ ALEXNET: Mapping[str, float] = MappingProxyType(
         "jpeg_compression": 0.606500,
     }
 )
+# Its error on clean images: 1 − the top-1 accuracy of torchvision's weights, AlexNet_Weights.
+ALEXNET_CLEAN = 0.43478
 SEVERITIES = 5
+FILES_MINUS_MEMORY = "accuracy_difference/files-memory"
 # Metrics of several cells together; scores.csv has them in the rows of level `mean`.
 # By the metric whose value the row compares: how much adapting changes it.
 ADAPTED = {
@@ -89,6 +92,31 @@ SHIFT_METRICS: dict[str, MetricRow] = index_by_name(
         "by the same sum of AlexNet's published errors; corrupted in memory, not from files",
         higher_is_better=False,
         bounds=(0.0, np.inf),
+    ),
+    MetricRow(
+        "mce_alexnet/files",
+        "mCE",
+        "mean over the 15 corruptions of ImageNet-C of Σ over levels of 1 − accuracy, divided "
+        "by the same sum of AlexNet's published errors; on the published files",
+        higher_is_better=False,
+        bounds=(0.0, np.inf),
+    ),
+    MetricRow(
+        "relative_mce_alexnet/files",
+        "Relative mCE",
+        "mean over the 15 corruptions of ImageNet-C of Σ over levels of clean accuracy − accuracy, "
+        "divided by the same sum of AlexNet's published accuracies; on the published files",
+        higher_is_better=False,
+        bounds=(-np.inf, np.inf),
+    ),
+    MetricRow(
+        FILES_MINUS_MEMORY,
+        "Accuracy on files minus in memory",
+        "accuracy on the published files minus the accuracy on the same images that are corrupted "
+        "alike in memory",
+        higher_is_better=None,
+        bounds=(-1.0, 1.0),
+        interval="difference",
     ),
     *ADAPTATION_METRICS,
 )
@@ -181,6 +209,34 @@ def mce_alexnet(errors: Errors) -> Result:
     >>> round(mce_alexnet({name: [error] * 5 for name, error in ALEXNET.items()}), 6)
     1.0
     """
+    means = _mean_benchmark_errors(errors)
+    return _mean_result([means[name] / error for name, error in ALEXNET.items()])
+
+
+def relative_mce_alexnet(errors: Errors, clean: ArrayLike) -> Result:
+    """The relative mCE of ImageNet-C: how much errors rise above clean, beside AlexNet's.
+
+    Args:
+        errors: as in `mce_alexnet`.
+        clean: the share of wrong answers on clean images, a number or `[B]`.
+
+    Returns:
+        A fraction; papers print it times 100. See `relative_mean_corruption_error`.
+
+    Raises:
+        InputError: as in `mce_alexnet`.
+
+    >>> errors = {name: [error] * 5 for name, error in ALEXNET.items()}
+    >>> round(relative_mce_alexnet(errors, ALEXNET_CLEAN), 6)
+    1.0
+    """
+    means, ours = _mean_benchmark_errors(errors), _check_share("an error", clean, "for clean")
+    rises = [(means[name] - ours) / (error - ALEXNET_CLEAN) for name, error in ALEXNET.items()]
+    return _mean_result(rises)
+
+
+def _mean_benchmark_errors(errors: Errors) -> dict[str, FloatArray]:
+    """Average over severities, of exactly the 15 corruptions of the mCE."""
     bare = [name.removeprefix("imagenet_c/") for name in errors]
     missing = [name for name in ALEXNET if name not in bare]
     extra = [name for name, short in zip(errors, bare, strict=True) if short not in ALEXNET]
@@ -195,7 +251,7 @@ def mce_alexnet(errors: Errors) -> Result:
     for name, column in errors.items():
         if (count := np.shape(column)[0]) != SEVERITIES:
             raise InputError(f"the mCE needs {SEVERITIES} severities each, but {name} has {count}")
-    return _mean_result([means[name] / error for name, error in ALEXNET.items()])
+    return means
 
 
 def _mean_errors(errors: Errors) -> dict[str, FloatArray]:

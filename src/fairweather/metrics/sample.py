@@ -256,9 +256,11 @@ class PreparedCell:
         p = self.predictions
         if not isinstance(p, Predictions):
             return
-        check_confidence(p.confidence, p.correct)
-        negative_log_likelihood(p.nll)
-        brier_score(p.brier)
+        if p.confidence is not None:
+            check_confidence(p.confidence, p.correct)
+        if p.nll is not None and p.brier is not None:
+            negative_log_likelihood(p.nll)
+            brier_score(p.brier)
 
     @cached_property
     def present(self) -> IntArray:
@@ -356,7 +358,7 @@ class PreparedCell:
         """Whether the most probable class is right; of a finding, whether it is there."""
         p = self.predictions
         if p.kind == Predictions.kind:
-            return Outcomes(p.confidence.astype(np.float64), p.correct, self.groups)
+            return Outcomes(p.known_confidence.astype(np.float64), p.correct, self.groups)
         return Outcomes(self.probabilities[:, 1], p.labels == 1, self.groups)
 
     @cached_property
@@ -385,8 +387,10 @@ class PreparedCell:
         p = self.predictions
         names = ("correct", "top5_correct", "nll", "brier", "confidence")
         columns: dict[str, NDArray[Any]] = {"images": np.ones(len(p))}
-        columns |= {name: getattr(p, name) for name in names if hasattr(p, name)}
-        if isinstance(p, Predictions) and p.kind == Predictions.kind:
+        columns |= {
+            name: column for name in names if (column := getattr(p, name, None)) is not None
+        }
+        if isinstance(p, Predictions) and p.kind == Predictions.kind and p.nll is not None:
             columns["clipped_nll"] = np.minimum(p.nll, NLL_CLIP)
         if getattr(p, "ordered", False):
             columns["grades_off"] = off = grades_off(p.predicted, p.labels)
@@ -399,7 +403,7 @@ class PreparedCell:
         if isinstance(p, Predictions) and p.costs is not None:
             known = None if p.logits is None else self.probabilities
             columns |= cost_columns(p.predicted, known, p.labels, p.costs)
-        if self.fitted is not None:
+        if self.fitted is not None and p.confidence is not None:
             answered = is_answered(p.confidence, self.fitted.threshold)
             columns["answered"] = answered
             columns["answered_wrong"] = answered & ~p.correct

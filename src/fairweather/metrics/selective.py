@@ -792,7 +792,7 @@ class FittedThresholds(NamedTuple):
 def fit_on(predictions: Predictions) -> FittedThresholds:
     """Fit the thresholds on the clean validation predictions of a model and seed.
 
-    Raises `InputError` without predictions.
+    Both are NaN if only the predicted classes are known. Raises `InputError` without predictions.
 
     >>> import numpy as np
     >>> from fairweather.metrics import per_image
@@ -805,5 +805,7 @@ def fit_on(predictions: Predictions) -> FittedThresholds:
     if not len(predictions):
         raise InputError("thresholds need validation predictions, found none")
     confidence, correct = predictions.confidence, predictions.correct
+    if confidence is None:
+        return FittedThresholds(np.nan, np.nan)
     threshold = threshold_at_risk(confidence, correct, risk=RISK)
     return FittedThresholds(threshold, atc_threshold(confidence, correct))

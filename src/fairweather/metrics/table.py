@@ -73,6 +73,7 @@ FEWEST, FEWEST_OF_LOSSES, FEWEST_OF_RANKS, FEWEST_IN_A_BIN = 5, 20, 30, 30
 # What rules may use in the place of binned errors, which are too large with few images.
 DEBIASED = "debiased_calibration_error/10-equal-mass"
 OF_GRADES = Accepts(ordered=True, classes=3, fractions=True)
+OF_CONFIDENCES = Accepts(column="confidence")
 # A finding is deferred by the confidence in its decision, an image by that in its least sure one.
 OF_CONFIDENCE = (FINDING, FINDINGS)
 
@@ -206,6 +207,7 @@ def _calibration_rows(
             formula,
             lambda s: error(bins(s)),
             higher_is_better=False,
+            accepts=OF_CONFIDENCES,
             interval="bias-corrected",
             long_label=f"{label} (10 {binning} bins, {norm})",
             hidden_error=hidden_error(bins),
@@ -214,7 +216,7 @@ def _calibration_rows(
 
     equal_width = replace(
         row("equal-width", lambda s: s.ordered.equal_width),
-        accepts=Accepts(fractions=True),
+        accepts=replace(OF_CONFIDENCES, fractions=True),
         carried_by="emptiest bin" if fewest_in_a_bin else "wrong",
         fewest=fewest_in_a_bin,
     )
@@ -235,7 +237,7 @@ def _calibration_number(kind: CalibrationNumber) -> Metric:
         lambda s: s.calibration(kind),
         higher_is_better=kind.higher_is_better,
         bounds=kind.bounds,
-        accepts=Accepts(also=(FINDING,)),
+        accepts=Accepts(also=(FINDING,), column="confidence"),
         interval="influence",
         carried_by="rarer outcome",
         fewest=FEWEST_OUTCOMES,
@@ -253,6 +255,7 @@ def _debiased_rows() -> tuple[Metric, Metric]:
         "the sign of that sum: below 0 where the gaps are smaller than noise would make them",
         lambda s: s.ordered.equal_width.debiased_error,
         higher_is_better=False,
+        accepts=OF_CONFIDENCES,
         bounds=(-0.5, 1.0),
         interval="centred",
         hidden_error=hidden_errors,
@@ -264,7 +267,9 @@ def _debiased_rows() -> tuple[Metric, Metric]:
         evaluate=lambda s: s.ordered.equal_mass.debiased_error,
         interval="searched",
         hidden_error=lambda _: NOTHING_HIDDEN,
-        search=lambda p, grouping, _: debiased_interval(p.confidence, p.correct, grouping=grouping),
+        search=lambda p, grouping, _: debiased_interval(
+            p.known_confidence, p.correct, grouping=grouping
+        ),
     )
 
 
@@ -312,7 +317,7 @@ METRICS: dict[str, Metric] = index_by_name(
         lambda s: s.mean("top5_correct"),
         higher_is_better=True,
         unit="%",
-        accepts=Accepts(classes=6, fractions=True),
+        accepts=Accepts(column="top5_correct", classes=6, fractions=True),
         interval="share",
     ),
     Metric(
@@ -335,7 +340,7 @@ METRICS: dict[str, Metric] = index_by_name(
         "mean over the classes of the one-vs-rest area under the ROC curve",
         lambda s: mean_area(s.areas),
         higher_is_better=True,
-        accepts=Accepts(classes=2, logits=True),
+        accepts=Accepts(classes=2, column="logits"),
         interval="area",
         fewest=FEWEST_OF_LOSSES,
         column=lambda prepared: prepared.auc_columns.mean(axis=1),
@@ -348,7 +353,7 @@ METRICS: dict[str, Metric] = index_by_name(
         "among images with at least their probability",
         lambda s: nanmean(s.precisions),
         higher_is_better=True,
-        accepts=Accepts(classes=2, logits=True),
+        accepts=Accepts(classes=2, column="logits"),
         interval="area",
         fewest=FEWEST_OF_LOSSES,
         instead="macro_auc",
@@ -449,7 +454,7 @@ METRICS: dict[str, Metric] = index_by_name(
         "mean of −ln p(label), in nats",
         lambda s: s.mean("nll"),
         higher_is_better=False,
-        accepts=Accepts(fractions=True),
+        accepts=Accepts(column="nll", fractions=True),
         shown=1,
         bounds=(0.0, np.inf),
         unit="nats",
@@ -464,7 +469,7 @@ METRICS: dict[str, Metric] = index_by_name(
         f"mean of −ln p(label), in nats, of which an image counts at most {NLL_CLIP}",
         lambda s: s.mean("clipped_nll"),
         higher_is_better=False,
-        accepts=Accepts(fractions=True),
+        accepts=Accepts(column="nll", fractions=True),
         bounds=(0.0, float(NLL_CLIP)),
         unit="nats",
         interval="skewed",
@@ -477,7 +482,7 @@ METRICS: dict[str, Metric] = index_by_name(
         "mean of Σ over classes (p − [class is the label])², between 0 and 2",
         lambda s: s.mean("brier"),
         higher_is_better=False,
-        accepts=Accepts(fractions=True),
+        accepts=Accepts(column="brier", fractions=True),
         bounds=(0.0, 2.0),
         interval="skewed",
         fewest=FEWEST,
@@ -490,7 +495,7 @@ METRICS: dict[str, Metric] = index_by_name(
         "mean over images and thresholds k of (p(k or more) − [label is k or more])²",
         lambda s: s.mean("rank_score"),
         higher_is_better=False,
-        accepts=replace(OF_GRADES, logits=True),
+        accepts=replace(OF_GRADES, column="logits"),
         shown=1,
         interval="skewed",
         fewest=FEWEST,
@@ -503,7 +508,7 @@ METRICS: dict[str, Metric] = index_by_name(
         "mean confidence − accuracy; positive for an overconfident model",
         lambda s: s.mean("confidence") - s.mean("correct"),
         higher_is_better=None,
-        accepts=Accepts(fractions=True),
+        accepts=Accepts(column="confidence", fractions=True),
         bounds=(-1.0, 1.0),
         interval="skewed",
         fewest=FEWEST,
@@ -540,6 +545,7 @@ METRICS: dict[str, Metric] = index_by_name(
         "√ Σ over bins (n_m / n) (acc_m − conf_m)²",
         lambda s: s.ordered.hundreds.rms_error,
         higher_is_better=False,
+        accepts=OF_CONFIDENCES,
         interval="bias-corrected",
         long_label="RMS calibration error (100 images per bin, L2 norm)",
         instead=DEBIASED,
@@ -551,7 +557,7 @@ METRICS: dict[str, Metric] = index_by_name(
         "mean over the classes of Σ over bins of p(class) (n_m / n) |share of the class − mean p|",
         _classwise_calibration_error,
         higher_is_better=False,
-        accepts=Accepts(logits=True),
+        accepts=Accepts(column="logits"),
         interval="bias-corrected",
         hidden_error=hidden_errors_of_classes,
     ),
@@ -562,7 +568,7 @@ METRICS: dict[str, Metric] = index_by_name(
         "mean p|",
         _cumulative_calibration_error,
         higher_is_better=False,
-        accepts=Accepts(ordered=True, classes=3, logits=True),
+        accepts=Accepts(ordered=True, classes=3, column="logits"),
         interval="bias-corrected",
         hidden_error=hidden_errors_of_grades,
     ),
@@ -573,6 +579,7 @@ METRICS: dict[str, Metric] = index_by_name(
         "Σ over bins (n_m / n) (acc_m − conf_m)²",
         lambda s: s.ordered.equal_width.reliability,
         higher_is_better=False,
+        accepts=OF_CONFIDENCES,
         interval="basic",
         hidden_error=hidden_squares,
     ),
@@ -582,6 +589,7 @@ METRICS: dict[str, Metric] = index_by_name(
         "Σ over bins (n_m / n) (acc_m − accuracy)²",
         lambda s: s.ordered.equal_width.resolution,
         higher_is_better=True,
+        accepts=OF_CONFIDENCES,
         bounds=(0.0, 0.25),
         interval="basic",
         fewest=FEWEST,
@@ -592,6 +600,7 @@ METRICS: dict[str, Metric] = index_by_name(
         "accuracy (1 − accuracy)",
         lambda s: s.ordered.equal_width.uncertainty,
         higher_is_better=None,
+        accepts=OF_CONFIDENCES,
         bounds=(0.0, 0.25),
         interval="share",
     ),
@@ -601,7 +610,7 @@ METRICS: dict[str, Metric] = index_by_name(
         "mean over the images of the share of wrong answers among those at least as confident",
         lambda s: s.risk_area,
         higher_is_better=False,
-        accepts=Accepts(also=OF_CONFIDENCE, fractions=True),
+        accepts=Accepts(also=OF_CONFIDENCE, column="confidence", fractions=True),
         interval="skewed",
         carried_by="rarer",
         fewest=FEWEST_OF_RANKS,
@@ -614,7 +623,7 @@ METRICS: dict[str, Metric] = index_by_name(
         "less confident than all right ones",
         lambda s: s.risk_area - least_risk_area(1 - s.mean("correct")),
         higher_is_better=False,
-        accepts=Accepts(also=OF_CONFIDENCE, fractions=True),
+        accepts=Accepts(also=OF_CONFIDENCE, column="confidence", fractions=True),
         interval="skewed",
         carried_by="rarer",
         fewest=FEWEST_OF_RANKS,
@@ -626,10 +635,10 @@ METRICS: dict[str, Metric] = index_by_name(
         "wrong",
         lambda s: largest_coverage(s.levels, risk=RISK),
         higher_is_better=True,
-        accepts=Accepts(also=OF_CONFIDENCE, fractions=True),
+        accepts=Accepts(also=OF_CONFIDENCE, column="confidence", fractions=True),
         interval="searched",
         search=lambda p, grouping, weights: coverage_interval(
-            p.confidence, p.correct, risk=RISK, grouping=grouping, weights=weights
+            p.known_confidence, p.correct, risk=RISK, grouping=grouping, weights=weights
         ),
     ),
     Metric(
@@ -638,7 +647,7 @@ METRICS: dict[str, Metric] = index_by_name(
         "probability that a right answer is more confident than a wrong one; ties count half",
         lambda s: rank_area(s.levels),
         higher_is_better=True,
-        accepts=Accepts(also=OF_CONFIDENCE, fractions=True),
+        accepts=Accepts(also=OF_CONFIDENCE, column="confidence", fractions=True),
         interval="skewed",
         carried_by="rarer",
         fewest=FEWEST_OF_RANKS,
@@ -651,7 +660,7 @@ METRICS: dict[str, Metric] = index_by_name(
         "mean confidence, an estimate of the accuracy that needs no labels",
         lambda s: s.mean("confidence"),
         higher_is_better=None,
-        accepts=Accepts(fractions=True),
+        accepts=Accepts(column="confidence", fractions=True),
         interval="skewed",
     ),
     Metric(
@@ -661,7 +670,7 @@ METRICS: dict[str, Metric] = index_by_name(
         "on clean validation images",
         lambda s: ratio(s.total("answered_wrong"), s.total("answered")),
         higher_is_better=False,
-        accepts=Accepts(also=OF_CONFIDENCE, fitted=True),
+        accepts=Accepts(also=OF_CONFIDENCE, column="confidence", fitted=True),
         interval="share",
         hidden_error=hidden_among_answered,
     ),
@@ -671,7 +680,7 @@ METRICS: dict[str, Metric] = index_by_name(
         "share of the images at or above that confidence",
         lambda s: s.mean("answered"),
         higher_is_better=True,
-        accepts=Accepts(also=OF_CONFIDENCE, fitted=True),
+        accepts=Accepts(also=OF_CONFIDENCE, column="confidence", fitted=True),
         interval="share",
     ),
     Metric(
@@ -682,7 +691,7 @@ METRICS: dict[str, Metric] = index_by_name(
         lambda s: s.mean("above_atc"),
         higher_is_better=None,
         unit="%",
-        accepts=Accepts(also=OF_CONFIDENCE, fitted=True),
+        accepts=Accepts(also=OF_CONFIDENCE, column="confidence", fitted=True),
         interval="share",
     ),
     Metric(
@@ -691,7 +700,7 @@ METRICS: dict[str, Metric] = index_by_name(
         "that estimate − accuracy",
         lambda s: s.mean("above_atc") - s.mean("correct"),
         higher_is_better=None,
-        accepts=Accepts(also=OF_CONFIDENCE, fitted=True),
+        accepts=Accepts(also=OF_CONFIDENCE, column="confidence", fitted=True),
         bounds=(-1.0, 1.0),
         interval="difference",
     ),

@@ -24,13 +24,18 @@ SMALLEST = torch.finfo(torch.float32).tiny
 # A probability of one becomes this, the largest float32 below it (logit 16.6).
 LARGEST = 1 - torch.finfo(torch.float32).eps / 2
 OF_FINDINGS: Literal["probabilities of findings"] = "probabilities of findings"
+PREDICTED: Literal["predicted classes"] = "predicted classes"  # without other probabilities
 
 
 class OutputKind(NamedTuple):
     """The kind that outputs are treated as, and why; logarithms of probabilities are logits too."""
 
     kind: Literal[
-        "logits", "probabilities", "logarithms of probabilities", "probabilities of findings"
+        "logits",
+        "probabilities",
+        "logarithms of probabilities",
+        "probabilities of findings",
+        "predicted classes",
     ]
     """What they are treated as."""
 
@@ -42,7 +47,21 @@ class OutputKind(NamedTuple):
         division = "; each row is divided by its sum" if self.kind == "probabilities" else ""
         return f"{self.kind} ({self.origin}){division}"
 
+    @property
+    def amount(self) -> str:
+        """What is known of each image, for messages."""
+        if self.kind != PREDICTED:
+            return "the probability of every class"
+        sure = self == WITH_CONFIDENCE
+        return f"the predicted class {'and its confidence' if sure else 'alone'}"
 
+
+_LEFT_OUT = (
+    "left out, without the probability of every class: negative log-likelihood, Brier score, AUC, "
+    "top-5 accuracy, class-wise calibration"
+)
+WITH_CONFIDENCE = OutputKind(PREDICTED, f"and their confidence; {_LEFT_OUT}")
+WITHOUT_CONFIDENCE = OutputKind(PREDICTED, f"{_LEFT_OUT}; and calibration and deferral")
 LOGITS = OutputKind("logits", "the network's own")
 
 

@@ -9,6 +9,7 @@ from pathlib import Path, PurePosixPath
 
 from fairweather.errors import InputError
 from fairweather.report import (
+    adaptation,
     aggregation,
     calibration,
     calls,
@@ -23,6 +24,7 @@ from fairweather.report import (
     overview,
     prediction_sets,
     provenance,
+    published_files,
     ranking,
     readers,
     reliability,
@@ -100,6 +102,7 @@ SECTIONS = (
             other_images.OTHER_DATA,
             summary.WORST_LEVELS,
             summary.STABILITY,
+            published_files.ORIGINS,
             summary.CLASS_PRIORS,
             summary.DEFERRAL,
             summary.CLEAN_METRICS,
@@ -122,6 +125,7 @@ SECTIONS = (
             gallery.MISTAKES,
         ),
     ),
+    adaptation.SECTION,
     readers.SECTION,
     Section("sets", "Prediction sets", (prediction_sets.PREDICTION_SETS,)),
     Section("training", "Training, and settings that differ", (training.TRAINING,)),

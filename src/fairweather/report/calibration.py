@@ -203,7 +203,7 @@ def read_outcomes(contents: Contents, model: str, cell: str) -> Mapping[str, Out
     if FINDINGS in contents.kinds:
         return _read_findings(contents, model, seed, cell)
     images = contents.read_cell(model, seed, cell)
-    if not isinstance(images, Predictions):
+    if not isinstance(images, Predictions) or images.confidence is None:
         return {}
     groups = None if grouping is None else grouping.numbers
     own = {CONFIDENCE: Outcomes(images.confidence.astype(np.float64), images.correct, groups)}

@@ -13,7 +13,8 @@ from PIL import Image
 from fairweather.errors import InputError
 from fairweather.report.charts import FAINT, PNG_SCALE, Figure, render_figure
 from fairweather.report.pictures import make_picture_layer, make_text_layer
-from fairweather.shifts.table import CLEAN, SHIFTS
+from fairweather.shifts.published import find_shift_kind
+from fairweather.shifts.table import CLEAN, ShiftKind
 from fairweather.types.measurement import Images, Shift, format_number
 
 MOST_IMAGES = 12
@@ -124,15 +125,21 @@ def _group_by_level(shifts: Sequence[Shift]) -> list[list[Shift]]:
 
 
 def _fixed_parameters(shift: Shift) -> Iterator[str]:
-    level = SHIFTS[shift.name].level
+    level = _find_kind(shift).level
     return (
         f"{key} {format_number(value)}" for key, value in shift.parameters.items() if key != level
     )
 
 
+def _find_kind(shift: Shift) -> ShiftKind:
+    kind = find_shift_kind(shift.name)
+    assert kind is not None, "only a shift of the table, or of published files, has images"
+    return kind
+
+
 def _make_row(images: Images, shifts: list[Shift], seed: int) -> PreviewRow:
-    kind = SHIFTS[shifts[0].name]
-    shown = [shift(images.images, images.keys, seed) for shift in (CLEAN, *shifts)]
+    kind = _find_kind(shifts[0])
+    shown = [shift.change(images, seed) for shift in (CLEAN, *shifts)]
     pictures = [batch.permute(0, 2, 3, 1).numpy() for batch in shown]
     heads = ("clean", *(f"{kind.level} {shift.level_name}" for shift in shifts))
     names = (shifts[0].name, *_fixed_parameters(shifts[0]))

@@ -24,6 +24,7 @@ from fairweather.tasks.table import find_task
 from fairweather.types.kinds import TaskKind
 from fairweather.types.measurement import (
     AnyPredictions,
+    Passes,
     Predictions,
     Score,
     format_255ths,
@@ -405,6 +406,11 @@ class Contents:
             return run.read_stream_columns(file, columns)
         except FileNotFoundError:
             return None
+
+    def read_passes(self, model: str, seed: str, cell: str) -> Passes | None:
+        """What adapting to the images of a cell has cost; None where nothing says so."""
+        run, file = self._file(model, seed, cell, TEST)
+        return run.read_passes(file) if run.file(file).is_file() else None
 
     def _file(self, model: str, seed: str, cell: str, part: str) -> tuple[RunFolder, str]:
         run, name = self.home(model)

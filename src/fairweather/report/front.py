@@ -108,6 +108,28 @@ def describe_class(contents: Contents, model: str, cell: str, searched: int = 1)
     return [words.describe_class_share(off, where)] if off else []
 
 
+def explain_terms(contents: Contents, model: str) -> str:
+    """Explain the words of the tiles, and what is left out where only predicted classes are known.
+
+    Without a log-likelihood, nothing is known of other classes; without a confidence, of none.
+    """
+    lacks_gap, lacks_likelihood = (
+        contents.score(metric, model, CLEAN, NO_LEVEL) is None
+        for metric in ("confidence_gap", "negative_log_likelihood")
+    )
+    if lacks_gap:
+        return (
+            "Only predicted classes are known. Calibration, deferral, log-likelihood, AUC and "
+            "others that need probabilities are left out."
+        )
+    if lacks_likelihood:
+        return (
+            f"{TERMS} Only this probability is known. Log-likelihood, AUC and others that need "
+            "those of all classes are left out."
+        )
+    return TERMS
+
+
 def _show_verdict(contents: Contents, _: Tables) -> PartView | None:
     outcomes, start = contents.once(read_outcomes), contents.once(choose_model)
     if start is None:
@@ -119,7 +141,7 @@ def _show_verdict(contents: Contents, _: Tables) -> PartView | None:
             "tiles": write_tiles(contents, start),
             "models": {model: outcome.title for model, outcome in outcomes.items()},
             "chosen": "that is most accurate on clean images",
-            "terms": TERMS,
+            "terms": explain_terms(contents, start),
         },
         carried={
             "start": start,

@@ -21,12 +21,12 @@ from fairweather.variants.variant import keeps_network
 
 
 class Picture(TypedDict):
-    """A picture: what it shows, and each model's prediction and confidence, None without one."""
+    """A picture: what it shows, and each model's prediction and confidence, None for what lacks."""
 
     image: str
     cell: str
     label: int | None
-    predictions: list[tuple[int, float] | None]
+    predictions: list[tuple[int, float | None] | None]
 
 
 class Gallery(TypedDict):
@@ -51,7 +51,7 @@ class ShownPrediction(NamedTuple):
 
     label: int
     predicted: int
-    confidence: float
+    confidence: float | None
 
 
 def find_predictions(
@@ -63,7 +63,7 @@ def find_predictions(
         CellImage(int(columns.keys[row]), cell): ShownPrediction(
             int(columns.labels[row]),
             int(columns.predicted[row]),
-            round(float(columns.confidence[row]), 4),
+            round(float(columns.confidence[row]), 4) if columns.is_sure else None,
         )
         for row in rows
     }

@@ -108,7 +108,7 @@ def tabulate_panels(
     for (row, name), (column, condition) in product(enumerate(models), enumerate(conditions)):
         seed = contents.seeds_of(name)[0]
         frame = pd.DataFrame({"confidence": [math.nan], "note": [NOT_MEASURED]})
-        if cell := read_cell(contents, name, seed, condition.cell):
+        if (cell := read_cell(contents, name, seed, condition.cell)) and cell.is_sure:
             grouping = contents.grouping
             bins = reliability_bins(cell.confidence, cell.correct, bins=BINS, grouping=grouping)
             frame = pd.DataFrame(bins._asdict()).query("images > 0").reset_index(drop=True)

@@ -31,7 +31,10 @@ MOST_ROWS = 8  # clean images, and the shifts that cost most
 
 
 class CellColumns(NamedTuple):
-    """What is read of a cell, one entry an image: label and prediction `[n]`, confidence `[n]`."""
+    """What is read of a cell, one entry an image: label and prediction `[n]`, confidence `[n]`.
+
+    An unknown confidence is NaN.
+    """
 
     keys: npt.NDArray[np.int64]
     labels: npt.NDArray[np.int64]
@@ -42,6 +45,11 @@ class CellColumns(NamedTuple):
     def correct(self) -> npt.NDArray[np.bool_]:
         """Whether each prediction is the label."""
         return self.labels == self.predicted
+
+    @property
+    def is_sure(self) -> bool:
+        """Whether the confidence is known."""
+        return not np.isnan(self.confidence).any()
 
 
 def read_cell(
@@ -71,7 +79,7 @@ class Review(NamedTuple):
 def fit_thresholds(contents: Contents, model: str, seed: str) -> list[float]:
     """Give the confidence that keeps each of `RISKS` on validation images; none without them."""
     cells = [read_cell(contents, model, seed, cell, VAL) for cell in contents.fitted_on(model)]
-    known = [cell for cell in cells if cell is not None]
+    known = [cell for cell in cells if cell is not None and cell.is_sure]
     if len(known) < len(cells):
         return []
     confidence = np.concatenate([cell.confidence for cell in known])
@@ -82,14 +90,14 @@ def fit_thresholds(contents: Contents, model: str, seed: str) -> list[float]:
 def measure_review(
     contents: Contents, model: str, cell: str, thresholds: Mapping[str, Sequence[float]]
 ) -> Review | None:
-    """Measure what a person must review in a cell; None where a seed's predictions are missing.
+    """Measure what a person must review in a cell; None where a seed lacks it or a confidence.
 
     `thresholds` are those of each seed of the model, from `fit_thresholds`.
     """
     needed, sent, wrong = [], [], []
     for seed, fitted in thresholds.items():
         columns = read_cell(contents, model, seed, cell)
-        if columns is None:
+        if columns is None or not columns.is_sure:
             return None
         confidence, correct = columns.confidence, columns.correct
         needed.append(deferral_shares(confidence, correct, RISKS, contents.grouping))

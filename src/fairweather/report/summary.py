@@ -192,6 +192,7 @@ UNITS = ReportPart(show_tables("Each finding by itself"), _unit_tables, accepts=
 # ---------------------------------------------------------------- further tables
 
 FLIPS, MEAN_ERROR, MCE = "flip_rate", "mean_corruption_error", "mce_alexnet/in-memory"
+MCE_OF_FILES, RELATIVE_MCE = "mce_alexnet/files", "relative_mce_alexnet/files"
 # By what stands in scores.csv; priors have no rows of aliases.
 PRIOR_METRICS: Mapping[str, str] = {
     "accuracy": "accuracy (%)",
@@ -266,6 +267,17 @@ def _tabulate_stability(contents: Contents) -> TextTable | None:
             "mCE: the errors divided by the published errors of AlexNet; 1 means as many errors as "
             "AlexNet makes (papers print 100 times that). The corruptions are made in memory, and "
             "are not bit for bit those of the published files",
+        ),
+        (
+            MCE_OF_FILES,
+            "mCE",
+            "mCE on the published files: the errors divided by the published errors of AlexNet "
+            "(papers print 100 times that)",
+        ),
+        (
+            RELATIVE_MCE,
+            "relative mCE",
+            "Relative mCE: how much the errors rise above clean, divided by the rise of AlexNet's",
         ),
     ):
         families = scores["shift"][scores["metric"] == metric].unique()

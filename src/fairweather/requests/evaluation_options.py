@@ -37,6 +37,14 @@ class EvaluationOptions(ModelOptions):
     key_column: str | None = option(
         None, "Column of the predictions with image keys or file names: its name or number."
     )
+    predicted_columns: tuple[str, ...] = option(
+        (),
+        "Column of the predictions with the predicted class. Repeatable, for one of each model.",
+        flag="--predicted-column",
+    )
+    confidence_column: str | None = option(
+        None, "Column of the predictions with the confidence in the predicted class."
+    )
     classes: tuple[str, ...] = option(
         (), "Classes of the predictions' columns, in order: names with commas, or a file of lines."
     )

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Literal
@@ -14,13 +14,15 @@ from torch import nn
 
 from fairweather.attacks.problem import needs_classes_error
 from fairweather.attacks.table import ATTACKS, select_labels
-from fairweather.errors import InputError, check_name, unknown_name
+from fairweather.errors import InputError, check_name, join_names, unknown_name
 from fairweather.files.yamlfile import parse_yaml, read_yaml
 from fairweather.metrics.grouping import Grouping, number_groups
 from fairweather.metrics.metric import find_point, list_onwards
 from fairweather.metrics.operating_points import count_sought, explain_few, fewest_for_target
-from fairweather.progress import Notify
+from fairweather.metrics.robustness import ALEXNET, SEVERITIES
+from fairweather.progress import Event, Notify, silent
 from fairweather.runs.folder import StoredGroups
+from fairweather.shifts.published import BENCHMARK, find_published_set
 from fairweather.steps.measurement import (
     OOD_DATA,
     DataFacts,
@@ -39,6 +41,7 @@ from fairweather.steps.plan import (
     Step,
     link_steps,
 )
+from fairweather.steps.sweeps import bind_published, digest_published
 from fairweather.steps.worker import get_splits, open_data
 from fairweather.tasks.classification import CLASSIFICATION_TASK
 from fairweather.tasks.table import find_task
@@ -441,7 +444,12 @@ def make_plan(inputs: Inputs) -> Plan:
         *plan_models(measurement, inputs.models),
         *plan_conclusion(measurement, inputs.models),
     ]
-    return link_steps(sources, [planned for planned, _ in inputs.networks], steps)
+    published = {
+        shift.id: shift.files.source
+        for shift in (*measurement.shifts, *measurement.fit_on)
+        if isinstance(shift, Shift) and shift.files is not None
+    }
+    return link_steps(sources, [planned for planned, _ in inputs.networks], steps, published)
 
 
 def model_label(title: str, seed: int, seeds: Sequence[int]) -> str:
@@ -562,10 +570,56 @@ def try_settings(dataset: Dataset, settings: Settings, purpose: str) -> None:
 
 
 def try_shifts(shifts: Sequence[Shift | Attack], image: Images, seed: int) -> None:
-    """Apply every shift to one image; raises `InputError` for the first that does not work."""
+    """Apply every shift to one image; raises `InputError` for the first that does not work.
+
+    Published files have been tried by `pair_published_files`.
+    """
     for shift in shifts:
-        if isinstance(shift, Shift):
+        if isinstance(shift, Shift) and shift.files is None:
             shift(image.images, image.keys, seed)
+
+
+def describe_published_files(settings: Settings, dataset: Dataset) -> Iterator[str]:
+    """Say which published files are measured, and which are missing, one fact per line."""
+    cells: dict[str, list[Shift]] = {}
+    for shift in settings.shifts:
+        if isinstance(shift, Shift) and shift.files is not None:
+            cells.setdefault(shift.name.partition("/")[0], []).append(shift)
+    for family, shifts in cells.items():
+        facts = find_published_set(family)
+        assert facts is not None, "its name is that of a set"
+        levels: dict[str, set[float | None]] = {}
+        for shift in shifts:
+            levels.setdefault(shift.name.partition("/")[2], set()).add(shift.level)
+        of_all = "" if facts.images is None else f" of {facts.images:,}"
+        yield (
+            f"published      {facts.title}: {len(shifts)} cells of {len(levels)} corruptions, "
+            f"{len(dataset.test):,}{of_all} images each"
+        )
+        if partial := [name for name, present in levels.items() if len(present) < SEVERITIES]:
+            names = join_names(partial)
+            yield f"note           {facts.title}: some severities of {names} are missing"
+        if family == BENCHMARK and (
+            missing := [name for name in ALEXNET if len(levels.get(name, ())) < SEVERITIES]
+        ):
+            yield f"note           no mCE: {join_names(missing)} are missing or incomplete"
+
+
+def pair_published_files(settings: Settings, dataset: Dataset, tell: Notify = silent) -> Settings:
+    """Pair the published files among the shifts with the clean images of a data set.
+
+    Raises `InputError` if files are missing, or differ from the clean images in labels or size.
+    """
+    count = len(digest_published(settings.shifts))
+
+    def report(done: int) -> None:
+        tell(Event("pair published files", done, count))
+
+    shifts = tuple(bind_published(settings.shifts, dataset.test, report))
+    fit_on = settings.fit_on
+    if dataset.val is not None:
+        fit_on = tuple(bind_published(fit_on, dataset.val))
+    return replace(settings, shifts=shifts, fit_on=fit_on)
 
 
 def try_model(model: nn.Module, settings: Settings, dataset: Dataset) -> None:

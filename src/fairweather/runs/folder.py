@@ -443,7 +443,10 @@ class RunFolder:
         return self.read_columns(name, [column])[0]
 
     def read_columns(self, name: str, columns: Sequence[str]) -> list[npt.NDArray[Any]]:
-        """Read some columns of a file of predictions, `[N]` each, of the first of its streams."""
+        """Read some columns of a file of predictions, `[N]` each, of the first of its streams.
+
+        A confidence that is unknown is NaN.
+        """
         return [column[0] for column in self.read_stream_columns(name, columns)]
 
     def read_stream_columns(self, name: str, columns: Sequence[str]) -> list[npt.NDArray[Any]]:
@@ -547,6 +550,12 @@ class RunFolder:
             predictions = replace(predictions, ordered=self.record.data.ordered)
         return predictions
 
+    def read_passes(self, name: str) -> Passes | None:
+        """What adapting to the images of a cell has cost; None of a model that does not adapt."""
+        with _open_parquet(self.file(name)) as file:
+            described = json.loads(file.schema_arrow.metadata[b"fairweather"])
+            return Passes(*described["passes"]) if "passes" in described else None
+
     def read_images(self, name: str) -> AnyPredictions:
         """Read the columns of a cell as they are stored, with one row for each image.
 
@@ -567,7 +576,9 @@ class RunFolder:
             stored = [*table.column_names]
             if DOUBT in stored:
                 stored.append("confidence")
-            columns = {name: self._column(table, name) for name in kind.stored if name in stored}
+            columns = {
+                name: self._column(table, name) if name in stored else None for name in kind.stored
+            }
             logits = self._column(table, "logits") if "logits" in stored else None
             predictions: AnyPredictions = kind(
                 **columns, logits=logits, classes=tuple(described["classes"])
@@ -582,6 +593,8 @@ class RunFolder:
         """Give a column with the type that predictions have; small copies store narrower ones."""
         if name == "confidence" and DOUBT in table.column_names:
             return 1 - table[DOUBT].to_numpy().astype(np.float64)
+        if name == "confidence" and name not in table.column_names:
+            return np.full(len(table), np.nan)
         column = table[name].combine_chunks()
         if pa.types.is_fixed_size_list(column.type):
             values = column.flatten().to_numpy().reshape(len(table), -1)

@@ -407,6 +407,11 @@ def export(
             f"png puts each image into the folder of its class, and the images of {dataset.name} "
             "have several findings: choose the format npz (--format npz)"
         )
+    if published := [shift.files for shift in shifts if shift.files is not None]:
+        raise InputError(
+            f"{published[0].source} is published as files already: export only shifts that are "
+            "made in memory"
+        )
     distinct = list({shift.id: shift for shift in shifts}.values())
     _check_inputs(distinct, images, seed)
     folder = Path(out)

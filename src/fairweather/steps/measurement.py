@@ -24,7 +24,7 @@ from fairweather.steps import plan
 from fairweather.steps.predictions import groups_digest
 from fairweather.steps.samples import MIXUP
 from fairweather.steps.score_rows import is_imagenet_at_224
-from fairweather.steps.sweeps import shift_kind
+from fairweather.steps.sweeps import digest_published, shift_kind
 from fairweather.steps.worker import get_splits, open_data
 from fairweather.tasks.table import find_task
 from fairweather.types.kinds import TaskKind
@@ -589,6 +589,7 @@ def _plan_fit(
         shift_seed=measurement.shift_seed,
         network=model.network,
         val=measurement.data.reference(VAL),
+        published=digest_published(s for s in measurement.fit_on if s.id in shifts),
         stored=measurement.stores_logits,
         batch_size=measurement.batch_size,
         arithmetic=measurement.arithmetic,
@@ -629,6 +630,7 @@ def _plan_prediction(
         images=measurement.images(part),
         task_name=measurement.data.task,
         shift=shift.id,
+        published=digest_published([shift]),
         shift_seed=measurement.shift_seed,
         labelled=part not in measurement.others,
         batch_size=measurement.batch_size,
@@ -728,7 +730,8 @@ def _plan_samples(measurement: Measurement, models: Sequence[MeasuredModel]) -> 
         for name in names:
             shown.setdefault(name + suffix, (name, model.seed))
     pictured = measurement.shifts if measurement.pictured is None else measurement.pictured
-    shifts = tuple(shift.id for shift in pictured if isinstance(shift, Shift))
+    shown_shifts = [shift for shift in pictured if isinstance(shift, Shift)]
+    shifts = tuple(shift.id for shift in shown_shifts)
     attacks = [attack for attack in measurement.shifts if isinstance(attack, Attack)]
     networks = {
         name: model.network
@@ -759,6 +762,7 @@ def _plan_samples(measurement: Measurement, models: Sequence[MeasuredModel]) -> 
         train=measurement.data.reference("train") if measurement.mixup else None,
         models=shown,
         shifts=shifts,
+        published=digest_published(shown_shifts),
         shift_seed=measurement.shift_seed,
         mixup=measurement.mixup,
         threads=measurement.threads,

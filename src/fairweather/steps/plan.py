@@ -12,6 +12,7 @@ import importlib.metadata
 from collections import Counter
 from collections.abc import Collection, Iterable, Mapping, Sequence
 from dataclasses import field
+from types import MappingProxyType
 from typing import Annotated, ClassVar, Literal, NamedTuple
 
 import cv2
@@ -291,7 +292,8 @@ class Step(FrozenRecord):
     def is_known(self) -> bool:
         """Whether `depends` is fully known: all images are decoded and weights downloaded."""
         decoded = all(reference.digest is not None for reference in self.references)
-        return decoded and getattr(self, "weights", "") is not None
+        paired = None not in getattr(self, "published", {}).values()
+        return decoded and paired and getattr(self, "weights", "") is not None
 
 
 class TrainingStep(Step):
@@ -422,6 +424,9 @@ class FitStep(Step):
     shifts: tuple[str, ...] = (CLEAN,)
     """Ids of the shifts of all these files, in their order."""
 
+    published: dict[str, str | None] = pydantic.Field(default_factory=dict)
+    """The digest of the published files of those shifts that are read from files."""
+
     shift_seed: Annotated[int, Effect("seed")] = 0
     """Random seed of these shifts."""
 
@@ -442,7 +447,7 @@ class FitStep(Step):
     def idle(self) -> Collection[str]:
         if self.stored:
             of_networks = ("network", "val", "batch_size", "arithmetic", *MACHINE_FIELDS)
-            return ("stored", "shifts", "shift_seed", *of_networks)
+            return ("stored", "shifts", "shift_seed", "published", *of_networks)
         return ("stored", *(("shift_seed",) if self.shifts == (CLEAN,) else ()))
 
     def made_with(self) -> dict[str, JsonValue]:
@@ -563,6 +568,9 @@ class PredictStep(Step):
     shift: str
     """Id of the shift or attack."""
 
+    published: dict[str, str | None] = pydantic.Field(default_factory=dict)
+    """The digest of its published files, if it is read from files; None until it is known."""
+
     shift_seed: Annotated[int, Effect("seed")]
     labelled: bool = True
     """False for another data set: only predicted classes and confidences are kept."""
@@ -596,7 +604,8 @@ class PredictStep(Step):
         if isinstance(self.how, ForwardPass):
             return ()
         unseen = () if isinstance(self.how, GivenPredictions) else ("images",)
-        return (*MACHINE_FIELDS, "shift", "shift_seed", "batch_size", "arithmetic", *unseen)
+        cell = ("shift", "published", "shift_seed", "batch_size", "arithmetic")
+        return (*MACHINE_FIELDS, *cell, *unseen)
 
     def made_with(self) -> dict[str, JsonValue]:
         facts: dict[str, JsonValue] = {}
@@ -731,6 +740,9 @@ class SampleStep(Step):
     shifts: tuple[str, ...]
     """Ids, clean first, without attacks, since their images depend on the model."""
 
+    published: dict[str, str | None] = pydantic.Field(default_factory=dict)
+    """The digest of the published files of those shifts that are read from files."""
+
     shift_seed: Annotated[int, Effect("seed")]
     aggregation: Aggregation | None = None
     """What is judged in place of images; one image of each is shown."""
@@ -783,6 +795,9 @@ class Plan(FrozenRecord):
     models: tuple[PlannedModel, ...] = ()
     """The models from elsewhere; steps know them by their digests."""
 
+    published: dict[str, str] = pydantic.Field(default_factory=dict)
+    """Where the published files of a shift are, by its id: `imagenet-c:/data/imagenet-c/fog/3`."""
+
     steps: tuple[AnyStep, ...]
     """All steps of the run, in order."""
 
@@ -811,7 +826,10 @@ class Plan(FrozenRecord):
 
 
 def link_steps(
-    data: Mapping[str, PlannedDataset], models: Sequence[PlannedModel], steps: Sequence[Step]
+    data: Mapping[str, PlannedDataset],
+    models: Sequence[PlannedModel],
+    steps: Sequence[Step],
+    published: Mapping[str, str] = MappingProxyType({}),
 ) -> Plan:
     """Make a plan of steps in order; `needs` of each follows from the files that it reads.
 
@@ -834,7 +852,9 @@ def link_steps(
     twice = [name for name, count in Counter(step.id for step in steps).items() if count > 1]
     if twice:
         raise ValueError(f"two steps have the id {twice[0]}")
-    return Plan.model_construct(data=dict(data), models=tuple(models), steps=tuple(linked))
+    return Plan.model_construct(
+        data=dict(data), models=tuple(models), published=dict(published), steps=tuple(linked)
+    )
 
 
 def step_fingerprint(step: Step, checksums: Mapping[str, str]) -> str:

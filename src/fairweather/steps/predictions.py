@@ -191,7 +191,7 @@ def _predict_again(
         predictions += predict_shared(
             [predictor],
             worker.images(step.val),
-            parse_shift(text),
+            worker.shift(text, worker.images(step.val), step.published),
             batch_size=step.batch_size,
             safe_batch_size=worker.batch_size(step.batch_size),
             device=worker.device,
@@ -212,8 +212,8 @@ def pixels_key(step: plan.Step) -> tuple[Hashable, ...] | None:
         return None
     if _is_attack(step.shift):
         return None
-    images = (step.images, step.shift, step.shift_seed, step.batch_size, step.ood_scores)
-    return (*images, step.arithmetic, step.device, step.threads)
+    images = (step.images, step.shift, *step.published.values(), step.shift_seed, step.ood_scores)
+    return (*images, step.batch_size, step.arithmetic, step.device, step.threads)
 
 
 def do_predict(
@@ -259,7 +259,7 @@ def do_predictions(
     all_predictions = predict_shared(
         predictors,
         images,
-        parse_shift(first.shift),
+        worker.shift(first.shift, images, first.published),
         batch_size=first.batch_size,
         safe_batch_size=worker.batch_size(first.batch_size),
         device=worker.device,
@@ -300,7 +300,7 @@ def _store_predictions(
     else:
         assert isinstance(predictions, Predictions), "only classifiers are scored on other data"
         folder.write_unlabelled(step.leaves[0], predictions)
-        note = f"{step.images.data}: confidence {np.mean(predictions.confidence):.1%}"
+        note = f"{step.images.data}: confidence {np.mean(predictions.known_confidence):.1%}"
     return plan.StepResult(note, halved_to=halved)
 
 

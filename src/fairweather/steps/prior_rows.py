@@ -48,7 +48,7 @@ def prior_rows(
     """
     frames = [pd.DataFrame(columns=COLUMNS)]
     priors = {name: np.array(shares) for name, shares in step.priors.items()}
-    for row in step.rows if priors else ():
+    for row in _without_adapting(step) if priors else ():
         predictions = folder.read_predictions(row.file(CLEAN))
         chosen = fitted[row.model, row.seed].points if (row.model, row.seed) in fitted else {}
         names = _predictive(
@@ -84,7 +84,7 @@ def prevalence_rows(
         validations: validation images by model and seed, for thresholds of operating points.
     """
     frames = [pd.DataFrame(columns=UNIT_COLUMNS)]
-    for row in step.rows:
+    for row in _without_adapting(step):
         every = folder.read_cell(row.file(CLEAN))
         validation = validations.get((row.model, str(row.seed)))
         for place, unit in enumerate(folder.task.units(every)):
@@ -102,6 +102,11 @@ def prevalence_rows(
                 frame = _make_frame(row, f"{PRIORS}{name}", scores).assign(unit=unit.name)
                 frames.append(frame if within is None else frame.assign(groups=within.count))
     return concatenate_rows(frames)
+
+
+def _without_adapting(step: ScoreStep) -> list[ScoredModel]:
+    """The models whose predictions of an image stay the same if other images are seen with it."""
+    return [row for row in step.rows if not row.adapts]
 
 
 def _predictive(names: Iterable[str]) -> list[str]:

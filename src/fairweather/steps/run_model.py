@@ -168,7 +168,7 @@ def open_images(
 ) -> NewImages:
     """Load images for a model, prepared as its own; a set with splits gives its test images.
 
-    Labels are kept if the model has every class by name.
+    Labels are kept if the model has every class by name, and each image one label.
 
     Args:
         source: the images, as for `load_data`.
@@ -186,10 +186,13 @@ def open_images(
     )
     dataset = load(source, options, offline=offline, progress=progress)
     labels = relabel_by_name(dataset.test, classes, positive)
-    if labels is None:
+    choices = dataset.test.choices
+    has_more = choices is not None and choices.truth is not None  # than one label an image
+    if labels is None or has_more:
         test = dataset.test
         unlabelled = replace(drop_labels(test, classes), names=test.names, groups=test.groups)
-        others = () if dataset.classes == (UNLABELLED,) else dataset.classes
+        are_known = labels is not None or dataset.classes == (UNLABELLED,)
+        others = () if are_known else dataset.classes
         return NewImages(dataset.name, unlabelled, labelled=False, other_classes=others)
     images = replace(dataset.test, labels=labels, classes=classes)
     return NewImages(dataset.name, images, labelled=True)

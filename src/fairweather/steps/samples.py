@@ -92,8 +92,9 @@ ShownModels = Mapping[str, tuple[str, int | str]]
 
 def do_sample(step: SampleStep, worker: Worker, folder: RunFolder, progress: Notify) -> StepResult:
     """Choose pictures by the predictions, and store them under the shifts of the predictions."""
-    shifts = [shift for text in step.shifts if isinstance(shift := parse_shift(text), Shift)]
     dataset, image_keys = worker.dataset(step.images.data), dict[int, int]()
+    every = (worker.shift(text, dataset.test, step.published) for text in step.shifts)
+    shifts = [shift for shift in every if isinstance(shift, Shift)]
     if step.aggregation is not None:
         shown = show_units(folder, dataset.test, next(iter(step.models.values())))
         image_keys = dict(enumerate(shown.keys.tolist()))
@@ -390,7 +391,8 @@ def _read_cells(
 ) -> _CellPredictions:
     files = [predictions_file(*model, shift.id) for shift in shifts]
     predicted = np.stack([run.read_column(file, "predicted") for file in files])
-    confidence = np.stack([run.read_column(file, "confidence") for file in files])
+    # Where it is unknown, no mistake comes before another.
+    confidence = np.nan_to_num([run.read_column(file, "confidence") for file in files])
     return _CellPredictions(predicted != test.labels.numpy(), confidence)
 
 
@@ -423,8 +425,8 @@ def _encode_pictures(
         images = test[torch.from_numpy(by_key[np.searchsorted(sorted_keys, keys)])]
         columns["cell"] += [shift.id] * len(keys)
         columns["key"] += keys.tolist()
-        drawn_by = _find_image_keys(images.keys, image_keys)
-        columns["image"] += make_thumbnails(shift(images.images, drawn_by, seed))
+        drawn = replace(images, keys=_find_image_keys(images.keys, image_keys))
+        columns["image"] += make_thumbnails(shift.change(drawn, seed))
     return to_parquet(pa.table(columns, schema=PICTURE_COLUMNS))
 
 

@@ -22,13 +22,14 @@ from fairweather.metrics import (
     mean_corruption_error,
     paired_change,
     paired_difference,
+    relative_mce_alexnet,
 )
 from fairweather.metrics.columns import FloatArray, IntArray, Result
 from fairweather.metrics.detection import DETECTION_METRICS, OOD_SCORES
 from fairweather.metrics.grouping import Grouping
 from fairweather.metrics.intervals import stream_estimate
 from fairweather.metrics.metric import class_metric_names, find_class_metric_row
-from fairweather.metrics.robustness import ADAPTED, ALEXNET, SEVERITIES, Errors
+from fairweather.metrics.robustness import ADAPTED, ALEXNET, FILES_MINUS_MEMORY, SEVERITIES
 from fairweather.runs.folder import RunFolder
 from fairweather.runs.scores import (
     Estimates,
@@ -41,6 +42,7 @@ from fairweather.runs.scores import (
     unseen_slices,
     worst_slices,
 )
+from fairweather.shifts.published import BENCHMARK, TWINS, find_twin
 from fairweather.steps.plan import ScoredModel, ScoreStep
 from fairweather.steps.sweeps import shift_kind
 from fairweather.types.measurement import Cell, Predictions
@@ -75,8 +77,8 @@ def estimate_with_classes(
     Classes have rows for clean images, and for the mean over the levels of each shift. There may be
     many classes, so single levels have rows of targets only. Estimates of classes are dropped after
     each model and shift, because together they might not fit into memory. Both come from one pass,
-    because a macro AUC needs the areas of all classes. There are no rows of classes where logits
-    are not stored.
+    because a macro AUC needs the areas of all classes. Without logits, classes have the rows of
+    their calls only, and more than 100 classes have none.
 
     Args:
         cells: all cells of one set of images.
@@ -293,21 +295,32 @@ def _corruption_errors(
         full = len(benchmark) == len(ALEXNET) and all(
             len(members) == SEVERITIES for members in benchmark.values()
         )
-        if family == "imagenet_c" and full and in_units_of_alexnet:
+        if not full or not in_units_of_alexnet:
+            continue
+        if family == TWINS[BENCHMARK]:
             yield key, "mce_alexnet/in-memory", _combine_errors(mce_alexnet, benchmark)
+        elif family == BENCHMARK:
+            clean = table[model, seed, CLEAN, NO_LEVEL]["accuracy"]
+            relative = _combine_errors(relative_mce_alexnet, benchmark, clean)
+            yield key, "mce_alexnet/files", _combine_errors(mce_alexnet, benchmark)
+            yield key, "relative_mce_alexnet/files", relative
 
 
 def _combine_errors(
-    metric: Callable[[Errors], Result], accuracies: Mapping[str, Sequence[Estimate]]
+    metric: Callable[..., Result],
+    accuracies: Mapping[str, Sequence[Estimate]],
+    *clean: Estimate,
 ) -> Estimate:
-    """One number of the accuracies at each severity of each corruption."""
+    """One number of the accuracies at each severity of each corruption, and maybe on clean."""
     values, replicates = {}, {}
     for name, members in accuracies.items():
         values[name] = 1 - np.array([estimate.value for estimate in members])
         drawn = np.stack([estimate.replicates for estimate in members])
         replicates[name] = np.clip(1 - drawn, 0, 1)
-    combined, first = np.asarray(metric(replicates), dtype=np.float64), members[0]
-    return Estimate(float(metric(values)), combined, first.n, groups=first.groups)
+    drawn_clean = [np.clip(1 - estimate.replicates, 0, 1) for estimate in clean]
+    combined = np.asarray(metric(replicates, *drawn_clean), dtype=np.float64)
+    value, first = metric(values, *(1 - estimate.value for estimate in clean)), members[0]
+    return Estimate(float(value), combined, first.n, groups=first.groups)
 
 
 def is_imagenet_at_224(classes: Sequence[str], side: tuple[int, int] | None) -> bool:
@@ -339,6 +352,20 @@ def adaptation_rows(
                 alike = len(first.of_seeds) == len(second.of_seeds)
                 change = (paired_change if alike else paired_difference)(first, second)
                 lines.append((model, seed, shift, level, changed, *change))
+    return pd.DataFrame(lines, columns=COLUMNS)
+
+
+def file_difference_rows(table: Mapping[ScoreKey, Estimates]) -> pd.DataFrame:
+    """Make the rows of how published files differ from the same made in memory, paired by image.
+
+    They are of each corruption at each level, and of means over levels, that a run has both of.
+    """
+    lines = []
+    for (model, seed, shift, level), on_files in table.items():
+        in_memory = table.get((model, seed, find_twin(shift), level), {})
+        if "accuracy" in in_memory and level != WORST:
+            change = paired_change(in_memory["accuracy"], on_files["accuracy"])
+            lines.append((model, seed, shift, level, FILES_MINUS_MEMORY, *change))
     return pd.DataFrame(lines, columns=COLUMNS)
 
 

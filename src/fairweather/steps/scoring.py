@@ -51,6 +51,7 @@ from fairweather.steps.score_rows import (
     detection_rows,
     estimate_with_classes,
     explain_absent_scores,
+    file_difference_rows,
     slice_frames,
 )
 from fairweather.steps.sweeps import parse_shift
@@ -154,6 +155,7 @@ def do_score(step: ScoreStep, worker: Worker, folder: RunFolder, progress: Notif
     )
     table = _summarize(estimated.items())
     frames = [scores_frame(table), derived, *frames, adaptation_rows(step.rows, table)]
+    frames.append(file_difference_rows(table))
     frames += [prior_rows(step, folder, groupings[TEST], fitted)]
     frames += [detection_rows(step, folder, groupings[TEST])]
     frame = _with_spread(concatenate_rows(frames))

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from dataclasses import replace
 from typing import TypeVar
 
 from fairweather.attacks.shift_lists import (
@@ -11,8 +12,9 @@ from fairweather.attacks.shift_lists import (
     refuse_external_images,
 )
 from fairweather.attacks.table import ATTACKS, AttackKind
+from fairweather.shifts.published import find_shift_kind, parse_published_shift
 from fairweather.shifts.table import SHIFTS, ShiftKind
-from fairweather.types.measurement import Attack, Shift, format_255ths
+from fairweather.types.measurement import Attack, Images, Shift, format_255ths
 from fairweather.types.record import CellRecord, SweepRecord
 
 AnyShift = TypeVar("AnyShift", bound=Shift | Attack)
@@ -25,7 +27,7 @@ def shift_kind(name: str) -> ShiftKind | AttackKind:
     """
     if name in ATTACKS:
         return ATTACKS[name]
-    return SHIFTS.get(name) or ShiftKind(
+    return find_shift_kind(name) or ShiftKind(
         refuse_external_images, name, "level", parameters=("level",)
     )
 
@@ -36,10 +38,39 @@ def parse_shift(text: str) -> Shift | Attack:
     >>> parse_shift("gaussian_blur,sigma=0.7").level
     0.7
     """
-    if (external := parse_external_shift(text)) is not None:
-        return external
+    if (known := parse_external_shift(text) or parse_published_shift(text)) is not None:
+        return known
     (shift,) = expand_shifts(text)
     return shift
+
+
+def bind_published(
+    shifts: Iterable[AnyShift], images: Images, tell: Callable[[int], None] = lambda _: None
+) -> Iterator[AnyShift]:
+    """Pair shifts that are read from published files with clean images; others stay as they are.
+
+    Args:
+        shifts: shifts and attacks.
+        images: the clean images.
+        tell: called with the number of shifts so far.
+
+    Raises `InputError` if files are missing, or differ from the clean images in labels or size.
+    """
+    for number, shift in enumerate(shifts, start=1):
+        if isinstance(shift, Shift) and shift.files is not None:
+            yield replace(shift, files=shift.files.bind(images))
+            tell(number)
+        else:
+            yield shift
+
+
+def digest_published(shifts: Iterable[Shift | Attack]) -> dict[str, str | None]:
+    """The digests of the published files of shifts, by id; other shifts are left out."""
+    return {
+        shift.id: shift.files.digest
+        for shift in shifts
+        if isinstance(shift, Shift) and shift.files is not None
+    }
 
 
 def group_by_sweep(shifts: Iterable[AnyShift]) -> dict[str, list[AnyShift]]:

@@ -15,6 +15,7 @@ import safetensors.torch
 import torch
 from torch import nn
 
+from fairweather.attacks.shift_lists import expand_only_shifts
 from fairweather.data.groups import describe_shared_groups
 from fairweather.data.loading import check_no_copies, load
 from fairweather.data.natural_sets import find_natural_facts
@@ -47,15 +48,18 @@ from fairweather.steps.plan import (
     TrainedNetwork,
     network_files,
 )
+from fairweather.steps.sweeps import bind_published, digest_published, parse_shift
 from fairweather.tasks.table import find_task
 from fairweather.training.ranks import ALONE, Ranks
 from fairweather.types.measurement import (
     CLASSIFICATION,
     UNKNOWN,
     AnyPredictions,
+    Attack,
     Dataset,
     Images,
     Predictions,
+    Shift,
 )
 from fairweather.types.positive import PositiveClasses, read_positive
 from fairweather.types.record import NATURAL, PROBED, TEST, TRAIN, VAL
@@ -113,6 +117,7 @@ class Worker:
         self._given = given
         self.groups = dict(groups or {})
         self.sources = dict(plan.data)
+        self._published = dict(plan.published)
         self.model_sources = {source.digest: source for source in plan.models}
         self.device = resolve_device(device)
         self.offline, self.progress = offline, progress
@@ -155,6 +160,28 @@ class Worker:
         if source is None or source.labelled:
             return part
         return drop_labels(part, self.dataset().classes)
+
+    def shift(
+        self, text: str, images: Images, published: Mapping[str, str | None]
+    ) -> Shift | Attack:
+        """Return a shift or an attack by its id, with the published files that it is read from.
+
+        Args:
+            text: the id.
+            images: the clean images that the files are paired with.
+            published: the digest that its files must have, by the id; empty without files.
+
+        Raises:
+            InputError: the files have changed since the plan was made, or are not here.
+        """
+        if text not in published:
+            return parse_shift(text)
+        (bound,) = bind_published(expand_only_shifts(self._published[text]), images)
+        if digest_published([bound]) != {text: published[text]}:
+            raise InputError(
+                f"the files of {self._published[text]} have changed since the plan was made"
+            )
+        return bound
 
     def network(self, network: AnyNetwork, folder: RunFolder) -> nn.Module:
         """Return a network with logits of the data's classes; as many as fit are kept.
@@ -281,13 +308,14 @@ def get_splits(dataset: Dataset) -> dict[str, Images]:
 def predictions_digest(predictions: AnyPredictions) -> str:
     """The digest of the content of predictions: keys, labels, probabilities and classes.
 
-    Beyond 100 classes, where logits are not kept, it covers the losses and confidences.
+    Without logits, as beyond 100 classes, it covers the losses and confidences that are known.
     """
     digest = hashlib.sha256(json.dumps(predictions.classes).encode())
     columns: list[npt.NDArray[Any]] = [predictions.keys, predictions.labels]
     if predictions.logits is None:
         assert isinstance(predictions, Predictions), "other tasks keep their logits"
-        columns += [predictions.predicted, predictions.confidence, predictions.nll]
+        known = (predictions.predicted, predictions.confidence, predictions.nll)
+        columns += [column for column in known if column is not None]
     else:
         columns.append(predictions.logits)
     for column in columns:

@@ -12,11 +12,11 @@ from numpy.typing import NDArray
 
 from fairweather.metrics.aggregates import aggregate_class_labels, aggregate_classes
 from fairweather.metrics.columns import IntArray, per_image
+from fairweather.metrics.metric import MOST_CLASSES
 from fairweather.tasks.task import AggregationRules, Logits, Strata, Task, widen_members
 from fairweather.types.measurement import CLASSIFICATION, Predictions
 
-# With more classes than this, logits would need more space than everything else in a run folder.
-MOST_STORED_CLASSES = 100
+MOST_STORED_CLASSES = MOST_CLASSES  # of which logits are stored
 
 
 def mean_log_probability(logits: Iterable[Logits | None]) -> Logits:

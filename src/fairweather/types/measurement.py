@@ -9,7 +9,17 @@ import re
 import sys
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
-from typing import TYPE_CHECKING, Any, ClassVar, Literal, NamedTuple, Self, TypeAlias, TypeVar
+from typing import (
+    TYPE_CHECKING,
+    Any,
+    ClassVar,
+    Literal,
+    NamedTuple,
+    Protocol,
+    Self,
+    TypeAlias,
+    TypeVar,
+)
 
 import numpy as np
 import numpy.typing as npt
@@ -348,6 +358,40 @@ class Dataset:
         return self.test.classes
 
 
+class StoredImage(NamedTuple):
+    """The place of a published image."""
+
+    path: str
+    row: int | None = None
+    """Its row in the array of that file; None for a file of its own."""
+
+
+class ShiftedFiles(Protocol):
+    """Published files of shifted images, which are read instead of changing images."""
+
+    @property
+    def source(self) -> str:
+        """The text that finds them again, with their folder."""
+        ...
+
+    @property
+    def digest(self) -> str | None:
+        """Of their names and sizes, for some images; None until these are known."""
+        ...
+
+    def bind(self, images: Images) -> ShiftedFiles:
+        """Pair the files with clean images, which determines the digest."""
+        ...
+
+    def locate(self, images: Images) -> list[StoredImage]:
+        """Find the file of each image; raises `InputError` if there is none."""
+        ...
+
+    def read(self, images: Images) -> torch.Tensor:
+        """Read the shifted images, uint8 `[N, 3, H, W]` as the images."""
+        ...
+
+
 @dataclass(frozen=True)
 class Shift:
     """A named change of the test images at one level: 8-bit images in, 8-bit images out.
@@ -368,6 +412,9 @@ class Shift:
     apply: ShiftFunction = field(repr=False, compare=False)
     """`(images uint8 [B, 3, H, W], keys int64 [B], seed) -> uint8 [B, 3, H, W]`."""
 
+    files: ShiftedFiles | None = field(default=None, repr=False, compare=False)
+    """The published files that are read instead; None for a change that is computed."""
+
     @property
     def id(self) -> str:
         """`name[,parameter=value...]`: no other shift has the same id."""
@@ -380,6 +427,12 @@ class Shift:
 
     def _repr_html_(self) -> str:
         return _change_html(self)
+
+    def change(self, images: Images, seed: int = 0) -> torch.Tensor:
+        """Shift images, or read their published files: uint8 `[N, 3, H, W]`."""
+        if self.files is not None:
+            return self.files.read(images)
+        return self(images.images, images.keys, seed)
 
     def __call__(self, images: torch.Tensor, keys: torch.Tensor, seed: int = 0) -> torch.Tensor:
         """Shift a batch: uint8 `[B, 3, H, W]` and int64 keys `[B]` to uint8 `[B, 3, H, W]`."""
@@ -601,6 +654,13 @@ class AnyPredictions:
         """bool `[N]`: is the decision right."""
         raise NotImplementedError
 
+    @property
+    def known_confidence(self) -> npt.NDArray[np.float64]:
+        """float64 `[N]`, the confidence, for what is only asked where it is known."""
+        confidence: npt.NDArray[np.float64] | None = getattr(self, "confidence", None)
+        assert confidence is not None, "the confidence is unknown; ask `Metric.applies`"
+        return confidence
+
     def take(self, places: npt.NDArray[np.integer]) -> Self:
         """The columns of some images, by their places."""
         return join_columns([self], lambda columns: columns[0][places])
@@ -677,17 +737,19 @@ class Predictions(AnyPredictions):
     predicted: IntArray
     """`keys`, `labels`, `predicted`: int64 `[N]`."""
 
-    confidence: npt.NDArray[np.float64]
-    """float64 `[N]`, the largest softmax probability."""
+    confidence: npt.NDArray[np.float64] | None
+    """float64 `[N]`, the largest softmax probability; None if only the predicted class is known."""
 
-    top5_correct: BoolArray
+    top5_correct: BoolArray | None
     """Bool `[N]`: are fewer than five logits greater than the label's."""
 
-    nll: npt.NDArray[np.float64]
+    nll: npt.NDArray[np.float64] | None
     """float64 `[N]`, minus the log of the label's probability, in nats."""
 
-    brier: npt.NDArray[np.float64]
-    """float64 `[N]`, squared distance of the probabilities to the one-hot label, in [0, 2]."""
+    brier: npt.NDArray[np.float64] | None
+    """float64 `[N]`, squared distance of the probabilities to the one-hot label, in [0, 2].
+
+    `top5_correct`, `nll`, `brier`: None if the probabilities of other classes are unknown."""
 
     logits: npt.NDArray[np.float32] | None
     """float32 `[N, classes]`, or None for more than 100 classes."""

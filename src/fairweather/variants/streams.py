@@ -9,7 +9,7 @@ from collections.abc import Callable, Mapping, Sequence
 
 import numpy as np
 
-from fairweather.errors import unknown_name
+from fairweather.errors import InputError, unknown_name
 from fairweather.metrics.columns import IntArray, LabelArray
 from fairweather.variants.variant import SHUFFLED
 
@@ -43,6 +43,8 @@ def draw_stream(
     shuffled = rng.permutation(len(labels))
     if order == SHUFFLED:
         return shuffled
+    if labels.ndim > 1:
+        raise InputError(f"order {order} needs one class for each image: use {SHUFFLED}")
     parameters = {"dirichlet": concentration, "imbalanced": imbalance}
     return IMAGE_ORDERS[order](shuffled, labels[shuffled], rng, parameters.get(order, 0.0))
 

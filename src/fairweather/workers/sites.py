@@ -14,7 +14,7 @@ import warnings
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import suppress
 from pathlib import Path
-from typing import NamedTuple
+from typing import NamedTuple, TypeAlias
 
 import cv2
 import numpy as np
@@ -37,7 +37,7 @@ from fairweather.steps.plan import (
 )
 from fairweather.steps.training import STATE
 from fairweather.steps.worker import Worker, get_splits
-from fairweather.types.measurement import Dataset, Images
+from fairweather.types.measurement import Dataset, Images, TextArray
 from fairweather.types.record import RECORD, step_file
 from fairweather.workers.logs import Failure
 from fairweather.workers.schedule import StepsOutcome, list_written, perform_locally
@@ -119,6 +119,11 @@ class StateUpdate(NamedTuple):
     content: bytes
 
 
+PackedPart: TypeAlias = tuple[
+    npt.NDArray[np.uint8], torch.Tensor, torch.Tensor, tuple[str, ...], TextArray | None
+]
+
+
 class PackedData(NamedTuple):
     """A data set whose pixels all processes of a machine can share: NumPy arrays."""
 
@@ -129,14 +134,20 @@ class PackedData(NamedTuple):
     task: str
     """`name`, `mean`, `std`, `notes`, `task`: as in `Dataset`."""
 
-    parts: Mapping[str, tuple[npt.NDArray[np.uint8], torch.Tensor, torch.Tensor, tuple[str, ...]]]
-    """Pixels, labels, keys and classes of each split."""
+    parts: Mapping[str, PackedPart]
+    """Pixels, labels, keys, classes and names of files of each split."""
 
     @classmethod
     def pack(cls, dataset: Dataset) -> PackedData:
         """Pack a data set."""
         parts = {
-            name: (images.images.numpy(), images.labels, images.keys, images.classes)
+            name: (
+                images.images.numpy(),
+                images.labels,
+                images.keys,
+                images.classes,
+                images.names,
+            )
             for name, images in get_splits(dataset).items()
         }
         notes = dict(dataset.notes)
@@ -152,8 +163,8 @@ class PackedData(NamedTuple):
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")  # that they cannot be written to
             splits = {
-                name: Images(torch.from_numpy(pixels), labels, keys, classes)
-                for name, (pixels, labels, keys, classes) in self.parts.items()
+                name: Images(torch.from_numpy(part[0]), *part[1:])
+                for name, part in self.parts.items()
             }
         train, val, test = splits.get("train"), splits.get("val"), splits["test"]
         return Dataset(self.name, train, val, test, self.mean, self.std, self.notes, self.task)

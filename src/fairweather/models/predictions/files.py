@@ -13,7 +13,15 @@ from fairweather.errors import InputError, check_case_distinct, check_name, unkn
 from fairweather.files.tables import read_csv_rows
 from fairweather.files.yamlfile import read_yaml
 from fairweather.models.outputs import parse_outputs
-from fairweather.models.predictions.tables import SUFFIXES, Content, read_header
+from fairweather.models.predictions.many_models import split_table
+from fairweather.models.predictions.tables import (
+    NOTHING_ASKED,
+    SUFFIXES,
+    Content,
+    RowOptions,
+    read_header,
+    split_suffix,
+)
 from fairweather.models.sources import folder_name
 from fairweather.types.measurement import is_finite
 from fairweather.types.record import CLEAN, VALIDATION
@@ -52,7 +60,7 @@ class PredictionSource(NamedTuple):
     """`logits` or `probabilities`, where a mapping file says so."""
 
 
-def find_predictions(path: Path) -> list[PredictionSource]:
+def find_predictions(path: Path, options: RowOptions = NOTHING_ASKED) -> list[PredictionSource]:
     """Find the predictions in a file, a folder of files or a mapping file.
 
     The files of a folder are called `MODEL[-seedN][-SHIFT,LEVEL]`, as `resnet-seed0-fog,3.csv` is;
@@ -64,13 +72,14 @@ def find_predictions(path: Path) -> list[PredictionSource]:
         InputError: there is no such file, a name is not of this form, or two say the same.
     """
     if path.is_dir():
-        files = sorted(file for file in path.iterdir() if file.suffix.lower() in SUFFIXES)
+        files = sorted(file for file in path.iterdir() if split_suffix(file)[1] in SUFFIXES)
         if not files:
             raise InputError(
                 f"{str(path)!r} has no files of predictions ({', '.join(SUFFIXES)}); they are "
                 f"called {NAME_FORM}, such as resnet-seed0-fog,3.csv"
             )
-        return _check_distinct_sources(parse_name(file.stem, file, file.name) for file in files)
+        sources = (parse_name(split_suffix(file)[0], file, file.name) for file in files)
+        return _check_distinct_sources(split_models(sources, options))
     if not path.is_file():
         raise InputError(f"predictions: there is no file or folder {str(path)!r}")
     if path.suffix.lower() in (".yaml", ".yml"):
@@ -80,18 +89,42 @@ def find_predictions(path: Path) -> list[PredictionSource]:
         entries = [dict(itertools.zip_longest(header, cells, fillvalue="")) for _, cells in rows]
         filled = [{name: cell for name, cell in entry.items() if cell} for entry in entries]
         return _check_distinct_sources(_read_mapping(filled, path))
-    return [PredictionSource(folder_name(path.stem), 0, CLEAN, None, path, path.name)]
+    name = folder_name(split_suffix(path)[0])
+    single = PredictionSource(name, 0, CLEAN, None, path, path.name)
+    return _check_distinct_sources(split_models([single], options))
 
 
-def list_in_memory(content: object) -> list[PredictionSource]:
+def split_models(
+    sources: Iterable[PredictionSource], options: RowOptions
+) -> Iterator[PredictionSource]:
+    """Split each table that has predictions of several models, or under several shifts."""
+    for source in sources:
+        parts = split_table(source.content, source.place, options)
+        if not parts:
+            yield source
+        for part in parts:
+            if part.name:
+                written = ",".join(map(folder_name, part.name.split(",")))
+                own = parse_name(written, part.frame, f"{source.place}, {part.name}")
+                is_clean = own.shift == CLEAN
+                yield own._replace(shift=source.shift, level=source.level) if is_clean else own
+                continue
+            entry = {**source._asdict(), **part.entry}
+            entry["model"] = folder_name(str(entry["model"]))
+            told = ", ".join(f"{kind} {value}" for kind, value in part.entry.items())
+            yield _check_entry(entry, part.frame, f"{source.place}, {told}")
+
+
+def list_in_memory(content: object, options: RowOptions = NOTHING_ASKED) -> list[PredictionSource]:
     """Take a table or an array, or several by names of the form `MODEL[-seedN][-SHIFT,LEVEL]`."""
     several = content if isinstance(content, Mapping) else {"predictions": content}
     if not several:
         raise InputError("predictions is empty: give at least one table")
-    return _check_distinct_sources(
+    sources = (
         parse_name(str(name), table, f"predictions {name!r}" if len(several) > 1 else "predictions")
         for name, table in several.items()
     )
+    return _check_distinct_sources(split_models(sources, options))
 
 
 def parse_name(name: str, content: Any, place: str) -> PredictionSource:  # noqa: ANN401 - as `Content`

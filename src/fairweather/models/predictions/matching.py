@@ -16,19 +16,24 @@ import numpy.typing as npt
 import scipy.special
 
 from fairweather.errors import InputError, check_name, quote_names
-from fairweather.models.class_names import normalise_name
+from fairweather.models.class_names import OutputNames, normalise_name
 from fairweather.models.labels import LabelMap, match_labels
 from fairweather.models.outputs import (
+    GIVEN,
     OF_FINDINGS,
     SMALLEST,
+    WITH_CONFIDENCE,
+    WITHOUT_CONFIDENCE,
     OutputKind,
     detect_finding_predictions,
     detect_prediction_kind,
     name_positive,
     to_logits,
 )
-from fairweather.models.predictions.tables import (
+from fairweather.models.predictions.column_names import (
     SEPARATORS,
+)
+from fairweather.models.predictions.tables import (
     Column,
     PredictionRows,
     RowOptions,
@@ -69,7 +74,7 @@ class MatchedPredictions(NamedTuple):
     """Predictions in the order of the images and of the classes."""
 
     logits: npt.NDArray[np.float32]
-    """float32 `[n, C]`."""
+    """float32 `[n, C]`; `[n, 0]` if the probabilities of other classes are unknown."""
 
     kind: OutputKind
     """What the outputs were taken for."""
@@ -82,6 +87,12 @@ class MatchedPredictions(NamedTuple):
 
     notes: tuple[str, ...]
     """What else was assumed."""
+
+    predicted: npt.NDArray[np.int64] | None = None
+    """int64 `[n]`, the predicted classes; None where the logits say them."""
+
+    confidence: npt.NDArray[np.float64] | None = None
+    """float64 `[n]`, the confidence in these; None if it is unknown, or the logits say it."""
 
 
 def match_predictions(
@@ -113,8 +124,20 @@ def match_predictions(
     ([0, 1], 'in the order of the data: there is no column of keys')
     """
     several = images.labels.ndim > 1
+    if rows.predicted is not None:
+        if several:
+            raise InputError(
+                f"{rows.place} has one predicted class of each image, and these images have "
+                "findings: give the probability of each finding, in a column of its own"
+            )
+        return _match_predicted(rows, classes, images, options, labels)
     if rows.outputs.shape[1] == 1 and not several:
-        raise column_error(rows.place, classes)
+        if rows.labels is None:
+            raise column_error(rows.place, classes)
+        raise InputError(
+            f"{column_error(rows.place, classes)}; or name the column with predicted classes: "
+            "--predicted-column label"
+        )
     of_classes = not several or (
         positive is not None and has_class_columns(rows, positive, options)
     )
@@ -126,6 +149,8 @@ def match_predictions(
         mapped = _match_classes(rows, columns, options, labels, predicts)
     select = _select_outputs if of_classes else _select_findings
     outputs, kind, unused = select(rows, mapped, options)
+    if of_classes and kind.kind == "logits" and kind.origin != GIVEN:
+        _check_no_classes(outputs, rows)
     order, note = _match_rows(rows, images)
     notes = [*rows.notes, *unused]
     if rows.labels is not None:
@@ -143,6 +168,128 @@ def match_predictions(
             f"{counted} of the negative log-likelihood): write more decimals if it was rounded"
         )
     return MatchedPredictions(logits, kind, matched, note, tuple(notes))
+
+
+def _check_no_classes(outputs: npt.NDArray[np.float64], rows: PredictionRows) -> None:
+    """Raise `InputError` if outputs are all numbers of classes, so that columns may be models."""
+    whole = (outputs == np.round(outputs)).all() and outputs.min() >= 0
+    if whole and 1 < outputs.max() < outputs.shape[1]:
+        first = "0" if rows.names is None else rows.names[0]
+        raise InputError(
+            f"{rows.place} has whole numbers from 0 to {int(outputs.max())} in every column, which "
+            f"may be predicted classes: name each such column (--predicted-column {first} ...), or "
+            "say --outputs logits"
+        )
+
+
+def _match_predicted(
+    rows: PredictionRows,
+    classes: tuple[str, ...],
+    images: KnownImages,
+    options: RowOptions,
+    labels: Mapping[str, object] | None,
+) -> MatchedPredictions:
+    """Do the same with predicted classes, and with their confidence if it is known."""
+    predicted, matched = place_predicted(rows, classes, options, labels)
+    order, note = _match_rows(rows, images)
+    if rows.labels is not None:
+        _check_labels(rows, order, classes, images)
+    is_sure = rows.outputs.shape[1] == 1
+    kind = WITH_CONFIDENCE if is_sure else WITHOUT_CONFIDENCE
+    return MatchedPredictions(
+        np.empty((len(order), 0), np.float32),
+        kind,
+        matched,
+        note,
+        rows.notes,
+        predicted[order],
+        rows.outputs[order, 0] if is_sure else None,
+    )
+
+
+def place_predicted(
+    rows: PredictionRows,
+    classes: tuple[str, ...],
+    options: RowOptions,
+    labels: Mapping[str, object] | None = None,
+) -> tuple[npt.NDArray[np.int64], str]:
+    """Find each predicted class among the classes, int64 `[N]`, and say how.
+
+    Raises `InputError` for a predicted class that is none of them.
+
+    >>> rows = PredictionRows("", np.empty((2, 0)), None, None, None, predicted=np.array([1, 0]))
+    >>> place_predicted(rows, ("cat", "dog"), RowOptions())
+    (array([1, 0]), "predicted classes are numbers, 0 is 'cat'")
+    """
+    assert rows.predicted is not None, "classes are predicted"
+    texts = list(map(str, rows.predicted.tolist()))
+    own = options.classes or rows.names  # of the model, in its order
+    is_number = rows.predicted.dtype.kind == "i"
+    if own is not None and is_number and labels is None and not {*texts} <= {*own}:
+        texts = [own[int(text)] if 0 <= int(text) < len(own) else text for text in texts]
+        is_number = False
+    distinct = list(dict.fromkeys(texts))
+    if labels is not None:
+        listed = {
+            str(name): place
+            for place, known in enumerate(classes)
+            for value in [labels.get(known, ())]
+            for name in (value if isinstance(value, list) else [value])
+        }
+        places = [listed.get(name) for name in distinct]
+        how = "predicted classes are matched as given"
+    elif is_number and not all(name.isdecimal() for name in classes):
+        places = [int(name) if 0 <= int(name) < len(classes) else None for name in distinct]
+        how = f"predicted classes are numbers, 0 is {classes[0]!r}"
+    else:
+        matches = OutputNames(classes).find_all(distinct)
+        places = [None if match is None else match.output for match in matches]
+        by = dict.fromkeys(match.matched_by for match in matches if match is not None)
+        how = f"predicted classes are matched by {' and '.join(by)}"
+    place_of = dict(zip(distinct, places, strict=True))
+    if unknown := [name for name in distinct if place_of[name] is None]:
+        count = sum(place_of[text] is None for text in texts)
+        raise InputError(
+            f"{count:,} of {len(texts):,} rows of {rows.place} predict what is not a class of "
+            f"the data, {quote_names(unknown)}; the classes are {quote_names(classes)}: name those "
+            "of the model in their order with --classes, or map them with --class-map"
+        )
+    return np.array([place_of[text] for text in texts], dtype=np.int64), how
+
+
+def list_known_classes(tables: Sequence[PredictionRows], options: RowOptions) -> tuple[str, ...]:
+    """The names of the classes if no data set gives them: those of labels and predictions.
+
+    Raises `InputError` if labels are names and predicted classes numbers, or the other way round.
+
+    >>> rows = PredictionRows(
+    ...     "", np.empty((2, 0)), None, np.array(["b", "a"]), None, predicted=np.array(["b", "c"])
+    ... )
+    >>> list_known_classes([rows], RowOptions())
+    ('a', 'b', 'c')
+    """
+    named = next((rows.names for rows in tables if rows.names is not None), None)
+    if names := options.classes or named:
+        return tuple(names)
+    columns = [
+        column for rows in tables for column in (rows.labels, rows.predicted) if column is not None
+    ]
+    are_numbers = {column.dtype.kind == "i" for column in columns}
+    if len(are_numbers) > 1:
+        raise InputError(
+            f"{tables[0].place}: labels and predicted classes are names and numbers: name the "
+            "classes in their order with --classes"
+        )
+    if are_numbers == {True}:
+        least, most = (
+            int(end(column.min() if end is min else column.max() for column in columns))
+            for end in (min, max)
+        )
+        if least < 0:
+            raise InputError(f"{tables[0].place} has the class {least}: numbers begin at 0")
+        return tuple(map(str, range(min(least, 1), most + 1)))
+    every = sorted({str(value) for column in columns for value in column.tolist()})
+    return tuple(check_name(name, f"{tables[0].place}: the class") for name in every)
 
 
 def positive_logits(
@@ -677,7 +824,8 @@ def _check_labels(
         raise InputError(
             f"{int(differ.sum()):,} of {len(differ):,} labels in {rows.place} are not those of "
             f"{images.place}: the first is {ours!r} for an image of {theirs!r}; the rows are in "
-            "another order, or the images are others"
+            "another order, or the images are others, or the labels are predicted classes "
+            "(--predicted-column)"
         )
 
 

@@ -13,14 +13,16 @@ import pandas as pd
 from fairweather.data.groups import column_to_text, read_text_table
 from fairweather.errors import InputError, check_name, quote_names
 from fairweather.files.tables import MISSING_VALUES, find_text_format
-from fairweather.models.predictions.matching import KnownImages, find_images
-from fairweather.models.predictions.tables import (
-    CSV_SUFFIXES,
+from fairweather.models.predictions.column_names import (
     INDEX_COLUMNS,
     KEY_COLUMNS,
     LABEL_COLUMNS,
     PLACE_COLUMNS,
     SEPARATORS,
+)
+from fairweather.models.predictions.matching import KnownImages, find_images
+from fairweather.models.predictions.tables import (
+    CSV_SUFFIXES,
     find_name,
     name_frame,
 )

@@ -27,48 +27,39 @@ from fairweather.data.findings import (
 )
 from fairweather.errors import UNREADABLE_ARRAYS, InputError, first_line, quote_names, unknown_name
 from fairweather.files.tables import (
+    GZIP,
     LISTS,
     MISSING_VALUES,
     TextFormat,
     find_decimal,
     find_delimiter,
     find_encoding,
+    open_text,
+    read_parquet_batches,
+    read_parquet_schema,
     read_parquet_table,
 )
-
-# Usual names of columns, without regard to case.
-LABEL_COLUMNS = (
-    *("label", "labels", "target", "targets", "true_label", "truth", "ground_truth", "y_true"),
+from fairweather.models.predictions.column_names import (
+    CLASS_ARRAYS,
+    CONFIDENCE_COLUMNS,
+    DERIVED_COLUMNS,
+    FINDING_LABEL,
+    INDEX_COLUMNS,
+    KEY_COLUMNS,
+    LABEL_COLUMNS,
+    OUTPUT_ARRAYS,
+    PLACE_COLUMNS,
+    PREDICTED_COLUMNS,
+    SEPARATORS,
 )
-KEY_COLUMNS = (
-    *("key", "keys", "id", "ids", "image", "image_id", "img", "name"),
-    *("file", "files", "filename", "file_name", "path", "image_path"),
-)
-# What stands before or after the name of a finding in the column of its labels.
-_LABEL_WORD = "labels?|targets?|true|truth|gt"
-FINDING_LABEL = re.compile(
-    rf"({_LABEL_WORD})[_\-.: ](?P<after>.+)|(?P<before>.+)[_\-.: ]({_LABEL_WORD})", re.IGNORECASE
-)
-SEPARATORS = "_-.: /"  # between a prefix such as `prob_` and the name of a class
-PLACE_COLUMNS = ("key", "keys")  # numbers in these are places, never names of files
-INDEX_COLUMNS = ("", "index", "unnamed: 0", "__index_level_0__")  # what pandas writes for its index
-# Further columns of programs that are not needed, because they follow from the outputs.
-DERIVED_COLUMNS = (
-    *("pred", "prediction", "predicted", "predicted_label", "predicted_class", "confidence"),
-)
+from fairweather.models.predictions.json_files import read_json
 
 CSV_SUFFIXES = (".csv", ".tsv", ".txt")
-SUFFIXES = (*CSV_SUFFIXES, ".parquet", ".npz", ".npy")
+JSON_SUFFIXES = (".json", ".jsonl", ".ndjson")
+SUFFIXES = (*CSV_SUFFIXES, ".parquet", ".npz", ".npy", *JSON_SUFFIXES)
 SPACES = r"\s+"  # the separator of files without commas, semicolons and tabs
 AFTER_LAST = "after the last column"  # empty cells, where each line ends with a separator
 LINES_LOOKED_AT = 20  # lines that are checked for the separator and a header
-# Usual names of arrays in npz files.
-OUTPUT_ARRAYS = (
-    *("probabilities", "probs", "prob", "proba", "logits", "log_probs", "log_probabilities"),
-    *("predictions", "preds", "scores", "outputs", "y_prob", "y_proba", "y_score", "y_pred"),
-)
-CLASS_ARRAYS = ("classes", "class_names", "label_names")
-
 Column = npt.NDArray[Any]
 Content: TypeAlias = "Path | pd.DataFrame | npt.NDArray[Any]"
 Arrays = Mapping[str, npt.NDArray[Any]]
@@ -85,6 +76,12 @@ class RowOptions(NamedTuple):
     """`label_column`, `key_column`: names of columns; a column of a file without a header is called
     by its number, from 0."""
 
+    predicted_columns: tuple[str, ...] = ()
+    """The column with the predicted class, or one for each model; empty for a usual name."""
+
+    confidence_column: str | None = None
+    """The column with the confidence in the predicted class."""
+
     classes: tuple[str, ...] = ()
     """The class of each column of outputs."""
 
@@ -96,6 +93,9 @@ class RowOptions(NamedTuple):
 
     positive: str | tuple[str, ...] = ()
     """The classes that are findings, as for `load_data`."""
+
+
+NOTHING_ASKED = RowOptions()  # everything is detected
 
 
 class NamedColumns(NamedTuple):
@@ -117,10 +117,10 @@ class PredictionRows:
     """What messages call them."""
 
     outputs: npt.NDArray[np.float64]
-    """float64 `[N, C]`."""
+    """float64 `[N, C]`. With `predicted`, it is the confidence `[N, 1]`, or `[N, 0]` without."""
 
     names: tuple[str, ...] | None
-    """The names of the columns of outputs; None if they have no names."""
+    """The names of the columns of outputs, with `predicted` of the classes; None without names."""
 
     labels: Column | None
     """`[N]`, whole numbers or text, or int64 `[N, L]` of findings; None if they are not there."""
@@ -139,6 +139,9 @@ class PredictionRows:
 
     only_present: bool = False
     """Whether each row names the findings that are there, as `Effusion|Mass` does."""
+
+    predicted: Column | None = None
+    """`[N]`, the predicted classes, whole numbers or text; None if the outputs are of classes."""
 
 
 def read_rows(
@@ -176,11 +179,21 @@ def read_rows(
             table = {"": np.asarray(content)}
         except (ValueError, TypeError, RuntimeError) as error:
             raise InputError(f"{place} must be one array [images, classes]: {error}") from error
+    if not isinstance(table, NamedColumns) and (named := _as_frame(table)) is not None:
+        table = NamedColumns(named)
     options = _leave_out(options, {*elsewhere} - {*_column_names(table)})
     if isinstance(table, NamedColumns):
         rows = read_frame(table.frame, place, options, headed=table.headed, classes=classes)
         return replace(rows, notes=(*rows.notes, table.remark)) if table.remark else rows
     return _read_arrays(table, place, options)
+
+
+def _as_frame(arrays: Arrays) -> pd.DataFrame | None:
+    """The table in an array with named columns; None for plain arrays."""
+    array = next(iter(arrays.values()), None)
+    if len(arrays) != 1 or array is None or array.dtype.names is None or array.ndim != 1:
+        return None
+    return pd.DataFrame({name: array[name].tolist() for name in array.dtype.names})
 
 
 def _column_names(table: NamedColumns | Arrays) -> list[str]:
@@ -195,16 +208,35 @@ def _leave_out(options: RowOptions, names: Collection[str]) -> RowOptions:
     return options._replace(label_column=label, key_column=key)
 
 
-def read_file(path: Path, place: str, options: RowOptions) -> NamedColumns | Arrays:
-    """The columns of a file, or its arrays by name."""
-    suffix = path.suffix.lower()
+def split_suffix(path: Path) -> tuple[str, str]:
+    """The name of a file of predictions without its suffix, and the suffix without `.gz`.
+
+    >>> split_suffix(Path("a/resnet-fog,0.5.csv.gz")), split_suffix(Path("b.NPZ"))
+    (('resnet-fog,0.5', '.csv'), ('b', '.npz'))
+    """
+    inner = Path(path.stem)
+    if path.suffix.lower() == GZIP and inner.suffix.lower() in (*CSV_SUFFIXES, *JSON_SUFFIXES):
+        path = inner
+    return path.stem, path.suffix.lower()
+
+
+def read_file(
+    path: Path, place: str, options: RowOptions, rows: int | None = None
+) -> NamedColumns | Arrays:
+    """The columns of a file, or its arrays by name; of a table only the first rows, if asked."""
+    _, suffix = split_suffix(path)
     if suffix not in SUFFIXES:
         raise unknown_name(f"kind of file of predictions, {place},", path.suffix, SUFFIXES)
     if not path.is_file():
         raise InputError(f"predictions: there is no file {str(path)!r}")
     if suffix in CSV_SUFFIXES:
-        return _read_csv(path, place, options)
-    return _read_parquet(path, place) if suffix == ".parquet" else _read_npz(path, place)
+        return _read_csv(path, place, options, rows)
+    if suffix in JSON_SUFFIXES:
+        content = read_json(path, place)
+        if isinstance(content, dict):
+            return content
+        return NamedColumns(name_frame(content, place))
+    return _read_parquet(path, place, rows) if suffix == ".parquet" else _read_npz(path, place)
 
 
 def read_frame(
@@ -234,10 +266,13 @@ def read_frame(
     """
     if frame.empty:
         raise InputError(f"{place} has no rows")
-    names, notes = [str(name) for name in frame.columns], list[str]()
+    every, notes = [str(name) for name in frame.columns], list[str]()
+    asked = _check_asked(options, every, place)
+    names = [name for name in every if name not in asked]
     usual = (LABEL_COLUMNS, KEY_COLUMNS) if headed else ((), ())
     subject = "column of the labels: name it with --label-column"
-    of_findings = list_label_columns(names) if headed and options.label_column is None else {}
+    several = headed and options.label_column is None and not asked
+    of_findings = list_label_columns(names) if several else {}
     usual_labels = () if of_findings else usual[0]
     label = find_name(options.label_column, usual_labels, names, "column", subject, place)
     subject = "column of the keys: name it with --key-column"
@@ -252,10 +287,16 @@ def read_frame(
         subject = f"the column {index!r}" if headed and index else "the first column"
         keys, note = _read_index(frame[index], keys, key, place, subject)
         notes.append(note)
-    if derived := [name for name in rest if headed and name.lower() in DERIVED_COLUMNS]:
+    places = key is not None and key.lower() in PLACE_COLUMNS
+    if predicted := _find_predicted(frame, rest, options, classes, place, headed=headed):
+        rows = _read_predicted(frame, predicted, rest, place)
+        rows = replace(rows, keys=keys, notes=(*notes, *rows.notes), places=places)
+        return rows if label is None else label_rows(rows, frame[label], options)
+    derived = [name for name in rest if headed and name.lower() in DERIVED_COLUMNS]
+    if derived and len(derived) < len(rest):
         rest = [name for name in rest if name not in derived]
         notes.append(f"not used: {quote_names(derived)}")
-    texts = [name for name in rest if _is_text(frame[name])]
+    texts = [name for name in rest if is_text_column(frame[name])]
     rest = [name for name in rest if name not in texts]
     if keys is None and len(texts) == 1 and not headed and frame[texts[0]].is_unique:
         keys, texts = read_column(frame[texts[0]], place), []
@@ -273,13 +314,143 @@ def read_frame(
     if not rest:
         raise InputError(f"{place} has no column of numbers, and there must be one for each class")
     outputs = read_numbers(frame, rest, place)
-    places = key is not None and key.lower() in PLACE_COLUMNS
     headings = tuple(rest) if headed else None
     rows = PredictionRows(place, outputs, headings, None, keys, tuple(notes), places)
     if of_findings:
         columns = {name: frame[column] for column, name in of_findings.items()}
         return label_findings(rows, columns, options, lambda row: f"{place}, row {row + 1},")
     return rows if label is None else label_rows(rows, frame[label], options)
+
+
+class _Predicted(NamedTuple):
+    """The columns with the predicted class of each image."""
+
+    column: str
+    confidence: str | None
+    """The column with the confidence in it; None if there is none."""
+
+
+def _check_asked(options: RowOptions, names: Sequence[str], place: str) -> tuple[str, ...]:
+    """The columns that the options name for predicted classes and their confidence.
+
+    Raises `InputError` if one is missing.
+    """
+    asked = (*options.predicted_columns, *filter(None, [options.confidence_column]))
+    for name in asked:
+        if name not in names:
+            raise unknown_name(f"column of {place}", name, names)
+    return asked
+
+
+def _find_predicted(
+    frame: pd.DataFrame,
+    rest: Sequence[str],
+    options: RowOptions,
+    classes: int | None,
+    place: str,
+    *,
+    headed: bool,
+) -> _Predicted | None:
+    """Find the predicted classes, if the other columns are not outputs of all classes.
+
+    Args:
+        frame: the table.
+        rest: its columns without labels and keys.
+        options, classes, place, headed: as in `read_frame`.
+
+    Raises:
+        InputError: several columns could be it.
+    """
+    if options.predicted_columns:
+        return _Predicted(
+            options.predicted_columns[0], _find_confidence(rest, options, place, headed=headed)
+        )
+    candidates = [name for name in rest if headed and name.lower() in PREDICTED_COLUMNS]
+    numbers = [
+        name
+        for name in rest
+        if name.lower() not in DERIVED_COLUMNS and not is_text_column(frame[name])
+    ]
+    if not candidates or (options.positive and numbers):
+        return None
+    outputs = [name for name in numbers if name.lower() not in CONFIDENCE_COLUMNS]
+    if len(outputs) > 1 and (
+        len(outputs) in (classes, len(options.classes)) or _are_outputs(frame, outputs, candidates)
+    ):
+        return None
+    subject = "column of the predicted classes: name it with --predicted-column"
+    column = find_name(None, PREDICTED_COLUMNS, candidates, "column", subject, place)
+    assert column is not None, "there is a candidate"
+    return _Predicted(column, _find_confidence(rest, options, place, headed=headed))
+
+
+def _find_confidence(
+    rest: Sequence[str], options: RowOptions, place: str, *, headed: bool
+) -> str | None:
+    usual = CONFIDENCE_COLUMNS if headed else ()
+    others = [name for name in rest if name not in options.predicted_columns]
+    subject = "column of the confidence: name it with --confidence-column"
+    asked = options.confidence_column
+    return asked or find_name(None, usual, others, "column", subject, place)
+
+
+def _are_outputs(frame: pd.DataFrame, outputs: Sequence[str], candidates: Sequence[str]) -> bool:
+    """Whether columns of numbers may be outputs, by the classes that are predicted beside them.
+
+    They are if each of these is a number below the number of columns, or in the name of one.
+    """
+    words = {part.lower() for name in outputs for part in (name, *_split_name(name))}
+    for name in candidates:
+        values = set(frame[name].astype(str).str.strip().str.lower())
+        if all(text in words or any(word.endswith(text) for word in words) for text in values):
+            return True
+        if all(text.isdecimal() and int(text) < len(outputs) for text in values):
+            return True
+    return False
+
+
+def _split_name(name: str) -> list[str]:
+    return re.split(f"[{re.escape(SEPARATORS)}]", name)
+
+
+def _read_predicted(
+    frame: pd.DataFrame, columns: _Predicted, rest: Sequence[str], place: str
+) -> PredictionRows:
+    """The predicted classes and their confidence, with a note on the other columns."""
+    predicted = read_column(frame[columns.column], f"{place}, column {columns.column!r}")
+    outputs = np.empty((len(frame), 0))
+    if columns.confidence is not None:
+        outputs = read_confidence(frame[columns.confidence], place)[:, None]
+    unused = [name for name in rest if name not in columns]
+    notes = (f"not used: {quote_names(unused)}",) if unused else ()
+    return PredictionRows(place, outputs, None, None, None, notes, predicted=predicted)
+
+
+def read_confidence(cells: pd.Series[Any], place: str) -> npt.NDArray[np.float64]:
+    """Read confidences, exactly as they are written; raises `InputError` for what is none.
+
+    >>> read_confidence(pd.Series(["0.5", "1"]), "the table")
+    array([0.5, 1. ])
+    """
+    where = f"{place}, column {cells.name!r}" if cells.name is not None else place
+    numbers = np.empty(len(cells))
+    for row, cell in enumerate(cells.tolist()):
+        try:
+            numbers[row] = float(cell)
+        except (TypeError, ValueError):
+            raise InputError(
+                f"{where} has {str(cell)!r:.40} in row {row + 1}, where a confidence must be"
+            ) from None
+    misfits = ~((numbers >= 0) & (numbers <= 1))
+    if misfits.any():
+        row = int(misfits.argmax())
+        percent = numbers.min() >= 0 and numbers.max() <= 100
+        advice = "divide percentages by 100" if percent else "leave the column out if it is another"
+        raise InputError(
+            f"{where} has {numbers[row]:.6g} in row {row + 1}, and a confidence is the probability "
+            f"of the predicted class, in [0, 1]: {advice}"
+        )
+    return numbers
 
 
 def label_rows(rows: PredictionRows, cells: pd.Series[Any], options: RowOptions) -> PredictionRows:
@@ -496,8 +667,12 @@ def _read_index(
     return read_column(names, f"{place}, {subject}"), f"{subject} is taken for the keys"
 
 
-def _is_text(values: pd.Series[Any]) -> bool:
-    """Whether most values are text; `numbers` reports a few or missing ones."""
+def is_text_column(values: pd.Series[Any]) -> bool:
+    """Say whether most values are text; `read_numbers` reports a few or missing ones.
+
+    >>> is_text_column(pd.Series(["cat", "1", "dog"])), is_text_column(pd.Series(["1", "nan"]))
+    (True, False)
+    """
     if values.dtype.kind in "iufb":
         return False
     present = values[~values.astype(str).str.strip().str.lower().isin(MISSING_VALUES)]
@@ -551,7 +726,7 @@ def name_frame(frame: pd.DataFrame, place: str) -> pd.DataFrame:
     return plain
 
 
-def _read_csv(path: Path, place: str, options: RowOptions) -> NamedColumns:
+def _read_csv(path: Path, place: str, options: RowOptions, rows: int | None = None) -> NamedColumns:
     lines, encoding = _read_first_lines(path)
     if not lines:
         raise InputError(f"{place} is empty")
@@ -564,8 +739,12 @@ def _read_csv(path: Path, place: str, options: RowOptions) -> NamedColumns:
     else:
         names = list(map(str, range(len(cells[0]))))
     _check_distinct(names, place)
-    texts = {options.label_column, options.key_column}
-    usual = (*LABEL_COLUMNS, *KEY_COLUMNS, *INDEX_COLUMNS) if headed else ()
+    predicted = {*options.predicted_columns} or {*map(str.lower, names)} & {*PREDICTED_COLUMNS}
+    # The last digit of a confidence counts, which pandas may change.
+    texts = {options.label_column, options.key_column, *options.predicted_columns}
+    texts |= {options.confidence_column}
+    usual = {*LABEL_COLUMNS, *KEY_COLUMNS, *INDEX_COLUMNS} if headed else set()
+    usual |= {*CONFIDENCE_COLUMNS} if headed and predicted else set()
     dtypes = {name: str for name in names if name in texts or name.lower() in usual}
     try:
         with warnings.catch_warnings():
@@ -578,6 +757,7 @@ def _read_csv(path: Path, place: str, options: RowOptions) -> NamedColumns:
                 names=names,
                 skiprows=1 if headed else 0,
                 dtype=dtypes,
+                nrows=rows,
                 index_col=False,
                 keep_default_na=False,
                 skipinitialspace=True,
@@ -586,6 +766,9 @@ def _read_csv(path: Path, place: str, options: RowOptions) -> NamedColumns:
             )
     except (ValueError, OSError, pd.errors.ParserWarning) as error:  # also errors of decoding
         raise InputError(f"{place} cannot be read: {first_line(error)}") from None
+    for name in dtypes if decimal == "," else ():
+        if name == options.confidence_column or name.lower() in CONFIDENCE_COLUMNS:
+            frame[name] = frame[name].str.replace(",", ".")
     if AFTER_LAST in names:
         after = frame.pop(AFTER_LAST).fillna("").astype(str).str.strip()
         if (after != "").any():
@@ -616,8 +799,12 @@ def _name_columns(header: list[str], rows: Sequence[Sequence[str]], place: str) 
     return header
 
 
-def _read_parquet(path: Path, place: str) -> NamedColumns | Arrays:
-    table = read_parquet_table(path)
+def _read_parquet(path: Path, place: str, rows: int | None = None) -> NamedColumns | Arrays:
+    if rows is None:
+        table = read_parquet_table(path)
+    else:
+        names = read_parquet_schema(path).names
+        table = pa.Table.from_batches(itertools.islice(read_parquet_batches(path, names, rows), 1))
     lists = [field.name for field in table.schema if isinstance(field.type, LISTS)]
     if not lists:
         return NamedColumns(table.to_pandas(ignore_metadata=True))
@@ -662,6 +849,53 @@ def _read_npz(path: Path, place: str) -> Arrays:
 
 def _read_arrays(arrays: Arrays, place: str, options: RowOptions) -> PredictionRows:
     """Find the arrays with the outputs, the labels and the keys, by their names and shapes."""
+    predicted = _find_predicted_array(arrays, options)
+    used = [predicted] if predicted is not None else _find_outputs(arrays, options, place)
+    outputs = np.empty((len(arrays[used[0]]), 0)) if predicted is not None else arrays[used[0]]
+    if predicted is not None and (sure := _find_confidence_array(arrays, options, place)):
+        used.append(sure)
+        outputs = read_confidence(pd.Series(arrays[sure]), f"{place}, {sure!r}")
+    outputs = outputs[:, None] if outputs.ndim == 1 else outputs
+    if outputs.dtype.kind not in "iuf":
+        raise InputError(f"{place} must have real numbers, found {outputs.dtype}")
+    if not len(outputs):
+        raise InputError(f"{place} has no rows")
+
+    def find(asked: str | None, usual: Sequence[str], content: str) -> tuple[str, Column | None]:
+        others = [name for name in arrays if name not in used]
+        name = find_name(asked, usual, others, "array", f"{content} array", place)
+        if name is None:
+            return "", None
+        array, where = arrays[name], f"{place}, {name!r},"
+        if content == "label" and array.ndim == 2 and array.shape[1] > 1:
+            return name, read_finding_matrix(array, where)
+        return name, read_column(array, where.removesuffix(","))
+
+    _, names = find(None, CLASS_ARRAYS, "class")
+    columns = None if names is None else tuple(map(str, names.tolist()))
+    if columns is not None and predicted is None and len(columns) != outputs.shape[1]:
+        raise InputError(
+            f"{place} names {len(columns)} classes and has {outputs.shape[1]} columns of outputs"
+        )
+    _, labels = find(options.label_column, LABEL_COLUMNS, "label")
+    key, keys = find(options.key_column, KEY_COLUMNS, "key")
+    answers = None if predicted is None else read_column(arrays[predicted], place)
+    for column, content in ((labels, "labels"), (keys, "keys"), (answers, "predicted classes")):
+        if column is not None and len(column) != len(outputs):
+            counts = f"{len(column):,} {content} for {len(outputs):,} predictions"
+            raise InputError(f"{place} has {counts}")
+    if not np.isfinite(plain := outputs.astype(np.float64)).all() and np.isnan(plain).any():
+        row = int(np.isnan(plain).any(1).argmax())
+        raise InputError(f"{place} has nan in row {row + 1}, where a number must be")
+    what = "outputs" if predicted is None else "predicted classes"
+    notes = () if len(arrays) == 1 else (f"the {what} are {used[0]!r}",)
+    places = key.lower() in PLACE_COLUMNS
+    rows = PredictionRows(place, plain, columns, labels, keys, notes, places)
+    return replace(rows, predicted=answers)
+
+
+def _find_outputs(arrays: Arrays, options: RowOptions, place: str) -> list[str]:
+    """The array of outputs `[images, classes]`; raises `InputError` unless there is one."""
     wide = [name for name, array in arrays.items() if array.ndim == 2 and array.shape[1] > 1]
     if len(wide) > 1:  # labels of findings are wide too
         wide = [name for name in wide if name.lower() not in LABEL_COLUMNS]
@@ -676,40 +910,28 @@ def _read_arrays(arrays: Arrays, place: str, options: RowOptions) -> PredictionR
             f"of other shapes, found {', '.join(shapes) or 'none'}; an array can be called "
             f"{' or '.join(OUTPUT_ARRAYS[:4])}"
         )
-    outputs = arrays[wide[0]]
-    outputs = outputs[:, None] if outputs.ndim == 1 else outputs
-    if outputs.dtype.kind not in "iuf":
-        raise InputError(f"{place} must have real numbers, found {outputs.dtype}")
-    if not len(outputs):
-        raise InputError(f"{place} has no rows")
+    return wide
 
-    def find(asked: str | None, usual: Sequence[str], content: str) -> tuple[str, Column | None]:
-        name = find_name(asked, usual, arrays, "array", f"{content} array", place)
-        if name is None:
-            return "", None
-        array, where = arrays[name], f"{place}, {name!r},"
-        if content == "label" and array.ndim == 2 and array.shape[1] > 1:
-            return name, read_finding_matrix(array, where)
-        return name, read_column(array, where.removesuffix(","))
 
-    _, names = find(None, CLASS_ARRAYS, "class")
-    columns = None if names is None else tuple(map(str, names.tolist()))
-    if columns is not None and len(columns) != outputs.shape[1]:
-        raise InputError(
-            f"{place} names {len(columns)} classes and has {outputs.shape[1]} columns of outputs"
-        )
-    _, labels = find(options.label_column, LABEL_COLUMNS, "label")
-    key, keys = find(options.key_column, KEY_COLUMNS, "key")
-    for column, content in ((labels, "labels"), (keys, "keys")):
-        if column is not None and len(column) != len(outputs):
-            counts = f"{len(column):,} {content} for {len(outputs):,} predictions"
-            raise InputError(f"{place} has {counts}")
-    if not np.isfinite(plain := outputs.astype(np.float64)).all() and np.isnan(plain).any():
-        row = int(np.isnan(plain).any(1).argmax())
-        raise InputError(f"{place} has nan in row {row + 1}, where a number must be")
-    notes = () if len(arrays) == 1 else (f"the outputs are {wide[0]!r}",)
-    places = key.lower() in PLACE_COLUMNS
-    return PredictionRows(place, plain, columns, labels, keys, notes, places)
+def _find_predicted_array(arrays: Arrays, options: RowOptions) -> str | None:
+    """The array of predicted classes, if no other has outputs; numbers with a fraction are none."""
+    if options.predicted_columns:
+        _check_asked(options, list(arrays), "the file")
+        return options.predicted_columns[0]
+    if options.positive or any(
+        array.ndim == 2 and array.shape[1] > 1 and name.lower() not in LABEL_COLUMNS
+        for name, array in arrays.items()
+    ):
+        return None
+    usual = [name for name in arrays if name.lower() in PREDICTED_COLUMNS or len(arrays) == 1]
+    plain = [name for name in usual if arrays[name].ndim == 1 and arrays[name].dtype.kind in "iuU"]
+    return plain[0] if len(plain) == 1 else None
+
+
+def _find_confidence_array(arrays: Arrays, options: RowOptions, place: str) -> str | None:
+    subject = "array of the confidence: name it with --confidence-column"
+    single = [name for name, array in arrays.items() if array.ndim == 1]
+    return find_name(options.confidence_column, CONFIDENCE_COLUMNS, single, "array", subject, place)
 
 
 def _find_score_array(arrays: Arrays, options: RowOptions) -> list[str]:
@@ -728,7 +950,7 @@ def _read_first_lines(path: Path) -> tuple[list[str], str]:
     """The first lines that are not empty, and the encoding of the file."""
     try:
         encoding = find_encoding(path)
-        with path.open(encoding=encoding, newline="") as file:
+        with open_text(path, encoding) as file:
             lines = [line for line in itertools.islice(file, LINES_LOOKED_AT) if line.strip()]
             return lines, encoding
     except OSError as error:

@@ -13,10 +13,13 @@ import pandas as pd
 from fairweather.data.findings import list_finding_columns, read_finding_matrix
 from fairweather.data.groups import group_rows
 from fairweather.errors import InputError, quote_names, unknown_name
-from fairweather.models.predictions.matching import check_unique, list_short_names
-from fairweather.models.predictions.tables import (
+from fairweather.models.predictions.column_names import (
     KEY_COLUMNS,
     LABEL_COLUMNS,
+)
+from fairweather.models.predictions.matching import check_unique, list_short_names
+from fairweather.models.predictions.tables import (
+    Arrays,
     Column,
     NamedColumns,
     PredictionRows,
@@ -81,16 +84,30 @@ def read_truth(labels: object, options: RowOptions) -> Truth:
     """
     if isinstance(labels, str | Path):
         path = Path(labels).expanduser()
-        table = read_file(path, path.name, options)
-        if not isinstance(table, NamedColumns) or not table.headed:
+        content = read_file(path, path.name, options)
+        if not isinstance(content, NamedColumns) and len(content) == 1:
+            return _read_values(next(iter(content.values())), path.name)
+        table = content if isinstance(content, NamedColumns) else _as_table(content, path.name)
+        if not table.headed:
             raise InputError(f"{path.name} must be a table with the names of its columns")
         return _read_frame(table.frame, path.name, options, tuple(filter(None, [table.remark])))
     if isinstance(labels, pd.DataFrame) and not isinstance(labels.columns, pd.RangeIndex):
         return _read_frame(name_frame(labels, "labels"), "labels", options, ())
+    return _read_values(labels, "labels")
+
+
+def _as_table(arrays: Arrays, place: str) -> NamedColumns:
+    """Arrays as the columns of a table; raises `InputError` unless all are `[N]`."""
+    if any(array.ndim != 1 for array in arrays.values()) or len({*map(len, arrays.values())}) > 1:
+        raise InputError(f"{place} must have arrays with one value for each image")
+    return NamedColumns(pd.DataFrame(dict(arrays)))
+
+
+def _read_values(labels: object, place: str) -> Truth:
     values = np.asarray(labels)
     several = values.ndim == 2 and values.shape[1] > 1
-    column = read_finding_matrix(values, "labels") if several else read_column(labels, "labels")
-    return Truth("labels", column, pd.DataFrame(), None, None)
+    column = read_finding_matrix(values, place) if several else read_column(labels, place)
+    return Truth(place, column, pd.DataFrame(), None, None)
 
 
 def add_truth(rows: PredictionRows, truth: Truth, options: RowOptions) -> PredictionRows:
@@ -105,7 +122,10 @@ def add_truth(rows: PredictionRows, truth: Truth, options: RowOptions) -> Predic
     [[0], [1]]
     """
     if rows.labels is not None:
-        raise InputError(f"{rows.place} has labels, and labels are given too: leave one of them")
+        raise InputError(
+            f"{rows.place} has labels, and labels are given too: leave one of them, or name the "
+            "column with predicted classes (--predicted-column)"
+        )
     order, note = _match_keys(rows, truth)
     rows = replace(rows, notes=(*rows.notes, *truth.notes, *filter(None, [note])))
     if truth.values is not None:

@@ -289,7 +289,7 @@
     const shown = pixelated(make("img", { src: image, alt: `Class ${data.classes[label] ?? "?"}, ${heading}` }));
     const right = own?.[0] === label;
     return make("figure", { className: "picture" }, ...(titled ? [make("span", { className: "note" }, named(label))] : []), shown, make("figcaption", { className: right ? "right" : "wrong" }, ...(own
-      ? [`${right ? "✓" : "✗"} “`, named(own[0]), "” ", make("strong", { textContent: `${Math.round(100 * own[1])}\u00a0%` })] : ["–"])));
+      ? [`${right ? "✓" : "✗"} “`, named(own[0]), "” ", ...(own[1] === null ? [] : [make("strong", { textContent: `${Math.round(100 * own[1])}\u00a0%` })])] : ["–"])));
   }
   function findingsPicture(image, heading, label, own, titled) {
     const shown = pixelated(make("img", { src: image, alt: `Findings: ${label}, ${heading}` }));

@@ -27,7 +27,7 @@ from fairweather.data.named_sets import describe_verification
 from fairweather.data.sources import UNSPLIT
 from fairweather.errors import InputError, one_line
 from fairweather.inference.prediction import check_logits
-from fairweather.models.labels import LabelMap, match_labels, relabel
+from fairweather.models.labels import LabelMap, match_labels, relabel, rename_choices
 from fairweather.models.onnx import OnnxNetwork
 from fairweather.models.opening import (
     check_model,
@@ -78,8 +78,10 @@ from fairweather.requests.execution import describe_groups
 from fairweather.requests.inputs import (
     Inputs,
     check_has_validation,
+    describe_published_files,
     model_label,
     open_datasets,
+    pair_published_files,
     read_priors,
     try_model,
     try_settings,
@@ -94,6 +96,7 @@ from fairweather.types.measurement import (
     CLASSIFICATION,
     MULTILABEL,
     Attack,
+    Choices,
     Dataset,
     Images,
     Preparation,
@@ -207,6 +210,7 @@ class ModelRequest:
         allowed = options.allow_duplicates or source.allow_duplicates
         check_natural(datasets, allow_duplicates=allowed, progress=tell)
         titles = model_titles(options.title, [model.name for model in models])
+        settings = pair_published_files(settings, dataset, tell)
         try_settings(dataset, settings, "an evaluation")
         for model in models:
             _try_model(model, settings, dataset)
@@ -262,6 +266,7 @@ class ModelRequest:
                 *_describe_inputs(models, labels, datasets),
                 *describe_order(settings, dataset.classes),
                 *check_units(settings, datasets),
+                *describe_published_files(settings, dataset),
                 *read_lines,
             ],
             advice=ADVICE,
@@ -375,6 +380,7 @@ def _describe_inputs(
             lines.append(
                 f"natural        {name.removeprefix(NATURAL_DATA)}: {natural.name}, n = "
                 f"{len(natural.test):,}, {_count_classes(natural, 'of these ')}"
+                f"{_describe_mask(natural.test.choices, dataset.classes)}"
                 f"{f', {known}' if known else ''}"
             )
     if verified := describe_verification(dataset.name, notes):
@@ -764,6 +770,19 @@ def _fitting_note(dataset: Dataset, *, is_split_as_trained: bool) -> dict[str, s
         "fitting": "what is fitted on the validation images is valid only if the model was not "
         "trained on them"
     }
+
+
+def _describe_mask(choices: Choices | None, classes: tuple[str, ...]) -> str:
+    """Say among how many classes a model chooses; "" if among all.
+
+    >>> _describe_mask(Choices(("dog",)), ("cat", "dog"))
+    ', chosen among 1 of 2 (class mask)'
+    """
+    if choices is None:
+        return ""
+    count = len(rename_choices(choices, classes).names)
+    among = f", chosen among {count:,} of {len(classes):,} (class mask)"
+    return among if count < len(classes) else ""
 
 
 def _other_sources(

@@ -25,7 +25,7 @@ from fairweather.data.sources import UNSPLIT
 from fairweather.errors import InputError, quote_names
 from fairweather.inference.prediction import make_predictions
 from fairweather.metrics.grouping import number_groups
-from fairweather.models.outputs import detect_prediction_kind, parse_outputs
+from fairweather.models.outputs import PREDICTED, detect_prediction_kind, parse_outputs
 from fairweather.models.predictions.files import (
     PREFIX,
     PredictionSource,
@@ -37,6 +37,7 @@ from fairweather.models.predictions.matching import (
     KnownImages,
     MatchedPredictions,
     column_error,
+    list_known_classes,
     mark_labels,
     match_predictions,
     name_classes,
@@ -50,6 +51,7 @@ from fairweather.models.predictions.tables import (
     RowOptions,
     arrange_findings,
     read_rows,
+    split_suffix,
 )
 from fairweather.models.predictions.truth import (
     Truth,
@@ -102,6 +104,7 @@ from fairweather.types.measurement import (
     AnyPredictions,
     Dataset,
     Groups,
+    Predictions,
     Shift,
 )
 from fairweather.types.operating_points import list_targets
@@ -116,6 +119,7 @@ from fairweather.types.record import CLEAN, TEST, VAL, VALIDATION, ModelRecord, 
 # The options that apply to predictions, and those of them that need a data set.
 USABLE = (
     *("outputs", "label_column", "key_column", "classes", "findings", "empty_labels", "positive"),
+    *("predicted_columns", "confidence_column"),
     *("variants", "priors"),
     *("operating_points", "costs", "ordered_classes"),
     *("bootstrap", "threads", "title", "device", "offline"),
@@ -235,6 +239,8 @@ class PredictionsRequest:
         check_variants(settings.variants, find_task(facts.task), facts.name, ordered=ordered)
         reader.read_all(facts, images, labels)
         _check_fitted(settings, parts, facts)
+        if reader.lacks_probabilities:
+            _check_predicted(settings, self.source)
         if (known := images.get(VAL)) is not None and settings.aggregation is None:
             grouping = number_groups(known.groups)
             check_targets(settings.operating_points, facts.classes, known.labels, grouping)
@@ -300,8 +306,8 @@ def request_file(
     if source == PREFIX:
         raise InputError(f"{PREFIX} needs a file or a folder, {PREFIX}PATH")
     path = Path(source.removeprefix(PREFIX)).expanduser()
-    name = folder_name(path.name if path.is_dir() else path.stem)
-    predictions = tuple(find_predictions(path))
+    name = folder_name(path.name if path.is_dir() else split_suffix(path)[0])
+    predictions = tuple(find_predictions(path, _row_options(options)))
     truth = None if labels is None else _read_truth(labels, options)
     return PredictionsRequest(source, name, predictions, dataset, truth, options, readers)
 
@@ -317,7 +323,7 @@ def request_predictions(
     given = check_options(options)
     if isinstance(predictions, str | Path):
         return request_file(f"{PREFIX}{predictions}", dataset, given, labels, readers)
-    tables = tuple(list_in_memory(predictions))
+    tables = tuple(list_in_memory(predictions, _row_options(given)))
     truth = None if labels is None else _read_truth(labels, given)
     if truth is not None and truth.keys is None:
         _check_label_order(labels, tables)
@@ -400,8 +406,30 @@ class _PredictionReader:
         for file in self.cells:
             self.digests[file] = predictions_digest(self.predictions(file))
             matched = self._match(file)
+            described = f"{labels}; {matched.classes}" if matched.predicted is not None else labels
             self.matched[file] = matched._replace(
-                logits=np.empty((0, 0), np.float32), classes=labels or matched.classes
+                logits=np.empty((0, 0), np.float32),
+                predicted=None,
+                confidence=None,
+                classes=described if labels else matched.classes,
+            )
+        self._check_alike()
+
+    @property
+    def lacks_probabilities(self) -> bool:
+        """Whether only predicted classes are known, and perhaps their confidence."""
+        return any(matched.kind.kind == PREDICTED for matched in self.matched.values())
+
+    def _check_alike(self) -> None:
+        """Raise `InputError` unless the same is known of the outputs of all files."""
+        if not self.lacks_probabilities:
+            return
+        known = {matched.kind: file for file, matched in self.matched.items()}
+        if len(known) > 1:
+            (kind, file), (other, later) = list(known.items())[:2]
+            raise InputError(
+                f"{self.cells[file].place} has {kind.amount}, and {self.cells[later].place} has "
+                f"{other.amount}: evaluate each in its own run, and compare the runs"
             )
 
     def rows(self, file: str) -> PredictionRows:
@@ -413,6 +441,11 @@ class _PredictionReader:
         rows = read_rows(
             cell.content, cell.place, self.asked, count, () if given is None else given.columns
         )
+        if rows.predicted is not None and (self.request.options.positive or self.positive):
+            raise InputError(
+                f"--positive needs the probability of its classes, and {cell.place} has predicted "
+                "classes only"
+            )
         # A second table can have the keys of validation images too; an array is of test images.
         if given is None or (
             _part(cell) == VAL and (given.keys is None or rows.labels is not None)
@@ -441,8 +474,22 @@ class _PredictionReader:
 
     def predictions(self, file: str) -> AnyPredictions:
         """The predictions to store."""
-        images, logits = self.images[_part(self.cells[file])], self._match(file).logits
-        return make_predictions(logits, images.labels, images.keys, self.classes, task=self.task)
+        images, matched = self.images[_part(self.cells[file])], self._match(file)
+        if matched.predicted is None:
+            return make_predictions(
+                matched.logits, images.labels, images.keys, self.classes, task=self.task
+            )
+        return Predictions(
+            keys=images.keys,
+            labels=images.labels,
+            predicted=matched.predicted,
+            confidence=matched.confidence,
+            top5_correct=None,
+            nll=None,
+            brier=None,
+            logits=None,
+            classes=self.classes,
+        )
 
     def lines(self, shifts: Sequence[Shift]) -> Iterator[str]:
         """What was found and what was assumed, one fact per line."""
@@ -536,6 +583,21 @@ def _check_fitted(settings: Settings, parts: Sequence[str], facts: DataFacts) ->
             )
 
 
+def _check_predicted(settings: Settings, source: str) -> None:
+    """Raise `InputError` for what needs the probability of every class."""
+    asked = {
+        "variant": [variant.kind for variant in settings.variants],
+        "operating-point": list(settings.operating_points),
+        "unit": [] if settings.aggregation is None else [settings.aggregation.unit],
+    }
+    for option, names in asked.items():
+        if names:
+            raise InputError(
+                f"--{option} ({names[0]}) needs the probability of every class, and {source} has "
+                "predicted classes only"
+            )
+
+
 def _list_cells(
     request: PredictionsRequest,
 ) -> tuple[dict[str, PredictionSource], tuple[Shift, ...]]:
@@ -612,11 +674,13 @@ def _images_of_labels(
             marked = mark_labels(rows, reader.positive)
             _, written = number_labels(rows, reader.positive.classes)
             rows = marked
+        if not classes and rows.predicted is not None:
+            classes = list_known_classes(list(map(reader.rows, cells)), reader.asked)
         classes = classes or name_classes(rows, reader.asked)
         task = _find_labelled_task(rows)
         if task == MULTILABEL:
             reader.findings = classes
-        elif rows.outputs.shape[1] == 1:
+        elif rows.outputs.shape[1] == 1 and rows.predicted is None:
             raise column_error(rows.place, name_label_classes(rows, reader.asked))
         labels, meaning = _read_labels(rows, classes, reader.asked, is_test=part == TEST)
         if reader.positive is not None:
@@ -703,7 +767,8 @@ def _read_labels(
     if rows.labels is None or rows.labels.ndim == 1:
         labels, meaning = number_labels(rows, classes)
         absent = _describe_absent_classes(labels, classes, rows, asked) if is_test else ""
-        return labels, f"{meaning}; the columns are the classes {quote_names(classes)}{absent}"
+        named = "the columns are the classes" if rows.predicted is None else "the classes are"
+        return labels, f"{meaning}; {named} {quote_names(classes)}{absent}"
     task, labels = find_task(MULTILABEL), rows.labels.astype(np.int64)
     task.check(labels, classes)
     remarks = "".join(f"; {remark}" for remark in task.remarks(labels, classes))
@@ -724,7 +789,7 @@ def _describe_absent_classes(
     """
     counts = np.bincount(labels, minlength=len(classes))
     absent = [name for name, count in zip(classes, counts, strict=True) if not count]
-    if not absent:
+    if not absent or rows.predicted is not None:
         return ""
     shown = ", ".join(map(repr, absent[:5])) + " ..." * (len(absent) > 5)
     finding = f"no row has the label of {len(absent)} of the {len(classes)} classes ({shown})"

@@ -40,8 +40,10 @@ from fairweather.requests.inputs import (
     Inputs,
     Trainings,
     check_operating_points,
+    describe_published_files,
     model_label,
     open_datasets,
+    pair_published_files,
     try_model,
     try_settings,
     try_shifts,
@@ -160,6 +162,11 @@ def make_study_inputs(
     costs = read_costs(study.costs, names, findings=findings)
     settings = replace(settings, operating_points=points, costs=costs)
     settings = resolve_aggregates(settings, task, len(facts[DATA].classes), ordered=ordered)
+    lines: list[str] = []
+    if datasets:
+        settings = pair_published_files(settings, datasets[DATA])
+        published = describe_published_files(settings, datasets[DATA])
+        lines = [*check_units(settings, datasets), *published]
     planner = _StudyPlanner(study, facts, settings, offline)
     models = [
         measured
@@ -179,7 +186,7 @@ def make_study_inputs(
         seeds=tuple(study.seeds),
         settings=settings,
         trainings=planner.trainings(),
-        lines=check_units(settings, datasets) if datasets else (),
+        lines=lines,
         files={STUDY: dump_yaml(study.model_dump(mode="json"))},
     )
 

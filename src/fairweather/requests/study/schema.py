@@ -123,6 +123,12 @@ def pretraining_operations(recipe: Pretraining) -> Mapping[str, str]:
 PRETRAINING = "pretraining:"
 
 
+def _name_natural(given: object) -> object:
+    """A list of published natural shifts, which name themselves, as a mapping."""
+    is_list = isinstance(given, list) and all(isinstance(text, str) for text in given)
+    return read_natural_sources(given) if is_list else given  # type: ignore[arg-type]
+
+
 class StrictEntry(pydantic.BaseModel):
     """Unknown keys are errors, and quoted text is not a number."""
 
@@ -317,6 +323,11 @@ class ModelEntry(NetworkEntry):
                 f"train_shifts: {attacks[0]} is an attack; give only shifts here, and an attack as "
                 "recipe.adversarial"
             )
+        if read := [shift for shift in expanded if isinstance(shift, Shift) and shift.files]:
+            raise InputError(
+                f"train_shifts: {read[0].name} is read from published files, which are of test "
+                "images: give shifts that are made in memory"
+            )
         return [shift for shift in expanded if isinstance(shift, Shift)]
 
     def trained_on(self) -> Mapping[str, str]:
@@ -374,9 +385,10 @@ class Study(StrictEntry):
     shifts: list[dict[str, Any]] = pydantic.Field([])
     """Sweeps and suites as written; `all_shifts` gives the shifts themselves."""
 
-    natural: dict[str, str] = pydantic.Field({})
+    natural: Annotated[dict[str, str], pydantic.BeforeValidator(_name_natural)] = pydantic.Field({})
     """Other images of the same classes, by name, such as those of another hospital; each is a
-    source of data, and in tables `natural/NAME`."""
+    source of data, and in tables `natural/NAME`. A list may have published natural shifts, which
+    name themselves: `imagenet-r:FOLDER`."""
 
     allow_seen_shifts: bool = False
     """Allow models to be trained with shifts that test them; the report marks them."""

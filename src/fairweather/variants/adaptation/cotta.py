@@ -71,8 +71,8 @@ class Cotta(AdaptingByGradients):
         ]
         if not wanted:
             raise InputError(
-                f"{self.kind} adapts all weights of a network, and {type(network).__name__} has "
-                "none"
+                f"{self.kind} adapts all weights of a network, which {type(network).__name__} does "
+                "not have"
             )
         rate = self.learning_rate
         result = AdaptedNetwork(adapted, self.predict, wanted, self.optimiser, rate, seed)

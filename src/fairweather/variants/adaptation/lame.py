@@ -78,7 +78,7 @@ class Lame(Adapting):
             nearest = distances.topk(count, largest=False).indices[:, 1:]
             return torch.zeros_like(distances).scatter_(1, nearest, 1.0)
         count = min(self.neighbours, len(features))
-        width = distances.topk(count, largest=False).values[:, -1].mean()
+        width = distances.topk(count, largest=False).values[:, -1].mean().clamp(min=1e-12)
         return (-(distances**2) / (2 * width**2)).exp()
 
 

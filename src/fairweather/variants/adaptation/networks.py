@@ -86,6 +86,8 @@ class AdaptedNetwork(nn.Module):
 
     def pass_backward(self, loss: torch.Tensor, images: int) -> None:
         """Compute gradients of a loss of some images, in place of earlier ones."""
+        if not loss.requires_grad:
+            raise InputError("the model gives no gradients, so that no steps can adapt it")
         self.passes = self.passes._replace(backward=self.passes.backward + images)
         for parameter in self.adapted_parameters:
             parameter.grad = None
@@ -287,8 +289,8 @@ def affine_parameters(
     ]
     if not parameters:
         raise InputError(
-            f"{kind} adapts the scales and shifts of batch, group or layer norm, and "
-            f"{type(network).__name__} has none"
+            f"{kind} adapts the scales and shifts of batch, group or layer norm, which "
+            f"{type(network).__name__} does not have"
         )
     return parameters
 

@@ -1,0 +1,392 @@
+"""Networks that adapt at test time: beside the plain network, along the stream, and collapsed."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from typing import Any, NamedTuple
+
+import altair as alt
+import numpy as np
+import pandas as pd
+
+from fairweather.metrics.collapse import Collapse, average_windows, find_collapse
+from fairweather.metrics.columns import FloatArray, IntArray, clopper_pearson
+from fairweather.metrics.robustness import ADAPTED
+from fairweather.report.charts import COLORS, FAINT, RULE, SOLID, Figure, render_figure
+from fairweather.report.contents import Contents
+from fairweather.report.section import PartView, ReportPart, Section, Tables
+from fairweather.report.tables import (
+    ABSENT,
+    TableLayout,
+    TextTable,
+    entry_numbers,
+    find_entry,
+    format_difference,
+)
+from fairweather.types.measurement import Passes, Score
+from fairweather.types.record import ALL, CLEAN, ENSEMBLE_SUFFIX, MEAN, base_model
+from fairweather.variants.variant import SHUFFLED
+
+# A window of the running accuracy is a tenth of the stream, within these limits.
+SMALLEST_WINDOW, LARGEST_WINDOW = 20, 200
+MOST_PANELS, POINTS = 4, 120  # of the figure
+CALIBRATION, RISK = ADAPTED["rms_calibration_error"], ADAPTED["area_under_risk_coverage"]
+ACCURACY = ADAPTED["accuracy"]
+
+
+class Streams(NamedTuple):
+    """The streams of a network that adapts, in one cell; each in its own order."""
+
+    model: str
+    cell: str
+    right: FloatArray
+    """`[streams, n]`, whether the network that adapts is right."""
+
+    plain: FloatArray
+    """`[streams, n]`, whether the plain network is right on the same images."""
+
+    collapses: Sequence[Collapse | None]
+    """Of each stream."""
+
+    passes: Passes | None
+    """What adapting has cost, in images of all streams."""
+
+    @property
+    def accuracies(self) -> FloatArray:
+        """The accuracy of each stream."""
+        return np.asarray(self.right.mean(axis=1))
+
+    def is_collapsed(self, number: int) -> bool:
+        """Whether a stream collapsed: of certainty alone, if accuracy has not risen with it."""
+        collapse = self.collapses[number]
+        if collapse is None or collapse.kind == "one class":
+            return collapse is not None
+        rest = slice(collapse.place, None)
+        return bool(self.right[number, rest].mean() <= self.plain[number, rest].mean())
+
+    @property
+    def collapsed(self) -> list[int]:
+        """The numbers of the streams that collapsed."""
+        return [number for number, _ in enumerate(self.collapses) if self.is_collapsed(number)]
+
+
+def list_adapting(contents: Contents) -> dict[str, str]:
+    """The networks that adapt, and the same networks as they are; nothing fitted on them."""
+    return {
+        name: base_model(name)
+        for name in contents.titles
+        if not name.endswith(ENSEMBLE_SUFFIX)
+        and base_model(name) in contents.titles
+        and (variant := contents.variant(name)) is not None
+        and variant.adapting is not None
+        and variant.post_hoc is None
+    }
+
+
+def read_streams(contents: Contents) -> list[Streams]:
+    """Read all streams of the first seed; none where patients are judged, who have no place."""
+    if contents.aggregation is not None:
+        return []
+    return [
+        streams
+        for model, base in list_adapting(contents).items()
+        for cell in contents.cells
+        if (streams := _read_cell(contents, model, base, cell)) is not None
+    ]
+
+
+def _read_cell(contents: Contents, model: str, base: str, cell: str) -> Streams | None:
+    seed, variant = contents.seeds_of(model)[0], contents.variant(model)
+    names = ("labels", "predicted", "confidence", "place")
+    read = contents.read_stream_columns(model, seed, cell, names)
+    plain = contents.read_columns(base, seed, cell, names[:3])
+    clean = contents.read_columns(base, seed, CLEAN, ("predicted",))
+    if read is None or plain is None or clean is None or variant is None:
+        return None
+    assert variant.adapting is not None, "it adapts"
+    order = np.argsort(read[3], axis=1)
+    labels, predicted, confidence = (np.take_along_axis(c, order, axis=1) for c in read[:3])
+    still, plain_confidence, unshifted = (c[order] for c in (*plain[1:], *clean))
+    is_sorted = variant.adapting.order != SHUFFLED
+    collapses = [
+        find_collapse(mine, sure, [theirs, known], plain_sure, is_sorted=is_sorted)
+        for mine, sure, theirs, known, plain_sure in zip(
+            predicted, confidence, still, unshifted, plain_confidence, strict=True
+        )
+    ]
+    right, plain_right = ((c == labels).astype(np.float64) for c in (predicted, still))
+    passes = contents.read_passes(model, seed, cell)
+    return Streams(model, cell, right, plain_right, collapses, passes)
+
+
+# ---------------------------------------------------------------- tables
+
+_BESIDE_HEAD = TableLayout(
+    (
+        *("Model", "Images", "Plain (%)", "Adapted (%)", "Change (points)"),
+        *("Change of calibration error", "Change of AURC"),
+    ),
+    words=2,
+)
+_STREAM_HEAD = TableLayout(
+    (
+        *("Model", "Images", "Streams", "Lowest (%)", "Highest (%)", "Collapsed", "First sign"),
+        *("Forward", "Backward"),
+    ),
+    words=2,
+)
+
+
+def tabulate_beside(contents: Contents) -> TextTable | None:
+    """Accuracy of each network that adapts beside the plain one, with changes and intervals."""
+    body, lines, models = [], [], []
+    for model, base in list_adapting(contents).items():
+        for place, shift, level in _list_places(contents):
+            changes = [
+                contents.score(name, model, shift, level) for name in (ACCURACY, CALIBRATION, RISK)
+            ]
+            scores = [
+                find_entry(contents, "accuracy", name, shift, level) for name in (base, model)
+            ]
+            if changes[0] is None:
+                continue
+            shown = zip(changes, (True, False, False), strict=True)
+            body.append(
+                [
+                    contents.titles[model],
+                    place,
+                    *(str(score or ABSENT) for score in scores),
+                    *(format_difference(c, percent) if c else ABSENT for c, percent in shown),
+                ]
+            )
+            numbers = (number for entry in (*scores, *changes) for number in entry_numbers(entry))
+            lines.append([model, contents.titles[model], shift, level, *numbers])
+            models.append(model)
+    if not body:
+        return None
+    names = ("plain", "adapted", "accuracy change", "calibration change", "aurc change")
+    columns = [f"{name}{part}" for name in names for part in ("", " low", " high")]
+    caption = (
+        "Each network that adapts beside the same network as it is, on the same images. Change: "
+        "adapted − plain. Calibration error: RMS, 10 equal-width bins. AURC: area under the "
+        "risk-coverage curve; smaller is better. In brackets: 95 % intervals over streams and "
+        f"images. {contents.sample()}."
+    )
+    frame = pd.DataFrame(lines, columns=["model", "title", "shift", "level", *columns])
+    return TextTable("adaptation", _BESIDE_HEAD, body, [caption], frame, models)
+
+
+def tabulate_streams(contents: Contents) -> TextTable | None:
+    """How the streams of each cell differ, and which of them collapsed."""
+    body, lines, models = [], [], []
+    for streams in contents.once(read_streams):
+        shift, level = contents.cells[streams.cell]
+        collapsed, accuracies = streams.collapsed, streams.accuracies
+        first = None if not collapsed else streams.collapses[collapsed[0]]
+        sign = "" if first is None else f"stream {collapsed[0] + 1}, image {first.place + 1:,}"
+        title, share = contents.titles[streams.model], len(collapsed) / len(accuracies)
+        low, high = (float(end) for end in clopper_pearson(share, len(accuracies)))
+        costs = [c / streams.right.size for c in streams.passes or (math.nan, math.nan)]
+        body.append(
+            [
+                *(title, _name_cell(contents, streams.cell), str(len(accuracies))),
+                *(f"{100 * number:.1f}" for number in (accuracies.min(), accuracies.max())),
+                f"{len(collapsed)} of {len(accuracies)}",
+                sign or ABSENT,
+                *(ABSENT if math.isnan(cost) else f"{cost:.1f}" for cost in costs),
+            ]
+        )
+        place = math.nan if first is None else first.place + 1
+        kind = "" if first is None else first.kind
+        ends = accuracies.min(), accuracies.max()
+        counts = len(accuracies), *ends, len(collapsed), low, high, place, kind, *costs
+        lines.append([streams.model, title, shift, level, *counts])
+        models.append(streams.model)
+    if not body:
+        return None
+    caption = (
+        "Streams of the first seed: the same images, each time in another order. Collapsed: over "
+        "100 images, the network gives one class where the plain network gives several. Certainty "
+        "without more right answers counts too. First sign: the first of those images. Forward, "
+        "backward: passes through the network for each image."
+    )
+    columns = ["model", "title", "shift", "level", "streams", "lowest", "highest", "collapsed"]
+    columns += ["share low", "share high", "first image", "kind", "forward", "backward"]
+    frame = pd.DataFrame(lines, columns=columns)
+    return TextTable("adaptation_streams", _STREAM_HEAD, body, [caption], frame, models)
+
+
+def _list_places(contents: Contents) -> Iterator[tuple[str, str, str]]:
+    yield from contents.means
+    if sum(not sweep.is_attack for sweep in contents.sweeps) > 1:
+        yield "All shifts", ALL, MEAN
+
+
+def _name_cell(contents: Contents, cell: str) -> str:
+    shift, level = contents.cells[cell]
+    if cell == CLEAN:
+        return "Clean"
+    sweep = next(sweep for sweep in contents.sweeps if sweep.name == shift)
+    return sweep.at(level)
+
+
+# ---------------------------------------------------------------- sentences
+
+
+def describe_adaptation(contents: Contents) -> list[str]:
+    """Say what adapting changes on clean images and under shift, in accuracy and confidence."""
+    said = []
+    for model in list_adapting(contents):
+        title = contents.titles[model]
+        clean = contents.score(ACCURACY, model, *contents.means[0][1:])
+        *_, (_, shift, level) = _list_places(contents)
+        if clean is not None:
+            said.append(f"{title}: {_describe_change(clean, 'on clean images')}")
+        if shift == CLEAN:
+            continue
+        change, error = (contents.score(n, model, shift, level) for n in (ACCURACY, CALIBRATION))
+        where = "under all shifts" if shift == ALL else f"under {contents.shift_title(shift)}"
+        if change is not None:
+            said.append(f"{title}: {_describe_change(change, where)}")
+        if error is not None:
+            said.append(f"{title}: {_describe_confidence(error, where)}")
+    return said + list(_describe_collapses(contents.once(read_streams), contents))
+
+
+def _describe_change(change: Score, where: str) -> str:
+    points = f"{abs(100 * change.value):.1f} points"
+    if change.low > 0:
+        return f"adapting gains {points} of accuracy {where}."
+    if change.high < 0:
+        return f"adapting loses {points} of accuracy {where}."
+    return f"no change of accuracy was shown {where}."
+
+
+def _describe_confidence(error: Score, where: str) -> str:
+    if error.high < 0:
+        return f"the calibration error falls by {-error.value:.3f} {where}."
+    if error.low > 0:
+        return f"the calibration error rises by {error.value:.3f} {where}."
+    return f"no change of the calibration error was shown {where}."
+
+
+def _describe_collapses(every: Sequence[Streams], contents: Contents) -> Iterator[str]:
+    by_model: dict[str, list[Streams]] = {}
+    for streams in every:
+        by_model.setdefault(streams.model, []).append(streams)
+    for model, cells in by_model.items():
+        title, count = contents.titles[model], len(cells[0].accuracies)
+        worst = max(cells, key=lambda streams: len(streams.collapsed))
+        if not worst.collapsed:
+            most = 100 * float(clopper_pearson(0.0, count)[1])
+            yield (
+                f"{title}: none of {count} streams collapsed in any cell. "
+                f"With {count}, up to {most:.0f} % of other streams still may."
+            )
+            continue
+        number = worst.collapsed[0]
+        collapse = worst.collapses[number]
+        assert collapse is not None, "it collapsed"
+        where = (
+            "on clean images"
+            if worst.cell == CLEAN
+            else f"under {_name_cell(contents, worst.cell)}"
+        )
+        yield (
+            f"{title}: {len(worst.collapsed)} of {count} streams collapse {where}. "
+            f"Stream {number + 1} begins at image {collapse.place + 1:,}."
+        )
+
+
+# ---------------------------------------------------------------- accuracy along the stream
+
+
+def draw_streams(contents: Contents) -> Figure | None:
+    """Draw the running accuracy of each network that adapts, where the plain one is worst."""
+    chosen = list(_choose_panels(contents.once(read_streams)))
+    if not chosen:
+        return None
+    panels = [_draw_panel(contents, streams) for streams in chosen]
+    window = _choose_window(chosen[0])
+    return render_figure(
+        "adaptation",
+        alt.concat(*panels, columns=2, spacing=32),
+        "Accuracy along the stream",
+        [
+            f"Running accuracy over {window} images, mean over the streams. Thin lines: each "
+            "stream. Grey: the plain network on the same images. Shown is the cell where it is "
+            "least accurate."
+        ],
+        f"Running accuracy over {window} images along the stream, of each network that adapts and "
+        "of the plain network. The tables of this section hold the accuracies.",
+        letters=110,
+    )
+
+
+def _choose_panels(every: Iterable[Streams]) -> Iterator[Streams]:
+    """The cell with the lowest plain accuracy of each of the first models."""
+    hardest: dict[str, Streams] = {}
+    for streams in every:
+        known = hardest.get(streams.model)
+        if known is None or streams.plain.mean() < known.plain.mean():
+            hardest[streams.model] = streams
+    yield from list(hardest.values())[:MOST_PANELS]
+
+
+def _choose_window(streams: Streams) -> int:
+    images = streams.right.shape[1]
+    return min(max(SMALLEST_WINDOW, min(LARGEST_WINDOW, images // 10)), images)
+
+
+def _draw_panel(contents: Contents, streams: Streams) -> alt.LayerChart | alt.FacetChart:
+    window = _choose_window(streams)
+    own, plain = (average_windows(c, window) for c in (streams.right, streams.plain))
+    places: IntArray = np.unique(np.linspace(0, own.shape[1] - 1, POINTS).astype(np.int64))
+    thin = [_make_rows(f"stream {at + 1}", line, places, window) for at, line in enumerate(own)]
+    lines = [
+        ([row for rows in thin for row in rows], COLORS[0], 0.7, 0.35),
+        (_make_rows("plain", plain.mean(axis=0), places, window), RULE, 2.0, 1.0),
+        (_make_rows("adapted", own.mean(axis=0), places, window), COLORS[0], 2.2, 1.0),
+    ]
+    layers = [
+        alt.Chart(alt.Data(values=rows))
+        .mark_line(strokeWidth=width, color=color, opacity=opacity, strokeDash=SOLID)
+        .encode(
+            x=alt.X("image:Q", title="image of the stream").scale(zero=False, nice=False),
+            y=alt.Y("value:Q", title="accuracy", axis=alt.Axis(format=".0%", tickCount=5)).scale(
+                domain=(0, 1)
+            ),
+            detail="line:N",
+        )
+        for rows, color, width, opacity in lines
+    ]
+    subtitle = _name_cell(contents, streams.cell)
+    title = alt.Title(
+        contents.titles[streams.model], subtitle=subtitle, fontSize=13, subtitleColor=FAINT
+    )
+    return alt.layer(*layers).properties(width=330, height=200, title=title)
+
+
+def _make_rows(
+    name: str, line: FloatArray, places: IntArray, window: int
+) -> list[Mapping[str, Any]]:
+    return [
+        {"line": name, "image": int(place) + window, "value": round(float(line[place]), 6)}
+        for place in places
+    ]
+
+
+def _show(contents: Contents, tables: Tables) -> PartView | None:
+    if not tables:
+        return None
+    notes = describe_adaptation(contents)
+    return PartView(tables=tables, figures=["adaptation"], notes=notes)
+
+
+ADAPTATION = ReportPart(
+    _show,
+    lambda contents: [tabulate_beside(contents), tabulate_streams(contents)],
+    lambda contents: [draw_streams(contents)],
+)
+SECTION = Section("adaptation", "Adapting at test time", (ADAPTATION,))

@@ -1,0 +1,181 @@
+"""The section about networks that adapt, of a run whose streams are known."""
+
+from dataclasses import dataclass, field
+from typing import ClassVar
+
+import numpy as np
+import pandas as pd
+import pytest
+import torch
+from torch import nn
+
+import fairweather as fw
+from fairweather.judge.comparison import compare_runs
+from fairweather.report.adaptation import describe_adaptation, draw_streams, read_streams
+from fairweather.report.contents import read_contents
+from fairweather.steps.score_rows import drop_adapting
+from fairweather.types.measurement import Images
+from fairweather.variants.adaptation.networks import AdaptedNetwork
+from fairweather.variants.variant import VARIANTS, Adapting
+from tests.conftest import figures_left_out
+
+WHERE = "tests.report.test_adaptation:Stuck"
+IMAGES, STREAMS, HEALTHY = 400, 3, 6  # batches of 40 before it is stuck
+
+
+@dataclass(frozen=True)
+class Stuck(Adapting):
+    """After some batches it gives the first class; before, it is a little better than its model."""
+
+    kind: ClassVar[str] = "stuck"
+    kind_title: ClassVar[str] = "stuck"
+    batch_size: int | None = field(default=40, kw_only=True)
+    orders: int = field(default=STREAMS, kw_only=True)
+    after: int = HEALTHY
+
+    def adapt(self, network, seed=0):
+        def predict(adapted, images):
+            logits = adapted.pass_forward(images)
+            if adapted.batches >= self.after:
+                return torch.zeros_like(logits) + 5 * torch.eye(logits.shape[1])[0]
+            return logits
+
+        return AdaptedNetwork(network, predict)
+
+
+class Quadrants(nn.Module):
+    """The class is the brightest of four quadrants; every fifth image has a wrong one."""
+
+    def forward(self, images):
+        halves = images.mean(1).unfold(1, 4, 4).unfold(2, 4, 4).mean((3, 4)).flatten(1)
+        return 20 * halves
+
+
+@pytest.fixture(scope="module")
+def images():
+    rng = np.random.default_rng(0)
+    labels = rng.integers(4, size=IMAGES)
+    pixels = rng.integers(60, size=(IMAGES, 3, 8, 8)).astype(np.uint8)
+    shown = np.where(rng.random(IMAGES) < 0.2, rng.integers(4, size=IMAGES), labels)
+    for image, place in enumerate(shown):
+        row, column = divmod(int(place), 2)
+        pixels[image, :, 4 * row : 4 * row + 4, 4 * column : 4 * column + 4] += 90
+    return Images(
+        torch.from_numpy(pixels), torch.from_numpy(labels), torch.arange(IMAGES), tuple("abcd")
+    )
+
+
+@pytest.fixture(scope="module")
+def run(images, tmp_path_factory):
+    folder = tmp_path_factory.mktemp("adapting") / "run"
+    with pytest.MonkeyPatch.context() as patch, figures_left_out():
+        patch.setitem(VARIANTS, "stuck", WHERE)
+        yield fw.evaluate(
+            Quadrants(),
+            fw.Dataset("quadrants", None, None, images, (0.0,) * 3, (1.0,) * 3),
+            "brightness_factor: [0.7]",
+            variants=["stuck", "stuck: {after: 99}"],
+            out=folder,
+            bootstrap=100,
+            device="cpu",
+            progress=False,
+        )
+
+
+def find_model(run, end):
+    return next(name for name in run.folder.record.variants if name.endswith(end))
+
+
+def find_value(run, model, metric, shift="clean"):
+    rows = run.folder.scores
+    chosen = (rows["model"] == model) & (rows["shift"] == shift) & (rows["metric"] == metric)
+    return rows[chosen].iloc[0]
+
+
+def test_scores_are_those_of_all_streams_and_other_parts_read_the_first(run):
+    name = find_model(run, "+stuck")
+    file = run.folder.predictions(name, 0, "clean")
+    streams = run.folder.read_streams(file).streams
+    assert len(streams) == STREAMS
+    shares = [stream.correct.mean() for stream in streams]
+    assert find_value(run, name, "accuracy")["value"] == pytest.approx(np.mean(shares))
+    first = run.folder.read_cell(file)
+    assert np.array_equal(first.predicted, streams[0].predicted)
+    assert run.folder.read_images(file).place.tolist() == streams[0].place.tolist()
+    predicted, place = run.folder.read_stream_columns(file, ["predicted", "place"])
+    assert predicted.shape == place.shape == (STREAMS, IMAGES)
+    assert np.array_equal(predicted[0], run.folder.read_column(file, "predicted"))
+    assert np.sort(place, axis=1).tolist() == [list(range(IMAGES))] * STREAMS
+    assert run.folder.read_passes(file) == (STREAMS * IMAGES, 0)
+    plain = run.folder.predictions(drop_adapting(name), 0, "clean")
+    assert run.folder.read_passes(plain) is None
+
+
+def test_rows_say_what_adapting_changes(run):
+    healthy, stuck = find_model(run, "99"), find_model(run, "+stuck")
+    for metric in ("accuracy", "rms_calibration_error", "negative_log_likelihood"):
+        changed = f"{metric}_change/adapted"
+        row = find_value(run, stuck, changed)
+        values = [find_value(run, m, metric)["value"] for m in (drop_adapting(stuck), stuck)]
+        assert row["value"] == pytest.approx(values[1] - values[0], abs=1e-7)
+        assert row["low"] <= row["value"] <= row["high"]
+        # Streams that are predicted as the plain network predicts change nothing.
+        assert find_value(run, healthy, changed)["value"] == pytest.approx(0, abs=1e-7)
+    assert find_value(run, stuck, "accuracy_change/adapted")["high"] < 0
+    assert drop_adapting("a+stuck+temperature") == "a+temperature"
+
+
+def test_the_section_names_the_stream_and_the_image_of_a_collapse(run):
+    contents = read_contents(run.folder)
+    stuck, healthy = find_model(run, "+stuck"), find_model(run, "99")
+    every = {streams.model: streams for streams in read_streams(contents)}
+    assert every[stuck].collapsed == list(range(STREAMS))
+    assert every[healthy].collapsed == []
+    begins = 40 * HEALTHY
+    for collapse in every[stuck].collapses:
+        assert (collapse.kind, collapse.label) == ("one class", 0)
+        assert begins - 100 < collapse.place <= begins
+    # In the order of the stream: until then it is right as the plain network is.
+    same = every[stuck].right[:, :begins] == every[stuck].plain[:, :begins]
+    assert same.all()
+    said = " ".join(describe_adaptation(contents)).replace("\N{NO-BREAK SPACE}", " ")
+    assert f"{STREAMS} of {STREAMS} streams collapse" in said
+    assert f"none of {STREAMS} streams collapsed" in said
+    assert "adapting loses" in said
+    assert "no change of accuracy was shown" in said
+    place = every[stuck].collapses[0].place + 1
+    table = pd.read_csv(run.folder.file("tables/adaptation_streams.csv"))
+    rows = table[(table["model"] == stuck) & (table["shift"] == "clean")]
+    assert rows["first image"].item() == place
+    assert (rows["collapsed"].item(), rows["forward"].item()) == (STREAMS, 1)
+    page = run.folder.file("report.html").read_text()
+    assert "Adapting at test time" in page
+    assert f"stream 1, image {place}" in page
+
+
+def test_sentences_are_short(run):
+    contents = read_contents(run.folder)
+    longest = max(len(title.split()) for title in contents.titles.values())
+    for text in describe_adaptation(contents):
+        for sentence in text.split(". "):
+            assert len(sentence.split()) <= 20 + longest, sentence
+
+
+def test_the_figure_has_a_panel_for_each_model(run):
+    figure = draw_streams(read_contents(run.folder))
+    assert figure.name == "adaptation"
+    for words in ("stuck, after 99", "image of the stream", "Accuracy along the stream"):
+        assert words in figure.svg
+
+
+def test_models_that_adapt_are_compared_by_image_and_stream(run):
+    stuck, healthy = find_model(run, "+stuck"), find_model(run, "99")
+    plain = drop_adapting(stuck)
+    path = run.folder.path
+    rows = compare_runs(f"{path}:{plain}", f"{path}:{stuck}")
+    clean = rows[(rows["shift"] == "clean") & (rows["metric"] == "accuracy")].iloc[0]
+    row = find_value(run, stuck, "accuracy_change/adapted")
+    assert clean["difference"] == pytest.approx(row["value"], abs=1e-7)
+    assert clean["low"] < clean["difference"] < clean["high"] < 0
+    rows = compare_runs(f"{path}:{healthy}", f"{path}:{plain}")
+    assert rows["difference"].abs().max() < 1e-12

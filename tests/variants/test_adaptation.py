@@ -1,0 +1,557 @@
+"""Methods of adaptation: as published, on what they work, and in which order they see images."""
+
+import importlib.util
+import json
+import math
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from torch import nn
+
+from fairweather.errors import InputError
+from fairweather.inference import prediction
+from fairweather.inference.prediction import Predictor, predict, predict_shared
+from fairweather.models.opening import load_model
+from fairweather.models.wrappers import Ensemble
+from fairweather.shifts.table import make_shift
+from fairweather.types.measurement import Passes
+from fairweather.variants.adaptation import cotta
+from fairweather.variants.streams import IMAGE_ORDERS, draw_stream
+from fairweather.variants.variant import VARIANTS, Adapting, read_variant, variant_class
+from tests.conftest import TINY_RESNET
+from tests.helpers import reference_adaptation as reference
+
+METHODS = [kind for kind in VARIANTS if issubclass(variant_class(kind), Adapting)]
+CPU = torch.device("cpu")
+
+
+# ---------------------------------------------------------------- the authors' code
+
+BENCHMARK = Path(__file__).parents[2] / "benchmarks" / "official_adaptation.py"
+# The last three rows of the outputs of the authors' code, at the commits that the note of the
+# benchmark names.
+OFFICIAL = json.loads((Path(__file__).parent / "official_logits.json").read_text())
+
+
+@pytest.fixture(scope="module")
+def benchmark():
+    spec = importlib.util.spec_from_file_location("official_adaptation", BENCHMARK)
+    module = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(module)
+    return module
+
+
+@pytest.mark.parametrize("case", OFFICIAL)
+def test_the_logits_are_those_of_the_authors_code(benchmark, case):
+    text = benchmark.CASES[case][1]
+    network, batches = benchmark.network_of(case), benchmark.make_batches()
+    outputs = benchmark.ours(text, network, batches)
+    if case.startswith("lame"):
+        outputs = outputs.exp()
+    np.testing.assert_allclose(outputs[-3:], OFFICIAL[case], rtol=1e-3, atol=1e-3)
+
+
+# ---------------------------------------------------------------- slow references
+
+WIDTH, CLASSES = 12, 3
+
+
+def small_network():
+    torch.manual_seed(0)
+    network = nn.Sequential(nn.Flatten(), nn.LayerNorm(WIDTH), nn.Linear(WIDTH, CLASSES))
+    with torch.no_grad():
+        network[2].weight *= 4
+        network[1].bias += 0.2 * torch.randn(WIDTH)
+    return network.eval()
+
+
+def small_batches(count=3, size=5):
+    torch.manual_seed(3)
+    return [torch.rand(size, 3, 2, 2) for _ in range(count)]
+
+
+def as_numbers(network):
+    return [
+        value
+        for tensor in (network[1].weight, network[1].bias, network[2].weight, network[2].bias)
+        for value in tensor.detach().flatten().tolist()
+    ]
+
+
+def adapted_outputs(text, network, batches, source=()):
+    variant = read_variant(text)
+    adapted = variant.adapt(network).eval()
+    if source:
+        adapted.memory |= variant.learn(variant.adapt(network).eval(), source)
+    with torch.no_grad():
+        return torch.cat([adapted(batch.clone()) for batch in batches]), adapted
+
+
+EATA = "margin: 0.9, redundancy: 0.97, learning_rate: 0.5"
+SAR = "margin: 0.9, learning_rate: 0.2"
+SLOW = {
+    "tent: {optimiser: sgd, learning_rate: 0.5}": (reference.tent, (0.5,)),
+    "tent: {optimiser: sgd, learning_rate: 0.5, steps: 2}": (reference.tent, (0.5, 2)),
+    f"sar: {{{SAR}}}": (reference.sar, (0.2, 0.9, 0.05, 0.2)),
+    f"sar: {{{SAR}, reset_below: 1.5}}": (reference.sar, (0.2, 0.9, 0.05, 1.5)),
+    "t3a: {supports: 2}": (reference.t3a, (2,)),
+    "t3a": (reference.t3a, (100,)),
+    "lame": (reference.lame, ("rbf", 5)),
+    "lame: {affinity: knn, neighbours: 2}": (reference.lame, ("knn", 2)),
+    "lame: {affinity: linear}": (reference.lame, ("linear", 5)),
+}
+
+
+@pytest.mark.parametrize("text", SLOW)
+def test_methods_are_those_of_their_papers(text):
+    network, batches = small_network(), small_batches()
+    slow, options = SLOW[text]
+    images = [batch.flatten(1).tolist() for batch in batches]
+    expected = slow(reference.Network(WIDTH, CLASSES), as_numbers(network), images, *options)
+    outputs, _ = adapted_outputs(text, network, batches)
+    if text.startswith("lame"):
+        outputs = outputs.exp()
+    np.testing.assert_allclose(outputs, expected, rtol=2e-3, atol=2e-3)
+    plain = torch.cat([network(batch) for batch in batches]).detach()
+    if "reset_below" in text:  # each batch begins with the model's own parameters
+        np.testing.assert_allclose(outputs, plain, rtol=1e-5, atol=1e-5)
+        return
+    moved = outputs - (plain.softmax(1) if text.startswith("lame") else plain)
+    assert moved[-5:].abs().max() > 0.02  # the tolerance would notice a method that does nothing
+
+
+def test_cotta_is_that_of_its_paper(monkeypatch):
+    monkeypatch.setattr(cotta, "augment", lambda images, random: images**2)
+    network, batches = small_network(), small_batches()
+    images = [batch.flatten(1).tolist() for batch in batches]
+    expected = reference.cotta(
+        reference.Network(WIDTH, CLASSES),
+        as_numbers(network),
+        images,
+        0.5,
+        0.8,
+        lambda image: [value**2 for value in image],
+    )
+    text = "optimiser: sgd, learning_rate: 0.5, kept: 0.8, restored: 0, sure: 1"
+    outputs, adapted = adapted_outputs(f"cotta: {{{text}, augmentations: 3}}", network, batches)
+    np.testing.assert_allclose(outputs, expected, rtol=2e-3, atol=2e-3)
+    still = torch.cat([network(batch**2) for batch in batches]).detach()
+    assert (outputs - still)[-5:].abs().max() > 0.02
+    assert adapted.passes == Passes(15 * 5, 15)
+
+
+def test_cotta_does_not_augment_what_the_model_is_sure_of(monkeypatch):
+    monkeypatch.setattr(cotta, "augment", lambda images, random: images**2)
+    network, batches = small_network(), small_batches(1)
+    sure, unsure = (
+        adapted_outputs(f"cotta: {{sure: {limit}, restored: 0}}", network, batches)[0]
+        for limit in (0, 1)
+    )
+    torch.testing.assert_close(sure, network(batches[0]).detach())
+    assert (sure - unsure).abs().max() > 0.1
+
+
+def test_all_weights_come_back():
+    network, batches = small_network(), small_batches()
+    _, adapted = adapted_outputs("cotta: {restored: 1, kept: 0.5}", network, batches)
+    for name, tensor in adapted.network.state_dict().items():
+        torch.testing.assert_close(tensor, network.state_dict()[name])
+    assert not torch.equal(adapted.further["teacher"][2].weight, network[2].weight)
+
+
+@pytest.mark.parametrize("weight", [0, 3])
+def test_eata_is_that_of_its_paper(weight):
+    network, batches = small_network(), small_batches()
+    source = small_batches(2, 4)
+    images, known = ([b.flatten(1).tolist() for b in several] for several in (batches, source))
+    slow = reference.Network(WIDTH, CLASSES)
+    expected = reference.eata(slow, as_numbers(network), images, 0.5, 0.9, 0.97, weight, known)
+    text = f"eata: {{{EATA}, fisher_weight: {weight}}}"
+    outputs, adapted = adapted_outputs(text, network, batches, source if weight else ())
+    np.testing.assert_allclose(outputs, expected, rtol=2e-3, atol=2e-3)
+    assert "mean" in adapted.memory
+
+
+def test_a_step_of_tent_by_hand():
+    """Layer norm gives (1, -1). The entropy falls with the distance d = 2 of the logits.
+
+    p = 1 / (1 + exp(-2)); the slope along the first logit is -p (1 - p) d = -0.20999, and the
+    opposite along the second. A step of 1 adds this to the first scale and shift, so that the
+    logits are 1 + 2 * 0.20999 and its opposite.
+    """
+    network = nn.Sequential(nn.Flatten(), nn.LayerNorm(2, eps=0.0)).eval()
+    images = torch.tensor([[[[0.75, 0.25]]]])
+    outputs, _ = adapted_outputs(
+        "tent: {optimiser: sgd, learning_rate: 1}", network, [images, images]
+    )
+    p = 1 / (1 + math.exp(-2))
+    second = 1 + 2 * p * (1 - p) * 2
+    np.testing.assert_allclose(outputs, [[1, -1], [second, -second]], rtol=1e-5)
+
+
+@pytest.mark.parametrize(("source", "momentum"), [(0, 1), (16, 1), (3, 0.5), (0, 0.1)])
+def test_batch_norm_mixes_statistics(source, momentum):
+    norm = nn.BatchNorm2d(3, affine=False)
+    mean, variance = [0.1, 0.5, 0.9], [0.02, 0.1, 0.3]
+    norm.running_mean.copy_(torch.tensor(mean))
+    norm.running_var.copy_(torch.tensor(variance))
+    batches = small_batches()
+    text = f"batchnorm: {{source: {source}, momentum: {momentum}}}"
+    adapted = read_variant(text).adapt(nn.Sequential(norm).eval()).eval()
+    outputs = torch.cat([adapted(batch) for batch in batches]).flatten(2)
+    images = [batch.flatten(2).tolist() for batch in batches]
+    expected = reference.mixed_batch_norm(images, mean, variance, source, momentum)
+    np.testing.assert_allclose(outputs, expected, rtol=1e-4, atol=1e-4)
+
+
+def test_many_source_images_leave_batch_norm_as_it_is():
+    network = load_model(TINY_RESNET, classes=3, weights="none").eval()
+    images = torch.rand(4, 3, 8, 8)
+    adapted = read_variant("batchnorm: {source: 1.0e+12}").adapt(network).eval()
+    with torch.no_grad():
+        torch.testing.assert_close(adapted(images), network(images), rtol=1e-4, atol=1e-5)
+
+
+# ---------------------------------------------------------------- views
+
+
+@pytest.mark.parametrize(("views", "count"), [("flip", 2), ("five_crop", 5), ("ten_crop", 10)])
+def test_views_are_averaged_and_each_image_is_alone(views, count):
+    network = nn.Sequential(nn.Flatten(), nn.Linear(3 * 16 * 16, 4)).eval()
+    images = torch.rand(6, 3, 16, 16)
+    outputs, adapted = adapted_outputs(f"views: {{views: {views}}}", network, [images])
+    assert adapted.passes == Passes(6 * count, 0)
+    one_by_one, _ = adapted_outputs(f"views: {{views: {views}}}", network, list(images.split(1)))
+    torch.testing.assert_close(outputs, one_by_one)
+    torch.testing.assert_close(outputs.exp().sum(1), torch.ones(6))
+    mirrored, _ = adapted_outputs(f"views: {{views: {views}}}", network, [images.flip(3)])
+    is_even = views != "five_crop"  # both mirror images are among the views
+    assert torch.allclose(outputs, mirrored, atol=1e-5) == is_even
+    if views == "flip":
+        both = [network(view).softmax(1) for view in (images, images.flip(3))]
+        torch.testing.assert_close(outputs.exp(), sum(both) / 2)
+
+
+# ---------------------------------------------------------------- what a network offers
+
+
+def test_layer_norm_and_single_images_are_adapted():
+    network = load_model("timm:test_vit", classes=3, weights="none").eval()
+    images = torch.rand(4, 3, 160, 160)
+    before = {name: tensor.clone() for name, tensor in network.state_dict().items()}
+    for kind in ("tent", "sar", "eata", "cotta", "t3a", "lame"):
+        options = "fisher_weight: 0, margin: 1" if kind == "eata" else ""
+        variant = read_variant(f"{kind}: {{{options}}}")
+        fewest = 2 if kind == "lame" else 1
+        assert variant.fewest(network) == fewest
+        adapted = variant.adapt(network).eval()
+        for part in images[: 2 * fewest].split(fewest):
+            assert adapted(part).isfinite().all()
+    for name, tensor in network.state_dict().items():
+        assert torch.equal(tensor, before[name]), name
+    assert all(parameter.requires_grad for parameter in network.parameters())
+
+
+@pytest.mark.parametrize("kind", METHODS)
+def test_the_model_stays_as_it_is_and_nothing_is_left_of_an_earlier_copy(kind, toy_images):
+    network = load_model(TINY_RESNET, classes=3, weights="none").train()
+    before = {name: tensor.clone() for name, tensor in network.state_dict().items()}
+    variant = read_variant(f"{kind}: {{orders: 1, batch_size: 20}}")
+    source = toy_images[:40] if variant.source_images else None
+    predictor = Predictor(network, adapting=variant, source=source)
+    one, other = (
+        predict_shared([predictor], toy_images, make_shift("clean"), batch_size=20, device=CPU)[0]
+        for _ in range(2)
+    )
+    np.testing.assert_array_equal(one.logits, other.logits)
+    assert network.training
+    assert all(parameter.requires_grad for parameter in network.parameters())
+    assert all(parameter.grad is None for parameter in network.parameters())
+    for name, tensor in network.state_dict().items():
+        assert torch.equal(tensor, before[name]), name
+
+
+def test_sar_leaves_the_last_blocks_alone():
+    resnet = load_model("timm:resnet18", classes=3, weights="none")
+    adapted = read_variant("sar").adapt(resnet)
+    names = {
+        name
+        for name, parameter in adapted.network.named_parameters()
+        if any(parameter is own for own in adapted.adapted_parameters)
+    }
+    assert not any("layer4" in name for name in names)
+    assert {name.split(".")[1] for name in names} == {"bn1", "layer1", "layer2", "layer3"}
+    vit = read_variant("sar").adapt(load_model("timm:test_vit", classes=3, weights="none"))
+    total = sum(isinstance(module, nn.LayerNorm) for module in vit.network.modules())
+    assert len(vit.adapted_parameters) == 2 * (total - 1)  # not the norm behind the blocks
+
+
+class Stubborn(nn.Module):
+    """A network that gives no gradients."""
+
+    def __init__(self):
+        super().__init__()
+        self.norm, self.head = nn.GroupNorm(3, 3), nn.Linear(12, 2)
+
+    def forward(self, images):
+        with torch.no_grad():
+            return self.head(self.norm(images).flatten(1))
+
+
+PLAIN = nn.Sequential(nn.Flatten(), nn.Linear(12, 2))
+REFUSED = [
+    ("tent", PLAIN, "batch, group or layer norm, which Sequential does not"),
+    ("eata: {fisher_weight: 0}", PLAIN, "batch, group or layer norm, which Sequential does not"),
+    ("sar", PLAIN, "batch, group or layer norm, which Sequential does not"),
+    ("batchnorm: {source: 16}", PLAIN, "Sequential has no batch norm"),
+    ("cotta", nn.Flatten(), "Flatten does not have"),
+    ("tent", Stubborn(), "gives no gradients"),
+    ("lame", nn.Flatten(), "one linear layer"),
+    ("t3a", nn.Sequential(PLAIN, nn.BatchNorm1d(2)), "one linear layer"),
+    ("t3a", Ensemble([PLAIN, nn.Sequential(nn.Flatten(), nn.Linear(12, 2))]), "one linear layer"),
+]
+
+
+@pytest.mark.parametrize(("text", "network", "words"), REFUSED)
+def test_a_network_without_what_a_method_needs_is_refused_on_one_image(text, network, words):
+    with pytest.raises(InputError, match=words) as raised:
+        read_variant(text).check_network(network.eval(), torch.rand(1, 3, 2, 2))
+    assert "\n" not in str(raised.value)
+
+
+@pytest.mark.parametrize(
+    ("text", "images", "batch_size", "fits"),
+    [
+        ("batchnorm", 10, 1, False),
+        ("batchnorm", 3, 2, False),  # two batches, of two and of one
+        ("batchnorm", 4, 2, True),
+        ("batchnorm: {source: 16}", 10, 1, True),
+        ("tent: {batch_size: 1}", 10, 256, False),
+        ("tent", 1, 256, False),
+        ("cotta: {batch_size: 1}", 10, 256, False),
+        ("lame: {batch_size: 1}", 10, 256, False),
+        ("t3a: {batch_size: 1}", 10, 256, True),
+        ("views", 1, 1, True),
+    ],
+)
+def test_a_batch_that_is_too_small_is_refused(text, images, batch_size, fits):
+    network = nn.Sequential(nn.BatchNorm2d(3), nn.Flatten(), nn.Linear(12, 2))
+    variant = read_variant(text)
+    if fits:
+        variant.count_batches(images, batch_size, network)
+        return
+    with pytest.raises(InputError, match="needs at least 2 images in a batch of Sequential"):
+        variant.count_batches(images, batch_size, network)
+
+
+@pytest.mark.parametrize(
+    ("form", "words"),
+    [
+        ("tent: {order: by_clas}", "order of tent 'by_clas'; did you mean 'by_class'"),
+        ("tent: {cells: continal}", "cells of tent 'continal'; did you mean 'continual'"),
+        ("tent: {optimiser: sdg}", "optimiser of tent 'sdg'; did you mean 'sgd'"),
+        ("tent: {batch_size: 0}", "batch_size of tent must be a whole number >= 1, found 0"),
+        ("tent: {batch_size: 2.5}", "batch_size of tent must be a whole number >= 1, found 2.5"),
+        ("tent: {orders: true}", "orders of tent must be a whole number >= 1, found True"),
+        ("tent: {learning_rate: 0}", "learning_rate of tent must be a number > 0, found 0"),
+        ("tent: {learning_rate: .nan}", "learning_rate of tent must be a number > 0, found nan"),
+        ("tent: {learning_rate: fast}", "must be a number > 0, found 'fast'"),
+        ("cotta: {kept: 2}", "kept of cotta must be a number >= 0 and <= 1, found 2"),
+        ("lame: {affinity: kNN}", "affinity of lame 'kNN'"),
+        ("views: {views: flips}", "views of views 'flips'; did you mean 'flip'"),
+        ("eata: {fisher: 0}", "parameter of eata 'fisher'"),
+        ("tent: {imbalance: 0.5, order: imbalanced}", "imbalance of tent must be a number >= 1"),
+    ],
+)
+def test_a_bad_protocol_is_one_sentence(form, words):
+    with pytest.raises(InputError, match=words) as raised:
+        read_variant(form)
+    assert "\n" not in str(raised.value)
+
+
+def test_a_protocol_is_in_name_title_and_written_form():
+    variant = read_variant("tent: {order: by_class, batch_size: 16, learning_rate: 0.01}")
+    assert variant.name == "tent-batch_size16-by_class-learning_rate0.01"
+    assert variant.title == "TENT, by class, learning rate 0.01"
+    assert variant.phrase(100, 256) == "TENT, by class, learning rate 0.01 (15 images)"
+    assert read_variant(variant.text) == variant
+    assert read_variant("eata: {fisher_weight: 0}").title.startswith("ETA")
+
+
+# ---------------------------------------------------------------- orders of images
+
+
+@pytest.mark.parametrize("order", IMAGE_ORDERS)
+def test_a_stream_has_each_image_once_and_depends_on_its_seed(order):
+    labels = np.random.default_rng(0).integers(0, 7, 200)
+    one, again, other = (draw_stream(labels, order, seed) for seed in (5, 5, 6))
+    assert sorted(one) == list(range(200))
+    np.testing.assert_array_equal(one, again)
+    assert (one != other).any()
+
+
+def runs(labels):
+    """How many images of one class follow each other, on average."""
+    return len(labels) / (1 + np.sum(labels[1:] != labels[:-1]))
+
+
+def test_orders_keep_images_of_a_class_together():
+    labels = np.random.default_rng(0).integers(0, 10, 2000)
+    seen = {order: labels[draw_stream(labels, order, 1)] for order in IMAGE_ORDERS}
+    assert runs(seen["shuffled"]) < 1.3
+    assert runs(seen["by_class"]) == 200
+    together, apart = (
+        runs(labels[draw_stream(labels, "dirichlet", 1, concentration=concentration)])
+        for concentration in (0.01, 1000)
+    )
+    assert together > 3 * apart
+    # With a large parameter, each slot has an equal share of each class.
+    slots = labels[draw_stream(labels, "dirichlet", 1, concentration=1e9)]
+    counts = np.stack([np.bincount(slot, minlength=10) for slot in slots.reshape(10, 200)])
+    assert np.abs(counts - np.bincount(labels) / 10).max() <= 15  # slots are not of equal size
+
+
+def test_an_imbalanced_order_prefers_one_class_after_the_other():
+    labels = np.arange(2000) % 10
+    even, uneven = (
+        labels[draw_stream(labels, "imbalanced", 1, imbalance=ratio)].reshape(10, 200)
+        for ratio in (1, 1e9)
+    )
+    assert max(np.bincount(slot).max() for slot in even) < 45  # 20 and 4 or 5 standard errors
+    assert [len(set(slot)) for slot in uneven] == [1] * 10
+    first = labels[draw_stream(labels, "imbalanced", 1, imbalance=9)][:200]
+    # A first draw has the class with probability 9 / 18; it falls as its images become fewer.
+    assert 55 < np.bincount(first).max() < 130
+
+
+def test_findings_can_only_be_shuffled():
+    labels = np.zeros((6, 2), dtype=np.int64)
+    assert sorted(draw_stream(labels, "shuffled", 0)) == list(range(6))
+    with pytest.raises(InputError, match="order by_class needs one class for each image"):
+        draw_stream(labels, "by_class", 0)
+
+
+# ---------------------------------------------------------------- streams of a cell
+
+
+def streams_of(text, images, shift="clean", network=None, **options):
+    network = network or load_model(TINY_RESNET, classes=3, weights="none").eval()
+    predictor = Predictor(network, adapting=read_variant(text))
+    (rows,) = predict_shared(
+        [predictor], images, make_shift(shift), batch_size=20, device=CPU, **options
+    )
+    return rows
+
+
+def test_a_cell_has_the_streams_one_after_the_other(toy_images):
+    rows = streams_of("tent: {batch_size: 24, orders: 3, order: by_class}", toy_images)
+    np.testing.assert_array_equal(rows.stream, np.repeat(np.arange(3), 96))
+    np.testing.assert_array_equal(rows.keys, np.tile(toy_images.keys, 3))
+    variant = read_variant("tent: {order: by_class, orders: 3}")
+    for number, places in enumerate(variant.draw_streams(toy_images.labels.numpy())):
+        own = rows.place[rows.stream == number]
+        np.testing.assert_array_equal(own[places], np.arange(96))
+    assert rows.passes == Passes(3 * 96, 3 * 96)
+    logits = rows.logits.reshape(3, 96, 3)
+    assert np.abs(logits[0] - logits[1]).max() > 1e-3
+    single = streams_of("tent: {batch_size: 24, orders: 1, order: by_class}", toy_images)
+    np.testing.assert_array_equal(single.logits, logits[0])
+
+
+def test_shifted_images_need_not_fit_into_memory(toy_images, monkeypatch):
+    shift = "imagenet_c/gaussian_noise"
+    texts = "tent: {batch_size: 24, orders: 2}", "lame: {batch_size: 24, orders: 1}"
+    options = {"batch_size": 20, "device": CPU, "seed": 4}
+    network = load_model(TINY_RESNET, classes=3, weights="none").eval()
+    predictors = [Predictor(network, adapting=read_variant(text)) for text in texts]
+    noise = make_shift(shift, severity=3)
+    kept = predict_shared(predictors, toy_images, noise, **options)
+    beside = predict_shared([Predictor(network), *predictors], toy_images, noise, **options)[1:]
+    monkeypatch.setattr(prediction, "MOST_KEPT_BYTES", 0)
+    again = predict_shared(predictors, toy_images, noise, **options)
+    for rows in zip(kept, beside, again, strict=True):
+        for other in rows[1:]:
+            np.testing.assert_array_equal(rows[0].logits, other.logits)
+
+
+def test_cotta_draws_by_stream_and_not_from_the_global_state(toy_images):
+    text = "cotta: {batch_size: 48, orders: 2, augmentations: 2, sure: 1, restored: 0.5}"
+    network = load_model(TINY_RESNET, classes=3, weights="none").eval()
+    torch.manual_seed(0)
+    one = streams_of(text, toy_images, network=network)
+    state = torch.get_rng_state()
+    torch.manual_seed(1)
+    np.testing.assert_array_equal(one.logits, streams_of(text, toy_images, network=network).logits)
+    torch.manual_seed(0)
+    assert torch.equal(torch.get_rng_state(), state)
+    assert one.passes == Passes(2 * 96 * 4, 2 * 96)
+
+
+def test_bfloat16_adapts_too(toy_images):
+    from fairweather.devices import Arithmetic
+
+    network = load_model(TINY_RESNET, classes=3, weights="none").eval()
+    for kind in ("tent", "sar", "t3a", "lame", "views", "cotta", "batchnorm: {source: 16}"):
+        rows = streams_of(kind, toy_images[:40], network=network, arithmetic=Arithmetic("bf16"))
+        assert np.isfinite(rows.logits).all(), kind
+
+
+# ---------------------------------------------------------------- from one cell to the next
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        "tent: {learning_rate: 0.01",
+        "eata: {learning_rate: 0.01, margin: 1, redundancy: 1",
+        "sar: {learning_rate: 0.01, margin: 1",
+        "cotta: {learning_rate: 0.01, augmentations: 2",
+        "t3a: {supports: 5",
+        "batchnorm: {momentum: 0.3",
+    ],
+)
+def test_two_cells_are_one_longer_stream(text, toy_images):
+    """What is carried from cell to cell is all that a method changes."""
+    variant = read_variant(f"{text}, cells: continual, orders: 2, batch_size: 24}}")
+    network = load_model(TINY_RESNET, classes=3, weights="none").eval()
+    source = toy_images[:40] if variant.source_images else None
+    options = {"batch_size": 20, "device": CPU}
+    first, second = make_shift("clean"), make_shift("gamma", exponent=2)
+    carried, cells = [], []
+    for shift in (first, second):
+        predictor = Predictor(network, adapting=variant, source=source, carried=carried)
+        cells += predict_shared([predictor], toy_images, shift, **options)
+    for number, places in enumerate(variant.draw_streams(toy_images.labels.numpy())):
+        adapted = variant.adapt(network, number).eval()
+        if source is not None:
+            pixels = [part.images.float() / 255 for part in (source[:20], source[20:])]
+            adapted.memory |= variant.learn(variant.adapt(network).eval(), pixels)
+        adapted.to(memory_format=torch.channels_last)
+        for cell, shift in zip(cells, (first, second), strict=True):
+            pixels = shift(toy_images.images, toy_images.keys)
+            logits = np.empty((96, 3), dtype=np.float32)
+            with torch.no_grad():
+                for part in np.array_split(places, 4):
+                    batch = pixels[part].to(memory_format=torch.channels_last).float().div_(255)
+                    logits[part] = adapted(batch)
+            own = cell.logits[cell.stream == number]
+            np.testing.assert_allclose(own, logits, rtol=1e-4, atol=1e-4)
+    fresh = predict(network, toy_images, second, device="cpu")
+    assert fresh is not None
+    assert len(carried) == 2
+
+
+def test_only_what_has_changed_is_carried(toy_images):
+    network = load_model(TINY_RESNET, classes=3, weights="none").eval()
+    carried = []
+    variant = read_variant("tent: {cells: continual, orders: 1, batch_size: 24, optimiser: sgd}")
+    predictor = Predictor(network, adapting=variant, carried=carried)
+    predict_shared([predictor], toy_images, make_shift("clean"), batch_size=20, device=CPU)
+    (changes,) = carried
+    kinds = {name.split("/")[0] for name in changes}
+    assert kinds == {"network", "optimiser", "batches"}
+    norms = {name for name, module in network.named_modules() if isinstance(module, nn.BatchNorm2d)}
+    owners = {name.partition("/")[2].rpartition(".")[0] for name in changes if "network/" in name}
+    assert owners <= {f"network.{name}" for name in norms}
