@@ -127,7 +127,7 @@ def test_intervals_shrink_with_the_root_of_n():
                 [
                     *("macro_auc", "macro_pr_auc", "classwise_calibration_error/10-equal-width"),
                     *("ranked_probability_score", "cumulative_calibration_error/10-equal-width"),
-                    *(row.name for row in COST_METRICS if row.accepts.logits),
+                    *(row.name for row in COST_METRICS if row.accepts.column == "logits"),
                 ],
                 "logits, which this run does not store",
             ),

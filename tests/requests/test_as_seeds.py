@@ -602,7 +602,7 @@ def test_seeds_of_small_copies_are_joined_as_those_of_their_runs(halves, joined,
     large = large[large.index.get_level_values("model").isin(small.index.levels[0])]
     lost = {metric for *_, metric in large.index.difference(small.index)}
     named = set(large.index.get_level_values("metric"))
-    needing = {metric.name for metric in METRICS.values() if metric.accepts.logits}
+    needing = {metric.name for metric in METRICS.values() if metric.accepts.column == "logits"}
     assert lost == {name for name in named if name in needing or find_class_metric_row(name)}
     assert small.index.isin(large.index).all()
     # Rounded columns: 6e-8 of each value, less where bins or ties decide.
