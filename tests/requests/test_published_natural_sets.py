@@ -132,7 +132,7 @@ def test_a_class_mask_in_a_run(folder, tmp_path, draw, capsys):
     draw(run, figures=False)
     page = (run.path / "report.html").read_text()
     assert "chosen among 5 of 12 (class mask)" in capsys.readouterr().err
-    sentence = "On imagenet-r, the model chooses among 5 of the 12 classes (class mask)."
+    sentence = "On imagenet-r, the model chooses among 5 of the 12 classes (class mask), which is"
     assert sentence in page
     assert "On plain" not in page
     # A guard and an estimate have no mask, so they do not know this set; they know the other.

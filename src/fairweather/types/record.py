@@ -373,12 +373,13 @@ class ChoicesRecord(FrozenRecord):
         """What differs from the run's own images, for people.
 
         >>> list(ChoicesRecord(classes=200).sentences("imagenet-r", 1000))
-        ['On imagenet-r, the model chooses among 200 of the 1,000 classes (class mask).']
+        ['On imagenet-r, the model chooses among 200 of the 1,000 classes (class mask), which is
+        easier than among all.']
         """
         if self.classes < classes:
             yield (
                 f"On {name}, the model chooses among {self.classes:,} of the {classes:,} classes "
-                "(class mask)."
+                "(class mask), which is easier than among all."
             )
         if self.judged != "label":
             yield f"{name}: {JUDGED[self.judged]}"
