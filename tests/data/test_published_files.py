@@ -155,6 +155,15 @@ def test_folders_that_are_not_the_set(imagenet_c, path, words):
         expand_shifts(f"imagenet-c:{imagenet_c}/{path}")
 
 
+@pytest.mark.parametrize("name", [n for n, f in PUBLISHED_SETS.items() if f.layout == "folders"])
+def test_each_set_of_folders_is_read(clean, tmp_path, name):
+    first = PUBLISHED_SETS[name].corruptions[0]
+    save_jpegs(tmp_path / "set" / first / "2", 3)
+    (shift,) = bind_published(expand_shifts(f"{name}:{tmp_path / 'set'}"), load_clean(clean))
+    assert shift.id == f"{name}-files/{first},severity=2"
+    assert shift.files.digest
+
+
 def test_a_corruption_in_two_places_is_refused(imagenet_c):
     shutil.copytree(imagenet_c / "fog", imagenet_c / "weather" / "fog")
     with pytest.raises(InputError, match="fog lies in both"):
@@ -273,6 +282,14 @@ def test_an_array_has_the_images_of_each_severity_in_order(tmp_path, arrays, nam
         assert shift.name == f"{find_published_name(name)}-files/fog"
         found = shift.change(images[torch.tensor([4, 2])]).permute(0, 2, 3, 1)
         assert np.array_equal(found, fog[[10 * (int(shift.level) - 1) + key for key in (4, 2)]])
+
+
+def test_cifar_10_c_bar_has_the_layout_of_its_script(tmp_path, arrays):
+    (arrays / "fog.npy").rename(arrays / "ripple.npy")
+    np.save(arrays / "labels.npy", np.load(arrays / "labels.npy").astype(np.int64))
+    images = load_data(f"npz:{tmp_path / 'cifar.npz'}").test
+    shifts = list(bind_published(expand_shifts(f"cifar-10-c-bar:{arrays}"), images))
+    assert {shift.name for shift in shifts} == {"cifar-10-c-bar-files/ripple"}
 
 
 def test_labels_in_another_order_are_refused(tmp_path, arrays):
@@ -516,7 +533,8 @@ def test_a_study_names_the_folder_too(undrawn, clean, imagenet_c, tmp_path):
     path.write_text(
         f"name: files\ndata: {{source: 'folder:{tmp_path / 'parts'}', allow_duplicates: true}}\n"
         f"seeds: [0]\nthreads: 1\nbootstrap: 100\nshifts:\n- imagenet-c: {imagenet_c}/fog\n"
-        "defaults: {backbone: 'timm:test_resnet', weights: none, recipe: {epochs: 1}}\nmodels: {basic: {title: Basic}}\n"
+        "defaults: {backbone: 'timm:test_resnet', weights: none, recipe: {epochs: 1}}\n"
+        "models: {basic: {title: Basic}}\n"
     )
     run = fw.run(path, out=tmp_path / "run", device="cpu", progress=None)
     assert "imagenet-c-files/fog" in set(run.scores["shift"])

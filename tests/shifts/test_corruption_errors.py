@@ -9,6 +9,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from fairweather.errors import InputError
+from fairweather.metrics import Estimate
 from fairweather.metrics.robustness import (
     ALEXNET,
     ALEXNET_CLEAN,
@@ -20,6 +21,7 @@ from fairweather.metrics.robustness import (
     relative_mean_corruption_error,
 )
 from fairweather.shifts.table import suite
+from fairweather.steps.score_rows import _corruption_errors
 
 # torchvision's first ResNet-50 on the published ImageNet-C: top-1 accuracy, the mean over
 # severities, and corruption error, both in percent. From Results/clean_results.txt of
@@ -128,6 +130,24 @@ def test_the_relative_mce_in_units_of_alexnet_is_the_general_one():
     found = relative_mce_alexnet(errors_of(RESNET50), CLEAN)
     assert found == pytest.approx(general)
     assert f"{100 * found:.0f}" == "105"
+
+
+def test_scores_of_published_files_have_the_published_mce():
+    """The rows of scores.csv, from the accuracy of each cell."""
+    accuracies = {name: accuracy / 100 for name, (accuracy, _) in RESNET50.items()}
+    cells = {
+        ("m", "0", f"imagenet-c-files/{name}", str(level)): accuracy
+        for name, accuracy in accuracies.items()
+        for level in range(1, 6)
+    }
+    cells["m", "0", "clean", "none"] = 1 - CLEAN
+    table = {
+        key: {"accuracy": Estimate(share, np.full(3, share), 50_000)}
+        for key, share in cells.items()
+    }
+    found = {name: estimate.value for _, name, estimate in _corruption_errors(table, True)}
+    assert f"{100 * found['mce_alexnet/files']:.1f}" == "76.7"
+    assert f"{100 * found['relative_mce_alexnet/files']:.0f}" == "105"
 
 
 def test_the_relative_mce_of_resnet50_is_the_published_one():

@@ -9,6 +9,7 @@ from collections.abc import Iterable, Iterator, Mapping
 from pathlib import Path
 from typing import Any, NamedTuple
 
+from fairweather.data.corrupted import FILES, PUBLISHED_SETS
 from fairweather.errors import InputError, check_case_distinct, check_name, unknown_name
 from fairweather.files.tables import read_csv_rows
 from fairweather.files.yamlfile import read_yaml
@@ -31,7 +32,8 @@ NAME_FORM = "MODEL[-seedN][-SHIFT,LEVEL]"
 MAPPING_COLUMNS = ("file", "model", "seed", "shift", "level", "outputs")  # of a mapping file
 NAME_PATTERN = re.compile(
     rf"(?P<model>.+?)(?:-seed(?P<seed>\d+))?"
-    rf"(?:-(?P<shift>{CLEAN}|{VALIDATION}|[A-Za-z][^-,]*,[^,]*))?"
+    rf"(?:-(?P<shift>{CLEAN}|{VALIDATION}|(?:{'|'.join(PUBLISHED_SETS)}){FILES}__[^-,]*,[^,]*|"
+    r"[A-Za-z][^-,]*,[^,]*))?"
 )
 
 
@@ -134,6 +136,8 @@ def parse_name(name: str, content: Any, place: str) -> PredictionSource:  # noqa
     ('resnet-50', 1, 'imagenet_c/fog', 3.0)
     >>> parse_name("resnet-50", Path(), "")[:4], parse_name("a-validation", Path(), "")[:4]
     (('resnet-50', 0, 'clean', None), ('a', 0, 'validation', None))
+    >>> parse_name("resnet-50-imagenet-c-files__fog,3", Path(), "")[:4]
+    ('resnet-50', 0, 'imagenet-c-files/fog', 3.0)
     """
     parts = NAME_PATTERN.fullmatch(name)
     if parts is None:
