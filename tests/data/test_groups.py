@@ -24,7 +24,7 @@ from fairweather.judge.comparison import read_run_comparison
 from fairweather.judge.rules import read_rules
 from fairweather.judge.verdicts import judge, summarize_verdicts
 from fairweather.report.joint_runs import read_runs
-from fairweather.report.slices import SliceRow, order_of_value
+from fairweather.report.slices import SliceRow
 from fairweather.report.slices import _describe_differences as found_in
 from fairweather.requests.execution import clean_accuracy_lines
 from fairweather.requests.study.run import data_sources
@@ -32,7 +32,7 @@ from fairweather.requests.study.schema import check_study
 from fairweather.runs.folder import RunFolder
 from fairweather.runs.scores import read_grouping
 from fairweather.types.measurement import Dataset, Groups, Images, Score
-from fairweather.types.options import GroupColumns
+from fairweather.types.options import GroupColumns, order_of_value
 from tests.conftest import keep_lines
 from tests.helpers.run_folders import copy_run
 
@@ -693,6 +693,25 @@ def test_ages_are_cut_into_named_intervals():
     children, adults, middle, old = "below 18", "18 to 39", "40 to 64", "65 and above"
     assert values == [children, *[adults] * 2, *[middle] * 2, *[old] * 2, "missing", "missing"]
     assert sorted(set(values), key=order_of_value) == [children, adults, middle, old, "missing"]
+
+
+def test_slices_stand_in_the_order_of_their_numbers(tmp_path):
+    ages = ["100", "9", "missing", "20"]
+    frame = pd.DataFrame({"key": range(40), "age": ages * 10})
+    frame.to_csv(tmp_path / "ages.csv", index=False)
+    table = pd.DataFrame({"key": range(40), "a": 0.7, "b": 0.3, "label": ["a", "b"] * 20})
+    run = fw.evaluate(
+        predictions=table,
+        metadata=tmp_path / "ages.csv",
+        slices=("age",),
+        bootstrap=100,
+        out=tmp_path / "run",
+        progress=False,
+    )
+    rows = pd.read_csv(run.path / "slices.csv", dtype=str)
+    assert list(dict.fromkeys(rows["slice"]))[:4] == [
+        *("age=9", "age=20", "age=100", "age=missing")
+    ]
 
 
 def test_intervals_of_decimal_numbers_say_where_they_end():

@@ -162,11 +162,18 @@ def test_errors_of_one_group_count_for_less():
 
 
 def slow_interval(hits, of):
-    """Group by group: the outer ends of Korn and Graubard's interval and of Hall's."""
+    """Group by group: the outer ends of Korn and Graubard's interval and of Hall's.
+
+    Groups of one size that have only hits or only misses are so many single images.
+    """
     share, names = hits.mean(), sorted(set(of.tolist()))
     count = len(names)
     if count < 2:
         return 0.0, 1.0
+    members = [hits[of == name].tolist() for name in names]
+    if len(set(map(len, members))) == 1 and all(len(set(own)) == 1 for own in members):
+        exact = scipy.stats.binomtest(sum(own[0] for own in members), count).proportion_ci()
+        return exact.low, exact.high
     t = scipy.stats.t.ppf(0.975, count - 1) / scipy.stats.norm.ppf(0.975)
     excess = [(hits[of == name] - share).sum() for name in names]
     left_out = np.array([hits[of != name].mean() for name in names])
@@ -246,12 +253,39 @@ def test_without_groups_it_is_exact_and_repeated_images_tell_nothing_more():
     assert found == pytest.approx(np.ravel(clopper_pearson(hits.mean(), 200)))
     assert np.isnan(share_interval(hits, none - 1, 1, None)).all()
     single = np.ravel(share_interval(hits, none, 1, Grouping(np.arange(200))))
-    # Student's t and n / (n - 1) alone, and a little for skewness.
-    assert np.ptp(single) == pytest.approx(np.ptp(found), rel=0.02)
-    assert np.ptp(single) > np.ptp(found)
+    assert single == pytest.approx(found)
     repeated = Grouping(np.arange(800) // 4)
     again = share_interval(hits.repeat(4), none.repeat(4), 1, repeated)
     assert np.ravel(again) == pytest.approx(single)
+
+
+@pytest.mark.parametrize("hits", [5, 7, 1, 0])
+def test_a_few_patients_with_one_image_each_have_the_exact_interval(hits):
+    right, none = np.arange(7) < hits, np.zeros(7, dtype=int)
+    expected = scipy.stats.binomtest(hits, 7).proportion_ci()
+    for weights in (None, np.full(7, 0.3)):
+        ends = share_interval(right, none, 1, Grouping(np.arange(7)), weights)
+        assert np.ravel(ends) == pytest.approx([expected.low, expected.high], abs=1e-6)
+    unequal = share_interval(right, none, 1, Grouping(np.arange(7)), np.arange(1.0, 8))
+    assert np.ptp(unequal) > expected.high - expected.low
+
+
+@pytest.mark.parametrize("share", [0.5, 0.8, 0.95])
+@pytest.mark.parametrize("correlation", [0.0, 0.5, 1.0])
+def test_the_exact_interval_of_groups_that_agree_holds_whatever_their_correlation(
+    share, correlation
+):
+    """Pairs of images: every set of 6 pairs by its probability, so nothing is drawn."""
+    agree = share * (1 - share) * correlation
+    chances = {2: share**2 + agree, 0: (1 - share) ** 2 + agree}
+    chances[1] = 1 - sum(chances.values())
+    missed = 0.0
+    for pairs in itertools.product(chances, repeat=6):
+        chance = math.prod(chances[hits] for hits in pairs)
+        right = np.ravel([[hits > 0, hits > 1] for hits in pairs])
+        [low], [high] = share_interval(right, np.zeros(12), 1, Grouping(np.arange(12) // 2))
+        missed += chance * (not low <= share <= high)
+    assert missed <= 0.05
 
 
 def test_groups_of_one_share_are_worth_no_more_than_their_images():

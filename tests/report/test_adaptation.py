@@ -46,9 +46,13 @@ class Stuck(Adapting):
 class Quadrants(nn.Module):
     """The class is the brightest of four quadrants; every fifth image has a wrong one."""
 
+    def __init__(self, bias=0.0):
+        super().__init__()
+        self.register_buffer("bias", bias * torch.eye(4)[0])
+
     def forward(self, images):
         halves = images.mean(1).unfold(1, 4, 4).unfold(2, 4, 4).mean((3, 4)).flatten(1)
-        return 20 * halves
+        return 20 * halves + self.bias
 
 
 @pytest.fixture(scope="module")
@@ -153,8 +157,9 @@ def test_the_section_names_the_stream_and_the_image_of_a_collapse(run):
     assert f"stream 1, image {place}" in page
 
 
-def test_sentences_are_short(run):
+def test_sentences_are_short_and_captions_say_what_intervals_cover(run):
     contents = read_contents(run.folder)
+    assert contents.intervals == "95 % bootstrap intervals over images (and streams)"
     longest = max(len(title.split()) for title in contents.titles.values())
     for text in describe_adaptation(contents):
         for sentence in text.split(". "):
@@ -179,3 +184,41 @@ def test_models_that_adapt_are_compared_by_image_and_stream(run):
     assert clean["low"] < clean["difference"] < clean["high"] < 0
     rows = compare_runs(f"{path}:{healthy}", f"{path}:{plain}")
     assert rows["difference"].abs().max() < 1e-12
+
+
+def test_several_seeds_ensembles_and_fits_keep_all_streams(images, tmp_path, monkeypatch):
+    monkeypatch.setitem(VARIANTS, "stuck", WHERE)
+    monkeypatch.setattr("fairweather.report.building._draw_figures", lambda *_: [])
+    data = fw.Dataset("quadrants", None, images[200:], images[:200], (0.0,) * 3, (1.0,) * 3)
+    short = "stuck: {after: 99, orders: 2}"
+    run = fw.evaluate(
+        {"quadrants-seed0": Quadrants(), "quadrants-seed1": Quadrants(bias=0.5)},
+        data,
+        "brightness_factor: [0.7]",
+        variants=[
+            short,
+            {"temperature": {"of": short}},
+            {"conformal": {"of": short, "coverage": 0.8}},
+        ],
+        out=tmp_path / "run",
+        bootstrap=100,
+        device="cpu",
+        progress=False,
+    )
+    adapted = find_model(run, "+stuck-orders2-after99")
+    scaled, sets = (
+        next(n for n in run.folder.record.variants if k in n) for k in ("+temp", "+conf")
+    )
+    for name in (adapted, scaled, sets):
+        for seed in (0, 1):
+            file = run.folder.predictions(name, seed, "clean")
+            streams = run.folder.read_streams(file).streams
+            assert len(streams) == 2
+            assert sorted(streams[1].place.tolist()) == list(range(200))
+    rows = run.folder.scores
+    for name in (adapted, sets):
+        own = rows[(rows["model"] == name) & (rows["shift"] == "clean")]
+        accuracy = own[own["metric"] == "accuracy"].set_index("seed")["value"]
+        assert accuracy["mean"] == pytest.approx((accuracy["0"] + accuracy["1"]) / 2)
+    assert "accuracy_change/adapted" in set(rows[rows["seed"] == "mean"]["metric"])
+    assert run.folder.read_cell(file).set_size is not None

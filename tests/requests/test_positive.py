@@ -313,6 +313,8 @@ def test_what_is_unclear_is_refused(change, options, sentence):
 def test_scores_of_any_kind_are_taken_when_they_are_said_to_be_logits():
     frame, present, probability = table()
     run = score(frame.assign(score=100 * probability), outputs="logits")
+    (model,) = RunFolder(run.path).record.models.values()
+    assert "used as logits: their order counts" in model.settings["read: note"]
     area = sklearn.metrics.roc_auc_score(present, probability)
     assert value(run, "auc", unit="finding=malignant") == pytest.approx(area)
 

@@ -185,8 +185,18 @@ def test_the_page_names_what_is_left_out_once_and_has_no_empty_part(runs, tmp_pa
     assert pages["alone"].count("Only predicted classes are known.") == 1
     assert 'id="review-rows"' in pages["sure"]
     assert 'id="review-rows"' not in pages["alone"]
+    legend = (tmp_path / "sure" / "figures" / "calibration.svg").read_text()
+    assert "under shift" in legend
     for page in pages.values():
         assert "NaN" not in page.split("<main")[1].split("<script")[0]
+
+
+def test_the_legend_of_calibration_names_no_shift_without_one(tmp_path, draw):
+    run = fw.evaluate(predictions=frames(), out=tmp_path / "run", bootstrap=100, progress=False)
+    draw(run)
+    drawn = (run.path / "figures" / "calibration.svg").read_text()
+    assert "clean" in drawn
+    assert "under shift" not in drawn
 
 
 @pytest.mark.parametrize(

@@ -4,6 +4,7 @@ import json
 import shutil
 
 import numpy as np
+import pandas as pd
 import pytest
 import scipy.special
 import torch
@@ -17,6 +18,7 @@ from fairweather.judge.known_cells import _iter_cells
 from fairweather.judge.rules import read_rules
 from fairweather.judge.verdicts import judge
 from fairweather.judge.verification import verify
+from fairweather.metrics import per_image
 from fairweather.models.building import load_checkpoint
 from fairweather.requests.study.schema import check_study
 from fairweather.steps.predictions import read_fitted
@@ -227,7 +229,7 @@ def test_reassessed_labels_of_the_same_images(folder, tmp_path, draw):
     # The same pixels under another name stay an error.
     with pytest.raises(InputError, match="same pixels"):
         fw.evaluate(model, data, "clean", natural={"b": data}, out=tmp_path / "again")
-    with pytest.raises(InputError, match=r"write --natural imagenet-real:"):
+    with pytest.raises(InputError, match=r"with --natural imagenet-real:"):
         fw.evaluate(model, given["imagenet-real"], "clean", out=tmp_path / "own")
 
 
@@ -252,6 +254,36 @@ def test_objectnet_in_a_run(folder, tmp_path):
     assert found.correct.tolist() == expected
     assert found.labels.tolist() == [chosen[0]] * 2 + [chosen[2]] * 2
     assert run.record.choices["objectnet"] == ChoicesRecord(classes=4, judged="several")
+
+
+def test_given_predictions_choose_among_the_classes_of_the_set(folder, tmp_path):
+    """Columns of other classes are left out, so a table of 12 classes needs no mask."""
+    images = fw.load_data(f"imagenet-r:{folder / 'r'}", test_fraction=1.0).test
+    logits = np.random.default_rng(2).normal(0, 2, (len(images), 12)).astype(np.float32)
+    table = pd.DataFrame(logits, columns=[f"logit_{name}" for name in CLASSES])
+    table.assign(file=images.names).to_csv(tmp_path / "mine.csv", index=False)
+    data = f"imagenet-r:{folder / 'r'}"
+    run = fw.evaluate(predictions=tmp_path / "mine.csv", dataset=data, out=tmp_path / "run")
+    found = run.folder.read_predictions(predictions_file("mine", 0, "clean"))
+    places = [CLASSES.index(name) for name in images.classes]
+    expected = per_image(logits[:, places], images.labels.numpy())
+    assert np.array_equal(found.predicted, expected.predicted)
+    assert np.allclose(found.nll, expected.nll, atol=1e-5)
+    root = write_objectnet(tmp_path / "objectnet")
+    with pytest.raises(InputError, match=r"other labels than one class.*--natural objectnet:"):
+        fw.evaluate(
+            predictions=tmp_path / "mine.csv", dataset=f"objectnet:{root}", out=tmp_path / "b"
+        )
+
+
+def test_findings_have_no_class_mask(folder, tmp_path):
+    with pytest.raises(InputError, match="has a class mask or other labels, and these data have"):
+        fw.evaluate(
+            *(write_network(tmp_path), f"folder:{folder / 'val'}", "clean"),
+            natural=[f"imagenet-r:{folder / 'r'}"],
+            positive=CLASSES[0],
+            out=tmp_path / "run",
+        )
 
 
 def test_new_images_with_several_right_classes_count_as_unlabelled(folder, tmp_path):

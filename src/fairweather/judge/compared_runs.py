@@ -23,7 +23,6 @@ from fairweather.metrics.paired import SeedSummary, seed_summary
 from fairweather.metrics.sample import draw_counts
 from fairweather.metrics.seeds import stack_seeds
 from fairweather.metrics.table import METRICS
-from fairweather.report.slices import order_of_value
 from fairweather.runs.folder import RunFolder, open_finished_run
 from fairweather.runs.scores import (
     Estimates,
@@ -39,6 +38,7 @@ from fairweather.tasks.table import find_task
 from fairweather.tasks.task import Unit
 from fairweather.types.measurement import AnyPredictions, Predictions, join_streams
 from fairweather.types.operating_points import POINT_SIGN
+from fairweather.types.options import order_of_value
 from fairweather.types.record import (
     ALL,
     CLEAN,

@@ -261,7 +261,8 @@ def share_interval(
     independent images that the groups are worth. The second allows for skewness, which arises if
     few groups have hits or few have misses. One group tells nothing. If all images of a part are
     hits, or none, each group counts as one image. Korn and Graubard count all images, which is too
-    optimistic for few groups.
+    optimistic for few groups. Groups of equal size, each of hits or of misses alone, are as many
+    independent images, such as groups of one image: the interval is Clopper and Pearson's of these.
 
     Args:
         hits: bool `[n]`, which images count.
@@ -281,9 +282,12 @@ def share_interval(
     >>> right, bins = [True, True, False, False], [0, 0, 0, 0]
     >>> [end.round(2).tolist() for end in share_interval(right, bins, 1, None)]
     [[0.07], [0.93]]
-    >>> two = Grouping(np.array([0, 0, 1, 1]))
+    >>> two = Grouping(np.array([0, 1, 0, 1]))
     >>> [end.round(2).tolist() for end in share_interval(right, bins, 1, two)]
     [[0.0], [1.0]]
+    >>> four = Grouping(np.arange(4))
+    >>> [end.round(2).tolist() for end in share_interval(right, bins, 1, four)]
+    [[0.07], [0.93]]
     """
     part, hit = np.asarray(parts, dtype=np.int64), np.asarray(hits, dtype=np.float64)
     inside = (part >= 0) & (part < count)
@@ -323,7 +327,7 @@ def running_share_interval(
     >>> three = Grouping(np.array([0, 1, 2]))
     >>> found = running_share_interval([True, False, True], three, np.array([1, 3]))
     >>> [end.round(2).tolist() for end in found]
-    [[0.0, 0.0], [1.0, 1.0]]
+    [[0.0, 0.09], [1.0, 0.99]]
     """
     hit = np.asarray(hits, dtype=np.float64)[: ends[-1]]
     segment = np.searchsorted(ends, np.arange(len(hit)), side="right")
@@ -346,25 +350,26 @@ def running_share_interval(
 
 
 # The columns of each group for an interval. 1 counts the groups. Two are the square and the cube of
-# its excess, which is its hits minus their expected number. The last is the square of the change of
-# the share without it.
-MOMENTS = ("groups", "squares", "cubes", "moves")
+# its excess, which is its hits minus their expected number. Then follow the square of the change of
+# the share without it, whether it has hits and misses, and its images and their square.
+MOMENTS = ("groups", "squares", "cubes", "moves", "mixed", "images", "squared_images")
 
 
 def share_moments(
     hits: FloatArray, images: FloatArray, share: FloatArray, whole: FloatArray
-) -> tuple[FloatArray, FloatArray, FloatArray, FloatArray]:
+) -> tuple[FloatArray, ...]:
     """The `MOMENTS` of groups with these hits and images, given the whole with its share."""
     excess = hits - share * images
     moves = np.where(whole > images, excess / (whole - images), 0.0)
-    return np.asarray(images > 0, dtype=np.float64), excess**2, excess**3, moves**2
+    counts, mixed = np.asarray(images > 0, dtype=np.float64), np.minimum(hits, images - hits)
+    return counts, excess**2, excess**3, moves**2, mixed, images, images**2
 
 
 def interval_from_moments(
     share: FloatArray, images: FloatArray, sums: FloatArray
 ) -> tuple[FloatArray, FloatArray]:
-    """The intervals of shares, from numbers of images and sums of `MOMENTS` `[4, shares]`."""
-    groups, squares, cubes, moves = sums
+    """The intervals of shares, from numbers of images and sums of `MOMENTS` `[7, shares]`."""
+    groups, squares, cubes, moves, mixed, whole, squared = sums
     unanimous = (share == 0) | (share == 1)
     with np.errstate(invalid="ignore", divide="ignore"):
         # The jackknife's: a large group pulls the share towards its own, which hides its excess.
@@ -377,7 +382,12 @@ def interval_from_moments(
         # The skewness of a sum over as many groups, drawn at random.
         skewness = np.where(spread > NEGLIGIBLE, cubes / squares**1.5, 0.0)
         bent = bent_interval(share, spread, skewness, Z95)
-    return np.clip(np.fmin(low, bent[0]), 0, 1), np.clip(np.fmax(high, bent[1]), 0, 1)
+        equal = groups * squared <= whole**2 * (1 + NEGLIGIBLE)
+        exact = clopper_pearson(share, np.where(groups > 0, groups, np.nan))
+    alike = equal & (mixed <= NEGLIGIBLE * whole) & (groups > 1)
+    outer = np.clip(np.fmin(low, bent[0]), 0, 1), np.clip(np.fmax(high, bent[1]), 0, 1)
+    low, high = (np.where(alike, *ends) for ends in zip(exact, outer, strict=True))
+    return low, high
 
 
 def membership_p(

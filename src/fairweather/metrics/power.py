@@ -325,7 +325,7 @@ def _lower_ends(
     Spread and skewness come from resamples of the groups, which add noise of their own. It matters:
     few groups have all misses, and a larger skewness moves the low end far.
     """
-    groups, squares, cubes, moves = sums
+    groups, squares, cubes, moves, *_ = sums
     deviates = rng.normal(size=(2, len(share)))
     with np.errstate(invalid="ignore", divide="ignore"):
         freedom = np.maximum(groups - 1, LEAST_FREEDOM)

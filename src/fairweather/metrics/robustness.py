@@ -41,34 +41,16 @@ ALEXNET: Mapping[str, float] = MappingProxyType(
 ALEXNET_CLEAN = 0.43478
 SEVERITIES = 5
 FILES_MINUS_MEMORY = "accuracy_difference/files-memory"
-# Metrics of several cells together; scores.csv has them in the rows of level `mean`.
-# By the metric whose value the row compares: how much adapting changes it.
-ADAPTED = {
-    name: f"{name}_change/adapted"
-    for name in (
-        "accuracy",
-        "rms_calibration_error",
-        "negative_log_likelihood",
-        "area_under_risk_coverage",
-    )
-}
-ADAPTATION_METRICS = tuple(
-    MetricRow(
-        ADAPTED[name],
-        f"Change of {label} by adapting",
-        f"{label} of the network that adapts minus that of the same network as it is, on the same "
-        "images",
-        higher_is_better=is_better,
-        bounds=(-highest, highest),
-        unit=unit,
-    )
-    for name, label, is_better, highest, unit in (
-        ("accuracy", "accuracy", True, 1.0, "%"),
-        ("rms_calibration_error", "RMS calibration error", False, 1.0, ""),
-        ("negative_log_likelihood", "negative log-likelihood", False, np.inf, ""),
-        ("area_under_risk_coverage", "area under the risk-coverage curve", False, 1.0, ""),
-    )
+# What adapting changes: metric, label, whether higher is better, the largest change, unit.
+_CHANGED = (
+    ("accuracy", "accuracy", True, 1.0, "%"),
+    ("rms_calibration_error", "RMS calibration error", False, 1.0, ""),
+    ("negative_log_likelihood", "negative log-likelihood", False, np.inf, ""),
+    ("area_under_risk_coverage", "area under the risk-coverage curve", False, 1.0, ""),
 )
+# The name of the row of each change, by the metric.
+ADAPTED = {name: f"{name}_change/adapted" for name, *_ in _CHANGED}
+# Metrics of several cells together; scores.csv has them in the rows of level `mean`.
 SHIFT_METRICS: dict[str, MetricRow] = index_by_name(
     MetricRow(
         "flip_rate",
@@ -118,7 +100,18 @@ SHIFT_METRICS: dict[str, MetricRow] = index_by_name(
         bounds=(-1.0, 1.0),
         interval="difference",
     ),
-    *ADAPTATION_METRICS,
+    *(
+        MetricRow(
+            ADAPTED[name],
+            f"Change of {label} by adapting",
+            f"{label} of the network that adapts minus that of the same network as it is, on the "
+            "same images",
+            higher_is_better=is_better,
+            bounds=(-largest, largest),
+            unit=unit,
+        )
+        for name, label, is_better, largest, unit in _CHANGED
+    ),
 )
 
 

@@ -246,7 +246,8 @@ def describe_adaptation(contents: Contents) -> list[str]:
         if shift == CLEAN:
             continue
         change, error = (contents.score(n, model, shift, level) for n in (ACCURACY, CALIBRATION))
-        where = "under all shifts" if shift == ALL else f"under {contents.shift_title(shift)}"
+        words = {sweep.name: sweep.in_sentence for sweep in contents.sweeps}
+        where = f"under {words.get(shift, 'all shifts')}"
         if change is not None:
             said.append(f"{title}: {_describe_change(change, where)}")
         if error is not None:

@@ -316,11 +316,17 @@ def draw_calibration(contents: Contents) -> Figure | None:
         chart,
         "Are the probabilities right?",
         subtitle,
-        "Smooth calibration curves with 95 % bands, clean and under shift. Columns: "
+        f"Smooth calibration curves with 95 % bands, {' and '.join(_list_states(points))}. "
+        "Columns: "
         f"{'findings' if FINDINGS in contents.kinds else 'the confidence, and classes'}. Models: "
         f"{'; '.join(contents.titles[name] for name in models)}.",
         letters=80,  # of one panel, too
     )
+
+
+def _list_states(points: pd.DataFrame) -> list[str]:
+    """The states that have curves, in the order of the legend."""
+    return [state for state in ("clean", "under shift") if (points["state"] == state).any()]
 
 
 def _make_header(titles: list[str]) -> alt.Header:
@@ -332,7 +338,7 @@ def _make_header(titles: list[str]) -> alt.Header:
 def _make_layers(points: pd.DataFrame) -> alt.LayerChart:
     shares = [0, 0.5, 1]
     axis, unit = alt.Axis(values=shares, format=".0%"), alt.Scale(domain=[0, 1])
-    states = ["clean", "under shift"]
+    states = _list_states(points)
     color = alt.Color(
         "state:N",
         scale=alt.Scale(domain=states, range=COLORS[:2]),

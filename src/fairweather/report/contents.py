@@ -523,10 +523,18 @@ class Contents:
     def _of_several_seeds(self) -> list[str]:
         return [name for name in self.titles if len(self.seeds_of(name)) > 1]
 
+    @cached_property
+    def _has_streams(self) -> bool:
+        """Whether a network that adapts was measured in several streams."""
+        adapting = [v.adapting for v in map(self.variant, self.titles) if v is not None]
+        return any(own is not None and own.orders > 1 for own in adapting)
+
     @property
     def intervals(self) -> str:
         """Say in a phrase what the 95 % intervals cover."""
         units = "images" if self.grouping is None else "groups of images"
+        if self._has_streams:
+            units += " (and streams)"
         if not self.of_recipes:
             return f"95 % bootstrap intervals over {units}"
         if len(self.of_recipes) == len(self.titles):

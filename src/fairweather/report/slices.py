@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import math
-import re
 from collections.abc import Mapping, Sequence
 from typing import NamedTuple
 
@@ -38,7 +37,7 @@ from fairweather.report.tables import (
 )
 from fairweather.runs.folder import StoredGroups
 from fairweather.types.measurement import Score, TextArray, explain_small_slices
-from fairweather.types.options import BELOW, CROSS, MISSING, Aggregation
+from fairweather.types.options import MISSING, Aggregation, order_of_value
 from fairweather.types.record import (
     ALL,
     CLEAN,
@@ -237,21 +236,6 @@ def describe_unseen(
         f"At an unseen {column}, {measured}{of_model} on clean images lies between {low} and "
         f"{high} (95 % prediction interval from {score.n} {Aggregation(column).plural})."
     )
-
-
-def order_of_value(value: str) -> list[tuple[bool, list[str | int]]]:
-    """A key to sort values of slices with numbers in their order.
-
-    >>> sorted(["40 to 64", "5 to 39", "below 5", "missing"], key=order_of_value)
-    ['below 5', '5 to 39', '40 to 64', 'missing']
-    """
-    return [
-        (
-            not part.startswith(BELOW),
-            [int(piece) if piece.isdecimal() else piece for piece in re.split(r"([0-9]+)", part)],
-        )
-        for part in value.split(CROSS)
-    ]
 
 
 def _make_table(

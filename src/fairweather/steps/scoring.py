@@ -64,6 +64,7 @@ from fairweather.types.measurement import (
     Predictions,
     Shift,
 )
+from fairweather.types.options import order_of_value
 from fairweather.types.record import (
     ABSENT_METRICS,
     CLEAN,
@@ -312,7 +313,9 @@ def _unit_slice_rows(
     """
     groups = folder.groups()
     assert groups is not None  # an earlier step wrote them
-    values = {column: sorted(set(groups.slices[column])) for column in step.slices}
+    values = {
+        column: sorted(set(groups.slices[column]), key=order_of_value) for column in step.slices
+    }
     units = folder.task.units(folder.read_cell(cell_file(cells[0])))
     tell = _make_counter("score slices", sum(map(len, values.values())) * len(cells), progress)
     for column in step.slices:
@@ -437,7 +440,7 @@ def _slice_rows(
     for column in step.slices:
         slices = {
             slice_label(column, value): np.flatnonzero(groups.slices[column] == value)
-            for value in sorted(set(groups.slices[column]))
+            for value in sorted(set(groups.slices[column]), key=order_of_value)
         }
         is_sample = column in step.sites
         frames += slice_frames(column, slices, grouping, summarize, sites=is_sample)

@@ -409,11 +409,7 @@ def check_natural(
         allow_duplicates: images with the same pixels are only reported to `progress`.
     """
     dataset = datasets[DATA]
-    if dataset.test.choices is not None and dataset.test.choices.truth is not None:
-        raise InputError(
-            f"{dataset.name} has other labels than one class an image, and tests a model of other "
-            f"data: write --natural {dataset.name} (natural in Python and in a study)"
-        )
+    check_one_label(dataset)
     positive = read_positive(dataset.notes)
     others = {
         f"{NATURAL}{name.removeprefix(NATURAL_DATA)}": other
@@ -425,6 +421,11 @@ def check_natural(
             raise InputError(
                 f"{other.name} and {dataset.name} have other kinds of labels ({other.task} and "
                 f"{dataset.task}): natural images are labelled as the run's own"
+            )
+        if positive is not None and other.test.choices is not None:
+            raise InputError(
+                f"{other.name} has a class mask or other labels, and these data have findings that "
+                "are made of classes: name its folder as folder:PATH instead"
             )
         match_labels_by_name(other.test[:1], dataset.classes, other.name, positive)
         sides = [" x ".join(map(str, shown.test.images.shape[2:])) for shown in (other, dataset)]
@@ -440,6 +441,15 @@ def check_natural(
         allowed=allow_duplicates,
         progress=progress,
     )
+
+
+def check_one_label(dataset: Dataset) -> None:
+    """Raise `InputError` for a natural shift with other labels than one class of each image."""
+    if dataset.test.choices is not None and dataset.test.choices.truth is not None:
+        raise InputError(
+            f"{dataset.name} has other labels than one class an image: evaluate a model on its own "
+            f"data, with --natural {dataset.name} (natural in Python and in a study)"
+        )
 
 
 def _relabels(dataset: Dataset) -> bool:

@@ -393,3 +393,18 @@ class ModelOptions:
     outputs: str = option(
         "auto", "Type of model output: logits, probabilities, or auto (from the first images)."
     )
+
+
+def order_of_value(value: str) -> list[tuple[bool, list[str | int]]]:
+    """A key to sort values of slices with numbers in their order.
+
+    >>> sorted(["40 to 64", "5 to 39", "below 5", "missing"], key=order_of_value)
+    ['below 5', '5 to 39', '40 to 64', 'missing']
+    """
+    return [
+        (
+            not part.startswith(BELOW),
+            [int(piece) if piece.isdecimal() else piece for piece in re.split(r"([0-9]+)", part)],
+        )
+        for part in value.split(CROSS)
+    ]

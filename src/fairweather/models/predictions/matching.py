@@ -153,6 +153,11 @@ def match_predictions(
         _check_no_classes(outputs, rows)
     order, note = _match_rows(rows, images)
     notes = [*rows.notes, *unused]
+    if kind == OutputKind("logits", GIVEN) and outputs.min() >= 0 and outputs.max() > 1:
+        notes.append(
+            f"all outputs are from {outputs.min():.4g} to {outputs.max():.4g} and used as logits: "
+            "their order counts, and calibration of such scores means nothing"
+        )
     if rows.labels is not None:
         _check_labels(rows, order, classes, images)
     logits, matched = to_logits(outputs, kind)[order], mapped.note

@@ -589,7 +589,8 @@ def _choose_scale(options: EvaluationOptions, run: PlannedDataset | None) -> str
 def _check_names(request: ModelRequest) -> None:
     """Check options and the names of models, which needs neither weights nor images."""
     options = request.options
-    for name in ("label_column", "key_column", "classes", "findings", "empty_labels"):
+    of_tables = ("label_column", "key_column", "predicted_columns", "confidence_column")
+    for name in (*of_tables, "classes", "findings", "empty_labels"):
         if name == "key_column" and request.readers:
             continue
         if getattr(options, name) != getattr(EvaluationOptions, name):

@@ -95,7 +95,7 @@ from fairweather.shifts.table import CLEAN as UNCHANGED
 from fairweather.steps.measurement import DataFacts, MeasuredModel, Settings, collect_facts
 from fairweather.steps.plan import DATA, PlannedDataset
 from fairweather.steps.predictions import groups_digest, make_stored_groups
-from fairweather.steps.worker import open_data, predictions_digest
+from fairweather.steps.worker import check_one_label, open_data, predictions_digest
 from fairweather.tasks.classification import MOST_STORED_CLASSES
 from fairweather.tasks.table import find_task
 from fairweather.types.measurement import (
@@ -844,6 +844,7 @@ def _open_dataset(
         if UNSPLIT in listed.splits:
             source = replace(source, test_fraction=tested_share(dataset))
         dataset = open_data(source, offline=options.offline, progress=progress)
+    check_one_label(dataset)
     if VAL in parts and dataset.val is None:
         raise InputError(
             f"there are predictions of validation images, but {dataset.name} has no such split"
