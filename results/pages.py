@@ -90,6 +90,7 @@ def labels(title: str, suffix: str) -> tuple[str, ...]:
 
 SHARES = "1 10 100 noisy"
 DARK = "brightness_factor"
+SKETCH = "natural/sketch"
 
 AUG = "Basic: no augmentation. Aug: flips and rotation."
 PT = "PT: pre-trained on ImageNet."
@@ -108,6 +109,22 @@ PAGES: dict[str, Page] = {
         (*PAPER, errors("Calibration error, clean", level="none")),
         words=f"{AUG} {PT}",
         beside=f"{PUBLISHED}, 60 and 80 epochs. Measured: 8 epochs.",
+    ),
+    "pacs": Page(
+        (
+            Row("Flips", "flips"),
+            Row("AugMix and flips", "augmix"),
+            Row("Flips, temperature scaled", "flips+temperature"),
+            Row("AugMix and flips, temperature scaled", "augmix+temperature"),
+        ),
+        (
+            Column("Pictures of known kinds", level="none"),
+            Column("Sketches", SKETCH, "none"),
+            Column("Gaussian noise", "imagenet_c/gaussian_noise"),
+            errors("Calibration error, known kinds", level="none"),
+            errors("Calibration error, sketches", SKETCH, "none"),
+        ),
+        figure_rows=(0, 1),
     ),
     "oxford-pets": Page(
         (

@@ -432,6 +432,8 @@ def test_list_names_everything():
         "ppv/CLASS",
         "onnx:FILE",
         "parquet:PATH",
+        "fisher_weight: 2000",
+        "order: shuffled",
     ):
         assert name in done.stdout
 

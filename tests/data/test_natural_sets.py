@@ -1,5 +1,6 @@
 """Natural shifts by name: small folders with the real layout, file names and types."""
 
+import hashlib
 import json
 from importlib import resources
 
@@ -60,6 +61,17 @@ def test_the_class_masks_are_those_of_timm():
         names = (folder / f"imagenet_{letter}_synsets.txt").read_text().split()
         assert list(facts.choices) == names
         assert facts.class_count == 200
+
+
+def test_another_file_than_the_published_one_is_told(tmp_path):
+    path = tmp_path / "cifar10.1_v6_data.npy"
+    path.write_bytes(b"new")
+    facts = NATURAL_SETS["cifar-10.1-v6"]
+    (told,) = natural_sets._compare_checksums(facts, path, tmp_path / "missing.npy")
+    assert told == "cifar10.1_v6_data.npy is not the published file: its SHA-256 is another one"
+    own = {path.name: hashlib.sha256(b"new").hexdigest()}
+    published = facts.model_copy(update={"sha256": own})
+    assert natural_sets._compare_checksums(published, path) == ()
 
 
 def test_folders_of_wordnet_numbers(tmp_path):

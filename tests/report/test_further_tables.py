@@ -11,6 +11,7 @@ import pytest
 
 from fairweather.metrics.detection import OOD_SCORES
 from fairweather.metrics.metric import CLASS_METRICS
+from fairweather.metrics.robustness import ADAPTED
 from fairweather.metrics.rows import find_row, iterate_rows
 from fairweather.metrics.table import METRICS
 from fairweather.report.building import build_report, make_tables
@@ -77,7 +78,9 @@ HAND_OVER = [
     ("imagenet_c/fog", "mean", COVERAGE, 0.0),
     ("imagenet_c/fog", "mean", RISK, math.nan),
 ]
+CHANGES = [("clean", "none", name, -0.01) for name in ADAPTED.values()]
 EVERYTHING = [*PLAIN, *WORST, *PRIORS, *OTHERS, *SCORES_OF_OTHERS, *STABILITY, *HAND_OVER]
+EVERYTHING += CHANGES
 
 
 def keys_of(table):

@@ -10,6 +10,7 @@ import pytest
 import torch
 from torch import nn
 
+import fairweather as fw
 from fairweather.errors import InputError
 from fairweather.inference import prediction
 from fairweather.inference.prediction import Predictor, predict, predict_shared
@@ -20,8 +21,11 @@ from fairweather.types.measurement import Passes
 from fairweather.variants.adaptation import cotta
 from fairweather.variants.streams import IMAGE_ORDERS, draw_stream
 from fairweather.variants.variant import VARIANTS, Adapting, read_variant, variant_class
-from tests.conftest import TINY_RESNET
+from tests.conftest import TINY_RESNET, write_pictures
 from tests.helpers import reference_adaptation as reference
+from tests.helpers.commands import fairweather
+from tests.helpers.finding_models import write_onnx
+from tests.variants.test_adapting import bright
 
 METHODS = [kind for kind in VARIANTS if issubclass(variant_class(kind), Adapting)]
 CPU = torch.device("cpu")
@@ -378,6 +382,52 @@ def test_a_protocol_is_in_name_title_and_written_form():
     assert variant.phrase(100, 256) == "TENT, by class, learning rate 0.01 (15 images)"
     assert read_variant(variant.text) == variant
     assert read_variant("eata: {fisher_weight: 0}").title.startswith("ETA")
+
+
+# ---------------------------------------------------------------- a request that cannot work
+
+
+def digits(classes=3, val=True):
+    splits = [bright(12, classes, seed) for seed in (0, 1)]
+    return fw.Dataset("bright", None, splits[0] if val else None, splits[1], (0.5,) * 3, (0.2,) * 3)
+
+
+def bright_network():
+    return nn.Sequential(nn.BatchNorm2d(3), nn.Flatten(), nn.Linear(192, 3))
+
+
+@pytest.mark.parametrize(
+    ("network", "options", "words"),
+    [
+        (nn.Sequential(nn.Flatten(), nn.Linear(192, 3)), {"variants": ["tent"]}, "layer norm"),
+        (bright_network(), {"variants": ["tent: {batch_size: 1}"]}, "needs at least 2 images"),
+        (bright_network(), {"variants": ["batchnorm"], "batch_size": 1}, "needs at least 2 images"),
+        (
+            bright_network(),
+            {"variants": ["temperature: {of: {tent: {batch_size: 1}}}"]},
+            "needs at least 2 images",
+        ),
+        (bright_network(), {"variants": ["eata"], "val": False}, "eata learns from validation"),
+    ],
+)
+def test_nothing_is_written_for_what_cannot_be_adapted(network, options, words, tmp_path):
+    data = digits(val=options.pop("val", True))
+    with pytest.raises(InputError, match=words) as raised:
+        fw.evaluate(network.eval(), data, [], out=tmp_path / "run", device="cpu", **options)
+    assert "\n" not in str(raised.value)
+    assert not (tmp_path / "run").exists()
+
+
+@pytest.mark.parametrize("kind", [kind for kind in METHODS if kind != "views"])
+def test_an_onnx_graph_is_refused(kind, tmp_path):
+    command = f"evaluate onnx:graph.onnx folder:pictures --variant {kind} --out run --quiet"
+    write_onnx(tmp_path / "graph.onnx")
+    write_pictures(tmp_path / "pictures", train=3, test=3, val=3)
+    done = fairweather(*command.split(), "--offline", cwd=tmp_path)
+    assert done.returncode == 2, done.stderr
+    assert not (tmp_path / "run").exists()
+    assert "Traceback" not in done.stderr
+    assert len(done.stderr.strip().splitlines()) == 1
 
 
 # ---------------------------------------------------------------- orders of images

@@ -42,7 +42,10 @@ def list_names(
         str,
         typer.Argument(
             metavar="WHAT",
-            help="studies, shifts, attacks, suites, metrics, models, data, pretraining or all.",
+            help=(
+                "studies, shifts, attacks, suites, variants, metrics, models, data, pretraining "
+                "or all."
+            ),
         ),
     ] = "all",
 ) -> None:
@@ -84,6 +87,25 @@ def _list_suites() -> Entries:
     from fairweather.shifts.table import SUITES
 
     return [(name, _shorten_names(sweeps)) for name, sweeps in SUITES.items()]
+
+
+def _list_variants() -> Entries:
+    """The variants with their own parameters, and the protocol of those that adapt."""
+    from dataclasses import fields
+
+    from fairweather.variants.variant import VARIANTS, Adapting, variant_class
+
+    protocol = {field.name: field.default for field in fields(Adapting)}
+    for name in VARIANTS:
+        kind = variant_class(name)
+        yield name, kind().title
+        own = {field.name: field.default for field in fields(kind)}.items() - protocol.items()
+        if parameters := ", ".join(f"{field}: {default}" for field, default in sorted(own)):
+            yield "", parameters
+    yield (
+        "(those that adapt, if not named above)",
+        ", ".join(f"{field}: {default}" for field, default in protocol.items()),
+    )
 
 
 def _list_metrics() -> Entries:
@@ -130,6 +152,7 @@ LISTS: Mapping[str, Callable[[], Entries]] = {
     "shifts": _list_shifts,
     "attacks": _list_attacks,
     "suites": _list_suites,
+    "variants": _list_variants,
     "metrics": _list_metrics,
     "models": _list_models,
     "data": _list_data,
@@ -141,6 +164,7 @@ NEXT = {
     "studies": "fairweather run STUDY",
     "shifts": "fairweather preview --shift NAME",
     "suites": "fairweather preview --shift NAME",
+    "variants": "fairweather evaluate MODEL DATA --variant 'NAME: {{PARAMETER: VALUE}}'",
     "metrics": "fairweather check RUN 'METRIC[clean] >= 0.9'",
     "pretraining": "fairweather run STUDY, with the name as the method of its pretraining",
 }

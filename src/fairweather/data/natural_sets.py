@@ -34,6 +34,7 @@ from fairweather.data.sources import (
     require_path,
 )
 from fairweather.errors import InputError, join_names
+from fairweather.files.download import file_digest
 from fairweather.files.folders import read_facts
 from fairweather.types.measurement import IntArray
 from fairweather.types.record import FrozenRecord
@@ -46,9 +47,6 @@ class NaturalSet(FrozenRecord):
     """A published natural shift."""
 
     title: str
-    of: str
-    """The data whose models are tested on it."""
-
     layout: str
     """How its files lie in the folder: a name of `LAYOUTS`."""
 
@@ -235,7 +233,8 @@ def _list_reassessed(facts: NaturalSet, request: SourceRequest) -> Source:
         rows.append(classes)
     if not kept:
         raise InputError(f"no image of {str(root)!r} has a right class in {REAL_FILE}")
-    return _list_right_classes(root, tuple(kept), range(IMAGENET_CLASSES), labels, rows)
+    source = _list_right_classes(root, tuple(kept), range(IMAGENET_CLASSES), labels, rows)
+    return source._replace(remarks=_compare_checksums(facts, root / REAL_FILE))
 
 
 def _read_reassessed(path: Path) -> list[list[int]]:
@@ -358,7 +357,7 @@ def _list_cifar10_1(facts: NaturalSet, request: SourceRequest) -> Source:
             f"images, found {labels.dtype} {list(labels.shape)}"
         )
     listing = list_arrays(np.asarray(labels), images, (paths[0],), f"{facts.title} image")
-    return Source(CIFAR_CLASSES, {UNSPLIT: listing})
+    return Source(CIFAR_CLASSES, {UNSPLIT: listing}, remarks=_compare_checksums(facts, *paths))
 
 
 def _list_cifar10_2(facts: NaturalSet, request: SourceRequest) -> Source:
@@ -392,7 +391,12 @@ def _list_soft_labels(facts: NaturalSet, request: SourceRequest) -> Source:
     own = is_most[np.arange(len(people)), listing.labels]
     labels = np.where(own, listing.labels, is_most.argmax(axis=1))
     listing = listing._replace(labels=labels, truth=(people / total).astype(np.float32))
-    return source._replace(splits={UNSPLIT: listing}, choices=CIFAR_CLASSES, name=None)
+    return source._replace(
+        splits={UNSPLIT: listing},
+        choices=CIFAR_CLASSES,
+        name=None,
+        remarks=_compare_checksums(facts, path),
+    )
 
 
 def _find_file(facts: NaturalSet, request: SourceRequest, *names: str) -> Path:
@@ -408,6 +412,17 @@ def _find_file(facts: NaturalSet, request: SourceRequest, *names: str) -> Path:
             "it"
         )
     return path
+
+
+def _compare_checksums(facts: NaturalSet, *paths: Path) -> tuple[str, ...]:
+    """A sentence for each file that is not the published one."""
+    return tuple(
+        f"{path.name} is not the published file: its SHA-256 is another one"
+        for path in paths
+        if path.is_file()
+        and path.name in facts.sha256
+        and file_digest(path, "sha256") != facts.sha256[path.name]
+    )
 
 
 # ---------------------------------------------------------------- the table

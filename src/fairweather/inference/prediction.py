@@ -612,7 +612,8 @@ def predict_shared(
         batch_size: images per forward pass; models that adapt may have a batch size of their own.
         safe_batch_size: a smaller batch size that is known to fit into memory. It is only for
             models that do not adapt: for the others it would change the result.
-        when_halved, tell: as in `predict_batches`, of models that do not adapt.
+        when_halved: as in `predict_batches`, of models that do not adapt.
+        tell: as in `predict_batches`, with the mean over models and streams.
 
     Returns:
         The predictions of each model, in the order of the images; of a model that adapts, stream
@@ -628,6 +629,12 @@ def predict_shared(
     if is_reused and images.images.nbytes <= MOST_KEPT_BYTES:
         shifted = replace(images, images=torch.empty_like(images.images))
     kept = None if shifted is images else shifted.images
+
+    def tell_share(before: int, models: int, done: float) -> None:
+        """Tell how many images are done, of `models` after those `before` them."""
+        if tell is not None:
+            tell((before * len(images) + models * done) / len(predictors))
+
     in_order: Iterator[AnyPredictions] = iter(())
     batches = batch_slices(len(images), safe_batch_size or batch_size)
     predict_group = partial(predict_batches, device=device, arithmetic=arithmetic, seed=seed)
@@ -641,7 +648,7 @@ def predict_shared(
                 shifters=shifters,
                 out=kept,
                 when_halved=when_halved,
-                tell=tell,
+                tell=partial(tell_share, 0, len(plain)),
             )
         )
     elif kept is not None and isinstance(shift, Shift):
@@ -657,10 +664,15 @@ def predict_shared(
         seed=seed,
         shifters=shifters,
     )
-    return [
-        next(in_order) if model.adapting is None else in_streams(model, model.adapting)
-        for model in predictors
-    ]
+    predictions, done = [], len(plain)
+    for model in predictors:
+        if model.adapting is None:
+            predictions.append(next(in_order))
+        else:
+            own = partial(tell_share, done, 1)
+            predictions.append(in_streams(model, model.adapting, tell=own))
+            done += 1
+    return predictions
 
 
 def predict_streams(
@@ -674,6 +686,7 @@ def predict_streams(
     arithmetic: Arithmetic = FP32,
     seed: int = 0,
     shifters: BatchShifter | None = None,
+    tell: Callable[[float], None] | None = None,
 ) -> AnyPredictions:
     """Predict every stream of a model that adapts, each with a copy of its own.
 
@@ -683,6 +696,7 @@ def predict_streams(
         images: all images.
         batch_size: that of the evaluation.
         shift, device, arithmetic, seed, shifters: as in `predict_batches`.
+        tell: called with the mean number of images that each stream has seen so far.
 
     Returns:
         The rows of one stream after those of another, each in the order of the images.
@@ -692,6 +706,11 @@ def predict_streams(
     count = adapting.count_batches(len(images), batch_size, predictor.model)
     learned, passes = learn_from_source(predictor, adapting, batch_size, device, arithmetic)
     parts, carried = [], []
+
+    def tell_mean(number: int, done: float) -> None:
+        if tell is not None:
+            tell((number * len(images) + done) / adapting.orders)
+
     for number, places in enumerate(adapting.draw_streams(images.labels.numpy())):
         adapted = adapting.adapt(predictor.model, number)
         adapted.memory |= learned
@@ -708,6 +727,7 @@ def predict_streams(
             seed=seed,
             shifters=shifters,
             when_halved=_refuse_smaller,
+            tell=partial(tell_mean, number),
         )
         stream = np.full(len(places), number, dtype=np.int64)
         rows = seen.with_columns(stream=stream, place=np.arange(len(places)))

@@ -238,9 +238,9 @@ class PredictionsRequest:
             check_task(loaded, settings)
         check_variants(settings.variants, find_task(facts.task), facts.name, ordered=ordered)
         reader.read_all(facts, images, labels)
-        _check_fitted(settings, parts, facts)
         if reader.lacks_probabilities:
             _check_predicted(settings, self.source)
+        _check_fitted(settings, parts, facts)
         if (known := images.get(VAL)) is not None and settings.aggregation is None:
             grouping = number_groups(known.groups)
             check_targets(settings.operating_points, facts.classes, known.labels, grouping)
