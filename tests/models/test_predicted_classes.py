@@ -353,6 +353,32 @@ def test_a_long_table_has_a_row_for_each_model_seed_shift_and_image(tmp_path, su
         assert predicted(sources) == [[name] * 4 for name in PREDICTED]
 
 
+LONG = [name for name in WRITERS if name not in ("a.npz", "a.npy", "columns.json")]  # no arrays
+
+
+@pytest.mark.parametrize("name", LONG)
+@pytest.mark.parametrize("missing", [None, float("nan"), pd.NA])
+def test_a_long_table_may_leave_out_the_shift_and_level_of_clean_images(tmp_path, name, missing):
+    cells = [(missing, missing), ("fog", 3)]
+    long = pd.concat(
+        [WIDE.assign(model="m", shift=s, level=n, predicted=PREDICTED) for s, n in cells]
+    ).reset_index(drop=True)
+    if name == "images.json":  # an object for each image has one model
+        long = long[4:]
+    written = long.astype(object).where(long.notna(), None)
+    WRITERS[name](tmp_path / name, written if "json" in name else long.convert_dtypes())
+    expected = [("m", 0, "clean", None), ("m", 0, "fog", 3.0)]
+    for sources in (find_predictions(tmp_path / name), list_in_memory(long)):
+        assert described(sources) == expected[-len(sources) :]
+        assert len(sources) == len(long) // 4
+
+
+def test_a_long_table_without_the_level_of_a_shift_is_one_sentence():
+    long = FRAME.assign(shift="fog", level=float("nan"))
+    with pytest.raises(InputError, match="the shift 'fog' needs a level"):
+        list_in_memory(long)
+
+
 def test_a_long_table_may_have_probabilities_of_all_classes(tmp_path):
     shares = pd.DataFrame(np.full((4, 3), 1 / 3), columns=list(CLASSES))
     long = pd.concat([pd.concat([WIDE, shares], axis=1).assign(model=name) for name in "ab"])

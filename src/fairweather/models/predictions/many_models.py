@@ -116,9 +116,11 @@ def _read_table(
 
 def _split_rows(frame: pd.DataFrame, named: dict[str, str]) -> Iterator[ModelPart]:
     columns = list(named.values())
-    texts = frame[columns].astype(str).apply(lambda column: column.str.strip())
+    cells = frame[columns].astype(object)
+    cells = cells.where(cells.notna(), None)
+    texts = cells.fillna("").astype(str).apply(lambda column: column.str.strip())
     for rows in _group_rows(texts):
-        entry = {kind: frame[name].loc[rows[0]] for kind, name in named.items()}
+        entry = {kind: cells[name].loc[rows[0]] for kind, name in named.items()}
         if "shift" in entry and str(entry["shift"]).strip().lower() in _CLEAN:
             entry |= {"shift": None}
         if entry.get("shift") in (None, VALIDATION):
