@@ -419,6 +419,24 @@ def test_a_wide_table_has_a_column_for_each_model(tmp_path, columns):
         assert [match.predicted.tolist() for match in found] == [[1, 0, 2, 0], [0, 0, 0, 0]]
 
 
+@pytest.mark.parametrize("columns", [{"a_confidence": CONFIDENCE}, {}])
+def test_a_text_column_is_a_model_if_its_values_are_among_the_labels(tmp_path, columns):
+    site = {"site": ["north", "south", "north", "south"]}
+    frame = WIDE.assign(a=PREDICTED, b=["cat"] * 4, **site, **columns)
+    frame.to_csv(tmp_path / "all.csv", index=False)
+    for sources in (find_predictions(tmp_path / "all.csv"), list_in_memory(frame)):
+        rows = [read_rows(source.content, source.place, RowOptions(), 3) for source in sources]
+        assert [source.model for source in sources] == ["a", "b"]
+        assert predicted(sources) == [PREDICTED, ["cat"] * 4]
+        assert [row.outputs.shape[1] for row in rows] == [len(columns), 0]
+        assert all("not used: 'site'" in row.notes for row in rows)
+    alone = frame.drop(columns=["b", *columns])
+    assert [source.model for source in list_in_memory(alone)] == ["a"]
+    unlabelled = frame.drop(columns="label")
+    models = [source.model for source in list_in_memory(unlabelled)]
+    assert models == (["a", "b"] if columns else ["a", "b", "site"])  # nothing tells them apart
+
+
 def test_columns_of_a_wide_table_may_name_seeds_and_shifts():
     names = ("a-seed0", "a-seed0-fog,3", "a-seed1", "a-seed1-fog,3")
     sources = list_in_memory(WIDE.assign(**dict.fromkeys(names, "cat")))
