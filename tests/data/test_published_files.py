@@ -498,6 +498,7 @@ def test_a_partial_set_is_said_and_both_ways_are_compared(undrawn, clean, imagen
     for sentence in (
         "ImageNet-C is read from the published files, at 32 x 32 pixels.",
         "Of the 50,000 images of a level, 12 are measured.",
+        "Its mean error is over 2 corruptions.",
         "The corruptions of imagenet_c are made in memory, at 32 x 32 pixels.",
         "It has no mCE, because it lacks gaussian_noise, shot_noise,",
         "Files and memory differ most under fog at level",
