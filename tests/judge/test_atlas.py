@@ -375,6 +375,9 @@ def test_fewer_classes_make_a_lower_bound(copies, tmp_path):
     text = str(comparison)
     assert "≥ 40.0" in text
     assert "lower bound" in text
+    assert (
+        "Effective robustness on ImageNet-R is at the clean accuracy over all 1,000 classes" in text
+    )
     # ImageNet-A is ranked, but no line fits it.
     assert "natural/imagenet-a" not in set(comparison.robustness.frame["shift"])
     assert "no effective robustness" in text

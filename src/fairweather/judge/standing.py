@@ -682,6 +682,12 @@ def _notes(standing: RankedRun) -> Iterator[str]:
             f"{', '.join(masked)}: the published models and this run choose among the classes of "
             "the set."
         )
+    if lined := [_title(cell) for cell in fewer if standing.line(cell)]:
+        yield (
+            f"Effective robustness on {' and '.join(lined)} is at the clean accuracy over all "
+            "1,000 classes. The testbed's plots take the clean accuracy over the classes of the "
+            "set, so their numbers differ a little."
+        )
     if any(cell.shift.startswith(NATURAL) and not standing.line(cell) for cell in cells) and (
         standing.atlas.standard
     ):
