@@ -276,6 +276,16 @@ def test_a_confidence_is_a_probability(confidence, told):
         read(FRAME.assign(confidence=confidence))
 
 
+def test_a_confidence_that_the_most_probable_class_cannot_have_is_named():
+    found = read(FRAME.assign(confidence=[0.33, 0.2, 1 / 3, 0.1]))
+    assert any("2 of 4 confidences are below 0.333" in note for note in found.notes)
+    assert not any("below" in note for note in read(FRAME).notes)
+
+
+def test_the_index_of_a_shuffled_table_is_called_so():
+    assert any("the index of the table" in note for note in read(FRAME[::-1]).notes)
+
+
 # ---- classes
 
 

@@ -347,7 +347,7 @@ def select_conditions(rule: Rule, rows: ModelScores) -> list[ShiftLevel]:
         right = f"{rule.metric}[{named}={level}]"
         raise InputError(f"a rule names only the level, not its parameter: write {right}")
     if shift not in known:
-        raise unknown_name("shift", shift, [*known, ALL_CELLS])
+        raise unknown_name("shift", named or shift, [*known, ALL_CELLS])
     levels = [condition.level for condition in rows if condition.shift == shift]
     if rule.change and shift.startswith(NATURAL):
         raise InputError(
