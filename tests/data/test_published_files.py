@@ -538,3 +538,31 @@ def test_a_study_names_the_folder_too(undrawn, clean, imagenet_c, tmp_path):
     )
     run = fw.run(path, out=tmp_path / "run", device="cpu", progress=None)
     assert "imagenet-c-files/fog" in set(run.scores["shift"])
+
+
+def test_files_and_clean_images_are_mixed_in_one_stream(undrawn, clean, imagenet_c, tmp_path):
+    """Averages of views depend on no other image: they are the same as without mixing."""
+    save_jpegs(tmp_path / "other", 9)
+    views = "views: {views: flip, batch_size: 5"
+    run = evaluate(
+        clean,
+        [f"imagenet-c:{imagenet_c}/fog", "brightness_factor: [0.8]"],
+        tmp_path / "run",
+        variants=[f"{views}}}", f"{views}, cells: mixed}}"],
+        ood=[f"folder:{tmp_path / 'other'}"],
+    )
+    base, cells = "Linear+views-batch_size5", ["clean", *(c.id for c in run.record.cells())]
+    assert len(cells) == 7
+    places = []
+    for number, cell in enumerate(cells):
+        alone, mixed = (
+            run.folder.read_image_streams(predictions_file(f"{base}{own}", 0, cell))
+            for own in ("", "-mixed")
+        )
+        np.testing.assert_array_equal(mixed.keys, alone.keys)
+        np.testing.assert_allclose(mixed.logits, alone.logits, atol=1e-5)
+        assert mixed.passes == alone.passes
+        assert bool(mixed.ood_scores) == (number == 0)
+        assert mixed.ood_scores.keys() == alone.ood_scores.keys()
+        places += mixed.place.tolist()
+    assert sorted(places) == list(range(7 * len(NAMES)))

@@ -355,6 +355,7 @@ def test_a_batch_that_is_too_small_is_refused(text, images, batch_size, fits):
     [
         ("tent: {order: by_clas}", "order of tent 'by_clas'; did you mean 'by_class'"),
         ("tent: {cells: continal}", "cells of tent 'continal'; did you mean 'continual'"),
+        ("tent: {cells: mixd}", "cells of tent 'mixd'; did you mean 'mixed'"),
         ("tent: {optimiser: sdg}", "optimiser of tent 'sdg'; did you mean 'sgd'"),
         ("tent: {batch_size: 0}", "batch_size of tent must be a whole number >= 1, found 0"),
         ("tent: {batch_size: 2.5}", "batch_size of tent must be a whole number >= 1, found 2.5"),

@@ -200,9 +200,10 @@ class PostHoc(Variant):
         raise NotImplementedError
 
 
-# The order of cells: each with a new copy, one copy along all, or one along the levels of a shift.
-EPISODIC, CONTINUAL, GRADUAL = "episodic", "continual", "gradual"
-CELL_ORDERS = (EPISODIC, CONTINUAL, GRADUAL)
+# The order of cells: each with a new copy, one copy along all, one along the levels of a shift, or
+# one that sees the images of all cells in a single order.
+EPISODIC, CONTINUAL, GRADUAL, MIXED = "episodic", "continual", "gradual", "mixed"
+CELL_ORDERS = (EPISODIC, CONTINUAL, GRADUAL, MIXED)
 
 
 def check_choice(kind: str, name: str, value: object, allowed: Collection[str]) -> None:
@@ -269,6 +270,7 @@ class Adapting(Variant):
     cells: str = field(default=EPISODIC, kw_only=True)
     """`episodic`: each cell begins with a new copy. `continual`: one copy sees all cells, in their
     order. `gradual`: one copy sees the levels of a shift, and the next shift begins with a new one.
+    `mixed`: a stream is the images of all cells in one order; after a kill, it begins again.
     """
 
     passes: ClassVar[float] = 1
@@ -382,8 +384,10 @@ class Adapting(Variant):
         return batches
 
     def phrase(self, images: int, batch_size: int, kind: TaskKind = CLASSES) -> str:
-        size = even_batches(images, self.batch_size or batch_size)
-        return f"{self.title} ({size} images)"
+        most = self.batch_size or batch_size
+        if self.cells == MIXED:  # how many cells there are is not known here
+            return f"{self.title} (at most {most} images)"
+        return f"{self.title} ({even_batches(images, most)} images)"
 
     @property
     def adapting(self) -> Adapting:
