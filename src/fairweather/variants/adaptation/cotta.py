@@ -70,10 +70,7 @@ class Cotta(AdaptingByGradients):
             if name.rpartition(".")[2] in ("weight", "bias")
         ]
         if not wanted:
-            raise InputError(
-                f"{self.kind} adapts all weights of a network, which {type(network).__name__} does "
-                "not have"
-            )
+            raise InputError(f"{self.kind} adapts all weights, which the network does not have")
         rate = self.learning_rate
         result = AdaptedNetwork(adapted, self.predict, wanted, self.optimiser, rate, seed)
         for name in (TEACHER, ANCHOR):
