@@ -414,7 +414,8 @@ def test_a_protocol_is_in_name_title_and_written_form():
     assert variant.title == "TENT, by class, learning rate 0.01"
     assert variant.phrase(100, 256) == "TENT, by class, learning rate 0.01 (15 images)"
     assert read_variant(variant.text) == variant
-    assert read_variant("eata: {fisher_weight: 0}").title.startswith("ETA")
+    assert read_variant("eata: {fisher_weight: 0}").title == "ETA, fisher weight 0"
+    assert read_variant("eata: {cells: continual}").title == "EATA, continual"
 
 
 # ---------------------------------------------------------------- a request that cannot work
