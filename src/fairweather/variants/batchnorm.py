@@ -64,7 +64,7 @@ class BatchNorm(Adapting):
         )
 
         if not has_batch_norm(network):
-            raise InputError(f"{type(network).__name__} has no batch norm that could be adapted")
+            raise InputError(f"{self.kind} needs batch norm, which the network does not have")
         if self.source or self.momentum < 1:
             adapted = copy_with_mixed_statistics(network, self.source, self.momentum)
         else:

@@ -378,8 +378,8 @@ class Adapting(Variant):
         batches = math.ceil(images / (self.batch_size or batch_size))
         if images // batches < (fewest := self.fewest(network)):
             raise InputError(
-                f"{self.kind} needs at least {fewest} images in a batch of {type(network).__name__}"
-                f", found {images // batches}: choose a larger batch_size, or give more images"
+                f"{self.kind} needs at least {fewest} images in a batch, found "
+                f"{images // batches}: choose a larger batch_size, or give more images"
             )
         return batches
 

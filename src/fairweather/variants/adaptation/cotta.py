@@ -64,10 +64,7 @@ class Cotta(AdaptingByGradients):
             if name.rpartition(".")[2] in ("weight", "bias")
         ]
         if not weights:
-            raise InputError(
-                f"{self.kind} adapts all weights of a network, which {type(network).__name__} does "
-                "not have"
-            )
+            raise InputError(f"{self.kind} adapts all weights, which the network does not have")
         return weights
 
     def adapt(self, network: nn.Module, seed: int = 0) -> AdaptedNetwork:

@@ -219,8 +219,7 @@ def find_last_layer(network: nn.Module, images: torch.Tensor, kind: str) -> Last
         if torch.equal(first, second):
             return last
     raise InputError(
-        f"{kind} needs a network whose logits all come from one linear layer, and those of "
-        f"{type(network).__name__} do not"
+        f"{kind} needs logits that all come from one linear layer, and those of the network do not"
     )
 
 
@@ -289,8 +288,8 @@ def affine_parameters(
     ]
     if not parameters:
         raise InputError(
-            f"{kind} adapts the scales and shifts of batch, group or layer norm, which "
-            f"{type(network).__name__} does not have"
+            f"{kind} adapts the scales and shifts of batch, group or layer norm, which the network "
+            "does not have"
         )
     return parameters
 
