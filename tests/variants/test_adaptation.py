@@ -1,5 +1,6 @@
 """Methods of adaptation: as published, on what they work, and in which order they see images."""
 
+import dataclasses
 import importlib.util
 import json
 import math
@@ -373,6 +374,21 @@ def test_a_bad_protocol_is_one_sentence(form, words):
     with pytest.raises(InputError, match=words) as raised:
         read_variant(form)
     assert "\n" not in str(raised.value)
+
+
+@pytest.mark.parametrize("kind", METHODS)
+def test_a_title_says_every_field_that_is_changed(kind):
+    values = {"optimiser": ["adam", "sgd"], "order": ["by_class"], "cells": ["gradual"]}
+    values |= {"affinity": ["knn"], "views": ["five_crop"]}
+    plain = variant_class(kind)()
+    for name in {field.name for field in dataclasses.fields(plain)} - {"batch_size"}:
+        default = getattr(plain, name)
+        if name not in values:
+            values[name] = [default / 2 if isinstance(default, float) and default else default + 1]
+        value = next(other for other in values[name] if other != default)
+        title = read_variant({kind: {name: value}}).title
+        said = value if isinstance(value, str) else f"{name} {value:g}"
+        assert said.replace("_", " ") in title
 
 
 def test_a_protocol_is_in_name_title_and_written_form():

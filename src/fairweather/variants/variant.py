@@ -267,6 +267,9 @@ class Adapting(Variant):
     order. `gradual`: one copy sees the levels of a shift, and the next shift begins with a new one.
     """
 
+    titled: ClassVar[Collection[str]] = ("batch_size",)
+    """The fields that the method's own title says, or the phrase with the size of batches."""
+
     passes: ClassVar[float] = 1
     """About how often an image goes through the network in a stream, to estimate the duration."""
 
@@ -299,14 +302,19 @@ class Adapting(Variant):
         return "-".join([self.kind, *texts])
 
     @property
+    def own_title(self) -> str:
+        """The title of the method, without its protocol."""
+        return self.kind_title
+
+    @property
     def title(self) -> str:
         """The method, and all of its protocol that is not at its defaults, but the batch size."""
         texts = [
             (value if isinstance(value, str) else f"{name} {value:g}").replace("_", " ")
             for name, value in self.changed.items()
-            if name != "batch_size"
+            if name not in self.titled
         ]
-        return ", ".join([self.kind_title, *texts])
+        return ", ".join([self.own_title, *texts])
 
     @property
     def source_images(self) -> int:

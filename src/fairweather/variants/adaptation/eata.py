@@ -54,7 +54,7 @@ class Eata(AdaptingByGradients):
         check_number(self.kind, "fisher_images", self.fisher_images, least=1, whole=True)
 
     @property
-    def title(self) -> str:
+    def own_title(self) -> str:
         return self.kind_title if self.fisher_weight else "ETA"
 
     @property
