@@ -1,5 +1,6 @@
 """The section about networks that adapt, of a run whose streams are known."""
 
+import itertools
 from dataclasses import dataclass, field
 from typing import ClassVar
 
@@ -215,6 +216,12 @@ def test_several_seeds_ensembles_and_fits_keep_all_streams(images, tmp_path, mon
             streams = run.folder.read_streams(file).streams
             assert len(streams) == 2
             assert sorted(streams[1].place.tolist()) == list(range(200))
+    places = [
+        stream.place.tolist()
+        for seed in (0, 1)
+        for stream in run.folder.read_streams(run.folder.predictions(sets, seed, "clean")).streams
+    ]
+    assert all(one != other for one, other in itertools.combinations(places, 2))
     rows = run.folder.scores
     for name in (adapted, sets):
         own = rows[(rows["model"] == name) & (rows["shift"] == "clean")]

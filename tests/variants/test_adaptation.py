@@ -2,6 +2,7 @@
 
 import dataclasses
 import importlib.util
+import itertools
 import json
 import math
 from pathlib import Path
@@ -524,6 +525,27 @@ def test_a_cell_has_the_streams_one_after_the_other(toy_images):
     assert np.abs(logits[0] - logits[1]).max() > 1e-3
     single = streams_of("tent: {batch_size: 24, orders: 1, order: by_class}", toy_images)
     np.testing.assert_array_equal(single.logits, logits[0])
+
+
+def test_each_seed_of_a_model_has_orders_and_random_numbers_of_its_own(toy_images):
+    text = "cotta: {batch_size: 48, orders: 2, augmentations: 1, sure: 1, restored: 0.5}"
+    labels = toy_images.labels.numpy()
+    for seed in (0, 1, 2**32 - 1):
+        for number, places in enumerate(read_variant(text).draw_streams(labels, seed)):
+            own = np.random.default_rng((0, number, seed) if seed else (0, number))
+            np.testing.assert_array_equal(places, own.permutation(96))
+    network = load_model(TINY_RESNET, classes=3, weights="none").eval()
+    seen = []
+    for seed in (0, 1, 2**32 - 1):
+        predictor = Predictor(network, adapting=read_variant(text), seed=seed)
+        (rows,) = predict_shared(
+            [predictor], toy_images, make_shift("clean"), batch_size=20, device=CPU
+        )
+        np.testing.assert_array_equal(
+            rows.place[:96], np.argsort(predictor.adapting.draw_streams(labels, seed)[0])
+        )
+        seen.append(rows.logits)
+    assert all(np.abs(a - b).max() > 1e-3 for a, b in itertools.combinations(seen, 2))
 
 
 def test_shifted_images_need_not_fit_into_memory(toy_images, monkeypatch):

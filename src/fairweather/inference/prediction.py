@@ -243,6 +243,9 @@ class Predictor(NamedTuple):
     adapting: Adapting | None = None
     """What adapts copies of the model to the images they see, in streams of their own."""
 
+    seed: int = 0
+    """The number of the model's seed; each has orders and random numbers of its own."""
+
     source: Images | None = None
     """Clean validation images that the method learns from; None if it needs none."""
 
@@ -711,8 +714,8 @@ def predict_streams(
         if tell is not None:
             tell((number * len(images) + done) / adapting.orders)
 
-    for number, places in enumerate(adapting.draw_streams(images.labels.numpy())):
-        adapted = adapting.adapt(predictor.model, number)
+    for number, places in enumerate(adapting.draw_streams(images.labels.numpy(), predictor.seed)):
+        adapted = adapting.adapt(predictor.model, number + (predictor.seed % 2**16 << 16))
         adapted.memory |= learned
         first = {} if predictor.carried is None else adapted.carry()
         if predictor.carried:

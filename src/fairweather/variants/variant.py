@@ -359,13 +359,19 @@ class Adapting(Variant):
         """
         return replace(self, orders=1, cells=EPISODIC)
 
-    def draw_streams(self, labels: LabelArray) -> list[IntArray]:
-        """Draw the places of the images of each stream, in the order in which they are seen."""
+    def draw_streams(self, labels: LabelArray, seed: int = 0) -> list[IntArray]:
+        """Draw the places of the images of each stream, in the order in which they are seen.
+
+        Args:
+            labels: of all images.
+            seed: of the model. Orders of their own keep seeds independent, as intervals over seeds
+                take them.
+        """
         from fairweather.variants.streams import draw_stream
 
         how = {"concentration": self.concentration, "imbalance": self.imbalance}
-        seeds = [(self.order_seed, number) for number in range(self.orders)]
-        return [draw_stream(labels, self.order, seed, **how) for seed in seeds]
+        seeds = [(self.order_seed, number, seed) for number in range(self.orders)]
+        return [draw_stream(labels, self.order, own, **how) for own in seeds]
 
     def count_batches(self, images: int, batch_size: int, network: nn.Module) -> int:
         """The number of batches of a stream, given the batch size of the evaluation.
