@@ -33,10 +33,11 @@ class Stuck(Adapting):
     batch_size: int | None = field(default=40, kw_only=True)
     orders: int = field(default=STREAMS, kw_only=True)
     after: int = HEALTHY
+    sharper: float = 1.0
 
     def adapt(self, network, seed=0):
         def predict(adapted, images):
-            logits = adapted.pass_forward(images)
+            logits = adapted.pass_forward(images) * self.sharper
             if adapted.batches >= self.after:
                 return torch.zeros_like(logits) + 5 * torch.eye(logits.shape[1])[0]
             return logits
@@ -47,13 +48,14 @@ class Stuck(Adapting):
 class Quadrants(nn.Module):
     """The class is the brightest of four quadrants; every fifth image has a wrong one."""
 
-    def __init__(self, bias=0.0):
+    def __init__(self, bias=0.0, sharpness=20):
         super().__init__()
+        self.sharpness = sharpness
         self.register_buffer("bias", bias * torch.eye(4)[0])
 
     def forward(self, images):
         halves = images.mean(1).unfold(1, 4, 4).unfold(2, 4, 4).mean((3, 4)).flatten(1)
-        return 20 * halves + self.bias
+        return self.sharpness * halves + self.bias
 
 
 @pytest.fixture(scope="module")
@@ -156,6 +158,34 @@ def test_the_section_names_the_stream_and_the_image_of_a_collapse(run):
     page = run.folder.file("report.html").read_text()
     assert "Adapting at test time" in page
     assert f"stream 1, image {place}" in page
+
+
+def evaluate_stuck(images, variant, out):
+    with pytest.MonkeyPatch.context() as patch, figures_left_out():
+        patch.setitem(VARIANTS, "stuck", WHERE)
+        data = fw.Dataset("quadrants", None, None, images, (0.0,) * 3, (1.0,) * 3)
+        options = {"bootstrap": 100, "device": "cpu", "progress": False}
+        run = fw.evaluate(Quadrants(sharpness=4), data, (), variants=[variant], out=out, **options)
+        contents = read_contents(run.folder)
+        table = pd.read_csv(run.folder.file("tables/adaptation_streams.csv"))
+        return read_streams(contents)[0], table, run.folder.file("report.html").read_text()
+
+
+def test_a_network_that_becomes_certain_with_the_same_answers_has_not_collapsed(images, tmp_path):
+    streams, table, page = evaluate_stuck(
+        images, "stuck: {after: 99, sharper: 100}", tmp_path / "a"
+    )
+    np.testing.assert_array_equal(streams.right, streams.plain)
+    assert streams.collapsed == []
+    assert table["collapsed"].item() == 0
+    assert "not examined" not in page
+
+
+def test_streams_of_few_images_are_not_examined(images, tmp_path):
+    streams, table, page = evaluate_stuck(images[:18], "stuck: {after: 0}", tmp_path / "a")
+    assert not streams.is_examined
+    assert table[["collapsed", "share low", "share high"]].isna().all(axis=None)
+    assert "not examined" in page
 
 
 def test_sentences_are_short_and_captions_say_what_intervals_cover(run):

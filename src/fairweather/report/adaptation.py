@@ -10,7 +10,13 @@ import altair as alt
 import numpy as np
 import pandas as pd
 
-from fairweather.metrics.collapse import Collapse, average_windows, find_collapse
+from fairweather.metrics.collapse import (
+    Collapse,
+    average_windows,
+    find_collapse,
+    is_certainty_wrong,
+    is_examined,
+)
 from fairweather.metrics.columns import FloatArray, IntArray, clopper_pearson
 from fairweather.metrics.robustness import ADAPTED
 from fairweather.report.charts import COLORS, FAINT, RULE, SOLID, Figure, render_figure
@@ -30,6 +36,7 @@ from fairweather.variants.variant import SHUFFLED
 
 # A window of the running accuracy is a tenth of the stream, within these limits.
 SMALLEST_WINDOW, LARGEST_WINDOW = 20, 200
+UNEXAMINED = "not examined"  # a stream that is too short to find a collapse in it
 MOST_PANELS, POINTS = 4, 120  # of the figure
 CALIBRATION, RISK = ADAPTED["rms_calibration_error"], ADAPTED["area_under_risk_coverage"]
 ACCURACY = ADAPTED["accuracy"]
@@ -47,7 +54,7 @@ class Streams(NamedTuple):
     """`[streams, n]`, whether the plain network is right on the same images."""
 
     collapses: Sequence[Collapse | None]
-    """Of each stream."""
+    """Of each stream; certainty counts where it is wrong."""
 
     passes: Passes | None
     """What adapting has cost, in images of all streams."""
@@ -57,18 +64,15 @@ class Streams(NamedTuple):
         """The accuracy of each stream."""
         return np.asarray(self.right.mean(axis=1))
 
-    def is_collapsed(self, number: int) -> bool:
-        """Whether a stream collapsed: of certainty alone, if accuracy has not risen with it."""
-        collapse = self.collapses[number]
-        if collapse is None or collapse.kind == "one class":
-            return collapse is not None
-        rest = slice(collapse.place, None)
-        return bool(self.right[number, rest].mean() <= self.plain[number, rest].mean())
+    @property
+    def is_examined(self) -> bool:
+        """Whether the streams are long enough to find a collapse."""
+        return is_examined(self.right.shape[1])
 
     @property
     def collapsed(self) -> list[int]:
         """The numbers of the streams that collapsed."""
-        return [number for number, _ in enumerate(self.collapses) if self.is_collapsed(number)]
+        return [number for number, collapse in enumerate(self.collapses) if collapse is not None]
 
 
 def list_adapting(contents: Contents) -> dict[str, str]:
@@ -109,13 +113,18 @@ def _read_cell(contents: Contents, model: str, base: str, cell: str) -> Streams 
     labels, predicted, confidence = (np.take_along_axis(c, order, axis=1) for c in read[:3])
     still, plain_confidence, unshifted = (c[order] for c in (*plain[1:], *clean))
     is_sorted = variant.adapting.order != SHUFFLED
-    collapses = [
-        find_collapse(mine, sure, [theirs, known], plain_sure, is_sorted=is_sorted)
-        for mine, sure, theirs, known, plain_sure in zip(
-            predicted, confidence, still, unshifted, plain_confidence, strict=True
-        )
-    ]
     right, plain_right = ((c == labels).astype(np.float64) for c in (predicted, still))
+    collapses: list[Collapse | None] = []
+    for at, sure in enumerate(confidence):
+        plain_answers = [still[at], unshifted[at]]
+        collapse = find_collapse(
+            predicted[at], sure, plain_answers, plain_confidence[at], is_sorted=is_sorted
+        )
+        if collapse is not None and collapse.kind == "certain":
+            rest = slice(collapse.place, None)
+            if not is_certainty_wrong(right[at, rest], plain_right[at, rest], sure[rest]):
+                collapse = None
+        collapses.append(collapse)
     passes = contents.read_passes(model, seed, cell)
     return Streams(model, cell, right, plain_right, collapses, passes)
 
@@ -192,7 +201,7 @@ def tabulate_streams(contents: Contents) -> TextTable | None:
             [
                 *(title, _name_cell(contents, streams.cell), str(len(accuracies))),
                 *(f"{100 * number:.1f}" for number in (accuracies.min(), accuracies.max())),
-                f"{len(collapsed)} of {len(accuracies)}",
+                f"{len(collapsed)} of {len(accuracies)}" if streams.is_examined else UNEXAMINED,
                 sign or ABSENT,
                 *(ABSENT if math.isnan(cost) else f"{cost:.1f}" for cost in costs),
             ]
@@ -200,7 +209,8 @@ def tabulate_streams(contents: Contents) -> TextTable | None:
         place = math.nan if first is None else first.place + 1
         kind = "" if first is None else first.kind
         ends = accuracies.min(), accuracies.max()
-        counts = len(accuracies), *ends, len(collapsed), low, high, place, kind, *costs
+        tail = (len(collapsed), low, high) if streams.is_examined else (math.nan,) * 3
+        counts = len(accuracies), *ends, *tail, place, kind, *costs
         lines.append([streams.model, title, shift, level, *counts])
         models.append(streams.model)
     if not body:
@@ -208,7 +218,7 @@ def tabulate_streams(contents: Contents) -> TextTable | None:
     caption = (
         "Streams of the first seed: the same images, each time in another order. Collapsed: over "
         "100 images, the network gives one class where the plain network gives several. Certainty "
-        "without more right answers counts too. First sign: the first of those images. Forward, "
+        "with fewer right answers counts too. First sign: the first of those images. Forward, "
         "backward: passes through the network for each image."
     )
     columns = ["model", "title", "shift", "level", "streams", "lowest", "highest", "collapsed"]
