@@ -45,6 +45,18 @@ class Stuck(Adapting):
         return AdaptedNetwork(network, predict)
 
 
+# What is said of methods that hardly adapt.
+WORDS = {
+    "eata: {batch_size: 40, orders: 2, fisher_weight: 0, redundancy: 1.0e-9, margin: 9}": [
+        "only 2 of 20 batches changed the network on clean images."
+    ],
+    "sar: {batch_size: 40, orders: 2, margin: 9, reset_below: 9}": [
+        "came back to the model after 20 of 20 batches on clean images."
+    ],
+    "tent: {batch_size: 40, orders: 2}": [],
+}
+
+
 class Quadrants(nn.Module):
     """The class is the brightest of four quadrants; every fifth image has a wrong one."""
 
@@ -113,7 +125,7 @@ def test_scores_are_those_of_all_streams_and_other_parts_read_the_first(run):
     assert predicted.shape == place.shape == (STREAMS, IMAGES)
     assert np.array_equal(predicted[0], run.folder.read_column(file, "predicted"))
     assert np.sort(place, axis=1).tolist() == [list(range(IMAGES))] * STREAMS
-    assert run.folder.read_passes(file) == (STREAMS * IMAGES, 0)
+    assert run.folder.read_passes(file) == (STREAMS * IMAGES, 0, 10 * STREAMS, 0, 0)
     plain = run.folder.predictions(drop_adapting(name), 0, "clean")
     assert run.folder.read_passes(plain) is None
 
@@ -179,6 +191,27 @@ def test_a_network_that_becomes_certain_with_the_same_answers_has_not_collapsed(
     assert streams.collapsed == []
     assert table["collapsed"].item() == 0
     assert "not examined" not in page
+
+
+def test_hardly_adapting_and_coming_back_is_said(images, tmp_path):
+    for number, (text, words) in enumerate(WORDS.items()):
+        with figures_left_out():
+            run = fw.evaluate(
+                nn.Sequential(nn.BatchNorm2d(3), Quadrants()),
+                fw.Dataset("quadrants", None, None, images, (0.0,) * 3, (1.0,) * 3),
+                (),
+                variants=[text],
+                out=tmp_path / str(number),
+                bootstrap=100,
+                device="cpu",
+                progress=False,
+            )
+        said = [
+            text for text in describe_adaptation(read_contents(run.folder)) if "batches" in text
+        ]
+        assert [text.partition(": ")[2] for text in said] == words
+        table = pd.read_csv(run.folder.file("tables/adaptation_streams.csv"))
+        assert table["batches"].item() == 20
 
 
 def test_streams_of_few_images_are_not_examined(images, tmp_path):

@@ -145,7 +145,7 @@ def test_cotta_is_that_of_its_paper(monkeypatch):
     np.testing.assert_allclose(outputs, expected, rtol=2e-3, atol=2e-3)
     still = torch.cat([network(batch**2) for batch in batches]).detach()
     assert (outputs - still)[-5:].abs().max() > 0.02
-    assert adapted.passes == Passes(15 * 5, 15)
+    assert adapted.passes[:2] == (15 * 5, 15)
 
 
 def test_cotta_does_not_augment_what_the_model_is_sure_of(monkeypatch):
@@ -228,7 +228,7 @@ def test_views_are_averaged_and_each_image_is_alone(views, count):
     network = nn.Sequential(nn.Flatten(), nn.Linear(3 * 16 * 16, 4)).eval()
     images = torch.rand(6, 3, 16, 16)
     outputs, adapted = adapted_outputs(f"views: {{views: {views}}}", network, [images])
-    assert adapted.passes == Passes(6 * count, 0)
+    assert adapted.passes[:2] == (6 * count, 0)
     one_by_one, _ = adapted_outputs(f"views: {{views: {views}}}", network, list(images.split(1)))
     torch.testing.assert_close(outputs, one_by_one)
     torch.testing.assert_close(outputs.exp().sum(1), torch.ones(6))
@@ -520,7 +520,7 @@ def test_a_cell_has_the_streams_one_after_the_other(toy_images):
     for number, places in enumerate(variant.draw_streams(toy_images.labels.numpy())):
         own = rows.place[rows.stream == number]
         np.testing.assert_array_equal(own[places], np.arange(96))
-    assert rows.passes == Passes(3 * 96, 3 * 96)
+    assert rows.passes == Passes(3 * 96, 3 * 96, batches=12, steps=12)
     logits = rows.logits.reshape(3, 96, 3)
     assert np.abs(logits[0] - logits[1]).max() > 1e-3
     single = streams_of("tent: {batch_size: 24, orders: 1, order: by_class}", toy_images)
@@ -546,6 +546,20 @@ def test_each_seed_of_a_model_has_orders_and_random_numbers_of_its_own(toy_image
         )
         seen.append(rows.logits)
     assert all(np.abs(a - b).max() > 1e-3 for a, b in itertools.combinations(seen, 2))
+
+
+def test_steps_and_returns_to_the_model_are_counted(toy_images):
+    seldom = streams_of(
+        "eata: {fisher_weight: 0, batch_size: 24, orders: 2, redundancy: 1.0e-9, margin: 9}",
+        toy_images,
+    )
+    assert seldom.passes == Passes(2 * 96, 2 * 24, batches=8, steps=2)  # the first of each stream
+    returning = streams_of(
+        "sar: {batch_size: 24, orders: 2, margin: 9, reset_below: 9}", toy_images
+    )
+    assert returning.passes[2:] == (8, 8, 8)
+    staying = streams_of("sar: {batch_size: 24, orders: 2, margin: 9, reset_below: 0}", toy_images)
+    assert staying.passes[2:] == (8, 8, 0)
 
 
 def test_shifted_images_need_not_fit_into_memory(toy_images, monkeypatch):
@@ -574,7 +588,7 @@ def test_cotta_draws_by_stream_and_not_from_the_global_state(toy_images):
     np.testing.assert_array_equal(one.logits, streams_of(text, toy_images, network=network).logits)
     torch.manual_seed(0)
     assert torch.equal(torch.get_rng_state(), state)
-    assert one.passes == Passes(2 * 96 * 4, 2 * 96)
+    assert one.passes == Passes(2 * 96 * 4, 2 * 96, batches=4, steps=4)
 
 
 def test_bfloat16_adapts_too(toy_images):

@@ -37,6 +37,7 @@ from fairweather.variants.variant import SHUFFLED
 # A window of the running accuracy is a tenth of the stream, within these limits.
 SMALLEST_WINDOW, LARGEST_WINDOW = 20, 200
 UNEXAMINED = "not examined"  # a stream that is too short to find a collapse in it
+FEW_STEPS = 0.5  # of the batches
 MOST_PANELS, POINTS = 4, 120  # of the figure
 CALIBRATION, RISK = ADAPTED["rms_calibration_error"], ADAPTED["area_under_risk_coverage"]
 ACCURACY = ADAPTED["accuracy"]
@@ -141,7 +142,7 @@ _BESIDE_HEAD = TableLayout(
 _STREAM_HEAD = TableLayout(
     (
         *("Model", "Images", "Streams", "Lowest (%)", "Highest (%)", "Collapsed", "First sign"),
-        *("Forward", "Backward"),
+        *("Forward", "Backward", "Batches", "Steps", "Resets"),
     ),
     words=2,
 )
@@ -196,7 +197,8 @@ def tabulate_streams(contents: Contents) -> TextTable | None:
         sign = "" if first is None else f"stream {collapsed[0] + 1}, image {first.place + 1:,}"
         title, share = contents.titles[streams.model], len(collapsed) / len(accuracies)
         low, high = (float(end) for end in clopper_pearson(share, len(accuracies)))
-        costs = [c / streams.right.size for c in streams.passes or (math.nan, math.nan)]
+        passes = streams.passes or (math.nan,) * len(Passes._fields)
+        costs = [images / streams.right.size for images in passes[:2]]
         body.append(
             [
                 *(title, _name_cell(contents, streams.cell), str(len(accuracies))),
@@ -204,13 +206,14 @@ def tabulate_streams(contents: Contents) -> TextTable | None:
                 f"{len(collapsed)} of {len(accuracies)}" if streams.is_examined else UNEXAMINED,
                 sign or ABSENT,
                 *(ABSENT if math.isnan(cost) else f"{cost:.1f}" for cost in costs),
+                *(ABSENT if math.isnan(count) else f"{count:,}" for count in passes[2:]),
             ]
         )
         place = math.nan if first is None else first.place + 1
         kind = "" if first is None else first.kind
         ends = accuracies.min(), accuracies.max()
         tail = (len(collapsed), low, high) if streams.is_examined else (math.nan,) * 3
-        counts = len(accuracies), *ends, *tail, place, kind, *costs
+        counts = len(accuracies), *ends, *tail, place, kind, *costs, *passes[2:]
         lines.append([streams.model, title, shift, level, *counts])
         models.append(streams.model)
     if not body:
@@ -219,10 +222,12 @@ def tabulate_streams(contents: Contents) -> TextTable | None:
         "Streams of the first seed: the same images, each time in another order. Collapsed: over "
         "100 images, the network gives one class where the plain network gives several. Certainty "
         "with fewer right answers counts too. First sign: the first of those images. Forward, "
-        "backward: passes through the network for each image."
+        "backward: passes through the network for each image. Batches, steps, resets: those of all "
+        "streams. A reset brings the model back."
     )
     columns = ["model", "title", "shift", "level", "streams", "lowest", "highest", "collapsed"]
     columns += ["share low", "share high", "first image", "kind", "forward", "backward"]
+    columns += Passes._fields[2:]
     frame = pd.DataFrame(lines, columns=columns)
     return TextTable("adaptation_streams", _STREAM_HEAD, body, [caption], frame, models)
 
@@ -262,7 +267,8 @@ def describe_adaptation(contents: Contents) -> list[str]:
             said.append(f"{title}: {_describe_change(change, where)}")
         if error is not None:
             said.append(f"{title}: {_describe_confidence(error, where)}")
-    return said + list(_describe_collapses(contents.once(read_streams), contents))
+    every = contents.once(read_streams)
+    return [*said, *_describe_steps(every, contents), *_describe_collapses(every, contents)]
 
 
 def _describe_change(change: Score, where: str) -> str:
@@ -282,11 +288,41 @@ def _describe_confidence(error: Score, where: str) -> str:
     return f"no change of the calibration error was shown {where}."
 
 
-def _describe_collapses(every: Sequence[Streams], contents: Contents) -> Iterator[str]:
+def _list_by_model(every: Iterable[Streams]) -> dict[str, list[Streams]]:
     by_model: dict[str, list[Streams]] = {}
     for streams in every:
         by_model.setdefault(streams.model, []).append(streams)
-    for model, cells in by_model.items():
+    return by_model
+
+
+def _describe_steps(every: Sequence[Streams], contents: Contents) -> Iterator[str]:
+    """Say where a method of gradient steps hardly took any, or came back to the model."""
+    for model, cells in _list_by_model(every).items():
+        variant, title = contents.variant(model), contents.titles[model]
+        counted = [(s.passes, s.cell) for s in cells if s.passes is not None and s.passes.batches]
+        if variant is None or variant.adapting is None or not counted:
+            continue
+        if variant.adapting.takes_steps:
+            few, cell = min(counted, key=lambda entry: entry[0].steps / entry[0].batches)
+            if few.steps < few.batches * FEW_STEPS:
+                yield (
+                    f"{title}: only {few.steps:,} of {few.batches:,} batches changed the network "
+                    f"{_name_place(contents, cell)}."
+                )
+        back, cell = max(counted, key=lambda entry: entry[0].resets / entry[0].batches)
+        if back.resets:
+            yield (
+                f"{title}: came back to the model after {back.resets:,} of {back.batches:,} "
+                f"batches {_name_place(contents, cell)}."
+            )
+
+
+def _name_place(contents: Contents, cell: str) -> str:
+    return "on clean images" if cell == CLEAN else f"under {_name_cell(contents, cell)}"
+
+
+def _describe_collapses(every: Sequence[Streams], contents: Contents) -> Iterator[str]:
+    for model, cells in _list_by_model(every).items():
         title, count = contents.titles[model], len(cells[0].accuracies)
         worst = max(cells, key=lambda streams: len(streams.collapsed))
         if not worst.collapsed:
@@ -299,13 +335,9 @@ def _describe_collapses(every: Sequence[Streams], contents: Contents) -> Iterato
         number = worst.collapsed[0]
         collapse = worst.collapses[number]
         assert collapse is not None, "it collapsed"
-        where = (
-            "on clean images"
-            if worst.cell == CLEAN
-            else f"under {_name_cell(contents, worst.cell)}"
-        )
         yield (
-            f"{title}: {len(worst.collapsed)} of {count} streams collapse {where}. "
+            f"{title}: {len(worst.collapsed)} of {count} streams collapse "
+            f"{_name_place(contents, worst.cell)}. "
             f"Stream {number + 1} begins at image {collapse.place + 1:,}."
         )
 

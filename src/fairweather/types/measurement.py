@@ -601,6 +601,15 @@ class Passes(NamedTuple):
     backward: int
     """Images of all passes backward, which compute gradients."""
 
+    batches: int = 0
+    """Batches that it predicted."""
+
+    steps: int = 0
+    """Gradient steps that it took."""
+
+    resets: int = 0
+    """Batches after which it came back to the model as it was."""
+
 
 STREAM_COLUMNS = {"stream": np.int64, "place": np.int64}  # only of models that adapt
 

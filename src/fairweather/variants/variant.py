@@ -270,6 +270,9 @@ class Adapting(Variant):
     titled: ClassVar[Collection[str]] = ("batch_size",)
     """The fields that the method's own title says, or the phrase with the size of batches."""
 
+    takes_steps: ClassVar[bool] = False
+    """Whether it steps along gradients."""
+
     passes: ClassVar[float] = 1
     """About how often an image goes through the network in a stream, to estimate the duration."""
 
