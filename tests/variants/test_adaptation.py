@@ -585,6 +585,16 @@ def test_each_seed_of_a_model_has_orders_and_random_numbers_of_its_own(toy_image
     assert all(np.abs(a - b).max() > 1e-3 for a, b in itertools.combinations(seen, 2))
 
 
+def test_passes_are_those_of_test_images_alone(toy_images):
+    network = load_model(TINY_RESNET, classes=3, weights="none").eval()
+    variant = read_variant("eata: {batch_size: 24, orders: 2, redundancy: 9, margin: 9}")
+    predictor = Predictor(network, adapting=variant, source=toy_images[:40])
+    (rows,) = predict_shared(
+        [predictor], toy_images, make_shift("clean"), batch_size=20, device=CPU
+    )
+    assert rows.passes == Passes(2 * 96, 2 * 96, batches=8, steps=8)
+
+
 def test_steps_and_returns_to_the_model_are_counted(toy_images):
     seldom = streams_of(
         "eata: {fisher_weight: 0, batch_size: 24, orders: 2, redundancy: 1.0e-9, margin: 9}",

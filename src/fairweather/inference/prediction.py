@@ -707,8 +707,8 @@ def predict_streams(
     Raises `InputError` if a batch would be too small, or memory runs out.
     """
     count = adapting.count_batches(len(images), batch_size, predictor.model)
-    learned, passes = learn_from_source(predictor, adapting, batch_size, device, arithmetic)
-    parts, carried = [], []
+    learned = learn_from_source(predictor, adapting, batch_size, device, arithmetic)
+    parts, carried, passes = [], [], Passes(0, 0)
 
     def tell_mean(number: int, done: float) -> None:
         if tell is not None:
@@ -749,10 +749,10 @@ def learn_from_source(
     batch_size: int,
     device: torch.device,
     arithmetic: Arithmetic,
-) -> tuple[Tensors, Passes]:
-    """What all copies remember of clean validation images, and what learning it has cost."""
+) -> Tensors:
+    """What all copies remember of clean validation images; learning it is done once."""
     if predictor.source is None:
-        return {}, Passes(0, 0)
+        return {}
     adapted, source = adapting.adapt(predictor.model), predictor.source
     count = adapting.count_batches(len(source), batch_size, predictor.model)
 
@@ -763,7 +763,7 @@ def learn_from_source(
 
     with evaluation_mode(adapted, device), arithmetic.on(device), torch.enable_grad():
         learned = adapting.learn(adapted, batches())
-    return {name: tensor.detach() for name, tensor in learned.items()}, adapted.passes
+    return {name: tensor.detach() for name, tensor in learned.items()}
 
 
 def _select_changed(last: Tensors, first: Tensors) -> Tensors:

@@ -222,8 +222,8 @@ def tabulate_streams(contents: Contents) -> TextTable | None:
         "Streams of the first seed: the same images, each time in another order. Collapsed: over "
         "100 images, the network gives one class where the plain network gives several. Certainty "
         "with fewer right answers counts too. First sign: the first of those images. Forward, "
-        "backward: passes through the network for each image. Batches, steps, resets: those of all "
-        "streams. A reset brings the model back."
+        "backward: passes through the network for each image, without those of validation images. "
+        "Batches, steps, resets: those of all streams. A reset brings the model back."
     )
     columns = ["model", "title", "shift", "level", "streams", "lowest", "highest", "collapsed"]
     columns += ["share low", "share high", "first image", "kind", "forward", "backward"]

@@ -593,7 +593,10 @@ class Cell:
 
 
 class Passes(NamedTuple):
-    """How many images went through a network that adapts, on its way through all streams."""
+    """How many images went through a network that adapts, on its way through all streams.
+
+    Those of validation images, which a method such as EATA learns from before, are left out.
+    """
 
     forward: int
     """Images of all passes forward; an image counts once in each."""
