@@ -10,7 +10,13 @@ import altair as alt
 import numpy as np
 import pandas as pd
 
-from fairweather.metrics.collapse import Collapse, average_windows, find_collapse
+from fairweather.metrics.collapse import (
+    Collapse,
+    average_windows,
+    find_collapse,
+    is_certainty_wrong,
+    is_examined,
+)
 from fairweather.metrics.columns import FloatArray, IntArray, clopper_pearson
 from fairweather.metrics.robustness import ADAPTED
 from fairweather.report.charts import COLORS, FAINT, RULE, SOLID, Figure, render_figure
@@ -30,6 +36,8 @@ from fairweather.variants.variant import SHUFFLED
 
 # A window of the running accuracy is a tenth of the stream, within these limits.
 SMALLEST_WINDOW, LARGEST_WINDOW = 20, 200
+UNEXAMINED = "not examined"  # a stream that is too short to find a collapse in it
+FEW_STEPS = 0.5  # of the batches
 MOST_PANELS, POINTS = 4, 120  # of the figure
 CALIBRATION, RISK = ADAPTED["rms_calibration_error"], ADAPTED["area_under_risk_coverage"]
 ACCURACY = ADAPTED["accuracy"]
@@ -47,7 +55,7 @@ class Streams(NamedTuple):
     """`[streams, n]`, whether the plain network is right on the same images."""
 
     collapses: Sequence[Collapse | None]
-    """Of each stream."""
+    """Of each stream; certainty counts where it is wrong."""
 
     passes: Passes | None
     """What adapting has cost, in images of all streams."""
@@ -57,18 +65,15 @@ class Streams(NamedTuple):
         """The accuracy of each stream."""
         return np.asarray(self.right.mean(axis=1))
 
-    def is_collapsed(self, number: int) -> bool:
-        """Whether a stream collapsed: of certainty alone, if accuracy has not risen with it."""
-        collapse = self.collapses[number]
-        if collapse is None or collapse.kind == "one class":
-            return collapse is not None
-        rest = slice(collapse.place, None)
-        return bool(self.right[number, rest].mean() <= self.plain[number, rest].mean())
+    @property
+    def is_examined(self) -> bool:
+        """Whether the streams are long enough to find a collapse."""
+        return is_examined(self.right.shape[1])
 
     @property
     def collapsed(self) -> list[int]:
         """The numbers of the streams that collapsed."""
-        return [number for number, _ in enumerate(self.collapses) if self.is_collapsed(number)]
+        return [number for number, collapse in enumerate(self.collapses) if collapse is not None]
 
 
 def list_adapting(contents: Contents) -> dict[str, str]:
@@ -109,13 +114,18 @@ def _read_cell(contents: Contents, model: str, base: str, cell: str) -> Streams 
     labels, predicted, confidence = (np.take_along_axis(c, order, axis=1) for c in read[:3])
     still, plain_confidence, unshifted = (c[order] for c in (*plain[1:], *clean))
     is_sorted = variant.adapting.order != SHUFFLED
-    collapses = [
-        find_collapse(mine, sure, [theirs, known], plain_sure, is_sorted=is_sorted)
-        for mine, sure, theirs, known, plain_sure in zip(
-            predicted, confidence, still, unshifted, plain_confidence, strict=True
-        )
-    ]
     right, plain_right = ((c == labels).astype(np.float64) for c in (predicted, still))
+    collapses: list[Collapse | None] = []
+    for at, sure in enumerate(confidence):
+        plain_answers = [still[at], unshifted[at]]
+        collapse = find_collapse(
+            predicted[at], sure, plain_answers, plain_confidence[at], is_sorted=is_sorted
+        )
+        if collapse is not None and collapse.kind == "certain":
+            rest = slice(collapse.place, None)
+            if not is_certainty_wrong(right[at, rest], plain_right[at, rest], sure[rest]):
+                collapse = None
+        collapses.append(collapse)
     passes = contents.read_passes(model, seed, cell)
     return Streams(model, cell, right, plain_right, collapses, passes)
 
@@ -132,7 +142,7 @@ _BESIDE_HEAD = TableLayout(
 _STREAM_HEAD = TableLayout(
     (
         *("Model", "Images", "Streams", "Lowest (%)", "Highest (%)", "Collapsed", "First sign"),
-        *("Forward", "Backward"),
+        *("Forward", "Backward", "Batches", "Steps", "Resets"),
     ),
     words=2,
 )
@@ -187,20 +197,23 @@ def tabulate_streams(contents: Contents) -> TextTable | None:
         sign = "" if first is None else f"stream {collapsed[0] + 1}, image {first.place + 1:,}"
         title, share = contents.titles[streams.model], len(collapsed) / len(accuracies)
         low, high = (float(end) for end in clopper_pearson(share, len(accuracies)))
-        costs = [c / streams.right.size for c in streams.passes or (math.nan, math.nan)]
+        passes = streams.passes or (math.nan,) * len(Passes._fields)
+        costs = [images / streams.right.size for images in passes[:2]]
         body.append(
             [
                 *(title, _name_cell(contents, streams.cell), str(len(accuracies))),
                 *(f"{100 * number:.1f}" for number in (accuracies.min(), accuracies.max())),
-                f"{len(collapsed)} of {len(accuracies)}",
+                f"{len(collapsed)} of {len(accuracies)}" if streams.is_examined else UNEXAMINED,
                 sign or ABSENT,
                 *(ABSENT if math.isnan(cost) else f"{cost:.1f}" for cost in costs),
+                *(ABSENT if math.isnan(count) else f"{count:,}" for count in passes[2:]),
             ]
         )
         place = math.nan if first is None else first.place + 1
         kind = "" if first is None else first.kind
         ends = accuracies.min(), accuracies.max()
-        counts = len(accuracies), *ends, len(collapsed), low, high, place, kind, *costs
+        tail = (len(collapsed), low, high) if streams.is_examined else (math.nan,) * 3
+        counts = len(accuracies), *ends, *tail, place, kind, *costs, *passes[2:]
         lines.append([streams.model, title, shift, level, *counts])
         models.append(streams.model)
     if not body:
@@ -208,11 +221,13 @@ def tabulate_streams(contents: Contents) -> TextTable | None:
     caption = (
         "Streams of the first seed: the same images, each time in another order. Collapsed: over "
         "100 images, the network gives one class where the plain network gives several. Certainty "
-        "without more right answers counts too. First sign: the first of those images. Forward, "
-        "backward: passes through the network for each image."
+        "with fewer right answers counts too. First sign: the first of those images. Forward, "
+        "backward: passes through the network for each image, without those of validation images. "
+        "Batches, steps, resets: those of all streams. A reset brings the model back."
     )
     columns = ["model", "title", "shift", "level", "streams", "lowest", "highest", "collapsed"]
     columns += ["share low", "share high", "first image", "kind", "forward", "backward"]
+    columns += Passes._fields[2:]
     frame = pd.DataFrame(lines, columns=columns)
     return TextTable("adaptation_streams", _STREAM_HEAD, body, [caption], frame, models)
 
@@ -252,7 +267,8 @@ def describe_adaptation(contents: Contents) -> list[str]:
             said.append(f"{title}: {_describe_change(change, where)}")
         if error is not None:
             said.append(f"{title}: {_describe_confidence(error, where)}")
-    return said + list(_describe_collapses(contents.once(read_streams), contents))
+    every = contents.once(read_streams)
+    return [*said, *_describe_steps(every, contents), *_describe_collapses(every, contents)]
 
 
 def _describe_change(change: Score, where: str) -> str:
@@ -272,11 +288,41 @@ def _describe_confidence(error: Score, where: str) -> str:
     return f"no change of the calibration error was shown {where}."
 
 
-def _describe_collapses(every: Sequence[Streams], contents: Contents) -> Iterator[str]:
+def _list_by_model(every: Iterable[Streams]) -> dict[str, list[Streams]]:
     by_model: dict[str, list[Streams]] = {}
     for streams in every:
         by_model.setdefault(streams.model, []).append(streams)
-    for model, cells in by_model.items():
+    return by_model
+
+
+def _describe_steps(every: Sequence[Streams], contents: Contents) -> Iterator[str]:
+    """Say where a method of gradient steps hardly took any, or came back to the model."""
+    for model, cells in _list_by_model(every).items():
+        variant, title = contents.variant(model), contents.titles[model]
+        counted = [(s.passes, s.cell) for s in cells if s.passes is not None and s.passes.batches]
+        if variant is None or variant.adapting is None or not counted:
+            continue
+        if variant.adapting.takes_steps:
+            few, cell = min(counted, key=lambda entry: entry[0].steps / entry[0].batches)
+            if few.steps < few.batches * FEW_STEPS:
+                yield (
+                    f"{title}: only {few.steps:,} of {few.batches:,} batches changed the network "
+                    f"{_name_place(contents, cell)}."
+                )
+        back, cell = max(counted, key=lambda entry: entry[0].resets / entry[0].batches)
+        if back.resets:
+            yield (
+                f"{title}: came back to the model after {back.resets:,} of {back.batches:,} "
+                f"batches {_name_place(contents, cell)}."
+            )
+
+
+def _name_place(contents: Contents, cell: str) -> str:
+    return "on clean images" if cell == CLEAN else f"under {_name_cell(contents, cell)}"
+
+
+def _describe_collapses(every: Sequence[Streams], contents: Contents) -> Iterator[str]:
+    for model, cells in _list_by_model(every).items():
         title, count = contents.titles[model], len(cells[0].accuracies)
         worst = max(cells, key=lambda streams: len(streams.collapsed))
         if not worst.collapsed:
@@ -289,13 +335,9 @@ def _describe_collapses(every: Sequence[Streams], contents: Contents) -> Iterato
         number = worst.collapsed[0]
         collapse = worst.collapses[number]
         assert collapse is not None, "it collapsed"
-        where = (
-            "on clean images"
-            if worst.cell == CLEAN
-            else f"under {_name_cell(contents, worst.cell)}"
-        )
         yield (
-            f"{title}: {len(worst.collapsed)} of {count} streams collapse {where}. "
+            f"{title}: {len(worst.collapsed)} of {count} streams collapse "
+            f"{_name_place(contents, worst.cell)}. "
             f"Stream {number + 1} begins at image {collapse.place + 1:,}."
         )
 
