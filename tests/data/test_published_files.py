@@ -287,12 +287,12 @@ def test_an_array_has_the_images_of_each_severity_in_order(tmp_path, arrays, nam
 def test_an_array_replaced_by_one_of_the_same_size_is_noticed(tmp_path, arrays):
     images = load_data(f"npz:{tmp_path / 'cifar.npz'}").test
     (shift,) = expand_shifts(f"cifar-10-c:{arrays}/fog/3")
-    before = shift.files.bind(images).digest
+    before = shift.files.pair_with(images).digest
     shutil.copytree(arrays, tmp_path / "moved")
     (moved,) = expand_shifts(f"cifar-10-c:{tmp_path / 'moved'}/fog/3")
-    assert moved.files.bind(images).digest == before
+    assert moved.files.pair_with(images).digest == before
     shutil.copy(arrays / "snow.npy", arrays / "fog.npy")
-    assert shift.files.bind(images).digest != before
+    assert shift.files.pair_with(images).digest != before
 
 
 def test_cifar_10_c_bar_has_the_layout_of_its_script(tmp_path, arrays):
