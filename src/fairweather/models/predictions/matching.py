@@ -297,6 +297,29 @@ def list_known_classes(tables: Sequence[PredictionRows], options: RowOptions) ->
     return tuple(check_name(name, f"{tables[0].place}: the class") for name in every)
 
 
+def note_unlabelled(
+    matched: MatchedPredictions, images: Iterable[KnownImages], classes: Sequence[str]
+) -> list[str]:
+    """Note predicted classes that no image has as its label: a typing error becomes a class.
+
+    >>> one, cta = np.array([0, 2]), np.array([0, 1])
+    >>> matched = MatchedPredictions(np.empty((2, 0)), WITHOUT_CONFIDENCE, "", "", (), cta)
+    >>> note_unlabelled(matched, [KnownImages(one, one, None, "")], ("cat", "cta", "dog"))
+    ["no label is 'cta', which 1 of 2 rows predict: means over classes, such as macro F1, count it"]
+    """
+    if matched.predicted is None:
+        return []
+    labelled = np.concatenate([known.labels for known in images])
+    is_unlabelled = ~np.isin(matched.predicted, labelled)
+    if not is_unlabelled.any():
+        return []
+    names = quote_names([classes[at] for at in np.unique(matched.predicted[is_unlabelled])])
+    return [
+        f"no label is {names}, which {is_unlabelled.sum():,} of {len(is_unlabelled):,} rows "
+        "predict: means over classes, such as macro F1, count it"
+    ]
+
+
 def positive_logits(
     logits: npt.NDArray[np.float32], places: Sequence[Sequence[int]]
 ) -> npt.NDArray[np.float32]:
