@@ -179,11 +179,11 @@ def _check_no_classes(outputs: npt.NDArray[np.float64], rows: PredictionRows) ->
     """Raise `InputError` if outputs are all numbers of classes, so that columns may be models."""
     whole = (outputs == np.round(outputs)).all() and outputs.min() >= 0
     if whole and 1 < outputs.max() < outputs.shape[1]:
-        first = "0" if rows.names is None else rows.names[0]
+        first, second = ("0", "1") if rows.names is None else rows.names[:2]
         raise InputError(
             f"{rows.place} has whole numbers from 0 to {int(outputs.max())} in every column, which "
-            f"may be predicted classes: name each such column (--predicted-column {first} ...), or "
-            "say --outputs logits"
+            f"may be predicted classes: name each such column (--predicted-column {first} "
+            f"--predicted-column {second}), or say --outputs logits"
         )
 
 
