@@ -148,7 +148,7 @@ def compare(setting: Setting, drawn: Drawn) -> MarginRow:
 class _InMemory(ComparedRun):
     """A side of a comparison whose predictions are of no folder."""
 
-    def read(self, model: str, seed: int | str, shift: str) -> Predictions:
+    def read_streams(self, model: str, seed: int | str, shift: str) -> Predictions:
         of_seed = cast("Any", self.run).predictions[seed]
         return of_seed[shift] if isinstance(of_seed, dict) else of_seed
 

@@ -25,7 +25,7 @@ MAY_IMPORT = {
     "runs": LEAVES | {"metrics", "tasks"},
     "models": LEAVES | {"data", "runs"},
     "inference": LEAVES | {"attacks", "data", "metrics", "tasks", "variants"},
-    "report": LEAVES | {"metrics", "runs", "shifts", "tasks", "variants"},
+    "report": LEAVES | {"data", "metrics", "runs", "shifts", "tasks", "variants"},
     "share": LEAVES | {"data", "metrics", "runs", "shifts"},
 }
 MAY_IMPORT["steps"] = set(MAY_IMPORT) - {"share"}

@@ -169,7 +169,7 @@ class Metrics(Sections):
             facts.append(OF_FINDINGS[metric.accepts.kind])
         if metric.accepts.classes > 1:
             facts.append(f"needs at least {metric.accepts.classes} classes")
-        if metric.accepts.logits:
+        if metric.accepts.column == "logits":
             facts.append("needs logits")
         if metric.accepts.fitted:
             facts.append("needs clean validation images")

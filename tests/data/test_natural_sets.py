@@ -10,6 +10,7 @@ from PIL import Image
 
 import fairweather as fw
 from fairweather.data import natural_sets
+from fairweather.data.domains import plain_name
 from fairweather.data.loading import DATA_SOURCES
 from fairweather.data.natural_sets import (
     LAYOUTS,
@@ -40,7 +41,7 @@ def test_every_row_is_complete():
     assert {facts.layout for facts in NATURAL_SETS.values()} <= set(LAYOUTS)
     assert {f"{name}:PATH" for name in NATURAL_SETS} <= set(DATA_SOURCES)
     spellings = [name for usual, facts in NATURAL_SETS.items() for name in (usual, *facts.also)]
-    plain = [natural_sets._plain(name) for name in spellings]
+    plain = list(map(plain_name, spellings))
     assert len(set(plain)) == len(plain)
     for name, facts in NATURAL_SETS.items():
         assert find_natural_set(name) == name

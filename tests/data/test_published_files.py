@@ -25,7 +25,7 @@ from fairweather.requests.study.schema import ModelEntry
 from fairweather.share.export import export
 from fairweather.shifts.medmnist_c.corruptions import FAMILIES
 from fairweather.shifts.published import find_shift_kind
-from fairweather.steps.sweeps import bind_published, parse_shift, shift_kind
+from fairweather.steps.sweeps import pair_published, parse_shift, shift_kind
 from fairweather.types.record import predictions_file
 
 WNIDS = ("n01440764", "n01443537", "n02084071")
@@ -159,7 +159,7 @@ def test_folders_that_are_not_the_set(imagenet_c, path, words):
 def test_each_set_of_folders_is_read(clean, tmp_path, name):
     first = PUBLISHED_SETS[name].corruptions[0]
     save_jpegs(tmp_path / "set" / first / "2", 3)
-    (shift,) = bind_published(expand_shifts(f"{name}:{tmp_path / 'set'}"), load_clean(clean))
+    (shift,) = pair_published(expand_shifts(f"{name}:{tmp_path / 'set'}"), load_clean(clean))
     assert shift.id == f"{name}-files/{first},severity=2"
     assert shift.files.digest
 
@@ -173,7 +173,7 @@ def test_a_corruption_in_two_places_is_refused(imagenet_c):
 def test_each_image_is_the_file_of_its_name(clean, imagenet_c):
     images = load_clean(clean)
     order = torch.tensor([7, 0, 11, 4])
-    for shift in bind_published(expand_shifts(f"imagenet-c:{imagenet_c}"), images):
+    for shift in pair_published(expand_shifts(f"imagenet-c:{imagenet_c}"), images):
         found = shift.change(images[order])
         group = "blur/" if "defocus" in shift.name else ""
         place = imagenet_c / f"{group}{shift.name.partition('/')[2]}" / f"{shift.level:.0f}"
@@ -188,7 +188,7 @@ def test_classes_may_have_other_names_and_files_other_endings(tmp_path, clean, i
     for path in clean.glob("*/*.JPEG"):
         path.rename(path.with_suffix(".jpg"))
     images = load_clean(clean)
-    (shift,) = bind_published(expand_shifts(f"imagenet-c:{imagenet_c}/fog/1"), images)
+    (shift,) = pair_published(expand_shifts(f"imagenet-c:{imagenet_c}/fog/1"), images)
     (stored,) = shift.files.locate(images[5:6])
     assert stored.path.rpartition("/")[2].removesuffix(".JPEG") in images.names[5]
 
@@ -198,7 +198,7 @@ def test_images_of_other_classes_are_refused(clean, imagenet_c):
     (clean / first).rename(clean / WNIDS[1] / first.partition("/")[2])
     (clean / second).rename(clean / WNIDS[0] / second.partition("/")[2])
     with pytest.raises(InputError, match=r"classes of .*fog/1 are not those of the clean images"):
-        list(bind_published(expand_shifts(f"imagenet-c:{imagenet_c}/fog/1"), load_clean(clean)))
+        list(pair_published(expand_shifts(f"imagenet-c:{imagenet_c}/fog/1"), load_clean(clean)))
 
 
 def test_what_does_not_fit_is_one_sentence(clean, imagenet_c):
@@ -206,17 +206,17 @@ def test_what_does_not_fit_is_one_sentence(clean, imagenet_c):
     (shift,) = expand_shifts(f"imagenet-c:{imagenet_c}/fog/1")
     nameless = fw.Images(images.images, images.labels, images.keys, images.classes)
     with pytest.raises(InputError, match=r"paired by the names .* folder:PATH or csv:PATH"):
-        shift.files.bind(nameless)
+        shift.files.pair_with(nameless)
     large = fw.Images(torch.zeros(12, 3, 48, 48, dtype=torch.uint8), *list_columns(images))
     with pytest.raises(InputError, match=r"32 x 32 pixels .*clean images 48 x 48.*--size 32"):
-        shift.files.bind(large)
+        shift.files.pair_with(large)
     (imagenet_c / "fog" / "1" / NAMES[3]).write_bytes(b"no image")
     with pytest.raises(InputError, match=rf"cannot read .*{NAMES[3]}: it is not an image"):
         shift.change(images)
     for name in NAMES[:2]:
         (imagenet_c / "fog" / "1" / name).unlink()
     with pytest.raises(InputError, match=rf"no file for 2 of the 12 clean images: {NAMES[0]}"):
-        shift.files.bind(images)
+        shift.files.pair_with(images)
 
 
 def list_columns(images):
@@ -228,17 +228,17 @@ def test_only_the_files_of_the_images_count(clean, imagenet_c):
     images = load_clean(clean)
     few = images[torch.tensor([0, 5, 9])]
     (shift,) = expand_shifts(f"imagenet-c:{imagenet_c}/fog/1")
-    before = shift.files.bind(few).digest
+    before = shift.files.pair_with(few).digest
     (imagenet_c / "fog" / "1" / images.names[1]).unlink()
-    assert shift.files.bind(few).digest == before
+    assert shift.files.pair_with(few).digest == before
     path = imagenet_c / "fog" / "1" / images.names[5]
     path.write_bytes(path.read_bytes() + b"\0")
-    assert shift.files.bind(few).digest != before
+    assert shift.files.pair_with(few).digest != before
 
 
 def test_shifting_processes_read_the_same_pixels(clean, imagenet_c):
     images = load_clean(clean)
-    (shift,) = bind_published(expand_shifts(f"imagenet-c:{imagenet_c}/fog/2"), images)
+    (shift,) = pair_published(expand_shifts(f"imagenet-c:{imagenet_c}/fog/2"), images)
     batches = [*batch_slices(len(images), 5), torch.tensor([3, 1, 8])]
     alone = list(shifted_batches(images, shift, 0, batches))
     shifters = Shifters(2)
@@ -275,7 +275,7 @@ def arrays(tmp_path):
 @pytest.mark.parametrize("name", ["cifar-10-c", "cifar10-c", "cifar-100-c"])
 def test_an_array_has_the_images_of_each_severity_in_order(tmp_path, arrays, name):
     images = load_data(f"npz:{tmp_path / 'cifar.npz'}").test
-    shifts = list(bind_published(expand_shifts(f"{name}:{arrays}"), images))
+    shifts = list(pair_published(expand_shifts(f"{name}:{arrays}"), images))
     assert len(shifts) == 10
     fog = np.load(arrays / "fog.npy")
     for shift in shifts[5:]:
@@ -288,7 +288,7 @@ def test_cifar_10_c_bar_has_the_layout_of_its_script(tmp_path, arrays):
     (arrays / "fog.npy").rename(arrays / "ripple.npy")
     np.save(arrays / "labels.npy", np.load(arrays / "labels.npy").astype(np.int64))
     images = load_data(f"npz:{tmp_path / 'cifar.npz'}").test
-    shifts = list(bind_published(expand_shifts(f"cifar-10-c-bar:{arrays}"), images))
+    shifts = list(pair_published(expand_shifts(f"cifar-10-c-bar:{arrays}"), images))
     assert {shift.name for shift in shifts} == {"cifar-10-c-bar-files/ripple"}
 
 
@@ -299,17 +299,17 @@ def test_labels_in_another_order_are_refused(tmp_path, arrays):
     images = load_data(f"npz:{tmp_path / 'swapped.npz'}").test
     (shift,) = expand_shifts(f"cifar-10-c:{arrays}/fog/1")
     with pytest.raises(InputError, match="differ from those of 2 of the 10 clean images"):
-        shift.files.bind(images)
+        shift.files.pair_with(images)
     more = np.concatenate([content["test_images"]] * 2)
     np.savez(tmp_path / "more.npz", test_images=more, test_labels=np.arange(20) % 10)
     with pytest.raises(InputError, match="has 10 images, and the clean set has more"):
-        shift.files.bind(load_data(f"npz:{tmp_path / 'more.npz'}").test)
+        shift.files.pair_with(load_data(f"npz:{tmp_path / 'more.npz'}").test)
     np.save(arrays / "fog.npy", np.load(arrays / "fog.npy")[:45])
     with pytest.raises(InputError, match="45 images, but there are 5 times 10 labels"):
-        shift.files.bind(images)
+        shift.files.pair_with(images)
     np.save(arrays / "fog.npy", np.zeros((50, 32, 32, 3), np.float32))
     with pytest.raises(InputError, match=r"is float32 \[50, 32, 32, 3\]; it must be uint8"):
-        shift.files.bind(images)
+        shift.files.pair_with(images)
 
 
 @pytest.mark.parametrize("save", [np.savez, np.savez_compressed])
@@ -325,7 +325,7 @@ def test_medmnist_c_archives(tmp_path, save, gray):
     clean = rng.integers(256, size=(8, *shape), dtype=np.uint8)
     np.savez(tmp_path / "blood.npz", test_images=clean, test_labels=labels)
     images = load_data(f"npz:{tmp_path / 'blood.npz'}").test
-    shifts = list(bind_published(expand_shifts(f"medmnist-c:{folder}"), images))
+    shifts = list(pair_published(expand_shifts(f"medmnist-c:{folder}"), images))
     assert [shift.id for shift in shifts][-1] == "medmnist-c-files/pixelate,severity=5"
     for shift in reversed(shifts):  # backwards in the file too
         found = shift.change(images[torch.tensor([6, 1, 3])]).permute(0, 2, 3, 1).numpy()
@@ -334,7 +334,7 @@ def test_medmnist_c_archives(tmp_path, save, gray):
     digest = shifts[0].files.digest
     stored[0, 0, 0] ^= 1
     save(folder / "pixelate.npz", test_images=stored, test_labels=np.tile(labels, (5, 1)))
-    assert shifts[0].files.bind(images).digest != digest  # the archive states a checksum
+    assert shifts[0].files.pair_with(images).digest != digest  # the archive states a checksum
 
 
 def test_several_medmnist_sets_are_told_apart(tmp_path):
@@ -349,7 +349,7 @@ def test_findings_made_of_classes_pair_with_the_classes(tmp_path, arrays):
     images = load_data(f"npz:{tmp_path / 'cifar.npz'}", positive=("3", "7")).test
     assert images.labels.ndim == 2
     (shift,) = expand_shifts(f"cifar-10-c:{arrays}/fog/1")
-    assert shift.files.bind(images).digest
+    assert shift.files.pair_with(images).digest
 
 
 # ---------------------------------------------------------------- as data
@@ -390,7 +390,7 @@ def test_a_run_measures_the_files_and_resumes_where_they_moved(
     out = tmp_path / "run"
     run = evaluate(clean, f"imagenet-c:{imagenet_c}", out)
     images, model = load_clean(clean), Linear().eval()
-    for shift in bind_published(expand_shifts(f"imagenet-c:{imagenet_c}"), images):
+    for shift in pair_published(expand_shifts(f"imagenet-c:{imagenet_c}"), images):
         with torch.no_grad():
             wanted = model(shift.change(images).float() / 255).argmax(1)
         stored = run.folder.read_predictions(predictions_file("Linear", 0, shift.id))
@@ -538,3 +538,31 @@ def test_a_study_names_the_folder_too(undrawn, clean, imagenet_c, tmp_path):
     )
     run = fw.run(path, out=tmp_path / "run", device="cpu", progress=None)
     assert "imagenet-c-files/fog" in set(run.scores["shift"])
+
+
+def test_files_and_clean_images_are_mixed_in_one_stream(undrawn, clean, imagenet_c, tmp_path):
+    """Averages of views depend on no other image: they are the same as without mixing."""
+    save_jpegs(tmp_path / "other", 9)
+    views = "views: {views: flip, batch_size: 5"
+    run = evaluate(
+        clean,
+        [f"imagenet-c:{imagenet_c}/fog", "brightness_factor: [0.8]"],
+        tmp_path / "run",
+        variants=[f"{views}}}", f"{views}, cells: mixed}}"],
+        ood=[f"folder:{tmp_path / 'other'}"],
+    )
+    base, cells = "Linear+views-batch_size5", ["clean", *(c.id for c in run.record.cells())]
+    assert len(cells) == 7
+    places = []
+    for number, cell in enumerate(cells):
+        alone, mixed = (
+            run.folder.read_image_streams(predictions_file(f"{base}{own}", 0, cell))
+            for own in ("", "-mixed")
+        )
+        np.testing.assert_array_equal(mixed.keys, alone.keys)
+        np.testing.assert_allclose(mixed.logits, alone.logits, atol=1e-5)
+        assert mixed.passes == alone.passes
+        assert bool(mixed.ood_scores) == (number == 0)
+        assert mixed.ood_scores.keys() == alone.ood_scores.keys()
+        places += mixed.place.tolist()
+    assert sorted(places) == list(range(7 * len(NAMES)))

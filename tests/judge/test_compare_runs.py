@@ -13,11 +13,13 @@ import scipy.stats
 
 from fairweather.errors import InputError
 from fairweather.judge.comparison import read_run_comparison
-from fairweather.metrics import bootstrap_weights, holm, intervals, score
+from fairweather.metrics import bootstrap_weights, holm, intervals, per_image, score
+from fairweather.metrics.metric import CLASS_METRICS
 from fairweather.metrics.paired import LEAST_P
 from fairweather.metrics.seeds import crossed_difference
 from fairweather.report.tables import TOO_FEW_NOTE
 from fairweather.runs.folder import RunFolder
+from fairweather.types.measurement import Predictions
 from fairweather.types.record import DataRecord, RunSettings
 from tests.helpers.reference import paired_ends, paired_shares_interval
 from tests.helpers.run_folders import copy_run, outcomes, run_record, sweep_record, write_run
@@ -564,7 +566,7 @@ def test_effective_robustness_is_against_the_line_of_the_other_runs_models(one_s
     assert re.search(r"net +All shifts +90\.0 +60\.0 +\d\d\.\d +−\d\.\d \[", text)
     assert "4 trained models of reference" in text
     files = comparison.files()
-    assert len(files) == 6
+    assert len(files) == 9
     assert "tables/compare_reference_m0_effective_robustness.csv" in files
 
 
@@ -578,7 +580,7 @@ def test_two_reference_models_are_too_few_for_a_line(one_seed, tmp_path):
     comparison = read_run_comparison(a, f"{b}:x")
     assert comparison.robustness is None
     assert "Effective robustness" not in str(comparison)
-    assert len(comparison.files()) == 3
+    assert len(comparison.files()) == 6
 
 
 def test_within_one_run_a_model_is_no_reference_for_itself(reference):
@@ -597,7 +599,9 @@ def test_the_files_hold_the_table(one_seed):
     comparison = read_run_comparison(a, b)
     files = comparison.files()
     assert {path: path.stat().st_mtime_ns for path in [*a.rglob("*"), *b.rglob("*")]} == before
-    assert list(files) == [f"tables/compare_b.{kind}" for kind in ("md", "csv", "tex")]
+    tables = "compare_b", "compare_b_classes"
+    kinds = "md", "csv", "tex"
+    assert list(files) == [f"tables/{table}.{kind}" for table in tables for kind in kinds]
     lines = list(csv.DictReader(io.StringIO(files["tables/compare_b.csv"])))
     assert list(lines[0]) == list(comparison.table.columns)
     assert len(lines) == len(comparison.table)
@@ -932,6 +936,16 @@ def test_classes_of_several_seeds_are_compared_over_seeds_and_images(tmp_path):
     assert frame["p_holm"]["b"] == pytest.approx(3 * crossed_difference(*sides).p, rel=1e-9)
 
 
-def test_runs_without_logits_are_not_compared_by_class(compared):
-    assert compared.classes is None
-    assert not [name for name in compared.files() if name.endswith("_classes.csv")]
+def test_runs_without_logits_are_compared_by_class(compared):
+    assert len(compared.classes.frame) == 3
+    assert "tables/compare_b_classes.csv" in compared.files()
+
+
+def test_more_than_100_classes_are_not_compared_one_by_one():
+    reasons = []
+    for classes in (100, 101):
+        logits, labels = np.eye(classes, dtype=np.float32), np.arange(classes)
+        columns = labels, labels, *per_image(logits, labels), None, tuple(map(str, labels))
+        reasons.append(CLASS_METRICS["sensitivity"].accepts.explain_absence(Predictions(*columns)))
+    assert reasons[0] is None
+    assert "at most 100 classes" in reasons[1]

@@ -854,7 +854,10 @@ def test_a_checkpoint_at_the_size_given_is_what_the_other_program_measures(tmp_p
         ({"shifts": "gausian_blur"}, "unknown suite, shift or attack 'gausian_blur'; did you mean"),
         ({"shifts": "gaussian_blur"}, "sigma"),
         ({"variants": ["temperature"]}, "temperature is fitted on validation images"),
-        ({"variants": ["batchnorm"]}, "has no batch norm"),
+        (
+            {"variants": ["batchnorm"]},
+            "by_colour.py:make: batchnorm needs batch norm, which the network does",
+        ),
         ({"priors": {"p": {"bleu": 0.5}}}, "did you mean 'blue'"),
         ({"priors": {"p": {"blue": 1.5}}}, "must be probabilities"),
         ({"device": "gpu"}, "device"),

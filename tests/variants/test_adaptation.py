@@ -19,6 +19,7 @@ from fairweather.models.wrappers import Ensemble
 from fairweather.shifts.table import make_shift
 from fairweather.types.measurement import Passes
 from fairweather.variants.adaptation import cotta
+from fairweather.variants.adaptation.networks import softmax_entropy
 from fairweather.variants.streams import IMAGE_ORDERS, draw_stream
 from fairweather.variants.variant import VARIANTS, Adapting, read_variant, variant_class
 from tests.conftest import TINY_RESNET, write_pictures
@@ -50,7 +51,7 @@ def benchmark():
 @pytest.mark.parametrize("case", OFFICIAL)
 def test_the_logits_are_those_of_the_authors_code(benchmark, case):
     text = benchmark.CASES[case][1]
-    network, batches = benchmark.network_of(case), benchmark.make_batches()
+    network, batches = benchmark.network_of(case), benchmark.batches_of(case)
     outputs = benchmark.ours(text, network, batches)
     if case.startswith("lame"):
         outputs = outputs.exp()
@@ -124,6 +125,38 @@ def test_methods_are_those_of_their_papers(text):
         return
     moved = outputs - (plain.softmax(1) if text.startswith("lame") else plain)
     assert moved[-5:].abs().max() > 0.02  # the tolerance would notice a method that does nothing
+
+
+def test_sar_comes_back_and_goes_on_in_the_middle_of_a_stream():
+    network = small_network()
+    torch.manual_seed(4)
+    images = torch.rand(200, 3, 2, 2)
+    with torch.no_grad():
+        images = images[softmax_entropy(network(images)).argsort()]
+    first, *others = images[-15:].split(5)
+    batches = [first, *images[:10].split(5), *others]  # unsure, sure, sure, unsure, unsure
+
+    def expect(reset_below):
+        seen = [batch.flatten(1).tolist() for batch in batches]
+        own = reference.Network(WIDTH, CLASSES)
+        rows = reference.sar(own, as_numbers(network), seen, 0.2, 1, 0.05, reset_below)
+        return np.array(rows).reshape(5, 5, CLASSES)
+
+    # The mean entropies are 0.99, 0.89, 0.81, 0.83 and 0.85.
+    outputs, adapted = adapted_outputs(
+        "sar: {margin: 1, learning_rate: 0.2, reset_below: 0.82}", network, batches
+    )
+    assert 0.82 < adapted.memory["entropy"] < 0.87
+    outputs = outputs.reshape(5, 5, CLASSES).numpy()
+    np.testing.assert_allclose(outputs, expect(0.82), rtol=2e-3, atol=2e-3)
+    plain = torch.stack([network(batch) for batch in batches]).detach().numpy()
+    moved = np.abs(outputs - plain).max((1, 2))
+    assert moved[[1, 2, 4]].min() > 0.02  # it adapts before it comes back, and after that again
+    assert moved[3] < 1e-5
+    assert np.abs(outputs - expect(0))[3:].max((1, 2)).min() > 0.02
+    # Its momentum stays: a new copy would take another step.
+    anew, _ = adapted_outputs("sar: {margin: 1, learning_rate: 0.2}", network, batches[3:])
+    assert np.abs(outputs[4] - anew[5:].numpy()).max() > 0.02
 
 
 def test_cotta_is_that_of_its_paper(monkeypatch):
@@ -306,11 +339,11 @@ class Stubborn(nn.Module):
 
 PLAIN = nn.Sequential(nn.Flatten(), nn.Linear(12, 2))
 REFUSED = [
-    ("tent", PLAIN, "batch, group or layer norm, which Sequential does not"),
-    ("eata: {fisher_weight: 0}", PLAIN, "batch, group or layer norm, which Sequential does not"),
-    ("sar", PLAIN, "batch, group or layer norm, which Sequential does not"),
-    ("batchnorm: {source: 16}", PLAIN, "Sequential has no batch norm"),
-    ("cotta", nn.Flatten(), "Flatten does not have"),
+    ("tent", PLAIN, "batch, group or layer norm, which the network does not"),
+    ("eata: {fisher_weight: 0}", PLAIN, "batch, group or layer norm, which the network does not"),
+    ("sar", PLAIN, "batch, group or layer norm, which the network does not"),
+    ("batchnorm: {source: 16}", PLAIN, "needs batch norm, which the network does not"),
+    ("cotta", nn.Flatten(), "adapts all weights, which the network does not"),
     ("tent", Stubborn(), "gives no gradients"),
     ("lame", nn.Flatten(), "one linear layer"),
     ("t3a", nn.Sequential(PLAIN, nn.BatchNorm1d(2)), "one linear layer"),
@@ -346,7 +379,7 @@ def test_a_batch_that_is_too_small_is_refused(text, images, batch_size, fits):
     if fits:
         variant.count_batches(images, batch_size, network)
         return
-    with pytest.raises(InputError, match="needs at least 2 images in a batch of Sequential"):
+    with pytest.raises(InputError, match="needs at least 2 images in a batch, found 1:"):
         variant.count_batches(images, batch_size, network)
 
 
@@ -355,6 +388,7 @@ def test_a_batch_that_is_too_small_is_refused(text, images, batch_size, fits):
     [
         ("tent: {order: by_clas}", "order of tent 'by_clas'; did you mean 'by_class'"),
         ("tent: {cells: continal}", "cells of tent 'continal'; did you mean 'continual'"),
+        ("tent: {cells: mixd}", "cells of tent 'mixd'; did you mean 'mixed'"),
         ("tent: {optimiser: sdg}", "optimiser of tent 'sdg'; did you mean 'sgd'"),
         ("tent: {batch_size: 0}", "batch_size of tent must be a whole number >= 1, found 0"),
         ("tent: {batch_size: 2.5}", "batch_size of tent must be a whole number >= 1, found 2.5"),
@@ -381,7 +415,8 @@ def test_a_protocol_is_in_name_title_and_written_form():
     assert variant.title == "TENT, by class, learning rate 0.01"
     assert variant.phrase(100, 256) == "TENT, by class, learning rate 0.01 (15 images)"
     assert read_variant(variant.text) == variant
-    assert read_variant("eata: {fisher_weight: 0}").title.startswith("ETA")
+    assert read_variant("eata: {fisher_weight: 0}").title == "ETA, fisher weight 0"
+    assert read_variant("eata: {cells: continual}").title == "EATA, continual"
 
 
 # ---------------------------------------------------------------- a request that cannot work
@@ -412,6 +447,8 @@ def bright_network():
 )
 def test_nothing_is_written_for_what_cannot_be_adapted(network, options, words, tmp_path):
     data = digits(val=options.pop("val", True))
+    with torch.no_grad():  # so that outputs are never taken for probabilities
+        network[-1].bias.copy_(torch.tensor([-9.0, 0.0, 9.0]))
     with pytest.raises(InputError, match=words) as raised:
         fw.evaluate(network.eval(), data, [], out=tmp_path / "run", device="cpu", **options)
     assert "\n" not in str(raised.value)

@@ -51,6 +51,8 @@ PANELS: Mapping[str, Mapping[str, str]] = {
         "--findings": "NAMES|FILE",
         "--empty-labels": "MEANING",
         "--label-column": "COLUMN",
+        "--predicted-column": "COLUMN",
+        "--confidence-column": "COLUMN",
         "--key-column": "COLUMN",
         "--scale": "LOW..HIGH",
         "--skip-unreadable": "",
@@ -61,7 +63,7 @@ PANELS: Mapping[str, Mapping[str, str]] = {
     "Shifts": {
         "--shift": "SHIFT",
         "--shift-seed": "N",
-        "--natural": "[NAME=]DATA",
+        "--natural": "DATA|NAME=DATA",
         "--ood": "DATA",
         "--fit-on": "SHIFT",
     },

@@ -6,9 +6,10 @@ from collections import deque
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import suppress
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from typing import Protocol
 
+import numpy as np
 import torch
 
 from fairweather.devices import is_out_of_memory
@@ -36,8 +37,56 @@ def batch_slices(images: int, batch_size: int) -> list[slice]:
     return [slice(start, min(start + batch_size, images)) for start in range(0, images, batch_size)]
 
 
+@dataclass(frozen=True)
+class MixedImages:
+    """The same images under several shifts, which are applied when a batch is taken.
+
+    Image i under shift s has the place s * n + i, if there are n images.
+
+    >>> pixels, column = torch.zeros(2, 3, 8, 8, dtype=torch.uint8), torch.arange(2)
+    >>> clean = Shift("clean", None, {}, lambda pixels, keys, seed: pixels)
+    >>> brighter = Shift("brighter", 1, {}, lambda pixels, keys, seed: pixels + 1)
+    >>> mixed = MixedImages(Images(pixels, column, column, ("cat", "dog")), [clean, brighter])
+    >>> batch = mixed[torch.tensor([3, 0])]
+    >>> batch.keys.tolist(), batch.images[:, 0, 0, 0].tolist()
+    ([1, 0], [1, 0])
+    """
+
+    images: Images
+    """The clean images."""
+
+    shifts: Sequence[Shift]
+    seed: int = 0
+    """The seed of random shifts."""
+
+    shifters: BatchShifter | None = None
+    """Shift the parts of a batch in parallel; None gives the same pixels."""
+
+    def __len__(self) -> int:
+        return len(self.images) * len(self.shifts)
+
+    @property
+    def labels(self) -> torch.Tensor:
+        """int64 `[len(self)]` or `[len(self), L]`."""
+        return torch.cat([self.images.labels] * len(self.shifts))
+
+    def __getitem__(self, index: Index) -> Images:
+        if isinstance(index, slice):
+            index = np.arange(*index.indices(len(self)))
+        numbers, rows = np.divmod(np.asarray(index), len(self.images))
+        batch = self.images[torch.from_numpy(rows)]
+        pixels = torch.empty_like(batch.images)
+        parts = [
+            (torch.from_numpy(np.flatnonzero(numbers == number)), self.shifts[number])
+            for number in np.unique(numbers)
+        ]
+        for part, shifted in _shift_ahead(batch, parts, self.seed, self.shifters):
+            pixels[part] = shifted.images
+        return replace(batch, images=pixels)
+
+
 def shifted_batches(
-    images: Images,
+    images: Images | MixedImages,
     shift: Shift | None,
     seed: int,
     batches: Iterable[Index],
@@ -65,29 +114,28 @@ def shifted_batches(
     >>> [batch.keys.tolist() for batch in shifted_batches(images, None, 0, batch_slices(4, 3))]
     [[0, 1, 2], [3]]
     """
-    for index, batch in _shift_ahead(images, shift, seed, batches, shifters):
+    parts = ((index, shift) for index in batches)
+    for index, batch in _shift_ahead(images, parts, seed, shifters):
         if out is not None:
             out[index] = batch.images
         yield replace(batch, images=batch.images.pin_memory()) if pinned else batch
 
 
 def _shift_ahead(
-    images: Images,
-    shift: Shift | None,
+    images: Images | MixedImages,
+    parts: Iterable[tuple[Index, Shift | None]],
     seed: int,
-    batches: Iterable[Index],
     shifters: BatchShifter | None,
 ) -> Iterator[tuple[Index, Images]]:
-    if shift is None or shift.level is None or shifters is None:
-        for index in batches:
-            batch = images[index]
-            if shift is not None:
-                batch = replace(batch, images=shift_images(batch, shift, seed))
-            yield index, batch
-        return
     waiting: deque[tuple[Index, Callable[[], Images]]] = deque()
     try:
-        for index in batches:
+        for index, shift in parts:
+            if shift is None or shift.level is None or shifters is None:
+                batch = images[index]
+                if shift is not None:
+                    batch = replace(batch, images=shift_images(batch, shift, seed))
+                yield index, batch
+                continue
             if len(waiting) == shifters.max_batches:
                 first, result = waiting.popleft()
                 yield first, result()

@@ -12,14 +12,12 @@ from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, replace
 from functools import lru_cache
 from pathlib import Path
-from typing import Any, Literal, NamedTuple
+from typing import TYPE_CHECKING, Any, Literal, NamedTuple
 
 import numpy as np
 import numpy.typing as npt
 import pydantic
-import torch
 
-from fairweather.data.cache import to_pixels
 from fairweather.data.image_folders import list_folder
 from fairweather.data.named_sets import CIFAR_CLASSES
 from fairweather.data.npz import ArchivedRows, read_archived_labels
@@ -28,6 +26,9 @@ from fairweather.data.sources import UNSPLIT, Listing, RawImage, Source, SourceR
 from fairweather.errors import InputError, join_names, unknown_name
 from fairweather.files.folders import read_facts
 from fairweather.types.measurement import ByteArray, Images, IntArray, StoredImage
+
+if TYPE_CHECKING:  # reports, which name these sets, start in half the time without it
+    import torch
 
 SEVERITIES = (1, 2, 3, 4, 5)
 FILES = "-files"  # what the name of a set ends with where its files are shifts
@@ -67,6 +68,15 @@ PUBLISHED_SETS: Mapping[str, PublishedSet] = pydantic.TypeAdapter(
 ).validate_python(read_facts("fairweather.data", "published_sets"))
 # Hendrycks and Dietterich 2019: the fifteen corruptions of the benchmark, then four for validation.
 CORRUPTIONS = PUBLISHED_SETS["imagenet-c"].corruptions
+BENCHMARK = f"imagenet-c{FILES}"  # the family of the published mCE
+# The family that is made in memory as the published files were.
+TWINS = {
+    BENCHMARK: "imagenet_c",
+    f"cifar-10-c{FILES}": "imagenet_c",
+    f"cifar-100-c{FILES}": "imagenet_c",
+    f"tiny-imagenet-c{FILES}": "imagenet_c",
+    f"medmnist-c{FILES}": "medmnist_c",
+}
 SUFFIXES = {"npy": ".npy", "npz": ".npz"}
 
 
@@ -78,6 +88,26 @@ def find_published_name(name: str) -> str:
     """
     usual = (known for known, facts in PUBLISHED_SETS.items() if name in facts.also)
     return next(usual, name)
+
+
+def find_published_set(shift: str) -> PublishedSet | None:
+    """The published set that a shift, or a family of shifts, is read from; None for another one.
+
+    >>> find_published_set("imagenet-c-files/fog").title, find_published_set("imagenet_c/fog")
+    ('ImageNet-C', None)
+    """
+    family, _, _ = shift.partition("/")
+    return PUBLISHED_SETS.get(family.removesuffix(FILES)) if family.endswith(FILES) else None
+
+
+def find_twin(shift: str) -> str:
+    """The shift that is made in memory as published files were; "" where there is none.
+
+    >>> find_twin("cifar-10-c-files/fog"), find_twin("3dcc-files/fog_3d")
+    ('imagenet_c/fog', '')
+    """
+    family, _, corruption = shift.partition("/")
+    return f"{TWINS[family]}/{corruption}" if family in TWINS else ""
 
 
 # ---------------------------------------------------------------- cells: a corruption at a severity
@@ -211,7 +241,7 @@ class PublishedFiles:
         """Whether one file has all images."""
         return PUBLISHED_SETS[self.cell.published].layout != "folders"
 
-    def bind(self, images: Images) -> PublishedFiles:
+    def pair_with(self, images: Images) -> PublishedFiles:
         """Pair the files with clean images, and say which files these are.
 
         Raises:
@@ -233,6 +263,8 @@ class PublishedFiles:
 
     def read(self, images: Images) -> torch.Tensor:
         """Read the images, uint8 `[N, 3, H, W]`."""
+        import torch
+
         shape = tuple(images.images.shape[1:])
         return torch.from_numpy(read_stored(self.locate(images), shape))
 
@@ -302,6 +334,8 @@ def read_stored(stored: Sequence[StoredImage], shape: tuple[int, ...]) -> ByteAr
     Raises:
         InputError: an image cannot be read, or has another size than the clean ones.
     """
+    from fairweather.data.cache import to_pixels
+
     pixels = np.empty((len(stored), *shape), dtype=np.uint8)
     with strict_pillow():
         for place, (path, row) in zip(pixels, stored, strict=True):

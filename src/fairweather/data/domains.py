@@ -7,6 +7,7 @@ from collections import Counter
 from collections.abc import Mapping
 from functools import partial
 from pathlib import Path
+from types import MappingProxyType
 from typing import NamedTuple
 
 import numpy as np
@@ -31,7 +32,7 @@ DOMAIN, HOSPITAL = "domain", "hospital"  # the columns that say where an image i
 DOMAINS, TEST = "domains", "test"  # parts of a specification: which domains, and the one held out
 SPLIT, VAL = "split", "val"  # more of Camelyon17: one official split, and the validation images
 SEPARATOR = "|"
-
+NO_FACTS: Mapping[str, int] = MappingProxyType({})
 
 # Names that the folder of the domains may have inside the named one, and where the official lists
 # of PACS may be: as published, and as usual copies have them.
@@ -77,10 +78,10 @@ class DomainTable(NamedTuple):
 
     def find_domain(self, name: str) -> str:
         """The domain with a name, in any case; raises `InputError` without one."""
-        known = {_plain(domain): domain for domain in sorted(set(self.domains))}
-        if _plain(name) not in known:
+        known = {plain_name(domain): domain for domain in sorted(set(self.domains))}
+        if plain_name(name) not in known:
             raise unknown_name(f"{self.domain} of {str(self.root)!r}", name, known.values())
-        return known[_plain(name)]
+        return known[plain_name(name)]
 
     def _select(self, rows: IntArray, names: list[str]) -> pd.DataFrame:
         for name in names:
@@ -94,43 +95,33 @@ class DomainTable(NamedTuple):
 # ---------------------------------------------------------------- folders of domains
 
 
-def list_domains(request: SourceRequest) -> Source:
+def list_domains(
+    request: SourceRequest, title: str = "domains", known: Mapping[str, int] = NO_FACTS
+) -> Source:
     """A folder per domain, with one per class in each: PATH[,domains=A|B][,test=C].
 
     All domains are one set, or those that `domains` names. `test=C` holds one domain out: its
     images are the test images, and validation images are split off the others. The column `domain`
     says where each image is from. Files beside the folders are ignored.
 
+    Of a published set, `test=` takes train and val images from the official lists of files, where
+    these lie in the folder.
+
+    Args:
+        request: the folder, and which domains.
+        title: of a published set, which is its name in another case.
+        known: how many images each of its domains has as published, by name; empty for any set.
+
     Raises:
         InputError: a folder is missing, two domains have different classes, or there is no such
             domain.
     """
-    return _list_domain_folders(request, "domains", None)
-
-
-def list_known_domains(request: SourceRequest, title: str, known: Mapping[str, int]) -> Source:
-    """Read a published set with a folder for each domain, as `list_domains` reads any.
-
-    Where the official lists of files lie in the folder, `test=` takes train and val images from
-    them.
-
-    Args:
-        request: the folder, and which domains.
-        title: of the set, which is its name in another case.
-        known: how many images each domain has as published, by its name.
-    """
-    return _list_domain_folders(request, title, known)
-
-
-def _list_domain_folders(
-    request: SourceRequest, title: str, known: Mapping[str, int] | None
-) -> Source:
     kind = title.casefold()
     path, given = split_parts(request.path or Path(), kind, (DOMAINS, TEST))
     check_exists(path)
     table = _read_folders(path, title, known)
     source = _divide(table, given)
-    if known is None:
+    if not known:
         return source
     if TEST in given:
         source = _use_official_lists(source, table, path)
@@ -138,19 +129,19 @@ def _list_domain_folders(
     return source._replace(name=name, remarks=remarks)
 
 
-def _read_folders(path: Path, title: str, known: Mapping[str, int] | None) -> DomainTable:
+def _read_folders(path: Path, title: str, known: Mapping[str, int]) -> DomainTable:
     """List the images of a set whose domains are folders."""
     inner = INNER_FOLDERS if known else ()
     root = next((path / name for name in inner if (path / name).is_dir()), path)
     folders = {folder.name: folder for folder in visible_folders(root)}
     if known:
-        by_name = {_plain(name): folder for name, folder in folders.items()}
-        if missing := [name for name in known if _plain(name) not in by_name]:
+        by_name = {plain_name(name): folder for name, folder in folders.items()}
+        if missing := [name for name in known if plain_name(name) not in by_name]:
             raise InputError(
                 f"{str(root)!r} has no folder for the domain {missing[0]}: {title} has "
                 f"{join_names(list(known))}; found {join_names(list(folders)) or 'none'}"
             )
-        folders = {name: by_name[_plain(name)] for name in known}
+        folders = {name: by_name[plain_name(name)] for name in known}
     if len(folders) < 2:
         raise InputError(
             f"{str(root)!r} must have a folder for each of several domains; found "
@@ -331,10 +322,10 @@ def _compare_counts(
     )
 
 
-def _plain(name: str) -> str:
+def plain_name(name: str) -> str:
     """A name without case, blanks and marks: copies of a set write them in several ways.
 
-    >>> _plain("Real World"), _plain("real_world")
+    >>> plain_name("Real World"), plain_name("real_world")
     ('realworld', 'realworld')
     """
     return re.sub(r"[\W_]", "", name).casefold()

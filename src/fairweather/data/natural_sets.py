@@ -12,7 +12,7 @@ import numpy as np
 import pydantic
 
 from fairweather.data.corrupted import open_array
-from fairweather.data.domains import list_camelyon17, list_known_domains
+from fairweather.data.domains import list_camelyon17, list_domains, plain_name
 from fairweather.data.image_folders import list_folder
 from fairweather.data.named_sets import (
     CIFAR_CLASSES,
@@ -108,7 +108,7 @@ def find_natural_set(name: str) -> str:
     >>> find_natural_set("ImageNet_V2"), find_natural_set("hospital_b")
     ('imagenetv2-matched-frequency', '')
     """
-    return _spellings().get(_plain(name), "")
+    return _spellings().get(plain_name(name), "")
 
 
 def find_natural_facts(source: str) -> NaturalSet | None:
@@ -124,14 +124,10 @@ def find_natural_facts(source: str) -> NaturalSet | None:
 @cache
 def _spellings() -> dict[str, str]:
     return {
-        _plain(spelling): usual
+        plain_name(spelling): usual
         for usual, facts in NATURAL_SETS.items()
         for spelling in (usual, *facts.also)
     }
-
-
-def _plain(name: str) -> str:
-    return re.sub(r"[-_.\s]", "", name).casefold()
 
 
 @cache
@@ -254,6 +250,8 @@ def _list_objectnet(facts: NaturalSet, request: SourceRequest) -> Source:
     Several classes of ImageNet may be one of ObjectNet; each of them is right. A frame of 2 pixels
     is cut off each image, as the authors ask.
     """
+    from timm.data.imagenet_info import ImageNetInfo
+
     root = require_path(request)
     mappings = root / "mappings"
     for name in OBJECTNET_FILES:
@@ -262,7 +260,7 @@ def _list_objectnet(facts: NaturalSet, request: SourceRequest) -> Source:
         _read_json(path.read_text(encoding="utf-8"), repr(str(path)), NAMES_BY_NAME)
         for path in (mappings / name for name in OBJECTNET_FILES)
     )
-    place = _places_by_description()
+    place = {name: at for at, name in enumerate(ImageNetInfo().label_descriptions())}
     numbers = {
         title: [place[name] for name in names.split("; ") if name in place]
         for title, names in of_object.items()
@@ -314,13 +312,6 @@ def _list_right_classes(
         listing = listing._replace(read=read, stretch=f"border {border}")
     classes = tuple(wnids[number] for number in counted)
     return Source(classes, {UNSPLIT: listing}, choices=tuple(wnids[number] for number in choices))
-
-
-@cache
-def _places_by_description() -> dict[str, int]:
-    from timm.data.imagenet_info import ImageNetInfo
-
-    return {name: place for place, name in enumerate(ImageNetInfo().label_descriptions())}
 
 
 def _read_json(text: str, name: str, kind: pydantic.TypeAdapter[T]) -> T:
@@ -425,20 +416,7 @@ def _compare_checksums(facts: NaturalSet, *paths: Path) -> tuple[str, ...]:
     )
 
 
-# ---------------------------------------------------------------- the table
-
-# ---------------------------------------------------------------- sets with domains
-
-
-def _list_domains(facts: NaturalSet, request: SourceRequest) -> Source:
-    """A folder for each domain, and in it one for each class."""
-    return list_known_domains(request, facts.title, facts.parts)
-
-
-def _list_hospitals(facts: NaturalSet, request: SourceRequest) -> Source:
-    """`metadata.csv` and `patches`, as WILDS stores them."""
-    return list_camelyon17(request, facts.parts)
-
+# ---------------------------------------------------------------- the table of layouts
 
 LAYOUTS: Mapping[str, Callable[[NaturalSet, SourceRequest], Source]] = {
     "class folders": _list_class_folders,
@@ -448,8 +426,8 @@ LAYOUTS: Mapping[str, Callable[[NaturalSet, SourceRequest], Source]] = {
     "cifar-10.1": _list_cifar10_1,
     "cifar-10.2": _list_cifar10_2,
     "soft labels": _list_soft_labels,
-    "domains": _list_domains,
-    "wilds": _list_hospitals,
+    "domains": lambda facts, request: list_domains(request, facts.title, facts.parts),
+    "wilds": lambda facts, request: list_camelyon17(request, facts.parts),
 }
 
 

@@ -15,7 +15,7 @@ import torch
 from torch import nn
 
 from fairweather.attacks.table import select_labels
-from fairweather.data.batches import BatchShifter, batch_slices, shifted_batches
+from fairweather.data.batches import BatchShifter, MixedImages, batch_slices, shifted_batches
 from fairweather.devices import (
     FP32,
     Arithmetic,
@@ -208,7 +208,7 @@ def check_logits(logits: object) -> None:
 
 
 def _check_and_resolve(
-    images: Images, device: str | torch.device, arithmetic: Arithmetic
+    images: Images | MixedImages, device: str | torch.device, arithmetic: Arithmetic
 ) -> torch.device:
     """The device by its name, if the images and the precision can be used on it."""
     if len(images) == 0:
@@ -355,7 +355,7 @@ def make_image_notifier(
 
 def predict_batches(
     predictors: Sequence[Predictor],
-    images: Images,
+    images: Images | MixedImages,
     shift: Shift | Attack | None = None,
     *,
     batches: Sequence[Index],
@@ -679,8 +679,8 @@ def predict_streams(
     predictor: Predictor,
     adapting: Adapting,
     *,
-    images: Images,
-    shift: Shift | Attack | None,
+    images: Images | MixedImages,
+    shift: Shift | Attack | None = None,
     batch_size: int,
     device: torch.device,
     arithmetic: Arithmetic = FP32,
@@ -693,7 +693,7 @@ def predict_streams(
     Args:
         predictor: the model as it is.
         adapting: what adapts copies of it.
-        images: all images.
+        images: all images; mixed ones are shifted already.
         batch_size: that of the evaluation.
         shift, device, arithmetic, seed, shifters: as in `predict_batches`.
         tell: called with the mean number of images that each stream has seen so far.

@@ -7,6 +7,7 @@ from typing import NamedTuple
 
 import pandas as pd
 
+from fairweather.data.corrupted import BENCHMARK, TWINS, find_published_set, find_twin
 from fairweather.errors import join_names
 from fairweather.metrics.robustness import ALEXNET, FILES_MINUS_MEMORY, SEVERITIES
 from fairweather.report.contents import Contents
@@ -20,7 +21,6 @@ from fairweather.report.tables import (
     format_difference,
     format_signed,
 )
-from fairweather.shifts.published import BENCHMARK, TWINS, find_published_set, find_twin
 from fairweather.types.measurement import Score
 from fairweather.types.record import MEAN
 

@@ -16,7 +16,7 @@ from fairweather.types.options import (
     read_options,
     shared_option,
 )
-from fairweather.variants.variant import VARIANTS, Variant, complete_variants
+from fairweather.variants.variant import Variant, complete_variants
 from fairweather.workers.options import Sharing
 
 
@@ -95,8 +95,8 @@ class EvaluationOptions(ModelOptions):
     positive: str | tuple[str, ...] = shared_option(DataOptions, "positive")
     variants: tuple[str | Mapping[str, object], ...] = option(
         (),
-        f"Also measure a variant: {', '.join(VARIANTS)}, or 'conformal: {{coverage: 0.9}}'. "
-        "Repeatable.",
+        "Also measure a variant, such as temperature, tent or 'conformal: {coverage: 0.9}': "
+        "`fairweather list variants` has all. Repeatable.",
         flag="--variant",
     )
     fit_on: tuple[str | Mapping[str, object], ...] = option(

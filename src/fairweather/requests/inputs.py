@@ -14,6 +14,7 @@ from torch import nn
 
 from fairweather.attacks.problem import needs_classes_error
 from fairweather.attacks.table import ATTACKS, select_labels
+from fairweather.data.corrupted import BENCHMARK, find_published_set
 from fairweather.errors import InputError, check_name, join_names, unknown_name
 from fairweather.files.yamlfile import parse_yaml, read_yaml
 from fairweather.metrics.grouping import Grouping, number_groups
@@ -22,7 +23,6 @@ from fairweather.metrics.operating_points import count_sought, explain_few, fewe
 from fairweather.metrics.robustness import ALEXNET, SEVERITIES
 from fairweather.progress import Event, Notify, silent
 from fairweather.runs.folder import StoredGroups
-from fairweather.shifts.published import BENCHMARK, find_published_set
 from fairweather.steps.measurement import (
     OOD_DATA,
     DataFacts,
@@ -41,7 +41,7 @@ from fairweather.steps.plan import (
     Step,
     link_steps,
 )
-from fairweather.steps.sweeps import bind_published, digest_published
+from fairweather.steps.sweeps import digest_published, pair_published
 from fairweather.steps.worker import get_splits, open_data
 from fairweather.tasks.classification import CLASSIFICATION_TASK
 from fairweather.tasks.table import find_task
@@ -615,10 +615,10 @@ def pair_published_files(settings: Settings, dataset: Dataset, tell: Notify = si
     def report(done: int) -> None:
         tell(Event("pair published files", done, count))
 
-    shifts = tuple(bind_published(settings.shifts, dataset.test, report))
+    shifts = tuple(pair_published(settings.shifts, dataset.test, report))
     fit_on = settings.fit_on
     if dataset.val is not None:
-        fit_on = tuple(bind_published(fit_on, dataset.val))
+        fit_on = tuple(pair_published(fit_on, dataset.val))
     return replace(settings, shifts=shifts, fit_on=fit_on)
 
 

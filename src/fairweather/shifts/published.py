@@ -11,9 +11,9 @@ from fairweather.data.corrupted import (
     PUBLISHED_SETS,
     PublishedCell,
     PublishedFiles,
-    PublishedSet,
     find_cells,
     find_published_name,
+    find_published_set,
 )
 from fairweather.errors import InputError, unknown_name
 from fairweather.shifts.corruption import check_severity
@@ -23,37 +23,8 @@ from fairweather.shifts.table import SHIFTS, ShiftKind
 from fairweather.types.measurement import Parameter, Shift
 
 SEVERITY = "severity"
-BENCHMARK = f"imagenet-c{FILES}"  # the family of the published mCE
-# The family that is made in memory as the published files were.
-TWINS = {
-    BENCHMARK: "imagenet_c",
-    f"cifar-10-c{FILES}": "imagenet_c",
-    f"cifar-100-c{FILES}": "imagenet_c",
-    f"tiny-imagenet-c{FILES}": "imagenet_c",
-    f"medmnist-c{FILES}": "medmnist_c",
-}
 _SOURCE = re.compile(r"(?P<name>[A-Za-z0-9_.-]+):(?P<path>\S.*)")
 _ID = re.compile(rf"(?P<name>[^,]+),{SEVERITY}=(?P<severity>[1-5])")
-
-
-def find_published_set(shift: str) -> PublishedSet | None:
-    """The published set that a shift, or a family of shifts, is read from; None for another one.
-
-    >>> find_published_set("imagenet-c-files/fog").title, find_published_set("imagenet_c/fog")
-    ('ImageNet-C', None)
-    """
-    family, _, _ = shift.partition("/")
-    return PUBLISHED_SETS.get(family.removesuffix(FILES)) if family.endswith(FILES) else None
-
-
-def find_twin(shift: str) -> str:
-    """The shift that is made in memory as published files were; "" where there is none.
-
-    >>> find_twin("cifar-10-c-files/fog"), find_twin("3dcc-files/fog_3d")
-    ('imagenet_c/fog', '')
-    """
-    family, _, corruption = shift.partition("/")
-    return f"{TWINS[family]}/{corruption}" if family in TWINS else ""
 
 
 def is_published(shift: str) -> bool:

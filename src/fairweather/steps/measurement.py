@@ -64,7 +64,7 @@ from fairweather.types.record import (
     predictions_file,
     variant_name,
 )
-from fairweather.variants.variant import CONTINUAL, EPISODIC, GRADUAL, Adapting, Variant
+from fairweather.variants.variant import CONTINUAL, EPISODIC, GRADUAL, MIXED, Adapting, Variant
 
 OOD_DATA = "ood:"  # prefix of the names of other data sets in a plan
 
@@ -483,6 +483,7 @@ def _plan_variant(
         yield _plan_fit(measurement, model, variant, source, label, file)
     cells = EPISODIC if variant.adapting is None else variant.adapting.cells
     before = chain_cells(measurement.shifts, cells)
+    mixed: list[plan.PredictStep] = []
     for part, shift in measurement.cells(fit_on=measurement.fits_under_shifts(variant)):
         if variant.adapting is not None and isinstance(shift, Attack):
             continue
@@ -502,7 +503,12 @@ def _plan_variant(
         if isinstance(how, plan.ForwardPass) and variant.adapting is not None:
             carried = before.get(shift.id) if part == TEST else None
             step = _plan_adaptation(measurement, step, variant.adapting, carried)
+            if part == TEST and cells == MIXED:
+                mixed.append(step)
+                continue
         yield step
+    if mixed:
+        yield _mix_cells(mixed)
 
 
 def _plan_adaptation(
@@ -525,6 +531,17 @@ def _plan_adaptation(
     return step.model_copy(update=changes)
 
 
+def _mix_cells(steps: Sequence[plan.PredictStep]) -> plan.PredictStep:
+    """Join the predictions of several cells into one step, whose streams mix their images."""
+    changes = {
+        "mixed": tuple(step.shift for step in steps[1:]),
+        "leaves": tuple(file for step in steps for file in step.leaves),
+        "published": {text: digest for step in steps for text, digest in step.published.items()},
+        "work": sum(step.work for step in steps),
+    }
+    return steps[0].model_copy(update=changes)
+
+
 def chain_cells(shifts: Sequence[Shift | Attack], order: str) -> dict[str, str]:
     """For each cell that a network goes on to, by the id of its shift, the one before.
 
@@ -541,6 +558,7 @@ def chain_cells(shifts: Sequence[Shift | Attack], order: str) -> dict[str, str]:
     unattacked = [shift for shift in shifts if isinstance(shift, Shift)]
     chains = {
         EPISODIC: [],
+        MIXED: [],
         CONTINUAL: [unattacked],
         GRADUAL: [
             sorted(levels, key=_strength)

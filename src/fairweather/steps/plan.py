@@ -591,6 +591,10 @@ class PredictStep(Step):
     source: ImagesReference | None = None
     """The clean images that a method of adaptation learns from, if it does."""
 
+    mixed: tuple[str, ...] = ()
+    """Ids of the other shifts whose images are mixed with these in each stream of a network that
+    adapts. The files of these cells follow that of the first."""
+
     goes_on: NoEffect[str | None] = None
     """The file with what a network that adapts has changed in the cell before, if it goes on from
     there. It writes another such file after that of its predictions."""
@@ -598,7 +602,7 @@ class PredictStep(Step):
     @property
     def label(self) -> str:
         cell = self.id.removeprefix(f"predictions/{self.model}/seed-{self.seed}/")
-        return f"{self.task}, {cell}"
+        return f"{self.task}, {name_first([cell, *self.mixed])}"
 
     def idle(self) -> Collection[str]:
         if isinstance(self.how, ForwardPass):
@@ -611,7 +615,7 @@ class PredictStep(Step):
         facts: dict[str, JsonValue] = {}
         if self.ood_scores:
             facts["ood_scores"] = [*OOD_SCORES, NEIGHBOURS]
-        if self.shift != CLEAN and isinstance(self.how, ForwardPass):
+        if (self.mixed or self.shift != CLEAN) and isinstance(self.how, ForwardPass):
             facts["libraries"] = LIBRARY_VERSIONS
         return facts
 

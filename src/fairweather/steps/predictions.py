@@ -14,6 +14,7 @@ import safetensors.numpy
 import safetensors.torch
 from safetensors import SafetensorError
 
+from fairweather.data.batches import MixedImages
 from fairweather.errors import InputError
 from fairweather.inference.prediction import (
     KnownFeatures,
@@ -23,6 +24,7 @@ from fairweather.inference.prediction import (
     make_image_notifier,
     make_predictions,
     predict_shared,
+    predict_streams,
 )
 from fairweather.metrics.detection import NEIGHBOURS, OodInputs, compute_ood_scores
 from fairweather.metrics.grouping import Grouping, number_groups
@@ -33,7 +35,15 @@ from fairweather.steps import plan
 from fairweather.steps.sweeps import parse_shift
 from fairweather.steps.worker import Worker
 from fairweather.types.kinds import FINDINGS
-from fairweather.types.measurement import AnyPredictions, Attack, Groups, Images, Predictions
+from fairweather.types.measurement import (
+    AnyPredictions,
+    Attack,
+    Groups,
+    Images,
+    Passes,
+    Predictions,
+    Shift,
+)
 from fairweather.types.record import TEST, VAL
 from fairweather.variants.adaptation.networks import Tensors
 from fairweather.variants.fitted import NOTHING_FITTED, FittedParameters
@@ -206,11 +216,11 @@ def pixels_key(step: plan.Step) -> tuple[Hashable, ...] | None:
     """Identify the shifted images that a step predicts with a network; None for other steps.
 
     Steps with the same answer can be done together, so that each image is shifted once. Images of
-    an attack are made for one network, and never shared.
+    an attack are made for one network, and never shared; nor are mixed streams.
     """
     if not isinstance(step, plan.PredictStep) or not isinstance(step.how, plan.ForwardPass):
         return None
-    if _is_attack(step.shift):
+    if step.mixed or _is_attack(step.shift):
         return None
     images = (step.images, step.shift, *step.published.values(), step.shift_seed, step.ood_scores)
     return (*images, step.batch_size, step.arithmetic, step.device, step.threads)
@@ -221,6 +231,8 @@ def do_predict(
 ) -> plan.StepResult:
     """Predict one split of the data under one shift or attack."""
     match step.how:
+        case plan.ForwardPass() if step.mixed:
+            return _predict_mixed(step, worker, folder, progress)
         case plan.ForwardPass():
             (done,) = do_predictions([step], worker, folder, progress)
             return done
@@ -284,6 +296,39 @@ def do_predictions(
     ]
 
 
+def _predict_mixed(
+    step: plan.PredictStep, worker: Worker, folder: RunFolder, progress: Notify
+) -> plan.StepResult:
+    """Predict streams that mix the images of several cells, and store each cell by itself."""
+    predictor, images = _make_predictor(step, worker, folder), worker.images(step.images)
+    assert predictor.adapting is not None, "only what adapts depends on other cells"
+    texts = (step.shift, *step.mixed)
+    every = (worker.shift(text, images, step.published) for text in texts)
+    shifts = [shift for shift in every if isinstance(shift, Shift)]  # no attack is planned
+    mixed = MixedImages(images, shifts, step.shift_seed, worker.shifters)
+    predictions = predict_streams(
+        predictor,
+        predictor.adapting,
+        images=mixed,
+        batch_size=step.batch_size,
+        device=worker.device,
+        arithmetic=step.arithmetic,
+        tell=make_image_notifier(step.label, len(mixed), progress),
+    )
+    assert predictions.passes is not None, "all streams count them"
+    # Each image costs as much as any other, whatever its cell.
+    passes = Passes(*(round(count / len(texts)) for count in predictions.passes))
+    rows = np.arange(len(predictions)).reshape(-1, len(texts), len(images))
+    notes = []
+    for number, (text, file) in enumerate(zip(texts, step.leaves, strict=True)):
+        cell = predictions.take(rows[:, number].ravel()).with_columns(passes=passes)
+        if number and isinstance(cell, Predictions):
+            cell = replace(cell, ood_scores={})  # as in every other cell but the first
+        one = step.model_copy(update={"shift": text, "leaves": (file,)})
+        notes.append(_store_predictions(one, cell, folder).note)
+    return plan.StepResult("; ".join(notes))
+
+
 def _store_predictions(
     step: plan.PredictStep,
     predictions: AnyPredictions,
@@ -321,7 +366,7 @@ def _make_predictor(step: plan.PredictStep, worker: Worker, folder: RunFolder) -
         clean = worker.images(step.source)
         chosen = draw_sample(len(clean), predictor.adapting.source_images, step.shift_seed)
         predictor = predictor._replace(source=clean[chosen])
-    if len(step.leaves) > 1:
+    if len(step.leaves) > 1 and not step.mixed:
         states = [] if step.goes_on is None else _read_states(folder, step.goes_on)
         predictor = predictor._replace(carried=states)
     fitted, known = NOTHING_FITTED, None

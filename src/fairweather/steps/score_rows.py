@@ -12,6 +12,7 @@ import numpy.typing as npt
 import pandas as pd
 
 from fairweather.attacks.table import ATTACKS
+from fairweather.data.corrupted import BENCHMARK, TWINS, find_twin
 from fairweather.metrics import (
     METRICS,
     Estimate,
@@ -42,7 +43,6 @@ from fairweather.runs.scores import (
     unseen_slices,
     worst_slices,
 )
-from fairweather.shifts.published import BENCHMARK, TWINS, find_twin
 from fairweather.steps.plan import ScoredModel, ScoreStep
 from fairweather.steps.sweeps import shift_kind
 from fairweather.types.measurement import Cell, Predictions

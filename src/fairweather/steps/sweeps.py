@@ -44,7 +44,7 @@ def parse_shift(text: str) -> Shift | Attack:
     return shift
 
 
-def bind_published(
+def pair_published(
     shifts: Iterable[AnyShift], images: Images, tell: Callable[[int], None] = lambda _: None
 ) -> Iterator[AnyShift]:
     """Pair shifts that are read from published files with clean images; others stay as they are.
@@ -58,7 +58,7 @@ def bind_published(
     """
     for number, shift in enumerate(shifts, start=1):
         if isinstance(shift, Shift) and shift.files is not None:
-            yield replace(shift, files=shift.files.bind(images))
+            yield replace(shift, files=shift.files.pair_with(images))
             tell(number)
         else:
             yield shift

@@ -48,7 +48,7 @@ from fairweather.steps.plan import (
     TrainedNetwork,
     network_files,
 )
-from fairweather.steps.sweeps import bind_published, digest_published, parse_shift
+from fairweather.steps.sweeps import digest_published, pair_published, parse_shift
 from fairweather.tasks.table import find_task
 from fairweather.training.ranks import ALONE, Ranks
 from fairweather.types.measurement import (
@@ -176,7 +176,7 @@ class Worker:
         """
         if text not in published:
             return parse_shift(text)
-        (bound,) = bind_published(expand_only_shifts(self._published[text]), images)
+        (bound,) = pair_published(expand_only_shifts(self._published[text]), images)
         if digest_published([bound]) != {text: published[text]}:
             raise InputError(
                 f"the files of {self._published[text]} have changed since the plan was made"

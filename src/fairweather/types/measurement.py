@@ -379,7 +379,7 @@ class ShiftedFiles(Protocol):
         """Of their names and sizes, for some images; None until these are known."""
         ...
 
-    def bind(self, images: Images) -> ShiftedFiles:
+    def pair_with(self, images: Images) -> ShiftedFiles:
         """Pair the files with clean images, which determines the digest."""
         ...
 

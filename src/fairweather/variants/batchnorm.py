@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+from collections.abc import Collection
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, ClassVar
 
 from fairweather.errors import InputError
-from fairweather.variants.variant import Adapting, check_number
+from fairweather.types.kinds import TaskKind
+from fairweather.variants.variant import EVERY_KIND, Adapting, check_number
 
 if TYPE_CHECKING:  # reports, which read variants, start in half the time without it
     import torch
@@ -46,6 +48,10 @@ class BatchNorm(Adapting):
         check_number(self.kind, "source", self.source, least=0)
         check_number(self.kind, "momentum", self.momentum, above=0, most=1)
 
+    @property
+    def accepts(self) -> Collection[TaskKind]:
+        return EVERY_KIND
+
     def fewest(self, network: nn.Module) -> int:
         return 1 if self.source or self.momentum < 1 else 2
 
@@ -58,7 +64,7 @@ class BatchNorm(Adapting):
         )
 
         if not has_batch_norm(network):
-            raise InputError(f"{type(network).__name__} has no batch norm that could be adapted")
+            raise InputError(f"{self.kind} needs batch norm, which the network does not have")
         if self.source or self.momentum < 1:
             adapted = copy_with_mixed_statistics(network, self.source, self.momentum)
         else:
@@ -66,7 +72,6 @@ class BatchNorm(Adapting):
         return AdaptedNetwork(adapted, self.predict)
 
     def predict(self, adapted: AdaptedNetwork, images: torch.Tensor) -> torch.Tensor:
-        """Give the logits of a batch."""
         import torch
 
         with torch.no_grad():

@@ -13,7 +13,7 @@ import math
 import pkgutil
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field, fields, replace
-from typing import TYPE_CHECKING, ClassVar, Self
+from typing import TYPE_CHECKING, Any, ClassVar, Self
 
 from fairweather.errors import InputError, unknown_name
 from fairweather.files.yamlfile import parse_yaml
@@ -91,16 +91,20 @@ class Variant:
         raise NotImplementedError
 
     @property
+    def changed(self) -> Mapping[str, Any]:
+        """The parameters that are not at their defaults, by name."""
+        values = ((p.name, getattr(self, p.name), p.default) for p in fields(self))
+        return {name: value for name, value, default in values if value != default}
+
+    @property
     def text(self) -> str:
         """The written form, as in the record of a run; `read_variant` reads it back.
 
         Parameters at their defaults are left out, so that the text stays the same if the kind gets
         a new parameter.
         """
-        values = ((p.name, getattr(self, p.name), p.default) for p in fields(self))
-        changed = {name: value for name, value, default in values if value != default}
-        written = json.dumps(changed, default=lambda variant: variant.text)
-        return f"{self.kind}: {written}" if changed else self.kind
+        written = json.dumps(self.changed, default=lambda variant: variant.text)
+        return f"{self.kind}: {written}" if self.changed else self.kind
 
     @property
     def adapting(self) -> Adapting | None:
@@ -196,9 +200,10 @@ class PostHoc(Variant):
         raise NotImplementedError
 
 
-# The order of cells: each with a new copy, one copy along all, or one along the levels of a shift.
-EPISODIC, CONTINUAL, GRADUAL = "episodic", "continual", "gradual"
-CELL_ORDERS = (EPISODIC, CONTINUAL, GRADUAL)
+# The order of cells: each with a new copy, one copy along all, one along the levels of a shift, or
+# one that sees the images of all cells in a single order.
+EPISODIC, CONTINUAL, GRADUAL, MIXED = "episodic", "continual", "gradual", "mixed"
+CELL_ORDERS = (EPISODIC, CONTINUAL, GRADUAL, MIXED)
 
 
 def check_choice(kind: str, name: str, value: object, allowed: Collection[str]) -> None:
@@ -265,6 +270,7 @@ class Adapting(Variant):
     cells: str = field(default=EPISODIC, kw_only=True)
     """`episodic`: each cell begins with a new copy. `continual`: one copy sees all cells, in their
     order. `gradual`: one copy sees the levels of a shift, and the next shift begins with a new one.
+    `mixed`: a stream is the images of all cells in one order; after a kill, it begins again.
     """
 
     passes: ClassVar[float] = 1
@@ -284,11 +290,8 @@ class Adapting(Variant):
         check_number(self.kind, "order_seed", self.order_seed, least=0, whole=True)
 
     @property
-    def changed(self) -> Mapping[str, str | float]:
-        """The fields that are not at their defaults, by name."""
-        values = {parameter.name: getattr(self, parameter.name) for parameter in fields(self)}
-        defaults = {parameter.name: parameter.default for parameter in fields(self)}
-        return {name: value for name, value in values.items() if value != defaults[name]}
+    def accepts(self) -> Collection[TaskKind]:
+        return (CLASSES,)
 
     @property
     def name(self) -> str:
@@ -333,6 +336,14 @@ class Adapting(Variant):
         Raises:
             InputError: the network has nothing to adapt.
         """
+        import copy
+
+        from fairweather.variants.adaptation.networks import AdaptedNetwork
+
+        return AdaptedNetwork(copy.deepcopy(network), self.predict)
+
+    def predict(self, adapted: AdaptedNetwork, images: torch.Tensor) -> torch.Tensor:
+        """Give the logits of a batch, and adapt to it."""
         raise NotImplementedError
 
     def learn(self, adapted: AdaptedNetwork, batches: Iterable[torch.Tensor]) -> Tensors:
@@ -367,14 +378,16 @@ class Adapting(Variant):
         batches = math.ceil(images / (self.batch_size or batch_size))
         if images // batches < (fewest := self.fewest(network)):
             raise InputError(
-                f"{self.kind} needs at least {fewest} images in a batch of {type(network).__name__}"
-                f", found {images // batches}: choose a larger batch_size, or give more images"
+                f"{self.kind} needs at least {fewest} images in a batch, found "
+                f"{images // batches}: choose a larger batch_size, or give more images"
             )
         return batches
 
     def phrase(self, images: int, batch_size: int, kind: TaskKind = CLASSES) -> str:
-        size = even_batches(images, self.batch_size or batch_size)
-        return f"{self.title} ({size} images)"
+        most = self.batch_size or batch_size
+        if self.cells == MIXED:  # how many cells there are is not known here
+            return f"{self.title} (at most {most} images)"
+        return f"{self.title} ({even_batches(images, most)} images)"
 
     @property
     def adapting(self) -> Adapting:

@@ -413,7 +413,10 @@ def _try_model(model: EvaluatedModel, settings: Settings, dataset: Dataset) -> N
             f"{model.source} was made in torch.inference_mode(), so that attacks find no "
             "gradients: make it outside of it"
         )
-    try_model(model.network, settings, dataset)
+    try:
+        try_model(model.network, settings, dataset)
+    except InputError as error:
+        raise InputError(f"{model.source}: {error}") from None
 
 
 def _describe_model(

@@ -7,6 +7,7 @@ from collections.abc import Callable
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, ClassVar
 
+from fairweather.errors import InputError
 from fairweather.variants.adaptation.gradients import AdaptingByGradients
 from fairweather.variants.variant import check_number
 
@@ -56,29 +57,21 @@ class Cotta(AdaptingByGradients):
             check_number(self.kind, name, getattr(self, name), least=0, most=1)
         check_number(self.kind, "augmentations", self.augmentations, least=1, whole=True)
 
-    def adapt(self, network: nn.Module, seed: int = 0) -> AdaptedNetwork:
-        from fairweather.errors import InputError
-        from fairweather.variants.adaptation.networks import (
-            AdaptedNetwork,
-            copy_with_batch_statistics,
-        )
-
-        adapted = copy_with_batch_statistics(network)
-        wanted = [
+    def list_parameters(self, network: nn.Module) -> list[nn.Parameter]:
+        weights = [
             parameter
-            for name, parameter in adapted.named_parameters()
+            for name, parameter in network.named_parameters()
             if name.rpartition(".")[2] in ("weight", "bias")
         ]
-        if not wanted:
-            raise InputError(
-                f"{self.kind} adapts all weights of a network, which {type(network).__name__} does "
-                "not have"
-            )
-        rate = self.learning_rate
-        result = AdaptedNetwork(adapted, self.predict, wanted, self.optimiser, rate, seed)
+        if not weights:
+            raise InputError(f"{self.kind} adapts all weights, which the network does not have")
+        return weights
+
+    def adapt(self, network: nn.Module, seed: int = 0) -> AdaptedNetwork:
+        adapted = super().adapt(network, seed)
         for name in (TEACHER, ANCHOR):
-            result.further[name] = copy.deepcopy(adapted).requires_grad_(False)
-        return result
+            adapted.further[name] = copy.deepcopy(adapted.network).requires_grad_(False)
+        return adapted
 
     def predict(self, adapted: AdaptedNetwork, images: torch.Tensor) -> torch.Tensor:
         import torch

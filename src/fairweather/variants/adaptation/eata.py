@@ -55,7 +55,7 @@ class Eata(AdaptingByGradients):
 
     @property
     def title(self) -> str:
-        return self.kind_title if self.fisher_weight else "ETA"
+        return super().title if self.fisher_weight else super().title.replace("EATA", "ETA")
 
     @property
     def source_images(self) -> int:

@@ -2,15 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Collection
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, ClassVar
 
-from fairweather.types.kinds import CLASSES, TaskKind
 from fairweather.variants.variant import Adapting, check_choice, check_number
 
 if TYPE_CHECKING:
-    import torch
     from torch import nn
 
     from fairweather.variants.adaptation.networks import AdaptedNetwork
@@ -37,26 +34,18 @@ class AdaptingByGradients(Adapting):
         check_choice(self.kind, "optimiser", self.optimiser, OPTIMISERS)
         check_number(self.kind, "learning_rate", self.learning_rate, above=0)
 
-    @property
-    def accepts(self) -> Collection[TaskKind]:
-        return (CLASSES,)
+    def list_parameters(self, network: nn.Module) -> list[nn.Parameter]:
+        """The parameters that its steps change; raises `InputError` if there are none."""
+        from fairweather.variants.adaptation.networks import affine_parameters
 
-    def predict(self, adapted: AdaptedNetwork, images: torch.Tensor) -> torch.Tensor:
-        """Give the logits of a batch, and take the steps of the method."""
-        raise NotImplementedError
-
-    def is_adapted(self, layer: str) -> bool:
-        """Whether the layer of normalisation with this name is adapted."""
-        return True
+        return affine_parameters(network, self.kind)
 
     def adapt(self, network: nn.Module, seed: int = 0) -> AdaptedNetwork:
         from fairweather.variants.adaptation.networks import (
             AdaptedNetwork,
-            affine_parameters,
             copy_with_batch_statistics,
         )
 
         adapted = copy_with_batch_statistics(network)
-        parameters = affine_parameters(adapted, self.kind, self.is_adapted)
-        rate = self.learning_rate
+        parameters, rate = self.list_parameters(adapted), self.learning_rate
         return AdaptedNetwork(adapted, self.predict, parameters, self.optimiser, rate, seed)

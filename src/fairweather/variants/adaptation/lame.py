@@ -2,11 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Collection
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, ClassVar
 
-from fairweather.types.kinds import CLASSES, TaskKind
 from fairweather.variants.variant import Adapting, check_choice, check_number
 
 if TYPE_CHECKING:
@@ -41,19 +39,8 @@ class Lame(Adapting):
         check_choice(self.kind, "affinity", self.affinity, AFFINITIES)
         check_number(self.kind, "neighbours", self.neighbours, least=1, whole=True)
 
-    @property
-    def accepts(self) -> Collection[TaskKind]:
-        return (CLASSES,)
-
     def fewest(self, network: nn.Module) -> int:
         return 2  # alone, an image keeps its probabilities
-
-    def adapt(self, network: nn.Module, seed: int = 0) -> AdaptedNetwork:
-        import copy
-
-        from fairweather.variants.adaptation.networks import AdaptedNetwork
-
-        return AdaptedNetwork(copy.deepcopy(network), self.predict)
 
     def predict(self, adapted: AdaptedNetwork, images: torch.Tensor) -> torch.Tensor:
         import torch

@@ -51,10 +51,10 @@ class Sar(AdaptingByGradients):
         check_number(self.kind, "radius", self.radius, least=0)
         check_number(self.kind, "reset_below", self.reset_below, least=0)
 
-    def is_adapted(self, layer: str) -> bool:
-        # The model of a run holds the network as `network`.
-        name = layer.removeprefix("network.")
-        return name != "norm" and not any(top in name for top in TOP_LAYERS)
+    def list_parameters(self, network: nn.Module) -> list[nn.Parameter]:
+        from fairweather.variants.adaptation.networks import affine_parameters
+
+        return affine_parameters(network, self.kind, _is_adapted)
 
     def adapt(self, network: nn.Module, seed: int = 0) -> AdaptedNetwork:
         adapted = super().adapt(network, seed)
@@ -97,3 +97,9 @@ class Sar(AdaptingByGradients):
                 for at, parameter in enumerate(parameters):
                     parameter.copy_(memory[f"source/{at}"])
         return logits
+
+
+def _is_adapted(layer: str) -> bool:
+    # The model of a run holds the network as `network`.
+    name = layer.removeprefix("network.")
+    return name != "norm" and not any(top in name for top in TOP_LAYERS)

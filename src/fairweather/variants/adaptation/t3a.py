@@ -2,11 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Collection
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, ClassVar
 
-from fairweather.types.kinds import CLASSES, TaskKind
 from fairweather.variants.variant import Adapting, check_number
 
 if TYPE_CHECKING:
@@ -35,19 +33,8 @@ class T3a(Adapting):
         super().__post_init__()
         check_number(self.kind, "supports", self.supports, least=1, whole=True)
 
-    @property
-    def accepts(self) -> Collection[TaskKind]:
-        return (CLASSES,)
-
     def fewest(self, network: nn.Module) -> int:
         return 1
-
-    def adapt(self, network: nn.Module, seed: int = 0) -> AdaptedNetwork:
-        import copy
-
-        from fairweather.variants.adaptation.networks import AdaptedNetwork
-
-        return AdaptedNetwork(copy.deepcopy(network), self.predict)
 
     def predict(self, adapted: AdaptedNetwork, images: torch.Tensor) -> torch.Tensor:
         import torch

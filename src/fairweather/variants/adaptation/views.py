@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Collection, Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, ClassVar
 
@@ -47,22 +47,11 @@ class AveragedViews(Adapting):
     def title(self) -> str:
         return f"{self.kind_title} ({TITLES[self.views]})"
 
-    @property
-    def accepts(self) -> Collection[TaskKind]:
-        return (CLASSES,)
-
-    def fewest(self, network: nn.Module) -> int:
-        return 1
-
     def phrase(self, images: int, batch_size: int, kind: TaskKind = CLASSES) -> str:
         return self.title
 
-    def adapt(self, network: nn.Module, seed: int = 0) -> AdaptedNetwork:
-        import copy
-
-        from fairweather.variants.adaptation.networks import AdaptedNetwork
-
-        return AdaptedNetwork(copy.deepcopy(network), self.predict)
+    def fewest(self, network: nn.Module) -> int:
+        return 1
 
     def predict(self, adapted: AdaptedNetwork, images: torch.Tensor) -> torch.Tensor:
         import torch
