@@ -30,6 +30,7 @@ from fairweather.variants.variant import SHUFFLED
 
 # A window of the running accuracy is a tenth of the stream, within these limits.
 SMALLEST_WINDOW, LARGEST_WINDOW = 20, 200
+LARGE_FALL = 0.2  # of accuracy, from which on a stream without a collapse is explained
 MOST_PANELS, POINTS = 4, 120  # of the figure
 CALIBRATION, RISK = ADAPTED["rms_calibration_error"], ADAPTED["area_under_risk_coverage"]
 ACCURACY = ADAPTED["accuracy"]
@@ -46,8 +47,11 @@ class Streams(NamedTuple):
     plain: FloatArray
     """`[streams, n]`, whether the plain network is right on the same images."""
 
-    collapses: Sequence[Collapse | None]
-    """Of each stream."""
+    collapses: Sequence[Collapse | None] | None
+    """Of each stream; None if no earlier batch changes an answer, so that none can collapse."""
+
+    remark: str
+    """What must be known of the streams; "" for nothing."""
 
     passes: Passes | None
     """What adapting has cost, in images of all streams."""
@@ -57,18 +61,16 @@ class Streams(NamedTuple):
         """The accuracy of each stream."""
         return np.asarray(self.right.mean(axis=1))
 
-    def is_collapsed(self, number: int) -> bool:
-        """Whether a stream collapsed: of certainty alone, if accuracy has not risen with it."""
-        collapse = self.collapses[number]
-        if collapse is None or collapse.kind == "one class":
-            return collapse is not None
-        rest = slice(collapse.place, None)
-        return bool(self.right[number, rest].mean() <= self.plain[number, rest].mean())
-
     @property
-    def collapsed(self) -> list[int]:
-        """The numbers of the streams that collapsed."""
-        return [number for number, _ in enumerate(self.collapses) if self.is_collapsed(number)]
+    def collapsed(self) -> dict[int, Collapse]:
+        """The streams that collapsed, by number: of certainty alone, if accuracy did not rise."""
+        signs = {at: sign for at, sign in enumerate(self.collapses or ()) if sign is not None}
+        return {at: sign for at, sign in signs.items() if self._confirms(at, sign)}
+
+    def _confirms(self, number: int, sign: Collapse) -> bool:
+        rest = slice(sign.place, None)
+        gain = self.right[number, rest].mean() - self.plain[number, rest].mean()
+        return sign.kind == "one class" or bool(gain <= 0)
 
 
 def list_adapting(contents: Contents) -> dict[str, str]:
@@ -108,7 +110,10 @@ def _read_cell(contents: Contents, model: str, base: str, cell: str) -> Streams 
     order = np.argsort(read[3], axis=1)
     labels, predicted, confidence = (np.take_along_axis(c, order, axis=1) for c in read[:3])
     still, plain_confidence, unshifted = (c[order] for c in (*plain[1:], *clean))
-    is_sorted = variant.adapting.order != SHUFFLED
+    adapting = variant.adapting
+    is_sorted = adapting.order != SHUFFLED
+    remark = adapting.remark(labels.shape[1], contents.batch_size(model))
+    can_collapse = adapting.remembers and not remark
     collapses = [
         find_collapse(mine, sure, [theirs, known], plain_sure, is_sorted=is_sorted)
         for mine, sure, theirs, known, plain_sure in zip(
@@ -117,7 +122,8 @@ def _read_cell(contents: Contents, model: str, base: str, cell: str) -> Streams 
     ]
     right, plain_right = ((c == labels).astype(np.float64) for c in (predicted, still))
     passes = contents.read_passes(model, seed, cell)
-    return Streams(model, cell, right, plain_right, collapses, passes)
+    kept = collapses if can_collapse else None
+    return Streams(model, cell, right, plain_right, kept, remark, passes)
 
 
 # ---------------------------------------------------------------- tables
@@ -183,25 +189,25 @@ def tabulate_streams(contents: Contents) -> TextTable | None:
     for streams in contents.once(read_streams):
         shift, level = contents.cells[streams.cell]
         collapsed, accuracies = streams.collapsed, streams.accuracies
-        first = None if not collapsed else streams.collapses[collapsed[0]]
-        sign = "" if first is None else f"stream {collapsed[0] + 1}, image {first.place + 1:,}"
+        number, first = next(iter(collapsed.items()), (0, None))
+        sign = "" if first is None else f"stream {number + 1}, image {first.place + 1:,}"
         title, share = contents.titles[streams.model], len(collapsed) / len(accuracies)
-        low, high = (float(end) for end in clopper_pearson(share, len(accuracies)))
+        ends = clopper_pearson(share, len(accuracies)) if streams.collapses else (math.nan,) * 2
         costs = [c / streams.right.size for c in streams.passes or (math.nan, math.nan)]
         body.append(
             [
                 *(title, _name_cell(contents, streams.cell), str(len(accuracies))),
                 *(f"{100 * number:.1f}" for number in (accuracies.min(), accuracies.max())),
-                f"{len(collapsed)} of {len(accuracies)}",
+                f"{len(collapsed)} of {len(accuracies)}" if streams.collapses else ABSENT,
                 sign or ABSENT,
                 *(ABSENT if math.isnan(cost) else f"{cost:.1f}" for cost in costs),
             ]
         )
         place = math.nan if first is None else first.place + 1
         kind = "" if first is None else first.kind
-        ends = accuracies.min(), accuracies.max()
-        counts = len(accuracies), *ends, len(collapsed), low, high, place, kind, *costs
-        lines.append([streams.model, title, shift, level, *counts])
+        counts = len(accuracies), accuracies.min(), accuracies.max(), len(collapsed)
+        shares = map(float, ends)
+        lines.append([streams.model, title, shift, level, *counts, *shares, place, kind, *costs])
         models.append(streams.model)
     if not body:
         return None
@@ -279,25 +285,34 @@ def _describe_collapses(every: Sequence[Streams], contents: Contents) -> Iterato
     for model, cells in by_model.items():
         title, count = contents.titles[model], len(cells[0].accuracies)
         worst = max(cells, key=lambda streams: len(streams.collapsed))
-        if not worst.collapsed:
+        fall = max(cells, key=lambda streams: float(streams.plain.mean() - streams.right.mean()))
+        if worst.remark:
+            yield f"{title}: {worst.remark}"
+        if worst.collapses is None:
+            continue
+        if worst.collapsed:
+            number, collapse = next(iter(worst.collapsed.items()))
+            begin = f"Stream {number + 1} begins at image {collapse.place + 1:,}."
+            where = _place_cell(contents, worst)
+            some = f"{len(worst.collapsed)} of {count} streams collapse"
+            yield f"{title}: {'its stream collapses' if count == 1 else some} {where}. {begin}"
+        elif fall.plain.mean() - fall.right.mean() >= LARGE_FALL:
+            yield (
+                f"{title}: no collapse {_place_cell(contents, fall)}, "
+                "which is one class where the plain network gives several."
+            )
+        elif count > 1:
             most = 100 * float(clopper_pearson(0.0, count)[1])
             yield (
                 f"{title}: none of {count} streams collapsed in any cell. "
                 f"With {count}, up to {most:.0f} % of other streams still may."
             )
-            continue
-        number = worst.collapsed[0]
-        collapse = worst.collapses[number]
-        assert collapse is not None, "it collapsed"
-        where = (
-            "on clean images"
-            if worst.cell == CLEAN
-            else f"under {_name_cell(contents, worst.cell)}"
-        )
-        yield (
-            f"{title}: {len(worst.collapsed)} of {count} streams collapse {where}. "
-            f"Stream {number + 1} begins at image {collapse.place + 1:,}."
-        )
+
+
+def _place_cell(contents: Contents, streams: Streams) -> str:
+    if streams.cell == CLEAN:
+        return "on clean images"
+    return f"under {_name_cell(contents, streams.cell)}"
 
 
 # ---------------------------------------------------------------- accuracy along the stream

@@ -579,6 +579,15 @@ def try_shifts(shifts: Sequence[Shift | Attack], image: Images, seed: int) -> No
             shift(image.images, image.keys, seed)
 
 
+def note_streams(settings: Settings, dataset: Dataset) -> Iterator[str]:
+    """Note what must be known of the streams of networks that adapt, one per line."""
+    for variant in settings.variants:
+        if variant.adapting is variant and (
+            remark := variant.remark(len(dataset.test), settings.batch_size)
+        ):
+            yield f"note           {variant.title}: {remark}"
+
+
 def describe_published_files(settings: Settings, dataset: Dataset) -> Iterator[str]:
     """Say which published files are measured, and which are missing, one fact per line."""
     cells: dict[str, list[Shift]] = {}
