@@ -19,6 +19,7 @@ from fairweather.report.adaptation import (
     describe_adaptation,
     draw_streams,
     read_streams,
+    summarise_adaptation,
 )
 from fairweather.report.contents import read_contents
 from fairweather.requests.inputs import note_streams
@@ -270,3 +271,20 @@ def test_a_note_is_printed_for_a_stream_of_one_batch(images):
     settings = SimpleNamespace(variants=variants, batch_size=IMAGES)
     (note,) = note_streams(settings, data)
     assert note.startswith("note           TENT: 1 batch a stream")
+
+
+def test_the_front_says_where_adapting_changes_most(run):
+    stuck = find_model(run, "+stuck")
+    rows = run.folder.scores
+    changes = rows[(rows["metric"] == "accuracy_change/adapted") & (rows["model"] == stuck)]
+    changes = changes[changes["level"].isin(["none", "mean"])]
+    worst = changes.loc[changes["value"].idxmin()]
+    there = rows[(rows["shift"] == worst["shift"]) & (rows["level"] == worst["level"])]
+    values = there[there["metric"] == "accuracy"].set_index("model")["value"]
+    plain, adapted = (f"{100 * values[name]:.0f}" for name in (drop_adapting(stuck), stuck))
+    contents = read_contents(run.folder)
+    (said,) = summarise_adaptation(contents)
+    assert said.startswith(f"{contents.titles[stuck]} lowers accuracy ")
+    assert said.endswith(f"most: from {plain} to {adapted} %.")
+    page = run.folder.file("report.html").read_text().replace("\N{NO-BREAK SPACE}", " ")
+    assert said in page

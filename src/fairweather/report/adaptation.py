@@ -261,6 +261,31 @@ def describe_adaptation(contents: Contents) -> list[str]:
     return said + list(_describe_collapses(contents.once(read_streams), contents))
 
 
+def summarise_adaptation(contents: Contents) -> list[str]:
+    """Say where adapting gains and where it loses most accuracy, if intervals exclude 0."""
+    words = {sweep.name: f"under {sweep.in_sentence}" for sweep in contents.sweeps}
+    words |= {CLEAN: "on clean images", ALL: "under all shifts"}
+    changes = [
+        (change, model, base, shift, level)
+        for model, base in list_adapting(contents).items()
+        for _, shift, level in _list_places(contents)
+        if (change := contents.score(ACCURACY, model, shift, level)) is not None
+    ]
+    gains = [entry for entry in changes if entry[0].low > 0]
+    losses = [entry for entry in changes if entry[0].high < 0]
+    said = []
+    for verb, choose, some in (("lifts", max, gains), ("lowers", min, losses)):
+        if some:
+            _, model, base, shift, level = choose(some, key=lambda entry: entry[0].value)
+            scores = (contents.score("accuracy", name, shift, level) for name in (base, model))
+            plain, adapted = (f"{100 * score.value:.0f}" for score in scores if score is not None)
+            said.append(
+                f"{contents.titles[model]} {verb} accuracy {words[shift]} most: "
+                f"from {plain} to {adapted} %."
+            )
+    return said
+
+
 def _describe_change(change: Score, where: str) -> str:
     points = f"{abs(100 * change.value):.1f} points"
     if change.low > 0:
