@@ -284,6 +284,17 @@ def test_an_array_has_the_images_of_each_severity_in_order(tmp_path, arrays, nam
         assert np.array_equal(found, fog[[10 * (int(shift.level) - 1) + key for key in (4, 2)]])
 
 
+def test_an_array_replaced_by_one_of_the_same_size_is_noticed(tmp_path, arrays):
+    images = load_data(f"npz:{tmp_path / 'cifar.npz'}").test
+    (shift,) = expand_shifts(f"cifar-10-c:{arrays}/fog/3")
+    before = shift.files.bind(images).digest
+    shutil.copytree(arrays, tmp_path / "moved")
+    (moved,) = expand_shifts(f"cifar-10-c:{tmp_path / 'moved'}/fog/3")
+    assert moved.files.bind(images).digest == before
+    shutil.copy(arrays / "snow.npy", arrays / "fog.npy")
+    assert shift.files.bind(images).digest != before
+
+
 def test_cifar_10_c_bar_has_the_layout_of_its_script(tmp_path, arrays):
     (arrays / "fog.npy").rename(arrays / "ripple.npy")
     np.save(arrays / "labels.npy", np.load(arrays / "labels.npy").astype(np.int64))
@@ -499,6 +510,7 @@ def test_a_partial_set_is_said_and_both_ways_are_compared(undrawn, clean, imagen
     for sentence in (
         "ImageNet-C is read from the published files, at 32 x 32 pixels.",
         "Of the 50,000 images of a level, 12 are measured.",
+        "Its mean error is over 2 corruptions.",
         "The corruptions of imagenet_c are made in memory, at 32 x 32 pixels.",
         "It has no mCE, because it lacks gaussian_noise, shot_noise,",
         "Files and memory differ most under fog at level",

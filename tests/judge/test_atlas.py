@@ -354,7 +354,7 @@ def test_a_run_on_the_line_is_neither_above_nor_below(copies, tmp_path):
 
 
 def test_the_nearest_models_are_those_of_nearest_clean_accuracy(copies, tmp_path):
-    run = make_run(tmp_path / "run", 0.64, natural={"sketch": (0.5, 1000)})
+    run = make_run(tmp_path / "run", 0.64, natural={"imagenet-sketch": (0.5, 1000)})
     table = read_standing(run.path, copies["timm"]).table
     apart = np.argsort(np.abs(CLEAN - 0.64))[:3]
     for shift in ("clean", "natural/imagenet-sketch"):
@@ -375,6 +375,9 @@ def test_fewer_classes_make_a_lower_bound(copies, tmp_path):
     text = str(comparison)
     assert "≥ 40.0" in text
     assert "lower bound" in text
+    assert (
+        "Effective robustness on ImageNet-R is at the clean accuracy over all 1,000 classes" in text
+    )
     # ImageNet-A is ranked, but no line fits it.
     assert "natural/imagenet-a" not in set(comparison.robustness.frame["shift"])
     assert "no effective robustness" in text
@@ -411,6 +414,24 @@ def test_a_class_mask_makes_the_number_comparable(copies, tmp_path):
     table = read_standing(named.path, copies["timm"]).table
     row = row_of(table, "natural/imagenet-r")
     assert (row["accuracy"], row["is_lower_bound"]) == (0.4, False)
+
+
+def test_other_images_are_known_by_a_full_name_alone(copies, tmp_path):
+    natural = {"sketch": (0.4, 500), "real": (0.5, 500), "imagenet-real": (0.6, 500)}
+    natural |= {"ImageNet_Sketch": (0.3, 500)}
+    comparison = read_standing(make_run(tmp_path / "a", natural=natural).path, copies["timm"])
+    assert row_of(comparison.table, "natural/imagenet-sketch")["accuracy"] == pytest.approx(0.3)
+    assert len(comparison.table) == 2  # with clean
+    assert "by their names: natural/sketch, natural/real, natural/imagenet-real" in str(comparison)
+    sources = {"sketch": "imagenet-sketch:drawings", "real": "real:val"}
+    owned = make_run(tmp_path / "b", natural=natural, sources=sources)
+    comparison = read_standing(owned.path, copies["timm"])
+    assert row_of(comparison.table, "natural/imagenet-sketch")["accuracy"] == pytest.approx(0.4)
+    assert row_of(comparison.table, "natural/imagenet-real")["accuracy"] == pytest.approx(0.5)
+    assert (
+        "ImageNet-Sketch is in the run twice: natural/sketch is compared, and "
+        "natural/ImageNet_Sketch is not." in str(comparison)
+    )
 
 
 def test_corruptions_in_memory_are_compared_with_those_in_memory(copies, tmp_path):

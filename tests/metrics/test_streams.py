@@ -19,7 +19,7 @@ from fairweather.metrics import (
     to_score,
     worst_estimate,
 )
-from fairweather.metrics.collapse import Collapse, find_collapse
+from fairweather.metrics.collapse import Collapse, find_collapse, is_certainty_wrong
 from fairweather.metrics.intervals import stream_estimate
 from fairweather.metrics.sample import Resamples
 from fairweather.metrics.seeds import crossed_mean, stack_seeds
@@ -241,6 +241,17 @@ def test_certainty_is_found_and_a_stream_of_few_images_says_nothing():
     few = several[:18] * 0
     sure = unsure[:18]
     assert find_collapse(few, sure, [several[:18]], sure, is_sorted=False) is None
+
+
+def test_certainty_is_wrong_only_where_it_errs_far_more_than_it_says():
+    plain, sure = (np.arange(200) % 5 > 0).astype(float), np.full(200, 0.999)
+    worse = np.where(np.arange(200) % 3 > 0, plain, 0)
+    assert is_certainty_wrong(worse, plain, sure)
+    for right in (plain, np.ones(200), np.where(np.arange(200) > 1, plain, 0)):
+        assert not is_certainty_wrong(right, plain, sure)  # as good, better, one image worse
+    assert not is_certainty_wrong(worse, plain, np.full(200, 0.9))  # it says so
+    always = np.ones(200)
+    assert not is_certainty_wrong(np.where(np.arange(200) < 5, 0, always), always, sure)  # 2.5 %
 
 
 # --- The stored simulation ---

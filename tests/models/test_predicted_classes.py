@@ -276,6 +276,16 @@ def test_a_confidence_is_a_probability(confidence, told):
         read(FRAME.assign(confidence=confidence))
 
 
+def test_a_confidence_that_the_most_probable_class_cannot_have_is_named():
+    found = read(FRAME.assign(confidence=[0.33, 0.2, 1 / 3, 0.1]))
+    assert any("2 of 4 confidences are below 0.333" in note for note in found.notes)
+    assert not any("below" in note for note in read(FRAME).notes)
+
+
+def test_the_index_of_a_shuffled_table_is_called_so():
+    assert any("the index of the table" in note for note in read(FRAME[::-1]).notes)
+
+
 # ---- classes
 
 
@@ -353,6 +363,32 @@ def test_a_long_table_has_a_row_for_each_model_seed_shift_and_image(tmp_path, su
         assert predicted(sources) == [[name] * 4 for name in PREDICTED]
 
 
+LONG = [name for name in WRITERS if name not in ("a.npz", "a.npy", "columns.json")]  # no arrays
+
+
+@pytest.mark.parametrize("name", LONG)
+@pytest.mark.parametrize("missing", [None, float("nan"), pd.NA])
+def test_a_long_table_may_leave_out_the_shift_and_level_of_clean_images(tmp_path, name, missing):
+    cells = [(missing, missing), ("fog", 3)]
+    long = pd.concat(
+        [WIDE.assign(model="m", shift=s, level=n, predicted=PREDICTED) for s, n in cells]
+    ).reset_index(drop=True)
+    if name == "images.json":  # an object for each image has one model
+        long = long[4:]
+    written = long.astype(object).where(long.notna(), None)
+    WRITERS[name](tmp_path / name, written if "json" in name else long.convert_dtypes())
+    expected = [("m", 0, "clean", None), ("m", 0, "fog", 3.0)]
+    for sources in (find_predictions(tmp_path / name), list_in_memory(long)):
+        assert described(sources) == expected[-len(sources) :]
+        assert len(sources) == len(long) // 4
+
+
+def test_a_long_table_without_the_level_of_a_shift_is_one_sentence():
+    long = FRAME.assign(shift="fog", level=float("nan"))
+    with pytest.raises(InputError, match="the shift 'fog' needs a level"):
+        list_in_memory(long)
+
+
 def test_a_long_table_may_have_probabilities_of_all_classes(tmp_path):
     shares = pd.DataFrame(np.full((4, 3), 1 / 3), columns=list(CLASSES))
     long = pd.concat([pd.concat([WIDE, shares], axis=1).assign(model=name) for name in "ab"])
@@ -391,6 +427,24 @@ def test_a_wide_table_has_a_column_for_each_model(tmp_path, columns):
         known = images(labels=np.array([1, 0, 2, 2]))
         found = [match_predictions(row, CLASSES, known, chosen) for row in rows]
         assert [match.predicted.tolist() for match in found] == [[1, 0, 2, 0], [0, 0, 0, 0]]
+
+
+@pytest.mark.parametrize("columns", [{"a_confidence": CONFIDENCE}, {}])
+def test_a_text_column_is_a_model_if_its_values_are_among_the_labels(tmp_path, columns):
+    site = {"site": ["north", "south", "north", "south"]}
+    frame = WIDE.assign(a=PREDICTED, b=["cat"] * 4, **site, **columns)
+    frame.to_csv(tmp_path / "all.csv", index=False)
+    for sources in (find_predictions(tmp_path / "all.csv"), list_in_memory(frame)):
+        rows = [read_rows(source.content, source.place, RowOptions(), 3) for source in sources]
+        assert [source.model for source in sources] == ["a", "b"]
+        assert predicted(sources) == [PREDICTED, ["cat"] * 4]
+        assert [row.outputs.shape[1] for row in rows] == [len(columns), 0]
+        assert all("not used: 'site'" in row.notes for row in rows)
+    alone = frame.drop(columns=["b", *columns])
+    assert [source.model for source in list_in_memory(alone)] == ["a"]
+    unlabelled = frame.drop(columns="label")
+    models = [source.model for source in list_in_memory(unlabelled)]
+    assert models == (["a", "b"] if columns else ["a", "b", "site"])  # nothing tells them apart
 
 
 def test_columns_of_a_wide_table_may_name_seeds_and_shifts():

@@ -1,5 +1,6 @@
 """The section about networks that adapt, of a run whose streams are known."""
 
+import itertools
 from dataclasses import dataclass, field
 from types import SimpleNamespace
 from typing import ClassVar
@@ -42,10 +43,11 @@ class Stuck(Adapting):
     batch_size: int | None = field(default=40, kw_only=True)
     orders: int = field(default=STREAMS, kw_only=True)
     after: int = HEALTHY
+    sharper: float = 1.0
 
     def adapt(self, network, seed=0):
         def predict(adapted, images):
-            logits = adapted.pass_forward(images)
+            logits = adapted.pass_forward(images) * self.sharper
             if adapted.batches >= self.after:
                 return torch.zeros_like(logits) + 5 * torch.eye(logits.shape[1])[0]
             return logits
@@ -53,16 +55,29 @@ class Stuck(Adapting):
         return AdaptedNetwork(network, predict)
 
 
+# What is said of methods that hardly adapt.
+WORDS = {
+    "eata: {batch_size: 40, orders: 2, fisher_weight: 0, redundancy: 1.0e-9, margin: 9}": [
+        "only 2 of 20 batches changed the network on clean images."
+    ],
+    "sar: {batch_size: 40, orders: 2, margin: 9, reset_below: 9}": [
+        "came back to the model after 20 of 20 batches on clean images."
+    ],
+    "tent: {batch_size: 40, orders: 2}": [],
+}
+
+
 class Quadrants(nn.Module):
     """The class is the brightest of four quadrants; every fifth image has a wrong one."""
 
-    def __init__(self, bias=0.0):
+    def __init__(self, bias=0.0, sharpness=20):
         super().__init__()
+        self.sharpness = sharpness
         self.register_buffer("bias", bias * torch.eye(4)[0])
 
     def forward(self, images):
         halves = images.mean(1).unfold(1, 4, 4).unfold(2, 4, 4).mean((3, 4)).flatten(1)
-        return 20 * halves + self.bias
+        return self.sharpness * halves + self.bias
 
 
 @pytest.fixture(scope="module")
@@ -120,7 +135,7 @@ def test_scores_are_those_of_all_streams_and_other_parts_read_the_first(run):
     assert predicted.shape == place.shape == (STREAMS, IMAGES)
     assert np.array_equal(predicted[0], run.folder.read_column(file, "predicted"))
     assert np.sort(place, axis=1).tolist() == [list(range(IMAGES))] * STREAMS
-    assert run.folder.read_passes(file) == (STREAMS * IMAGES, 0)
+    assert run.folder.read_passes(file) == (STREAMS * IMAGES, 0, 10 * STREAMS, 0, 0)
     plain = run.folder.predictions(drop_adapting(name), 0, "clean")
     assert run.folder.read_passes(plain) is None
 
@@ -165,6 +180,55 @@ def test_the_section_names_the_stream_and_the_image_of_a_collapse(run):
     page = run.folder.file("report.html").read_text()
     assert "Adapting at test time" in page
     assert f"stream 1, image {place}" in page
+
+
+def evaluate_stuck(images, variant, out):
+    with pytest.MonkeyPatch.context() as patch, figures_left_out():
+        patch.setitem(VARIANTS, "stuck", WHERE)
+        data = fw.Dataset("quadrants", None, None, images, (0.0,) * 3, (1.0,) * 3)
+        options = {"bootstrap": 100, "device": "cpu", "progress": False}
+        run = fw.evaluate(Quadrants(sharpness=4), data, (), variants=[variant], out=out, **options)
+        contents = read_contents(run.folder)
+        table = pd.read_csv(run.folder.file("tables/adaptation_streams.csv"))
+        return read_streams(contents)[0], table, run.folder.file("report.html").read_text()
+
+
+def test_a_network_that_becomes_certain_with_the_same_answers_has_not_collapsed(images, tmp_path):
+    streams, table, page = evaluate_stuck(
+        images, "stuck: {after: 99, sharper: 100}", tmp_path / "a"
+    )
+    np.testing.assert_array_equal(streams.right, streams.plain)
+    assert streams.collapsed == {}
+    assert table["collapsed"].item() == 0
+    assert "not examined" not in page
+
+
+def test_hardly_adapting_and_coming_back_is_said(images, tmp_path):
+    for number, (text, words) in enumerate(WORDS.items()):
+        with figures_left_out():
+            run = fw.evaluate(
+                nn.Sequential(nn.BatchNorm2d(3), Quadrants()),
+                fw.Dataset("quadrants", None, None, images, (0.0,) * 3, (1.0,) * 3),
+                (),
+                variants=[text],
+                out=tmp_path / str(number),
+                bootstrap=100,
+                device="cpu",
+                progress=False,
+            )
+        said = [
+            text for text in describe_adaptation(read_contents(run.folder)) if "batches" in text
+        ]
+        assert [text.partition(": ")[2] for text in said] == words
+        table = pd.read_csv(run.folder.file("tables/adaptation_streams.csv"))
+        assert table["batches"].item() == 20
+
+
+def test_streams_of_few_images_are_not_examined(images, tmp_path):
+    streams, table, page = evaluate_stuck(images[:18], "stuck: {after: 0}", tmp_path / "a")
+    assert not streams.is_examined
+    assert table[["collapsed", "share low", "share high"]].isna().all(axis=None)
+    assert "not examined" in page
 
 
 def test_sentences_are_short_and_captions_say_what_intervals_cover(run):
@@ -225,6 +289,12 @@ def test_several_seeds_ensembles_and_fits_keep_all_streams(images, tmp_path, mon
             streams = run.folder.read_streams(file).streams
             assert len(streams) == 2
             assert sorted(streams[1].place.tolist()) == list(range(200))
+    places = [
+        stream.place.tolist()
+        for seed in (0, 1)
+        for stream in run.folder.read_streams(run.folder.predictions(sets, seed, "clean")).streams
+    ]
+    assert all(one != other for one, other in itertools.combinations(places, 2))
     rows = run.folder.scores
     for name in (adapted, sets):
         own = rows[(rows["model"] == name) & (rows["shift"] == "clean")]

@@ -13,6 +13,8 @@ from hypothesis import strategies as st
 
 import fairweather as fw
 from fairweather.errors import InputError
+from fairweather.judge.rules import read_rules
+from fairweather.judge.verdicts import judge
 from fairweather.runs.folder import RunFolder
 from fairweather.types.record import predictions_file
 from tests.helpers.commands import fairweather
@@ -54,6 +56,19 @@ def frames(seeds=(0,), shifts=("",), classes=NAMES, n=120):
             tables[name] = table.assign(image=[f"{at}.png" for at in range(n)])
             tables[name]["label"] = np.array(classes)[labels]
     return tables
+
+
+def test_messages_say_what_can_be_done(tmp_path):
+    labels, shares = drawn()
+    table = pd.DataFrame({"image": [f"{at}.png" for at in range(120)], "label": labels})
+    table = table.assign(predicted=shares.argmax(1), confidence=shares.max(1))
+    run = fw.evaluate(predictions=table, out=tmp_path / "run", bootstrap=100, progress=None)
+    for rule, told in {
+        "auc[clean|class=1] >= 50%": r"no auc/1: it needs the probability of each class",
+        "accuracy[imagenet-c-files/fog,severity=3] >= 1%": "unknown shift 'imagenet-c-files/fog'",
+    }.items():
+        with pytest.raises(InputError, match=told):
+            judge(run.folder, read_rules([rule]))
 
 
 def as_predicted(run, tables, *, confidence=True):

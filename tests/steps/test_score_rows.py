@@ -128,6 +128,20 @@ def test_published_files_have_the_mce_and_the_relative_mce():
         assert others == {"mean_corruption_error"}
 
 
+def test_the_corruptions_for_validation_are_in_no_mean_of_the_benchmark():
+    cells = table(ALEXNET, family="cifar-10-c-files")
+    (wanted,) = _corruption_errors(cells, False)
+    for level in range(1, 6):
+        wrong = {"accuracy": Estimate(0.0, np.zeros(3), 10)}
+        cells["m", "0", "cifar-10-c-files/spatter", str(level)] = wrong
+    ((_, _, found),) = _corruption_errors(cells, False)
+    assert found.value == pytest.approx(wanted[2].value)
+    few = {key: value for key, value in cells.items() if "/fog" not in key[2]}
+    ((_, _, found),) = _corruption_errors(few, False)
+    errors = [1 - few[key]["accuracy"].value for key in few]
+    assert found.value == pytest.approx(np.mean(errors))
+
+
 def test_files_and_memory_are_paired_by_image():
     """Against the difference on each resample, whose spread is not that of two runs."""
     rng = np.random.default_rng(0)

@@ -1,6 +1,8 @@
 """Methods of adaptation: as published, on what they work, and in which order they see images."""
 
+import dataclasses
 import importlib.util
+import itertools
 import json
 import math
 from pathlib import Path
@@ -176,7 +178,7 @@ def test_cotta_is_that_of_its_paper(monkeypatch):
     np.testing.assert_allclose(outputs, expected, rtol=2e-3, atol=2e-3)
     still = torch.cat([network(batch**2) for batch in batches]).detach()
     assert (outputs - still)[-5:].abs().max() > 0.02
-    assert adapted.passes == Passes(15 * 5, 15)
+    assert adapted.passes[:2] == (15 * 5, 15)
 
 
 def test_cotta_does_not_augment_what_the_model_is_sure_of(monkeypatch):
@@ -259,7 +261,7 @@ def test_views_are_averaged_and_each_image_is_alone(views, count):
     network = nn.Sequential(nn.Flatten(), nn.Linear(3 * 16 * 16, 4)).eval()
     images = torch.rand(6, 3, 16, 16)
     outputs, adapted = adapted_outputs(f"views: {{views: {views}}}", network, [images])
-    assert adapted.passes == Passes(6 * count, 0)
+    assert adapted.passes[:2] == (6 * count, 0)
     one_by_one, _ = adapted_outputs(f"views: {{views: {views}}}", network, list(images.split(1)))
     torch.testing.assert_close(outputs, one_by_one)
     torch.testing.assert_close(outputs.exp().sum(1), torch.ones(6))
@@ -409,6 +411,21 @@ def test_a_bad_protocol_is_one_sentence(form, words):
     assert "\n" not in str(raised.value)
 
 
+@pytest.mark.parametrize("kind", METHODS)
+def test_a_title_says_every_field_that_is_changed(kind):
+    values = {"optimiser": ["adam", "sgd"], "order": ["by_class"], "cells": ["gradual"]}
+    values |= {"affinity": ["knn"], "views": ["five_crop"]}
+    plain = variant_class(kind)()
+    for name in {field.name for field in dataclasses.fields(plain)} - {"batch_size"}:
+        default = getattr(plain, name)
+        if name not in values:
+            values[name] = [default / 2 if isinstance(default, float) and default else default + 1]
+        value = next(other for other in values[name] if other != default)
+        title = read_variant({kind: {name: value}}).title
+        said = value if isinstance(value, str) else f"{name} {value:g}"
+        assert said.replace("_", " ") in title
+
+
 def test_a_protocol_is_in_name_title_and_written_form():
     variant = read_variant("tent: {order: by_class, batch_size: 16, learning_rate: 0.01}")
     assert variant.name == "tent-batch_size16-by_class-learning_rate0.01"
@@ -540,11 +557,56 @@ def test_a_cell_has_the_streams_one_after_the_other(toy_images):
     for number, places in enumerate(variant.draw_streams(toy_images.labels.numpy())):
         own = rows.place[rows.stream == number]
         np.testing.assert_array_equal(own[places], np.arange(96))
-    assert rows.passes == Passes(3 * 96, 3 * 96)
+    assert rows.passes == Passes(3 * 96, 3 * 96, batches=12, steps=12)
     logits = rows.logits.reshape(3, 96, 3)
     assert np.abs(logits[0] - logits[1]).max() > 1e-3
     single = streams_of("tent: {batch_size: 24, orders: 1, order: by_class}", toy_images)
     np.testing.assert_array_equal(single.logits, logits[0])
+
+
+def test_each_seed_of_a_model_has_orders_and_random_numbers_of_its_own(toy_images):
+    text = "cotta: {batch_size: 48, orders: 2, augmentations: 1, sure: 1, restored: 0.5}"
+    labels = toy_images.labels.numpy()
+    for seed in (0, 1, 2**32 - 1):
+        for number, places in enumerate(read_variant(text).draw_streams(labels, seed)):
+            own = np.random.default_rng((0, number, seed) if seed else (0, number))
+            np.testing.assert_array_equal(places, own.permutation(96))
+    network = load_model(TINY_RESNET, classes=3, weights="none").eval()
+    seen = []
+    for seed in (0, 1, 2**32 - 1):
+        predictor = Predictor(network, adapting=read_variant(text), seed=seed)
+        (rows,) = predict_shared(
+            [predictor], toy_images, make_shift("clean"), batch_size=20, device=CPU
+        )
+        np.testing.assert_array_equal(
+            rows.place[:96], np.argsort(predictor.adapting.draw_streams(labels, seed)[0])
+        )
+        seen.append(rows.logits)
+    assert all(np.abs(a - b).max() > 1e-3 for a, b in itertools.combinations(seen, 2))
+
+
+def test_passes_are_those_of_test_images_alone(toy_images):
+    network = load_model(TINY_RESNET, classes=3, weights="none").eval()
+    variant = read_variant("eata: {batch_size: 24, orders: 2, redundancy: 9, margin: 9}")
+    predictor = Predictor(network, adapting=variant, source=toy_images[:40])
+    (rows,) = predict_shared(
+        [predictor], toy_images, make_shift("clean"), batch_size=20, device=CPU
+    )
+    assert rows.passes == Passes(2 * 96, 2 * 96, batches=8, steps=8)
+
+
+def test_steps_and_returns_to_the_model_are_counted(toy_images):
+    seldom = streams_of(
+        "eata: {fisher_weight: 0, batch_size: 24, orders: 2, redundancy: 1.0e-9, margin: 9}",
+        toy_images,
+    )
+    assert seldom.passes == Passes(2 * 96, 2 * 24, batches=8, steps=2)  # the first of each stream
+    returning = streams_of(
+        "sar: {batch_size: 24, orders: 2, margin: 9, reset_below: 9}", toy_images
+    )
+    assert returning.passes[2:] == (8, 8, 8)
+    staying = streams_of("sar: {batch_size: 24, orders: 2, margin: 9, reset_below: 0}", toy_images)
+    assert staying.passes[2:] == (8, 8, 0)
 
 
 def test_shifted_images_need_not_fit_into_memory(toy_images, monkeypatch):
@@ -573,7 +635,7 @@ def test_cotta_draws_by_stream_and_not_from_the_global_state(toy_images):
     np.testing.assert_array_equal(one.logits, streams_of(text, toy_images, network=network).logits)
     torch.manual_seed(0)
     assert torch.equal(torch.get_rng_state(), state)
-    assert one.passes == Passes(2 * 96 * 4, 2 * 96)
+    assert one.passes == Passes(2 * 96 * 4, 2 * 96, batches=4, steps=4)
 
 
 def test_bfloat16_adapts_too(toy_images):

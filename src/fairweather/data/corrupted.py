@@ -24,6 +24,7 @@ from fairweather.data.npz import ArchivedRows, read_archived_labels
 from fairweather.data.pixels import UnreadableImageError, strict_pillow
 from fairweather.data.sources import UNSPLIT, Listing, RawImage, Source, SourceRequest, check_exists
 from fairweather.errors import InputError, join_names, unknown_name
+from fairweather.files.download import file_digest
 from fairweather.files.folders import read_facts
 from fairweather.types.measurement import ByteArray, Images, IntArray, StoredImage
 
@@ -229,7 +230,7 @@ class PublishedFiles:
 
     cell: PublishedCell
     digest: str | None = None
-    """Of the names and sizes of the files of some images; None before `bind`."""
+    """Of the content of an array, or the names and sizes of image files; None before `bind`."""
 
     @property
     def source(self) -> str:
@@ -320,7 +321,9 @@ class PublishedFiles:
                 )
         else:
             _check_labels(self.source, labels[keys], images)
-        facts = repr((rows.shape, rows.checksum, path.stat().st_size)).encode()
+        state = path.stat()
+        checksum = rows.checksum or _hash_file(path, state.st_size, state.st_mtime_ns)
+        facts = repr((rows.shape, checksum, state.st_size)).encode()
         return hashlib.sha256(facts + labels.astype("<i8").tobytes()).hexdigest()
 
 
@@ -378,6 +381,11 @@ def _stem(name: str) -> str:
 
 def _list_sizes(paths: list[str]) -> list[int]:
     return [Path(path).stat().st_size for path in paths]
+
+
+@lru_cache(maxsize=64)  # five severities lie in one file
+def _hash_file(path: Path, size: int, modified: int) -> str:
+    return file_digest(path, "sha256")
 
 
 # One cell at a time: the names of 50,000 files take 12 MB.

@@ -113,7 +113,7 @@ def check_md5(path: Path, digest: str, published: str, verify: bool) -> str:
     if verify and digest != published:
         raise InputError(
             f"{str(path)!r} is not the published file: its MD5 is {digest} instead of {published}; "
-            "verify: false (verify=False in Python) uses it all the same"
+            "verify: false in a study, or fw.load_data(..., verify=False), uses it all the same"
         )
     return digest
 

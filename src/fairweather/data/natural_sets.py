@@ -85,7 +85,7 @@ class NaturalSet(FrozenRecord):
 
     @property
     def class_count(self) -> int:
-        """The number of classes that models choose among."""
+        """The number of its classes. ObjectNet's 113 are 125 of ImageNet's: its class mask."""
         return self.classes if isinstance(self.classes, int) else len(self.classes)
 
     @property

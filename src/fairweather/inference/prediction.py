@@ -243,6 +243,9 @@ class Predictor(NamedTuple):
     adapting: Adapting | None = None
     """What adapts copies of the model to the images they see, in streams of their own."""
 
+    seed: int = 0
+    """The number of the model's seed; each has orders and random numbers of its own."""
+
     source: Images | None = None
     """Clean validation images that the method learns from; None if it needs none."""
 
@@ -704,15 +707,15 @@ def predict_streams(
     Raises `InputError` if a batch would be too small, or memory runs out.
     """
     count = adapting.count_batches(len(images), batch_size, predictor.model)
-    learned, passes = learn_from_source(predictor, adapting, batch_size, device, arithmetic)
-    parts, carried = [], []
+    learned = learn_from_source(predictor, adapting, batch_size, device, arithmetic)
+    parts, carried, passes = [], [], Passes(0, 0)
 
     def tell_mean(number: int, done: float) -> None:
         if tell is not None:
             tell((number * len(images) + done) / adapting.orders)
 
-    for number, places in enumerate(adapting.draw_streams(images.labels.numpy())):
-        adapted = adapting.adapt(predictor.model, number)
+    for number, places in enumerate(adapting.draw_streams(images.labels.numpy(), predictor.seed)):
+        adapted = adapting.adapt(predictor.model, number + (predictor.seed % 2**16 << 16))
         adapted.memory |= learned
         first = {} if predictor.carried is None else adapted.carry()
         if predictor.carried:
@@ -746,10 +749,10 @@ def learn_from_source(
     batch_size: int,
     device: torch.device,
     arithmetic: Arithmetic,
-) -> tuple[Tensors, Passes]:
-    """What all copies remember of clean validation images, and what learning it has cost."""
+) -> Tensors:
+    """What all copies remember of clean validation images; learning it is done once."""
     if predictor.source is None:
-        return {}, Passes(0, 0)
+        return {}
     adapted, source = adapting.adapt(predictor.model), predictor.source
     count = adapting.count_batches(len(source), batch_size, predictor.model)
 
@@ -760,7 +763,7 @@ def learn_from_source(
 
     with evaluation_mode(adapted, device), arithmetic.on(device), torch.enable_grad():
         learned = adapting.learn(adapted, batches())
-    return {name: tensor.detach() for name, tensor in learned.items()}, adapted.passes
+    return {name: tensor.detach() for name, tensor in learned.items()}
 
 
 def _select_changed(last: Tensors, first: Tensors) -> Tensors:

@@ -353,7 +353,7 @@ def select_conditions(rule: Rule, rows: ModelScores) -> list[ShiftLevel]:
         right = f"{files}{rule.cell.removeprefix(named or shift)}"
         raise InputError(f"unknown shift {named or shift!r}; did you mean {right!r}?")
     if shift not in known:
-        raise unknown_name("shift", shift, [*known, ALL_CELLS])
+        raise unknown_name("shift", named or shift, [*known, ALL_CELLS])
     levels = [condition.level for condition in rows if condition.shift == shift]
     if rule.change and shift.startswith(NATURAL):
         raise InputError(

@@ -16,7 +16,12 @@ from numpy.typing import ArrayLike
 from scipy import stats
 from scipy.special import logit
 
-from fairweather.data.natural_sets import IMAGENET_CLASSES, NATURAL_SETS, find_natural_set
+from fairweather.data.natural_sets import (
+    IMAGENET_CLASSES,
+    NATURAL_SETS,
+    find_natural_facts,
+    find_natural_set,
+)
 from fairweather.errors import InputError, join_names
 from fairweather.judge.atlas import (
     CORRUPTIONS,
@@ -225,14 +230,23 @@ def find_cells(record: RunRecord, atlas: Atlas) -> RunCells:
     """Find the cells of a run that published models were measured in."""
     comparable = {UNSHIFTED: ShiftLevel(CLEAN, NO_LEVEL)}
     unknown, unpublished = list[str](), list[str]()
-    for name, source in record.natural.items():
-        usual = find_natural_set(source.partition(":")[0]) or find_natural_set(name)
+    side, others = record.data.side, list[str]()
+    owned = {
+        name: find_natural_facts(source) is not None for name, source in record.natural.items()
+    }
+    for name in sorted(owned, key=lambda name: not owned[name]):
+        kind = record.natural[name].partition(":")[0]
+        usual = find_natural_set(kind) if owned[name] else _find_by_full_name(name)
         cell = AtlasCell(f"{NATURAL}{usual}")
-        if cell in atlas.cells:
+        if cell in comparable:
+            others.append(
+                f"{_title(cell)} is in the run twice: {comparable[cell].shift} is compared, and "
+                f"{NATURAL}{name} is not."
+            )
+        elif cell in atlas.cells:
             comparable[cell] = ShiftLevel(f"{NATURAL}{name}", NO_LEVEL)
         else:
             (unpublished if usual else unknown).append(f"{NATURAL}{name}")
-    side, others = record.data.side, []
     other_size = side not in (None, (SIDE, SIDE))
     for sweep in record.sweeps:
         levels = cells_by_level(sweep)
@@ -259,6 +273,16 @@ def find_cells(record: RunRecord, atlas: Atlas) -> RunCells:
     elif unpublished:
         others.append(f"No numbers in {atlas.facts.title} for {join_names(unpublished)}.")
     return RunCells(comparable, others)
+
+
+def _find_by_full_name(name: str) -> str:
+    """The set that images of another source are by their name, such as `imagenet-sketch`; or "".
+
+    A word such as `sketch` may mean others, and labels such as ReaL's come with their own source.
+    """
+    usual = find_natural_set(name)
+    is_full = re.sub(r"[-_.\s]", "", name).casefold().startswith(usual.partition("-")[0])
+    return usual if usual and is_full and not NATURAL_SETS[usual].same_images else ""
 
 
 def find_published(sweep: SweepRecord, record: RunRecord) -> AtlasCell | None:
@@ -657,6 +681,12 @@ def _notes(standing: RankedRun) -> Iterator[str]:
         yield (
             f"{', '.join(masked)}: the published models and this run choose among the classes of "
             "the set."
+        )
+    if lined := [_title(cell) for cell in fewer if standing.line(cell)]:
+        yield (
+            f"Effective robustness on {' and '.join(lined)} is at the clean accuracy over all "
+            "1,000 classes. The testbed's plots take the clean accuracy over the classes of the "
+            "set, so their numbers differ a little."
         )
     if any(cell.shift.startswith(NATURAL) and not standing.line(cell) for cell in cells) and (
         standing.atlas.standard

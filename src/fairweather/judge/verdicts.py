@@ -275,8 +275,13 @@ def _resolve_rule(
         )
     ]
     for case in cases:
-        if rule.scored in absent and not case.has(rule.scored):
-            raise InputError(f"{case.model} has no {rule.scored}: {absent[rule.scored]}")
+        reason = absent.get(rule.scored)
+        if not any(
+            name.startswith(f"{rule.metric}/") for row in case.rows.values() for name in row
+        ):
+            reason = reason or absent.get(f"macro_{rule.metric}")  # the same for each class
+        if reason and not case.has(rule.scored):
+            raise InputError(f"{case.model} has no {rule.scored}: {reason}")
         find_score(case)
     _check_limit(rule)
     return cases

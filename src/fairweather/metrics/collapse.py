@@ -1,4 +1,4 @@
-"""Whether a network that adapts has collapsed, and at which image of its stream, without labels."""
+"""Whether a network that adapts has collapsed, and at which image of its stream."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ class Collapse(NamedTuple):
     """Where a stream begins to give one answer, or to be certain of every answer."""
 
     kind: Literal["one class", "certain"]
-    """Certainty alone is no collapse: labels show whether accuracy has risen with it."""
+    """Certainty alone is no collapse: labels show whether it is wrong (`is_certainty_wrong`)."""
 
     place: int
     """The place in the stream of the first image of the window, from 0 on."""
@@ -61,10 +61,10 @@ def find_collapse(
     >>> sure = np.full(400, 0.8)
     >>> predicted = np.where(np.arange(400) < 250, healthy, stuck)
     >>> find_collapse(predicted, sure, [healthy], sure, is_sorted=False)
-    Collapse(kind='one class', place=241, label=0)
+    Collapse(kind='one class', place=240, label=0)
     """
     window = min(WINDOW, len(predicted) // 2)
-    if window < FEWEST:
+    if not is_examined(len(predicted)):
         return None
     signs: list[Collapse] = []
     several = window * (SEVERAL_SORTED if is_sorted else SEVERAL)
@@ -83,6 +83,36 @@ def find_collapse(
     return min(
         signs, key=lambda collapse: (collapse.kind == "certain", collapse.place), default=None
     )
+
+
+def is_examined(images: int) -> bool:
+    """Whether a stream of so many images is long enough to find a collapse in it.
+
+    >>> is_examined(19), is_examined(20)
+    (False, True)
+    """
+    return images // 2 >= FEWEST
+
+
+def is_certainty_wrong(right: FloatArray, plain: FloatArray, confidence: FloatArray) -> bool:
+    """Whether a network that became certain is wrong far more often than it says.
+
+    It must also be right less often than the plain network, by more than two standard errors of
+    the difference. So a network that is always right may be certain of it.
+
+    Args:
+        right: float `[n]`, whether it is right, from the first certain image on.
+        plain: float `[n]`, whether the plain network is right on the same images.
+        confidence: float `[n]`.
+
+    >>> right, sure = np.ones(100), np.full(100, 0.999)
+    >>> is_certainty_wrong(right, right, sure), is_certainty_wrong(1 - right, right, sure)
+    (False, True)
+    """
+    lost = float((plain - right).sum())
+    errors, doubt = float((1 - right).mean()), float((1 - confidence).mean())
+    is_worse = lost > 2 * float(np.abs(plain - right).sum()) ** 0.5
+    return is_worse and errors >= UNCERTAIN and errors >= UNCERTAIN / CERTAIN * doubt
 
 
 def average_windows(column: FloatArray, window: int) -> FloatArray:

@@ -10,7 +10,13 @@ import altair as alt
 import numpy as np
 import pandas as pd
 
-from fairweather.metrics.collapse import Collapse, average_windows, find_collapse
+from fairweather.metrics.collapse import (
+    Collapse,
+    average_windows,
+    find_collapse,
+    is_certainty_wrong,
+    is_examined,
+)
 from fairweather.metrics.columns import FloatArray, IntArray, clopper_pearson
 from fairweather.metrics.robustness import ADAPTED
 from fairweather.report.charts import COLORS, FAINT, RULE, SOLID, Figure, render_figure
@@ -31,6 +37,8 @@ from fairweather.variants.variant import SHUFFLED
 # A window of the running accuracy is a tenth of the stream, within these limits.
 SMALLEST_WINDOW, LARGEST_WINDOW = 20, 200
 LARGE_FALL = 0.2  # of accuracy, from which on a stream without a collapse is explained
+UNEXAMINED = "not examined"  # a stream that is too short to find a collapse in it
+FEW_STEPS = 0.5  # of the batches
 MOST_PANELS, POINTS = 4, 120  # of the figure
 CALIBRATION, RISK = ADAPTED["rms_calibration_error"], ADAPTED["area_under_risk_coverage"]
 ACCURACY = ADAPTED["accuracy"]
@@ -48,7 +56,8 @@ class Streams(NamedTuple):
     """`[streams, n]`, whether the plain network is right on the same images."""
 
     collapses: Sequence[Collapse | None] | None
-    """Of each stream; None if no earlier batch changes an answer, so that none can collapse."""
+    """Of each stream; certainty counts where it is wrong. None where no earlier batch changes an
+    answer, so that no stream can collapse."""
 
     remark: str
     """What must be known of the streams; "" for nothing."""
@@ -62,15 +71,14 @@ class Streams(NamedTuple):
         return np.asarray(self.right.mean(axis=1))
 
     @property
-    def collapsed(self) -> dict[int, Collapse]:
-        """The streams that collapsed, by number: of certainty alone, if accuracy did not rise."""
-        signs = {at: sign for at, sign in enumerate(self.collapses or ()) if sign is not None}
-        return {at: sign for at, sign in signs.items() if self._confirms(at, sign)}
+    def is_examined(self) -> bool:
+        """Whether the streams can collapse, and are long enough to find it."""
+        return self.collapses is not None and is_examined(self.right.shape[1])
 
-    def _confirms(self, number: int, sign: Collapse) -> bool:
-        rest = slice(sign.place, None)
-        gain = self.right[number, rest].mean() - self.plain[number, rest].mean()
-        return sign.kind == "one class" or bool(gain <= 0)
+    @property
+    def collapsed(self) -> dict[int, Collapse]:
+        """The streams that collapsed, by number."""
+        return {at: sign for at, sign in enumerate(self.collapses or ()) if sign is not None}
 
 
 def list_adapting(contents: Contents) -> dict[str, str]:
@@ -114,13 +122,18 @@ def _read_cell(contents: Contents, model: str, base: str, cell: str) -> Streams 
     is_sorted = adapting.order != SHUFFLED
     remark = adapting.remark(labels.shape[1], contents.batch_size(model))
     can_collapse = adapting.remembers and not remark
-    collapses = [
-        find_collapse(mine, sure, [theirs, known], plain_sure, is_sorted=is_sorted)
-        for mine, sure, theirs, known, plain_sure in zip(
-            predicted, confidence, still, unshifted, plain_confidence, strict=True
-        )
-    ]
     right, plain_right = ((c == labels).astype(np.float64) for c in (predicted, still))
+    collapses: list[Collapse | None] = []
+    for at, sure in enumerate(confidence):
+        plain_answers = [still[at], unshifted[at]]
+        collapse = find_collapse(
+            predicted[at], sure, plain_answers, plain_confidence[at], is_sorted=is_sorted
+        )
+        if collapse is not None and collapse.kind == "certain":
+            rest = slice(collapse.place, None)
+            if not is_certainty_wrong(right[at, rest], plain_right[at, rest], sure[rest]):
+                collapse = None
+        collapses.append(collapse)
     passes = contents.read_passes(model, seed, cell)
     kept = collapses if can_collapse else None
     return Streams(model, cell, right, plain_right, kept, remark, passes)
@@ -138,7 +151,7 @@ _BESIDE_HEAD = TableLayout(
 _STREAM_HEAD = TableLayout(
     (
         *("Model", "Images", "Streams", "Lowest (%)", "Highest (%)", "Collapsed", "First sign"),
-        *("Forward", "Backward"),
+        *("Forward", "Backward", "Batches", "Steps", "Resets"),
     ),
     words=2,
 )
@@ -192,33 +205,39 @@ def tabulate_streams(contents: Contents) -> TextTable | None:
         number, first = next(iter(collapsed.items()), (0, None))
         sign = "" if first is None else f"stream {number + 1}, image {first.place + 1:,}"
         title, share = contents.titles[streams.model], len(collapsed) / len(accuracies)
-        ends = clopper_pearson(share, len(accuracies)) if streams.collapses else (math.nan,) * 2
-        costs = [c / streams.right.size for c in streams.passes or (math.nan, math.nan)]
+        low, high = (float(end) for end in clopper_pearson(share, len(accuracies)))
+        unknown = ABSENT if streams.collapses is None else UNEXAMINED
+        passes = streams.passes or (math.nan,) * len(Passes._fields)
+        costs = [images / streams.right.size for images in passes[:2]]
         body.append(
             [
                 *(title, _name_cell(contents, streams.cell), str(len(accuracies))),
                 *(f"{100 * number:.1f}" for number in (accuracies.min(), accuracies.max())),
-                f"{len(collapsed)} of {len(accuracies)}" if streams.collapses else ABSENT,
+                f"{len(collapsed)} of {len(accuracies)}" if streams.is_examined else unknown,
                 sign or ABSENT,
                 *(ABSENT if math.isnan(cost) else f"{cost:.1f}" for cost in costs),
+                *(ABSENT if math.isnan(count) else f"{count:,}" for count in passes[2:]),
             ]
         )
         place = math.nan if first is None else first.place + 1
         kind = "" if first is None else first.kind
-        counts = len(accuracies), accuracies.min(), accuracies.max(), len(collapsed)
-        shares = map(float, ends)
-        lines.append([streams.model, title, shift, level, *counts, *shares, place, kind, *costs])
+        ends = accuracies.min(), accuracies.max()
+        tail = (len(collapsed), low, high) if streams.is_examined else (math.nan,) * 3
+        counts = len(accuracies), *ends, *tail, place, kind, *costs, *passes[2:]
+        lines.append([streams.model, title, shift, level, *counts])
         models.append(streams.model)
     if not body:
         return None
     caption = (
         "Streams of the first seed: the same images, each time in another order. Collapsed: over "
         "100 images, the network gives one class where the plain network gives several. Certainty "
-        "without more right answers counts too. First sign: the first of those images. Forward, "
-        "backward: passes through the network for each image."
+        "with fewer right answers counts too. First sign: the first of those images. Forward, "
+        "backward: passes through the network for each image, without those of validation images. "
+        "Batches, steps, resets: those of all streams. A reset brings the model back."
     )
     columns = ["model", "title", "shift", "level", "streams", "lowest", "highest", "collapsed"]
     columns += ["share low", "share high", "first image", "kind", "forward", "backward"]
+    columns += Passes._fields[2:]
     frame = pd.DataFrame(lines, columns=columns)
     return TextTable("adaptation_streams", _STREAM_HEAD, body, [caption], frame, models)
 
@@ -258,7 +277,8 @@ def describe_adaptation(contents: Contents) -> list[str]:
             said.append(f"{title}: {_describe_change(change, where)}")
         if error is not None:
             said.append(f"{title}: {_describe_confidence(error, where)}")
-    return said + list(_describe_collapses(contents.once(read_streams), contents))
+    every = contents.once(read_streams)
+    return [*said, *_describe_steps(every, contents), *_describe_collapses(every, contents)]
 
 
 def summarise_adaptation(contents: Contents) -> list[str]:
@@ -303,27 +323,57 @@ def _describe_confidence(error: Score, where: str) -> str:
     return f"no change of the calibration error was shown {where}."
 
 
-def _describe_collapses(every: Sequence[Streams], contents: Contents) -> Iterator[str]:
+def _list_by_model(every: Iterable[Streams]) -> dict[str, list[Streams]]:
     by_model: dict[str, list[Streams]] = {}
     for streams in every:
         by_model.setdefault(streams.model, []).append(streams)
-    for model, cells in by_model.items():
+    return by_model
+
+
+def _describe_steps(every: Sequence[Streams], contents: Contents) -> Iterator[str]:
+    """Say where a method of gradient steps hardly took any, or came back to the model."""
+    for model, cells in _list_by_model(every).items():
+        variant, title = contents.variant(model), contents.titles[model]
+        counted = [(s.passes, s.cell) for s in cells if s.passes is not None and s.passes.batches]
+        if variant is None or variant.adapting is None or not counted:
+            continue
+        if variant.adapting.takes_steps:
+            few, cell = min(counted, key=lambda entry: entry[0].steps / entry[0].batches)
+            if few.steps < few.batches * FEW_STEPS:
+                yield (
+                    f"{title}: only {few.steps:,} of {few.batches:,} batches changed the network "
+                    f"{_name_place(contents, cell)}."
+                )
+        back, cell = max(counted, key=lambda entry: entry[0].resets / entry[0].batches)
+        if back.resets:
+            yield (
+                f"{title}: came back to the model after {back.resets:,} of {back.batches:,} "
+                f"batches {_name_place(contents, cell)}."
+            )
+
+
+def _name_place(contents: Contents, cell: str) -> str:
+    return "on clean images" if cell == CLEAN else f"under {_name_cell(contents, cell)}"
+
+
+def _describe_collapses(every: Sequence[Streams], contents: Contents) -> Iterator[str]:
+    for model, cells in _list_by_model(every).items():
         title, count = contents.titles[model], len(cells[0].accuracies)
         worst = max(cells, key=lambda streams: len(streams.collapsed))
         fall = max(cells, key=lambda streams: float(streams.plain.mean() - streams.right.mean()))
         if worst.remark:
             yield f"{title}: {worst.remark}"
-        if worst.collapses is None:
+        if not worst.is_examined:
             continue
         if worst.collapsed:
             number, collapse = next(iter(worst.collapsed.items()))
             begin = f"Stream {number + 1} begins at image {collapse.place + 1:,}."
-            where = _place_cell(contents, worst)
+            where = _name_place(contents, worst.cell)
             some = f"{len(worst.collapsed)} of {count} streams collapse"
             yield f"{title}: {'its stream collapses' if count == 1 else some} {where}. {begin}"
         elif fall.plain.mean() - fall.right.mean() >= LARGE_FALL:
             yield (
-                f"{title}: no collapse {_place_cell(contents, fall)}, "
+                f"{title}: no collapse {_name_place(contents, fall.cell)}, "
                 "which is one class where the plain network gives several."
             )
         elif count > 1:
@@ -332,12 +382,6 @@ def _describe_collapses(every: Sequence[Streams], contents: Contents) -> Iterato
                 f"{title}: none of {count} streams collapsed in any cell. "
                 f"With {count}, up to {most:.0f} % of other streams still may."
             )
-
-
-def _place_cell(contents: Contents, streams: Streams) -> str:
-    if streams.cell == CLEAN:
-        return "on clean images"
-    return f"under {_name_cell(contents, streams.cell)}"
 
 
 # ---------------------------------------------------------------- accuracy along the stream

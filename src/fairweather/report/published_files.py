@@ -2,14 +2,19 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Collection, Iterator
 from typing import NamedTuple
 
 import pandas as pd
 
 from fairweather.data.corrupted import BENCHMARK, TWINS, find_published_set, find_twin
 from fairweather.errors import join_names
-from fairweather.metrics.robustness import ALEXNET, FILES_MINUS_MEMORY, SEVERITIES
+from fairweather.metrics.robustness import (
+    ALEXNET,
+    FILES_MINUS_MEMORY,
+    SEVERITIES,
+    select_benchmark,
+)
 from fairweather.report.contents import Contents
 from fairweather.report.section import PartView, ReportPart, Tables
 from fairweather.report.summary import MCE_OF_FILES
@@ -56,6 +61,7 @@ def describe_families(contents: Contents) -> list[str]:
         if facts is not None:
             sentences.append(f"{facts.title} is read from the published files{size}.")
             sentences.append(_count_images(contents, family, facts.images))
+            sentences.append(_count_averaged(levels))
         elif family in TWINS.values():
             sentences.append(f"The corruptions of {family} are made in memory{size}.")
         if family == BENCHMARK:
@@ -70,6 +76,14 @@ def _count_images(contents: Contents, family: str, published: int | None) -> str
     if images == published:
         return f"All {images:,} images of a level are measured."
     return f"Of the {published:,} images of a level, {images:,} are measured."
+
+
+def _count_averaged(corruptions: Collection[str]) -> str:
+    count = len(select_benchmark(corruptions))
+    mean = f"Its mean error is over {count} corruption{'s' * (count > 1)}"
+    if count < len(corruptions):
+        return f"{mean}; the {len(corruptions) - count} for validation do not count."
+    return f"{mean}."
 
 
 def _images(contents: Contents, family: str) -> int:

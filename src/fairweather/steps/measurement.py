@@ -5,6 +5,7 @@ from __future__ import annotations
 import base64
 import hashlib
 import math
+import zlib
 from collections.abc import Collection, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from itertools import groupby
@@ -498,7 +499,12 @@ def _plan_variant(
         is_applied = file is None or measurement.is_recomputed(part)
         if variant.post_hoc is None or not is_applied:
             assert model.network is not None, "of given predictions, there is no network"
-            how = plan.ForwardPass(network=model.network, variant=variant.text, fitted=file)
+            how = plan.ForwardPass(
+                network=model.network,
+                variant=variant.text,
+                fitted=file,
+                stream_seed=0 if variant.adapting is None else number_seed(model.seed),
+            )
         step = _plan_prediction(measurement, model, name, label, part, shift, how)
         if isinstance(how, plan.ForwardPass) and variant.adapting is not None:
             carried = before.get(shift.id) if part == TEST else None
@@ -509,6 +515,15 @@ def _plan_variant(
         yield step
     if mixed:
         yield _mix_cells(mixed)
+
+
+def number_seed(seed: int | str) -> int:
+    """A number for a seed, also for that of an ensemble.
+
+    >>> number_seed(3), number_seed("3"), number_seed("ensemble")
+    (3, 3, 2353742000)
+    """
+    return int(seed) if str(seed).isdecimal() else zlib.crc32(str(seed).encode())
 
 
 def _plan_adaptation(

@@ -502,6 +502,10 @@ class ForwardPass(PredictionWay):
     fitted: NoEffect[str | None] = None
     """The file with what is fitted for the variant, if anything is."""
 
+    stream_seed: int = 0
+    """The number of the model's seed, so that no two seeds see their streams in the same orders; 0
+    for a network that does not adapt."""
+
     @property
     def reads(self) -> list[str]:
         return [*network_files(self.network), *([self.fitted] if self.fitted else [])]

@@ -374,7 +374,7 @@ def _make_predictor(step: plan.PredictStep, worker: Worker, folder: RunFolder) -
         fitted = read_fitted(folder, step.how.variant, step.how.fitted)
     if step.ood_scores:
         known = KnownFeatures(read_features(folder, step.known) if step.known is not None else None)
-    return predictor._replace(fitted=fitted, known=known)
+    return predictor._replace(fitted=fitted, known=known, seed=step.how.stream_seed)
 
 
 def _load_predictor(

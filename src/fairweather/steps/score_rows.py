@@ -30,7 +30,13 @@ from fairweather.metrics.detection import DETECTION_METRICS, OOD_SCORES
 from fairweather.metrics.grouping import Grouping
 from fairweather.metrics.intervals import stream_estimate
 from fairweather.metrics.metric import class_metric_names, find_class_metric_row
-from fairweather.metrics.robustness import ADAPTED, ALEXNET, FILES_MINUS_MEMORY, SEVERITIES
+from fairweather.metrics.robustness import (
+    ADAPTED,
+    ALEXNET,
+    FILES_MINUS_MEMORY,
+    SEVERITIES,
+    select_benchmark,
+)
 from fairweather.runs.folder import RunFolder
 from fairweather.runs.scores import (
     Estimates,
@@ -290,7 +296,8 @@ def _corruption_errors(
             of_family.setdefault(corruption, []).append(estimates["accuracy"])
     for (model, seed, family), accuracies in families.items():
         key = (model, seed, family, MEAN)
-        yield key, "mean_corruption_error", _combine_errors(mean_corruption_error, accuracies)
+        averaged = {name: accuracies[name] for name in select_benchmark(accuracies)}
+        yield key, "mean_corruption_error", _combine_errors(mean_corruption_error, averaged)
         benchmark = {name: accuracies[name] for name in ALEXNET if name in accuracies}
         full = len(benchmark) == len(ALEXNET) and all(
             len(members) == SEVERITIES for members in benchmark.values()

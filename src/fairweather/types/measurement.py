@@ -593,13 +593,25 @@ class Cell:
 
 
 class Passes(NamedTuple):
-    """How many images went through a network that adapts, on its way through all streams."""
+    """How many images went through a network that adapts, on its way through all streams.
+
+    Those of validation images, which a method such as EATA learns from before, are left out.
+    """
 
     forward: int
     """Images of all passes forward; an image counts once in each."""
 
     backward: int
     """Images of all passes backward, which compute gradients."""
+
+    batches: int = 0
+    """Batches that it predicted."""
+
+    steps: int = 0
+    """Gradient steps that it took."""
+
+    resets: int = 0
+    """Batches after which it came back to the model as it was."""
 
 
 STREAM_COLUMNS = {"stream": np.int64, "place": np.int64}  # only of models that adapt

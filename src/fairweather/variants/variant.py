@@ -273,6 +273,12 @@ class Adapting(Variant):
     `mixed`: a stream is the images of all cells in one order; after a kill, it begins again.
     """
 
+    titled: ClassVar[tuple[str, ...]] = ("batch_size",)
+    """The fields that the method's own title says, or the phrase with the size of batches."""
+
+    takes_steps: ClassVar[bool] = False
+    """Whether it steps along gradients."""
+
     passes: ClassVar[float] = 1
     """About how often an image goes through the network in a stream, to estimate the duration."""
 
@@ -302,14 +308,19 @@ class Adapting(Variant):
         return "-".join([self.kind, *texts])
 
     @property
+    def own_title(self) -> str:
+        """The title of the method, without its protocol."""
+        return self.kind_title
+
+    @property
     def title(self) -> str:
         """The method, and all of its protocol that is not at its defaults, but the batch size."""
         texts = [
             (value if isinstance(value, str) else f"{name} {value:g}").replace("_", " ")
             for name, value in self.changed.items()
-            if name != "batch_size"
+            if name not in self.titled
         ]
-        return ", ".join([self.kind_title, *texts])
+        return ", ".join([self.own_title, *texts])
 
     @property
     def source_images(self) -> int:
@@ -371,13 +382,19 @@ class Adapting(Variant):
         """
         return replace(self, orders=1, cells=EPISODIC)
 
-    def draw_streams(self, labels: LabelArray) -> list[IntArray]:
-        """Draw the places of the images of each stream, in the order in which they are seen."""
+    def draw_streams(self, labels: LabelArray, seed: int = 0) -> list[IntArray]:
+        """Draw the places of the images of each stream, in the order in which they are seen.
+
+        Args:
+            labels: of all images.
+            seed: of the model. Orders of their own keep seeds independent, as intervals over seeds
+                take them.
+        """
         from fairweather.variants.streams import draw_stream
 
         how = {"concentration": self.concentration, "imbalance": self.imbalance}
-        seeds = [(self.order_seed, number) for number in range(self.orders)]
-        return [draw_stream(labels, self.order, seed, **how) for seed in seeds]
+        seeds = [(self.order_seed, number, seed) for number in range(self.orders)]
+        return [draw_stream(labels, self.order, own, **how) for own in seeds]
 
     def count_batches(self, images: int, batch_size: int, network: nn.Module) -> int:
         """The number of batches of a stream, given the batch size of the evaluation.

@@ -98,7 +98,9 @@ def split_table(content: Content, place: str, options: RowOptions) -> list[Model
     if not columns:
         return []
     frame = _read_table(content, place, options)
-    return [] if frame is None else list(_split_columns(frame, columns, options))
+    if frame is None:
+        return []
+    return list(_split_columns(frame, _select_models(frame, columns, options)))
 
 
 def _read_table(
@@ -116,9 +118,11 @@ def _read_table(
 
 def _split_rows(frame: pd.DataFrame, named: dict[str, str]) -> Iterator[ModelPart]:
     columns = list(named.values())
-    texts = frame[columns].astype(str).apply(lambda column: column.str.strip())
+    cells = frame[columns].astype(object)
+    cells = cells.where(cells.notna(), None)
+    texts = cells.fillna("").astype(str).apply(lambda column: column.str.strip())
     for rows in _group_rows(texts):
-        entry = {kind: frame[name].loc[rows[0]] for kind, name in named.items()}
+        entry = {kind: cells[name].loc[rows[0]] for kind, name in named.items()}
         if "shift" in entry and str(entry["shift"]).strip().lower() in _CLEAN:
             entry |= {"shift": None}
         if entry.get("shift") in (None, VALIDATION):
@@ -144,8 +148,8 @@ def _as_plain(value: Any) -> Any:  # noqa: ANN401 - a cell
 def _find_model_columns(first: pd.DataFrame, options: RowOptions) -> dict[str, str]:
     """The name of each model, and the column of its predicted classes; empty for no such columns.
 
-    The columns are those that are asked for, or marked as `pred_NAME` or by `NAME_confidence`; or
-    all others if they are text.
+    The columns are those that are asked for, or marked as `pred_NAME`; or those with
+    `NAME_confidence`, and all others that are text.
     """
     if len(options.predicted_columns) > 1:
         return _name_models(options.predicted_columns)
@@ -164,7 +168,38 @@ def _find_model_columns(first: pd.DataFrame, options: RowOptions) -> dict[str, s
     marked = [name for name in whole if _MARKED.fullmatch(name)]
     sure = [name for name in marked if name in texts or name in paired]
     numbers = [name for name in names if name not in texts]
-    return _name_models(sure or paired or ([] if numbers else texts))
+    either = [name for name in whole if name in paired or name in texts]
+    return _name_models(sure or (either if paired or not numbers else []))
+
+
+def _select_models(
+    frame: pd.DataFrame, columns: dict[str, str], options: RowOptions
+) -> dict[str, str]:
+    """The models whose predicted classes are among the labels, or among what others predict.
+
+    Others have columns that are asked for, marked or beside a confidence. Without labels and such
+    columns, all are models.
+    """
+    names = list(map(str, frame.columns))
+    sure = [
+        name
+        for name in columns.values()
+        if name in options.predicted_columns
+        or _MARKED.fullmatch(name)
+        or find_own_confidence(name, names)
+    ]
+    labels = [
+        name for name in names if name == options.label_column or name.lower() in LABEL_COLUMNS
+    ]
+    values = {
+        name: {*frame[name].astype(str).str.strip().str.lower()}
+        for name in dict.fromkeys((*labels, *columns.values()))
+    }
+    known = set[str]().union(*(values[name] for name in (*labels, *sure)))
+    models = {
+        model: name for model, name in columns.items() if name in sure or values[name] & known
+    }
+    return models or columns
 
 
 def _are_classes(cells: pd.Series[Any]) -> bool:
@@ -201,9 +236,7 @@ def find_own_confidence(column: str, names: Sequence[str]) -> str | None:
     return next((name for name in names if name.lower() in written), None)
 
 
-def _split_columns(
-    frame: pd.DataFrame, columns: dict[str, str], options: RowOptions
-) -> Iterator[ModelPart]:
+def _split_columns(frame: pd.DataFrame, columns: dict[str, str]) -> Iterator[ModelPart]:
     names = list(map(str, frame.columns))
     sure = {model: find_own_confidence(column, names) for model, column in columns.items()}
     owned = {*columns.values(), *filter(None, sure.values())}

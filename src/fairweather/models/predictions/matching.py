@@ -42,6 +42,7 @@ from fairweather.types.kinds import CLASSES, FINDINGS, TaskKind
 from fairweather.types.measurement import UNKNOWN, Groups
 from fairweather.types.positive import PositiveClasses, list_positive
 
+ROUNDED = 0.98  # times 1/K: a confidence of two digits may be that far below
 _SEPARATED = re.compile(f"[{re.escape(SEPARATORS)}]")
 
 
@@ -201,12 +202,19 @@ def _match_predicted(
         _check_labels(rows, order, classes, images)
     is_sure = rows.outputs.shape[1] == 1
     kind = WITH_CONFIDENCE if is_sure else WITHOUT_CONFIDENCE
+    notes, least = rows.notes, 1 / len(classes)
+    if is_sure and (low := int((rows.outputs < ROUNDED * least).sum())):
+        notes = (
+            *notes,
+            f"{low:,} of {len(rows.outputs):,} confidences are below {least:.3g}, which the most "
+            f"probable of {len(classes):,} classes cannot have",
+        )
     return MatchedPredictions(
         np.empty((len(order), 0), np.float32),
         kind,
         matched,
         note,
-        rows.notes,
+        notes,
         predicted[order],
         rows.outputs[order, 0] if is_sure else None,
     )

@@ -661,7 +661,7 @@ def _read_index(
     if _is_counter(values):
         return keys, f"{subject} counts the rows and is not used"
     if key is not None:
-        return keys, f"not used: {subject}"
+        return keys, f"not used: the index of the table ({subject})"
     plain = pd.to_numeric(values, errors="coerce")
     names = values if plain.isna().any() or _has_leading_zeros(values) else plain
     return read_column(names, f"{place}, {subject}"), f"{subject} is taken for the keys"

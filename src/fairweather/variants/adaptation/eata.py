@@ -54,8 +54,8 @@ class Eata(AdaptingByGradients):
         check_number(self.kind, "fisher_images", self.fisher_images, least=1, whole=True)
 
     @property
-    def title(self) -> str:
-        return super().title if self.fisher_weight else super().title.replace("EATA", "ETA")
+    def own_title(self) -> str:
+        return self.kind_title if self.fisher_weight else "ETA"
 
     @property
     def source_images(self) -> int:

@@ -22,6 +22,7 @@ class AdaptingByGradients(Adapting):
     Batch norm uses the statistics of the batch, and dropout stays off.
     """
 
+    takes_steps: ClassVar[bool] = True
     passes: ClassVar[float] = 3
     optimiser: str = "sgd"
     """`adam`, or `sgd` with momentum 0.9."""

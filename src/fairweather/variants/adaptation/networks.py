@@ -76,11 +76,16 @@ class AdaptedNetwork(nn.Module):
         with torch.enable_grad():
             logits = self._predict(self, images)
         self.batches += 1
+        self._count(batches=1)
         return logits.detach()
+
+    def _count(self, **more: int) -> None:
+        counts = {name: getattr(self.passes, name) + count for name, count in more.items()}
+        self.passes = self.passes._replace(**counts)
 
     def pass_forward(self, images: torch.Tensor, network: nn.Module | None = None) -> torch.Tensor:
         """The logits of the network, or of another one, float32."""
-        self.passes = self.passes._replace(forward=self.passes.forward + len(images))
+        self._count(forward=len(images))
         logits: torch.Tensor = (network or self.network)(images)
         return logits.float()
 
@@ -88,7 +93,7 @@ class AdaptedNetwork(nn.Module):
         """Compute gradients of a loss of some images, in place of earlier ones."""
         if not loss.requires_grad:
             raise InputError("the model gives no gradients, so that no steps can adapt it")
-        self.passes = self.passes._replace(backward=self.passes.backward + images)
+        self._count(backward=images)
         for parameter in self.adapted_parameters:
             parameter.grad = None
         loss.backward()
@@ -104,6 +109,14 @@ class AdaptedNetwork(nn.Module):
             )
         self._optimiser_state = {}
         self._optimiser.step()
+        self._count(steps=1)
+
+    def reset(self, parameters: Sequence[torch.Tensor]) -> None:
+        """Give the adapted parameters these values again."""
+        with torch.no_grad():
+            for parameter, value in zip(self.adapted_parameters, parameters, strict=True):
+                parameter.copy_(value)
+        self._count(resets=1)
 
     def descend(self, loss: torch.Tensor, images: int) -> None:
         """Take one step along the gradients of a loss."""

@@ -93,9 +93,7 @@ class Sar(AdaptingByGradients):
             own = loss.detach()
             memory["entropy"] = own if mean is None else KEPT * mean + (1 - KEPT) * own
         if "entropy" in memory and memory["entropy"] < self.reset_below:
-            with torch.no_grad():
-                for at, parameter in enumerate(parameters):
-                    parameter.copy_(memory[f"source/{at}"])
+            adapted.reset([memory[f"source/{at}"] for at in range(len(parameters))])
         return logits
 
 

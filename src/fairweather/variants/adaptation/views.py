@@ -33,6 +33,7 @@ class AveragedViews(Adapting):
 
     kind: ClassVar[str] = "views"
     kind_title: ClassVar[str] = "test-time augmentation"
+    titled: ClassVar[tuple[str, ...]] = ("batch_size", "views")
     passes: ClassVar[float] = 2
     batch_size: int | None = field(default=None, kw_only=True)
     orders: int = field(default=1, kw_only=True)
@@ -44,7 +45,7 @@ class AveragedViews(Adapting):
         check_choice(self.kind, "views", self.views, TITLES)
 
     @property
-    def title(self) -> str:
+    def own_title(self) -> str:
         return f"{self.kind_title} ({TITLES[self.views]})"
 
     def phrase(self, images: int, batch_size: int, kind: TaskKind = CLASSES) -> str:
