@@ -199,7 +199,12 @@ class Metrics(Sections):
 
 
 class NaturalSets(SphinxDirective):
-    """The published natural shifts, from the table that reads them."""
+    """The published natural shifts, from the table that reads them.
+
+    Its body has their names, for readers of the plain file.
+    """
+
+    has_content = True
 
     def run(self) -> list[nodes.Node]:
         """Make a table with a row for each."""

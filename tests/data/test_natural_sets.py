@@ -3,6 +3,7 @@
 import hashlib
 import json
 from importlib import resources
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -86,7 +87,8 @@ def test_folders_of_wordnet_numbers(tmp_path):
     assert digest(images) != digest(load(f"folder:{tmp_path}", size=8))
     outside = next(wnid for wnid in WNIDS if wnid not in choices)
     write_images(tmp_path / outside, 1)
-    with pytest.raises(InputError, match=rf"not ImageNet-R, whose 200 classes .*{outside}"):
+    complaint = rf"not ImageNet-R, whose 200 classes .*: {outside} is not among them"
+    with pytest.raises(InputError, match=complaint):
         load(f"imagenet-r:{tmp_path}", size=8)
     assert load(f"imagenet-sketch:{tmp_path}", size=8).choices is None
 
@@ -266,3 +268,9 @@ def test_soft_labels_are_shares_of_people(people, form):
     np.save(root / f"cifar10h-{form}.npy", stored[:-1])
     with pytest.raises(InputError, match=r"has the shape \[\d+, 10\]; the test images"):
         load(f"cifar-10h:{root}")
+
+
+def test_the_guide_names_every_set_where_it_is_read_as_a_file():
+    guide = Path(__file__).parents[2] / "docs" / "natural-shifts.md"
+    names = guide.read_text().partition("```{natural-sets}")[2].partition("```")[0]
+    assert names.replace(",", " ").split() == list(NATURAL_SETS)

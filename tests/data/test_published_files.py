@@ -480,6 +480,16 @@ def test_files_and_memory_stand_side_by_side(imagenet_c):
 # ---------------------------------------------------------------- pages and lines
 
 
+def test_one_severity_that_was_asked_for_is_not_missing(undrawn, clean, imagenet_c, tmp_path):
+    lines = []
+    shift = f"imagenet-c:{imagenet_c}/fog/3"
+    evaluate(clean, [shift], tmp_path / "run", progress=lambda event: lines.append(event.line))
+    told = " ".join(filter(None, lines))
+    assert "ImageNet-C: 1 cell of 1 corruption, 12 of 50,000 images" in told
+    assert "ImageNet-C: not all severities of fog are measured" in told
+    assert "missing" not in told
+
+
 def test_a_partial_set_is_said_and_both_ways_are_compared(undrawn, clean, imagenet_c, tmp_path):
     shutil.rmtree(imagenet_c / "fog" / "4")
     lines = []
@@ -491,8 +501,10 @@ def test_a_partial_set_is_said_and_both_ways_are_compared(undrawn, clean, imagen
     )
     told = [line.partition("  ")[2].strip() for line in lines if line]
     assert "ImageNet-C: 9 cells of 2 corruptions, 12 of 50,000 images each" in told
-    assert "ImageNet-C: some severities of fog are missing" in told
-    assert any(line.startswith("no mCE: gaussian_noise, shot_noise") for line in told)
+    assert "ImageNet-C: not all severities of fog are measured" in told
+    assert any(
+        line.startswith("no mCE: not all severities of gaussian_noise, shot_noise") for line in told
+    )
     contents = read_contents(run.folder)
     sentences = " ".join(ORIGINS.shown(contents, ORIGINS.tables(contents)).notes)
     for sentence in (

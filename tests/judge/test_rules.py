@@ -350,6 +350,7 @@ def test_many_cells_that_are_left_out_are_counted():
         ("basic+temperature", "accuracy[pgd=3] >= 0", "level 3; did you mean 0.03125"),
         ("basic+temperature", "accuracy[gpd] >= 0", "'gpd'; did you mean 'pgd'"),
         ("b", "accuracy[imagenet_c/snow,severity=5] >= 0", "no level 5; did you mean 2"),
+        ("b", "accuracy[imagenet_c/snow,strength=5] >= 0", r"write accuracy\[imagenet_c/snow=5]"),
         ("basic+temperature", "acuracy[pgd] >= 0", "metric 'acuracy'; did you mean 'accuracy'"),
     ],
 )
@@ -631,6 +632,26 @@ def test_what_too_few_errors_carry_is_judged_on_the_value_alone(run, rule, compl
     verdicts = check(run, rule, on="value")
     assert all(each.passed for each in verdicts)
     assert any(each.too_few for each in verdicts)
+
+
+@pytest.mark.parametrize(
+    ("cell", "right"),
+    [
+        ("imagenet-c/snow,severity=2", "imagenet-c-files/snow,severity=2"),
+        ("imagenet-c/snow=2", "imagenet-c-files/snow=2"),
+        ("imagenet-c/snow", "imagenet-c-files/snow"),
+    ],
+)
+def test_a_set_of_published_files_leads_to_the_name_of_its_shifts(run, tmp_path, cell, right):
+    def add_files(scores):
+        made = scores[scores["shift"] == SNOW]
+        return pd.concat([scores, made.assign(shift="imagenet-c-files/snow")])
+
+    copy = replace_scores(run, tmp_path, add_files)
+    with pytest.raises(InputError, match=f"unknown shift 'imagenet-c/snow'; .* '{right}'"):
+        check(copy, f"basic: accuracy[{cell}] >= 0")
+    (verdict,) = check(copy, f"basic: accuracy[{right}] >= 0")
+    assert verdict.passed
 
 
 @pytest.mark.parametrize("seeds", [(0,), (0, 1)])

@@ -476,7 +476,9 @@ def test_numbers_of_classes_in_several_columns_are_refused_until_they_are_named(
     (source,) = list_in_memory(frame)
     known = images(labels=np.array([1, 0, 2, 2]))
     rows = read_rows(source.content, "the table", RowOptions(), 3)
-    with pytest.raises(InputError, match=r"--predicted-column a .*--outputs logits"):
+    with pytest.raises(
+        InputError, match=r"--predicted-column a --predicted-column b\), .*--outputs logits"
+    ):
         match_predictions(rows, ("a", "b", "c"), known, RowOptions())
 
 

@@ -2,6 +2,7 @@
 
 import itertools
 from dataclasses import dataclass, field
+from types import SimpleNamespace
 from typing import ClassVar
 
 import numpy as np
@@ -12,12 +13,21 @@ from torch import nn
 
 import fairweather as fw
 from fairweather.judge.comparison import compare_runs
-from fairweather.report.adaptation import describe_adaptation, draw_streams, read_streams
+from fairweather.metrics.collapse import Collapse
+from fairweather.report.adaptation import (
+    Streams,
+    _describe_collapses,
+    describe_adaptation,
+    draw_streams,
+    read_streams,
+    summarise_adaptation,
+)
 from fairweather.report.contents import read_contents
+from fairweather.requests.inputs import note_streams
 from fairweather.steps.score_rows import drop_adapting
 from fairweather.types.measurement import Images
 from fairweather.variants.adaptation.networks import AdaptedNetwork
-from fairweather.variants.variant import VARIANTS, Adapting
+from fairweather.variants.variant import VARIANTS, Adapting, read_variants
 from tests.conftest import figures_left_out
 
 WHERE = "tests.report.test_adaptation:Stuck"
@@ -148,8 +158,8 @@ def test_the_section_names_the_stream_and_the_image_of_a_collapse(run):
     contents = read_contents(run.folder)
     stuck, healthy = find_model(run, "+stuck"), find_model(run, "99")
     every = {streams.model: streams for streams in read_streams(contents)}
-    assert every[stuck].collapsed == list(range(STREAMS))
-    assert every[healthy].collapsed == []
+    assert list(every[stuck].collapsed) == list(range(STREAMS))
+    assert every[healthy].collapsed == {}
     begins = 40 * HEALTHY
     for collapse in every[stuck].collapses:
         assert (collapse.kind, collapse.label) == ("one class", 0)
@@ -188,7 +198,7 @@ def test_a_network_that_becomes_certain_with_the_same_answers_has_not_collapsed(
         images, "stuck: {after: 99, sharper: 100}", tmp_path / "a"
     )
     np.testing.assert_array_equal(streams.right, streams.plain)
-    assert streams.collapsed == []
+    assert streams.collapsed == {}
     assert table["collapsed"].item() == 0
     assert "not examined" not in page
 
@@ -292,3 +302,59 @@ def test_several_seeds_ensembles_and_fits_keep_all_streams(images, tmp_path, mon
         assert accuracy["mean"] == pytest.approx((accuracy["0"] + accuracy["1"]) / 2)
     assert "accuracy_change/adapted" in set(rows[rows["seed"] == "mean"]["metric"])
     assert run.folder.read_cell(file).set_size is not None
+
+
+def make_streams(right, plain, collapses, remark="", cell="clean"):
+    return Streams("a+tent", cell, np.array(right), np.array(plain), collapses, remark, None)
+
+
+def describe_streams(*streams):
+    contents = SimpleNamespace(titles={"a+tent": "TENT"}, cells={}, sweeps=())
+    return list(_describe_collapses(streams, contents))
+
+
+def test_what_cannot_collapse_is_not_said_to_have_survived():
+    right = [[1.0, 0.0] * 50] * 5
+    assert describe_streams(make_streams(right, right, None)) == []
+    remark = "1 batch a stream: no step changes an answer."
+    assert describe_streams(make_streams(right, right, None, remark)) == [f"TENT: {remark}"]
+    assert describe_streams(make_streams(right[:1], right[:1], [None])) == []
+    (said,) = describe_streams(make_streams(right, right, [None] * 5))
+    assert said.startswith("TENT: none of 5 streams collapsed")
+
+
+def test_a_large_fall_without_a_collapse_says_what_a_collapse_is():
+    right, plain = [[0.0] * 60 + [1.0] * 40] * 5, [[1.0] * 100] * 5
+    (said,) = describe_streams(make_streams(right, plain, [None] * 5))
+    assert said == (
+        "TENT: no collapse on clean images, which is one class where the plain network gives "
+        "several."
+    )
+    sign = Collapse("one class", 9, 0)
+    (said,) = describe_streams(make_streams(right[:1], plain[:1], [sign]))
+    assert said.startswith("TENT: its stream collapses on clean images. Stream 1 begins at image")
+
+
+def test_a_note_is_printed_for_a_stream_of_one_batch(images):
+    data = fw.Dataset("quadrants", None, None, images, (0.0,) * 3, (1.0,) * 3)
+    variants = read_variants(["tent: {batch_size: 400}", "sar: {batch_size: 399}", "views"])
+    settings = SimpleNamespace(variants=variants, batch_size=IMAGES)
+    (note,) = note_streams(settings, data)
+    assert note.startswith("note           TENT: 1 batch a stream")
+
+
+def test_the_front_says_where_adapting_changes_most(run):
+    stuck = find_model(run, "+stuck")
+    rows = run.folder.scores
+    changes = rows[(rows["metric"] == "accuracy_change/adapted") & (rows["model"] == stuck)]
+    changes = changes[changes["level"].isin(["none", "mean"])]
+    worst = changes.loc[changes["value"].idxmin()]
+    there = rows[(rows["shift"] == worst["shift"]) & (rows["level"] == worst["level"])]
+    values = there[there["metric"] == "accuracy"].set_index("model")["value"]
+    plain, adapted = (f"{100 * values[name]:.0f}" for name in (drop_adapting(stuck), stuck))
+    contents = read_contents(run.folder)
+    (said,) = summarise_adaptation(contents)
+    assert said.startswith(f"{contents.titles[stuck]} lowers accuracy ")
+    assert said.endswith(f"most: from {plain} to {adapted} %.")
+    page = run.folder.file("report.html").read_text().replace("\N{NO-BREAK SPACE}", " ")
+    assert said in page

@@ -18,6 +18,7 @@ from fairweather.report.building import build_report, make_tables
 from fairweather.report.contents import Contents, make_sweep
 from fairweather.report.performance import COVERAGE, RISK
 from fairweather.report.summary import PRIOR_METRICS
+from fairweather.report.tables import ABSENT
 from fairweather.types.record import COLUMNS
 from tests.helpers.run_folders import run_record, sweep_record, write_run
 
@@ -121,6 +122,16 @@ def further_tables(contents):
 
 def tables(*arguments, **named):
     return {table.name: table for table in further_tables(contents(*arguments, **named))}
+
+
+def test_an_undefined_number_is_shown_as_missing_and_stays_in_the_file():
+    undefined = [("clean", "none", COVERAGE, 0.0), ("clean", "none", RISK, math.nan)]
+    made = make_tables(contents(rows([*PLAIN, *undefined])))
+    table = next(table for of in made.values() for table in of if table.name == "clean_metrics")
+    risk = [row[1] for row in table.body if row[0].startswith("Risk above the threshold")]
+    assert risk == [ABSENT]
+    assert table.frame[table.frame["metric"] == RISK].iloc[:, 2:].isna().all(axis=None)
+    assert not any("nan" in cell for row in table.body for cell in row)
 
 
 def test_a_run_without_such_rows_has_no_such_tables():

@@ -292,3 +292,16 @@ def test_what_needs_the_network_is_refused_in_a_sentence(tmp_path, runs, command
     result = fairweather(name, f"{runs[1].path}:net:0", *more, *options)
     assert result.returncode == 2, result.stderr
     assert "predictions" in result.stderr
+
+
+@pytest.mark.parametrize("typed", ["cta", "cat"])
+def test_a_predicted_class_that_no_label_has_is_named_with_its_rows(tmp_path, typed):
+    labels = np.array(["cat", "dog"] * 20)
+    predicted = np.where(np.arange(40) == 7, typed, labels)
+    path = tmp_path / "net.csv"
+    pd.DataFrame({"label": labels, "predicted_class": predicted}).to_csv(path, index=False)
+    out = ("--out", tmp_path / "run", "--bootstrap", 100)
+    result = fairweather("evaluate", f"predictions:{path}", *out)
+    assert result.returncode == 0, result.stderr
+    note = "no label is 'cta', which 1 of 40 rows predict"
+    assert (note in " ".join((result.stdout + result.stderr).split())) == (typed == "cta")

@@ -704,3 +704,50 @@ def test_only_what_has_changed_is_carried(toy_images):
     norms = {name for name, module in network.named_modules() if isinstance(module, nn.BatchNorm2d)}
     owners = {name.partition("/")[2].rpartition(".")[0] for name in changes if "network/" in name}
     assert owners <= {f"network.{name}" for name in norms}
+
+
+# ---------------------------------------------------------------- what earlier batches change
+
+STEPS = ("tent", "eata", "sar", "cotta")
+
+
+@pytest.mark.parametrize("kind", [*STEPS, "tent: {steps: 2}"])
+def test_a_stream_of_one_batch_is_remarked_where_no_step_changes_its_answers(kind):
+    name, _, further = kind.partition(": ")
+    further = further.strip("{}")
+    images = torch.cat(small_batches(2))
+    outputs = {}
+    for rate in (1e-9, 0.5):
+        fisher = "fisher_weight: 0" if name == "eata" else ""  # needs validation images
+        parameters = ", ".join(filter(None, [further, fisher, f"learning_rate: {rate}"]))
+        adapted = read_variant(f"{name}: {{{parameters}}}").adapt(small_network()).eval()
+        outputs[rate] = adapted(images)
+    variant = read_variant(kind)
+    has_idle_steps = torch.allclose(outputs[1e-9], outputs[0.5], atol=1e-5)
+    assert bool(variant.remark(len(images), 256)) == has_idle_steps
+    assert not variant.remark(variant.batch_size + 1, 256)
+    assert not read_variant({name: {"cells": "continual"}}).remark(len(images), 256)
+
+
+@pytest.mark.parametrize("name", [kind for kind in METHODS if kind != "batchnorm"])
+def test_methods_remember_whose_later_answers_earlier_batches_change(name):
+    variant = read_variant(name)
+    first, second = small_batches(2)
+    strong = {"learning_rate": 0.5} if name in STEPS else {}
+    strong |= {"margin": 1.0} if name in ("eata", "sar") else {}
+    strong |= {"fisher_weight": 0.0} if name == "eata" else {}  # needs validation images
+    alone, after = (read_variant({name: strong}).adapt(small_network()).eval() for _ in range(2))
+    after(first)
+    changed = not torch.allclose(after(second), alone(second), atol=1e-4)
+    assert variant.remembers == changed
+
+
+@pytest.mark.parametrize(("momentum", "remembers"), [(1.0, False), (0.5, True)])
+def test_batch_norm_remembers_with_a_momentum_alone(momentum, remembers):
+    variant = read_variant({"batchnorm": {"momentum": momentum}})
+    network = nn.Sequential(nn.BatchNorm2d(3), nn.Flatten(), nn.Linear(WIDTH, CLASSES)).eval()
+    first, second = small_batches(2)
+    alone, after = (variant.adapt(network).eval() for _ in range(2))
+    after(first)
+    assert torch.allclose(alone(second), after(second), atol=1e-6) != remembers
+    assert variant.remembers == remembers

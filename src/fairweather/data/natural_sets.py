@@ -152,7 +152,8 @@ def _list_class_folders(facts: NaturalSet, request: SourceRequest) -> Source:
     if wrong := [name for name in source.classes if name not in set(allowed)]:
         raise InputError(
             f"{str(request.path)!r} is not {facts.title}, whose {len(allowed):,} classes are "
-            f"folders like {allowed[0]}: found {join_names(wrong)}"
+            f"folders like {allowed[0]}: {join_names(wrong)} {'is' if len(wrong) == 1 else 'are'} "
+            "not among them"
         )
     return source._replace(choices=facts.choices)
 

@@ -12,6 +12,7 @@ import numpy.typing as npt
 import pandas as pd
 import scipy.special
 
+from fairweather.data.corrupted import FILES, find_published_name
 from fairweather.errors import InputError, join_names, unknown_name
 from fairweather.judge.rules import CLASS, SUBJECTS, UNSEEN_SLICE, WORST_SLICE, Rule, parse_level
 from fairweather.metrics import (
@@ -346,6 +347,11 @@ def select_conditions(rule: Rule, rows: ModelScores) -> list[ShiftLevel]:
     if shift not in known and named in known and sign == "=":
         right = f"{rule.metric}[{named}={level}]"
         raise InputError(f"a rule names only the level, not its parameter: write {right}")
+    family, slash, corruption = (named or shift).partition("/")
+    files = f"{find_published_name(family)}{FILES}{slash}{corruption}"
+    if shift not in known and files in known:  # the name of the set, as it is asked for
+        right = f"{files}{rule.cell.removeprefix(named or shift)}"
+        raise InputError(f"unknown shift {named or shift!r}; did you mean {right!r}?")
     if shift not in known:
         raise unknown_name("shift", named or shift, [*known, ALL_CELLS])
     levels = [condition.level for condition in rows if condition.shift == shift]

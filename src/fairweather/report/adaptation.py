@@ -36,6 +36,7 @@ from fairweather.variants.variant import SHUFFLED
 
 # A window of the running accuracy is a tenth of the stream, within these limits.
 SMALLEST_WINDOW, LARGEST_WINDOW = 20, 200
+LARGE_FALL = 0.2  # of accuracy, from which on a stream without a collapse is explained
 UNEXAMINED = "not examined"  # a stream that is too short to find a collapse in it
 FEW_STEPS = 0.5  # of the batches
 MOST_PANELS, POINTS = 4, 120  # of the figure
@@ -54,8 +55,12 @@ class Streams(NamedTuple):
     plain: FloatArray
     """`[streams, n]`, whether the plain network is right on the same images."""
 
-    collapses: Sequence[Collapse | None]
-    """Of each stream; certainty counts where it is wrong."""
+    collapses: Sequence[Collapse | None] | None
+    """Of each stream; certainty counts where it is wrong. None where no earlier batch changes an
+    answer, so that no stream can collapse."""
+
+    remark: str
+    """What must be known of the streams; "" for nothing."""
 
     passes: Passes | None
     """What adapting has cost, in images of all streams."""
@@ -67,13 +72,13 @@ class Streams(NamedTuple):
 
     @property
     def is_examined(self) -> bool:
-        """Whether the streams are long enough to find a collapse."""
-        return is_examined(self.right.shape[1])
+        """Whether the streams can collapse, and are long enough to find it."""
+        return self.collapses is not None and is_examined(self.right.shape[1])
 
     @property
-    def collapsed(self) -> list[int]:
-        """The numbers of the streams that collapsed."""
-        return [number for number, collapse in enumerate(self.collapses) if collapse is not None]
+    def collapsed(self) -> dict[int, Collapse]:
+        """The streams that collapsed, by number."""
+        return {at: sign for at, sign in enumerate(self.collapses or ()) if sign is not None}
 
 
 def list_adapting(contents: Contents) -> dict[str, str]:
@@ -113,7 +118,10 @@ def _read_cell(contents: Contents, model: str, base: str, cell: str) -> Streams 
     order = np.argsort(read[3], axis=1)
     labels, predicted, confidence = (np.take_along_axis(c, order, axis=1) for c in read[:3])
     still, plain_confidence, unshifted = (c[order] for c in (*plain[1:], *clean))
-    is_sorted = variant.adapting.order != SHUFFLED
+    adapting = variant.adapting
+    is_sorted = adapting.order != SHUFFLED
+    remark = adapting.remark(labels.shape[1], contents.batch_size(model))
+    can_collapse = adapting.remembers and not remark
     right, plain_right = ((c == labels).astype(np.float64) for c in (predicted, still))
     collapses: list[Collapse | None] = []
     for at, sure in enumerate(confidence):
@@ -127,7 +135,8 @@ def _read_cell(contents: Contents, model: str, base: str, cell: str) -> Streams 
                 collapse = None
         collapses.append(collapse)
     passes = contents.read_passes(model, seed, cell)
-    return Streams(model, cell, right, plain_right, collapses, passes)
+    kept = collapses if can_collapse else None
+    return Streams(model, cell, right, plain_right, kept, remark, passes)
 
 
 # ---------------------------------------------------------------- tables
@@ -193,17 +202,18 @@ def tabulate_streams(contents: Contents) -> TextTable | None:
     for streams in contents.once(read_streams):
         shift, level = contents.cells[streams.cell]
         collapsed, accuracies = streams.collapsed, streams.accuracies
-        first = None if not collapsed else streams.collapses[collapsed[0]]
-        sign = "" if first is None else f"stream {collapsed[0] + 1}, image {first.place + 1:,}"
+        number, first = next(iter(collapsed.items()), (0, None))
+        sign = "" if first is None else f"stream {number + 1}, image {first.place + 1:,}"
         title, share = contents.titles[streams.model], len(collapsed) / len(accuracies)
         low, high = (float(end) for end in clopper_pearson(share, len(accuracies)))
+        unknown = ABSENT if streams.collapses is None else UNEXAMINED
         passes = streams.passes or (math.nan,) * len(Passes._fields)
         costs = [images / streams.right.size for images in passes[:2]]
         body.append(
             [
                 *(title, _name_cell(contents, streams.cell), str(len(accuracies))),
                 *(f"{100 * number:.1f}" for number in (accuracies.min(), accuracies.max())),
-                f"{len(collapsed)} of {len(accuracies)}" if streams.is_examined else UNEXAMINED,
+                f"{len(collapsed)} of {len(accuracies)}" if streams.is_examined else unknown,
                 sign or ABSENT,
                 *(ABSENT if math.isnan(cost) else f"{cost:.1f}" for cost in costs),
                 *(ABSENT if math.isnan(count) else f"{count:,}" for count in passes[2:]),
@@ -271,6 +281,31 @@ def describe_adaptation(contents: Contents) -> list[str]:
     return [*said, *_describe_steps(every, contents), *_describe_collapses(every, contents)]
 
 
+def summarise_adaptation(contents: Contents) -> list[str]:
+    """Say where adapting gains and where it loses most accuracy, if intervals exclude 0."""
+    words = {sweep.name: f"under {sweep.in_sentence}" for sweep in contents.sweeps}
+    words |= {CLEAN: "on clean images", ALL: "under all shifts"}
+    changes = [
+        (change, model, base, shift, level)
+        for model, base in list_adapting(contents).items()
+        for _, shift, level in _list_places(contents)
+        if (change := contents.score(ACCURACY, model, shift, level)) is not None
+    ]
+    gains = [entry for entry in changes if entry[0].low > 0]
+    losses = [entry for entry in changes if entry[0].high < 0]
+    said = []
+    for verb, choose, some in (("lifts", max, gains), ("lowers", min, losses)):
+        if some:
+            _, model, base, shift, level = choose(some, key=lambda entry: entry[0].value)
+            scores = (contents.score("accuracy", name, shift, level) for name in (base, model))
+            plain, adapted = (f"{100 * score.value:.0f}" for score in scores if score is not None)
+            said.append(
+                f"{contents.titles[model]} {verb} accuracy {words[shift]} most: "
+                f"from {plain} to {adapted} %."
+            )
+    return said
+
+
 def _describe_change(change: Score, where: str) -> str:
     points = f"{abs(100 * change.value):.1f} points"
     if change.low > 0:
@@ -325,21 +360,28 @@ def _describe_collapses(every: Sequence[Streams], contents: Contents) -> Iterato
     for model, cells in _list_by_model(every).items():
         title, count = contents.titles[model], len(cells[0].accuracies)
         worst = max(cells, key=lambda streams: len(streams.collapsed))
-        if not worst.collapsed:
+        fall = max(cells, key=lambda streams: float(streams.plain.mean() - streams.right.mean()))
+        if worst.remark:
+            yield f"{title}: {worst.remark}"
+        if not worst.is_examined:
+            continue
+        if worst.collapsed:
+            number, collapse = next(iter(worst.collapsed.items()))
+            begin = f"Stream {number + 1} begins at image {collapse.place + 1:,}."
+            where = _name_place(contents, worst.cell)
+            some = f"{len(worst.collapsed)} of {count} streams collapse"
+            yield f"{title}: {'its stream collapses' if count == 1 else some} {where}. {begin}"
+        elif fall.plain.mean() - fall.right.mean() >= LARGE_FALL:
+            yield (
+                f"{title}: no collapse {_name_place(contents, fall.cell)}, "
+                "which is one class where the plain network gives several."
+            )
+        elif count > 1:
             most = 100 * float(clopper_pearson(0.0, count)[1])
             yield (
                 f"{title}: none of {count} streams collapsed in any cell. "
                 f"With {count}, up to {most:.0f} % of other streams still may."
             )
-            continue
-        number = worst.collapsed[0]
-        collapse = worst.collapses[number]
-        assert collapse is not None, "it collapsed"
-        yield (
-            f"{title}: {len(worst.collapsed)} of {count} streams collapse "
-            f"{_name_place(contents, worst.cell)}. "
-            f"Stream {number + 1} begins at image {collapse.place + 1:,}."
-        )
 
 
 # ---------------------------------------------------------------- accuracy along the stream

@@ -44,7 +44,7 @@ from fairweather.report.tables import (
     TableLayout,
     TextTable,
     caption_scores,
-    find_defined,
+    find_entry,
     format_p_value,
     tabulate_scores,
 )
@@ -149,7 +149,7 @@ def _tabulate(contents: Contents) -> Iterator[TextTable | None]:
     rows, added = [], []
     for whose, model, subject, (place, shift, level) in _list_places(contents):
         entries = [
-            find_defined(subject.scores, f"{name}{subject.suffix}", model, shift, level)
+            find_entry(subject.scores, f"{name}{subject.suffix}", model, shift, level)
             for _, name in COLUMNS
         ]
         if not any(entries):

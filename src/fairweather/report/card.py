@@ -22,7 +22,7 @@ from fairweather.report.tables import (
     caption_scores,
     describe_metric,
     escape_markdown,
-    find_defined,
+    find_entry,
     write_markdown,
 )
 from fairweather.runs.folder import fingerprint
@@ -254,7 +254,7 @@ def _write_numbers(source: CardSource) -> Iterator[str]:
 
 
 def _write_entry(contents: Contents, *place: str) -> str:
-    return str(find_defined(contents, *place) or ABSENT)
+    return str(find_entry(contents, *place) or ABSENT)
 
 
 # ---------------------------------------------------------------- the front matter

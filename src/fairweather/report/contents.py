@@ -435,6 +435,10 @@ class Contents:
         written = self._record_of(model).settings.variants
         return find_variant(model.removesuffix(ENSEMBLE_SUFFIX), read_variants(written))
 
+    def batch_size(self, model: str) -> int:
+        """How many images at once the run of a model predicted."""
+        return self._record_of(model).settings.batch_size
+
     def _record_of(self, model: str) -> RunRecord:
         label, _, _ = model.rpartition(":")
         return self.records[label]

@@ -7,6 +7,7 @@ from collections.abc import Mapping, Sequence
 from typing import NamedTuple
 
 from fairweather.report import sentences as words
+from fairweather.report.adaptation import summarise_adaptation
 from fairweather.report.contents import Contents, Sweep
 from fairweather.report.other_images import list_other_images
 from fairweather.report.performance import (
@@ -141,6 +142,7 @@ def _show_verdict(contents: Contents, _: Tables) -> PartView | None:
             "tiles": write_tiles(contents, start),
             "models": {model: outcome.title for model, outcome in outcomes.items()},
             "chosen": "that is most accurate on clean images",
+            "adapted": summarise_adaptation(contents),
             "terms": explain_terms(contents, start),
         },
         carried={

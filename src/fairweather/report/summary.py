@@ -22,7 +22,6 @@ from fairweather.report.tables import (
     caption_scores,
     describe_interval,
     describe_metric,
-    find_defined,
     find_entry,
     make_column_key,
     tabulate_models,
@@ -121,7 +120,7 @@ def _make_class_row(contents: Contents, model: str, title: str, name: str) -> Sc
     whose = f"{title}: {name}" if len(contents.titles) > 1 else name
     scores = [contents.score(metric, model, CLEAN, NO_LEVEL) for metric in of_class]
     images = next((score.n for score in scores if score), 0)
-    entries = [find_defined(contents, metric, model, CLEAN, NO_LEVEL) for metric in of_class]
+    entries = [find_entry(contents, metric, model, CLEAN, NO_LEVEL) for metric in of_class]
     return ScoreRow(f"{model}/{name}", f"{whose} (n = {images:,})", entries, whose)
 
 

@@ -311,17 +311,14 @@ class ScoreEntry:
 def find_entry(
     contents: Contents, metric: str, model: str, shift: str, level: str
 ) -> ScoreEntry | None:
-    """Return a number as a table shows it, or None where there is none."""
+    """Return a number as a table shows it, or None without one or if it is undefined.
+
+    Undefined is, for example, the risk of no answers.
+    """
     score = contents.score(metric, model, shift, level)
-    return None if score is None else ScoreEntry(score, is_percent(metric))
-
-
-def find_defined(
-    contents: Contents, metric: str, model: str, shift: str, level: str
-) -> ScoreEntry | None:
-    """Return a number likewise, or None where it is undefined, such as a risk of no answers."""
-    entry = find_entry(contents, metric, model, shift, level)
-    return None if entry is None or math.isnan(entry.score.value) else entry
+    if score is None or math.isnan(score.value):
+        return None
+    return ScoreEntry(score, is_percent(metric))
 
 
 def format_difference(difference: Score, percent: bool, without_interval: str = TOO_FEW) -> str:
@@ -390,7 +387,7 @@ def tabulate_models(
             model,
             title + added,
             [
-                find_defined(view, column.metric, model, column.shift, column.level)
+                find_entry(view, column.metric, model, column.shift, column.level)
                 for column in columns
             ],
         )

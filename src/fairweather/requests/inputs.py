@@ -579,6 +579,15 @@ def try_shifts(shifts: Sequence[Shift | Attack], image: Images, seed: int) -> No
             shift(image.images, image.keys, seed)
 
 
+def note_streams(settings: Settings, dataset: Dataset) -> Iterator[str]:
+    """Note what must be known of the streams of networks that adapt, one per line."""
+    for variant in settings.variants:
+        if variant.adapting is variant and (
+            remark := variant.remark(len(dataset.test), settings.batch_size)
+        ):
+            yield f"note           {variant.title}: {remark}"
+
+
 def describe_published_files(settings: Settings, dataset: Dataset) -> Iterator[str]:
     """Say which published files are measured, and which are missing, one fact per line."""
     cells: dict[str, list[Shift]] = {}
@@ -592,17 +601,21 @@ def describe_published_files(settings: Settings, dataset: Dataset) -> Iterator[s
         for shift in shifts:
             levels.setdefault(shift.name.partition("/")[2], set()).add(shift.level)
         of_all = "" if facts.images is None else f" of {facts.images:,}"
+        measured, kinds = (
+            f"{number} {noun}{'s' * (number != 1)}"
+            for number, noun in ((len(shifts), "cell"), (len(levels), "corruption"))
+        )
         yield (
-            f"published      {facts.title}: {len(shifts)} cells of {len(levels)} corruptions, "
+            f"published      {facts.title}: {measured} of {kinds}, "
             f"{len(dataset.test):,}{of_all} images each"
         )
         if partial := [name for name, present in levels.items() if len(present) < SEVERITIES]:
             names = join_names(partial)
-            yield f"note           {facts.title}: some severities of {names} are missing"
+            yield f"note           {facts.title}: not all severities of {names} are measured"
         if family == BENCHMARK and (
             missing := [name for name in ALEXNET if len(levels.get(name, ())) < SEVERITIES]
         ):
-            yield f"note           no mCE: {join_names(missing)} are missing or incomplete"
+            yield f"note           no mCE: not all severities of {join_names(missing)} are measured"
 
 
 def pair_published_files(settings: Settings, dataset: Dataset, tell: Notify = silent) -> Settings:

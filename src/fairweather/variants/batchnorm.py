@@ -52,6 +52,10 @@ class BatchNorm(Adapting):
     def accepts(self) -> Collection[TaskKind]:
         return EVERY_KIND
 
+    @property
+    def remembers(self) -> bool:
+        return self.momentum < 1
+
     def fewest(self, network: nn.Module) -> int:
         return 1 if self.source or self.momentum < 1 else 2
 

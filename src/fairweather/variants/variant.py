@@ -327,6 +327,15 @@ class Adapting(Variant):
         """How many clean validation images the method learns from at most, before it adapts."""
         return 0
 
+    @property
+    def remembers(self) -> bool:
+        """Whether earlier batches change later answers; if not, a stream cannot collapse."""
+        return True
+
+    def remark(self, images: int, batch_size: int) -> str:
+        """What must be known of streams of so many images; "" for nothing."""
+        return ""
+
     def fewest(self, network: nn.Module) -> int:
         """The smallest batch that the method works with: two images with batch norm, else one."""
         from fairweather.variants.adaptation.networks import has_batch_norm

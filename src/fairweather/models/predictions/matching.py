@@ -180,11 +180,11 @@ def _check_no_classes(outputs: npt.NDArray[np.float64], rows: PredictionRows) ->
     """Raise `InputError` if outputs are all numbers of classes, so that columns may be models."""
     whole = (outputs == np.round(outputs)).all() and outputs.min() >= 0
     if whole and 1 < outputs.max() < outputs.shape[1]:
-        first = "0" if rows.names is None else rows.names[0]
+        first, second = ("0", "1") if rows.names is None else rows.names[:2]
         raise InputError(
             f"{rows.place} has whole numbers from 0 to {int(outputs.max())} in every column, which "
-            f"may be predicted classes: name each such column (--predicted-column {first} ...), or "
-            "say --outputs logits"
+            f"may be predicted classes: name each such column (--predicted-column {first} "
+            f"--predicted-column {second}), or say --outputs logits"
         )
 
 
@@ -303,6 +303,29 @@ def list_known_classes(tables: Sequence[PredictionRows], options: RowOptions) ->
         return tuple(map(str, range(min(least, 1), most + 1)))
     every = sorted({str(value) for column in columns for value in column.tolist()})
     return tuple(check_name(name, f"{tables[0].place}: the class") for name in every)
+
+
+def note_unlabelled(
+    matched: MatchedPredictions, images: Iterable[KnownImages], classes: Sequence[str]
+) -> list[str]:
+    """Note predicted classes that no image has as its label: a typing error becomes a class.
+
+    >>> one, cta = np.array([0, 2]), np.array([0, 1])
+    >>> matched = MatchedPredictions(np.empty((2, 0)), WITHOUT_CONFIDENCE, "", "", (), cta)
+    >>> note_unlabelled(matched, [KnownImages(one, one, None, "")], ("cat", "cta", "dog"))
+    ["no label is 'cta', which 1 of 2 rows predict: means over classes, such as macro F1, count it"]
+    """
+    if matched.predicted is None:
+        return []
+    labelled = np.concatenate([known.labels for known in images])
+    is_unlabelled = ~np.isin(matched.predicted, labelled)
+    if not is_unlabelled.any():
+        return []
+    names = quote_names([classes[at] for at in np.unique(matched.predicted[is_unlabelled])])
+    return [
+        f"no label is {names}, which {is_unlabelled.sum():,} of {len(is_unlabelled):,} rows "
+        "predict: means over classes, such as macro F1, count it"
+    ]
 
 
 def positive_logits(

@@ -42,6 +42,7 @@ from fairweather.models.predictions.matching import (
     match_predictions,
     name_classes,
     name_label_classes,
+    note_unlabelled,
     number_keys,
     number_labels,
 )
@@ -467,6 +468,9 @@ class _PredictionReader:
         if rows.labels is not None and self.request.dataset is not None:
             agree = f"the labels beside the predictions are those of {images.place}"
             matched = matched._replace(notes=(*matched.notes, agree))
+        if self.request.dataset is None and not (asked.classes or rows.names):
+            unlabelled = note_unlabelled(matched, self.images.values(), self.classes)
+            matched = matched._replace(notes=(*matched.notes, *unlabelled))
         if matched.logits.nbytes <= self._room:
             self._room -= matched.logits.nbytes
             self._cached[file] = matched

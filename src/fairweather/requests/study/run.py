@@ -42,6 +42,7 @@ from fairweather.requests.inputs import (
     check_operating_points,
     describe_published_files,
     model_label,
+    note_streams,
     open_datasets,
     pair_published_files,
     try_model,
@@ -166,7 +167,8 @@ def make_study_inputs(
     if datasets:
         settings = pair_published_files(settings, datasets[DATA])
         published = describe_published_files(settings, datasets[DATA])
-        lines = [*check_units(settings, datasets), *published]
+        notes = note_streams(settings, datasets[DATA])
+        lines = [*check_units(settings, datasets), *published, *notes]
     planner = _StudyPlanner(study, facts, settings, offline)
     models = [
         measured

@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, ClassVar
 
-from fairweather.variants.variant import Adapting, check_choice, check_number
+from fairweather.variants.variant import EPISODIC, Adapting, check_choice, check_number
 
 if TYPE_CHECKING:
     from torch import nn
@@ -34,6 +34,17 @@ class AdaptingByGradients(Adapting):
         super().__post_init__()
         check_choice(self.kind, "optimiser", self.optimiser, OPTIMISERS)
         check_number(self.kind, "learning_rate", self.learning_rate, above=0)
+
+    def remark(self, images: int, batch_size: int) -> str:
+        """Say that no step changes an answer, if the only batch is answered before it.
+
+        >>> from fairweather.variants.variant import read_variant
+        >>> read_variant("tent").remark(64, 256), read_variant("tent").remark(65, 256)
+        ('1 batch a stream: no step changes an answer. Choose a smaller batch_size.', '')
+        """
+        if self.cells != EPISODIC or images > (self.batch_size or batch_size):
+            return ""
+        return "1 batch a stream: no step changes an answer. Choose a smaller batch_size."
 
     def list_parameters(self, network: nn.Module) -> list[nn.Parameter]:
         """The parameters that its steps change; raises `InputError` if there are none."""

@@ -39,6 +39,10 @@ class Lame(Adapting):
         check_choice(self.kind, "affinity", self.affinity, AFFINITIES)
         check_number(self.kind, "neighbours", self.neighbours, least=1, whole=True)
 
+    @property
+    def remembers(self) -> bool:
+        return False
+
     def fewest(self, network: nn.Module) -> int:
         return 2  # alone, an image keeps its probabilities
 

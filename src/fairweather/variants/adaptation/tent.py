@@ -35,6 +35,9 @@ class Tent(AdaptingByGradients):
         super().__post_init__()
         check_number(self.kind, "steps", self.steps, least=1, whole=True)
 
+    def remark(self, images: int, batch_size: int) -> str:
+        return super().remark(images, batch_size) if self.steps == 1 else ""
+
     def predict(self, adapted: AdaptedNetwork, images: torch.Tensor) -> torch.Tensor:
         from fairweather.variants.adaptation.networks import softmax_entropy
 

@@ -51,6 +51,10 @@ class AveragedViews(Adapting):
     def phrase(self, images: int, batch_size: int, kind: TaskKind = CLASSES) -> str:
         return self.title
 
+    @property
+    def remembers(self) -> bool:
+        return False
+
     def fewest(self, network: nn.Module) -> int:
         return 1
 
