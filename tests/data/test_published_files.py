@@ -585,7 +585,7 @@ def test_files_and_clean_images_are_mixed_in_one_stream(undrawn, clean, imagenet
         )
         np.testing.assert_array_equal(mixed.keys, alone.keys)
         np.testing.assert_allclose(mixed.logits, alone.logits, atol=1e-5)
-        assert mixed.passes == alone.passes
+        assert mixed.passes[:2] == alone.passes[:2]  # batches are those of the whole stream
         assert bool(mixed.ood_scores) == (number == 0)
         assert mixed.ood_scores.keys() == alone.ood_scores.keys()
         places += mixed.place.tolist()

@@ -133,7 +133,7 @@ def test_a_stream_is_all_images_of_all_cells_in_one_random_order(run, colour_fol
         places, *logits = zip(*(expected[cell, image] for image in range(IMAGES)), strict=True)
         np.testing.assert_array_equal(rows.place, places)
         np.testing.assert_allclose(rows.logits, np.transpose(logits), rtol=1e-5)
-        assert rows.passes == (2 * IMAGES, 0)
+        assert rows.passes[:2] == (2 * IMAGES, 0)
 
 
 def test_the_order_of_classes_is_that_of_the_whole_stream(run):

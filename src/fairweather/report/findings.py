@@ -221,6 +221,7 @@ def _show_verdict(contents: Contents, _: Tables) -> PartView | None:
         template="verdict.html.j2",
         facts={
             "start": start,
+            "adapted": [],  # changes are of classes
             "tiles": tiles[start],
             "models": {model: outcome.title for model, outcome in outcomes.items()},
             "chosen": f"with the highest {mean}AUC on clean images",
