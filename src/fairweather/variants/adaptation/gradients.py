@@ -39,7 +39,8 @@ class AdaptingByGradients(Adapting):
         """Say that no step changes an answer, if the only batch is answered before it.
 
         >>> from fairweather.variants.variant import read_variant
-        >>> read_variant("tent").remark(64, 256), read_variant("tent").remark(65, 256)
+        >>> tent = read_variant("tent: {batch_size: 64}")
+        >>> tent.remark(64, 256), tent.remark(65, 256)
         ('1 batch a stream: no step changes an answer. Choose a smaller batch_size.', '')
         """
         if self.cells != EPISODIC or images > (self.batch_size or batch_size):
