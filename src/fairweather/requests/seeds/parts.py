@@ -230,7 +230,8 @@ def _seedless_settings(name: str, part: SeedsPart) -> dict[str, dict[str, JsonVa
         seedless = ["seed" if folder.startswith("seed-") else folder for folder in folders[2:]]
         place = "/".join([*folders[:2], *seedless])
         # Versions of libraries are compared separately.
-        left_out = {*MACHINE_SETTINGS, "libraries", *(["seed"] if step.kind != "predict" else [])}
+        seeds = ["stream_seed", *(["seed"] if step.kind != "predict" else [])]
+        left_out = {*MACHINE_SETTINGS, "libraries", *seeds}
         settings = {key: value for key, value in step.depends.items() if key not in left_out}
         network = settings.get("network")
         if isinstance(network, dict):  # its folder names the seed
