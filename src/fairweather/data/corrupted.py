@@ -230,7 +230,7 @@ class PublishedFiles:
 
     cell: PublishedCell
     digest: str | None = None
-    """Of the content of an array, or the names and sizes of image files; None before `bind`."""
+    """Of the content of an array, or the names and sizes of image files; None before `pair_with`."""
 
     @property
     def source(self) -> str:
@@ -388,8 +388,8 @@ def _hash_file(path: Path, size: int, modified: int) -> str:
     return file_digest(path, "sha256")
 
 
-# One cell at a time: the names of 50,000 files take 12 MB.
-@lru_cache(maxsize=1)
+# The names of 50,000 files take 12 MB. A mixed stream takes each batch from several cells.
+@lru_cache(maxsize=16)
 def _index_folder(folder: Path) -> dict[str, str]:
     """The path of each file in a folder of class folders, by its name without the ending."""
     index: dict[str, str] = {}

@@ -217,10 +217,6 @@ def _execute_order(order: ShiftOrder, memory: mmap.mmap) -> ShiftAnswer:
     return ShiftAnswer()
 
 
-def _read(order: ShiftOrder) -> np.ndarray:
-    return read_stored(order.stored, order.shape[1:])
-
-
 def _shift(order: ShiftOrder, view: np.ndarray) -> np.ndarray:
     pixels, keys = torch.from_numpy(view.copy()), torch.tensor(order.keys)
     images = Images(pixels, torch.zeros_like(keys), keys, ("",))
