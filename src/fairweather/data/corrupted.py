@@ -230,7 +230,7 @@ class PublishedFiles:
 
     cell: PublishedCell
     digest: str | None = None
-    """Of the content of an array, or the names and sizes of image files; None before `pair_with`."""
+    """Of an array's content, or the names and sizes of image files; None until they are paired."""
 
     @property
     def source(self) -> str:
