@@ -1,7 +1,5 @@
 """What differs between devices: precision, memory that runs out, random numbers, repeatability."""
 
-import ctypes
-import sys
 from dataclasses import replace
 
 import pytest
@@ -12,7 +10,7 @@ from torch.utils._python_dispatch import TorchDispatchMode
 
 from fairweather.attacks.problem import _running_sum
 from fairweather.attacks.table import make_attack
-from fairweather.devices import Arithmetic, is_out_of_memory, kept_memory, repeatable_kernels
+from fairweather.devices import Arithmetic, is_out_of_memory, repeatable_kernels
 from fairweather.inference.prediction import predict
 from fairweather.models.wrappers import Classifier, SquareResize
 from fairweather.runs.folder import RunFolder
@@ -280,35 +278,3 @@ def test_the_gradient_of_a_resize_is_torch_s(size):
     (one,), (other,) = (torch.autograd.grad(each, images, wanted) for each in (found, expected))
     # Sums of at most 64 products below 1, each rounded to 53 bits a few times.
     assert torch.allclose(one, other, rtol=0, atol=64 * 2**-50)
-
-
-class MallocInfo(ctypes.Structure):
-    """What glibc's `mallinfo2` returns, mallinfo(3)."""
-
-    _fields_ = tuple(
-        (name, ctypes.c_size_t)
-        for name in (
-            *("arena", "ordblks", "smblks", "hblks", "hblkhd"),
-            *("usmblks", "fsmblks", "uordblks", "fordblks", "keepcost"),
-        )
-    )
-
-
-def test_large_blocks_are_kept_inside_and_returned_after():
-    glibc = ctypes.CDLL(None) if sys.platform == "linux" else None
-    if not hasattr(glibc, "mallinfo2"):
-        pytest.skip("this C library is not glibc 2.33 or later")
-    glibc.mallinfo2.restype = MallocInfo
-
-    def bytes_of_new_blocks():
-        before = glibc.mallinfo2().hblkhd
-        block = torch.empty(2**26, dtype=torch.uint8)
-        return glibc.mallinfo2().hblkhd - before, block
-
-    with kept_memory():
-        assert bytes_of_new_blocks()[0] == 0
-        kept = glibc.mallinfo2().arena
-        assert bytes_of_new_blocks()[0] == 0
-        assert glibc.mallinfo2().arena == kept  # the same memory again
-    assert glibc.mallinfo2().arena < kept
-    assert bytes_of_new_blocks()[0] >= 2**26

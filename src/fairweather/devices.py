@@ -2,9 +2,7 @@
 
 from __future__ import annotations
 
-import ctypes
 import os
-import sys
 from collections.abc import Callable, Iterator
 from contextlib import AbstractContextManager, contextmanager, nullcontext, suppress
 from functools import partial
@@ -110,37 +108,6 @@ def has_room_for(device: torch.device, size: int) -> bool:
         return False
     free_memory()  # otherwise what torch keeps for later would count as used
     return size <= torch.cuda.mem_get_info(device)[0] // 4
-
-
-_M_TRIM_THRESHOLD, _M_MMAP_THRESHOLD, _M_MMAP_MAX = -1, -3, -4  # malloc.h of glibc
-
-
-@contextmanager
-def kept_memory() -> Iterator[None]:
-    """Let glibc keep what is freed inside the `with` block for the next use.
-
-    It would give blocks of more than 32 MB back at once, and Linux clears each page of a new one.
-    That can be a sixth of the time of a training step (benchmarks/notes/speed.md). Other C
-    libraries stay as they are. After the block, glibc has the largest thresholds that it chooses
-    by itself; mallopt(3) explains them.
-
-    >>> with kept_memory():
-    ...     len(bytearray(2**26))
-    67108864
-    """
-    glibc = ctypes.CDLL(None) if sys.platform == "linux" else None
-    if glibc is None or not hasattr(glibc, "mallopt"):
-        yield
-        return
-    glibc.mallopt(_M_MMAP_MAX, 0)
-    glibc.mallopt(_M_TRIM_THRESHOLD, -1)
-    try:
-        yield
-    finally:
-        glibc.mallopt(_M_MMAP_MAX, 2**16)
-        glibc.mallopt(_M_MMAP_THRESHOLD, 2**25)
-        glibc.mallopt(_M_TRIM_THRESHOLD, 2**26)
-        glibc.malloc_trim(0)
 
 
 class Arithmetic(NamedTuple):

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 import torch
 from torch import nn
 
-from fairweather.devices import kept_memory, repeatable_kernels, seeded_device
+from fairweather.devices import repeatable_kernels, seeded_device
 from fairweather.errors import NotFiniteError, TrainingDivergedError
 from fairweather.training.recipe import Recipe
 from fairweather.training.small_maps import SmallMaps
@@ -40,7 +40,7 @@ def seeded(seed: int, device: torch.device) -> Iterator[None]:
 
 @contextmanager
 def training(seed: int, device: torch.device) -> Iterator[None]:
-    """As `seeded`; on a CPU with faster convolutions, and with memory kept between steps.
+    """As `seeded`; on a CPU, with faster convolutions of small maps.
 
     >>> with training(0, torch.device("cpu")):
     ...     nn.Conv2d(1, 2, 3, padding=1)(torch.zeros(1, 1, 1, 1)).shape
@@ -50,7 +50,7 @@ def training(seed: int, device: torch.device) -> Iterator[None]:
         if device.type != "cpu":  # a mode would cost time in each call of torch
             yield
             return
-        with kept_memory(), SmallMaps():
+        with SmallMaps():
             yield
 
 
