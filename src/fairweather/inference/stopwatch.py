@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -16,10 +17,10 @@ class Stopwatch:
     A network that adapts also computes gradients and changes its weights. Shifting images, bringing
     them to the device and storing predictions are left out.
 
-    >>> watch, network = Stopwatch(), nn.Linear(2, 2)
-    >>> with watch.watch(network, torch.device("cpu")):
+    >>> clock, network = Stopwatch(), nn.Linear(2, 2)
+    >>> with clock.watch(network, torch.device("cpu")):
     ...     _ = network(torch.zeros(1, 2))
-    >>> watch.seconds > 0
+    >>> clock.seconds > 0
     True
     """
 
@@ -28,17 +29,16 @@ class Stopwatch:
 
     @contextmanager
     def watch(self, network: nn.Module, device: torch.device) -> Iterator[None]:
-        """Count each pass of a network inside the block."""
-        began = 0.0
+        """Count each pass of a network inside the block; CUDA is waited for at its end alone."""
+        marks: list[tuple[Mark, Mark]] = []
+        began: Mark = 0.0
 
         def begin(*_: object) -> None:
             nonlocal began
-            _finish_queue(device)
-            began = time.perf_counter()
+            began = _mark(device)
 
         def end(*_: object) -> None:
-            _finish_queue(device)
-            self.seconds += time.perf_counter() - began
+            marks.append((began, _mark(device)))
 
         hooks = [network.register_forward_pre_hook(begin), network.register_forward_hook(end)]
         try:
@@ -46,9 +46,26 @@ class Stopwatch:
         finally:
             for hook in hooks:
                 hook.remove()
+        self.seconds += sum(itertools.starmap(_measure, marks))
 
 
-def _finish_queue(device: torch.device) -> None:
-    """Wait until a device has done what it was given: a GPU computes while Python goes on."""
+Mark = float | torch.Event
+
+
+def _mark(device: torch.device) -> Mark:
+    """The time when a device has done what it was given; a GPU notes it while Python goes on."""
+    if device.type == "cuda":
+        event = torch.Event(device=device, enable_timing=True)
+        event.record()
+        return event
     if device.type != "cpu":
         torch.accelerator.synchronize(device)
+    return time.perf_counter()
+
+
+def _measure(began: Mark, ended: Mark) -> float:
+    """The seconds between two marks."""
+    if isinstance(began, float) or isinstance(ended, float):
+        return ended - began  # type: ignore[operator]
+    ended.synchronize()
+    return began.elapsed_time(ended) / 1000

@@ -267,61 +267,42 @@ def tabulate_streams(contents: Contents) -> TextTable | None:
     return TextTable("adaptation_streams", _STREAM_HEAD, body, [caption], frame, models)
 
 
-class Cost(NamedTuple):
-    """What adapting has cost, over all cells of a network."""
-
-    forward: float
-    backward: float
-    """`forward`, `backward`: how often an image passes through the network."""
-
-    batches: int
-    steps: int
-    resets: int
-    speed: float
-    plain_speed: float
-    """`speed`, `plain_speed`: images a second of the network that adapts, and of the plain one; NaN
-    where no times are known."""
+COSTS = ("forward", "backward", "batches", "steps", "resets", "speed", "plain speed", "times plain")
 
 
-def sum_costs(every: Iterable[Streams]) -> Cost | None:
-    """Sum what the cells of a network have cost; None where nothing says so."""
-    known = [(streams, streams.passes) for streams in every if streams.passes is not None]
+def sum_costs(cells: Sequence[Streams]) -> tuple[float, ...] | None:
+    """Sum what adapting has cost in several cells of a network; None where nothing says so.
+
+    Returns:
+        The numbers of `COSTS`. Passes are of an image; speeds are images a second, and NaN where no
+        times are known.
+    """
+    known = [(streams, streams.passes) for streams in cells if streams.passes is not None]
     if not known:
         return None
-    passes = Passes(*map(sum, zip(*(own for _, own in known), strict=True)))
+    passes = np.sum([own for _, own in known], axis=0)
     images = sum(streams.right.size for streams, _ in known)
-    timed: list[tuple[float, ...]] = [
+    times: list[tuple[float, ...]] = [
         (streams.right.size, streams.seconds, streams.right.shape[1], streams.plain_seconds)
         for streams, _ in known
         if streams.seconds and streams.plain_seconds
     ]
-    seen, seconds, plain_seen, plain_seconds = np.sum(timed or [(math.nan,) * 4], axis=0)
-    return Cost(
-        passes.forward / images,
-        passes.backward / images,
-        *passes[2:],
-        float(seen / seconds),
-        float(plain_seen / plain_seconds),
-    )
+    seen, seconds, plain_seen, plain_seconds = np.sum(times or [(math.nan,) * 4], axis=0)
+    speed, plain_speed = float(seen / seconds), float(plain_seen / plain_seconds)
+    return (*(passes[:2] / images), *passes[2:], speed, plain_speed, plain_speed / speed)
 
 
 def tabulate_costs(contents: Contents) -> TextTable | None:
     """What adapting costs: passes, steps, resets, and images a second beside the plain network."""
     body, lines, models = [], [], []
+    forms = (*[".1f"] * 2, *[",.0f"] * 5, ".1f")
     for model, cells in _list_by_model(contents.once(read_streams)).items():
-        if (cost := sum_costs(cells)) is None:
+        if (costs := sum_costs(cells)) is None:
             continue
-        speeds, times = (cost.speed, cost.plain_speed), cost.plain_speed / cost.speed
-        body.append(
-            [
-                contents.titles[model],
-                *(f"{passes:.1f}" for passes in (cost.forward, cost.backward)),
-                *(f"{count:,}" for count in (cost.batches, cost.steps, cost.resets)),
-                *(ABSENT if math.isnan(speed) else f"{speed:,.0f}" for speed in speeds),
-                ABSENT if math.isnan(times) else f"{times:.1f}",
-            ]
-        )
-        lines.append([model, contents.titles[model], *cost, times])
+        texts = [format(cost, form) for cost, form in zip(costs, forms, strict=True)]
+        title = contents.titles[model]
+        body.append([title, *(ABSENT if text == "nan" else text for text in texts)])
+        lines.append([model, title, *costs])
         models.append(model)
     if not body:
         return None
@@ -332,8 +313,7 @@ def tabulate_costs(contents: Contents) -> TextTable | None:
         "measured once, beside any other work of the machine. Times plain: seconds for an image, "
         "divided by those of the plain network in its own batches."
     )
-    columns = ["model", "title", *Cost._fields, "times plain"]
-    frame = pd.DataFrame(lines, columns=columns)
+    frame = pd.DataFrame(lines, columns=["model", "title", *COSTS])
     return TextTable("adaptation_costs", _COST_HEAD, body, [caption], frame, models)
 
 

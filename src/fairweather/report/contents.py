@@ -489,18 +489,11 @@ class Contents:
         return [("Clean", CLEAN, NO_LEVEL), *swept]
 
     def clean_after(self, model: str) -> dict[str, str]:
-        """Each cell of the test images as they are, after shifts that a network adapted to.
-
-        By its name in scores.csv, in words such as `clean images after fog`.
-        """
+        """The cells of clean images that a model saw after shifts, in words, by name."""
         words = {ALL: "all shifts"} | {sweep.name: sweep.in_sentence for sweep in self.sweeps}
-        own = self.scores["shift"][self.scores["model"] == model].unique()
-        names = [shift for shift in own if shift.startswith(CLEAN_AFTER)]
-        return {
-            name: f"clean images after {words.get(last, last)}"
-            for name in names
-            for last in [name.removeprefix(CLEAN_AFTER)]
-        }
+        cells = {f"{CLEAN_AFTER}{shift}": f"clean images after {words[shift]}" for shift in words}
+        own = set(self.scores["shift"][self.scores["model"] == model])
+        return {cell: text for cell, text in cells.items() if cell in own}
 
     def shift_title(self, name: str) -> str:
         """The title of a shift of this name; the name itself where there is none."""

@@ -545,7 +545,7 @@ def _plan_adaptation(
         changes["goes_on"] = adapted_file(step.model, step.seed, before)
         changes["reads"] = (*step.reads, changes["goes_on"])
     if step.shift.startswith(CLEAN_AFTER):
-        changes |= {"shift": CLEAN, "ood_scores": False}
+        changes["shift"] = CLEAN
     elif before is not None:
         changes["hands_over"] = adapted_file(step.model, step.seed, step.shift)
         changes["leaves"] = (*step.leaves, changes["hands_over"])
