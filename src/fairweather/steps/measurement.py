@@ -566,9 +566,9 @@ def _mix_cells(steps: Sequence[plan.PredictStep]) -> plan.PredictStep:
 def chain_cells(shifts: Sequence[Shift | Attack], order: str) -> dict[str, str]:
     """For each cell that a network goes on to, by the id of its shift, the one before.
 
-    A chain begins with a new copy of the network at its first shift, which has "", as in the
-    published protocols. It ends with the test images as they are. There are none if each cell
-    begins with a new copy, and clean images always do.
+    A chain begins with a new copy of the network at its first shift, which has "", as in published
+    continual protocols. It ends with the test images as they are. Before, these are seen by a new
+    copy. There are no chains if each cell begins with a new copy.
 
     >>> from fairweather.shifts.table import make_shift
     >>> levels = [make_shift("gamma", exponent=x) for x in (2, 1.5)]
