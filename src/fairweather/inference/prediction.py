@@ -25,6 +25,7 @@ from fairweather.devices import (
     resolve_device,
 )
 from fairweather.errors import InputError, no_exit
+from fairweather.inference.stopwatch import Stopwatch
 from fairweather.metrics.columns import right_losses, soft_losses
 from fairweather.metrics.detection import OodInputs, compute_ood_scores
 from fairweather.progress import Event, Notify, shows_progress, to_notify
@@ -253,6 +254,9 @@ class Predictor(NamedTuple):
     """What each stream has changed in the cell before; what it has changed until the end of this
     cell takes its place. None if each cell begins with new copies."""
 
+    clock: Stopwatch | None = None
+    """Counts the seconds of the network itself; None if nobody asks for them."""
+
     keeps_logits: bool = False
     """Keep the logits of any number of classes."""
 
@@ -409,6 +413,8 @@ def predict_batches(
         getters: list[FeatureGetter] = []
         for predictor in predictors:
             modes.enter_context(evaluation_mode(predictor.model, device))
+            if predictor.clock is not None:
+                modes.enter_context(predictor.clock.watch(predictor.model, device))
             if predictor.known is None or predictor.known.features is None:
                 getters.append(lambda: None)
             else:

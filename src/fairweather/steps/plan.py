@@ -69,7 +69,7 @@ VERSIONS = {
     "read": 1,
     "score": 12,
     "sample": 3,
-    "report": 17,
+    "report": 18,
 }
 # Fields that change results only if a step uses a network.
 MACHINE_FIELDS = ("device", "threads")
@@ -203,6 +203,9 @@ class StepResult(NamedTuple):
 
     share: float = 1.0
     """Share of its work that was done now; the rest was done before an interruption."""
+
+    network_seconds: float | None = None
+    """How long its network alone took; None if it has none."""
 
     halved_to: int | None = None
     """The batch size at which it went on after memory ran out; None if it did not."""
@@ -601,7 +604,15 @@ class PredictStep(Step):
 
     goes_on: NoEffect[str | None] = None
     """The file with what a network that adapts has changed in the cell before, if it goes on from
-    there. It writes another such file after that of its predictions."""
+    there."""
+
+    hands_over: NoEffect[str | None] = None
+    """The file of `leaves` with what it has changed until the end, for the next cell."""
+
+    @property
+    def is_afterwards(self) -> bool:
+        """Whether it sees the test images as they are, after a network has adapted to shifts."""
+        return self.goes_on is not None and self.shift == CLEAN
 
     @property
     def label(self) -> str:
@@ -658,6 +669,9 @@ class ScoredModel(FrozenRecord):
     model: str
     seed: int | str
     shifts: tuple[str, ...]
+    afterwards: tuple[str, ...] = ()
+    """The cells `clean_after/...` of a network that goes from one cell to the next."""
+
     fitted_on: tuple[str, ...] = (CLEAN,)
     """The shifts of the validation images that its thresholds are fitted on."""
 
