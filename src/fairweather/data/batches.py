@@ -136,7 +136,7 @@ def _shift_ahead(
                     batch = replace(batch, images=shift_images(batch, shift, seed))
                 yield index, batch
                 continue
-            if len(waiting) == shifters.max_batches:
+            if len(waiting) >= shifters.max_batches:
                 first, result = waiting.popleft()
                 yield first, result()
             waiting.append((index, shifters.start(images[index], shift, seed)))
