@@ -293,8 +293,9 @@ def test_jobs_take_gpus_of_one_model_in_turn(device, jobs, places, on_each, monk
     monkeypatch.setattr("torch.cuda.get_device_name", models.__getitem__)
     monkeypatch.setattr("fairweather.devices.count_cores", lambda: 16)
     asked, plan = torch.device(device), Plan(data={}, steps=())
+    monkeypatch.setattr(Work, "assign", lambda self, settings: settings)
     work = Work(path=Path(), plan=plan, record=None, device=asked, offline=True, datasets={})
-    found = executors.place_jobs(work, Sharing(jobs=jobs))
+    found = executors.assign_jobs(work, Sharing(jobs=jobs), jobs)
     workers = 0 if device == "cpu" else 16 // jobs - 1
     assert found == [
         WorkerSettings(

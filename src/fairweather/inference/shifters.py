@@ -170,6 +170,7 @@ class _ShifterProcess:
     @property
     def has_answered(self) -> bool:
         """Whether it has said that it is ready, or has ended."""
+        assert self._process.stdout is not None
         return bool(select.select([self._process.stdout], [], [], 0)[0])
 
     def order(self, batch: Images, shift: Shift, seed: int) -> tuple[int, np.ndarray]:

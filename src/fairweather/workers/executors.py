@@ -6,6 +6,7 @@ import itertools
 import math
 from contextlib import closing
 from dataclasses import replace
+from functools import partial
 
 import torch
 
@@ -15,7 +16,7 @@ from fairweather.runs.claims import open_run, share_run
 from fairweather.workers.jobs import execute_by_jobs
 from fairweather.workers.options import RAY, Sharing
 from fairweather.workers.schedule import execute, execute_shared, make_worker_mark
-from fairweather.workers.work import Work, WorkerSettings
+from fairweather.workers.work import Assignment, Work
 
 
 def choose_device(
@@ -78,13 +79,15 @@ def carry_out(work: Work, sharing: Sharing, tell: Notify) -> None:
 
 def _execute_here(work: Work, sharing: Sharing, tell: Notify) -> None:
     """Do the steps on this machine, alone or together with others."""
-    places = place_jobs(work, sharing)
-    with closing(work.worker(places[0], tell)) as worker:
+    assigned = assign_jobs(work, sharing, sharing.jobs or 1)
+    with closing(work.worker(assigned[0].settings, tell)) as worker:
         if any(step.is_shared for step in work.plan.steps):
             # Fabric, which connects them, takes a second to import.
             from fairweather.workers.rank_processes import execute_with_ranks
 
-            execute_with_ranks(work, worker, sharing, tell)
+            # Each rank is on one of the devices, and each job then is.
+            kind = replace(work, device=torch.device(work.device.type))
+            execute_with_ranks(work, worker, sharing, tell, partial(assign_jobs, kind, sharing))
         elif sharing.worker:
             mark = make_worker_mark(work.plan, work.device)
             with share_run(work.path, mark, work.prepare) as shared:
@@ -92,19 +95,18 @@ def _execute_here(work: Work, sharing: Sharing, tell: Notify) -> None:
         else:
             with open_run(work.path) as folder:
                 work.prepare(folder, others=False)
-                if len(places) == 1:
+                if len(assigned) == 1:
                     execute(work.plan, folder, worker, tell)
                 else:
-                    execute_by_jobs(list(map(work.assign, places)), folder, worker, tell)
+                    execute_by_jobs(assigned, folder, worker, tell)
 
 
-def place_jobs(work: Work, sharing: Sharing) -> list[WorkerSettings]:
-    """The settings of each job: jobs take the GPUs of this machine in turn, and share the cores."""
-    jobs = sharing.jobs or 1
+def assign_jobs(work: Work, sharing: Sharing, jobs: int) -> list[Assignment]:
+    """What each job is told: jobs take the GPUs of this machine in turn, and share the cores."""
     workers = choose_workers(work.device, sharing.shift_processes, jobs)
     # One process stays on the device by its own name, which may be that of a rank.
     devices = list_devices(work.device) if jobs > 1 else [work.device]
     on_each = math.ceil(jobs / len(devices))
     settings = work.settings(sharing, workers=workers, jobs=on_each)
     named = map(str, itertools.islice(itertools.cycle(devices), jobs))
-    return [replace(settings, device=name) for name in named]
+    return [work.assign(replace(settings, device=name)) for name in named]
