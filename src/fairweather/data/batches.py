@@ -19,8 +19,10 @@ from fairweather.types.measurement import Images, Index, Shift
 class BatchShifter(Protocol):
     """Shifts batches in other processes while earlier ones are predicted."""
 
-    max_batches: int
-    """How many batches may be started and not yet collected."""
+    @property
+    def max_batches(self) -> int:
+        """How many batches may be started and not yet collected; it may grow."""
+        ...
 
     def start(self, batch: Images, shift: Shift, seed: int) -> Callable[[], Images]:
         """Begin to shift a batch. Returns a function that waits for the shifted batch; call these
