@@ -204,7 +204,7 @@ def bench_overlap():
                 # With the images as they are.
                 device = min(seconds(predict_all, model, images, None, None) for _ in range(2))
                 for workers in (0, 1, 2):
-                    shifters = Shifters(workers) if workers else None
+                    shifters = Shifters(workers, first=workers) if workers else None
                     predict_all(model, images[:64], shift, shifters)  # the processes start
                     whole = min(
                         seconds(predict_all, model, images, shift, shifters) for _ in range(2)
@@ -231,7 +231,7 @@ def predict_all(model, images, shift, shifters):
 def bench_threads():
     print("| shift at 224 px | one thread, images/s | two threads | two processes |")
     print("|---|---|---|---|")
-    images, gains, shifters = pictures(256, 224), [], Shifters(2)
+    images, gains, shifters = pictures(256, 224), [], Shifters(2, first=2)
     list(batches_of(images[:64], CORRUPTIONS[0], shifters))  # the processes start
     with using_threads(1):
         for shift in CORRUPTIONS:

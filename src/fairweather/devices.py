@@ -50,18 +50,43 @@ def count_cores() -> int:
     return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
 
 
+def list_devices(device: torch.device) -> list[torch.device]:
+    """The devices that a name stands for: `cuda` for all GPUs of this machine of the first's model.
+
+    Another model may give other last digits, so it is left out.
+
+    >>> list_devices(torch.device("cpu")), list_devices(torch.device("cuda", 1))
+    ([device(type='cpu')], [device(type='cuda', index=1)])
+    """
+    if device.type != "cuda" or device.index is not None:
+        return [device]
+    places = range(torch.cuda.device_count())
+    models = [torch.cuda.get_device_name(place) for place in places]
+    return [torch.device("cuda", place) for place in places if models[place] == models[0]]
+
+
+def wait_for(device: torch.device) -> None:
+    """Wait until a device has done all that it was given; a CPU does it at once.
+
+    >>> wait_for(torch.device("cpu"))
+    """
+    if device.type != "cpu":
+        torch.accelerator.synchronize(device)
+
+
 def choose_workers(device: torch.device, requested: int | None, jobs: int = 1) -> int:
-    """Choose how many processes prepare shifted batches for each job: as requested, or by device.
+    """Choose how many processes may shift images for each job: as many as requested, or by device.
 
     On a CPU it is 0, since these processes would take cores from the network. With a GPU, each job
-    has its share of the cores, less one for the job itself, and at most 8.
+    has its share of the cores, less one for the job itself. As many start as are needed
+    (`inference.pace`).
 
     >>> choose_workers(torch.device("cpu"), None), choose_workers(torch.device("cpu"), 2)
     (0, 2)
     """
     if requested is not None:
         return requested
-    return 0 if device.type == "cpu" else max(min(count_cores() // jobs - 1, 8), 0)
+    return 0 if device.type == "cpu" else max(count_cores() // jobs - 1, 0)
 
 
 def check_cores(count: int, threads: int, named: str = "jobs") -> None:

@@ -31,11 +31,12 @@ class PretendedDevice(TorchFunctionMode):
 
     Args:
         kind: `mps` or `cuda`.
+        place: which of several.
     """
 
-    def __init__(self, kind: str) -> None:
+    def __init__(self, kind: str, place: int = 0) -> None:
         super().__init__()
-        self.device = torch.device(kind, 0)
+        self.device = torch.device(kind, place)
 
     def has(self, tensor: Tensor) -> bool:
         """Whether a tensor is on this device."""
@@ -131,9 +132,9 @@ class _Generator(torch.Generator):
 
 
 @contextmanager
-def pretended(kind: str) -> Iterator[torch.device]:
+def pretended(kind: str, place: int = 0) -> Iterator[torch.device]:
     """Pretend that this machine has a device, which is given to the block."""
-    mode = PretendedDevice(kind)
+    mode = PretendedDevice(kind, place)
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(torch, "Generator", _Generator)
         patch.setattr(torch.backends.mps, "is_available", lambda: kind == "mps")

@@ -202,7 +202,7 @@ def test_a_batch_is_shifted_image_by_image_with_and_without_other_processes(toy_
 
     shifted = torch.cat([shift.change(toy_images, 5) for shift in SHIFTS])
     order = torch.randperm(len(shifted), generator=torch.Generator().manual_seed(0))
-    processes = Shifters(2)
+    processes = Shifters(2, first=2)
     try:
         for shifters in (None, processes):
             mixed = MixedImages(toy_images, SHIFTS, 5, shifters)

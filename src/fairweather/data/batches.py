@@ -19,8 +19,10 @@ from fairweather.types.measurement import Images, Index, Shift
 class BatchShifter(Protocol):
     """Shifts batches in other processes while earlier ones are predicted."""
 
-    max_batches: int
-    """How many batches may be started and not yet collected."""
+    @property
+    def max_batches(self) -> int:
+        """How many batches may be started and not yet collected; it may grow."""
+        ...
 
     def start(self, batch: Images, shift: Shift, seed: int) -> Callable[[], Images]:
         """Begin to shift a batch. Returns a function that waits for the shifted batch; call these
@@ -136,7 +138,7 @@ def _shift_ahead(
                     batch = replace(batch, images=shift_images(batch, shift, seed))
                 yield index, batch
                 continue
-            if len(waiting) == shifters.max_batches:
+            if len(waiting) >= shifters.max_batches:
                 first, result = waiting.popleft()
                 yield first, result()
             waiting.append((index, shifters.start(images[index], shift, seed)))

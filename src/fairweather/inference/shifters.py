@@ -9,13 +9,14 @@ threads would shift only 1.4 times as fast as one: many small steps of NumPy hol
 from __future__ import annotations
 
 import contextlib
-import itertools
 import mmap
 import os
+import select
 import sys
 import tempfile
+import time
 import traceback
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from functools import cache
 
 import cv2
@@ -26,7 +27,9 @@ from fairweather.attacks.shift_lists import expand_shifts
 from fairweather.data.batches import shift_images
 from fairweather.data.corrupted import read_stored
 from fairweather.errors import InputError
+from fairweather.inference.pace import Pace, count_needed, describe_pace
 from fairweather.processes import describe_exit, send_line, start_module, take_stdout
+from fairweather.progress import Event, Notify, silent
 from fairweather.types.measurement import Attack, Images, Shift, StoredImage
 from fairweather.types.record import FrozenRecord
 
@@ -69,39 +72,83 @@ class ShiftAnswer(FrozenRecord):
     is_input_error: bool = False
     """Whether the user's input is at fault, not the program."""
 
+    seconds: float = 0.0
+    """How long it took."""
+
 
 class Shifters:
-    """Several processes that shift batches, in turn; they start with the first batch.
+    """Processes that shift batches: one at first, and then as many as keep up with the networks.
+
+    Their number changes no pixel.
 
     Args:
-        number: of processes.
+        most: how many there are cores for; at least 1.
+        first: how many start with the first batch.
+        wait_for_device: returns when the device has done all that it was given.
+
+    Attributes:
+        tell: called with a line that says how many there are, and why.
     """
 
-    def __init__(self, number: int) -> None:
-        self.number, self.max_batches = number, SLOTS * number
+    def __init__(
+        self, most: int, *, first: int = 1, wait_for_device: Callable[[], None] = lambda: None
+    ) -> None:
+        self.pace, self.first = Pace(most, wait_for_device), first
+        self.tell: Notify = silent
         self._processes: list[_ShifterProcess] = []
-        self._turns: Iterator[_ShifterProcess] = iter(())
+        self._joining: list[_ShifterProcess] = []  # they still load their modules
+        self._begun = 0  # batches
+        self._has_told = False
+
+    @property
+    def max_batches(self) -> int:
+        """How many batches may be started and not yet collected."""
+        return SLOTS * max(len(self._processes), self.first)
 
     def start(self, batch: Images, shift: Shift, seed: int) -> Callable[[], Images]:
         """Begin to shift a batch; collect results in the order in which batches began."""
+        self.pace.asked()
         if not self._processes:
-            self._processes = [_ShifterProcess() for _ in range(self.number)]
-            self._turns = itertools.cycle(self._processes)
-        process = next(self._turns)
+            self._processes = [_ShifterProcess() for _ in range(self.first)]
+        while self._joining and self._joining[0].has_answered:
+            self._processes.append(self._joining.pop(0))
+        self._begun += 1
+        # As batches are collected in order, the oldest slot is free.
+        process, number = min(self._processes, key=lambda each: each.batches), self._begun
+        process.batches = (*process.batches[1:], number)
         order_number, view = process.order(batch, shift, seed)
         labels, keys, classes = batch.labels, batch.keys, batch.classes
 
         def wait_for_batch() -> Images:
-            process.wait_for_order(order_number)
-            return Images(torch.from_numpy(view.copy()), labels, keys, classes)
+            self.pace.asked()
+            seconds = process.wait_for_order(order_number)
+            shifted = Images(torch.from_numpy(view.copy()), labels, keys, classes)
+            self.pace.shifted(len(batch), seconds)
+            self._grow()
+            if self._begun > number:  # else what follows is more than the work of the networks
+                self.pace.given(len(batch))
+            return shifted
 
         return wait_for_batch
 
+    def _grow(self) -> None:
+        """Start as many more processes as the rates ask for, and say so."""
+        count = len(self._processes)
+        rates = None if self._joining else self.pace.rates(count)
+        if rates is None:
+            return
+        more = max(count_needed(*rates, self.pace.most) - count, 0)
+        self._joining = [_ShifterProcess() for _ in range(more)]
+        if more or not self._has_told:
+            self._has_told = True
+            line = f"{'shifts':14} {describe_pace(*rates, count + more)}"
+            self.tell(Event("shift", 0, None, line=line))
+
     def end(self) -> None:
         """End the processes."""
-        for process in self._processes:
+        for process in (*self._processes, *self._joining):
             process.end()
-        self._processes = []
+        self._processes, self._joining = [], []
 
 
 class _ShifterProcess:
@@ -116,7 +163,15 @@ class _ShifterProcess:
             "fairweather.inference.shifters", str(self._file), pass_fds=[self._file]
         )
         self._memory: mmap.mmap | None = None
-        self._slot_bytes = self._order_count = self._answer_count = 0
+        self._slot_bytes = self._order_count = 0
+        self._answer_count = -1  # its first line says that it is ready
+        self.batches = (0,) * SLOTS  # number of the last batch in each slot, the oldest first
+
+    @property
+    def has_answered(self) -> bool:
+        """Whether it has said that it is ready, or has ended."""
+        assert self._process.stdout is not None
+        return bool(select.select([self._process.stdout], [], [], 0)[0])
 
     def order(self, batch: Images, shift: Shift, seed: int) -> tuple[int, np.ndarray]:
         """Copy the pixels of a batch into the next slot and order the shift.
@@ -155,11 +210,15 @@ class _ShifterProcess:
             self._memory = mmap.mmap(self._file, SLOTS * size)
         return self._memory
 
-    def wait_for_order(self, number: int) -> None:
-        """Wait for the answer to the order `number`, and skip the answers to earlier ones."""
+    def wait_for_order(self, number: int) -> float:
+        """Wait for the answer to the order `number`, and skip the answers to earlier ones.
+
+        Returns the seconds that the order took.
+        """
         answer = self._read_answers(number)
         if answer.error:
             raise InputError(answer.error) if answer.is_input_error else RuntimeError(answer.error)
+        return answer.seconds
 
     def _read_answers(self, count: int) -> ShiftAnswer:
         """Read answers until `count` have come since the start; return the last one read now."""
@@ -196,16 +255,22 @@ def main() -> None:
     cv2.setNumThreads(1)
     output = take_stdout()
     file, memory = int(sys.argv[1]), None
+
+    def answer(message: ShiftAnswer) -> None:
+        output.write(message.model_dump_json() + "\n")
+        output.flush()
+
+    answer(ShiftAnswer())  # it is ready
     for line in sys.stdin:
         order = ShiftOrder.model_validate_json(line)
         if memory is None or len(memory) < order.offset + order.nbytes:
             memory = mmap.mmap(file, os.fstat(file).st_size)
-        output.write(_execute_order(order, memory).model_dump_json() + "\n")
-        output.flush()
+        answer(_execute_order(order, memory))
 
 
 def _execute_order(order: ShiftOrder, memory: mmap.mmap) -> ShiftAnswer:
     view = np.frombuffer(memory, np.uint8, order.nbytes, order.offset).reshape(order.shape)
+    began = time.perf_counter()
     try:
         view[...] = (
             read_stored(order.stored, order.shape[1:]) if order.stored else _shift(order, view)
@@ -214,7 +279,7 @@ def _execute_order(order: ShiftOrder, memory: mmap.mmap) -> ShiftAnswer:
         return ShiftAnswer(error=str(error), is_input_error=True)
     except Exception:
         return ShiftAnswer(error=traceback.format_exc())
-    return ShiftAnswer()
+    return ShiftAnswer(seconds=time.perf_counter() - began)
 
 
 def _shift(order: ShiftOrder, view: np.ndarray) -> np.ndarray:

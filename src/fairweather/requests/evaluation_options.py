@@ -147,12 +147,6 @@ class EvaluationOptions(ModelOptions):
     jobs: int | None = shared_option(Sharing, "jobs")
     shift_processes: int | None = shared_option(Sharing, "shift_processes")
     models_in_memory: int | None = shared_option(Sharing, "models_in_memory")
-    devices: int = shared_option(
-        Sharing,
-        "devices",
-        description="Devices of this machine that predict in parallel.",
-        shown="1",
-    )
     partition: str | None = shared_option(Sharing, "partition")
     gpus: str | None = shared_option(Sharing, "gpus")
     time: str | None = shared_option(Sharing, "time")

@@ -278,7 +278,7 @@ def do_predictions(
         device=worker.device,
         arithmetic=first.arithmetic,
         seed=first.shift_seed,
-        shifters=worker.shifters,
+        shifters=worker.shifters_of(progress),
         when_halved=_make_halver(worker, progress),
         tell=make_image_notifier(task, len(images), progress),
     )
@@ -307,7 +307,7 @@ def _predict_mixed(
     texts = (step.shift, *step.mixed)
     every = (worker.shift(text, images, step.published) for text in texts)
     shifts = [shift for shift in every if isinstance(shift, Shift)]  # no attack is planned
-    mixed = MixedImages(images, shifts, step.shift_seed, worker.shifters)
+    mixed = MixedImages(images, shifts, step.shift_seed, worker.shifters_of(progress))
     predictions = predict_streams(
         predictor,
         predictor.adapting,

@@ -7,6 +7,7 @@ import json
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import replace
+from functools import partial
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -20,7 +21,7 @@ from fairweather.data.groups import describe_shared_groups
 from fairweather.data.loading import check_no_copies, load
 from fairweather.data.natural_sets import find_natural_facts
 from fairweather.data.pixel_scans import digest
-from fairweather.devices import memory_for_networks, resolve_device
+from fairweather.devices import memory_for_networks, resolve_device, wait_for
 from fairweather.errors import InputError, quote_names
 from fairweather.inference.shifters import Shifters
 from fairweather.models.building import load_checkpoint
@@ -86,7 +87,7 @@ class Worker:
         datasets: open data sets, by their names in the plan; they are not checked.
         models: open models from elsewhere, by their digests; each returns logits of the data's
             classes.
-        workers: processes that make shifted batches ahead.
+        workers: the most processes that make shifted batches ahead.
         networks: the most networks to keep in memory; None for as many as fit.
         jobs: number of workers on this machine, which share its memory.
         ranks: the processes that train together with this one.
@@ -123,8 +124,9 @@ class Worker:
         self.offline, self.progress = offline, progress
         self._datasets = dict(datasets or {})
         self._opened = dict(models or {})
-        self.workers, self.most_networks = workers, networks
-        self.shifters = Shifters(workers) if workers else None
+        self.most_networks = networks
+        waits = partial(wait_for, self.device)
+        self._shifters = Shifters(workers, wait_for_device=waits) if workers else None
         self.room = memory_for_networks(self.device) // jobs
         self._networks: dict[AnyNetwork, _LoadedNetwork] = {}  # the latest last
         self._largest_batch: int | None = None
@@ -182,6 +184,13 @@ class Worker:
                 f"the files of {self._published[text]} have changed since the plan was made"
             )
         return bound
+
+    def shifters_of(self, progress: Notify) -> Shifters | None:
+        """The processes that shift batches ahead, if there are any, for a step with this
+        progress."""
+        if self._shifters is not None:
+            self._shifters.tell = progress
+        return self._shifters
 
     def network(self, network: AnyNetwork, folder: RunFolder) -> nn.Module:
         """Return a network with logits of the data's classes; as many as fit are kept.
@@ -257,8 +266,8 @@ class Worker:
 
     def close(self) -> None:
         """End the processes that it has started."""
-        if self.shifters is not None:
-            self.shifters.end()
+        if self._shifters is not None:
+            self._shifters.end()
 
     def batch_size(self, asked: int) -> int:
         """The requested batch size, or the largest one that fits into memory."""

@@ -157,7 +157,7 @@ class ModelRequest:
         sharing.check()
         read_aggregation(self.options.unit, self.options.aggregate)
         if sharing.is_divided and (self.modules or isinstance(self.dataset, Dataset)):
-            ways = {"worker": False, "devices": 1, "executor": "local", "jobs": None}
+            ways = {"worker": False, "executor": "local", "jobs": None}
             asked = next(name for name, alone in ways.items() if getattr(sharing, name) != alone)
             raise InputError(
                 f"{asked}: other processes open the model and the data by name, not as objects"
