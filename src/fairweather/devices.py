@@ -351,9 +351,11 @@ def lock_pages(memory: torch.Tensor, device: torch.device | None) -> bool:
     return False
 
 
-def unlock_pages(memory: torch.Tensor) -> None:
-    """Undo `lock_pages`."""
-    torch.cuda.cudart().cudaHostUnregister(memory.data_ptr())
+def unlock_pages(memory: torch.Tensor, device: torch.device | None) -> None:
+    """Undo what `lock_pages` did for a device."""
+    with torch.cuda.device(device):
+        torch.cuda.synchronize()  # it may still be reading
+        torch.cuda.cudart().cudaHostUnregister(memory.data_ptr())
 
 
 class Lane:

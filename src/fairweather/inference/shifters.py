@@ -184,7 +184,7 @@ class _SharedMemory:
     def _remove_slots(self) -> None:
         for slot in self._slots:
             if slot.is_locked:
-                unlock_pages(_as_tensor(slot.memory))
+                unlock_pages(_as_tensor(slot.memory), self._device)
         self._slots.clear()
         self._free.clear()
 

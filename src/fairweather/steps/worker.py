@@ -124,7 +124,7 @@ class Worker:
         self._datasets = dict(datasets or {})
         self._opened = dict(models or {})
         self.workers, self.most_networks = workers, networks
-        self.shifters = Shifters(workers) if workers else None
+        self.shifters = Shifters(workers, self.device) if workers else None
         self.room = memory_for_networks(self.device) // jobs
         self._networks: dict[AnyNetwork, _LoadedNetwork] = {}  # the latest last
         self._largest_batch: int | None = None
