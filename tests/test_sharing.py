@@ -152,7 +152,8 @@ class Late:
     def __init__(self, most):
         self.max_batches, self.waiting, self.largest, self.order = most, 0, 0, []
 
-    def start(self, batch, shift, seed):
+    def start(self, images, index, shift, seed):
+        batch = images[index]
         self.waiting += 1
         self.largest = max(self.largest, self.waiting)
 
@@ -293,7 +294,7 @@ def test_a_stream_that_was_interrupted_does_not_spoil_the_next(shifters, toy_ima
     batches = shifted_batches(toy_images, SHIFTS[2], 0, batch_slices(96, 8), shifters=batch_shifter)
     next(batches)
     del batches  # a batch is on its way
-    started = [batch_shifter.start(toy_images[:8], SHIFTS[2], 0) for _ in range(2)]
+    started = [batch_shifter.start(toy_images, slice(8), SHIFTS[2], 0) for _ in range(2)]
     del started  # nobody waits for these
     found = list(
         shifted_batches(toy_images, SHIFTS[2], 1, batch_slices(96, 8), shifters=batch_shifter)
@@ -324,10 +325,8 @@ def test_a_step_says_that_its_batches_were_halved(networks, toy_images, tmp_path
             how=how,
         )
 
-    assert do_predict(step("clean", ForwardPass(network=network)), worker, folder, silent)[2:] == (
-        1.0,
-        16,
-    )
+    done = do_predict(step("clean", ForwardPass(network=network)), worker, folder, silent)
+    assert (done.share, done.halved_to) == (1.0, 16)
     blurred = step("gaussian_blur,sigma=1,kernel_size=5", ForwardPass(network=network))
     assert do_predict(blurred, worker, folder, silent).halved_to == 16
     other = Worker(plan, device="cpu", datasets={DATA: dataset}, models={"d": networks[0]})

@@ -354,3 +354,76 @@ def adapt_precision(network: nn.Module) -> nn.Module:
     dtypes = (part.dtype for part in network.parameters() if part.is_floating_point())
     dtype = next(dtypes, torch.float32)
     return network if dtype == torch.float32 else PrecisionAdapter(network, dtype)
+
+
+def lock_pages(memory: torch.Tensor, device: torch.device | None) -> bool:
+    """Lock memory of the CPU in place, so that a CUDA device copies from it without waiting.
+
+    Returns:
+        Whether it is locked. Where it is not, as on other devices, `pin_memory` makes a copy that
+        is.
+    """
+    if device is None or device.type != "cuda":
+        return False
+    with torch.cuda.device(device):  # otherwise the first GPU would be used too
+        portable = 1  # cudaHostRegisterPortable: for all devices of this process
+        error = torch.cuda.cudart().cudaHostRegister(memory.data_ptr(), memory.nbytes, portable)
+        if int(error) == 0:
+            return True
+        with suppress(RuntimeError):  # CUDA remembers the error, and raises it at the next kernel
+            torch.ones(1, device=device).add_(1)
+            torch.cuda.synchronize()
+    return False
+
+
+def unlock_pages(memory: torch.Tensor, device: torch.device | None) -> None:
+    """Undo what `lock_pages` did for a device."""
+    with torch.cuda.device(device):
+        torch.cuda.synchronize()  # it may still be reading
+        torch.cuda.cudart().cudaHostUnregister(memory.data_ptr())
+
+
+class Lane:
+    """The way of batches to a device, and of outputs back to the CPU.
+
+    A CUDA device computes one batch while the next is copied to it and the outputs of the one
+    before are read. All other devices have finished when a call returns.
+
+    >>> lane = Lane(torch.device("cpu"))
+    >>> lane.fetch(lane.bring(torch.ones(2)))()
+    tensor([1., 1.])
+    """
+
+    def __init__(self, device: torch.device) -> None:
+        self.device = device
+        self.copies = torch.cuda.Stream(device) if device.type == "cuda" else None
+        self.ahead = 0 if self.copies is None else 1
+        """How many batches to give to the device before outputs are waited for."""
+
+    def bring(self, pixels: torch.Tensor) -> torch.Tensor:
+        """Copy pixels to the device. Page-locked ones must stay as they are until the outputs are
+        here."""
+        if self.copies is None:
+            return pixels.to(self.device)
+        computing = torch.cuda.current_stream(self.device)
+        with torch.cuda.stream(self.copies):
+            there = pixels.to(self.device, non_blocking=True)
+        computing.wait_stream(self.copies)
+        there.record_stream(computing)  # its memory is used again only after that
+        return there
+
+    def fetch(self, outputs: torch.Tensor) -> Callable[[], torch.Tensor]:
+        """Begin to copy outputs to the CPU. Returns a function that waits for the copy."""
+        if self.copies is None:
+            there = outputs.to("cpu", copy=True)
+            return lambda: there
+        # Its memory is page-locked, since torch would otherwise have to wait.
+        copy = outputs.to("cpu", copy=True, non_blocking=True)
+        ready = torch.cuda.Event(blocking=True)  # others would keep a core busy while they wait
+        ready.record(torch.cuda.current_stream(self.device))
+
+        def wait() -> torch.Tensor:
+            ready.synchronize()
+            return copy
+
+        return wait

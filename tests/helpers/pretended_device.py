@@ -6,6 +6,7 @@ made of what was not brought to the CPU, and float64, which MPS does not have.
 
 from __future__ import annotations
 
+import itertools
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
 from typing import Any
@@ -15,6 +16,8 @@ import torch
 from lightning_fabric.accelerators.mps import MPSAccelerator
 from torch.overrides import TorchFunctionMode
 from torch.utils._pytree import tree_leaves
+
+from tests.helpers.pretended_streams import Streams
 
 Tensor = torch.Tensor
 _WIDE = (torch.float64, torch.complex128)
@@ -37,6 +40,7 @@ class PretendedDevice(TorchFunctionMode):
     def __init__(self, kind: str, place: int = 0) -> None:
         super().__init__()
         self.device = torch.device(kind, place)
+        self.streams = Streams()
 
     def has(self, tensor: Tensor) -> bool:
         """Whether a tensor is on this device."""
@@ -56,6 +60,8 @@ class PretendedDevice(TorchFunctionMode):
         name = func.__name__
         if name in ("to", "cpu", "cuda", "mps", "pin_memory"):
             return self._moved(name, *args, **named)
+        if name == "is_pinned":
+            return self.streams.is_locked(*args)
         given = [each for each in tree_leaves((args, named)) if isinstance(each, Tensor)]
         here = [self.has(each) for each in given]
         if name in ("numpy", "__array__", "__dlpack__") and here[0]:
@@ -87,6 +93,8 @@ class PretendedDevice(TorchFunctionMode):
             values = [given[0], *given[1:][-1:]] if name == "__setitem__" else given[:1]
             given, here = values, [self.has(each) for each in values]
         others = [each for each, on in zip(given, here, strict=True) if not on and each.ndim]
+        for each in itertools.compress(given, here):
+            self.streams.check_use(each)
         if any(here) and others:
             raise RuntimeError(
                 f"{name}: expected all tensors to be on the same device, found {self.device} and "
@@ -94,7 +102,11 @@ class PretendedDevice(TorchFunctionMode):
             )
 
     def _moved(self, name: str, tensor: Tensor, *args: Any, **named: Any) -> Tensor:
+        if name == "pin_memory" and self.streams.is_locked(tensor):
+            return tensor
         before = self.has(tensor)
+        if before:
+            self.streams.check_use(tensor)
         after, dtype, memory = before, None, named.get("memory_format", torch.preserve_format)
         if name != "to":
             after = name == self.device.type or (name == "pin_memory" and before)
@@ -107,6 +119,13 @@ class PretendedDevice(TorchFunctionMode):
                 after = torch.device(each).type == self.device.type
         copy = named.get("copy", False) or after != before or name == "pin_memory"
         found = tensor.to(dtype=dtype or tensor.dtype, memory_format=memory, copy=copy)
+        if name == "pin_memory":
+            found.untyped_storage().locked = True
+        waits = self.device.type != "cuda" or not named.get("non_blocking", False)
+        if before and not after:
+            return self.streams.fetch(found, waits=waits)
+        if after and not before:
+            self.streams.send(tensor, found, waits=waits)
         return self._marked(found, []) if after else found
 
     def _marked(self, found: Any, given: list[Tensor]) -> Any:
@@ -134,6 +153,13 @@ class _Generator(torch.Generator):
 @contextmanager
 def pretended(kind: str, place: int = 0) -> Iterator[torch.device]:
     """Pretend that this machine has a device, which is given to the block."""
+    with pretended_mode(kind, place) as mode:
+        yield mode.device
+
+
+@contextmanager
+def pretended_mode(kind: str, place: int = 0) -> Iterator[PretendedDevice]:
+    """The same, with what is known of its copies."""
     mode = PretendedDevice(kind, place)
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(torch, "Generator", _Generator)
@@ -141,6 +167,10 @@ def pretended(kind: str, place: int = 0) -> Iterator[torch.device]:
         for name in ("manual_seed", "set_rng_state"):
             patch.setattr(torch.mps, name, lambda _: None)
         patch.setattr(torch.mps, "get_rng_state", lambda: None)
+        for name, pretends in mode.streams.patches().items() if kind == "cuda" else ():
+            patch.setattr(torch.cuda, name, pretends)
+        record = mode.streams.record
+        patch.setattr(torch.Tensor, "record_stream", lambda tensor, on: record(tensor, on))
         patch.setattr(MPSAccelerator, "is_available", staticmethod(lambda: kind == "mps"))
         with mode:
-            yield mode.device
+            yield mode

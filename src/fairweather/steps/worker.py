@@ -126,7 +126,7 @@ class Worker:
         self._opened = dict(models or {})
         self.most_networks = networks
         waits = partial(wait_for, self.device)
-        self._shifters = Shifters(workers, wait_for_device=waits) if workers else None
+        self._shifters = Shifters(workers, self.device, wait_for_device=waits) if workers else None
         self.room = memory_for_networks(self.device) // jobs
         self._networks: dict[AnyNetwork, _LoadedNetwork] = {}  # the latest last
         self._largest_batch: int | None = None
