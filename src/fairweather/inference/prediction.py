@@ -24,7 +24,7 @@ from fairweather.devices import (
     is_out_of_memory,
     resolve_device,
 )
-from fairweather.errors import InputError, no_exit
+from fairweather.errors import InputError, first_line, no_exit
 from fairweather.metrics.columns import right_losses, soft_losses
 from fairweather.metrics.detection import OodInputs, compute_ood_scores
 from fairweather.progress import Event, Notify, shows_progress, to_notify
@@ -141,9 +141,14 @@ class Batcher:
             result: T | None
             try:
                 result = compute(images[start : start + self.size])
-            except (RuntimeError, MemoryError) as error:
+            except Exception as error:  # libraries have only this in common
                 if not is_out_of_memory(error):
                     raise
+                if min(self.size, len(images) - start) == 1:
+                    raise InputError(
+                        f"a single image does not fit into memory ({first_line(error)}): use a "
+                        "smaller model"
+                    ) from None
                 result = None  # go on outside `except`, where the error has freed its tensors
             if result is None:
                 self._halve(min(self.size, len(images) - start))
@@ -152,8 +157,6 @@ class Batcher:
                 start += self.size
 
     def _halve(self, tried: int) -> None:
-        if tried == 1:
-            raise InputError("a single image does not fit into memory: use a smaller model")
         self.size = tried // 2
         free_memory()
         if self.when_halved is not None:
@@ -286,6 +289,7 @@ def predict(
     device: str | torch.device = "auto",
     precision: str = "fp32",
     cudnn_benchmark: bool = False,
+    compile: bool = False,
     seed: int = 0,
     temperature: float = 1.0,
     when_halved: WhenHalved | None = None,
@@ -306,8 +310,9 @@ def predict(
             and its images are not rounded.
         batch_size: images per forward pass.
         device: `auto`, `cpu`, `cuda`, ...
-        precision: `fp32`; `tf32`, faster products on CUDA devices; or `bf16` (autocast).
+        precision: `fp32`; `tf32`, faster products on CUDA devices; or `bf16` or `fp16` (autocast).
         cudnn_benchmark: let cuDNN choose its kernels by speed, which may differ between calls.
+        compile: compile the model by `torch.compile`; not under attack.
         seed: seed of random shifts and attacks; use the same for all models.
         temperature: the logits are divided by it; attacks use the model without it.
         when_halved: called with the new batch size when memory has run out.
@@ -333,7 +338,7 @@ def predict(
             shift,
             batches=batch_slices(len(images), batch_size),
             device=device,
-            arithmetic=Arithmetic(precision, cudnn_benchmark),
+            arithmetic=Arithmetic(precision, cudnn_benchmark, compile),
             seed=seed,
             when_halved=when_halved,
             tell=make_image_notifier(
@@ -392,13 +397,15 @@ def predict_batches(
     attack, shift = (shift, None) if isinstance(shift, Attack) else (None, shift)
     done = 0
 
-    def predict_part(predictor: Predictor, features: FeatureGetter, part: Images) -> AnyPredictions:
+    def predict_part(
+        predictor: Predictor, network: nn.Module, features: FeatureGetter, part: Images
+    ) -> AnyPredictions:
         def tell_share(share: float) -> None:
             if tell is not None:
                 tell((done + share * len(part)) / len(predictors))
 
         nonlocal done
-        logits = compute_logits(predictor.model, part, attack, device, arithmetic, seed, tell_share)
+        logits = compute_logits(network, part, attack, device, arithmetic, seed, tell_share)
         tell_share(1.0)
         done += len(part)
         return predictor.finish(part, logits.numpy(), features())
@@ -406,19 +413,22 @@ def predict_batches(
     batcher = Batcher(len(images), when_halved)
     parts: list[list[AnyPredictions]] = [[] for _ in predictors]
     with ExitStack() as modes:
-        getters: list[FeatureGetter] = []
+        predicting: list[Callable[[Images], AnyPredictions]] = []
         for predictor in predictors:
-            modes.enter_context(evaluation_mode(predictor.model, device))
-            if predictor.known is None or predictor.known.features is None:
-                getters.append(lambda: None)
-            else:
-                getters.append(modes.enter_context(watch_last_layer(predictor.model)))
+            network: nn.Module = predictor.model
+            features: FeatureGetter = lambda: None  # noqa: E731
+            modes.enter_context(evaluation_mode(network, device))
+            if predictor.known is not None and predictor.known.features is not None:
+                features = modes.enter_context(watch_last_layer(network))
+            elif attack is None and predictor.adapting is None:
+                network = arithmetic.compiled(network)
+            predicting.append(partial(predict_part, predictor, network, features))
         pinned = device.type == "cuda"
         for batch in shifted_batches(
             images, shift, seed, batches, shifters=shifters, pinned=pinned, out=out
         ):
-            for predictor, features, model_parts in zip(predictors, getters, parts, strict=True):
-                model_parts.extend(batcher.parts(batch, partial(predict_part, predictor, features)))
+            for predict_one, model_parts in zip(predicting, parts, strict=True):
+                model_parts.extend(batcher.parts(batch, predict_one))
     return [join_predictions(model_parts) for model_parts in parts]
 
 
