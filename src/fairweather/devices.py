@@ -368,6 +368,8 @@ def training_precision(name: str, device: torch.device) -> str:
     """
     if name not in PRECISIONS:
         raise unknown_name("precision", name, PRECISIONS)
+    if device.type == "xpu":
+        raise InputError("networks train on cpu, cuda or mps devices: Lightning Fabric has no xpu")
     if name != "auto":
         return name
     ampere = (8, 0)

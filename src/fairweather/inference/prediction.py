@@ -748,6 +748,7 @@ def predict_streams(
         passes = Passes(*map(sum, zip(passes, adapted.passes, strict=True)))
         if predictor.carried is not None:
             carried.append(_select_changed(adapted.carry(), first))
+        del adapted  # before the next one is made
     if predictor.carried is not None:
         predictor.carried[:] = carried
     return join_predictions(parts).with_columns(passes=passes)
