@@ -26,7 +26,7 @@ from fairweather.devices import (
     is_out_of_memory,
     resolve_device,
 )
-from fairweather.errors import InputError, no_exit
+from fairweather.errors import InputError, first_line, no_exit
 from fairweather.inference.choices import choose_classes, judge_by_truth
 from fairweather.inference.stopwatch import Stopwatch
 from fairweather.metrics.detection import OodInputs, compute_ood_scores
@@ -143,9 +143,14 @@ class Batcher:
             result: T | None
             try:
                 result = compute(images[start : start + self.size])
-            except (RuntimeError, MemoryError) as error:
+            except Exception as error:  # libraries have only this in common
                 if not is_out_of_memory(error):
                     raise
+                if min(self.size, len(images) - start) == 1:
+                    raise InputError(
+                        f"a single image does not fit into memory ({first_line(error)}): use a "
+                        "smaller model"
+                    ) from None
                 result = None  # go on outside `except`, where the error has freed its tensors
             if result is None:
                 self._halve(min(self.size, len(images) - start))
@@ -154,8 +159,6 @@ class Batcher:
                 start += self.size
 
     def _halve(self, tried: int) -> None:
-        if tried == 1:
-            raise InputError("a single image does not fit into memory: use a smaller model")
         self.size = tried // 2
         free_memory()
         if self.when_halved is not None:
@@ -375,6 +378,7 @@ def predict(
     device: str | torch.device = "auto",
     precision: str = "fp32",
     cudnn_benchmark: bool = False,
+    compile: bool = False,
     seed: int = 0,
     temperature: float = 1.0,
     when_halved: WhenHalved | None = None,
@@ -395,8 +399,9 @@ def predict(
             and its images are not rounded.
         batch_size: images per forward pass.
         device: `auto`, `cpu`, `cuda`, ...
-        precision: `fp32`; `tf32`, faster products on CUDA devices; or `bf16` (autocast).
+        precision: `fp32`; `tf32`, faster products on CUDA devices; or `bf16` or `fp16` (autocast).
         cudnn_benchmark: let cuDNN choose its kernels by speed, which may differ between calls.
+        compile: compile the model by `torch.compile`; not under attack.
         seed: seed of random shifts and attacks; use the same for all models.
         temperature: the logits are divided by it; attacks use the model without it.
         when_halved: called with the new batch size when memory has run out.
@@ -422,7 +427,7 @@ def predict(
             shift,
             batches=batch_slices(len(images), batch_size),
             device=device,
-            arithmetic=Arithmetic(precision, cudnn_benchmark),
+            arithmetic=Arithmetic(precision, cudnn_benchmark, compile),
             seed=seed,
             when_halved=when_halved,
             tell=make_image_notifier(
@@ -483,13 +488,16 @@ def predict_batches(
     with ExitStack() as modes:
         networks = []
         for predictor in predictors:
-            modes.enter_context(evaluation_mode(predictor.model, device))
-            if predictor.clock is not None:
-                modes.enter_context(predictor.clock.watch(predictor.model, device))
+            network: nn.Module = predictor.model
             features: FeatureGetter | None = None
+            modes.enter_context(evaluation_mode(network, device))
             if predictor.known is not None and predictor.known.features is not None:
-                features = modes.enter_context(watch_last_layer(predictor.model))
-            networks.append(WatchedNetwork(predictor.model, features))
+                features = modes.enter_context(watch_last_layer(network))
+            elif attack is None and predictor.adapting is None:
+                network = arithmetic.compiled(network)
+            if predictor.clock is not None:
+                modes.enter_context(predictor.clock.watch(network, device))
+            networks.append(WatchedNetwork(network, features))
         pinned = device.type == "cuda"
         for number, part, outputs in compute_ahead(
             networks,
@@ -751,6 +759,7 @@ def predict_streams(
         passes = Passes(*map(sum, zip(passes, adapted.passes, strict=True)))
         if predictor.carried is not None:
             carried.append(_select_changed(adapted.carry(), first))
+        del adapted  # before the next one is made
     if predictor.carried is not None:
         predictor.carried[:] = carried
     return join_predictions(parts).with_columns(passes=passes)

@@ -133,9 +133,12 @@ class EvaluationOptions(ModelOptions):
         False, "Classes are in an order, such as grades: also score how far off answers are."
     )
     batch_size: int = option(256, "Images per forward pass.", least=1)
-    precision: str = option("fp32", "Number format: fp32, tf32 or bf16.")
+    precision: str = option("fp32", "Number format: fp32, tf32, bf16 or fp16.")
     cudnn_benchmark: bool = option(
         False, "Let cuDNN choose the fastest kernels; last digits may then differ between runs."
+    )
+    compile: bool = option(
+        False, "Compile models by torch.compile; last digits differ from those without."
     )
     bootstrap: int = option(1000, "Bootstrap resamples of each interval.", least=100, most=100_000)
     shift_seed: int = option(0, "Random seed of shifts and attacks.")
@@ -154,7 +157,7 @@ class EvaluationOptions(ModelOptions):
     title: str | Mapping[str, str] | tuple[str, ...] | None = option(
         None, "Model name in tables and figures; with several models, NAME=TITLE. Repeatable."
     )
-    device: str = option("auto", "Device: auto, cpu, cuda, cuda:1 or mps.")
+    device: str = option("auto", "Device: auto, cpu, cuda, cuda:1, mps or xpu.")
     offline: bool = option(False, "Never use the network.")
 
     @property

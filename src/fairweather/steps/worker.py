@@ -40,12 +40,14 @@ from fairweather.steps.plan import (
     NATURAL_DATA,
     AnyNetwork,
     EnsembleNetwork,
+    ForwardPass,
     ImagesReference,
     InterpolatedNetwork,
     OpenedNetwork,
     Plan,
     PlannedDataset,
     PlannedModel,
+    PredictStep,
     TrainedNetwork,
     network_files,
 )
@@ -64,6 +66,7 @@ from fairweather.types.measurement import (
 )
 from fairweather.types.positive import PositiveClasses, read_positive
 from fairweather.types.record import NATURAL, PROBED, TEST, TRAIN, VAL
+from fairweather.variants.variant import read_variant
 
 FileVersion = tuple[str, int, int, int]  # of a file: path, inode, nanoseconds, bytes
 
@@ -128,6 +131,11 @@ class Worker:
         waits = partial(wait_for, self.device)
         self._shifters = Shifters(workers, self.device, wait_for_device=waits) if workers else None
         self.room = memory_for_networks(self.device) // jobs
+        forward = (step.how for step in plan.steps if isinstance(step, PredictStep))
+        variants = {how.variant for how in forward if isinstance(how, ForwardPass)} - {None}
+        adapting = (read_variant(str(variant)).adapting for variant in variants)
+        # One network adapts at a time.
+        self._copies = max((method.copies for method in adapting if method), default=0)
         self._networks: dict[AnyNetwork, _LoadedNetwork] = {}  # the latest last
         self._largest_batch: int | None = None
 
@@ -236,9 +244,7 @@ class Worker:
     def _fit(self, sizes: Sequence[int]) -> bool:
         if self.most_networks is not None and len(sizes) > self.most_networks:
             return False
-        return (
-            2 * sum(sizes) <= self.room
-        )  # twice, because an adapted model is a copy of its network
+        return sum(sizes) + self._copies * max(sizes) <= self.room
 
     def _size_of(self, network: AnyNetwork, folder: RunFolder) -> int:
         """The bytes of its weights: of its files, or of an open model from elsewhere."""

@@ -529,6 +529,9 @@ class RunSettings(FrozenRecord):
     cudnn_benchmark: bool = False
     """Whether cuDNN chose its kernels by speed."""
 
+    compile: bool = False
+    """Whether the models of predictions were compiled."""
+
     training_precision: str | None = None
     """Precision of training as given; None if nothing is trained."""
 

@@ -287,6 +287,9 @@ class Adapting(Variant):
     passes: ClassVar[float] = 1
     """About how often an image goes through the network in a stream, to estimate the duration."""
 
+    copies: ClassVar[int] = 1
+    """How many times its weights are in memory, besides those of the network itself."""
+
     def __post_init__(self) -> None:
         """Raise `InputError` for a value that is not allowed."""
         from fairweather.variants.streams import IMAGE_ORDERS

@@ -116,7 +116,7 @@ from fairweather.workers.options import LOCAL, Sharing, read_sharing
 
 def make_study_settings(study: Study, device: torch.device) -> Settings:
     """How the models of a study are measured, but for costs, which need the classes."""
-    arithmetic = Arithmetic(study.prediction_precision, study.cudnn_benchmark)
+    arithmetic = Arithmetic(study.prediction_precision, study.cudnn_benchmark, study.compile)
     arithmetic.check(device)
     return Settings(
         shifts=tuple(study.all_shifts()),
