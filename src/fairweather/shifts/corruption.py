@@ -22,6 +22,7 @@ Pixels = npt.NDArray[np.uint8]
 Floats = npt.NDArray[np.float32]
 Generators = Iterator[np.random.Generator]
 Draws = TypeVar("Draws")
+Entry = TypeVar("Entry", bound=np.generic)
 
 SMALLEST_SIDE = 8  # pixels
 
@@ -178,7 +179,18 @@ def quantise(image: Floats) -> Pixels:
     [0, 42, 255]
     """
     image = image + _NUDGE
-    return np.minimum(image, 255, out=image).astype(np.uint8)
+    return np.clip(image, 0, 255, out=image).astype(np.uint8)
+
+
+def take_pairs(
+    table: npt.NDArray[Entry], first: Pixels, second: Pixels
+) -> npt.NDArray[Entry]:
+    """Return the entries `256 * first + second` of a table, `[256 * 256]`, for arrays `[n, m]`.
+
+    >>> take_pairs(np.arange(65536), np.array([[1]], np.uint8), np.array([[2]], np.uint8))
+    array([[258]])
+    """
+    return table.take(cv2.merge((second, first)).view(np.uint16)[..., 0])
 
 
 def gaussian_filter(image: Floats, sigma: float) -> Floats:
