@@ -169,12 +169,13 @@ def motion_filter(image: Floats, radius: float, sigma: float, angle: float) -> F
     )
     rows, columns = [y + above for y in rows], [x + left for x in columns]
     height, width = image.shape[:2]
-    result = np.zeros_like(image)
+    result: Floats | None = None
     for part in _cut_line(rows, columns):
         kernel, top, side = _smallest_kernel(rows[part], columns[part], weights[part])
         down, across = kernel.shape
         window = padded[top : top + height + down - 1, side : side + width + across - 1]
-        result += cv2.filter2D(window, -1, kernel, anchor=(0, 0))[:height, :width]
+        piece = cv2.filter2D(window, -1, kernel, anchor=(0, 0))[:height, :width]
+        result = piece if result is None else np.add(result, piece, out=result)
     return result
 
 
@@ -316,26 +317,33 @@ def glass_blur(
 
 def _pixel_origins(
     height: int, width: int, reach: int, generator: np.random.Generator
-) -> npt.NDArray[np.int_]:
+) -> npt.NDArray[np.int32]:
     """Return, for each pixel of `[H * W]`, where its value comes from after one pass.
 
     The benchmark goes from the lower right to the upper left and overwrites each pixel with one at
     a random offset. If that pixel comes later in the pass, it still has its old value. If it came
-    earlier, it has already been overwritten, so its own origin is looked up, and so on. These
-    chains are short, and all are followed at once, each time twice as far.
+    earlier, it has already been overwritten, so its own origin is looked up, and so on. All these
+    chains are followed at once; few have more than four links.
     """
-    places = np.arange(height * width)
+    places = np.arange(height * width, dtype=np.int32)
     hop = places.copy()
     # The limits of the scan are the benchmark's; images that are too small do not change.
     rows, columns = (slice(reach + 1, max(0, side - reach + 1)) for side in (height, width))
     scanned = hop.reshape(height, width)[rows, columns]  # a view
     down, right = _draw_offsets(generator, reach, (2, *scanned.shape))
-    scanned += down * np.int64(width)
-    scanned += right
+    step = down.astype(np.int32)
+    step *= width
+    step += right
+    scanned += step
     # A pixel outside the scan is its own origin, which ends the chain.
-    last, further = places, np.maximum(hop, places)
-    while not np.array_equal(last, further):
-        last, further = further, further.take(further)
+    link = np.maximum(hop, places)
+    last = link.take(link)
+    last = last.take(last)
+    pending = np.flatnonzero(link.take(last) != last)
+    while len(pending):
+        reached = link.take(last.take(pending))
+        last[pending] = reached
+        pending = pending[link.take(reached) != reached]
     return hop.take(last)
 
 
