@@ -65,40 +65,59 @@ def convolve(images: Pixels, kernel: Floats) -> Pixels:
         kernel: float32 `[2k + 1, 2k + 1]`.
     """
     if kernel.size < _DIRECT_BELOW:
-        return change_each_image(
-            images, lambda image: np.asarray(cv2.filter2D(image, -1, kernel), np.float32)
-        )
-    # `cv2.filter2D` would transform every channel by itself. A complex Fourier transform takes two
-    # at once, and is that of the whole image: three times as fast. What is left of a pair is 0.
+        return change_each_image(images, lambda image: _clip(cv2.filter2D(image, -1, kernel)))
+    # `cv2.filter2D` would transform block by block. One complex Fourier transform takes red and
+    # green at once, and a smaller one takes both halves of blue.
     height, width = images.shape[2:]
     reach = len(kernel) // 2
-    high, wide = (8 * cv2.getOptimalDFTSize(-(-(side + 2 * reach) // 8)) for side in (height, width))
-    padding = reach, high - height - reach, reach, wide - width - reach
-    inside = np.s_[reach : reach + height, reach : reach + width]
-    waves = _symmetric_waves(kernel, high, wide)
-    empty = np.zeros((height, width), np.uint8)
+    half = -(-height // 2)
+    filters = _PairFilter(kernel, height, width), _PairFilter(kernel, half, width)
     result = np.empty_like(images)
-    for (red, green, blue), out in zip(images, result, strict=True):
-        for pair, changed in (((red, green), out[:2]), ((blue, empty), (out[2], empty.copy()))):
-            padded = cv2.copyMakeBorder(cv2.merge(pair), *padding, cv2.BORDER_REFLECT_101)
-            spectrum = cv2.dft(padded.astype(np.float32))
-            spectrum *= waves
-            blurred = cv2.dft(spectrum, dst=spectrum, flags=cv2.DFT_INVERSE)
-            cv2.split(quantise(blurred[inside]), tuple(changed))
+    for image, (red, green, blue) in zip(images, result, strict=True):
+        padded = [
+            cv2.copyMakeBorder(plane, reach, reach, reach, reach, cv2.BORDER_REFLECT_101)
+            for plane in image
+        ]
+        filters[0].blur(padded[0], padded[1], (red, green))
+        ends = padded[2][: half + 2 * reach], padded[2][height - half :]
+        filters[1].blur(*ends, (blue[:half], blue[height - half :]))
     return result
 
 
-def _symmetric_waves(kernel: Floats, high: int, wide: int) -> Floats:
-    """The factors of the waves of an image, float32 `[high, wide, 2]`; they are real numbers.
+def _clip(image: npt.NDArray[np.floating]) -> Floats:
+    """Clip the array itself to 255, since the taps of large disks sum to 1.01."""
+    return np.asarray(np.clip(image, 0, 255, out=image), np.float32)
 
-    They include the scale of the inverse transform, which OpenCV leaves out.
-    """
-    reach = len(kernel) // 2
-    placed = np.zeros((high, wide), np.float32)
-    placed[: len(kernel), : len(kernel)] = kernel
-    centred = np.roll(placed, (-reach, -reach), axis=(0, 1)) / np.float32(high * wide)
-    real = cv2.dft(centred, flags=cv2.DFT_COMPLEX_OUTPUT)[..., :1]
-    return np.repeat(real, 2, axis=2)
+
+class _PairFilter:
+    """Convolves two planes of a size with a symmetric kernel, by one complex Fourier transform."""
+
+    def __init__(self, kernel: Floats, height: int, width: int) -> None:
+        self.reach = reach = len(kernel) // 2
+        # Transforms of multiples of 8 are fast.
+        self.shape = tuple(
+            8 * cv2.getOptimalDFTSize(-(-(side + 2 * reach) // 8)) for side in (height, width)
+        )
+        placed = np.zeros(self.shape, np.float32)
+        # OpenCV's inverse transform leaves the scale out.
+        placed[: len(kernel), : len(kernel)] = kernel / np.float32(placed.size)
+        centred = np.roll(placed, (-reach, -reach), axis=(0, 1))
+        # The transform of a symmetric kernel is real.
+        waves = cv2.dft(centred, flags=cv2.DFT_COMPLEX_OUTPUT)[..., 0]
+        self.waves = np.repeat(waves[..., None], 2, axis=2)
+
+    def blur(self, first: Pixels, second: Pixels, out: tuple[Pixels, Pixels]) -> None:
+        """Write the convolution of two planes, with a border of the kernel's reach, into `out`."""
+        high, wide = (size - side for size, side in zip(self.shape, first.shape, strict=True))
+        pair = cv2.merge((first, second))
+        pair = cv2.copyMakeBorder(pair, 0, high, 0, wide, cv2.BORDER_CONSTANT)
+        spectrum = cv2.dft(pair.astype(np.float32))
+        spectrum *= self.waves
+        blurred = cv2.dft(spectrum, dst=spectrum, flags=cv2.DFT_INVERSE)
+        height, width = out[0].shape
+        inside = blurred[self.reach : self.reach + height, self.reach : self.reach + width]
+        for plane, changed in zip(cv2.split(quantise(_clip(inside))), out, strict=True):
+            changed[:] = plane
 
 
 def disk(radius: float, alias_blur: float) -> Floats:
@@ -299,13 +318,16 @@ def glass_blur(
         passes: number of passes over the image, a whole number from 1 to 100.
     """
     height, width = images.shape[2:]
+    scanned = [len(range(side)[_scanned(side, int(reach))]) for side in (height, width)]
 
     def shatter(image: Floats) -> Floats:
         blurred = quantise(gaussian_filter(image, sigma))
-        generator = next(generators)
-        source = _pixel_origins(height, width, int(reach), generator)
-        for _ in range(int(passes) - 1):
-            source = source.take(_pixel_origins(height, width, int(reach), generator))
+        source, *later = (
+            _pixel_origins(height, width, int(reach), offsets)
+            for offsets in _draw_offsets(next(generators), int(reach), (int(passes), 2, *scanned))
+        )
+        for origins in later:
+            source = source.take(origins)
         # As pixels of four bytes, each is copied at once.
         pixels = cv2.cvtColor(blurred, cv2.COLOR_RGB2RGBA).view(np.uint32)
         shuffled = pixels.take(source).view(np.uint8).reshape(height, width, 4)
@@ -315,31 +337,38 @@ def glass_blur(
     return change_each_image(images, shatter)
 
 
+def _scanned(side: int, reach: int) -> slice:
+    """The rows or columns that change: the benchmark's limits. In small images, there are none."""
+    return slice(reach + 1, max(0, side - reach + 1))
+
+
 def _pixel_origins(
-    height: int, width: int, reach: int, generator: np.random.Generator
+    height: int, width: int, reach: int, offsets: npt.NDArray[np.int8]
 ) -> npt.NDArray[np.int32]:
     """Return, for each pixel of `[H * W]`, where its value comes from after one pass.
+
+    Args:
+        height, width: pixels.
+        reach: largest offset in pixels.
+        offsets: down and to the right, for each pixel that is scanned.
 
     The benchmark goes from the lower right to the upper left and overwrites each pixel with one at
     a random offset. If that pixel comes later in the pass, it still has its old value. If it came
     earlier, it has already been overwritten, so its own origin is looked up, and so on. All these
-    chains are followed at once; few have more than four links.
+    chains are followed at once; few have more than two links.
     """
     places = np.arange(height * width, dtype=np.int32)
     hop = places.copy()
-    # The limits of the scan are the benchmark's; images that are too small do not change.
-    rows, columns = (slice(reach + 1, max(0, side - reach + 1)) for side in (height, width))
-    scanned = hop.reshape(height, width)[rows, columns]  # a view
-    down, right = _draw_offsets(generator, reach, (2, *scanned.shape))
-    step = down.astype(np.int32)
+    step = offsets[0].astype(np.int32)
     step *= width
-    step += right
-    scanned += step
+    step += offsets[1]
+    hop.reshape(height, width)[_scanned(height, reach), _scanned(width, reach)] += step
+    if reach == 1:
+        return hop  # all offsets lead to pixels that come later
     # A pixel outside the scan is its own origin, which ends the chain.
     link = np.maximum(hop, places)
     last = link.take(link)
-    last = last.take(last)
-    pending = np.flatnonzero(link.take(last) != last)
+    pending = np.flatnonzero(last != link)
     while len(pending):
         reached = link.take(last.take(pending))
         last[pending] = reached
@@ -350,11 +379,22 @@ def _pixel_origins(
 def _draw_offsets(
     generator: np.random.Generator, reach: int, shape: tuple[int, ...]
 ) -> npt.NDArray[np.int8]:
-    """Draw whole numbers from -reach to reach - 1, as `generator.integers` with 8 bits each."""
+    """Draw whole numbers from -reach to reach - 1 for each pass, as `generator.integers` does.
+
+    Args:
+        generator: one without half a number left.
+        reach: from 1 to 15.
+        shape: the passes come first; each begins with 32 new bits.
+    """
     if reach & (reach - 1):
-        return generator.integers(-reach, reach, size=shape, dtype=np.int8)
-    # Then numpy rejects no bytes. Four at once are faster, and the upper bits are the number.
-    count = math.prod(shape)
-    words = generator.integers(1 << 32, size=-(-count // 4), dtype=np.uint32)
-    numbers = words.view(np.uint8)[:count] >> np.uint8(9 - (2 * reach).bit_length())
+        passes, *size = shape
+        return np.stack(
+            [generator.integers(-reach, reach, size=size, dtype=np.int8) for _ in range(passes)]
+        )
+    # Numpy takes the upper bits of each byte, and rejects none; eight bytes at once are faster.
+    count = math.prod(shape[1:])
+    words = -(-count // 4)
+    raw = generator.bit_generator.random_raw(-(-shape[0] * words // 2))
+    drawn = raw.view(np.uint32)[: shape[0] * words].reshape(shape[0], words).view(np.uint8)
+    numbers = drawn[:, :count] >> np.uint8(9 - (2 * reach).bit_length())
     return (numbers.view(np.int8) - np.int8(reach)).reshape(shape)

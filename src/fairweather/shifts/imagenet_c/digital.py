@@ -115,7 +115,7 @@ def contrast(images: Pixels, *, factor: NotNegative) -> Pixels:
     result = np.empty_like(images)
     values = np.arange(256) / 255.0
     for part, out in _cut_blocks(images, result):
-        # Sums of whole numbers are the same in any order and for any batch. OpenCV's are of 32 bits.
+        # Sums of whole numbers are the same in any order and for any batch; OpenCV's have 32 bits.
         sums = cv2.reduce(part.reshape(-1, part.shape[3]), 1, cv2.REDUCE_SUM, dtype=cv2.CV_32S)
         sums = sums.reshape(part.shape[:3]).sum(axis=2, dtype=np.int64)[..., None]
         means = sums / (part.shape[2] * part.shape[3]) / 255.0

@@ -11,7 +11,6 @@ from typing import Annotated
 
 import cv2
 import numpy as np
-import numpy.typing as npt
 import torch
 import torch.nn.functional as F
 
