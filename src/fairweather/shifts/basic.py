@@ -6,6 +6,7 @@ import math
 from collections.abc import Callable
 from typing import Annotated
 
+import cv2
 import numpy as np
 import numpy.typing as npt
 import torch
@@ -224,10 +225,18 @@ def _without_draws(change: Callable[[torch.Tensor], torch.Tensor]) -> ShiftFunct
 
 
 def _by_table(table: npt.NDArray[np.uint8]) -> ShiftFunction:
-    """Make a shift that replaces each 8-bit value by an entry of `[256]`, with numpy on the CPU."""
-    return _without_draws(
-        lambda images: torch.from_numpy(table.take(images.cpu().numpy())).to(images.device)
-    )
+    """Make a shift that replaces each 8-bit value by an entry of `[256]`, on the CPU."""
+
+    def apply(images: torch.Tensor) -> torch.Tensor:
+        if images.numel() == 0:
+            return images.clone()
+        pixels = np.ascontiguousarray(images.cpu().numpy())
+        changed = cv2.LUT(pixels.reshape(-1, pixels.shape[-1]), table)
+        return torch.from_numpy(np.asarray(changed, np.uint8).reshape(pixels.shape)).to(
+            images.device
+        )
+
+    return _without_draws(apply)
 
 
 def _by_pillow(change: Callable[[Image.Image], Image.Image]) -> ShiftFunction:

@@ -235,7 +235,8 @@ def zoom_blur(images: Pixels, *, stop: Annotated[float, _ABOVE_ONE], step: Posit
     """
     factors = tuple(np.arange(1, stop, step).tolist())
     height, width = images.shape[2:]
-    at_once = max(8, _ZOOMED_AT_ONCE // (height * len(factors)))
+    parts = math.ceil(height * width * len(factors) / _ZOOMED_AT_ONCE)
+    at_once = math.ceil(width / min(parts, width))
     blocks = _zoom_matrices(width, factors, at_once)
     to_rows = _mean_zoom_matrix(height, factors)
 
@@ -277,7 +278,9 @@ def _zoom_matrix(side: int, factor: float) -> sparse.csr_array:
     at = np.arange(side)
     entries = np.concatenate([1 - share, share])
     indices = (np.concatenate([at, at]), np.concatenate([below, below + 1]))
-    return sparse.csr_array((entries, indices), shape=(side, side))
+    zoom = sparse.csr_array((entries, indices), shape=(side, side))
+    zoom.eliminate_zeros()
+    return zoom
 
 
 @lru_cache(maxsize=64)
@@ -324,7 +327,7 @@ def glass_blur(
         blurred = quantise(gaussian_filter(image, sigma))
         source, *later = (
             _pixel_origins(height, width, int(reach), offsets)
-            for offsets in _draw_offsets(next(generators), int(reach), (int(passes), 2, *scanned))
+            for offsets in draw_offsets(next(generators), int(reach), (int(passes), 2, *scanned))
         )
         for origins in later:
             source = source.take(origins)
@@ -376,10 +379,10 @@ def _pixel_origins(
     return hop.take(last)
 
 
-def _draw_offsets(
+def draw_offsets(
     generator: np.random.Generator, reach: int, shape: tuple[int, ...]
 ) -> npt.NDArray[np.int8]:
-    """Draw whole numbers from -reach to reach - 1 for each pass, as `generator.integers` does.
+    """Draw whole numbers from -reach to reach - 1, as `generator.integers` for one pass at a time.
 
     Args:
         generator: one without half a number left.
