@@ -65,7 +65,9 @@ def convolve(images: Pixels, kernel: Floats) -> Pixels:
         kernel: float32 `[2k + 1, 2k + 1]`.
     """
     if kernel.size < _DIRECT_BELOW:
-        return change_each_image(images, lambda image: _clip(cv2.filter2D(image, -1, kernel)))
+        return change_each_image(
+            images, lambda image: np.asarray(cv2.filter2D(image, -1, kernel), np.float32)
+        )
     # `cv2.filter2D` would transform block by block. One complex Fourier transform takes red and
     # green at once, and a smaller one takes both halves of blue.
     height, width = images.shape[2:]
@@ -82,11 +84,6 @@ def convolve(images: Pixels, kernel: Floats) -> Pixels:
         ends = padded[2][: half + 2 * reach], padded[2][height - half :]
         filters[1].blur(*ends, (blue[:half], blue[height - half :]))
     return result
-
-
-def _clip(image: npt.NDArray[np.floating]) -> Floats:
-    """Clip the array itself to 255, since the taps of large disks sum to 1.01."""
-    return np.asarray(np.clip(image, 0, 255, out=image), np.float32)
 
 
 class _PairFilter:
@@ -116,7 +113,7 @@ class _PairFilter:
         blurred = cv2.dft(spectrum, dst=spectrum, flags=cv2.DFT_INVERSE)
         height, width = out[0].shape
         inside = blurred[self.reach : self.reach + height, self.reach : self.reach + width]
-        for plane, changed in zip(cv2.split(quantise(_clip(inside))), out, strict=True):
+        for plane, changed in zip(cv2.split(quantise(inside)), out, strict=True):
             changed[:] = plane
 
 

@@ -30,7 +30,7 @@ from fairweather.shifts.ranges import NotNegative, Positive, Range, between, wit
 
 # Map points per block: about as many as stay in a core's own cache.
 _POINTS_AT_ONCE = 1 << 15
-_MAPS_AT_ONCE = 16
+_MAPS_AT_ONCE = 16  # whose first scales, a few points each, are made together
 _WATER_OR_MUD = Range("0 (water) or 1 (mud)", lambda value: value in (0, 1))
 _PHOTOGRAPHS = ("frost1.png", "frost2.png", "frost3.png", "frost4.jpg", "frost5.jpg")
 # Colours of spatter: pale turquoise and brown, RGB.
@@ -157,7 +157,6 @@ def frost(
         InputError: if imagecorruptions is not installed.
     """
     height, width = images.shape[2:]
-
     table = _frost_table(image_weight, frost_weight)
     result = np.empty_like(images)
     for image, out, generator in zip(images, result, generators, strict=False):
