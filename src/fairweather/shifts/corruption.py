@@ -191,13 +191,13 @@ def change_each_image(images: Pixels, change: Callable[[Floats], Floats]) -> Pix
 
 
 def quantise(image: Floats) -> Pixels:
-    """Drop the fraction of values >= 0, and clip them to 255; the array itself is changed.
+    """Drop the fraction of values >= 0 and < 255.99; the array itself is changed.
 
     >>> quantise(np.array([0.7, 41.99999, 255.4], np.float32)).tolist()
     [0, 42, 255]
     """
     image += _NUDGE
-    return np.clip(image, 0, 255, out=image).astype(np.uint8)
+    return image.astype(np.uint8)
 
 
 def take_pairs(table: npt.NDArray[Entry], first: Pixels, second: Pixels) -> npt.NDArray[Entry]:

@@ -113,6 +113,8 @@ class _PairFilter:
         blurred = cv2.dft(spectrum, dst=spectrum, flags=cv2.DFT_INVERSE)
         height, width = out[0].shape
         inside = blurred[self.reach : self.reach + height, self.reach : self.reach + width]
+        # The taps of large disks sum to 1.01.
+        np.clip(inside, 0, 255, out=inside)
         for plane, changed in zip(cv2.split(quantise(inside)), out, strict=True):
             changed[:] = plane
 
