@@ -277,7 +277,8 @@ def elastic_transform(
             places = _draw_displacement(generator, (height, width), sigma * side)
             places *= np.float32(alpha * side)
             places += grid
-            moved = cv2.remap(moved, *places, cv2.INTER_LINEAR, borderMode=cv2.BORDER_REFLECT)
+            across, down = places
+            moved = cv2.remap(moved, across, down, cv2.INTER_LINEAR, borderMode=cv2.BORDER_REFLECT)
         cv2.split(moved.astype(np.uint8), (*out, blue.copy()))
     return result
 
