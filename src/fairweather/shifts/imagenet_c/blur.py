@@ -101,16 +101,16 @@ class _PairFilter:
         centred = np.roll(placed, (-reach, -reach), axis=(0, 1))
         # The transform of a symmetric kernel is real.
         waves = cv2.dft(centred, flags=cv2.DFT_COMPLEX_OUTPUT)[..., 0]
-        self.waves = np.repeat(waves[..., None], 2, axis=2)
+        self.waves = np.repeat(np.asarray(waves, np.float32)[..., None], 2, axis=2)
 
     def blur(self, first: Pixels, second: Pixels, out: tuple[Pixels, Pixels]) -> None:
         """Write the convolution of two planes, with a border of the kernel's reach, into `out`."""
         high, wide = (size - side for size, side in zip(self.shape, first.shape, strict=True))
         pair = cv2.merge((first, second))
         pair = cv2.copyMakeBorder(pair, 0, high, 0, wide, cv2.BORDER_CONSTANT)
-        spectrum = cv2.dft(pair.astype(np.float32))
+        spectrum = np.asarray(cv2.dft(pair.astype(np.float32)), np.float32)
         spectrum *= self.waves
-        blurred = cv2.dft(spectrum, dst=spectrum, flags=cv2.DFT_INVERSE)
+        blurred = np.asarray(cv2.dft(spectrum, dst=spectrum, flags=cv2.DFT_INVERSE), np.float32)
         height, width = out[0].shape
         inside = blurred[self.reach : self.reach + height, self.reach : self.reach + width]
         # The taps of large disks sum to 1.01.
@@ -187,13 +187,16 @@ def motion_filter(image: Floats, radius: float, sigma: float, angle: float) -> F
     )
     rows, columns = [y + above for y in rows], [x + left for x in columns]
     height, width = image.shape[:2]
-    result: Floats | None = None
+    pieces: list[Floats] = []
     for part in _cut_line(rows, columns):
         kernel, top, side = _smallest_kernel(rows[part], columns[part], weights[part])
         down, across = kernel.shape
         window = padded[top : top + height + down - 1, side : side + width + across - 1]
-        piece = cv2.filter2D(window, -1, kernel, anchor=(0, 0))[:height, :width]
-        result = piece if result is None else np.add(result, piece, out=result)
+        filtered = np.asarray(cv2.filter2D(window, -1, kernel, anchor=(0, 0)), np.float32)
+        pieces.append(filtered[:height, :width])
+    result, *others = pieces
+    for piece in others:
+        result += piece
     return result
 
 
@@ -332,8 +335,8 @@ def glass_blur(
             source = source.take(origins)
         # As pixels of four bytes, each is copied at once.
         pixels = cv2.cvtColor(blurred, cv2.COLOR_RGB2RGBA).view(np.uint32)
-        shuffled = pixels.take(source).view(np.uint8).reshape(height, width, 4)
-        shuffled = cv2.cvtColor(shuffled, cv2.COLOR_RGBA2RGB)
+        moved = pixels.take(source).view(np.uint8).reshape(height, width, 4)
+        shuffled = cv2.cvtColor(moved, cv2.COLOR_RGBA2RGB)
         return gaussian_filter(shuffled.astype(np.float32), sigma)
 
     return change_each_image(images, shatter)

@@ -332,7 +332,7 @@ def _shade_drops(liquid: Floats) -> Floats:
     # A height above 1 overflows and starts again at 0, as in the benchmark.
     levels = (liquid * np.float32(255)).astype(np.int32).astype(np.uint8)
     away = cv2.distanceTransform(255 - cv2.Canny(levels, 50, 150), cv2.DIST_L2, 5)
-    away = cv2.blur(cv2.min(away, 20), (3, 3)).astype(np.uint8)
+    away = cv2.blur(np.minimum(away, 20), (3, 3)).astype(np.uint8)
     lit = cv2.filter2D(cv2.equalizeHist(away), cv2.CV_8U, _RELIEF)
     wet = levels * cv2.blur(lit, (3, 3)).astype(np.float32)
     brightest = wet.max()
