@@ -81,6 +81,18 @@ LIBRARY_VERSIONS: dict[str, JsonValue] = {
         for name in ("numpy", "pillow", "torch", "torchvision")
     },
 }
+# Raise the version of a shift, from 1, if it changes the same images differently than before.
+SHIFT_VERSIONS: Mapping[str, int] = {"imagenet_c/defocus_blur": 2}
+
+
+def _shifted_with(shifts: Iterable[str]) -> dict[str, JsonValue]:
+    """What the shifted images depend on besides the ids of the shifts and the seed."""
+    names = {shift.partition(",")[0] for shift in shifts}
+    versions: dict[str, JsonValue] = {
+        name: version for name, version in SHIFT_VERSIONS.items() if name in names
+    }
+    return {"libraries": LIBRARY_VERSIONS, **({"shift_versions": versions} if versions else {})}
+
 
 # ---------------------------------------------------------------- data and networks of steps
 
@@ -454,7 +466,7 @@ class FitStep(Step):
         return ("stored", *(("shift_seed",) if self.shifts == (CLEAN,) else ()))
 
     def made_with(self) -> dict[str, JsonValue]:
-        return {} if self.stored or self.shifts == (CLEAN,) else {"libraries": LIBRARY_VERSIONS}
+        return {} if self.stored or self.shifts == (CLEAN,) else _shifted_with(self.shifts)
 
 
 class FeaturesStep(Step):
@@ -631,7 +643,7 @@ class PredictStep(Step):
         if self.ood_scores:
             facts["ood_scores"] = [*OOD_SCORES, NEIGHBOURS]
         if (self.mixed or self.shift != CLEAN) and isinstance(self.how, ForwardPass):
-            facts["libraries"] = LIBRARY_VERSIONS
+            facts |= _shifted_with((self.shift, *self.mixed))
         return facts
 
 
@@ -782,7 +794,7 @@ class SampleStep(Step):
         return () if self.attacks else MACHINE_FIELDS
 
     def made_with(self) -> dict[str, JsonValue]:
-        return {"libraries": LIBRARY_VERSIONS}
+        return _shifted_with(self.shifts)
 
 
 class ReportStep(Step):
