@@ -383,8 +383,8 @@ def _decode_here(writer: _PixelWriter, numbered: Iterator[NumberedImage], worker
         left = seconds / decoded * (writer.count - place)
         is_slow = left >= SECONDS_ALONE <= 10 * seconds
         if is_slow and workers > 1 and writer.shape is not None:
-            each = max((time.thread_time() - busy) / decoded, 1e-6)
-            return min(max(int(SECONDS_PER_TASK / each), 1), MOST_PER_TASK)
+            per_image = max((time.thread_time() - busy) / decoded, 1e-6)
+            return min(max(int(SECONDS_PER_TASK / per_image), 1), MOST_PER_TASK)
     return MOST_PER_TASK
 
 
