@@ -52,7 +52,6 @@ MEANT: Mapping[str, tuple[str, str]] = {
 # ones. A sentence gives the new name, for one version.
 RENAMED: Mapping[str, str] = {
     "--cluster": "--group",
-    "--devices": "--jobs",  # of `evaluate`
     "--allow-shared-clusters": "--allow-shared-groups",
     "--as": "--match",
     "--as-seeds": "--join-seeds",

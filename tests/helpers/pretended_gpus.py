@@ -33,8 +33,8 @@ def pretended_gpus(count: int, place: int = 0) -> Iterator[None]:
         "empty_cache": lambda: None,
     }
     with (
-        pytest.MonkeyPatch.context() as patch,
         pretended("cuda", place) as device,
+        pytest.MonkeyPatch.context() as patch,  # ends first, as it replaces what the other did
         _NoOther(device),
     ):
         for name, function in found.items():

@@ -9,6 +9,7 @@ waited for that stream, and with `record_stream`.
 from __future__ import annotations
 
 import ctypes
+import time
 from collections.abc import Callable
 from contextlib import contextmanager
 from typing import Any
@@ -156,8 +157,12 @@ class Event:
 
     def record(self, stream: Stream) -> None:
         self.stream, self.place = stream, len(stream.given)
+        self.recorded = time.perf_counter()
         self.before = dict(stream.waited)
 
     def synchronize(self) -> None:
         for stream, place in {**self.before, self.stream: self.place}.items():
             stream.finish(place)
+
+    def elapsed_time(self, other: Event) -> float:
+        return 1000 * (other.recorded - self.recorded)

@@ -368,7 +368,7 @@ def set_in(*keys, value):
         ("models/started", ["weights"], "none", "weights of started .*pretraining:views .*none "),
         ("models/started", ["precision"], "bf16", "precision of started .*fp32 .*bf16 "),
         ("models/started", ["label_fraction"], 0.5, r"label_fraction of started .*1\.0 .* 0\.5 "),
-        ("models/swept/sweep/", ["version"], 2, "version of the steps that train .*1 .* 2 "),
+        ("models/swept/sweep/", ["version"], 9, "version of the steps that train .*2 .* 9 "),
         ("models/swept/sweep", ["metric"], "nll", "metric of swept .*accuracy .* nll "),
         ("pretraining/views", ["recipe", "epochs"], 9, "recipe.epochs of views .*1 .* 9 "),
         ("predictions/", ["version"], 9, "version of the steps that predict .*1 .* 9 "),

@@ -108,6 +108,7 @@ PANELS: Mapping[str, Mapping[str, str]] = {
         "--shift-processes": "N",
         "--models-in-memory": "N",
         "--cudnn-benchmark": "",
+        "--compile": "",
     },
     "Cluster (machines)": {
         "--worker": "",
