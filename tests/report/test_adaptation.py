@@ -407,6 +407,31 @@ def test_the_clock_counts_the_network_alone(images, monkeypatch):
     assert [predictor.clock.seconds for predictor in predictors] == [4, 4, 4, 4 * 5, 5 * 10 * 2]
 
 
+def test_the_clock_of_a_second_gpu_is_its_own(monkeypatch):
+    """Though the first GPU is the current device."""
+
+    class Event:
+        def __init__(self, *, enable_timing):
+            assert enable_timing
+
+        def record(self, stream):
+            self.stream = stream
+
+        def synchronize(self):
+            pass
+
+        def elapsed_time(self, other):
+            assert self.stream == other.stream == "stream of cuda:1"
+            return 1500.0
+
+    monkeypatch.setattr(torch.cuda, "Event", Event)
+    monkeypatch.setattr(torch.cuda, "current_stream", lambda device: f"stream of {device}")
+    clock, network = Stopwatch(), nn.Identity()
+    with clock.watch(network, torch.device("cuda:1")):
+        network(torch.zeros(1))
+    assert clock.seconds == 1.5
+
+
 def test_a_note_is_printed_for_a_stream_of_one_batch(images):
     data = fw.Dataset("quadrants", None, None, images, (0.0,) * 3, (1.0,) * 3)
     variants = read_variants(["tent: {batch_size: 400}", "sar: {batch_size: 399}", "views"])

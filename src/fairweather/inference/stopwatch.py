@@ -49,14 +49,14 @@ class Stopwatch:
         self.seconds += sum(itertools.starmap(_measure, marks))
 
 
-Mark = float | torch.Event
+Mark = float | torch.cuda.Event
 
 
 def _mark(device: torch.device) -> Mark:
     """The time when a device has done what it was given; a GPU notes it while Python goes on."""
     if device.type == "cuda":
-        event = torch.Event(device=device, enable_timing=True)
-        event.record()
+        event = torch.cuda.Event(enable_timing=True)
+        event.record(torch.cuda.current_stream(device))  # it need not be the current device
         return event
     if device.type != "cpu":
         torch.accelerator.synchronize(device)
