@@ -560,6 +560,7 @@ def test_of_several_seeds_the_mean_is_judged(tmp_path):
         (f"accuracy[{SNOW}=mean] >= 0.5", "level 'mean'; .* 1, 2"),
         ("accuracy[clean=1] >= 0.5", "clean .*level '1'; .* none"),
         (f"accuracy[{SNOW}@best] >= 0.5", "'best'; known: worst"),
+        ("accuracy[clean_after/all] >= 0.5", "only of a variant that goes from shift to shift: "),
         ("accuracy[clean] drop <= 0.5", "drop .*clean$"),
         ("accuracy[clean] >= 85", r"\[0, 1\], .*limit is 85; .* as 5%"),
         ("accuracy[all] drop <= 5", r"drop of accuracy .*\[-1, 1\], .*limit is 5;"),

@@ -28,7 +28,7 @@ from fairweather.report.adaptation import (
 from fairweather.report.contents import read_contents
 from fairweather.requests.inputs import note_streams
 from fairweather.steps.score_rows import drop_adapting
-from fairweather.types.measurement import Images, Shift
+from fairweather.types.measurement import Images, Passes, Shift
 from fairweather.variants.adaptation.networks import AdaptedNetwork
 from fairweather.variants.variant import VARIANTS, Adapting, read_variant, read_variants
 from tests.conftest import figures_left_out
@@ -312,7 +312,10 @@ def make_streams(right, plain, collapses, remark="", cell="clean"):
 
 
 def describe_streams(*streams):
-    contents = SimpleNamespace(titles={"a+tent": "TENT"}, cells={}, classes=("cat", "dog"))
+    cells = {"clean": ("clean", "none")}
+    contents = SimpleNamespace(
+        titles={"a+tent": "TENT"}, cells=cells, sweeps=(), classes=("cat", "dog")
+    )
     return list(_describe_collapses(streams, contents))
 
 
@@ -349,7 +352,7 @@ def test_costs_are_those_of_the_records(run):
     def read_speed(model, images):
         files = [run.folder.predictions(model, 0, cell) for cell in ("clean", *cells)]
         steps = [run.folder.step(file.removesuffix(".parquet")) for file in files]
-        return len(files) * images / sum(step.network_seconds for step in steps)
+        return np.median([images / step.network_seconds for step in steps])
 
     for model, row in table.iterrows():
         speed, plain = read_speed(model, STREAMS * IMAGES), read_speed(drop_adapting(model), IMAGES)
@@ -359,14 +362,30 @@ def test_costs_are_those_of_the_records(run):
         assert row["forward"] == 1
     # Runs of earlier versions have no such times.
     (streams, *_) = read_streams(read_contents(run.folder))
-    forward, *_, speed, plain, times = sum_costs([streams._replace(seconds=None)])
+    forward, *_, speed, plain, times = sum_costs(
+        [streams._replace(seconds=None, plain_seconds=None)]
+    )
     assert forward == 1
     assert np.isnan([speed, plain, times]).all()
     assert sum_costs([streams._replace(passes=None)]) is None
 
 
+def test_a_slow_first_cell_changes_no_speed():
+    """As where a network is compiled. Clean images after shifts have no plain time of their own."""
+    right = np.ones((5, 100))
+    cells = [
+        make_streams(right, right, None)._replace(
+            passes=Passes(500, 500, 5, 5, 0), seconds=seconds, plain_seconds=plain
+        )
+        for seconds, plain in ((900.0, 100.0), (5.0, 1.0), (5.0, 1.0), (5.0, None))
+    ]
+    assert sum_costs(cells) == (1, 1, 20, 20, 0, 100, 100, 1)
+
+
 def test_the_clock_counts_the_network_alone(images, monkeypatch):
-    """Each forward pass takes a second, and shifting a batch takes an hour."""
+    """Each forward pass takes a second, and shifting a batch takes an hour. Two plain predictors
+    have the same network, as those of what is fitted on it beyond 100 classes.
+    """
     now = 0.0
 
     def later(seconds):
@@ -377,14 +396,40 @@ def test_the_clock_counts_the_network_alone(images, monkeypatch):
     network = nn.Sequential(nn.BatchNorm2d(3), Quadrants())
     network[1].register_forward_hook(lambda *_: later(1))
     slow = Shift("slow", 1.0, {}, lambda pixels, keys, seed: later(3600) or pixels.clone())
-    variants = [None, "batchnorm", "views: {views: five_crop}", "tent: {batch_size: 40, steps: 2}"]
+    methods = ["batchnorm", "views: {views: five_crop}", "tent: {batch_size: 40, steps: 2}"]
+    variants = [None, None, *methods]
     predictors = [
         Predictor(network, adapting=text and read_variant(text), clock=Stopwatch())
         for text in variants
     ]
     predict_shared(predictors, images, slow, batch_size=100, device=torch.device("cpu"))
     assert now > 3600
-    assert [predictor.clock.seconds for predictor in predictors] == [4, 4, 4 * 5, 5 * 10 * 2]
+    assert [predictor.clock.seconds for predictor in predictors] == [4, 4, 4, 4 * 5, 5 * 10 * 2]
+
+
+def test_the_clock_of_a_second_gpu_is_its_own(monkeypatch):
+    """Though the first GPU is the current device."""
+
+    class Event:
+        def __init__(self, *, enable_timing):
+            assert enable_timing
+
+        def record(self, stream):
+            self.stream = stream
+
+        def synchronize(self):
+            pass
+
+        def elapsed_time(self, other):
+            assert self.stream == other.stream == "stream of cuda:1"
+            return 1500.0
+
+    monkeypatch.setattr(torch.cuda, "Event", Event)
+    monkeypatch.setattr(torch.cuda, "current_stream", lambda device: f"stream of {device}")
+    clock, network = Stopwatch(), nn.Identity()
+    with clock.watch(network, torch.device("cuda:1")):
+        network(torch.zeros(1))
+    assert clock.seconds == 1.5
 
 
 def test_a_note_is_printed_for_a_stream_of_one_batch(images):

@@ -11,6 +11,7 @@ from dataclasses import dataclass, field
 from typing import ClassVar
 
 import numpy as np
+import pandas as pd
 import pytest
 import torch
 from torch import nn
@@ -352,7 +353,8 @@ def test_an_evaluation_has_it_and_what_is_fitted_on_it(tmp_path):
 
 
 def test_a_gradual_network_sees_clean_images_after_each_shift(tmp_path):
-    tent = "tent: {cells: gradual, orders: 1}"
+    """One that learns nothing answers as before, with the same intervals."""
+    tent = "tent: {cells: gradual, orders: 1, learning_rate: 1.0e-30}"
     fitted = {"temperature": {"of": tent}}
     shifts = ["brightness_factor: [0.9, 0.7]", "gamma: [1.5]"]
     run = evaluated(4, tmp_path / "run", variants=[tent, fitted], shifts=shifts)
@@ -362,6 +364,10 @@ def test_a_gradual_network_sees_clean_images_after_each_shift(tmp_path):
         assert {s for s in own["shift"] if s.startswith("clean_after/")} == (
             after if "tent" in model else set()
         ), model
+    numbers = run.scores.set_index(["shift", "model", "metric"])[["value", "low", "high", "n"]]
+    numbers = numbers[numbers.index.get_level_values("model").str.contains("tent")].sort_index()
+    for shift in after:
+        pd.testing.assert_frame_equal(numbers.loc[shift], numbers.loc["clean"])
     assert not list(run.path.glob("adapted/*/*/clean*"))
 
 

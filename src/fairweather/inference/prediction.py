@@ -496,6 +496,7 @@ def predict_batches(
             elif attack is None and predictor.adapting is None:
                 network = arithmetic.compiled(network)
             if predictor.clock is not None:
+                network = nn.Sequential(network)  # other predictors may have the same network
                 modes.enter_context(predictor.clock.watch(network, device))
             networks.append(WatchedNetwork(network, features))
         pinned = device.type == "cuda"

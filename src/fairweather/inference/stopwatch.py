@@ -56,7 +56,7 @@ def _mark(device: torch.device) -> Mark:
     """The time when a device has done what it was given; a GPU notes it while Python goes on."""
     if device.type == "cuda":
         event = torch.cuda.Event(enable_timing=True)
-        event.record(torch.cuda.current_stream(device))
+        event.record(torch.cuda.current_stream(device))  # it need not be the current device
         return event
     if device.type != "cpu":
         torch.accelerator.synchronize(device)

@@ -353,6 +353,11 @@ def select_conditions(rule: Rule, rows: ModelScores) -> list[ShiftLevel]:
     if shift not in known and files in known:  # the name of the set, as it is asked for
         right = f"{files}{rule.cell.removeprefix(named or shift)}"
         raise InputError(f"unknown shift {named or shift!r}; did you mean {right!r}?")
+    if shift.startswith(CLEAN_AFTER) and not any(name.startswith(CLEAN_AFTER) for name in known):
+        raise InputError(
+            f"{shift} is only of a variant that goes from shift to shift: name one, as in "
+            f"'basic+tent-continual: {rule.metric}[{shift}] ...'"
+        )
     if shift not in known:
         raise unknown_name("shift", named or shift, [*known, ALL_CELLS])
     levels = [condition.level for condition in rows if condition.shift == shift]

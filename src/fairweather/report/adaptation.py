@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Iterable, Iterator, Mapping, Sequence
+from statistics import median
 from typing import Any, NamedTuple
 
 import altair as alt
@@ -77,7 +78,8 @@ class Streams(NamedTuple):
     """How long the network that adapts took for all streams; None if it is not known."""
 
     plain_seconds: float | None = None
-    """How long the plain network took for the same images, once; None if it is not known."""
+    """How long the plain network took for the same images, once; None if it is not known, or if
+    another cell says it."""
 
     @property
     def accuracies(self) -> FloatArray:
@@ -122,7 +124,8 @@ def read_streams(contents: Contents) -> list[Streams]:
 
 def _read_cell(contents: Contents, model: str, base: str, cell: str) -> Streams | None:
     seed, variant = contents.seeds_of(model)[0], contents.variant(model)
-    unadapted = CLEAN if cell.startswith(CLEAN_AFTER) else cell
+    is_afterwards = cell.startswith(CLEAN_AFTER)
+    unadapted = CLEAN if is_afterwards else cell
     names = ("labels", "predicted", "confidence", "place")
     read = contents.read_stream_columns(model, seed, cell, names)
     plain = contents.read_columns(base, seed, unadapted, ("predicted", "confidence"))
@@ -162,7 +165,7 @@ def _read_cell(contents: Contents, model: str, base: str, cell: str) -> Streams 
         remark,
         contents.read_passes(model, seed, cell),
         contents.read_seconds(model, seed, cell),
-        contents.read_seconds(base, seed, unadapted),
+        None if is_afterwards else contents.read_seconds(base, seed, cell),
     )
 
 
@@ -242,7 +245,7 @@ def tabulate_streams(contents: Contents) -> TextTable | None:
         ends = accuracies.min(), accuracies.max()
         body.append(
             [
-                *(title, _name_cell(contents, streams), str(len(accuracies))),
+                *(title, _capitalise(_name_cell(contents, streams)), str(len(accuracies))),
                 *(f"{100 * accuracy:.1f}" for accuracy in ends),
                 f"{len(collapsed)} of {len(accuracies)}" if streams.is_examined else unknown,
                 sign or ABSENT,
@@ -274,21 +277,22 @@ def sum_costs(cells: Sequence[Streams]) -> tuple[float, ...] | None:
     """Sum what adapting has cost in several cells of a network; None where nothing says so.
 
     Returns:
-        The numbers of `COSTS`. Passes are of an image; speeds are images a second, and NaN where no
-        times are known.
+        The numbers of `COSTS`. Passes are of an image. Speeds are images a second, the median over
+        the cells, and NaN where no times are known.
     """
     known = [(streams, streams.passes) for streams in cells if streams.passes is not None]
     if not known:
         return None
     passes = np.sum([own for _, own in known], axis=0)
     images = sum(streams.right.size for streams, _ in known)
-    times: list[tuple[float, ...]] = [
-        (streams.right.size, streams.seconds, streams.right.shape[1], streams.plain_seconds)
+    # The first cell of a process is slower: kernels are chosen, and models may be compiled.
+    speeds = [streams.right.size / streams.seconds for streams, _ in known if streams.seconds]
+    plain_speeds = [
+        streams.right.shape[1] / streams.plain_seconds
         for streams, _ in known
-        if streams.seconds and streams.plain_seconds
+        if streams.plain_seconds
     ]
-    seen, seconds, plain_seen, plain_seconds = np.sum(times or [(math.nan,) * 4], axis=0)
-    speed, plain_speed = float(seen / seconds), float(plain_seen / plain_seconds)
+    speed, plain_speed = (median(own or [math.nan]) for own in (speeds, plain_speeds))
     return (*(passes[:2] / images), *passes[2:], speed, plain_speed, plain_speed / speed)
 
 
@@ -309,9 +313,9 @@ def tabulate_costs(contents: Contents) -> TextTable | None:
     caption = (
         "Cost over all cells of the first seed. Forward, backward: passes through the network for "
         "each image, without those of validation images. Batches, steps, resets: those of all "
-        "streams. A reset brings the model back. Images/s: of the network alone with its steps, "
-        "measured once, beside any other work of the machine. Times plain: seconds for an image, "
-        "divided by those of the plain network in its own batches."
+        "streams. A reset brings the model back. Images/s: of the network alone with its steps; "
+        "the median over cells, beside any other work of the machine. Times plain: seconds for an "
+        "image, divided by those of the plain network in its own batches."
     )
     frame = pd.DataFrame(lines, columns=["model", "title", *COSTS])
     return TextTable("adaptation_costs", _COST_HEAD, body, [caption], frame, models)
@@ -322,16 +326,19 @@ def _list_places(contents: Contents, model: str) -> Iterator[tuple[str, str, str
     if sum(not sweep.is_attack for sweep in contents.sweeps) > 1:
         yield "All shifts", ALL, MEAN
     for shift, words in contents.clean_after(model).items():
-        yield f"{words[:1].upper()}{words[1:]}", shift, NO_LEVEL
+        yield _capitalise(words), shift, NO_LEVEL
 
 
 def _name_cell(contents: Contents, streams: Streams) -> str:
     if streams.cell not in contents.cells:
-        words = contents.clean_after(streams.model)[streams.cell]
-        return f"{words[:1].upper()}{words[1:]}"
+        return contents.clean_after(streams.model)[streams.cell]
     shift, level = contents.cells[streams.cell]
     sweep = next((sweep for sweep in contents.sweeps if sweep.name == shift), None)
-    return "Clean" if sweep is None else sweep.at(level)
+    return "clean images" if sweep is None else sweep.at(level)
+
+
+def _capitalise(words: str) -> str:
+    return words[:1].upper() + words[1:]
 
 
 # ---------------------------------------------------------------- sentences
@@ -428,11 +435,8 @@ def _describe_steps(every: Sequence[Streams], contents: Contents) -> Iterator[st
 
 
 def _name_place(contents: Contents, streams: Streams) -> str:
-    if streams.cell == CLEAN:
-        return "on clean images"
-    if streams.cell in contents.cells:
-        return f"under {_name_cell(contents, streams)}"
-    return f"on {contents.clean_after(streams.model)[streams.cell]}"
+    is_shifted = streams.cell in contents.cells and streams.cell != CLEAN
+    return f"{'under' if is_shifted else 'on'} {_name_cell(contents, streams)}"
 
 
 def _describe_collapses(every: Sequence[Streams], contents: Contents) -> Iterator[str]:
