@@ -234,7 +234,7 @@ def test_a_worker_ends_its_shifters(toy_images):
     processes = [each._process for each in batch_shifter._processes]
     assert [process.poll() for process in processes] == [None]
     worker.close()
-    assert [process.poll() for process in processes] == [0]
+    assert [process.poll() for process in processes] == [-signal.SIGKILL]
 
 
 class Greedy(nn.Module):
