@@ -1,8 +1,10 @@
 """What differs between devices: precision, memory that runs out, random numbers, repeatability."""
 
+import os
 import re
 import weakref
 from dataclasses import replace
+from io import StringIO
 
 import cv2
 import numpy as np
@@ -17,7 +19,12 @@ from torch.utils._pytree import tree_leaves
 from fairweather.attacks.problem import _running_sum
 from fairweather.attacks.table import make_attack
 from fairweather.data.batches import shift_images
-from fairweather.devices import Arithmetic, is_out_of_memory, repeatable_kernels
+from fairweather.devices import (
+    Arithmetic,
+    count_cores,
+    is_out_of_memory,
+    repeatable_kernels,
+)
 from fairweather.errors import InputError
 from fairweather.inference.prediction import Predictor, predict, predict_streams
 from fairweather.models.building import ModelSpec, build, load_checkpoint, render_model_json
@@ -449,3 +456,14 @@ def test_the_gradient_of_a_resize_is_torch_s(size):
     (one,), (other,) = (torch.autograd.grad(each, images, wanted) for each in (found, expected))
     # Sums of at most 64 products below 1, each rounded to 53 bits a few times.
     assert torch.allclose(one, other, rtol=0, atol=64 * 2**-50)
+
+
+def test_a_container_may_have_fewer_cores_than_its_machine(monkeypatch):
+    limit, exists, opens = "/sys/fs/cgroup/cpu.max", os.path.exists, open
+
+    def read(name, *how, **given):
+        return StringIO("100000 100000\n") if name == limit else opens(name, *how, **given)
+
+    monkeypatch.setattr("os.path.exists", lambda name: name == limit or exists(name))
+    monkeypatch.setattr("builtins.open", read)
+    assert count_cores() == 1

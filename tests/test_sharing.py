@@ -234,7 +234,7 @@ def test_a_worker_ends_its_shifters(toy_images):
     processes = [each._process for each in batch_shifter._processes]
     assert [process.poll() for process in processes] == [None]
     worker.close()
-    assert [process.poll() for process in processes] == [0]
+    assert [process.poll() for process in processes] == [-signal.SIGKILL]
 
 
 class Greedy(nn.Module):
@@ -331,6 +331,32 @@ def test_a_step_says_that_its_batches_were_halved(networks, toy_images, tmp_path
     assert do_predict(blurred, worker, folder, silent).halved_to == 16
     other = Worker(plan, device="cpu", datasets={DATA: dataset}, models={"d": networks[0]})
     assert do_predict(blurred, other, folder, silent).halved_to is None
+
+
+def test_what_compiling_takes_is_not_the_time_of_a_network(
+    networks, toy_images, tmp_path, monkeypatch
+):
+    monkeypatch.setattr("torch.compile", lambda each, **_: each)
+    monkeypatch.setattr("fairweather.devices._try_compiler", lambda: None)
+    dataset = Dataset("toys", None, toy_images, toy_images, (0.5,) * 3, (0.2,) * 3)
+    plan = Plan(data={DATA: PlannedDataset(source="toys")}, steps=())
+    worker = Worker(plan, device="cpu", datasets={DATA: dataset}, models={"d": networks[0]})
+    for compiled in (True, False):
+        step = PredictStep(
+            id="p",
+            task="t",
+            leaves=("predictions/p.parquet",),
+            model="m",
+            seed=0,
+            images=ImagesReference(),
+            shift="clean",
+            shift_seed=0,
+            batch_size=64,
+            how=ForwardPass(network=OpenedNetwork(digest="d")),
+            arithmetic=Arithmetic(compile=compiled),
+        )
+        done = do_predict(step, worker, RunFolder(tmp_path), silent)
+        assert (done.network_seconds is None) == compiled
 
 
 def test_pixels_travel_to_every_model_unchanged(networks, toy_images):

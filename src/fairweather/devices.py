@@ -9,6 +9,7 @@ from functools import cache, partial
 from pathlib import Path
 from typing import Any, NamedTuple, cast
 
+import loky
 import torch
 from torch import nn
 
@@ -43,12 +44,12 @@ def resolve_device(name: str = "auto") -> torch.device:
 
 
 def count_cores() -> int:
-    """The number of processor cores that this process may use.
+    """The number of processor cores that this process may use, such as those of its container.
 
     >>> count_cores() >= 1
     True
     """
-    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+    return int(loky.cpu_count())
 
 
 def list_devices(device: torch.device) -> list[torch.device]:

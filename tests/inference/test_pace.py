@@ -2,6 +2,7 @@
 
 import math
 import select
+import signal
 from fractions import Fraction
 from types import SimpleNamespace
 
@@ -175,3 +176,15 @@ def test_processes_join_while_batches_are_on_their_way_and_change_no_pixel(
     words = [event.line for event in said]
     assert [line.split()[1] for line in words] == ["1", "3"] if len(ratios) > 1 else [str(count)]
     assert all(line.startswith("shifts         ") for line in words)
+
+
+@pytest.mark.usefixtures("forking")
+def test_processes_that_load_or_shift_end_at_once_and_silently(toy_images, capfd):
+    shifters, shift = Shifters(2), make_shift("imagenet_c/glass_blur", severity=3)
+    waiting = [shifters.start(toy_images, slice(96), shift, 0) for _ in range(SLOTS)]
+    waiting[0]()  # the first one shifts, and another one still loads its modules
+    shifters._joining = [shifting._ShifterProcess(shifters._memory.file)]
+    processes = [each._process for each in (*shifters._processes, *shifters._joining)]
+    shifters.end()
+    assert [process.poll() for process in processes] == [-signal.SIGKILL] * 2
+    assert capfd.readouterr() == ("", "")

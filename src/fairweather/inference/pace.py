@@ -84,16 +84,18 @@ class Pace:
 def describe_pace(shift: float, predict: float, processes: int) -> str:
     """Say how many processes shift images, and why.
 
+    Where images are shifted before a network is there, more are asked for than it predicts.
+
     >>> print(describe_pace(1 / 800, 1 / 3000, 4))
-    4 processes shift 800 images/s each, for networks that predict 3,000 images/s
+    4 processes shift 800 images/s each, and 3,000 images/s are asked for
     >>> print(describe_pace(1 / 800, 1 / 3000, 1))
-    1 process shifts 800 images/s, for networks that predict 3,000 images/s; 4 would keep up, and
-    the cores allow no more
+    1 process shifts 800 images/s, and 3,000 images/s are asked for; 4 would keep up, and the cores
+    allow no more
     """
     needed = math.ceil(shift / predict)
     subject = "1 process shifts" if processes == 1 else f"{processes:,} processes shift"
     limit = f"; {needed:,} would keep up, and the cores allow no more" if needed > processes else ""
     return (
-        f"{subject} {1 / shift:,.0f} images/s{' each' * (processes > 1)}, for networks that "
-        f"predict {1 / predict:,.0f} images/s{limit}"
+        f"{subject} {1 / shift:,.0f} images/s{' each' * (processes > 1)}, and "
+        f"{1 / predict:,.0f} images/s are asked for{limit}"
     )

@@ -174,9 +174,12 @@ class Shifters:
             self.tell(Event("shift", 0, None, line=line))
 
     def end(self) -> None:
-        """End the processes."""
-        for process in (*self._processes, *self._joining):
-            process.end()
+        """End the processes, whatever they are doing."""
+        processes = (*self._processes, *self._joining)
+        for process in processes:
+            process.kill()
+        for process in processes:
+            process.wait()
         if self._memory is not None:
             self._memory.close()
         self._processes, self._joining, self._memory = [], [], None
@@ -298,13 +301,17 @@ class _ShifterProcess:
             self._answered += 1
         return answer
 
-    def end(self) -> None:
-        assert self._process.stdin is not None
-        assert self._process.stdout is not None
-        with contextlib.suppress(BrokenPipeError):
-            self._process.stdin.close()
-        self._process.stdout.close()
+    def kill(self) -> None:
+        """Let it end at once: nobody wants what it shifts, or loads."""
+        self._process.kill()
+
+    def wait(self) -> None:
+        """Wait until it has ended."""
         self._process.wait()
+        for pipe in (self._process.stdin, self._process.stdout):
+            assert pipe is not None
+            with contextlib.suppress(BrokenPipeError):  # it may not have read everything
+                pipe.close()
 
 
 # ---------------------------------------------------------------- in a shifter

@@ -382,8 +382,9 @@ def _make_predictor(step: plan.PredictStep, worker: Worker, folder: RunFolder) -
         fitted = read_fitted(folder, step.how.variant, step.how.fitted)
     if step.ood_scores:
         known = KnownFeatures(read_features(folder, step.known) if step.known is not None else None)
-    # An attack passes through the network as often as it likes.
-    clock = None if _is_attack(step.shift) else Stopwatch()
+    # An attack passes through the network as often as it likes, and a compiler takes its own time.
+    is_timed = not _is_attack(step.shift) and not step.arithmetic.compile
+    clock = Stopwatch() if is_timed else None
     return predictor._replace(fitted=fitted, known=known, seed=step.how.stream_seed, clock=clock)
 
 
