@@ -138,7 +138,7 @@ class EvaluationOptions(ModelOptions):
         False, "Let cuDNN choose the fastest kernels; last digits may then differ between runs."
     )
     compile: bool = option(
-        False, "Compile models by torch.compile: minutes at first, then faster, and other last digits."
+        False, "Compile models by torch.compile: minutes at first, and other last digits."
     )
     bootstrap: int = option(1000, "Bootstrap resamples of each interval.", least=100, most=100_000)
     shift_seed: int = option(0, "Random seed of shifts and attacks.")
