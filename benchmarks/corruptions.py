@@ -1,8 +1,7 @@
 """How fast the corruptions are beside the package imagecorruptions, what they cost, and memory.
 
 Run with `make bench`; prints the tables, and with --write puts them into benchmarks/corruptions.md.
-All is measured in processor time of one thread: that of both is spent on images, and it depends
-less than the time on the wall on what else the machine does.
+All is measured in processor time of one thread, which hardly depends on what else the machine does.
 
 What differs between the two:
 
