@@ -85,6 +85,7 @@ format: $(VENV)/.installed-dev ## Format the code, and correct what ruff can.
 # Speed as ratios, on an otherwise idle machine: minutes. What is printed stands in benchmarks/notes.
 bench: $(VENV)/.installed-dev ## Measure speed on an idle machine (minutes).
 	$(BIN)/python benchmarks/speed.py
+	OMP_NUM_THREADS=1 $(BIN)/python benchmarks/bare_loops.py
 	$(BIN)/python benchmarks/augmentation.py
 	OMP_NUM_THREADS=1 $(BIN)/python benchmarks/sharing.py
 	$(BIN)/python benchmarks/corruptions.py

@@ -1,20 +1,19 @@
-"""Decoding and evaluation beside bare loops of Pillow, torch and timm: ratios, each in one process.
+"""Decoding and evaluation beside bare loops of Pillow, torch and timm: ratios, in one process.
 
-    python benchmarks/bare_loops.py FOLDER             # both parts
-    python benchmarks/bare_loops.py FOLDER --only decoding
+    python benchmarks/bare_loops.py                 # drawn photographs; part of `make bench`
+    python benchmarks/bare_loops.py FOLDER          # those of a folder
 
-FOLDER has photographs, such as those of Oxford-IIIT Pet. Prints tables of markdown. A ratio above 1
-means that fairweather is faster. Ratios of processor time hold on a busy machine too.
+Prints the tables of benchmarks/notes/bare_loops.md. Above 1, fairweather is faster. Times are of
+all processes, so start, digests and writes of the cache count.
 
-- decoding: the files into an empty cache, beside a pool of as many processes that decode, resize
-  and crop the same files with Pillow, and keep nothing. Process start, digests and writes count.
-- evaluation: `predict` beside forward passes on float tensors that are ready; and `load_data` with
-  `predict` beside a loop as in timm's validate.py, which decodes in each run, once with decoded
-  images in the cache and once without.
+- decoding: an empty cache, beside a pool of processes that decode, resize and crop with Pillow.
+- evaluation: `predict` beside passes on float tensors that are ready; `load_data` and `predict`,
+  with and without decoded images in the cache, beside the loop of timm's validate.py.
 """
 
 import argparse
 import functools
+import itertools
 import multiprocessing
 import os
 import resource
@@ -28,32 +27,44 @@ import numpy as np
 import timm
 import torch
 import torch.nn.functional as F
-from loky import cpu_count, get_reusable_executor
+from loky import get_reusable_executor
 from PIL import Image
 from timm.data import create_dataset, create_loader
 from timm.utils import AverageMeter, accuracy
 
 import fairweather as fw
-from fairweather.data.cache import CacheEntry, content_digests, read_or_decode
-from fairweather.data.pixels import Square
-from fairweather.data.sources import list_files
-from fairweather.data.splits import Subset
 from fairweather.runs.provenance import current_provenance
 from fairweather.types.options import Preparation
 
-CLASSES = 8
+CLASSES, BATCH, PAIRS = 8, 32, 3
+# Network, pixels and images.
 NETWORKS = (
-    ("resnet18", 224),
-    ("mobilenetv3_small_100", 224),
-    ("vit_tiny_patch16_224", 224),
-    ("resnet18", 32),
+    ("resnet18", 224, 32),
+    ("mobilenetv3_small_100", 224, 128),
+    ("vit_tiny_patch16_224", 224, 32),
+    ("resnet18", 32, 256),
 )
-BATCH = 32
-LARGE = 1500  # the longer side of large photographs, in pixels
-NOISE = 4  # their grain, in gray values, so that they take as many bytes as those of a camera
+# Width and height of photographs in pixels, and how many.
+PHOTOGRAPHS = (((500, 375), 1024), ((1500, 1125), 128))
+GRAIN = 4  # in gray values, so that files take as many bytes as those of a camera
+HEADER = "| what | processor time: ratio | on the wall: ratio | images/s of processor time |"
 
 
-# ---------------------------------------------------------------- measuring
+def draw_photographs(folder, size, count):
+    """Smooth pictures with grain, since the cost of JPEG depends on the image."""
+    rng = np.random.default_rng(0)
+    for number in range(count):
+        coarse = Image.fromarray(rng.integers(0, 256, (12, 16, 3), dtype=np.uint8))
+        pixels = np.asarray(coarse.resize(size, Image.Resampling.BICUBIC), dtype=np.float32)
+        pixels += rng.normal(0, GRAIN, (*pixels.shape[:2], 1)).astype(np.float32)
+        picture = Image.fromarray(pixels.clip(0, 255).astype(np.uint8))
+        put(picture.save, folder, number, quality=90)
+
+
+def put(write, folder, number, **options):
+    place = folder / f"class{number % CLASSES}" / f"{number:04}.jpg"
+    place.parent.mkdir(parents=True, exist_ok=True)
+    write(place, **options)
 
 
 def processor_seconds():
@@ -63,109 +74,57 @@ def processor_seconds():
 
 
 def measure(function):
-    """Seconds by the clock, and of the processor."""
+    """Seconds of the processors, and on the wall."""
     start, busy = time.perf_counter(), processor_seconds()
     function()
-    return time.perf_counter() - start, processor_seconds() - busy
+    return processor_seconds() - busy, time.perf_counter() - start
 
 
-def compare(theirs, ours, pairs):
-    """The seconds of two functions in turn: `[pairs, 2 functions, clock and processor]`."""
-    return np.array([[measure(theirs), measure(ours)] for _ in range(pairs)])
+def row(what, images, theirs, ours):
+    """Compare two functions in turn."""
+    theirs(), ours()
+    seconds = np.array([[measure(theirs), measure(ours)] for _ in range(PAIRS)])
+    ratios = (seconds[:, 0] / seconds[:, 1]).T
+    cells = [f"{np.median(each):.2f} ({each.min():.2f} to {each.max():.2f})" for each in ratios]
+    rates = [images / statistics.median(seconds[:, at, 0]) for at in (1, 0)]
+    return f"| {what} | {cells[0]} | {cells[1]} | {rates[0]:.0f} of {rates[1]:.0f} |"
 
 
-def row(what, seconds, count):
-    ratios = seconds[:, 0] / seconds[:, 1]
-    cells = [f"{np.median(each):.2f} ({each.min():.2f} to {each.max():.2f})" for each in ratios.T]
-    theirs, ours = (count / statistics.median(seconds[:, at, 1]) for at in (0, 1))
-    return f"| {what} | {cells[0]} | {cells[1]} | {ours:.0f} of {theirs:.0f} |"
-
-
-HEADER = (
-    "| what | ratio by the clock | ratio of processor time | images/s of processor time |\n"
-    "|---|---|---|---|"
-)
-
-
-# ---------------------------------------------------------------- decoding
-
-
-def decode_barely(path, square):
-    """Decode, resize and crop as torchvision does, and forget the image."""
+def decode_barely(path):
+    """Decode, resize to 256 and crop to 224 pixels as torchvision does, and forget the image."""
     with Image.open(path) as image:
         rgb = image.convert("RGB")
-    short = min(rgb.size)
-    size = [square.resize if side == short else square.resize * side // short for side in rgb.size]
-    if rgb.size != tuple(size):
-        rgb = rgb.resize(size, Image.Resampling.BILINEAR)
-    left, top = (round((side - square.size) / 2) for side in size)
-    np.asarray(rgb.crop((left, top, left + square.size, top + square.size)))
+    width, height = (256 * side // min(rgb.size) for side in rgb.size)
+    left, top = round((width - 224) / 2), round((height - 224) / 2)
+    resized = rgb.resize((width, height), Image.Resampling.BILINEAR)
+    np.asarray(resized.crop((left, top, left + 224, top + 224)))
 
 
-def write_large(paths, folder):
-    """Enlarge photographs and add grain."""
-    rng = np.random.default_rng(0)
-    for number, path in enumerate(paths):
-        image = Image.open(path).convert("RGB")
-        scale = LARGE / max(image.size)
-        size = [round(scale * side) for side in image.size]
-        pixels = np.asarray(image.resize(size, Image.Resampling.BICUBIC), dtype=np.float32)
-        pixels = pixels + rng.normal(0, NOISE, (*pixels.shape[:2], 1)).astype(np.float32)
-        Image.fromarray(pixels.clip(0, 255).astype(np.uint8)).save(
-            folder / f"{number:04}.jpg", quality=90
-        )
-    return sorted(folder.iterdir())
+def decode_in_pool(paths, threads):
+    with multiprocessing.get_context("fork").Pool(threads) as pool:
+        pool.map(decode_barely, paths, chunksize=8)
+        pool.close()
+        pool.join()
 
 
-def decode_into_cache(paths, square):
-    """Decode as `load_data` does, into an empty cache, with processes that must start."""
+def load(root, preparation):
+    return fw.load_data(f"folder:{root}", test_fraction=1, preparation=preparation, progress=None)
+
+
+def load_first(root, preparation):
     shutil.rmtree(os.environ["FAIRWEATHER_CACHE"], ignore_errors=True)
-    listing = list_files(np.zeros(len(paths), np.int64), tuple(paths), tuple(map(str, paths)))
-    part = Subset(listing, np.arange(len(paths)))
-    digest = content_digests({"test": part})["test"]
-    read_or_decode(CacheEntry(part, "test", digest, square), skip_unreadable=False)
-    get_reusable_executor(reuse=True).shutdown(wait=True)
+    loaded = load(root, preparation)
+    get_reusable_executor(reuse=True).shutdown()  # only processes that have ended are counted
+    return loaded
 
 
-def compare_decoding(what, paths, square, pairs):
-    def bare():
-        with multiprocessing.get_context("fork").Pool(cpu_count()) as pool:
-            pool.map(functools.partial(decode_barely, square=square), paths, chunksize=8)
-            pool.close()
-            pool.join()
-
-    seconds = compare(bare, lambda: decode_into_cache(paths, square), pairs)
-    return row(what, seconds, len(paths))
-
-
-def report_decoding(paths, folder, pairs):
-    print(HEADER)
-    print(compare_decoding("photographs, resized to 256", paths, Square(224, 256), pairs))
-    print(compare_decoding("photographs, not resized", paths, Square(224, 224), pairs))
-    (folder / "large").mkdir()
-    large = write_large(paths[::12], folder / "large")
-    print(compare_decoding(f"of {LARGE} px, resized to 256", large, Square(224, 256), pairs))
-
-
-# ---------------------------------------------------------------- evaluation
-
-
-def write_classes(paths, folder, count):
-    for number, path in enumerate(paths[:count]):
-        place = folder / f"class{number % CLASSES}" / path.name
-        place.parent.mkdir(parents=True, exist_ok=True)
-        shutil.copy(path, place)
-
-
-def validate(network, root, side):
+def validate(network, root, side, threads):
     """The loop of timm's validate.py, for a CPU: its loader, its loss and its accuracies."""
-    data = create_dataset("", root=str(root))
     loader = create_loader(
-        data,
+        create_dataset("", root=str(root)),
         input_size=(3, side, side),
         batch_size=BATCH,
-        use_prefetcher=True,
-        num_workers=torch.get_num_threads(),
+        num_workers=threads,
         crop_pct=1.0,
         device=torch.device("cpu"),
     )
@@ -179,13 +138,10 @@ def validate(network, root, side):
             top5.update(acc5.item(), len(target))
 
 
-def compare_evaluation(name, side, root, pairs):
+def compare_evaluation(name, side, root, threads):
+    """Rows of one network."""
     network = timm.create_model(name, num_classes=CLASSES).eval()
-    load = functools.partial(
-        fw.load_data, f"folder:{root}", test_fraction=1, progress=None,
-        preparation=Preparation(side),
-    )  # fmt: skip
-    images = load().test
+    images = load(root, Preparation(side)).test
     batches = [part.float() / 255 for part in images.images.split(BATCH)]
 
     def bare():
@@ -193,48 +149,53 @@ def compare_evaluation(name, side, root, pairs):
             for batch in batches:
                 network(batch)
 
-    def predict(images, shift=None):
-        fw.predict(network, images, shift, batch_size=BATCH, device="cpu", progress=None)
+    def predict(images):
+        fw.predict(network, images, batch_size=BATCH, device="cpu", progress=None)
 
-    def first_run():
-        shutil.rmtree(os.environ["FAIRWEATHER_CACHE"], ignore_errors=True)
-        predict(load().test)
-
-    brighter = fw.make_shift("brightness_factor", factor=1.2)
-    what = f"{name} at {side}"
+    timms = functools.partial(validate, network, root, side, threads)
     for against, theirs, ours in (
         ("bare passes", bare, lambda: predict(images)),
-        ("bare passes, one shift", bare, lambda: predict(images, brighter)),
-        ("timm's loop", lambda: validate(network, root, side), lambda: predict(load().test)),
-        ("timm's loop, first run", lambda: validate(network, root, side), first_run),
+        ("timm's loop", timms, lambda: predict(load(root, Preparation(side)).test)),
+        ("timm's, empty cache", timms, lambda: predict(load_first(root, Preparation(side)).test)),
     ):
-        theirs(), ours()
-        print(row(f"{what}: {against}", compare(theirs, ours, pairs), len(images)), flush=True)
+        yield row(f"{name} at {side}, {against}", len(images), theirs, ours)
+
+
+def report(folder, given, threads):
+    yield f"\nThreads: {threads}\n\n{HEADER}\n|---|---|---|---|"
+    for (width, height), count in PHOTOGRAPHS:
+        photographs = folder / f"{width}"
+        if not photographs.exists():
+            if given is None or width > 500:
+                draw_photographs(photographs, (width, height), count)
+            else:
+                for number, path in enumerate(itertools.islice(given.glob("*.jpg"), count)):
+                    put(functools.partial(shutil.copy, path), photographs, number)
+        paths = sorted(photographs.glob("*/*.jpg"))
+        pool = functools.partial(decode_in_pool, paths, threads)
+        cache = functools.partial(load_first, photographs, Preparation(224, 256))
+        yield row(f"decoding {len(paths)} files of {width} px", len(paths), pool, cache)
+    for name, side, count in NETWORKS:
+        root = folder / f"first-{count}"
+        for number, path in enumerate(sorted((folder / "500").glob("*/*.jpg"))[:count]):
+            put(functools.partial(shutil.copy, path), root, number)
+        yield from compare_evaluation(name, side, root, threads)
 
 
 def main():
     parser = argparse.ArgumentParser()
-    parser.add_argument("folder", type=Path)
-    parser.add_argument("--only", choices=("decoding", "evaluation"))
-    parser.add_argument("--pairs", type=int, default=5)
-    parser.add_argument("--images", type=int, default=256, help="of the evaluation")
-    parser.add_argument("--threads", type=int, default=1, help="of the evaluation")
-    args = parser.parse_args()
-    paths = sorted(args.folder.glob("*.jpg"))
+    parser.add_argument("folder", type=Path, nargs="?")
+    given, threads = parser.parse_args().folder, torch.get_num_threads()
     facts = current_provenance(torch.device("cpu"))
     versions = ", ".join(f"{name} {facts.versions[name]}" for name in ("torch", "timm"))
-    print(f"{facts.hardware['cpu']}; Python {facts.python}, {versions}\n")
+    print(f"{facts.hardware['cpu']}; Python {facts.python}, {versions}; batches of {BATCH}")
     with tempfile.TemporaryDirectory() as temporary:
-        folder = Path(temporary)
-        os.environ["FAIRWEATHER_CACHE"] = str(folder / "cache")
-        if args.only != "evaluation":
-            report_decoding(paths, folder, args.pairs)
-        if args.only != "decoding":
-            torch.set_num_threads(args.threads)
-            print(f"\n{args.threads} threads\n\n{HEADER}")
-            write_classes(paths, folder / "classes", args.images)
-            for name, side in NETWORKS:
-                compare_evaluation(name, side, folder / "classes", args.pairs)
+        os.environ |= {
+            "FAIRWEATHER_CACHE": f"{temporary}/cache",
+            "LOKY_MAX_CPU_COUNT": str(threads),
+        }
+        for line in report(Path(temporary), given, threads):
+            print(line, flush=True)
 
 
 if __name__ == "__main__":

@@ -1,6 +1,7 @@
 """How fast the corruptions are beside the package imagecorruptions, what they cost, and memory.
 
 Run with `make bench`; prints the tables, and with --write puts them into benchmarks/corruptions.md.
+All is measured in processor time of one thread, which hardly depends on what else the machine does.
 
 What differs between the two:
 
@@ -41,10 +42,10 @@ from fairweather.shifts.medmnist_c.corruptions import FAMILIES
 from fairweather.shifts.table import SHIFTS, make_shift, suite
 from fairweather.types.measurement import Images
 
-PAIRS = 7
+PAIRS = 3
 SECONDS = 0.2  # a measurement lasts at least so long
 SEVERITIES = (1, 2, 3, 4, 5)
-CLASSES, MODEL_IMAGES, MODEL_BATCH, MODEL_PAIRS = 100, 512, 256, 3
+CLASSES, MODEL_IMAGES, MODEL_BATCH = 100, 256, 256
 CELLS = (5, 15, 40, 75, 150)
 PACKAGES = ("imagecorruptions", "numpy", "pillow", "scikit-image", "scipy", "torch", "torchvision")
 TABLE = Path(__file__).with_suffix(".md")
@@ -69,10 +70,13 @@ CASES = (
 SIZES = {32: 256, 96: 64, 224: 32, 384: 8}
 
 
-def use_threads(threads):
-    torch.set_num_threads(threads)
-    cv2.setNumThreads(threads)
-    threadpool_limits(threads)  # OpenMP and BLAS, wherever they are loaded
+clock = time.process_time
+
+
+def use_one_thread():
+    torch.set_num_threads(1)
+    cv2.setNumThreads(1)
+    threadpool_limits(1)  # OpenMP and BLAS, wherever they are loaded
 
 
 def generated_images(n, side):
@@ -86,8 +90,8 @@ def generated_images(n, side):
 
 def rate(work, images):
     """Images/s of calls that make `images` corrupted images each."""
-    calls, start = 0, time.perf_counter()
-    while (elapsed := time.perf_counter() - start) < SECONDS:
+    calls, start = 0, clock()
+    while (elapsed := clock() - start) < SECONDS:
         work()
         calls += 1
     return calls * images / elapsed
@@ -159,9 +163,9 @@ def labelled_images():
 
 
 def seconds(function):
-    start = time.perf_counter()
+    start = clock()
     function()
-    return time.perf_counter() - start
+    return clock() - start
 
 
 def measure_model():
@@ -187,7 +191,7 @@ def measure_model():
 
     bare()
     first = seconds(shifted)
-    pairs = [(seconds(bare), seconds(shifted)) for _ in range(MODEL_PAIRS)]
+    pairs = [(seconds(bare), seconds(shifted)) for _ in range(PAIRS)]
     return first, *zip(*pairs, strict=True)
 
 
@@ -199,7 +203,7 @@ def peak_memory():
 
 def peaks():
     """Peak memory in MiB after so many cells: of imagenet_c by severity, then with another seed."""
-    use_threads(1)
+    use_one_thread()
     images, model = labelled_images(), ready_model()
     shifts = sorted(suite("imagenet_c"), key=lambda shift: shift.level)
     found = {}
@@ -247,16 +251,15 @@ def summary(case, of_names):
     return f"| {case.title} | {shown(means)} | {shown(by_name[worst], 2)}: {worst} | {bar} |"
 
 
-def threads_report(threads, corrupt):
-    use_threads(threads)
+def rates_report(corrupt):
     results = {}
     for case in CASES:
         results[case.title] = {}
         for name in CORRUPTIONS:
-            print(f"threads: {threads}, {case.title}, {name}", file=sys.stderr)
+            print(f"{case.title}, {name}", file=sys.stderr)
             results[case.title][name] = measure_corruption(name, case, corrupt)
     first, bare, shifted = measure_model()
-    yield f"\n## {'One thread' if threads == 1 else f'{threads} threads'}\n"
+    yield "\n## Beside imagecorruptions\n"
     yield "| images/s here over imagecorruptions | geometric mean | lowest | bars |"
     yield "|---|---|---|---|"
     yield from (summary(case, results[case.title]) for case in CASES)
@@ -276,8 +279,8 @@ def conditions():
     return (
         f"{facts.hardware['cpu']}; Python {facts.python}, {versions}, OpenCV "
         f"{cv2.__version__}; commit {commit['revision'][:10]}{' with changes' * commit['dirty']}, "
-        f"{facts.time[:10]}. Medians and ranges of {PAIRS} interleaved pairs in one process "
-        f"({MODEL_PAIRS} for ResNet-18), severities 1 to 5 each, on the same generated images: "
+        f"{facts.time[:10]}. Processor time of one thread: medians and ranges of {PAIRS} "
+        "interleaved pairs in one process, severities 1 to 5 each, on the same generated images: "
         "here in batches of "
         + " and ".join(sorted({f"{case.batch} at {case.side} px" for case in CASES}))
         + ", in imagecorruptions one by one, as it asks for them."
@@ -285,17 +288,16 @@ def conditions():
 
 
 def report(corrupt):
-    threads = torch.get_num_threads()
+    use_one_thread()
     yield "# Speed of the corruptions\n"
     yield conditions()
-    for count in sorted({1, threads}):
-        yield from threads_report(count, corrupt)
-    use_threads(1)
-    yield "\n## Images/s by size, one thread\n"
+    yield "\n[Before and after fewer passes over memory](notes/corruptions.md)."
+    yield from rates_report(corrupt)
+    yield "\n## Images/s by size\n"
     yield from sizes_table()
     found = in_new_process(peaks)
     yield "\n## Memory\n"
-    yield f"ResNet-18 at 32 px, one thread, {MODEL_IMAGES} images; 15 cells are one of each.\n"
+    yield f"ResNet-18 at 32 px, {MODEL_IMAGES} images; 15 cells are one of each.\n"
     yield "| cells predicted | " + " | ".join(map(str, found)) + " |"
     yield "|---|" + "---|" * len(found)
     yield "| peak memory, MiB | " + " | ".join(f"{peak:.0f}" for peak in found.values()) + " |"

@@ -1,10 +1,14 @@
 """How busy the training loop and the evaluation keep the model: ratios, measured in one process.
 
-Run with `make bench`; prints the table of benchmarks/notes/speed.md.
+Run with `make bench`; prints the tables of benchmarks/notes/speed.md. `python benchmarks/speed.py
+training` prints one of its parts: training, layouts, predictions, blur, bf16 or processes.
 """
 
+import multiprocessing
 import statistics
+import sys
 import time
+from concurrent.futures import ProcessPoolExecutor
 from contextlib import nullcontext
 from dataclasses import replace
 from functools import partial
@@ -25,12 +29,13 @@ from fairweather.training.supervised import fit
 from fairweather.types.measurement import Images
 
 SIDE, CLASSES, BATCH = 28, 9, 256
-PAIRS = 5
+PAIRS = 3
+SHARED_BATCH, SHARED_SECONDS = 64, 4  # of processes that train beside each other
 # Network, pixels, images a batch, batches: small maps are multiplied only in the first.
 TRAININGS = (
-    ("torchvision:resnet18", SIDE, BATCH, 8),
-    ("torchvision:resnet18", 64, 64, 6),
-    ("timm:tf_efficientnet_lite0", 64, 64, 6),
+    ("torchvision:resnet18", SIDE, BATCH, 4),
+    ("torchvision:resnet18", 64, 64, 4),
+    ("timm:tf_efficientnet_lite0", 64, 64, 4),
 )
 RECIPE = Recipe(
     epochs=1,
@@ -52,10 +57,10 @@ def random_images(n, side=SIDE):
     return Images(pixels, labels, torch.arange(n), tuple(map(str, range(CLASSES))))
 
 
-def new_model(backbone="torchvision:resnet18"):
+def new_model(backbone="torchvision:resnet18", layout=torch.channels_last):
     statistics_of_noise = {"mean": [0.5] * 3, "std": [0.3] * 3}
     model = load_model(backbone, classes=CLASSES, weights="none", **statistics_of_noise)
-    return model.to(memory_format=torch.channels_last)
+    return model.to(memory_format=layout)
 
 
 # Of one thread; unlike the time on the wall, it hardly depends on what else the machine does.
@@ -68,15 +73,24 @@ def seconds(function):
     return clock() - start
 
 
-def ready_batch(side, batch):
+def ready_batch(side, batch, layout=torch.channels_last):
     torch.manual_seed(0)
-    inputs = torch.rand(batch, 3, side, side).contiguous(memory_format=torch.channels_last)
+    inputs = torch.rand(batch, 3, side, side).contiguous(memory_format=layout)
     return inputs, torch.randint(CLASSES, (batch,))
 
 
-def bare_training_rate(steps, backbone, side=SIDE, batch=BATCH, bf16=False, mode=nullcontext):
+def bare_training_rate(
+    steps,
+    backbone,
+    side=SIDE,
+    batch=BATCH,
+    *,
+    bf16=False,
+    mode=nullcontext,
+    layout=torch.channels_last,
+):
     """Images/s of forward, backward and step alone, on one tensor that is ready."""
-    model, (inputs, labels) = new_model(backbone).train(), ready_batch(side, batch)
+    model, (inputs, labels) = new_model(backbone, layout).train(), ready_batch(side, batch, layout)
     optimizer = build_optimizer(model, None, RECIPE)
 
     def step():
@@ -115,6 +129,12 @@ def measure_small_maps(batch):
     return measure_pairs(step, partial(step, mode=SmallMaps))
 
 
+def measure_layouts(backbone, side, batch, steps):
+    """Images/s of bare steps as fairweather takes them, in torch's memory format and in ours."""
+    step = partial(bare_training_rate, steps, backbone, side, batch, mode=SmallMaps)
+    return measure_pairs(partial(step, layout=torch.contiguous_format), step)
+
+
 def measure_pairs(one, other):
     pairs = [(one(), other()) for _ in range(PAIRS)]
     return list(zip(*pairs, strict=True))
@@ -122,7 +142,7 @@ def measure_pairs(one, other):
 
 def measure_shifts():
     """Seconds of bare forward passes, and of predicting under four levels each of both shifts."""
-    images, model = random_images(16 * BATCH), new_model().eval()
+    images, model = random_images(2 * BATCH), new_model().eval()
     shifts = [shift for name, levels in LEVELS.items() for shift in sweep(name, levels)]
     batches = [
         (part.float() / 255).contiguous(memory_format=torch.channels_last)
@@ -164,6 +184,32 @@ def measure_bf16(backbone):
     return list(zip(*rates, strict=True))
 
 
+def training_rate(threads, backbone, side):
+    """Images/s on the wall of bare steps that last some seconds."""
+    torch.set_num_threads(threads)
+    model, (inputs, labels) = new_model(backbone).train(), ready_batch(side, SHARED_BATCH)
+    optimizer = build_optimizer(model, None, RECIPE)
+    steps, start = -1, 0.0  # the first is not counted
+    while steps < 1 or time.perf_counter() - start < SHARED_SECONDS:
+        loss = F.cross_entropy(model(inputs), labels)
+        optimizer.zero_grad()
+        loss.backward()
+        optimizer.step()
+        steps += 1
+        start = start or time.perf_counter()
+    return steps * SHARED_BATCH / (time.perf_counter() - start)
+
+
+def measure_processes(pool, backbone, side):
+    """Images/s on the wall of one process with two threads, and of two processes with one each."""
+
+    def rate(threads):
+        found = [pool.submit(training_rate, threads, backbone, side) for _ in range(2 // threads)]
+        return sum(each.result() for each in found)
+
+    return measure_pairs(lambda: rate(2), lambda: rate(1))
+
+
 def row(what, ratios, bar, absolute):
     spread = f"{min(ratios):.3f} to {max(ratios):.3f}"
     return f"| {what} | {statistics.median(ratios):.3f} | {spread} | {bar} | {absolute} |"
@@ -175,34 +221,76 @@ def rates_row(what, before, after, bar):
     return row(f"{what}, images/s", ratios, bar, rates)
 
 
-def main():
-    torch.set_num_threads(1)
-    forward, shifted = measure_shifts()
-    facts = current_provenance(torch.device("cpu"))
-    machine = f"{facts.hardware['cpu']}, {facts.hardware['threads']} threads"
-    versions = ", ".join(f"{name} {facts.versions[name]}" for name in ("torch", "torchvision"))
-    print(f"{machine}; Python {facts.python}, {versions}; fp32, channels last.\n")
-    print("| what | ratio (median) | range | bar | absolute |")
-    print("|---|---|---|---|---|")
+def training_rows():
     for backbone, side, batch, steps in TRAININGS:
         bare, loop = measure_training(backbone, side, batch, steps)
-        what = f"training loop over bare steps, {backbone}, {side} px"
-        print(rates_row(what, bare, loop, ">= 1.0"), flush=True)
+        yield rates_row(
+            f"training loop over bare steps, {backbone}, {side} px", bare, loop, ">= 1.0"
+        )
     for batch in (32, 256):
         plain, products = measure_small_maps(batch)
         what = f"small maps multiplied over torch's steps, 28 px, batch {batch}"
-        print(rates_row(what, plain, products, ">= 1.0"), flush=True)
+        yield rates_row(what, plain, products, ">= 1.0")
+
+
+def layout_rows():
+    for backbone, side, batch, steps in TRAININGS:
+        what = f"channels last over torch's memory format, steps, {backbone}, {side} px"
+        yield rates_row(what, *measure_layouts(backbone, side, batch, steps), ">= 1.0")
+
+
+def prediction_rows():
+    forward, shifted = measure_shifts()
     times = f"{statistics.median(shifted):.2f} s over {statistics.median(forward):.2f} s"
     ratios = [b / a for a, b in zip(forward, shifted, strict=True)]
-    print(row("8 shifted cells over 8 bare forward passes, time", ratios, "<= 1.15", times))
+    yield row("8 shifted cells over 8 bare forward passes, time", ratios, "<= 1.15", times)
+
+
+def blur_rows():
     for side, batch in ((28, 256), (224, 16)):
         theirs, ours = measure_blur(side, batch)
         ratios = [b / a for a, b in zip(theirs, ours, strict=True)]
         each = f"{min(ours) / batch * 1e6:.0f} of {min(theirs) / batch * 1e6:.0f} µs an image"
-        print(row(f"blur over torchvision's at {side} px, time", ratios, "", each))
+        yield row(f"blur over torchvision's at {side} px, time", ratios, "", each)
+
+
+def bf16_rows():
     for backbone in ("torchvision:resnet18", "timm:tf_efficientnet_lite0"):
         fp32, bf16 = measure_bf16(backbone)
-        print(rates_row(f"bf16 over fp32 steps, {backbone}", fp32, bf16, ""))
+        yield rates_row(f"bf16 over fp32 steps, {backbone}", fp32, bf16, "")
+
+
+def processes_rows():
+    with ProcessPoolExecutor(2, mp_context=multiprocessing.get_context("spawn")) as pool:
+        for backbone, side in (("torchvision:resnet18", 28), ("timm:tf_efficientnet_lite0", 96)):
+            two_threads, two_processes = measure_processes(pool, backbone, side)
+            what = f"two processes over two threads, wall, {backbone}, {side} px"
+            yield rates_row(what, two_threads, two_processes, "")
+
+
+PARTS = {
+    "training": training_rows,
+    "layouts": layout_rows,
+    "predictions": prediction_rows,
+    "blur": blur_rows,
+    "bf16": bf16_rows,
+    "processes": processes_rows,
+}
+
+
+def main():
+    torch.set_num_threads(1)
+    facts = current_provenance(torch.device("cpu"))
+    versions = ", ".join(f"{name} {facts.versions[name]}" for name in ("torch", "torchvision"))
+    print(
+        f"{facts.hardware['cpu']}, {torch.backends.cpu.get_cpu_capability()}; Python "
+        f"{facts.python}, {versions}; fp32, channels last.\n"
+    )
+    print("| what | ratio (median) | range | bar | absolute |")
+    print("|---|---|---|---|---|", flush=True)
+    for part in sys.argv[1:] or PARTS:
+        for line in PARTS[part]():
+            print(line, flush=True)
 
 
 if __name__ == "__main__":
