@@ -7,8 +7,8 @@
 
 The first command measures one network on one set, and stores the metrics below for each method and
 protocol. What was stored before and is not named now is kept, if the network and the images are the
-same. The second prints tables of one network in Markdown; the third, what adapting
-changes in several networks. An adapted number is a mean over streams of the same images.
+same. The second prints tables of one network in Markdown; the third, what adapting changes in
+several networks. An adapted number is a mean over streams of the same images.
 """
 
 from __future__ import annotations
