@@ -37,7 +37,8 @@ from fairweather.inference.prediction import predict
 from fairweather.models.opening import load_model
 from fairweather.runs.provenance import current_provenance
 from fairweather.shifts.imagenet_c.corruptions import CORRUPTIONS
-from fairweather.shifts.table import make_shift, suite
+from fairweather.shifts.medmnist_c.corruptions import FAMILIES
+from fairweather.shifts.table import SHIFTS, make_shift, suite
 from fairweather.types.measurement import Images
 
 PAIRS = 7
@@ -62,8 +63,10 @@ class Case(NamedTuple):
 CASES = (
     Case("32 px", 32, 256, 32, 8),
     Case("32 px, constants of 224 px", 32, 256, 224, None),
-    Case("224 px", 224, 32, 224, 5),
+    Case("224 px", 224, 32, 224, 12),
 )
+# Images in a batch of each size.
+SIZES = {32: 256, 96: 64, 224: 32, 384: 8}
 
 
 def use_threads(threads):
@@ -116,6 +119,31 @@ def measure_corruption(name, case, corrupt):
     each = len(SEVERITIES)
     rates = [(rate(here, each * case.batch), rate(there, each)) for _ in range(PAIRS)]
     return list(zip(*rates, strict=True))
+
+
+def sizes_table():
+    """Rows of images/s of each published corruption here, all five severities in every call."""
+    yield "| corruption | " + " | ".join(f"{side} px" for side in SIZES) + " |"
+    yield "|---|" + "---|" * len(SIZES)
+    for name in filter(lambda name: "/" in name, SHIFTS):
+        print(f"sizes, {name}", file=sys.stderr)
+        # MedMNIST-C has some corruptions for some data sets only.
+        of_sets = (kind for kind, family in FAMILIES.items() if name.split("/")[1] in family)
+        options = {"dataset": next(of_sets)} if name.startswith("medmnist_c/") else {}
+        shifts = [make_shift(name, severity=severity, **options) for severity in SEVERITIES]
+        cells = []
+        for side, batch in SIZES.items():
+            pixels, keys = generated_images(batch, side), torch.arange(batch)
+            seeds = itertools.count()
+
+            def work(pixels=pixels, keys=keys, seeds=seeds, shifts=shifts):
+                seed = next(seeds)
+                for shift in shifts:
+                    shift(pixels, keys, seed)
+
+            work()
+            cells.append(f"{rate(work, len(SEVERITIES) * batch):.0f}")
+        yield f"| {name} | " + " | ".join(cells) + " |"
 
 
 def ready_model():
@@ -262,6 +290,9 @@ def report(corrupt):
     yield conditions()
     for count in sorted({1, threads}):
         yield from threads_report(count, corrupt)
+    use_threads(1)
+    yield "\n## Images/s by size, one thread\n"
+    yield from sizes_table()
     found = in_new_process(peaks)
     yield "\n## Memory\n"
     yield f"ResNet-18 at 32 px, one thread, {MODEL_IMAGES} images; 15 cells are one of each.\n"

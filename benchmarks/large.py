@@ -1,7 +1,7 @@
 """Does it stay usable when it is large? Times of long plans, and memory of large sets of images.
 
     python benchmarks/large.py                   # all parts
-    python benchmarks/large.py --only plan       # one part: plan, memory or published
+    python benchmarks/large.py --only plan       # one part: plan, memory, jobs or published
     python benchmarks/large.py --cells 10        # fewer than the 96 of ImageNet-C: clean and 95
 
 - plan: a study of 200 models under 75 cells on images of 1,000 classes: to read and check the file,
@@ -13,6 +13,8 @@
   all, since each takes the memory of the one before. The peak is counted every tenth of a second
   over this process and those that it starts: its own pages and shared ones, without files that are
   mapped, since the system can drop these at any time.
+- jobs: 50,000 images of 32 pixels under 94 corruptions and clean, by one process and by two jobs of
+  one thread. All files of both runs are compared. The peak is that of each process.
 - published: 50,000 JPEG files of 224 pixels in 1,000 folders, evaluated clean and from published
   files of three corruptions and severities, in the layout of ImageNet-C. Its row of
   `published_files.csv` is written again.
@@ -24,13 +26,16 @@ import argparse
 import multiprocessing
 import os
 import platform
+import resource
 import subprocess
 import sys
 import tempfile
 import threading
 import time
+from collections import Counter
 from concurrent.futures import ProcessPoolExecutor
 from pathlib import Path
+from typing import NamedTuple
 
 import numpy as np
 import torch
@@ -44,6 +49,7 @@ from fairweather.requests.execution import describe_run
 from fairweather.requests.study.run import open_study, plan
 from fairweather.requests.study.schema import load_study
 from fairweather.runs.claims import open_run
+from fairweather.runs.folder import RunFolder
 from fairweather.runs.provenance import describe_machine
 from fairweather.shifts.table import suite
 from fairweather.steps.ledger import begin_run
@@ -143,7 +149,7 @@ def bench_memory(cells):
             place = folder / "photographs" if title == "folder" else file
             with ProcessPoolExecutor(1, mp_context=multiprocessing.get_context("spawn")) as pool:
                 found = pool.submit(measured, work, place, folder, count).result()
-            own, mapped, wall = found
+            own, mapped, wall = found.own, found.mapped, found.wall
             print(
                 f"| {title} | {images:,} | {what} | {count} | {own:.2f} | {mapped:.2f} | "
                 f"{wall:.0f} |",
@@ -223,6 +229,63 @@ def mapped(place):
     return Images(pixels, torch.arange(MAPPED) % 10, torch.arange(MAPPED), names)
 
 
+# ---------------------------------------------------------------- one model, several jobs
+
+
+def bench_jobs(cells):
+    print(
+        "| processes | wall, s | of all processors, s | predictions, s | scores, s | peaks, GiB |"
+    )
+    print("|---|---|---|---|---|---|")
+    with tempfile.TemporaryDirectory(dir=Path.cwd()) as name:
+        folder = Path(name)
+        rng = np.random.default_rng(0)
+        coarse = rng.integers(0, 256, (MAPPED, 4, 4, 3), dtype=np.uint8)
+        pictures = coarse.repeat(8, 1).repeat(8, 2) // 2 + rng.integers(
+            0, 128, (MAPPED, 32, 32, 3), dtype=np.uint8
+        )
+        labels = np.arange(MAPPED) % 10
+        np.savez(folder / "data.npz", test_images=pictures, test_labels=labels)
+        (folder / "small.py").write_text(SMALL)
+        written = {}
+        for jobs in (1, 2):
+            out = folder / f"by-{jobs}"
+            with ProcessPoolExecutor(1, mp_context=multiprocessing.get_context("spawn")) as pool:
+                asked = folder / "data.npz", folder, cells, jobs
+                found = pool.submit(measured, evaluate_in_jobs, *asked).result()
+            seconds_of = dict.fromkeys(("predict", "score"), 0.0)
+            for step in RunFolder(out).steps():
+                seconds_of[step.kind] = seconds_of.get(step.kind, 0.0) + step.seconds
+            peaks = ", ".join(f"{peak:.2f}" for peak in found.each if peak > LEAST)
+            print(
+                f"| {jobs} | {found.wall:.0f} | {found.processor:.0f} | "
+                f"{seconds_of['predict']:.0f} | {seconds_of['score']:.0f} | {peaks} |",
+                flush=True,
+            )
+            names = [*out.glob("*.csv"), *out.rglob("*.parquet")]
+            written[jobs] = {str(path.relative_to(out)): path.read_bytes() for path in names}
+        print(f"\n{len(written[1])} files, equal to the byte: {written[1] == written[2]}")
+
+
+LEAST = 0.05  # GiB of a process that is named
+SMALL = """
+import torch
+from torch import nn
+
+
+def make():
+    torch.manual_seed(0)
+    return nn.Sequential(nn.AdaptiveAvgPool2d(8), nn.Flatten(), nn.Linear(192, 10)).eval()
+"""
+
+
+def evaluate_in_jobs(place, folder, cells, jobs):
+    family = [*suite("imagenet_c", image_size=32), *suite("imagenet_c_extra", image_size=32)]
+    shared = {"device": "cpu", "threads": 1, "jobs": jobs, "progress": False}
+    model, out = f"python:{folder / 'small.py'}:make", folder / f"by-{jobs}"
+    fw.evaluate(model, f"npz:{place}", family[: cells - 1], out=out, **shared)
+
+
 # ---------------------------------------------------------------- published files
 
 PUBLISHED = ("fog/1", "fog/3", "snow/5")
@@ -237,7 +300,7 @@ def bench_published(_):
             place, cells = folder / "published", 1 + len(PUBLISHED)
             found = pool.submit(measured, evaluate_published, place, folder, cells).result()
         cached = sum(path.stat().st_size for path in (folder / "cache").rglob("*.pixels"))
-    own, mapped, wall = found
+    own, mapped, wall = found.own, found.mapped, found.wall
     row = (MAPPED, cells, f"{own:.2f}", f"{mapped:.2f}", f"{cached / 2**30:.2f}", f"{wall:.0f}")
     head = ("images", "cells", "peak_gib", "peak_with_mapped_gib", "cache_gib", "seconds")
     lines = [(*head, "machine", "torch"), (*row, platform.machine(), torch.__version__)]
@@ -271,39 +334,54 @@ def evaluate_published(place, folder, _):
     )
 
 
-def measured(work, place, folder, cells):
+class Measured(NamedTuple):
     """GiB of own and of all resident pages at the peak, and seconds."""
+
+    own: float
+    mapped: float
+    each: list[float]  # own pages of each process at its own peak
+    wall: float
+    processor: float
+
+
+def measured(work, place, folder, *given):
     torch.set_num_threads(1)
     os.environ["FAIRWEATHER_CACHE"] = str(folder / "cache")
-    peak, done = [0, 0], threading.Event()
+    peak, each, done = [0, 0], Counter(), threading.Event()
 
     def watch():
         while not done.wait(0.1):
-            own, mapped = memory()
+            found = memory()
+            own, mapped = map(sum, zip(*found.values(), strict=True))
             peak[:] = max(peak[0], own), max(peak[1], own + mapped)
+            for process, (own, _) in found.items():
+                each[process] = max(each[process], own)
 
     watcher = threading.Thread(target=watch)
     watcher.start()
     try:
-        wall = seconds(work, place, folder, cells)[1]
+        wall = seconds(work, place, folder, *given)[1]
     finally:
         done.set()
         watcher.join()
-    return peak[0] / 2**20, peak[1] / 2**20, wall
+    used = [resource.getrusage(who) for who in (resource.RUSAGE_SELF, resource.RUSAGE_CHILDREN)]
+    processor = sum(one.ru_utime + one.ru_stime for one in used)
+    sizes = sorted((size / 2**20 for size in each.values()), reverse=True)
+    return Measured(peak[0] / 2**20, peak[1] / 2**20, sizes, wall, processor)
 
 
 def memory():
-    """KiB of pages of their own, and of mapped files, of this process and all below it."""
-    own = mapped = 0
+    """KiB of pages of their own, and of mapped files, of this process and of each below it."""
+    found = {}
     for process in family_of("self"):
         try:
             lines = Path(f"/proc/{process}/status").read_text(encoding="utf-8").splitlines()
         except OSError:
             continue  # it has ended
         sizes = {line.split(":")[0]: line.split()[1] for line in lines if line.startswith("Rss")}
-        own += int(sizes.get("RssAnon", 0)) + int(sizes.get("RssShmem", 0))
-        mapped += int(sizes.get("RssFile", 0))
-    return own, mapped
+        own = int(sizes.get("RssAnon", 0)) + int(sizes.get("RssShmem", 0))
+        found[process] = own, int(sizes.get("RssFile", 0))
+    return found
 
 
 def family_of(process):
@@ -317,13 +395,18 @@ def family_of(process):
             yield from family_of(child)
 
 
-PARTS = {"plan": bench_plan, "memory": bench_memory, "published": bench_published}
+PARTS = {
+    "plan": bench_plan,
+    "memory": bench_memory,
+    "jobs": bench_jobs,
+    "published": bench_published,
+}
 
 
 def main():
     parser = argparse.ArgumentParser(description=__doc__.partition("\n")[0])
     parser.add_argument("--only", choices=PARTS, action="append")
-    parser.add_argument("--cells", type=int, default=96, help="of the folder")
+    parser.add_argument("--cells", type=int, default=96, help="of the folder, and of the jobs")
     options = parser.parse_args()
     print(f"{platform.processor() or platform.machine()}, torch {torch.__version__}")
     for name in options.only or PARTS:

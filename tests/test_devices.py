@@ -1,27 +1,47 @@
 """What differs between devices: precision, memory that runs out, random numbers, repeatability."""
 
+import re
+import weakref
 from dataclasses import replace
 
+import cv2
+import numpy as np
 import pytest
 import torch
 import torch.nn.functional as F
+from safetensors.torch import save_file
 from torch import nn
 from torch.utils._python_dispatch import TorchDispatchMode
+from torch.utils._pytree import tree_leaves
 
 from fairweather.attacks.problem import _running_sum
 from fairweather.attacks.table import make_attack
+from fairweather.data.batches import shift_images
 from fairweather.devices import Arithmetic, is_out_of_memory, repeatable_kernels
-from fairweather.inference.prediction import predict
+from fairweather.errors import InputError
+from fairweather.inference.prediction import Predictor, predict, predict_streams
+from fairweather.models.building import ModelSpec, build, load_checkpoint, render_model_json
 from fairweather.models.wrappers import Classifier, SquareResize
 from fairweather.runs.folder import RunFolder
-from fairweather.steps.plan import OpenedNetwork, Plan
+from fairweather.steps.plan import (
+    ForwardPass,
+    ImagesReference,
+    OpenedNetwork,
+    Plan,
+    PredictStep,
+    TrainedNetwork,
+)
 from fairweather.steps.worker import Worker, count_bytes
 from fairweather.training.loop_parts import seeded
 from fairweather.training.ranks import ALONE
 from fairweather.training.selfsupervised.pretraining import NeighbourProbe, knn_quality
+from fairweather.types.measurement import Shift
+from fairweather.variants.variant import VARIANTS, Adapting, read_variant, variant_class
+from tests.conftest import TINY_RESNET
 from tests.helpers.memory_habits import Plain
 
 CPU = torch.device("cpu")
+ADAPTING = [kind for kind in VARIANTS if issubclass(variant_class(kind), Adapting)]
 NEWER = hasattr(torch.backends, "fp32_precision")  # torch 2.9 and later
 needs_newer = pytest.mark.skipif(not NEWER, reason="this torch has no fp32_precision")
 
@@ -148,43 +168,112 @@ def test_a_setting_for_everything_still_holds_for_what_followed_it(settings):
 # ---------------------------------------------------------------- memory that runs out
 
 
-@pytest.mark.parametrize(
-    "text",
-    [
-        "CUDA error: CUBLAS_STATUS_ALLOC_FAILED when calling `cublasCreate(handle)`",
-        "CUDA error: CUBLAS_STATUS_NOT_INITIALIZED when calling `cublasCreate(handle)`",
-        "cuDNN error: CUDNN_STATUS_ALLOC_FAILED",
-        "cuDNN error: CUDNN_STATUS_INTERNAL_ERROR_DEVICE_ALLOCATION_FAILED",
-        "CUDA error: out of memory\nCUDA kernel errors might be asynchronously reported",
-        "MPS backend out of memory (MPS allocated: 17.98 GB, other allocations: 96.00 KB, max "
-        "allowed: 18.13 GB). Tried to allocate 160.00 MB on private pool.",
-        "[enforce fail at alloc_cpu.cpp:118] err == 0. DefaultCPUAllocator: can't allocate memory",
-        "[ONNXRuntimeError] : 6 : RUNTIME_EXCEPTION : Failed to allocate memory for requested "
-        "buffer of size 4",
-    ],
+# How libraries say it: the end of messages as their sources build them, or as users report them.
+MESSAGES = {
+    # torch: c10/cuda, c10/xpu and ATen/mps allocators, c10/core/impl/alloc_cpu.cpp, Conv_v8.cpp
+    "CUDA": "CUDA out of memory. Tried to allocate 2.00 GiB. GPU 0 has a total capacity of 8 GiB",
+    "CUDA driver": "CUDA driver error: out of memory",
+    "CUDA kernel": "CUDA error: out of memory\nCUDA kernel errors might be asynchronously reported",
+    "HIP": "HIP out of memory. Tried to allocate 2.00 GiB. GPU 0 has a total capacity of 16 GiB",
+    "HIP kernel": "HIP error: out of memory",
+    "HIP by name": "hipErrorOutOfMemory",
+    "XPU": "XPU out of memory. Tried to allocate 4.66 GiB. GPU 0 has a total capacity of 5.65 GiB",
+    "MPS": "MPS backend out of memory (MPS allocated: 17.98 GB, other allocations: 96.00 KB, max "
+    "allowed: 18.13 GB). Tried to allocate 160.00 MB on private pool.",
+    "MPS buffer": "Invalid buffer size: 12.00 GiB",
+    "CPU": "[enforce fail at alloc_cpu.cpp:127] err == 0. DefaultCPUAllocator: can't allocate "
+    "memory: you tried to allocate 40000000000 bytes.",
+    "CPU of Windows": "[enforce fail at alloc_cpu.cpp:121] data. DefaultCPUAllocator: not enough "
+    "memory: you tried to allocate 40000000000 bytes.",
+    "mapped file": "unable to mmap 4096 bytes from file </a.pt>: Cannot allocate memory (12)",
+    "C++": "std::bad_alloc",
+    "C++ of Windows": "bad allocation",
+    "workspace": "Not enough memory for workspace!",
+    "convolution": "GET was unable to find an engine to execute this computation",
+    # cuBLAS, cuDNN 8 and 9, cuFFT; hipBLAS, rocBLAS, MIOpen; Intel's unified runtime; oneMKL
+    "cuBLAS": "CUDA error: CUBLAS_STATUS_ALLOC_FAILED when calling `cublasCreate(handle)`",
+    "cuBLAS handle": "CUBLAS_STATUS_NOT_INITIALIZED when calling `cublasCreate(handle)`",
+    "cuDNN 8": "cuDNN error: CUDNN_STATUS_ALLOC_FAILED",
+    "cuDNN 9": "cuDNN error: CUDNN_STATUS_INTERNAL_ERROR_DEVICE_ALLOCATION_FAILED",
+    "cuDNN 9 host": "cuDNN error: CUDNN_STATUS_INTERNAL_ERROR_HOST_ALLOCATION_FAILED",
+    "cuDNN handle": "cuDNN error: CUDNN_STATUS_NOT_INITIALIZED",
+    "cuFFT": "cuFFT error: CUFFT_ALLOC_FAILED",
+    "hipBLAS": "CUDA error: HIPBLAS_STATUS_ALLOC_FAILED when calling `hipblasCreate(handle)`",
+    "hipBLAS handle": "HIPBLAS_STATUS_NOT_INITIALIZED when calling `hipblasCreate(handle)`",
+    "rocBLAS": "rocblas_status_memory_error",
+    "MIOpen": "miopenStatusAllocFailed",
+    "MIOpen buffer": "MIOpen Error: Memory not available to allocate buffer: 655360",
+    "XPU runtime": "level_zero backend failed: 39 (UR_RESULT_ERROR_OUT_OF_DEVICE_MEMORY)",
+    "XPU host": "level_zero backend failed with error: 38 (UR_RESULT_ERROR_OUT_OF_HOST_MEMORY)",
+    "XPU resources": "level_zero backend failed with error: 40 (UR_RESULT_ERROR_OUT_OF_RESOURCES)",
+    "oneMKL": "mkl_malloc: failed to allocate memory",
+    # ONNX Runtime: core/framework/bfc_arena.cc, cuda_call.cc
+    "ONNX Runtime": "[ONNXRuntimeError] : 6 : RUNTIME_EXCEPTION : Non-zero status code in a "
+    "node. BFCArena::AllocateRawInternal Failed to allocate memory for requested buffer of 4",
+    "ONNX Runtime on CUDA": "[ONNXRuntimeError] : 1 : FAIL : CUDA failure 2: out of memory ; GPU=0",
+}
+OF_OPENCV = cv2.error(
+    "OpenCV(5.0.0) alloc.cpp:73: error: (-4:Insufficient memory) Failed to allocate 48 bytes in "
+    "function 'OutOfMemoryError'"
 )
-def test_memory_that_runs_out_is_known_by_every_library_s_words(text, toy_images):
-    class Forgetful(Plain):
-        def forward(self, images):
-            if len(images) > 20:
-                raise RuntimeError(text)
-            return super().forward(images)
+OF_NUMPY = np._core._exceptions._ArrayMemoryError((2**40,), np.dtype(float))
+ERRORS = {name: RuntimeError(text) for name, text in MESSAGES.items()}
+ERRORS |= {"torch": torch.OutOfMemoryError(), "OpenCV": OF_OPENCV, "NumPy": OF_NUMPY}
 
-    assert is_out_of_memory(RuntimeError(text))
+
+class Forgetful(Plain):
+    """It has memory for some images only, and says so in the words of a library."""
+
+    def __init__(self, error, room=20):
+        super().__init__()
+        self.error, self.room = error, room
+
+    def forward(self, images):
+        if len(images) > self.room:
+            raise self.error
+        return super().forward(images)
+
+
+@pytest.mark.parametrize("name", ERRORS)
+def test_memory_that_runs_out_is_known_by_every_library_s_words(name, toy_images):
+    assert is_out_of_memory(ERRORS[name])
     sizes = []
-    found = predict(Forgetful(), toy_images, device="cpu", when_halved=sizes.append)
+    found = predict(Forgetful(ERRORS[name]), toy_images, device="cpu", when_halved=sizes.append)
     assert (sizes, len(found)) == ([48, 24, 12], 96)
 
 
-def test_other_errors_of_these_libraries_are_no_lack_of_memory():
+@pytest.mark.parametrize("name", ERRORS)
+def test_a_shift_that_runs_out_of_memory_is_applied_to_fewer_images(name, toy_images):
+    def change(pixels, keys, seed):
+        if len(pixels) > 20:
+            raise ERRORS[name]
+        return 255 - pixels
+
+    found = shift_images(toy_images, Shift("darker", 1, {}, change), 0)
+    assert torch.equal(found, 255 - toy_images.images)
+
+
+def test_one_image_that_does_not_fit_is_a_sentence_with_the_library_s_words(toy_images):
+    model = Forgetful(ERRORS["convolution"], room=0)
+    with pytest.raises(
+        InputError, match=r"single image.*\(GET was unable to find.*\): use a smaller"
+    ):
+        predict(model, toy_images, device="cpu")
+
+
+def test_other_errors_of_these_libraries_are_no_lack_of_memory(toy_images):
     for text in (
         "cuDNN error: CUDNN_STATUS_NOT_SUPPORTED. This error may appear if you passed in a "
         "non-contiguous input.",
         "CUDA error: CUBLAS_STATUS_EXECUTION_FAILED when calling `cublasSgemm`",
         "CUDA error: CUBLAS_STATUS_NOT_INITIALIZED when calling `cublasSgemm`",
+        "CUDA error: an illegal memory access was encountered",
+        "level_zero backend failed with error: 20 (UR_RESULT_ERROR_DEVICE_LOST)",
         "Expected all tensors to be on the same device",
     ):
         assert not is_out_of_memory(RuntimeError(text))
+        with pytest.raises(RuntimeError, match=re.escape(text)):
+            predict(Forgetful(RuntimeError(text)), toy_images, device="cpu")
 
 
 class Movable(Plain):
@@ -203,12 +292,94 @@ def test_models_that_were_opened_elsewhere_count_and_leave_the_device(limit, tmp
     most = 2 if limit == "networks" else None
     worker = Worker(Plan(data={}, steps=()), device="cpu", models=models, networks=most)
     if limit == "memory":
-        worker.room = 5 * count_bytes(models["a"])  # for two, each with an adapted copy
+        worker.room = 3 * count_bytes(models["a"]) - 1  # one byte more, and three would fit
     networks, folder = [OpenedNetwork(digest=name) for name in "abcd"], RunFolder(tmp_path)
     assert worker.count_fitting(networks, folder) == 2
     for name, expected in (("a", ""), ("b", ""), ("a", ""), ("c", "b"), ("d", "ab")):
         assert worker.network(OpenedNetwork(digest=name), folder) is models[name]
         assert "".join(each for each in "abcd" if models[each].left) == expected
+
+
+class LiveBytes(TorchDispatchMode):
+    """It counts the bytes of tensors that are made inside the block, as torch's allocators do."""
+
+    def __init__(self):
+        super().__init__()
+        self.live = self.most = 0
+
+    def __torch_dispatch__(self, func, types, args=(), kwargs=None):
+        found = func(*args, **(kwargs or {}))
+        given = {place.data_ptr() for place in self.storages((args, kwargs))}
+        for place in self.storages(found):
+            if place.data_ptr() and place.data_ptr() not in given:
+                self.add(place.nbytes())
+                weakref.finalize(place, self.add, -place.nbytes())
+        return found
+
+    @staticmethod
+    def storages(of):
+        tensors = (each for each in tree_leaves(of) if isinstance(each, torch.Tensor))
+        return [tensor.untyped_storage() for tensor in tensors]
+
+    def add(self, count):
+        self.live += count
+        self.most = max(self.most, self.live)
+
+
+class Deep(nn.Module):
+    """Its weights, in equal layers, need far more memory than activations of a few images."""
+
+    def __init__(self):
+        super().__init__()
+        self.first = nn.BatchNorm2d(3)
+        layers = [layer for _ in range(16) for layer in (nn.Linear(192, 192), nn.ReLU())]
+        self.body = nn.Sequential(nn.Flatten(), *layers)
+        self.head = nn.Linear(192, 3)
+
+    def forward(self, images):
+        return self.head(self.body(self.first(images)))
+
+
+@pytest.mark.parametrize("kind", ADAPTING)
+def test_methods_of_adaptation_need_the_memory_that_they_say(kind, toy_images):
+    adapting = read_variant(f"{kind}: {{batch_size: 4, orders: 3}}").adapting
+    model, images = Deep().eval(), toy_images[:12]
+    source = images if adapting.source_images else None
+    with LiveBytes() as memory:
+        predict_streams(
+            Predictor(model, adapting=adapting, source=source),
+            adapting, images=images, batch_size=4, device=CPU,
+        )  # fmt: skip
+    # A step needs a few layers more, of 16; so do activations, with 4 images of 192 numbers.
+    assert adapting.copies - 0.1 < memory.most / count_bytes(model) < adapting.copies + 0.5
+
+
+@pytest.mark.parametrize("variant", [None, "tent", "cotta"])
+def test_networks_that_fit_do_so_in_fact_and_one_more_would_not(variant, tmp_path):
+    """Under a limit, with what an allocator counts while the networks are loaded and one adapts."""
+    folder, spec = RunFolder(tmp_path), ModelSpec(TINY_RESNET, 3)
+    networks = [TrainedNetwork(folder=f"models/a/seed-{seed}") for seed in range(5)]
+    for seed, network in enumerate(networks):
+        place = folder.file(network.folder)
+        place.mkdir(parents=True)
+        (place / "model.json").write_text(render_model_json(spec, {}))
+        save_file(build(spec, seed).state_dict(), place / "model.safetensors")
+    how = ForwardPass(network=networks[0], variant=variant)
+    step = PredictStep(
+        id="p", task="p", leaves=("p",), model="a", seed=0, images=ImagesReference(), shift="clean",
+        shift_seed=0, batch_size=4, how=how,
+    )  # fmt: skip
+    worker = Worker(Plan(data={}, steps=(step,)), device="cpu")
+    with LiveBytes() as memory:
+        kept = [load_checkpoint(folder.file(network.folder)) for network in networks]
+    one, more = memory.live / len(kept), 0 if variant is None else how.adapting.copies
+    worker.room = (3.5 + more) * one
+    assert worker.count_fitting(networks, folder) == 3
+    del kept
+    with LiveBytes() as memory:
+        for network in networks:
+            worker.network(network, folder)
+    assert memory.live + more * one <= worker.room < memory.live + (1 + more) * one
 
 
 # ---------------------------------------------------------------- random numbers

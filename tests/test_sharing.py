@@ -76,7 +76,7 @@ SHIFTS = [make_shift("clean"), make_shift("gaussian_blur", sigma=1), make_shift(
 @pytest.fixture(scope="module")
 def shifters(forking):
     """As many processes as asked for; started once."""
-    every = {number: Shifters(number) for number in (1, 2)}
+    every = {number: Shifters(number, first=number) for number in (1, 2)}
     yield lambda number: every.get(number)
     for each in every.values():
         each.end()
@@ -152,7 +152,8 @@ class Late:
     def __init__(self, most):
         self.max_batches, self.waiting, self.largest, self.order = most, 0, 0, []
 
-    def start(self, batch, shift, seed):
+    def start(self, images, index, shift, seed):
+        batch = images[index]
         self.waiting += 1
         self.largest = max(self.largest, self.waiting)
 
@@ -228,12 +229,12 @@ def test_a_shifter_that_was_killed_is_told(toy_images):
 @pytest.mark.usefixtures("starting")
 def test_a_worker_ends_its_shifters(toy_images):
     worker = Worker(Plan(data={}, steps=()), device="cpu", workers=2)
-    batch_shifter = worker.shifters
+    batch_shifter = worker.shifters_of(silent)
     list(shifted_batches(toy_images, SHIFTS[1], 0, batch_slices(96, 8), shifters=batch_shifter))
     processes = [each._process for each in batch_shifter._processes]
-    assert [process.poll() for process in processes] == [None, None]
+    assert [process.poll() for process in processes] == [None]
     worker.close()
-    assert [process.poll() for process in processes] == [0, 0]
+    assert [process.poll() for process in processes] == [0]
 
 
 class Greedy(nn.Module):
@@ -293,7 +294,7 @@ def test_a_stream_that_was_interrupted_does_not_spoil_the_next(shifters, toy_ima
     batches = shifted_batches(toy_images, SHIFTS[2], 0, batch_slices(96, 8), shifters=batch_shifter)
     next(batches)
     del batches  # a batch is on its way
-    started = [batch_shifter.start(toy_images[:8], SHIFTS[2], 0) for _ in range(2)]
+    started = [batch_shifter.start(toy_images, slice(8), SHIFTS[2], 0) for _ in range(2)]
     del started  # nobody waits for these
     found = list(
         shifted_batches(toy_images, SHIFTS[2], 1, batch_slices(96, 8), shifters=batch_shifter)
@@ -324,10 +325,8 @@ def test_a_step_says_that_its_batches_were_halved(networks, toy_images, tmp_path
             how=how,
         )
 
-    assert do_predict(step("clean", ForwardPass(network=network)), worker, folder, silent)[2:] == (
-        1.0,
-        16,
-    )
+    done = do_predict(step("clean", ForwardPass(network=network)), worker, folder, silent)
+    assert (done.share, done.halved_to) == (1.0, 16)
     blurred = step("gaussian_blur,sigma=1,kernel_size=5", ForwardPass(network=network))
     assert do_predict(blurred, worker, folder, silent).halved_to == 16
     other = Worker(plan, device="cpu", datasets={DATA: dataset}, models={"d": networks[0]})

@@ -5,21 +5,23 @@ from __future__ import annotations
 import os
 from collections.abc import Callable, Iterator
 from contextlib import AbstractContextManager, contextmanager, nullcontext, suppress
-from functools import partial
+from functools import cache, partial
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, cast
 
 import torch
 from torch import nn
 
-from fairweather.errors import InputError, unknown_name
+from fairweather.errors import InputError, first_line, unknown_name
 
 PRECISIONS = ("auto", "fp32", "bf16")  # of training
-PREDICTION_PRECISIONS = ("fp32", "tf32", "bf16")
+PREDICTION_PRECISIONS = ("fp32", "tf32", "bf16", "fp16")
+AUTOCAST = {"bf16": torch.bfloat16, "fp16": torch.float16}
+DEVICES = ("cpu", "cuda", "mps", "xpu")  # that `--device` knows; docs/scaling.md has what differs
 
 
 def resolve_device(name: str = "auto") -> torch.device:
-    """Turn `auto`, `cpu`, `cuda`, `cuda:1` or `mps` into a device that this machine has.
+    """Turn `auto`, `cpu`, `cuda`, `cuda:1`, `mps` or `xpu` into a device that this machine has.
 
     `auto` is the first CUDA device if there is one, else the CPU. Raises `InputError` for a device
     that this machine does not have.
@@ -32,11 +34,10 @@ def resolve_device(name: str = "auto") -> torch.device:
     try:
         device = torch.device(name)
     except RuntimeError:
-        raise unknown_name("device", name, ["auto", "cpu", "cuda", "mps"]) from None
-    has_mps = torch.backends.mps.is_available()
-    count = {"cpu": 1, "cuda": torch.cuda.device_count(), "mps": int(has_mps)}
+        raise unknown_name("device", name, ["auto", *DEVICES]) from None
+    count = {kind: torch.get_device_module(kind).device_count() for kind in DEVICES}
     if (device.index or 0) >= count.get(device.type, 0):
-        available = ", ".join(kind for kind in count if count[kind])
+        available = ", ".join(kind for kind in DEVICES if count[kind])
         raise InputError(f"device {name!r} was asked for, but this machine has only: {available}")
     return device
 
@@ -50,18 +51,43 @@ def count_cores() -> int:
     return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
 
 
+def list_devices(device: torch.device) -> list[torch.device]:
+    """The devices that a name stands for: `cuda` for all GPUs of this machine of the first's model.
+
+    Another model may give other last digits, so it is left out.
+
+    >>> list_devices(torch.device("cpu")), list_devices(torch.device("cuda", 1))
+    ([device(type='cpu')], [device(type='cuda', index=1)])
+    """
+    if device.type != "cuda" or device.index is not None:
+        return [device]
+    places = range(torch.cuda.device_count())
+    models = [torch.cuda.get_device_name(place) for place in places]
+    return [torch.device("cuda", place) for place in places if models[place] == models[0]]
+
+
+def wait_for(device: torch.device) -> None:
+    """Wait until a device has done all that it was given; a CPU does it at once.
+
+    >>> wait_for(torch.device("cpu"))
+    """
+    if device.type != "cpu":
+        torch.accelerator.synchronize(device)
+
+
 def choose_workers(device: torch.device, requested: int | None, jobs: int = 1) -> int:
-    """Choose how many processes prepare shifted batches for each job: as requested, or by device.
+    """Choose how many processes may shift images for each job: as many as requested, or by device.
 
     On a CPU it is 0, since these processes would take cores from the network. With a GPU, each job
-    has its share of the cores, less one for the job itself, and at most 8.
+    has its share of the cores, less one for the job itself. As many start as are needed
+    (`inference.pace`).
 
     >>> choose_workers(torch.device("cpu"), None), choose_workers(torch.device("cpu"), 2)
     (0, 2)
     """
     if requested is not None:
         return requested
-    return 0 if device.type == "cpu" else max(min(count_cores() // jobs - 1, 8), 0)
+    return 0 if device.type == "cpu" else max(count_cores() // jobs - 1, 0)
 
 
 def check_cores(count: int, threads: int, named: str = "jobs") -> None:
@@ -81,13 +107,14 @@ def check_cores(count: int, threads: int, named: str = "jobs") -> None:
 def memory_for_networks(device: torch.device) -> int:
     """Bytes that networks may take: a quarter of a machine's memory, or half of a GPU's.
 
-    The rest is for images, activations and everything else.
+    The rest is for images, activations and everything else. An MPS device has the machine's memory.
 
     >>> memory_for_networks(torch.device("cpu")) > 0
     True
     """
-    if device.type == "cuda":
-        return int(torch.cuda.mem_get_info(device)[1]) // 2
+    if device.type in ("cuda", "xpu"):
+        module: Any = torch.get_device_module(device)
+        return int(module.get_device_properties(device).total_memory) // 2
     if not hasattr(os, "sysconf"):  # Windows
         return 2**31
     memory = os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE")
@@ -99,7 +126,8 @@ def memory_for_networks(device: torch.device) -> int:
 def has_room_for(device: torch.device, size: int) -> bool:
     """Say whether this many bytes can stay on a GPU: at most a quarter of its free memory.
 
-    On a CPU, nothing needs to move.
+    On a CPU, nothing needs to move. MPS and XPU devices are not asked: the first has the machine's
+    memory, and not every driver of the second tells what is free.
 
     >>> has_room_for(torch.device("cpu"), 1)
     False
@@ -114,31 +142,81 @@ class Arithmetic(NamedTuple):
     """How predictions are computed; other arithmetic gives slightly other numbers."""
 
     precision: str = "fp32"
-    """`fp32`; `tf32`, in which a GPU rounds the factors of products to 10 bits; or `bf16`, autocast
-    to 16 bits."""
+    """`fp32`; `tf32`, in which a GPU rounds the factors of products to 10 bits; or autocast to 16
+    bits: `bf16`, which rounds to 8 bits, or `fp16`, to 11 bits and at most 65,504."""
 
     cudnn_benchmark: bool = False
     """Let cuDNN try several kernels and take the fastest, which may differ from run to run."""
 
+    compile: bool = False
+    """Compile networks by `torch.compile`; see `compiled`."""
+
     def check(self, device: torch.device) -> None:
-        """Raise `InputError` for an unknown precision, or one that the device does not have."""
+        """Raise `InputError` for an unknown precision, or for what the device cannot do."""
         if self.precision not in PREDICTION_PRECISIONS:
             raise unknown_name("precision", self.precision, PREDICTION_PRECISIONS)
         if self.precision == "tf32" and device.type != "cuda":
             raise InputError(f"precision tf32 is for CUDA devices; this device is {device.type}")
+        if self.compile and device.type == "cpu":
+            _try_compiler()
+
+    def compiled(self, network: nn.Module) -> nn.Module:
+        """The network to call: compiled, if this asks for it.
+
+        Each size of a batch has code of its own, so that results do not depend on earlier batches.
+        """
+        return cast(nn.Module, torch.compile(network, dynamic=False)) if self.compile else network
 
     @contextmanager
     def on(self, device: torch.device) -> Iterator[None]:
-        """Compute in this precision inside the `with` block."""
+        """Compute in this precision inside the `with` block.
+
+        Raises `InputError` if a network cannot be compiled.
+        """
         tf32 = self.precision == "tf32"
-        bf16: AbstractContextManager[None] = nullcontext()
-        if self.precision == "bf16":
-            bf16 = torch.autocast(device.type, torch.bfloat16)
-        with repeatable_kernels(tf32=tf32, benchmark=self.cudnn_benchmark, products=tf32), bf16:
+        autocast: AbstractContextManager[None] = nullcontext()
+        if self.precision in AUTOCAST:
+            autocast = torch.autocast(device.type, AUTOCAST[self.precision])
+        compiling = explained_compiler() if self.compile else nullcontext()
+        with (
+            repeatable_kernels(tf32=tf32, benchmark=self.cudnn_benchmark, products=tf32),
+            autocast,
+            compiling,
+        ):
             yield
 
 
 FP32 = Arithmetic()
+
+
+@contextmanager
+def explained_compiler() -> Iterator[None]:
+    """Compile every network inside the block, or raise `InputError` with the compiler's reason."""
+    import torch._dynamo  # takes a second
+
+    # torch would silently stop compiling after 8 networks of one class.
+    with torch._dynamo.config.patch(recompile_limit=2**20, accumulated_recompile_limit=2**20):
+        try:
+            yield
+        except RuntimeError as error:
+            if is_out_of_memory(error) or not type(error).__module__.startswith(_COMPILERS):
+                raise
+            cause = error.__cause__
+            reason = first_line(cause if isinstance(cause, Exception) else error)
+            raise InputError(
+                f"torch.compile fails ({reason}): leave out compile, or install what it needs, "
+                "such as a C++ compiler"
+            ) from error
+
+
+_COMPILERS = ("torch._dynamo", "torch._inductor")
+
+
+@cache
+def _try_compiler() -> None:
+    """Compile something small for the CPU, which needs a C++ compiler."""
+    with explained_compiler():
+        torch.compile(torch.square)(torch.ones(2))
 
 
 @contextmanager
@@ -210,12 +288,21 @@ def _precision_settings() -> list[tuple[Any, Callable[[str], None]]]:
     ]
 
 
-# How torch's allocators (CUDA, MPS, CPU), cuBLAS, cuDNN 8 and 9, and ONNX Runtime report that
-# memory ran out. Most raise a plain RuntimeError, so only the text of the error shows it.
+# How libraries report that memory ran out. Most raise a plain RuntimeError, or one of their own, so
+# only the text shows it. tests/test_devices.py has whole messages, and where they come from.
 _OUT_OF_MEMORY_WORDS = (
-    *("out of memory", "not enough memory", "can't allocate memory", "bad_alloc"),
-    *("failed to allocate memory", "_status_alloc_failed", "_allocation_failed"),
-    "cublas_status_not_initialized when calling `cublascreate",  # on a full GPU
+    # torch's allocators of CUDA, HIP, XPU, MPS and the CPU; the system; ONNX Runtime and oneMKL
+    *("out of memory", "not enough memory", "can't allocate memory", "cannot allocate memory"),
+    *("failed to allocate memory", "insufficient memory"),  # the last is OpenCV's
+    *("bad_alloc", "bad allocation"),  # C++, and C++ of Windows
+    *("_alloc_failed", "_allocation_failed"),  # cuBLAS, cuFFT, hipBLAS; cuDNN
+    *("miopenstatusallocfailed", "memory not available to allocate", "rocblas_status_memory_error"),
+    *("out_of_device_memory", "out_of_host_memory", "out_of_resources", "outofmemory"),  # XPU, HIP
+    "invalid buffer size",  # MPS: a tensor larger than Metal allows
+    # On a full GPU, no handle can be made, and cuDNN leaves out what needs more workspace.
+    *("cublas_status_not_initialized when calling `cublascreate", "cudnn_status_not_initialized"),
+    *("hipblas_status_not_initialized when calling `hipblascreate",),
+    "unable to find an engine to execute this computation",
 )
 
 
@@ -232,10 +319,8 @@ def is_out_of_memory(error: BaseException) -> bool:
 
 def free_memory() -> None:
     """Return the device memory that torch keeps for later use."""
-    if torch.cuda.is_available():
-        torch.cuda.empty_cache()
-    if torch.backends.mps.is_available():
-        torch.mps.empty_cache()
+    if torch.accelerator.is_available():
+        torch.get_device_module().empty_cache()
 
 
 @contextmanager
@@ -248,11 +333,13 @@ def seeded_device(seed: int, device: torch.device) -> Iterator[None]:
     >>> bool((torch.random.get_rng_state() == before).all())
     True
     """
-    with torch.random.fork_rng(devices=[device] if device.type == "cuda" else []):
+    module: Any = torch.get_device_module(device)
+    numbered = [device] if device.type in ("cuda", "xpu") else []
+    with torch.random.fork_rng(numbered, device_type=device.type):
         torch.default_generator.manual_seed(seed)  # torch.manual_seed would reseed all devices
-        if device.type == "cuda":
-            with torch.cuda.device(device):
-                torch.cuda.manual_seed(seed)
+        if numbered:
+            with module.device(device):
+                module.manual_seed(seed)
         if device.type != "mps":
             yield
             return
@@ -262,6 +349,18 @@ def seeded_device(seed: int, device: torch.device) -> Iterator[None]:
             yield
         finally:
             torch.mps.set_rng_state(before)
+
+
+def widest_float(device: torch.device) -> torch.dtype:
+    """float64, or float32 on devices that lack it: MPS, and some of Intel's.
+
+    >>> widest_float(torch.device("cpu"))
+    torch.float64
+    """
+    lacks = device.type == "mps"
+    if device.type == "xpu":
+        lacks = not torch.xpu.get_device_properties(device).has_fp64
+    return torch.float32 if lacks else torch.float64
 
 
 @contextmanager
@@ -294,6 +393,8 @@ def training_precision(name: str, device: torch.device) -> str:
     """
     if name not in PRECISIONS:
         raise unknown_name("precision", name, PRECISIONS)
+    if device.type == "xpu":
+        raise InputError("networks train on cpu, cuda or mps devices: Lightning Fabric has no xpu")
     if name != "auto":
         return name
     ampere = (8, 0)
@@ -329,3 +430,76 @@ def adapt_precision(network: nn.Module) -> nn.Module:
     dtypes = (part.dtype for part in network.parameters() if part.is_floating_point())
     dtype = next(dtypes, torch.float32)
     return network if dtype == torch.float32 else PrecisionAdapter(network, dtype)
+
+
+def lock_pages(memory: torch.Tensor, device: torch.device | None) -> bool:
+    """Lock memory of the CPU in place, so that a CUDA device copies from it without waiting.
+
+    Returns:
+        Whether it is locked. Where it is not, as on other devices, `pin_memory` makes a copy that
+        is.
+    """
+    if device is None or device.type != "cuda":
+        return False
+    with torch.cuda.device(device):  # otherwise the first GPU would be used too
+        portable = 1  # cudaHostRegisterPortable: for all devices of this process
+        error = torch.cuda.cudart().cudaHostRegister(memory.data_ptr(), memory.nbytes, portable)
+        if int(error) == 0:
+            return True
+        with suppress(RuntimeError):  # CUDA remembers the error, and raises it at the next kernel
+            torch.ones(1, device=device).add_(1)
+            torch.cuda.synchronize()
+    return False
+
+
+def unlock_pages(memory: torch.Tensor, device: torch.device | None) -> None:
+    """Undo what `lock_pages` did for a device."""
+    with torch.cuda.device(device):
+        torch.cuda.synchronize()  # it may still be reading
+        torch.cuda.cudart().cudaHostUnregister(memory.data_ptr())
+
+
+class Lane:
+    """The way of batches to a device, and of outputs back to the CPU.
+
+    A CUDA device computes one batch while the next is copied to it and the outputs of the one
+    before are read. All other devices have finished when a call returns.
+
+    >>> lane = Lane(torch.device("cpu"))
+    >>> lane.fetch(lane.bring(torch.ones(2)))()
+    tensor([1., 1.])
+    """
+
+    def __init__(self, device: torch.device) -> None:
+        self.device = device
+        self.copies = torch.cuda.Stream(device) if device.type == "cuda" else None
+        self.ahead = 0 if self.copies is None else 1
+        """How many batches to give to the device before outputs are waited for."""
+
+    def bring(self, pixels: torch.Tensor) -> torch.Tensor:
+        """Copy pixels to the device. Page-locked ones must stay as they are until the outputs are
+        here."""
+        if self.copies is None:
+            return pixels.to(self.device)
+        computing = torch.cuda.current_stream(self.device)
+        with torch.cuda.stream(self.copies):
+            there = pixels.to(self.device, non_blocking=True)
+        computing.wait_stream(self.copies)
+        there.record_stream(computing)  # its memory is used again only after that
+        return there
+
+    def fetch(self, outputs: torch.Tensor) -> Callable[[], torch.Tensor]:
+        """Begin to copy outputs to the CPU. Returns a function that waits for the copy."""
+        if self.copies is None:
+            there = outputs.to("cpu", copy=True)
+            return lambda: there
+        # Its memory is page-locked, since torch would otherwise have to wait.
+        copy = outputs.to("cpu", copy=True, non_blocking=True)
+        ready = torch.cuda.Event(blocking=True)  # others would keep a core busy while they wait
+        ready.record(torch.cuda.current_stream(self.device))
+
+        def wait() -> torch.Tensor:
+            ready.synchronize()
+            return copy
+
+        return wait

@@ -52,6 +52,7 @@ MEANT: Mapping[str, tuple[str, str]] = {
 # ones. A sentence gives the new name, for one version.
 RENAMED: Mapping[str, str] = {
     "--cluster": "--group",
+    "--devices": "--jobs",  # of `evaluate`
     "--allow-shared-clusters": "--allow-shared-groups",
     "--as": "--match",
     "--as-seeds": "--join-seeds",
@@ -65,6 +66,7 @@ RENAMED: Mapping[str, str] = {
     "cluster": "group",
     "allow_shared_clusters": "allow_shared_groups",
     "clusters": "groups",  # of `weigh`
+    "devices": "jobs",  # of `evaluate`
     "networks": "models_in_memory",
     "workers": "shift_processes",
     "Clusters": "Grouping",

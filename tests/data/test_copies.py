@@ -8,6 +8,7 @@ import torch
 from PIL import Image
 
 import fairweather as fw
+from fairweather.data import pixel_scans
 from fairweather.data.loading import load_data
 from fairweather.data.pixel_scans import difference_hashes, find_copies
 from fairweather.types.measurement import Images
@@ -175,3 +176,14 @@ def test_hashes_do_not_depend_on_the_batch(monkeypatch):
     whole = difference_hashes(images)
     monkeypatch.setattr("fairweather.data.pixel_scans.CHUNK_BYTES", 2 * images[:1].nbytes)
     assert np.array_equal(difference_hashes(images), whole)
+
+
+def test_statistics_are_exact_where_counts_are_cut_into_parts(monkeypatch):
+    pixels = torch.from_numpy(np.random.default_rng(0).integers(0, 256, (5, 3, 9, 7), np.uint8))
+    images = Images(pixels, torch.arange(5), torch.arange(5), tuple("abcde"))
+    values = pixels.numpy().transpose(1, 0, 2, 3).reshape(3, -1) / 255
+    monkeypatch.setattr(pixel_scans, "EXACT_COUNT", 10)
+    monkeypatch.setattr(pixel_scans, "CHUNK_BYTES", 400)
+    mean, deviation = pixel_scans.channel_statistics(images)
+    assert mean == pytest.approx(values.mean(axis=1), rel=1e-12)
+    assert deviation == pytest.approx(values.std(axis=1), rel=1e-12)

@@ -101,10 +101,10 @@ def test_an_image_of_the_right_size_keeps_every_bit(fit, filter_, tmp_path):
     assert torch.equal(loaded, pixels(noise(0, 17, 17)))
 
 
-def test_a_size_is_a_preparation_and_is_kept_under_the_key_that_it_always_had(tmp_path, images):
+def test_a_size_is_a_preparation_and_is_kept_under_the_key_of_the_size(tmp_path, images):
     sized = prepared(tmp_path, noise(0, 20, 13), size=9)
     facts = {
-        "version": 2,
+        "version": 3,
         "part": "test",
         "content": hashlib.sha256(
             hashlib.sha256((tmp_path / "pictures/test/one/0.png").read_bytes()).digest()

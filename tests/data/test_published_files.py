@@ -241,7 +241,7 @@ def test_shifting_processes_read_the_same_pixels(clean, imagenet_c):
     (shift,) = pair_published(expand_shifts(f"imagenet-c:{imagenet_c}/fog/2"), images)
     batches = [*batch_slices(len(images), 5), torch.tensor([3, 1, 8])]
     alone = list(shifted_batches(images, shift, 0, batches))
-    shifters = Shifters(2)
+    shifters = Shifters(2, first=2)
     try:
         shared = list(shifted_batches(images, shift, 0, batches, shifters=shifters))
         (imagenet_c / "fog" / "2" / NAMES[0]).write_bytes(b"")

@@ -1,20 +1,25 @@
 """A device that only pretends to be one: its tensors are on the CPU and know that they are not.
 
 It finds what a machine without a GPU never shows: tensors of two devices in one operation, arrays
-made of what was not brought to the CPU, and float64, which MPS does not have.
+made of what was not brought to the CPU, and float64, which MPS and some of Intel's do not have.
 """
 
 from __future__ import annotations
 
+import itertools
 from collections.abc import Callable, Iterable, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, nullcontext
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
 import torch
+from lightning_fabric.accelerators.cuda import CUDAAccelerator
 from lightning_fabric.accelerators.mps import MPSAccelerator
 from torch.overrides import TorchFunctionMode
 from torch.utils._pytree import tree_leaves
+
+from tests.helpers.pretended_streams import Streams
 
 Tensor = torch.Tensor
 _WIDE = (torch.float64, torch.complex128)
@@ -30,12 +35,14 @@ class PretendedDevice(TorchFunctionMode):
     take part in its operations, as with real devices, and so may indices.
 
     Args:
-        kind: `mps` or `cuda`.
+        kind: `mps`, `cuda` or `xpu`.
+        place: which of several.
     """
 
-    def __init__(self, kind: str) -> None:
+    def __init__(self, kind: str, place: int = 0) -> None:
         super().__init__()
-        self.device = torch.device(kind, 0)
+        self.device = torch.device(kind, place)
+        self.streams = Streams()
 
     def has(self, tensor: Tensor) -> bool:
         """Whether a tensor is on this device."""
@@ -55,6 +62,8 @@ class PretendedDevice(TorchFunctionMode):
         name = func.__name__
         if name in ("to", "cpu", "cuda", "mps", "pin_memory"):
             return self._moved(name, *args, **named)
+        if name == "is_pinned":
+            return self.streams.is_locked(*args)
         given = [each for each in tree_leaves((args, named)) if isinstance(each, Tensor)]
         here = [self.has(each) for each in given]
         if name in ("numpy", "__array__", "__dlpack__") and here[0]:
@@ -77,7 +86,7 @@ class PretendedDevice(TorchFunctionMode):
         match func.__self__.__name__:
             case "device":
                 return self.device
-            case "is_mps" | "is_cuda" | "is_cpu" as name:
+            case "is_mps" | "is_cuda" | "is_xpu" | "is_cpu" as name:
                 return name == f"is_{self.device.type}"
         return self._marked(found, [tensor])
 
@@ -86,6 +95,8 @@ class PretendedDevice(TorchFunctionMode):
             values = [given[0], *given[1:][-1:]] if name == "__setitem__" else given[:1]
             given, here = values, [self.has(each) for each in values]
         others = [each for each, on in zip(given, here, strict=True) if not on and each.ndim]
+        for each in itertools.compress(given, here):
+            self.streams.check_use(each)
         if any(here) and others:
             raise RuntimeError(
                 f"{name}: expected all tensors to be on the same device, found {self.device} and "
@@ -93,7 +104,11 @@ class PretendedDevice(TorchFunctionMode):
             )
 
     def _moved(self, name: str, tensor: Tensor, *args: Any, **named: Any) -> Tensor:
+        if name == "pin_memory" and self.streams.is_locked(tensor):
+            return tensor
         before = self.has(tensor)
+        if before:
+            self.streams.check_use(tensor)
         after, dtype, memory = before, None, named.get("memory_format", torch.preserve_format)
         if name != "to":
             after = name == self.device.type or (name == "pin_memory" and before)
@@ -106,6 +121,13 @@ class PretendedDevice(TorchFunctionMode):
                 after = torch.device(each).type == self.device.type
         copy = named.get("copy", False) or after != before or name == "pin_memory"
         found = tensor.to(dtype=dtype or tensor.dtype, memory_format=memory, copy=copy)
+        if name == "pin_memory":
+            found.untyped_storage().locked = True
+        waits = self.device.type != "cuda" or not named.get("non_blocking", False)
+        if before and not after:
+            return self.streams.fetch(found, waits=waits)
+        if after and not before:
+            self.streams.send(tensor, found, waits=waits)
         return self._marked(found, []) if after else found
 
     def _marked(self, found: Any, given: list[Tensor]) -> Any:
@@ -118,8 +140,8 @@ class PretendedDevice(TorchFunctionMode):
                 storage = each.untyped_storage()
                 if storage.data_ptr() not in old or not storage.data_ptr():
                     storage.pretended = True
-                if each.dtype in _WIDE and self.device.type == "mps" and self.has(each):
-                    raise TypeError("MPS has no float64: convert on the CPU")
+                if each.dtype in _WIDE and self.device.type in ("mps", "xpu") and self.has(each):
+                    raise TypeError(f"{self.device.type} has no float64: convert on the CPU")
         return found
 
 
@@ -130,16 +152,44 @@ class _Generator(torch.Generator):
         return super().__new__(cls)
 
 
+PROPERTIES = SimpleNamespace(total_memory=2**33, has_fp64=False)
+
+
 @contextmanager
-def pretended(kind: str) -> Iterator[torch.device]:
-    """Pretend that this machine has a device, which is given to the block."""
-    mode = PretendedDevice(kind)
+def pretended(kind: str, place: int = 0) -> Iterator[torch.device]:
+    """Pretend that this machine has a device, which is given to the block and known by its name."""
+    with pretended_mode(kind, place) as mode:
+        yield mode.device
+
+
+@contextmanager
+def pretended_mode(kind: str, place: int = 0) -> Iterator[PretendedDevice]:
+    """The same, with what is known of its copies."""
+    mode, module = PretendedDevice(kind, place), torch.get_device_module(kind)
+    functions: dict[str, Callable[..., Any]] = {
+        "is_available": lambda: True,
+        "device_count": lambda: place + 1,
+        "device": lambda _: nullcontext(),
+        "set_device": lambda _: None,
+        "get_device_name": lambda _: f"pretended {kind}",
+        "get_device_properties": lambda _: PROPERTIES,
+        "get_device_capability": lambda _: (8, 0),
+        "mem_get_info": lambda _: (2**32, 2**33),
+        "manual_seed": lambda _: None,
+        "get_rng_state": lambda *_: None,
+        "set_rng_state": lambda *_: None,
+    }
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(torch, "Generator", _Generator)
+        for name, function in functions.items():
+            if hasattr(module, name):
+                patch.setattr(module, name, function)
         patch.setattr(torch.backends.mps, "is_available", lambda: kind == "mps")
-        for name in ("manual_seed", "set_rng_state"):
-            patch.setattr(torch.mps, name, lambda _: None)
-        patch.setattr(torch.mps, "get_rng_state", lambda: None)
-        patch.setattr(MPSAccelerator, "is_available", staticmethod(lambda: kind == "mps"))
+        for name, pretends in mode.streams.patches().items() if kind == "cuda" else ():
+            patch.setattr(torch.cuda, name, pretends)
+        record = mode.streams.record
+        patch.setattr(torch.Tensor, "record_stream", lambda tensor, on: record(tensor, on))
+        for accelerator, its in ((MPSAccelerator, "mps"), (CUDAAccelerator, "cuda")):
+            patch.setattr(accelerator, "is_available", staticmethod(lambda its=its: kind == its))
         with mode:
-            yield mode.device
+            yield mode

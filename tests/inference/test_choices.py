@@ -12,9 +12,9 @@ from hypothesis import strategies as st
 from timm.data.real_labels import RealLabelsImagenet
 
 from fairweather.errors import InputError
+from fairweather.inference.choices import choose_classes
 from fairweather.inference.prediction import (
     Predictor,
-    choose_classes,
     make_predictions,
     predict_batches,
 )

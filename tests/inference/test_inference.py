@@ -122,8 +122,8 @@ def test_each_shift_is_a_step_that_leaves_one_file(model, toy_images, tmp_path):
     ("call", "words"),
     [
         (lambda m, i: predict(m, i[:0]), "at least one image"),
-        (lambda m, i: predict(m, i, precision="fp16"), "precision 'fp16'.*bf16, fp32, tf32"),
-        (lambda m, i: predict(m, i, device="gpu"), "device 'gpu'.*auto, cpu, cuda, mps"),
+        (lambda m, i: predict(m, i, precision="fp8"), "precision 'fp8'.*bf16, fp16, fp32, tf32"),
+        (lambda m, i: predict(m, i, device="gpu"), "device 'gpu'.*auto, cpu, cuda, mps, xpu"),
         (
             lambda m, i: predict(load_model(TINY_RESNET, classes=4, weights="none"), i),
             "4 outputs.* 3 classes",

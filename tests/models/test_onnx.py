@@ -593,11 +593,12 @@ def test_what_runs_on_the_cpu_instead_is_told(device, there, exported, monkeypat
     assert sessions._session(torch.device(device)) is first  # it is told once
 
 
-def test_bf16_is_refused(toy_images, tmp_path):
+@pytest.mark.parametrize("precision", ["bf16", "fp16"])
+def test_16_bits_are_refused(precision, toy_images, tmp_path):
     file = export(network(outputs=3), tmp_path / "three.onnx")
     data = fw.Dataset("toy", None, None, toy_images, (0.5,) * 3, (0.3,) * 3)
-    with pytest.raises(InputError, match="precision bf16 is for PyTorch models"):
-        fw.evaluate(f"onnx:{file}", data, "brightness_factor: [0.5]", precision="bf16")
+    with pytest.raises(InputError, match=f"precision {precision} is for PyTorch models"):
+        fw.evaluate(f"onnx:{file}", data, "brightness_factor: [0.5]", precision=precision)
 
 
 def test_memory_that_runs_out_is_told_apart_from_images_that_do_not_fit(exported, monkeypatch):

@@ -12,6 +12,8 @@ import torch
 from torch import nn
 
 import fairweather as fw
+from fairweather.inference.prediction import Predictor, predict_shared
+from fairweather.inference.stopwatch import Stopwatch
 from fairweather.judge.comparison import compare_runs
 from fairweather.metrics.collapse import Collapse
 from fairweather.report.adaptation import (
@@ -20,14 +22,15 @@ from fairweather.report.adaptation import (
     describe_adaptation,
     draw_streams,
     read_streams,
+    sum_costs,
     summarise_adaptation,
 )
 from fairweather.report.contents import read_contents
 from fairweather.requests.inputs import note_streams
 from fairweather.steps.score_rows import drop_adapting
-from fairweather.types.measurement import Images
+from fairweather.types.measurement import Images, Shift
 from fairweather.variants.adaptation.networks import AdaptedNetwork
-from fairweather.variants.variant import VARIANTS, Adapting, read_variants
+from fairweather.variants.variant import VARIANTS, Adapting, read_variant, read_variants
 from tests.conftest import figures_left_out
 
 WHERE = "tests.report.test_adaptation:Stuck"
@@ -58,10 +61,10 @@ class Stuck(Adapting):
 # What is said of methods that hardly adapt.
 WORDS = {
     "eata: {batch_size: 40, orders: 2, fisher_weight: 0, redundancy: 1.0e-9, margin: 9}": [
-        "only 2 of 20 batches changed the network on clean images."
+        "learned from 2 of its 20 batches on clean images."
     ],
     "sar: {batch_size: 40, orders: 2, margin: 9, reset_below: 9}": [
-        "came back to the model after 20 of 20 batches on clean images."
+        "went back to the model after 20 of 20 batches on clean images."
     ],
     "tent: {batch_size: 40, orders: 2}": [],
 }
@@ -169,14 +172,14 @@ def test_the_section_names_the_stream_and_the_image_of_a_collapse(run):
     assert same.all()
     said = " ".join(describe_adaptation(contents)).replace("\N{NO-BREAK SPACE}", " ")
     assert f"{STREAMS} of {STREAMS} streams collapse" in said
-    assert f"none of {STREAMS} streams collapsed" in said
-    assert "adapting loses" in said
-    assert "no change of accuracy was shown" in said
+    assert f"No stream of {contents.titles[healthy]} collapsed" in said
+    assert "lowers accuracy" in said
     place = every[stuck].collapses[0].place + 1
     table = pd.read_csv(run.folder.file("tables/adaptation_streams.csv"))
     rows = table[(table["model"] == stuck) & (table["shift"] == "clean")]
     assert rows["first image"].item() == place
-    assert (rows["collapsed"].item(), rows["forward"].item()) == (STREAMS, 1)
+    assert (rows["collapsed"].item(), rows["class"].item()) == (STREAMS, "a")
+    assert f"From image {place} on, stream 1 answers “a”." in said
     page = run.folder.file("report.html").read_text()
     assert "Adapting at test time" in page
     assert f"stream 1, image {place}" in page
@@ -216,11 +219,11 @@ def test_hardly_adapting_and_coming_back_is_said(images, tmp_path):
                 device="cpu",
                 progress=False,
             )
-        said = [
-            text for text in describe_adaptation(read_contents(run.folder)) if "batches" in text
-        ]
-        assert [text.partition(": ")[2] for text in said] == words
-        table = pd.read_csv(run.folder.file("tables/adaptation_streams.csv"))
+        contents = read_contents(run.folder)
+        title = contents.titles[list(contents.titles)[1]]
+        said = [text for text in describe_adaptation(contents) if " batches " in text]
+        assert [text.removeprefix(f"{title} ") for text in said] == words
+        table = pd.read_csv(run.folder.file("tables/adaptation_costs.csv"))
         assert table["batches"].item() == 20
 
 
@@ -309,7 +312,7 @@ def make_streams(right, plain, collapses, remark="", cell="clean"):
 
 
 def describe_streams(*streams):
-    contents = SimpleNamespace(titles={"a+tent": "TENT"}, cells={}, sweeps=())
+    contents = SimpleNamespace(titles={"a+tent": "TENT"}, cells={}, classes=("cat", "dog"))
     return list(_describe_collapses(streams, contents))
 
 
@@ -320,19 +323,68 @@ def test_what_cannot_collapse_is_not_said_to_have_survived():
     assert describe_streams(make_streams(right, right, None, remark)) == [f"TENT: {remark}"]
     assert describe_streams(make_streams(right[:1], right[:1], [None])) == []
     (said,) = describe_streams(make_streams(right, right, [None] * 5))
-    assert said.startswith("TENT: none of 5 streams collapsed")
+    assert said.startswith("No stream of TENT collapsed in any cell. With 5 streams,")
 
 
-def test_a_large_fall_without_a_collapse_says_what_a_collapse_is():
+def test_a_large_fall_without_a_collapse_is_said():
     right, plain = [[0.0] * 60 + [1.0] * 40] * 5, [[1.0] * 100] * 5
     (said,) = describe_streams(make_streams(right, plain, [None] * 5))
-    assert said == (
-        "TENT: no collapse on clean images, which is one class where the plain network gives "
-        "several."
-    )
+    assert said == "TENT loses 60 points on clean images. No stream collapsed to one class there."
     sign = Collapse("one class", 9, 0)
     (said,) = describe_streams(make_streams(right[:1], plain[:1], [sign]))
-    assert said.startswith("TENT: its stream collapses on clean images. Stream 1 begins at image")
+    assert said == (
+        "TENT: its stream collapses on clean images. From image 10 on, stream 1 answers “cat”."
+    )
+    sure = Collapse("certain", 9, 0)
+    (said,) = describe_streams(make_streams(right, plain, [sure, *[None] * 4]))
+    assert said.endswith("From image 10 on, stream 1 is sure of wrong answers.")
+
+
+def test_costs_are_those_of_the_records(run):
+    """Images a second of the network alone, over all cells, from the records of the steps."""
+    table = pd.read_csv(run.folder.file("tables/adaptation_costs.csv")).set_index("model")
+    assert len(table) == 2
+    cells = [cell.id for cell in run.folder.record.cells()]
+
+    def read_speed(model, images):
+        files = [run.folder.predictions(model, 0, cell) for cell in ("clean", *cells)]
+        steps = [run.folder.step(file.removesuffix(".parquet")) for file in files]
+        return len(files) * images / sum(step.network_seconds for step in steps)
+
+    for model, row in table.iterrows():
+        speed, plain = read_speed(model, STREAMS * IMAGES), read_speed(drop_adapting(model), IMAGES)
+        assert row["speed"] == pytest.approx(speed)
+        assert row["plain speed"] == pytest.approx(plain)
+        assert row["times plain"] == pytest.approx(plain / speed)
+        assert row["forward"] == 1
+    # Runs of earlier versions have no such times.
+    (streams, *_) = read_streams(read_contents(run.folder))
+    forward, *_, speed, plain, times = sum_costs([streams._replace(seconds=None)])
+    assert forward == 1
+    assert np.isnan([speed, plain, times]).all()
+    assert sum_costs([streams._replace(passes=None)]) is None
+
+
+def test_the_clock_counts_the_network_alone(images, monkeypatch):
+    """Each forward pass takes a second, and shifting a batch takes an hour."""
+    now = 0.0
+
+    def later(seconds):
+        nonlocal now
+        now += seconds
+
+    monkeypatch.setattr("time.perf_counter", lambda: now)
+    network = nn.Sequential(nn.BatchNorm2d(3), Quadrants())
+    network[1].register_forward_hook(lambda *_: later(1))
+    slow = Shift("slow", 1.0, {}, lambda pixels, keys, seed: later(3600) or pixels.clone())
+    variants = [None, "batchnorm", "views: {views: five_crop}", "tent: {batch_size: 40, steps: 2}"]
+    predictors = [
+        Predictor(network, adapting=text and read_variant(text), clock=Stopwatch())
+        for text in variants
+    ]
+    predict_shared(predictors, images, slow, batch_size=100, device=torch.device("cpu"))
+    assert now > 3600
+    assert [predictor.clock.seconds for predictor in predictors] == [4, 4, 4 * 5, 5 * 10 * 2]
 
 
 def test_a_note_is_printed_for_a_stream_of_one_batch(images):

@@ -102,6 +102,7 @@ def cases(folder):
         "batch_size": Case(8, STEPS),
         "precision": Case("bf16", STEPS),
         "cudnn_benchmark": Case(True, STEPS),
+        "compile": Case(True, STEPS),
         "bootstrap": Case(200, STEPS),
         "shift_seed": Case(1, STEPS),
         "threads": Case(2, STEPS),
@@ -110,7 +111,6 @@ def cases(folder):
         "jobs": Case(2, WORKER),
         "shift_processes": Case(1, WORKER),
         "models_in_memory": Case(1, WORKER),
-        "devices": Case(2, WORKER),
         "partition": Case("gpu", WORKER),
         "gpus": Case("1", WORKER),
         "time": Case("90", WORKER),
@@ -127,7 +127,6 @@ WORDS = {
     "mean": ("normalis",),
     "device": ("cuda",),
     "jobs": ("cores",),
-    "devices": ("cores",),
     "executor": ("Ray", "ray"),
     "outputs": ("probabilities",),
     "variants": ("temperature",),
@@ -539,7 +538,7 @@ def test_predict_ignores_no_option(place):
         "seed": {"seed": 1, "shift": noise},
         "temperature": 2.0,
     }
-    told = ("cudnn_benchmark", "when_halved", "progress")
+    told = ("cudnn_benchmark", "compile", "when_halved", "progress")
     assert not unread(fw.predict, base, values, told)
 
 

@@ -14,8 +14,6 @@ from fairweather import progress as display
 from fairweather.errors import InputError
 from fairweather.models.wrappers import Classifier
 from fairweather.progress import Event
-from fairweather.workers import executors
-from fairweather.workers.options import Sharing
 from tests.conftest import COLOURS, keep_lines
 from tests.helpers.commands import fairweather
 
@@ -450,11 +448,3 @@ def test_what_is_shown_in_a_program_does_not_change_what_it_prints(toy_images, c
 def test_processes_that_share_an_evaluation_need_its_folder(asked):
     with pytest.raises(InputError, match="needs out, the run folder that all workers share"):
         fw.evaluate("timm:test_resnet", "mnist5k", weights="none", **asked)
-
-
-def test_devices_of_an_evaluation_are_all_of_a_kind(monkeypatch):
-    monkeypatch.setattr(executors, "resolve_device", torch.device)
-    with pytest.raises(InputError, match="devices are all of cuda, or processes of cpu"):
-        executors.choose_device(
-            Sharing(devices=2), "cuda:1", threads=1, precision="fp32", written=""
-        )

@@ -26,7 +26,13 @@ from fairweather.requests.study.run import make_study_inputs
 from fairweather.requests.study.schema import check_study, load_study
 from fairweather.runs.folder import RunFolder, write_atomically
 from fairweather.steps.measurement import DataFacts
-from fairweather.steps.plan import DATA, LIBRARY_VERSIONS, VERSIONS, step_fingerprint
+from fairweather.steps.plan import (
+    DATA,
+    LIBRARY_VERSIONS,
+    SHIFT_VERSIONS,
+    VERSIONS,
+    step_fingerprint,
+)
 from fairweather.steps.sweeps import describe_shifts
 from fairweather.types.options import Preparation
 from tests.conftest import COLOURS, TINY_EFFICIENTNET, TINY_RESNET, picture, write_pictures
@@ -860,6 +866,17 @@ def test_other_libraries_make_other_shifted_images_and_no_other_clean_ones(monke
     monkeypatch.setitem(LIBRARY_VERSIONS, "opencv", "another")
     assert planned(CELL, **shifts) != before[0]
     assert planned(clean, **shifts) == before[1]
+
+
+def test_the_version_of_a_shift_is_in_the_fingerprints_of_its_images_only(monkeypatch):
+    shifts = {"shifts": [{"gaussian_blur": [1]}]}
+    names = CELL, "samples", "predictions/a/seed-0/test/clean"
+    before = [planned(name, **shifts) for name in names]
+    monkeypatch.setitem(SHIFT_VERSIONS, "gamma", 2)
+    assert [planned(name, **shifts) for name in names] == before
+    monkeypatch.setitem(SHIFT_VERSIONS, "gaussian_blur", 2)
+    after = [planned(name, **shifts) for name in names]
+    assert [new == old for new, old in zip(after, before, strict=True)] == [False, False, True]
 
 
 @pytest.mark.parametrize("name", ["models/a/seed-0", CELL, "scores", "samples", "report"])

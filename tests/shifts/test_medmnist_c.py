@@ -390,3 +390,9 @@ def test_bad_input_gets_one_clear_sentence(call, words):
     with pytest.raises(InputError, match=words) as caught:
         call()
     assert "\n" not in str(caught.value)
+
+
+def test_white_stays_white_where_the_taps_of_a_disk_sum_to_more_than_one():
+    shift = make_shift("medmnist_c/defocus_blur", severity=5, dataset="dermamnist")
+    white = torch.full((1, 3, 224, 224), 255, dtype=torch.uint8)
+    assert torch.equal(shift(white, torch.arange(1), 0), white)

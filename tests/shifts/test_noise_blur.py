@@ -6,8 +6,8 @@ import numpy as np
 import pytest
 from scipy import stats
 
-from fairweather.shifts.imagenet_c import noise
-from fairweather.shifts.imagenet_c.blur import disk, motion_filter
+from fairweather.shifts.imagenet_c import blur, noise
+from fairweather.shifts.imagenet_c.blur import convolve, disk, draw_offsets, motion_filter
 from fairweather.shifts.imagenet_c.corruptions import CORRUPTIONS, published_constants
 from tests import golden
 from tests.golden import measure
@@ -26,10 +26,22 @@ class Published:
         self.legacy = np.random.RandomState(seed)
         self.uniform = self.legacy.uniform
 
-    def integers(self, low, high, size, dtype):
+    def offsets(self, reach, shape):
         """For glass_blur, which goes from the lower right to the upper left: right, then down."""
-        drawn = self.legacy.randint(low, high, size=(*size[1:], 2))[::-1, ::-1]
-        return np.stack([drawn[..., 1], drawn[..., 0]]).astype(dtype)
+        passes, _, *size = shape
+        drawn = self.legacy.randint(-reach, reach, size=(passes, *size, 2))[:, ::-1, ::-1]
+        return np.stack([drawn[..., 1], drawn[..., 0]], axis=1).astype(np.int8)
+
+
+@pytest.fixture(autouse=True)
+def published_offsets(monkeypatch):
+    def draw(generator, reach, shape):
+        published = isinstance(generator, Published)
+        return (
+            generator.offsets(reach, shape) if published else draw_offsets(generator, reach, shape)
+        )
+
+    monkeypatch.setattr(blur, "draw_offsets", draw)
 
 
 def ours(name, image, severity, size, generator=None):
@@ -116,6 +128,32 @@ def test_glass_equals_the_walk_pixel_by_pixel(shape, reach, passes):
     parameters = {"sigma": 0.7, "reach": reach, "passes": passes}
     made = CORRUPTIONS["glass_blur"].function(images, iter([Published(5)]), **parameters)
     assert_agrees(made[0].transpose(1, 2, 0), expected)
+
+
+@pytest.mark.parametrize("size", [(4, 4), (3, 5), (7, 9)])
+@pytest.mark.parametrize("reach", range(1, 16))
+def test_offsets_are_those_that_numpy_draws_pass_by_pass(reach, size):
+    drawn = draw_offsets(np.random.Generator(np.random.SFC64(3)), reach, (3, 2, *size))
+    generator = np.random.Generator(np.random.SFC64(3))
+    for offsets in drawn:
+        expected = generator.integers(-reach, reach, size=(2, *size), dtype=np.int8)
+        assert np.array_equal(offsets, expected)
+
+
+@pytest.mark.parametrize("radius", [6, 10])
+@pytest.mark.parametrize("shape", [(8, 8), (9, 31), (40, 23)])
+def test_waves_equal_the_sum_over_the_taps(shape, radius):
+    """Within one grey level, which the cut to 8 bits can add to a rounding error."""
+    images = np.random.default_rng(4).integers(256, size=(2, 3, *shape), dtype=np.uint8)
+    kernel = disk(radius, 0.5).astype(float)
+    reach = len(kernel) // 2
+    padded = np.pad(images, ((0, 0), (0, 0), (reach, reach), (reach, reach)), mode="reflect")
+    views = np.lib.stride_tricks.sliding_window_view(padded, kernel.shape, axis=(2, 3))
+    expected = np.minimum(np.einsum("bcyxij,ij->bcyx", views, kernel), 255)
+    made = convolve(images, kernel.astype(np.float32))
+    # A thousandth of a level is added on purpose, and float32 errs by less than that.
+    assert (made >= np.floor(expected)).all()
+    assert (made <= expected + 2e-3).all()
 
 
 @pytest.mark.parametrize("severity", range(1, 6))

@@ -43,8 +43,14 @@ class Replayed:
         self.state = np.random.RandomState(seed)
         self.shape = shape
 
-    def random(self, size, dtype):
-        return self.state.random_sample(size).astype(dtype)
+    @property
+    def bit_generator(self):
+        return self
+
+    def random_raw(self, count):
+        """Numbers from 0 to 1, each as the upper 24 of 32 bits."""
+        numbers = (self.state.random_sample(2 * count) * 2**24).astype(np.uint32)
+        return (numbers << np.uint32(8)).view(np.uint64)
 
     def uniform(self, low, high, size=None):
         return self.state.uniform(low, high, size)

@@ -5,12 +5,9 @@
 
 import copy
 import os
-import runpy
 import signal
-import subprocess
 import sys
 from dataclasses import dataclass, field
-from types import SimpleNamespace
 from typing import ClassVar
 
 import numpy as np
@@ -43,11 +40,12 @@ from fairweather.variants.variant import (
 )
 from tests.conftest import TINY_RESNET
 from tests.helpers.forking import Program
+from tests.helpers.own_variant import OwnVariant
 from tests.helpers.same_bytes import same
 
 pytestmark = pytest.mark.usefixtures("undrawn")
 
-WHERE = "tests.variants.test_adapting:EntropyMinimisation"
+OWN = OwnVariant("minimise", "tests.variants.test_adapting:EntropyMinimisation")
 
 
 @dataclass(frozen=True)
@@ -93,30 +91,12 @@ class EntropyMinimisation(Adapting):
 
 @pytest.fixture(autouse=True)
 def _registered(monkeypatch):
-    monkeypatch.setitem(VARIANTS, "minimise", WHERE)
-
-
-def begin(module):
-    """Begin a module of the package in a process that knows the variant too."""
-    VARIANTS["minimise"] = WHERE
-    sys.modules.pop(module, None)
-    runpy.run_module(module, run_name="__main__", alter_sys=True)
-
-
-@pytest.fixture
-def jobs_know_it(monkeypatch):
-    def popen(command, **options):
-        _, _, _, module, *arguments = command
-        code = f"from tests.variants.test_adapting import begin; begin({module!r})"
-        return Program([sys.executable, "-c", code, *arguments], **options)
-
-    instead = SimpleNamespace(Popen=popen, PIPE=subprocess.PIPE)
-    monkeypatch.setattr("fairweather.processes.subprocess", instead)
+    OWN.register(monkeypatch)
 
 
 STUDY = {
     "name": "adapting",
-    "shifts": [{"brightness_factor": [0.6]}, {"fgsm": [0.02]}],
+    "shifts": [{"brightness_factor": [0.6, 1.4]}, {"fgsm": [0.02]}],
     "variants": [
         {"minimise": {"optimiser": "sgd", "learning_rate": 0.5}},
         {"temperature": {"of": "minimise"}},
@@ -132,6 +112,7 @@ STUDY = {
     },
 }
 CONTINUAL = "basic+tent-batch_size20-orders2-continual"
+AFTERWARDS = "clean_after/all"
 NAMES = [
     "basic",
     "basic+minimise-sgd",
@@ -149,7 +130,7 @@ def study_of(folder, **changes):
 @pytest.fixture(scope="module")
 def run(colour_folder, tmp_path_factory):
     with pytest.MonkeyPatch.context() as patch:
-        patch.setitem(VARIANTS, "minimise", WHERE)
+        OWN.register(patch)
         out = tmp_path_factory.mktemp("adapting") / "run"
         return fw.run(study_of(colour_folder), out=out, device="cpu")
 
@@ -164,6 +145,7 @@ def test_it_is_a_row_beside_its_model_on_images_that_are_not_attacked(run, draw)
     adapted = {name for name in NAMES if "fgsm" not in cells[name]}
     assert adapted == set(NAMES[1:])
     assert all("brightness_factor" in cells[name] for name in NAMES)
+    assert {name for name in NAMES if AFTERWARDS in cells[name]} == {CONTINUAL}
     assert run.record.settings.variants[0] == (
         'minimise: {"optimiser": "sgd", "learning_rate": 0.5}'
     )
@@ -207,15 +189,15 @@ def test_each_cell_begins_anew_and_each_batch_follows_the_one_before(run, shift,
         assert np.abs(found[batch] - expected[batch]).max() < moved / 20
 
 
-@pytest.mark.usefixtures("jobs_know_it")
-def test_two_jobs_write_the_same_bytes(run, colour_folder, tmp_path):
+def test_two_jobs_write_the_same_bytes(run, colour_folder, tmp_path, monkeypatch):
+    OWN.tell_jobs(monkeypatch)
     again = fw.run(study_of(colour_folder), out=tmp_path / "run", device="cpu", jobs=2)
     same(run.path, again.path)
 
 
 def killed(folder, out, cells):
     """Run the study in a process that is killed after so many cells of the variant."""
-    VARIANTS["minimise"] = WHERE
+    VARIANTS.update([OWN])
     predict, done = predicting.predict_shared, []
 
     def dying(readers, *arguments, **options):
@@ -246,7 +228,7 @@ def test_killed_between_cells_it_goes_on_and_writes_the_same_bytes(run, colour_f
 
 def killed_in_a_stream(folder, out, batches):
     """Run the study in a process that is killed after so many batches of TENT."""
-    VARIANTS["minimise"] = WHERE
+    VARIANTS.update([OWN])
     predict, count = Tent.predict, []
 
     def dying(self, adapted, images):
@@ -261,32 +243,55 @@ def killed_in_a_stream(folder, out, batches):
 
 @pytest.mark.usefixtures("forking")
 def test_killed_in_a_stream_it_begins_the_cell_again(run, colour_folder, tmp_path):
-    """The first cell has validation images in 2 batches of TENT, the next ones 3 in each stream."""
+    """Validation images are 2 batches of TENT; clean images and each shift are 3 in a stream."""
     out = tmp_path / "run"
-    call = f"killed_in_a_stream({str(colour_folder)!r}, {str(out)!r}, {2 + 6 + 4})"
+    call = f"killed_in_a_stream({str(colour_folder)!r}, {str(out)!r}, {2 + 6 + 6 + 4})"
     code = f"from tests.variants.test_adapting import killed_in_a_stream; {call}"
     assert Program([sys.executable, "-c", code]).wait() == -signal.SIGKILL
     states = sorted(path.name for path in out.glob(f"adapted/{CONTINUAL}/seed-0/*"))
-    assert states == ["clean.safetensors"]
+    assert states == ["brightness_factor,factor=0.6.safetensors"]
     again = fw.run(study_of(colour_folder), out=out, device="cpu")
     same(run.path, again.path)
 
 
-def test_a_continual_network_goes_on_from_one_cell_to_the_next(run, colour_folder):
-    """Its last cell is what a network answers that has seen all of them in one stream."""
+def test_a_continual_network_goes_from_shift_to_shift_and_then_sees_clean_images(
+    run, colour_folder
+):
+    """Its cells are what a network answers that sees all of them in one stream; before, a new one
+    sees the clean images.
+    """
     network = fw.load_model(f"run:{run.path}/models/basic/seed-0")
     images = fw.load_data(f"folder:{colour_folder}", size=8).test
-    shifts = [make_shift("clean"), make_shift("brightness_factor", factor=0.6)]
-    rows = run.folder.read_streams(predictions_file(CONTINUAL, 0, shifts[1].id))
+    clean, *shifts = [
+        make_shift("clean"),
+        *(make_shift("brightness_factor", factor=factor) for factor in (0.6, 1.4)),
+    ]
+    chain = {**{shift.id: shift for shift in shifts}, AFTERWARDS: clean}
     variant = read_variant(STUDY["variants"][-1])
     for number, places in enumerate(variant.draw_streams(images.labels.numpy())):
-        adapted = variant.adapt(network, number).eval()
-        for shift in shifts:
-            pixels, logits = shift(images.images, images.keys), np.empty((60, 3), np.float32)
-            for part in np.array_split(places, 3):
-                logits[part] = adapted(pixels[part].float() / 255)
-        own = rows.logits[rows.stream == number]
-        np.testing.assert_allclose(own, logits, rtol=1e-2, atol=1e-2)
+        for cells in ({"clean": clean}, chain):
+            adapted = variant.adapt(network, number).eval()
+            for name, shift in cells.items():
+                pixels, logits = shift(images.images, images.keys), np.empty((60, 3), np.float32)
+                for part in np.array_split(places, 3):
+                    logits[part] = adapted(pixels[part].float() / 255)
+                rows = run.folder.read_streams(predictions_file(CONTINUAL, 0, name))
+                own = rows.logits[rows.stream == number]
+                np.testing.assert_allclose(own, logits, rtol=1e-2, atol=1e-2)
+
+
+def test_clean_images_afterwards_are_compared_with_the_plain_network(run):
+    rows = run.scores.set_index(["model", "shift", "metric"]).sort_index()
+    after = rows.loc[(CONTINUAL, AFTERWARDS)]
+    plain = rows.loc[("basic", "clean", "accuracy"), "value"].item()
+    change = after.loc["accuracy_change/adapted"]
+    assert change["value"].item() == pytest.approx(after.loc["accuracy", "value"].item() - plain)
+    assert change["low"].item() <= change["value"].item() <= change["high"].item()
+    assert set(after["level"]) == {"none"}
+    for metric in ("accuracy", "negative_log_likelihood"):
+        mean = rows.loc[(CONTINUAL, "all", metric)].set_index("level").loc["mean", "value"]
+        levels = rows.loc[(CONTINUAL, "brightness_factor", metric)].set_index("level")["value"]
+        assert mean == pytest.approx((levels["0.6"] + levels["1.4"]) / 2)
 
 
 # ---------------------------------------------------------------- an evaluation, and composition
@@ -314,14 +319,13 @@ def bright(n, classes, seed):
     return Images(pixels, labels, torch.arange(n), tuple(map(str, range(classes))))
 
 
-def evaluated(classes, out, **options):
+def evaluated(classes, out, shifts=("brightness_factor: [0.9]", "fgsm,epsilon=0.02"), **options):
     n = max(80, 2 * classes)
     data = fw.Dataset(
         "bright", None, bright(n, classes, 0), bright(n, classes, 1), (0.5,) * 3, (0.2,) * 3
     )
     options = {"bootstrap": 100, "device": "cpu", "batch_size": 32} | options
-    shifts = ["brightness_factor: [0.9]", "fgsm,epsilon=0.02"]
-    return fw.evaluate(Brightness(classes), data, shifts, out=out, **options)
+    return fw.evaluate(Brightness(classes), data, [*shifts], out=out, **options)
 
 
 SETS = "conformal: {coverage: 0.5, of: batchnorm}"
@@ -345,6 +349,20 @@ def test_an_evaluation_has_it_and_what_is_fitted_on_it(tmp_path):
         np.testing.assert_array_equal(scaled.nll, expected.nll)
     assert read(run, f"{name}+batchnorm+conformal-lac-0.5").set_size is not None
     assert "conformal_coverage" in set(run.scores["metric"])
+
+
+def test_a_gradual_network_sees_clean_images_after_each_shift(tmp_path):
+    tent = "tent: {cells: gradual, orders: 1}"
+    fitted = {"temperature": {"of": tent}}
+    shifts = ["brightness_factor: [0.9, 0.7]", "gamma: [1.5]"]
+    run = evaluated(4, tmp_path / "run", variants=[tent, fitted], shifts=shifts)
+    rows = run.scores[run.scores["metric"] == "accuracy"]
+    after = {"clean_after/brightness_factor", "clean_after/gamma"}
+    for model, own in rows.groupby("model"):
+        assert {s for s in own["shift"] if s.startswith("clean_after/")} == (
+            after if "tent" in model else set()
+        ), model
+    assert not list(run.path.glob("adapted/*/*/clean*"))
 
 
 def test_beyond_100_classes_the_adapted_network_predicts_again(tmp_path):

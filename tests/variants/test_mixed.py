@@ -4,12 +4,9 @@
 """
 
 import os
-import runpy
 import signal
-import subprocess
 import sys
 from dataclasses import dataclass, field
-from types import SimpleNamespace
 from typing import ClassVar
 
 import numpy as np
@@ -25,11 +22,12 @@ from fairweather.variants.adaptation.networks import AdaptedNetwork
 from fairweather.variants.variant import VARIANTS, Adapting, read_variant
 from tests.conftest import TINY_RESNET
 from tests.helpers.forking import Program
+from tests.helpers.own_variant import OwnVariant
 from tests.helpers.same_bytes import same
 
 pytestmark = pytest.mark.usefixtures("undrawn")
 
-WHERE = "tests.variants.test_mixed:Remembering"
+OWN = OwnVariant("remember", "tests.variants.test_mixed:Remembering")
 
 
 @dataclass(frozen=True)
@@ -53,14 +51,7 @@ class Remembering(Adapting):
 
 @pytest.fixture(autouse=True)
 def _registered(monkeypatch):
-    monkeypatch.setitem(VARIANTS, "remember", WHERE)
-
-
-def begin(module):
-    """Begin a module of the package in a process that knows the variant too."""
-    VARIANTS["remember"] = WHERE
-    sys.modules.pop(module, None)
-    runpy.run_module(module, run_name="__main__", alter_sys=True)
+    OWN.register(monkeypatch)
 
 
 BY_CLASS = {"cells": "mixed", "order": "by_class", "batch_size": 40, "order_seed": 3}
@@ -102,7 +93,7 @@ def study_of(folder):
 @pytest.fixture(scope="module")
 def run(colour_folder, tmp_path_factory):
     with pytest.MonkeyPatch.context() as patch:
-        patch.setitem(VARIANTS, "remember", WHERE)
+        OWN.register(patch)
         out = tmp_path_factory.mktemp("mixed") / "run"
         return fw.run(study_of(colour_folder), out=out, device="cpu")
 
@@ -176,20 +167,14 @@ def test_the_title_says_it():
 
 
 def test_two_jobs_write_the_same_bytes(run, colour_folder, tmp_path, monkeypatch):
-    def popen(command, **options):
-        _, _, _, module, *arguments = command
-        code = f"from tests.variants.test_mixed import begin; begin({module!r})"
-        return Program([sys.executable, "-c", code, *arguments], **options)
-
-    instead = SimpleNamespace(Popen=popen, PIPE=subprocess.PIPE)
-    monkeypatch.setattr("fairweather.processes.subprocess", instead)
+    OWN.tell_jobs(monkeypatch)
     again = fw.run(study_of(colour_folder), out=tmp_path / "run", device="cpu", jobs=2)
     same(run.path, again.path)
 
 
 def killed(folder, out):
     """Run the study in a process that is killed in the second mixed stream."""
-    VARIANTS["remember"] = WHERE
+    VARIANTS.update([OWN])
     predict = Remembering.predict
 
     def dying(self, adapted, images):
@@ -217,7 +202,7 @@ def test_a_batch_is_shifted_image_by_image_with_and_without_other_processes(toy_
 
     shifted = torch.cat([shift.change(toy_images, 5) for shift in SHIFTS])
     order = torch.randperm(len(shifted), generator=torch.Generator().manual_seed(0))
-    processes = Shifters(2)
+    processes = Shifters(2, first=2)
     try:
         for shifters in (None, processes):
             mixed = MixedImages(toy_images, SHIFTS, 5, shifters)

@@ -7,7 +7,6 @@ import signal
 import subprocess
 import sys
 import time
-from dataclasses import replace
 from itertools import chain
 from pathlib import Path
 
@@ -29,7 +28,7 @@ from fairweather.workers import executors, jobs
 from fairweather.workers.logs import Failure
 from fairweather.workers.options import Sharing
 from fairweather.workers.schedule import Schedule, StepsOutcome
-from fairweather.workers.work import WorkerSettings
+from fairweather.workers.work import Work, WorkerSettings
 from tests.conftest import TINY_RESNET
 from tests.helpers.forking import Program
 from tests.helpers.killed_job import ENOUGH
@@ -277,17 +276,57 @@ def test_impossible_numbers_are_refused(study, tmp_path, option, value):
         fw.run(study, out=tmp_path / "run", device="cpu", **{option: value})
 
 
-def test_each_device_has_a_process_of_its_own():
-    shared = WorkerSettings(device="cuda", offline=True, workers=3, networks=None, jobs=2)
-    own = executors._divide_devices(Sharing(devices=2), shared)
-    assert own == [replace(shared, device=f"cuda:{place}", jobs=1) for place in (0, 1)]
+@pytest.mark.parametrize(
+    ("device", "jobs", "places", "on_each"),
+    [
+        ("cuda", 4, [0, 1, 3, 0], 2),
+        ("cuda", 3, [0, 1, 3], 1),
+        ("cuda", 2, [0, 1], 1),
+        ("cuda", 1, [None], 1),
+        ("cuda:1", 2, [1, 1], 2),
+        ("cpu", 2, [None, None], 2),
+    ],
+)
+def test_jobs_take_gpus_of_one_model_in_turn(device, jobs, places, on_each, monkeypatch):
+    models = ["A100", "A100", "T4", "A100"]
+    monkeypatch.setattr("torch.cuda.device_count", lambda: len(models))
+    monkeypatch.setattr("torch.cuda.get_device_name", models.__getitem__)
+    monkeypatch.setattr("fairweather.devices.count_cores", lambda: 16)
+    asked, plan = torch.device(device), Plan(data={}, steps=())
+    monkeypatch.setattr(Work, "assign", lambda self, settings: settings)
+    work = Work(path=Path(), plan=plan, record=None, device=asked, offline=True, datasets={})
+    found = executors.assign_jobs(work, Sharing(jobs=jobs), jobs)
+    workers = 0 if device == "cpu" else 16 // jobs - 1
+    assert found == [
+        WorkerSettings(
+            device=asked.type if place is None else f"cuda:{place}",
+            offline=True,
+            workers=workers,
+            networks=None,
+            jobs=on_each,
+        )
+        for place in places
+    ]
+
+
+@pytest.mark.parametrize(("device", "refused"), [("cpu", True), ("cuda", False)])
+def test_a_job_beside_a_gpu_needs_one_core(device, refused, monkeypatch):
+    monkeypatch.setattr("fairweather.devices.count_cores", lambda: 4)
+    monkeypatch.setattr(executors, "resolve_device", torch.device)
+    options = {"threads": 4, "precision": "fp32", "written": ""}
+    if refused:
+        with pytest.raises(InputError, match="2 jobs of 4 threads need 8 cores"):
+            executors.choose_device(Sharing(jobs=2), device, **options)
+    else:
+        assert executors.choose_device(Sharing(jobs=4), device, **options).type == device
+        with pytest.raises(InputError, match="5 jobs of 1 threads need 5 cores"):
+            executors.choose_device(Sharing(jobs=5), device, **options)
 
 
 @pytest.mark.parametrize(
     ("asked", "words"),
     [
         ({"jobs": 2, "worker": True}, "worker and jobs are different ways"),
-        ({"jobs": 2, "devices": 2}, "jobs and devices are different ways"),
         ({"executor": "ray", "devices": 2}, "devices and executor ray are different ways"),
         ({"executor": "local", "gpus": "1"}, "gpus is for the jobs of SLURM"),
         ({"executor": "local://here"}, "unknown executor 'local://here'"),

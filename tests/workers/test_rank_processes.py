@@ -37,6 +37,8 @@ from fairweather.training.selfsupervised.pretraining import NeighbourProbe, pret
 from fairweather.training.selfsupervised.pretraining_recipe import Pretraining
 from fairweather.training.supervised import fit
 from fairweather.types.measurement import UNKNOWN, Images
+from fairweather.workers import rank_processes
+from fairweather.workers.schedule import execute
 from tests.helpers.forking import modules_forked, side_by_side
 from tests.helpers.same_bytes import same
 
@@ -318,6 +320,21 @@ def test_two_processes_do_a_run_and_end(run_together):
     assert trained.depends["processes"] == 2
     assert os.getpid() not in helpers().values()
     assert not torch.distributed.is_initialized()
+
+
+def test_jobs_on_the_same_devices_predict_what_the_first_process_would(
+    study, run_together, tmp_path, monkeypatch
+):
+    began = []
+
+    def alone(assigned, run, worker, tell):
+        began.append(len(assigned))
+        execute(assigned[0].plan, run, worker, tell)
+
+    monkeypatch.setattr(rank_processes, "execute_by_jobs", alone)
+    fw.run(study, out=tmp_path / "run", device="cpu", devices=2)
+    assert began == [2]
+    same(run_together.path, tmp_path / "run")
 
 
 @pytest.mark.parametrize(

@@ -22,6 +22,7 @@ from tests.conftest import TINY_RESNET
 from tests.helpers.commands import fairweather
 from tests.helpers.forking import Program
 from tests.helpers.named_evaluation import named_evaluation
+from tests.helpers.pretended_gpus import pretended_gpus, start_job
 from tests.helpers.run_folders import run_record, write_run
 from tests.helpers.same_bytes import same
 from tests.helpers.started import started
@@ -186,19 +187,35 @@ def test_two_workers_divide_an_evaluation_and_one_takes_over_what_the_killed_one
     assert not (folder / "claims").exists()
 
 
-def test_two_devices_divide_an_evaluation(asked, tmp_path):
+def test_two_jobs_divide_an_evaluation(asked, tmp_path):
     given = json.loads(asked[0].read_text())
     folder, said = tmp_path / "run", []
-    fw.evaluate(**given, out=folder, devices=2, progress=said.append)
+    fw.evaluate(**given, out=folder, jobs=2, progress=said.append)
     same(folder, asked[1])
     assert any(event.line.startswith("clean          accuracy") for event in said)
+
+
+def test_jobs_take_the_gpus_in_turn_with_the_bytes_of_one(asked, tmp_path, monkeypatch):
+    """The GPUs are pretended, and each job refuses tensors of another than its own."""
+    monkeypatch.setattr("fairweather.devices.count_cores", lambda: 8)
+    monkeypatch.setattr("fairweather.workers.jobs.start_module", start_job(tmp_path))
+    given = json.loads(asked[0].read_text()) | {"device": "cuda", "progress": False}
+    with pretended_gpus(2):
+        one = fw.evaluate(**given, out=tmp_path / "one")
+        two = fw.evaluate(**given, out=tmp_path / "two", jobs=2)
+    same(two, one)
+    assert sorted(path.name for path in tmp_path.glob("cuda:*")) == ["cuda:0", "cuda:1"]
+    assert {step.machine.model for step in two.folder.steps() if step.kind == "predict"} == {
+        "Pretended GPU"
+    }
+    scores = [(run.path / "scores.csv").read_bytes() for run in (two, asked[1])]
+    assert scores[0] == scores[1]  # what is pretended computes as the CPU does
 
 
 @pytest.mark.parametrize(
     ("sharing", "words"),
     [
         ({"worker": True}, "worker: other processes open"),
-        ({"devices": 2}, "devices: other processes open"),
         ({"jobs": 2}, "jobs: other processes open"),
         ({"executor": "slurm-local"}, "executor: other processes open"),
     ],

@@ -19,14 +19,15 @@ from fairweather.shifts.published import (
 )
 from fairweather.shifts.table import CLEAN, SHIFTS, SUITES, make_shift, operation_name, suite, sweep
 from fairweather.types.measurement import Attack, Parameter, Shift, is_finite
-from fairweather.types.record import ALL, NATURAL, OOD, PRIORS, VALIDATION
+from fairweather.types.record import ALL, CLEAN_AFTER, NATURAL, OOD, PRIORS, VALIDATION
 
 Entry = Mapping[str, object]
 ShiftLike = Shift | Attack | Entry | str
 
 SEVERITIES = (1, 2, 3, 4, 5)
 SHIFT_FORM = "NAME[,parameter=value...]"
-RESERVED_PREFIXES = (PRIORS, OOD, NATURAL)  # rows of scores.csv that change no image begin so
+# Rows of scores.csv that change no image begin so.
+RESERVED_PREFIXES = (PRIORS, OOD, NATURAL, CLEAN_AFTER)
 EXTERNAL_NAME = re.compile(r"[A-Za-z][A-Za-z0-9_./+-]*")
 
 

@@ -193,7 +193,7 @@ ModelArgument = Annotated[
         metavar="RUN[:MODEL[:SEED]]", help="Run folder, or one model of it; SEED may be ensemble."
     ),
 ]
-Device = Annotated[str, typer.Option(help="Device: auto, cpu, cuda, cuda:1 or mps.")]
+Device = Annotated[str, typer.Option(help="Device: auto, cpu, cuda, cuda:1, mps or xpu.")]
 Offline = Annotated[bool, typer.Option("--offline", help="Never use the network.")]
 Replace = Annotated[
     bool, typer.Option("--replace", help="Replace results that were made with other settings.")

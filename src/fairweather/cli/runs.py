@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import dataclasses
 import errno
 import logging
 import re
@@ -97,7 +96,7 @@ def run(
         fairweather run study.yaml --executor slurm --gpus 1
     """
     asked = read_sharing(sharing)
-    dataclasses.replace(asked, devices=1).check()
+    asked.check()
     from fairweather.requests.study import run as studies
 
     checked = _read_study(study, set_, seeds, models, data_root, offline)

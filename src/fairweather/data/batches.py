@@ -19,12 +19,14 @@ from fairweather.types.measurement import Images, Index, Shift
 class BatchShifter(Protocol):
     """Shifts batches in other processes while earlier ones are predicted."""
 
-    max_batches: int
-    """How many batches may be started and not yet collected."""
+    @property
+    def max_batches(self) -> int:
+        """How many batches may be started and not yet collected; it may grow."""
+        ...
 
-    def start(self, batch: Images, shift: Shift, seed: int) -> Callable[[], Images]:
-        """Begin to shift a batch. Returns a function that waits for the shifted batch; call these
-        functions in the order in which their batches began."""
+    def start(self, images: Images, index: Index, shift: Shift, seed: int) -> Callable[[], Images]:
+        """Begin to shift the images of an index. Returns a function that waits for the shifted
+        batch; call these functions in the order in which their batches began."""
         ...
 
 
@@ -74,15 +76,17 @@ class MixedImages:
         if isinstance(index, slice):
             index = np.arange(*index.indices(len(self)))
         numbers, rows = np.divmod(np.asarray(index), len(self.images))
-        batch = self.images[torch.from_numpy(rows)]
-        pixels = torch.empty_like(batch.images)
+        pixels = torch.empty((len(rows), *self.images.images.shape[1:]), dtype=torch.uint8)
+        present = np.unique(numbers)
+        places = [np.flatnonzero(numbers == number) for number in present]
         parts = [
-            (torch.from_numpy(np.flatnonzero(numbers == number)), self.shifts[number])
-            for number in np.unique(numbers)
+            (torch.from_numpy(rows[part]), self.shifts[number])
+            for part, number in zip(places, present, strict=True)
         ]
-        for part, shifted in _shift_ahead(batch, parts, self.seed, self.shifters):
-            pixels[part] = shifted.images
-        return replace(batch, images=pixels)
+        shifted = _shift_ahead(self.images, parts, self.seed, self.shifters)
+        for part, (_, batch) in zip(places, shifted, strict=True):
+            pixels[part] = batch.images
+        return self.images.at(torch.from_numpy(rows), pixels)
 
 
 def shifted_batches(
@@ -118,7 +122,22 @@ def shifted_batches(
     for index, batch in _shift_ahead(images, parts, seed, shifters):
         if out is not None:
             out[index] = batch.images
+        # It copies nothing that is page-locked already, such as what shifters have shifted.
         yield replace(batch, images=batch.images.pin_memory()) if pinned else batch
+
+
+def copy_pixels(pixels: torch.Tensor, index: Index, out: torch.Tensor) -> None:
+    """Copy the pixels of an index into other memory, once.
+
+    >>> out = torch.empty(2)
+    >>> copy_pixels(torch.tensor([3.0, 4.0, 5.0]), torch.tensor([2, 0]), out)
+    >>> out
+    tensor([5., 3.])
+    """
+    if isinstance(index, slice):
+        out.copy_(pixels[index])
+    else:
+        torch.index_select(pixels, 0, torch.as_tensor(index), out=out)
 
 
 def _shift_ahead(
@@ -130,16 +149,21 @@ def _shift_ahead(
     waiting: deque[tuple[Index, Callable[[], Images]]] = deque()
     try:
         for index, shift in parts:
-            if shift is None or shift.level is None or shifters is None:
+            if (
+                isinstance(images, MixedImages)  # it shifts the parts of a batch ahead
+                or shift is None
+                or shift.level is None
+                or shifters is None
+            ):
                 batch = images[index]
                 if shift is not None:
                     batch = replace(batch, images=shift_images(batch, shift, seed))
                 yield index, batch
                 continue
-            if len(waiting) == shifters.max_batches:
+            if len(waiting) >= shifters.max_batches:
                 first, result = waiting.popleft()
                 yield first, result()
-            waiting.append((index, shifters.start(images[index], shift, seed)))
+            waiting.append((index, shifters.start(images, index, shift, seed)))
         while waiting:
             first, result = waiting.popleft()
             yield first, result()
@@ -159,7 +183,7 @@ def shift_images(images: Images, shift: Shift, seed: int) -> torch.Tensor:
     """
     try:
         return shift.change(images, seed)
-    except (RuntimeError, MemoryError) as error:
+    except Exception as error:  # libraries have only this in common: OpenCV has errors of its own
         if not is_out_of_memory(error) or len(images) == 1:
             raise
     middle = len(images) // 2  # go on outside `except`, where the error has freed its arrays

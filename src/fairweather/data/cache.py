@@ -52,13 +52,13 @@ from fairweather.types.measurement import BoolArray
 # ---------------------------------------------------------------- files of pixels
 
 # The pixels come first, so that the memory map starts with them. Then come a JSON object (the
-# shape, which images could not be read, and the SHA-256 of the pixels), its length, and a mark. A
-# file is used only if it ends with the mark, and if its size and pixels fit its record.
+# shape, which images could not be read, and a digest of both and of the pixels), its length, and a
+# mark. A file is used only if it ends with the mark, and if its size and pixels fit its record.
 
 
 RECORD_END = struct.Struct("<Q8s")
 RECORD_MARK = b"fwpixels"
-HASHED_BYTES = 1 << 24  # bytes of pixels that are hashed in one call
+HASHED_BYTES = 1 << 22  # bytes of pixels whose digest a thread computes in one go
 CANNOT_RESERVE = (errno.EOPNOTSUPP, errno.EINVAL)  # of some network file systems
 # Python 3.11 lacks the name; the value is that of <asm-generic/mman-common.h>.
 NO_RESERVE = getattr(mmap, "MAP_NORESERVE", 0x4000 if sys.platform == "linux" else 0)
@@ -107,19 +107,20 @@ def reserve_disk(file: BinaryIO, folder: Path, needed: int) -> None:
         ) from error
 
 
-def seal(path: Path, shape: tuple[int, ...], unreadable: Mapping[int, str]) -> None:
-    """Cut a file after its pixels, append the record, and wait until all is on the disk."""
+def seal(path: Path, shape: tuple[int, ...], unreadable: Mapping[int, str]) -> PixelFile:
+    """Cut a file after its pixels, append the record, and map it.
+
+    Nothing waits until all is on the disk: `open_sealed` finds out what a power cut has left.
+    """
     places = {str(place): reason for place, reason in unreadable.items()}
     record: dict[str, Any] = {"shape": list(shape), "unreadable": places}
     with path.open("r+b") as file:
-        file.truncate(math.prod(shape))
-        hasher = hashlib.file_digest(file, "sha256")
-        hasher.update(json.dumps(record).encode())
-        text = json.dumps({**record, "sha256": hasher.hexdigest()}).encode()
-        file.seek(0, os.SEEK_END)
+        size = file.truncate(math.prod(shape))
+        pixels = _map_pixels(file, size)
+        text = json.dumps({**record, "sha256": _digest(pixels, record)}).encode()
+        file.seek(size)
         file.write(text + RECORD_END.pack(len(text), RECORD_MARK))
-        file.flush()
-        os.fsync(file.fileno())
+    return _pixel_file(pixels, record)
 
 
 def open_sealed(path: Path, count: int) -> PixelFile | None:
@@ -135,17 +136,37 @@ def open_sealed(path: Path, count: int) -> PixelFile | None:
         if record is None:
             return None
         expected = record.pop("sha256")
-        writable = mmap.PROT_READ | mmap.PROT_WRITE
-        pixels = mmap.mmap(file.fileno(), 0, mmap.MAP_PRIVATE | NO_RESERVE, writable)
+        pixels = _map_pixels(file, math.prod(record["shape"]))
     # Without this, one flipped bit on a disk would change scores unnoticed.
-    hasher = hashlib.sha256()
-    with memoryview(pixels) as view:
-        end = math.prod(record["shape"])
-        for start in range(0, end, HASHED_BYTES):
-            hasher.update(view[start : min(start + HASHED_BYTES, end)])
-    hasher.update(json.dumps(record).encode())
-    if hasher.hexdigest() != expected or record["shape"][0] + len(record["unreadable"]) != count:
+    if _digest(pixels, record) != expected:
         return None
+    if record["shape"][0] + len(record["unreadable"]) != count:
+        return None
+    return _pixel_file(pixels, record)
+
+
+def _map_pixels(file: BinaryIO, size: int) -> mmap.mmap | bytearray:
+    if size == 0:  # which cannot be mapped
+        return bytearray()
+    writable = mmap.PROT_READ | mmap.PROT_WRITE
+    return mmap.mmap(file.fileno(), size, mmap.MAP_PRIVATE | NO_RESERVE, writable)
+
+
+def _digest(pixels: mmap.mmap | bytearray, record: Mapping[str, Any]) -> str:
+    """The SHA-256 of the digests of all stretches of the pixels, which threads compute, and of the
+    record."""
+    with memoryview(pixels) as view, ThreadPoolExecutor(cpu_count()) as pool:
+
+        def digest_stretch(start: int) -> bytes:
+            return hashlib.sha256(view[start : start + HASHED_BYTES]).digest()
+
+        stretches = pool.map(digest_stretch, range(0, len(view), HASHED_BYTES))
+        hasher = hashlib.sha256(b"".join(stretches))
+    hasher.update(json.dumps(record).encode())
+    return hasher.hexdigest()
+
+
+def _pixel_file(pixels: mmap.mmap | bytearray, record: Mapping[str, Any]) -> PixelFile:
     images = torch.from_numpy(np.ndarray(record["shape"], np.uint8, buffer=pixels))
     return PixelFile(images, {int(place): text for place, text in record["unreadable"].items()})
 
@@ -179,10 +200,17 @@ def _format_bytes(count: int) -> str:
 
 # ---------------------------------------------------------------- decoding
 
-IMAGES_PER_TASK = 16  # decoding one small image costs less than sending it to a process
-SECONDS_ALONE = 1.0  # before other processes decode too; they need half a second to start
-# A numerical library may start one thread per core when it is imported; decoding needs none.
-ENVIRONMENT = {"OMP_NUM_THREADS": "1", "OPENBLAS_NUM_THREADS": "1"}
+SECONDS_ALONE = 1.0  # decoding that lasts longer is shared with others, who start in half a second
+SECONDS_PER_TASK = 0.05  # sending images to a process takes a hundredth of this
+MOST_PER_TASK = 128
+ENVIRONMENT = {
+    # A numerical library may start one thread per core when it is imported; decoding needs none.
+    "OMP_NUM_THREADS": "1",
+    "OPENBLAS_NUM_THREADS": "1",
+    # glibc keeps the memory of one image for the next, which saves a tenth of the time.
+    "MALLOC_MMAP_THRESHOLD_": str(1 << 25),
+    "MALLOC_TRIM_THRESHOLD_": str(1 << 28),
+}
 
 NumberedImage = tuple[int, RawImage]
 
@@ -211,8 +239,8 @@ def decode_images(
     Items are taken from the iterator when they are needed, so that memory holds few encoded images.
     Decoded images are written directly to the file, whose space is reserved first. With a `square`,
     images become `[3, size, size]` (see `decode_image`); without one, all must have the same height
-    and width. After one second, as many processes as there are cores decode the rest; set
-    `LOKY_MAX_CPU_COUNT` in the environment for fewer.
+    and width. If it would take longer than a second, as many processes as there are cores decode
+    the rest; set `LOKY_MAX_CPU_COUNT` in the environment for fewer.
 
     Raises:
         InputError: an image is unreadable and `skip_unreadable` is false; two images differ in
@@ -228,8 +256,8 @@ def decode_images(
     numbered, workers = enumerate(items), cpu_count()
     with strict_pillow(), _open_for_writing(path) as file:
         writer = _PixelWriter(file, path, count, square, skip_unreadable, scale)
-        _decode_here(writer, numbered, workers)
-        _decode_in_parallel(writer, numbered, workers)
+        per_task = _decode_here(writer, numbered, workers)
+        _decode_in_parallel(writer, numbered, workers, per_task)
         writer.close_gaps()
     side = square.size if square else 0
     shape = writer.shape or (3, side, side)
@@ -339,23 +367,34 @@ def unreadable_error(name: str, reason: str) -> InputError:
     return InputError(f"cannot read {name}: {reason}")
 
 
-def _decode_here(writer: _PixelWriter, numbered: Iterator[NumberedImage], workers: int) -> None:
-    """Decode in this process: all items, or until it pays to start others."""
-    start = time.perf_counter()
+def _decode_here(writer: _PixelWriter, numbered: Iterator[NumberedImage], workers: int) -> int:
+    """Decode in this process: all items, or until it pays to start others.
+
+    Returns:
+        How many images to send to a process at a time.
+    """
+    start, busy, decoded = time.perf_counter(), time.thread_time(), 0
     for place, image in numbered:
         writer.add(place, image)
         if writer.scale is None and has_final_size(image.content, writer.square):
             continue
-        is_slow = time.perf_counter() - start >= SECONDS_ALONE
+        decoded += 1
+        seconds = time.perf_counter() - start
+        left = seconds / decoded * (writer.count - place)
+        is_slow = left >= SECONDS_ALONE <= 10 * seconds
         if is_slow and workers > 1 and writer.shape is not None:
-            return
+            per_image = max((time.thread_time() - busy) / decoded, 1e-6)
+            return min(max(int(SECONDS_PER_TASK / per_image), 1), MOST_PER_TASK)
+    return MOST_PER_TASK
 
 
 def _decode_in_parallel(
-    writer: _PixelWriter, numbered: Iterator[NumberedImage], workers: int
+    writer: _PixelWriter, numbered: Iterator[NumberedImage], workers: int, per_task: int
 ) -> None:
-    """Decode the rest in other processes; this one tries again what they cannot decode."""
+    """Decode the rest in other processes; this one decodes while they start, and tries again what
+    they cannot decode."""
     running: deque[tuple[list[NumberedImage], Future[list[int]]]] = deque()
+    have_started = False
 
     def collect_first() -> None:
         chunk, future = running.popleft()
@@ -368,14 +407,19 @@ def _decode_in_parallel(
 
     try:
         # Executor.map would read every image before it returns the first result.
-        while chunk := list(islice(numbered, IMAGES_PER_TASK)):
+        while chunk := list(islice(numbered, per_task)):
+            if len(running) == 2 * workers:
+                have_started = have_started or running[0][1].done()
+                if not have_started:
+                    for place, image in chunk:
+                        writer.add(place, image)
+                    continue
+                collect_first()
             assert writer.shape is not None  # known since `_decode_here`
             target = Target(writer.path, writer.shape, writer.square, max_pixels(), writer.scale)
             contents = [image.content for _, image in chunk]
             future = submit(workers, ENVIRONMENT, write_decoded, target, chunk[0][0], contents)
             running.append((chunk, future))
-            if len(running) > 2 * workers:
-                collect_first()
         while running:
             collect_first()
     finally:
@@ -389,7 +433,7 @@ def _format_size(shape: tuple[int, ...]) -> str:
 
 # ---------------------------------------------------------------- the cache
 
-VERSION = 2  # raise it if the same images give other pixels, or if the layout of a file changes
+VERSION = 3  # raise it if the same images give other pixels, or if the layout of a file changes
 FILES_PER_TASK = 64  # files whose digest a thread computes in one go
 ABANDONED_SECONDS = 3600.0  # after so long without a write, the process of a file must have died
 IMAGES_PER_REPORT = 256  # of progress
@@ -554,12 +598,10 @@ def _decode_once(entry: CacheEntry, skip_unreadable: bool, progress: Notify | No
                 scale=entry.scale,
             )
             with explain_cache_errors(path.parent):
-                seal(partial, *decoded)
-                stored = open_sealed(partial, count)
+                stored = seal(partial, *decoded)
                 partial.replace(path)
         finally:
             partial.unlink(missing_ok=True)
-    assert stored is not None  # it was sealed above
     return stored
 
 

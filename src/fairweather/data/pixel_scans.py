@@ -8,6 +8,7 @@ from collections.abc import Iterator, Mapping
 from itertools import combinations
 from typing import NamedTuple
 
+import cv2
 import numpy as np
 import numpy.typing as npt
 import torch
@@ -17,6 +18,7 @@ from fairweather.types.measurement import BoolArray, ByteArray, Images, IntArray
 from fairweather.types.options import Channels
 
 CHUNK_BYTES = 2**25  # of pixels at a time: they may be a memory map that is larger than memory
+EXACT_COUNT = 2**24  # values of one image that are counted at a time
 DIGESTED_IMAGES = 1024  # images that are hashed at a time
 
 
@@ -31,10 +33,14 @@ def channel_statistics(images: Images) -> tuple[Channels, Channels]:
     >>> channel_statistics(Images(pixels, column, column, ("a", "b")))
     ((0.5, 0.0, 0.0), (0.5, 0.0, 0.0))
     """
-    histogram = torch.zeros(3, 256, dtype=torch.int64)
+    histogram = np.zeros((3, 256), dtype=np.int64)
     for chunk in _chunks(images.images):
         for channel in range(3):
-            histogram[channel] += torch.bincount(chunk[:, channel].flatten(), minlength=256)
+            values = chunk[:, channel].flatten(1).numpy()
+            # OpenCV counts ten times as fast as torch and numpy, in float32: exact up to 2**24.
+            for part in np.split(values, range(EXACT_COUNT, values.shape[1], EXACT_COUNT), axis=1):
+                counts = cv2.calcHist([part], [0], None, [256], [0, 256])
+                histogram[channel] += counts.ravel().astype(np.int64)
     red, green, blue = (_moments(counts) for counts in histogram.tolist())
     return (red[0], green[0], blue[0]), (red[1], green[1], blue[1])
 
@@ -191,8 +197,8 @@ def difference_hashes(images: torch.Tensor) -> Hashes:
     hashes = []
     for chunk in _chunks(images):
         # Whole numbers, so that the same pixels give the same bits wherever they stand.
-        gray = chunk[:, :, ::step, ::step].sum(1, dtype=torch.int16).float()
-        cells = F.adaptive_avg_pool2d(gray[:, None], GRID)[:, 0]
+        gray = chunk.numpy()[:, :, ::step, ::step].sum(axis=1, dtype=np.int16, keepdims=True)
+        cells = F.adaptive_avg_pool2d(torch.from_numpy(gray).float(), GRID)[:, 0]
         along = cells[:, :-1, :-1] < cells[:, :-1, 1:]
         down = cells[:, :-1, :-1] < cells[:, 1:, :-1]
         hashes.append(np.packbits(torch.stack([along, down], 1).flatten(1).numpy(), axis=1))

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections import deque
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import ExitStack, contextmanager
 from dataclasses import replace
 from functools import partial
@@ -19,13 +20,15 @@ from fairweather.data.batches import BatchShifter, MixedImages, batch_slices, sh
 from fairweather.devices import (
     FP32,
     Arithmetic,
+    Lane,
     adapt_precision,
     free_memory,
     is_out_of_memory,
     resolve_device,
 )
-from fairweather.errors import InputError, no_exit
-from fairweather.metrics.columns import right_losses, soft_losses
+from fairweather.errors import InputError, first_line, no_exit
+from fairweather.inference.choices import choose_classes, judge_by_truth
+from fairweather.inference.stopwatch import Stopwatch
 from fairweather.metrics.detection import OodInputs, compute_ood_scores
 from fairweather.progress import Event, Notify, shows_progress, to_notify
 from fairweather.tasks.classification import CLASSIFICATION_TASK
@@ -40,7 +43,6 @@ from fairweather.types.measurement import (
     P,
     Passes,
     Shift,
-    TruthArray,
     join_columns,
     special_kind,
 )
@@ -52,7 +54,7 @@ from fairweather.variants.variant import Adapting
 SLOW_SECONDS = 1.0  # longer predictions show their progress
 T = TypeVar("T")
 WhenHalved = Callable[[int], None]
-FeatureGetter = Callable[[], npt.NDArray[np.float32] | None]  # gives those of the last pass
+FeatureGetter = Callable[[], torch.Tensor | None]  # gives those of the last pass, on the device
 
 # ---------------------------------------------------------------- networks while they predict
 
@@ -114,7 +116,7 @@ def watch_last_layer(model: nn.Module) -> Iterator[FeatureGetter]:
 
     hooks = [layer.register_forward_hook(store_input) for layer in list_layers(model)]
     try:
-        yield lambda: features.pop().float().cpu().numpy() if features else None
+        yield lambda: features.pop().float() if features else None
     finally:
         for hook in hooks:
             hook.remove()
@@ -141,9 +143,14 @@ class Batcher:
             result: T | None
             try:
                 result = compute(images[start : start + self.size])
-            except (RuntimeError, MemoryError) as error:
+            except Exception as error:  # libraries have only this in common
                 if not is_out_of_memory(error):
                     raise
+                if min(self.size, len(images) - start) == 1:
+                    raise InputError(
+                        f"a single image does not fit into memory ({first_line(error)}): use a "
+                        "smaller model"
+                    ) from None
                 result = None  # go on outside `except`, where the error has freed its tensors
             if result is None:
                 self._halve(min(self.size, len(images) - start))
@@ -152,8 +159,6 @@ class Batcher:
                 start += self.size
 
     def _halve(self, tried: int) -> None:
-        if tried == 1:
-            raise InputError("a single image does not fit into memory: use a smaller model")
         self.size = tried // 2
         free_memory()
         if self.when_halved is not None:
@@ -165,27 +170,25 @@ def compute_logits(
     model: nn.Module,
     batch: Images,
     attack: Attack | None,
-    device: torch.device,
+    lane: Lane,
     arithmetic: Arithmetic,
     seed: int,
     tell: Callable[[float], None] | None = None,
-) -> torch.Tensor:
-    """Return the logits of one batch of 8-bit images, float32 `[B, classes]` on the CPU.
+) -> Callable[[], torch.Tensor]:
+    """Compute the logits of 8-bit images; returns a function that gives them when they are here.
 
-    An attack changes the images as a float tensor on the device, and calls `tell` with the share of
-    its work that is done. Images and logits are copies: a model may change its input, and reuse the
-    memory of its output.
+    They are float32 `[B, classes]` on the CPU. An attack changes the images as a float tensor on
+    the device, and calls `tell` with the share of its work that is done. Images and logits are
+    copies: a model may change its input, and reuse the memory of its output.
     """
-    # Only page-locked memory, which batches for CUDA devices have, is copied without waiting.
-    images = batch.images.to(device, non_blocking=device.type == "cuda")
-    inputs = images.to(memory_format=torch.channels_last).float().div_(255)
+    inputs = lane.bring(batch.images).to(memory_format=torch.channels_last).float().div_(255)
     if attack is not None:
-        labels, keys = select_labels(attack, batch).to(device), batch.keys.to(device)
-        inputs = attack(model, inputs, labels, keys, seed, tell)
-    with arithmetic.on(device):
+        labels = select_labels(attack, batch).to(lane.device)
+        inputs = attack(model, inputs, labels, batch.keys.to(lane.device), seed, tell)
+    with arithmetic.on(lane.device):
         logits = model(inputs)
     check_logits(logits)
-    return logits.float().to("cpu", copy=True)
+    return lane.fetch(logits.float())
 
 
 def check_logits(logits: object) -> None:
@@ -205,6 +208,92 @@ def check_logits(logits: object) -> None:
         raise InputError(f"{expected} a tensor of {logits.dtype}")
     if logits.ndim != 2:
         raise InputError(f"{expected} a tensor {list(logits.shape)}")
+
+
+class NetworkOutputs(NamedTuple):
+    """The logits and features of a network for some images."""
+
+    logits: npt.NDArray[np.float32]
+    """float32 `[N, classes]`."""
+
+    features: npt.NDArray[np.float32] | None
+    """float32 `[N, D]`, what its last layer sees; None if that is not a linear layer, as in a
+    network that ends with a convolution, or in an ONNX graph."""
+
+
+class WatchedNetwork(NamedTuple):
+    """A network in evaluation mode on its device."""
+
+    model: nn.Module
+    features: FeatureGetter | None = None
+    """From `watch_last_layer`; None if its features are not wanted."""
+
+
+class _Waiting(NamedTuple):
+    """A part of a batch whose outputs are on their way to the CPU."""
+
+    number: int
+    images: Images
+    """The device may still read them."""
+
+    logits: Callable[[], torch.Tensor]
+    features: Callable[[], torch.Tensor] | None
+
+    def wait(self) -> tuple[int, Images, NetworkOutputs]:
+        features = None if self.features is None else self.features().numpy()
+        return self.number, self.images, NetworkOutputs(self.logits().numpy(), features)
+
+
+def compute_ahead(
+    networks: Sequence[WatchedNetwork],
+    batches: Iterable[Images],
+    lane: Lane,
+    arithmetic: Arithmetic,
+    *,
+    batcher: Batcher,
+    attack: Attack | None = None,
+    seed: int = 0,
+    tell: Callable[[float], None] | None = None,
+) -> Iterator[tuple[int, Images, NetworkOutputs]]:
+    """Compute the outputs of several networks for the same batches.
+
+    A CUDA device computes the next part while the outputs of one are used.
+
+    Args:
+        networks: they are on the device.
+        batches: their pixels stay as they are while somebody has them.
+        lane: of the device.
+        arithmetic, attack, seed: as in `compute_logits`.
+        batcher: divides batches when memory runs out.
+        tell: as in `predict_batches`.
+
+    Yields:
+        The place of a network, a part of a batch, and the outputs; each network's in order.
+    """
+    done = 0
+
+    def begin(number: int, part: Images) -> _Waiting:
+        def tell_share(share: float) -> None:
+            if tell is not None:
+                tell((done + share * len(part)) / len(networks))
+
+        nonlocal done
+        model, last_features = networks[number]
+        logits = compute_logits(model, part, attack, lane, arithmetic, seed, tell_share)
+        features = None if last_features is None else last_features()
+        tell_share(1.0)
+        done += len(part)
+        return _Waiting(number, part, logits, None if features is None else lane.fetch(features))
+
+    waiting: deque[_Waiting] = deque()
+    for batch in batches:
+        for number in range(len(networks)):
+            for begun in batcher.parts(batch, partial(begin, number)):
+                waiting.append(begun)
+                if len(waiting) > lane.ahead:
+                    yield waiting.popleft().wait()
+    while waiting:
+        yield waiting.popleft().wait()
 
 
 def _check_and_resolve(
@@ -253,6 +342,9 @@ class Predictor(NamedTuple):
     """What each stream has changed in the cell before; what it has changed until the end of this
     cell takes its place. None if each cell begins with new copies."""
 
+    clock: Stopwatch | None = None
+    """Counts the seconds of the network itself; None if nobody asks for them."""
+
     keeps_logits: bool = False
     """Keep the logits of any number of classes."""
 
@@ -286,6 +378,7 @@ def predict(
     device: str | torch.device = "auto",
     precision: str = "fp32",
     cudnn_benchmark: bool = False,
+    compile: bool = False,
     seed: int = 0,
     temperature: float = 1.0,
     when_halved: WhenHalved | None = None,
@@ -306,8 +399,9 @@ def predict(
             and its images are not rounded.
         batch_size: images per forward pass.
         device: `auto`, `cpu`, `cuda`, ...
-        precision: `fp32`; `tf32`, faster products on CUDA devices; or `bf16` (autocast).
+        precision: `fp32`; `tf32`, faster products on CUDA devices; or `bf16` or `fp16` (autocast).
         cudnn_benchmark: let cuDNN choose its kernels by speed, which may differ between calls.
+        compile: compile the model by `torch.compile`; not under attack.
         seed: seed of random shifts and attacks; use the same for all models.
         temperature: the logits are divided by it; attacks use the model without it.
         when_halved: called with the new batch size when memory has run out.
@@ -333,7 +427,7 @@ def predict(
             shift,
             batches=batch_slices(len(images), batch_size),
             device=device,
-            arithmetic=Arithmetic(precision, cudnn_benchmark),
+            arithmetic=Arithmetic(precision, cudnn_benchmark, compile),
             seed=seed,
             when_halved=when_halved,
             tell=make_image_notifier(
@@ -390,35 +484,35 @@ def predict_batches(
     """
     device = _check_and_resolve(images, device, arithmetic)
     attack, shift = (shift, None) if isinstance(shift, Attack) else (None, shift)
-    done = 0
-
-    def predict_part(predictor: Predictor, features: FeatureGetter, part: Images) -> AnyPredictions:
-        def tell_share(share: float) -> None:
-            if tell is not None:
-                tell((done + share * len(part)) / len(predictors))
-
-        nonlocal done
-        logits = compute_logits(predictor.model, part, attack, device, arithmetic, seed, tell_share)
-        tell_share(1.0)
-        done += len(part)
-        return predictor.finish(part, logits.numpy(), features())
-
-    batcher = Batcher(len(images), when_halved)
     parts: list[list[AnyPredictions]] = [[] for _ in predictors]
     with ExitStack() as modes:
-        getters: list[FeatureGetter] = []
+        networks = []
         for predictor in predictors:
-            modes.enter_context(evaluation_mode(predictor.model, device))
-            if predictor.known is None or predictor.known.features is None:
-                getters.append(lambda: None)
-            else:
-                getters.append(modes.enter_context(watch_last_layer(predictor.model)))
+            network: nn.Module = predictor.model
+            features: FeatureGetter | None = None
+            modes.enter_context(evaluation_mode(network, device))
+            if predictor.known is not None and predictor.known.features is not None:
+                features = modes.enter_context(watch_last_layer(network))
+            elif attack is None and predictor.adapting is None:
+                network = arithmetic.compiled(network)
+            if predictor.clock is not None:
+                modes.enter_context(predictor.clock.watch(network, device))
+            networks.append(WatchedNetwork(network, features))
         pinned = device.type == "cuda"
-        for batch in shifted_batches(
-            images, shift, seed, batches, shifters=shifters, pinned=pinned, out=out
+        for number, part, outputs in compute_ahead(
+            networks,
+            shifted_batches(
+                images, shift, seed, batches, shifters=shifters, pinned=pinned, out=out
+            ),
+            Lane(device),
+            arithmetic,
+            attack=attack,
+            seed=seed,
+            batcher=Batcher(len(images), when_halved),
+            tell=tell,
         ):
-            for predictor, features, model_parts in zip(predictors, getters, parts, strict=True):
-                model_parts.extend(batcher.parts(batch, partial(predict_part, predictor, features)))
+            made = predictors[number].finish(part, outputs.logits, outputs.features)
+            parts[number].append(made)
     return [join_predictions(model_parts) for model_parts in parts]
 
 
@@ -458,81 +552,9 @@ def make_predictions(
     return predictions
 
 
-# Below the lowest logit of an image, in nats: a probability of 0 in 64-bit numbers, and finite.
-UNCHOSEN = 1000
-
-
-def choose_classes(
-    logits: npt.NDArray[np.float32], classes: Sequence[str], choices: Choices
-) -> tuple[npt.NDArray[np.float32], TruthArray | None]:
-    """Let only some classes count: the probabilities of the others become 0.
-
-    Args:
-        logits: float32 `[N, classes]`.
-        classes: the names in label order.
-        choices: the classes that count; those that are none of `classes` are left out.
-
-    Returns:
-        The logits, and `choices.truth` with a column for each class.
-
-    >>> logits, _ = choose_classes(np.float32([[3, 1, 0]]), ["a", "b", "c"], Choices(("b", "c")))
-    >>> logits.tolist()
-    [[-1000.0, 1.0, 0.0]]
-    """
-    place = {name: number for number, name in enumerate(classes)}
-    columns = [place[name] for name in choices.names if name in place]
-    unchosen = np.ones(len(classes), dtype=np.bool_)
-    unchosen[columns] = False
-    masked = np.where(unchosen, logits.min(axis=1, keepdims=True) - np.float32(UNCHOSEN), logits)
-    if choices.truth is None:
-        return masked, None
-    truth: npt.NDArray[Any] = np.zeros(logits.shape, dtype=choices.truth.dtype)
-    truth[:, columns] = choices.truth[:, [name in place for name in choices.names]]
-    return masked, truth
-
-
-def judge_by_truth(
-    logits: npt.NDArray[np.float32],
-    labels: npt.NDArray[np.int64],
-    truth: TruthArray | None,
-    columns: Callable[[npt.NDArray[np.float32], npt.NDArray[np.int64]], Mapping[str, Any]],
-) -> Mapping[str, Any]:
-    """The columns of images about which more may be known than one label.
-
-    Of several right classes, the one with the largest logit is the label: an answer is right if it
-    is any of them. A right answer is stored as the image's own label, which is the same for all
-    models.
-
-    Args:
-        logits: float32 `[N, classes]`.
-        labels: int64 `[N]`.
-        truth: `[N, classes]`, as `Choices.truth`.
-        columns: makes the columns from logits and labels.
-    """
-    if truth is None:
-        return columns(logits, labels)
-    if truth.dtype != np.bool_:
-        return {**columns(logits, labels), **soft_losses(logits, truth)._asdict()}
-    best = np.where(truth, logits, -np.inf).argmax(axis=1)
-    made = columns(logits, best)
-    predicted = np.where(made["predicted"] == best, labels, made["predicted"])
-    return {**made, "predicted": predicted, **right_losses(logits, truth)._asdict()}
-
-
 def join_predictions(parts: Sequence[P]) -> P:
     """Join the predictions of a model on consecutive images, part by part."""
     return join_columns(parts, np.concatenate)
-
-
-class NetworkOutputs(NamedTuple):
-    """The logits and features of a network for some images."""
-
-    logits: npt.NDArray[np.float32]
-    """float32 `[N, classes]`."""
-
-    features: npt.NDArray[np.float32] | None
-    """float32 `[N, D]`, what its last layer sees; None if that is not a linear layer, as in a
-    network that ends with a convolution, or in an ONNX graph."""
 
 
 def compute_outputs(
@@ -568,20 +590,19 @@ def compute_outputs(
     device = _check_and_resolve(images, device, arithmetic)
     logits: list[npt.NDArray[np.float32]] = []
     features: list[npt.NDArray[np.float32]] = []
+    slices = batch_slices(len(images), batch_size)
     with evaluation_mode(model, device), watch_last_layer(model) as last_features:
-
-        def compute(part: Images) -> NetworkOutputs:
-            part_logits = compute_logits(model, part, None, device, arithmetic, 0)
-            return NetworkOutputs(part_logits.numpy(), last_features())
-
-        count = 0
-        for outputs in Batcher(batch_size, when_halved).parts(images, compute):
+        for _, _, outputs in compute_ahead(
+            [WatchedNetwork(model, last_features)],
+            shifted_batches(images, None, 0, slices, pinned=device.type == "cuda"),
+            Lane(device),
+            arithmetic,
+            batcher=Batcher(batch_size, when_halved),
+            tell=None if tell is None else lambda done: tell(round(done)),
+        ):
             logits.append(outputs.logits)
             if outputs.features is not None:
                 features.append(outputs.features)
-            count += len(outputs.logits)
-            if tell is not None:
-                tell(count)
     joined = np.concatenate(features) if len(features) == len(logits) else None
     return NetworkOutputs(np.concatenate(logits), joined)
 
@@ -738,6 +759,7 @@ def predict_streams(
         passes = Passes(*map(sum, zip(passes, adapted.passes, strict=True)))
         if predictor.carried is not None:
             carried.append(_select_changed(adapted.carry(), first))
+        del adapted  # before the next one is made
     if predictor.carried is not None:
         predictor.carried[:] = carried
     return join_predictions(parts).with_columns(passes=passes)

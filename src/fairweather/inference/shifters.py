@@ -1,36 +1,44 @@
 """Processes that shift batches of images ahead, and the code that starts them and sends orders.
 
 A shifter reads lines of JSON and answers each with a line. It ends as soon as its input ends.
-Pixels stay in memory that both processes have mapped, where the shifter overwrites them. Two
-threads would shift only 1.4 times as fast as one: many small steps of NumPy hold Python's lock
-(benchmarks/notes/sharing.md).
+Pixels are copied once: into memory that all processes have mapped, where a shifter overwrites them
+and from where they are predicted. Two threads would shift only 1.4 times as fast as one: many small
+steps of NumPy hold Python's lock (benchmarks/notes/sharing.md).
 """
 
 from __future__ import annotations
 
 import contextlib
-import itertools
+import math
 import mmap
 import os
+import select
 import sys
 import tempfile
+import time
 import traceback
-from collections.abc import Callable, Iterator
+import weakref
+from collections import deque
+from collections.abc import Callable
 from functools import cache
+from typing import NamedTuple
 
 import cv2
 import numpy as np
 import torch
 
 from fairweather.attacks.shift_lists import expand_shifts
-from fairweather.data.batches import shift_images
+from fairweather.data.batches import copy_pixels, shift_images
 from fairweather.data.corrupted import read_stored
+from fairweather.devices import lock_pages, unlock_pages
 from fairweather.errors import InputError
+from fairweather.inference.pace import Pace, count_needed, describe_pace
 from fairweather.processes import describe_exit, send_line, start_module, take_stdout
-from fairweather.types.measurement import Attack, Images, Shift, StoredImage
+from fairweather.progress import Event, Notify, silent
+from fairweather.types.measurement import Attack, Images, Index, Shift, StoredImage
 from fairweather.types.record import FrozenRecord
 
-SLOTS = 2  # places for batches in a shifter's memory: one in progress, and one that waits
+SLOTS = 2  # batches of a shifter: one in progress, and one that waits
 
 
 class ShiftOrder(FrozenRecord):
@@ -69,103 +77,214 @@ class ShiftAnswer(FrozenRecord):
     is_input_error: bool = False
     """Whether the user's input is at fault, not the program."""
 
+    seconds: float = 0.0
+    """How long it took."""
+
 
 class Shifters:
-    """Several processes that shift batches, in turn; they start with the first batch.
+    """Processes that shift batches: one at first, and then as many as keep up with the networks.
+
+    Their number changes no pixel.
 
     Args:
-        number: of processes.
+        most: how many there are cores for; at least 1.
+        device: that of the networks. A CUDA device copies the batches from page-locked memory.
+        first: how many start with the first batch.
+        wait_for_device: returns when the device has done all that it was given.
+
+    Attributes:
+        tell: called with a line that says how many there are, and why.
     """
 
-    def __init__(self, number: int) -> None:
-        self.number, self.max_batches = number, SLOTS * number
+    def __init__(
+        self,
+        most: int,
+        device: torch.device | None = None,
+        *,
+        first: int = 1,
+        wait_for_device: Callable[[], None] = lambda: None,
+    ) -> None:
+        self.pace, self.first = Pace(most, wait_for_device), first
+        self.tell: Notify = silent
+        self._device = device
+        self._memory: _SharedMemory | None = None
         self._processes: list[_ShifterProcess] = []
-        self._turns: Iterator[_ShifterProcess] = iter(())
+        self._joining: list[_ShifterProcess] = []  # they still load their modules
+        self._begun = 0  # batches
+        self._has_told = False
 
-    def start(self, batch: Images, shift: Shift, seed: int) -> Callable[[], Images]:
-        """Begin to shift a batch; collect results in the order in which batches began."""
-        if not self._processes:
-            self._processes = [_ShifterProcess() for _ in range(self.number)]
-            self._turns = itertools.cycle(self._processes)
-        process = next(self._turns)
-        order_number, view = process.order(batch, shift, seed)
-        labels, keys, classes = batch.labels, batch.keys, batch.classes
+    @property
+    def max_batches(self) -> int:
+        """How many batches may be started and not yet collected."""
+        return SLOTS * max(len(self._processes), self.first)
 
-        def wait_for_batch() -> Images:
-            process.wait_for_order(order_number)
-            return Images(torch.from_numpy(view.copy()), labels, keys, classes)
+    def start(self, images: Images, index: Index, shift: Shift, seed: int) -> Callable[[], Images]:
+        """Begin to shift a batch; collect results in the order in which batches began.
 
-        return wait_for_batch
-
-    def end(self) -> None:
-        """End the processes."""
-        for process in self._processes:
-            process.end()
-        self._processes = []
-
-
-class _ShifterProcess:
-    def __init__(self) -> None:
-        # Memory without a file name is freed when both processes have ended. /dev/shm has only 64
-        # MB in containers.
-        if hasattr(os, "memfd_create"):
-            self._file = os.memfd_create("fairweather-shifter")
-        else:
-            self._file = os.dup(tempfile.TemporaryFile().fileno())  # noqa: SIM115
-        self._process = start_module(
-            "fairweather.inference.shifters", str(self._file), pass_fds=[self._file]
-        )
-        self._memory: mmap.mmap | None = None
-        self._slot_bytes = self._order_count = self._answer_count = 0
-
-    def order(self, batch: Images, shift: Shift, seed: int) -> tuple[int, np.ndarray]:
-        """Copy the pixels of a batch into the next slot and order the shift.
-
-        Pixels that will be read from published files are not copied.
-
-        Returns the number of this order, counted from 1, and the pixels in the slot.
+        Pixels that are read from published files are not copied.
         """
-        pixels = batch.images.numpy()
+        self.pace.asked()
+        if self._memory is None:
+            self._memory = _SharedMemory(self._device)
+            self._processes = [_ShifterProcess(self._memory.file) for _ in range(self.first)]
+        while self._joining and self._joining[0].has_answered:
+            self._processes.append(self._joining.pop(0))
+        self._begun += 1
+        # As batches are collected in order, the one that began first is done.
+        process, begun = min(self._processes, key=lambda each: each.batches), self._begun
+        process.batches = (*process.batches[1:], begun)
+        process.read_answers(process.ordered - SLOTS + 1)  # this batch may follow an abandoned one
+        keys = images.keys[index]
+        offset, pixels = self._memory.take((len(keys), *images.images.shape[1:]))
+        batch = images.at(index, torch.from_numpy(pixels))
         stored = () if shift.files is None else tuple(shift.files.locate(batch))
-        # The slot may belong to an abandoned order.
-        self._read_answers(self._order_count - SLOTS + 1)
-        memory = self._memory_with_slots(pixels.nbytes)
-        offset = self._order_count % SLOTS * self._slot_bytes
-        view = np.frombuffer(memory, np.uint8, pixels.nbytes, offset).reshape(pixels.shape)
         if not stored:
-            view[...] = pixels
+            copy_pixels(images.images, index, batch.images)
         order = ShiftOrder(
             offset=offset,
             shape=pixels.shape,
-            keys=tuple(batch.keys.tolist()),
+            keys=tuple(keys.tolist()),
             shift=shift.id,
             seed=seed,
             stored=stored,
         )
+        number = process.send(order, pixels)
+
+        def wait_for_batch() -> Images:
+            self.pace.asked()
+            self.pace.shifted(len(batch), process.wait_for_order(number))
+            self._grow()
+            if self._begun > begun:  # else what follows is more than the work of the networks
+                self.pace.given(len(batch))
+            return batch
+
+        return wait_for_batch
+
+    def _grow(self) -> None:
+        """Start as many more processes as the rates ask for, and say so."""
+        count = len(self._processes)
+        rates = None if self._joining else self.pace.rates(count)
+        if rates is None or self._memory is None:
+            return
+        more = max(count_needed(*rates, self.pace.most) - count, 0)
+        self._joining = [_ShifterProcess(self._memory.file) for _ in range(more)]
+        if more or not self._has_told:
+            self._has_told = True
+            line = f"{'shifts':14} {describe_pace(*rates, count + more)}"
+            self.tell(Event("shift", 0, None, line=line))
+
+    def end(self) -> None:
+        """End the processes."""
+        for process in (*self._processes, *self._joining):
+            process.end()
+        if self._memory is not None:
+            self._memory.close()
+        self._processes, self._joining, self._memory = [], [], None
+
+
+class _Slot(NamedTuple):
+    """A part of the shared memory that holds the pixels of one batch."""
+
+    offset: int
+    memory: mmap.mmap
+    is_locked: bool
+
+
+class _SharedMemory:
+    """Slots in a file without a name, which is freed when all processes have ended.
+
+    A slot is free again when nothing refers to its pixels. So a batch is valid as long as somebody
+    has it, and there are as many slots as batches are in use at once.
+    """
+
+    def __init__(self, device: torch.device | None) -> None:
+        # /dev/shm has only 64 MB in containers.
+        if hasattr(os, "memfd_create"):
+            self.file = os.memfd_create("fairweather-shifters")
+        else:
+            self.file = os.dup(tempfile.TemporaryFile().fileno())  # noqa: SIM115
+        self._device = device
+        self._slots: list[_Slot] = []
+        self._free: list[_Slot] = []
+
+    def take(self, shape: tuple[int, ...]) -> tuple[int, np.ndarray]:
+        """Where the memory of uint8 pixels is in the file, and the pixels with any content."""
+        size = math.prod(shape)
+        slot = next((slot for slot in self._free if len(slot.memory) >= size), None)
+        if slot is None:
+            slot = self._add_slot(size)
+        else:
+            self._free.remove(slot)
+        pixels = np.ndarray(shape, np.uint8, buffer=slot.memory)
+        weakref.finalize(pixels, self._free.append, slot).atexit = False
+        return slot.offset, pixels
+
+    def _add_slot(self, size: int) -> _Slot:
+        if len(self._free) == len(self._slots):  # all of them are too small, and nobody uses any
+            self._remove_slots()
+            os.ftruncate(self.file, 0)
+        pages = mmap.ALLOCATIONGRANULARITY
+        capacity = -(-size // pages) * pages
+        offset = sum(len(slot.memory) for slot in self._slots)
+        os.ftruncate(self.file, offset + capacity)
+        memory = mmap.mmap(self.file, capacity, offset=offset)
+        slot = _Slot(offset, memory, lock_pages(_as_tensor(memory), self._device))
+        self._slots.append(slot)
+        return slot
+
+    def _remove_slots(self) -> None:
+        for slot in self._slots:
+            if slot.is_locked:
+                unlock_pages(_as_tensor(slot.memory), self._device)
+        self._slots.clear()
+        self._free.clear()
+
+    def close(self) -> None:
+        """Forget the slots; pixels that somebody still has stay valid."""
+        self._remove_slots()
+        os.close(self.file)
+
+
+def _as_tensor(memory: mmap.mmap) -> torch.Tensor:
+    return torch.frombuffer(memory, dtype=torch.uint8)
+
+
+class _ShifterProcess:
+    def __init__(self, file: int) -> None:
+        self._process = start_module("fairweather.inference.shifters", str(file), pass_fds=[file])
+        self._pixels: deque[np.ndarray] = deque()  # of orders without an answer: they are in use
+        self.ordered = 0
+        self._answered = -1  # its first line says that it is ready
+        self.batches = (0,) * SLOTS  # numbers of its last batches, the oldest first
+
+    @property
+    def has_answered(self) -> bool:
+        """Whether it has said that it is ready, or has ended."""
+        assert self._process.stdout is not None
+        return bool(select.select([self._process.stdout], [], [], 0)[0])
+
+    def send(self, order: ShiftOrder, pixels: np.ndarray) -> int:
+        """Order a shift of these pixels; the number of this order, counted from 1."""
+        self._pixels.append(pixels)
         send_line(self._process, order.model_dump_json())
-        self._order_count += 1
-        return self._order_count, view
+        self.ordered += 1
+        return self.ordered
 
-    def _memory_with_slots(self, size: int) -> mmap.mmap:
-        """The memory, enlarged to slots of `size` bytes if needed; older views stay valid."""
-        if self._memory is None or size > self._slot_bytes:
-            self._read_answers(self._order_count)  # their slots are about to move
-            self._slot_bytes = size
-            os.ftruncate(self._file, SLOTS * size)
-            self._memory = mmap.mmap(self._file, SLOTS * size)
-        return self._memory
+    def wait_for_order(self, number: int) -> float:
+        """Wait for the answer to the order `number`, and skip the answers to earlier ones.
 
-    def wait_for_order(self, number: int) -> None:
-        """Wait for the answer to the order `number`, and skip the answers to earlier ones."""
-        answer = self._read_answers(number)
+        Returns the seconds that the order took.
+        """
+        answer = self.read_answers(number)
         if answer.error:
             raise InputError(answer.error) if answer.is_input_error else RuntimeError(answer.error)
+        return answer.seconds
 
-    def _read_answers(self, count: int) -> ShiftAnswer:
+    def read_answers(self, count: int) -> ShiftAnswer:
         """Read answers until `count` have come since the start; return the last one read now."""
         answer = ShiftAnswer()
         assert self._process.stdout is not None
-        while self._answer_count < count:
+        while self._answered < count:
             line = self._process.stdout.readline()
             if not line:
                 status = describe_exit(self._process.wait())
@@ -174,7 +293,9 @@ class _ShifterProcess:
                     "out; the same command continues from what is finished"
                 )
             answer = ShiftAnswer.model_validate_json(line)
-            self._answer_count += 1
+            if self._answered >= 0:
+                self._pixels.popleft()
+            self._answered += 1
         return answer
 
     def end(self) -> None:
@@ -184,7 +305,6 @@ class _ShifterProcess:
             self._process.stdin.close()
         self._process.stdout.close()
         self._process.wait()
-        os.close(self._file)
 
 
 # ---------------------------------------------------------------- in a shifter
@@ -196,16 +316,22 @@ def main() -> None:
     cv2.setNumThreads(1)
     output = take_stdout()
     file, memory = int(sys.argv[1]), None
+
+    def answer(message: ShiftAnswer) -> None:
+        output.write(message.model_dump_json() + "\n")
+        output.flush()
+
+    answer(ShiftAnswer())  # it is ready
     for line in sys.stdin:
         order = ShiftOrder.model_validate_json(line)
         if memory is None or len(memory) < order.offset + order.nbytes:
             memory = mmap.mmap(file, os.fstat(file).st_size)
-        output.write(_execute_order(order, memory).model_dump_json() + "\n")
-        output.flush()
+        answer(_execute_order(order, memory))
 
 
 def _execute_order(order: ShiftOrder, memory: mmap.mmap) -> ShiftAnswer:
     view = np.frombuffer(memory, np.uint8, order.nbytes, order.offset).reshape(order.shape)
+    began = time.perf_counter()
     try:
         view[...] = (
             read_stored(order.stored, order.shape[1:]) if order.stored else _shift(order, view)
@@ -214,12 +340,12 @@ def _execute_order(order: ShiftOrder, memory: mmap.mmap) -> ShiftAnswer:
         return ShiftAnswer(error=str(error), is_input_error=True)
     except Exception:
         return ShiftAnswer(error=traceback.format_exc())
-    return ShiftAnswer()
+    return ShiftAnswer(seconds=time.perf_counter() - began)
 
 
 def _shift(order: ShiftOrder, view: np.ndarray) -> np.ndarray:
-    pixels, keys = torch.from_numpy(view.copy()), torch.tensor(order.keys)
-    images = Images(pixels, torch.zeros_like(keys), keys, ("",))
+    keys = torch.tensor(order.keys)
+    images = Images(torch.from_numpy(view), torch.zeros_like(keys), keys, ("",))
     return shift_images(images, _parse_shift(order.shift), order.seed).numpy()
 
 

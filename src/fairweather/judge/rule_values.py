@@ -58,6 +58,7 @@ from fairweather.types.record import (
     ABSENT_METRICS,
     ALL,
     CLEAN,
+    CLEAN_AFTER,
     ENSEMBLE_SUFFIX,
     GROUPS,
     IMAGE,
@@ -360,7 +361,7 @@ def select_conditions(rule: Rule, rows: ModelScores) -> list[ShiftLevel]:
             f"a {rule.change} compares the same images, and those of {shift} are others than the "
             f"clean ones: use a rule for the number itself, such as {rule.metric}[{shift}]"
         )
-    if rule.change and shift in (CLEAN, VALIDATION):
+    if rule.change and (shift in (CLEAN, VALIDATION) or shift.startswith(CLEAN_AFTER)):
         raise InputError(
             f"a {rule.change} compares clean with shifted images, so the cell cannot be {shift}"
         )

@@ -21,7 +21,7 @@ from fairweather.metrics.columns import FloatArray, IntArray, clopper_pearson
 from fairweather.metrics.robustness import ADAPTED
 from fairweather.report.charts import COLORS, FAINT, RULE, SOLID, Figure, render_figure
 from fairweather.report.contents import Contents
-from fairweather.report.section import PartView, ReportPart, Section, Tables
+from fairweather.report.section import PartView, ReportPart, Section, Tables, show_tables
 from fairweather.report.tables import (
     ABSENT,
     TableLayout,
@@ -30,8 +30,16 @@ from fairweather.report.tables import (
     find_entry,
     format_difference,
 )
-from fairweather.types.measurement import Passes, Score
-from fairweather.types.record import ALL, CLEAN, ENSEMBLE_SUFFIX, MEAN, base_model
+from fairweather.types.measurement import Passes
+from fairweather.types.record import (
+    ALL,
+    CLEAN,
+    CLEAN_AFTER,
+    ENSEMBLE_SUFFIX,
+    MEAN,
+    NO_LEVEL,
+    base_model,
+)
 from fairweather.variants.variant import SHUFFLED
 
 # A window of the running accuracy is a tenth of the stream, within these limits.
@@ -64,6 +72,12 @@ class Streams(NamedTuple):
 
     passes: Passes | None
     """What adapting has cost, in images of all streams."""
+
+    seconds: float | None = None
+    """How long the network that adapts took for all streams; None if it is not known."""
+
+    plain_seconds: float | None = None
+    """How long the plain network took for the same images, once; None if it is not known."""
 
     @property
     def accuracies(self) -> FloatArray:
@@ -101,42 +115,55 @@ def read_streams(contents: Contents) -> list[Streams]:
     return [
         streams
         for model, base in list_adapting(contents).items()
-        for cell in contents.cells
+        for cell in (*contents.cells, *contents.clean_after(model))
         if (streams := _read_cell(contents, model, base, cell)) is not None
     ]
 
 
 def _read_cell(contents: Contents, model: str, base: str, cell: str) -> Streams | None:
     seed, variant = contents.seeds_of(model)[0], contents.variant(model)
+    unadapted = CLEAN if cell.startswith(CLEAN_AFTER) else cell
     names = ("labels", "predicted", "confidence", "place")
     read = contents.read_stream_columns(model, seed, cell, names)
-    plain = contents.read_columns(base, seed, cell, names[:3])
+    plain = contents.read_columns(base, seed, unadapted, ("predicted", "confidence"))
     clean = contents.read_columns(base, seed, CLEAN, ("predicted",))
     if read is None or plain is None or clean is None or variant is None:
         return None
     assert variant.adapting is not None, "it adapts"
-    order = np.argsort(read[3], axis=1)
+    adapting, order = variant.adapting, np.argsort(read[3], axis=1)
     labels, predicted, confidence = (np.take_along_axis(c, order, axis=1) for c in read[:3])
-    still, plain_confidence, unshifted = (c[order] for c in (*plain[1:], *clean))
-    adapting = variant.adapting
-    is_sorted = adapting.order != SHUFFLED
-    remark = adapting.remark(labels.shape[1], contents.batch_size(model))
-    can_collapse = adapting.remembers and not remark
-    right, plain_right = ((c == labels).astype(np.float64) for c in (predicted, still))
+    plain_predicted, plain_confidence, clean_predicted = (c[order] for c in (*plain, *clean))
+    right, plain_right = (
+        (answers == labels).astype(np.float64) for answers in (predicted, plain_predicted)
+    )
     collapses: list[Collapse | None] = []
-    for at, sure in enumerate(confidence):
-        plain_answers = [still[at], unshifted[at]]
+    for at in range(len(order)):
         collapse = find_collapse(
-            predicted[at], sure, plain_answers, plain_confidence[at], is_sorted=is_sorted
+            predicted[at],
+            confidence[at],
+            [plain_predicted[at], clean_predicted[at]],
+            plain_confidence[at],
+            is_sorted=adapting.order != SHUFFLED,
         )
         if collapse is not None and collapse.kind == "certain":
             rest = slice(collapse.place, None)
-            if not is_certainty_wrong(right[at, rest], plain_right[at, rest], sure[rest]):
+            columns = right[at, rest], plain_right[at, rest], confidence[at, rest]
+            if not is_certainty_wrong(*columns):
                 collapse = None
         collapses.append(collapse)
-    passes = contents.read_passes(model, seed, cell)
-    kept = collapses if can_collapse else None
-    return Streams(model, cell, right, plain_right, kept, remark, passes)
+    remark = adapting.remark(labels.shape[1], contents.batch_size(model))
+    can_collapse = adapting.remembers and not remark
+    return Streams(
+        model,
+        cell,
+        right,
+        plain_right,
+        collapses if can_collapse else None,
+        remark,
+        contents.read_passes(model, seed, cell),
+        contents.read_seconds(model, seed, cell),
+        contents.read_seconds(base, seed, unadapted),
+    )
 
 
 # ---------------------------------------------------------------- tables
@@ -149,11 +176,14 @@ _BESIDE_HEAD = TableLayout(
     words=2,
 )
 _STREAM_HEAD = TableLayout(
-    (
-        *("Model", "Images", "Streams", "Lowest (%)", "Highest (%)", "Collapsed", "First sign"),
-        *("Forward", "Backward", "Batches", "Steps", "Resets"),
-    ),
+    ("Model", "Images", "Streams", "Lowest (%)", "Highest (%)", "Collapsed", "First sign"),
     words=2,
+)
+_COST_HEAD = TableLayout(
+    (
+        *("Model", "Forward", "Backward", "Batches", "Steps", "Resets"),
+        *("Images/s", "Plain images/s", "Times plain"),
+    )
 )
 
 
@@ -161,12 +191,14 @@ def tabulate_beside(contents: Contents) -> TextTable | None:
     """Accuracy of each network that adapts beside the plain one, with changes and intervals."""
     body, lines, models = [], [], []
     for model, base in list_adapting(contents).items():
-        for place, shift, level in _list_places(contents):
+        for place, shift, level in _list_places(contents, model):
             changes = [
                 contents.score(name, model, shift, level) for name in (ACCURACY, CALIBRATION, RISK)
             ]
+            plain = CLEAN if shift.startswith(CLEAN_AFTER) else shift
             scores = [
-                find_entry(contents, "accuracy", name, shift, level) for name in (base, model)
+                find_entry(contents, "accuracy", base, plain, level),
+                find_entry(contents, "accuracy", model, shift, level),
             ]
             if changes[0] is None:
                 continue
@@ -200,30 +232,26 @@ def tabulate_streams(contents: Contents) -> TextTable | None:
     """How the streams of each cell differ, and which of them collapsed."""
     body, lines, models = [], [], []
     for streams in contents.once(read_streams):
-        shift, level = contents.cells[streams.cell]
+        shift, level = contents.cells.get(streams.cell, (streams.cell, NO_LEVEL))
         collapsed, accuracies = streams.collapsed, streams.accuracies
         number, first = next(iter(collapsed.items()), (0, None))
         sign = "" if first is None else f"stream {number + 1}, image {first.place + 1:,}"
         title, share = contents.titles[streams.model], len(collapsed) / len(accuracies)
         low, high = (float(end) for end in clopper_pearson(share, len(accuracies)))
         unknown = ABSENT if streams.collapses is None else UNEXAMINED
-        passes = streams.passes or (math.nan,) * len(Passes._fields)
-        costs = [images / streams.right.size for images in passes[:2]]
+        ends = accuracies.min(), accuracies.max()
         body.append(
             [
-                *(title, _name_cell(contents, streams.cell), str(len(accuracies))),
-                *(f"{100 * number:.1f}" for number in (accuracies.min(), accuracies.max())),
+                *(title, _name_cell(contents, streams), str(len(accuracies))),
+                *(f"{100 * accuracy:.1f}" for accuracy in ends),
                 f"{len(collapsed)} of {len(accuracies)}" if streams.is_examined else unknown,
                 sign or ABSENT,
-                *(ABSENT if math.isnan(cost) else f"{cost:.1f}" for cost in costs),
-                *(ABSENT if math.isnan(count) else f"{count:,}" for count in passes[2:]),
             ]
         )
+        kind, label = ("", "") if first is None else (first.kind, contents.classes[first.label])
         place = math.nan if first is None else first.place + 1
-        kind = "" if first is None else first.kind
-        ends = accuracies.min(), accuracies.max()
-        tail = (len(collapsed), low, high) if streams.is_examined else (math.nan,) * 3
-        counts = len(accuracies), *ends, *tail, place, kind, *costs, *passes[2:]
+        shares = (len(collapsed), low, high) if streams.is_examined else (math.nan,) * 3
+        counts = len(accuracies), *ends, *shares, place, kind, label
         lines.append([streams.model, title, shift, level, *counts])
         models.append(streams.model)
     if not body:
@@ -231,54 +259,93 @@ def tabulate_streams(contents: Contents) -> TextTable | None:
     caption = (
         "Streams of the first seed: the same images, each time in another order. Collapsed: over "
         "100 images, the network gives one class where the plain network gives several. Certainty "
-        "with fewer right answers counts too. First sign: the first of those images. Forward, "
-        "backward: passes through the network for each image, without those of validation images. "
-        "Batches, steps, resets: those of all streams. A reset brings the model back."
+        "with fewer right answers counts too. First sign: the first of those images."
     )
     columns = ["model", "title", "shift", "level", "streams", "lowest", "highest", "collapsed"]
-    columns += ["share low", "share high", "first image", "kind", "forward", "backward"]
-    columns += Passes._fields[2:]
+    columns += ["share low", "share high", "first image", "kind", "class"]
     frame = pd.DataFrame(lines, columns=columns)
     return TextTable("adaptation_streams", _STREAM_HEAD, body, [caption], frame, models)
 
 
-def _list_places(contents: Contents) -> Iterator[tuple[str, str, str]]:
+COSTS = ("forward", "backward", "batches", "steps", "resets", "speed", "plain speed", "times plain")
+
+
+def sum_costs(cells: Sequence[Streams]) -> tuple[float, ...] | None:
+    """Sum what adapting has cost in several cells of a network; None where nothing says so.
+
+    Returns:
+        The numbers of `COSTS`. Passes are of an image; speeds are images a second, and NaN where no
+        times are known.
+    """
+    known = [(streams, streams.passes) for streams in cells if streams.passes is not None]
+    if not known:
+        return None
+    passes = np.sum([own for _, own in known], axis=0)
+    images = sum(streams.right.size for streams, _ in known)
+    times: list[tuple[float, ...]] = [
+        (streams.right.size, streams.seconds, streams.right.shape[1], streams.plain_seconds)
+        for streams, _ in known
+        if streams.seconds and streams.plain_seconds
+    ]
+    seen, seconds, plain_seen, plain_seconds = np.sum(times or [(math.nan,) * 4], axis=0)
+    speed, plain_speed = float(seen / seconds), float(plain_seen / plain_seconds)
+    return (*(passes[:2] / images), *passes[2:], speed, plain_speed, plain_speed / speed)
+
+
+def tabulate_costs(contents: Contents) -> TextTable | None:
+    """What adapting costs: passes, steps, resets, and images a second beside the plain network."""
+    body, lines, models = [], [], []
+    forms = (*[".1f"] * 2, *[",.0f"] * 5, ".1f")
+    for model, cells in _list_by_model(contents.once(read_streams)).items():
+        if (costs := sum_costs(cells)) is None:
+            continue
+        texts = [format(cost, form) for cost, form in zip(costs, forms, strict=True)]
+        title = contents.titles[model]
+        body.append([title, *(ABSENT if text == "nan" else text for text in texts)])
+        lines.append([model, title, *costs])
+        models.append(model)
+    if not body:
+        return None
+    caption = (
+        "Cost over all cells of the first seed. Forward, backward: passes through the network for "
+        "each image, without those of validation images. Batches, steps, resets: those of all "
+        "streams. A reset brings the model back. Images/s: of the network alone with its steps, "
+        "measured once, beside any other work of the machine. Times plain: seconds for an image, "
+        "divided by those of the plain network in its own batches."
+    )
+    frame = pd.DataFrame(lines, columns=["model", "title", *COSTS])
+    return TextTable("adaptation_costs", _COST_HEAD, body, [caption], frame, models)
+
+
+def _list_places(contents: Contents, model: str) -> Iterator[tuple[str, str, str]]:
     yield from contents.means
     if sum(not sweep.is_attack for sweep in contents.sweeps) > 1:
         yield "All shifts", ALL, MEAN
+    for shift, words in contents.clean_after(model).items():
+        yield f"{words[:1].upper()}{words[1:]}", shift, NO_LEVEL
 
 
-def _name_cell(contents: Contents, cell: str) -> str:
-    shift, level = contents.cells[cell]
-    if cell == CLEAN:
-        return "Clean"
-    sweep = next(sweep for sweep in contents.sweeps if sweep.name == shift)
-    return sweep.at(level)
+def _name_cell(contents: Contents, streams: Streams) -> str:
+    if streams.cell not in contents.cells:
+        words = contents.clean_after(streams.model)[streams.cell]
+        return f"{words[:1].upper()}{words[1:]}"
+    shift, level = contents.cells[streams.cell]
+    sweep = next((sweep for sweep in contents.sweeps if sweep.name == shift), None)
+    return "Clean" if sweep is None else sweep.at(level)
 
 
 # ---------------------------------------------------------------- sentences
 
 
 def describe_adaptation(contents: Contents) -> list[str]:
-    """Say what adapting changes on clean images and under shift, in accuracy and confidence."""
-    said = []
-    for model in list_adapting(contents):
-        title = contents.titles[model]
-        clean = contents.score(ACCURACY, model, *contents.means[0][1:])
-        *_, (_, shift, level) = _list_places(contents)
-        if clean is not None:
-            said.append(f"{title}: {_describe_change(clean, 'on clean images')}")
-        if shift == CLEAN:
-            continue
-        change, error = (contents.score(n, model, shift, level) for n in (ACCURACY, CALIBRATION))
-        words = {sweep.name: sweep.in_sentence for sweep in contents.sweeps}
-        where = f"under {words.get(shift, 'all shifts')}"
-        if change is not None:
-            said.append(f"{title}: {_describe_change(change, where)}")
-        if error is not None:
-            said.append(f"{title}: {_describe_confidence(error, where)}")
+    """Say where adapting helps and harms most, what remains of it on clean images, what failed."""
     every = contents.once(read_streams)
-    return [*said, *_describe_steps(every, contents), *_describe_collapses(every, contents)]
+    return [
+        *summarise_adaptation(contents),
+        *_describe_afterwards(contents),
+        *_describe_steps(every, contents),
+        *_describe_collapses(every, contents),
+    ]
 
 
 def summarise_adaptation(contents: Contents) -> list[str]:
@@ -288,39 +355,46 @@ def summarise_adaptation(contents: Contents) -> list[str]:
     changes = [
         (change, model, base, shift, level)
         for model, base in list_adapting(contents).items()
-        for _, shift, level in _list_places(contents)
+        for _, shift, level in _list_places(contents, model)
+        if shift in words
         if (change := contents.score(ACCURACY, model, shift, level)) is not None
     ]
     gains = [entry for entry in changes if entry[0].low > 0]
     losses = [entry for entry in changes if entry[0].high < 0]
-    said = []
+    sentences = []
     for verb, choose, some in (("lifts", max, gains), ("lowers", min, losses)):
         if some:
             _, model, base, shift, level = choose(some, key=lambda entry: entry[0].value)
             scores = (contents.score("accuracy", name, shift, level) for name in (base, model))
             plain, adapted = (f"{100 * score.value:.0f}" for score in scores if score is not None)
-            said.append(
+            sentences.append(
                 f"{contents.titles[model]} {verb} accuracy {words[shift]} most: "
                 f"from {plain} to {adapted} %."
             )
-    return said
+    return sentences
 
 
-def _describe_change(change: Score, where: str) -> str:
-    points = f"{abs(100 * change.value):.1f} points"
-    if change.low > 0:
-        return f"adapting gains {points} of accuracy {where}."
-    if change.high < 0:
-        return f"adapting loses {points} of accuracy {where}."
-    return f"no change of accuracy was shown {where}."
-
-
-def _describe_confidence(error: Score, where: str) -> str:
-    if error.high < 0:
-        return f"the calibration error falls by {-error.value:.3f} {where}."
-    if error.low > 0:
-        return f"the calibration error rises by {error.value:.3f} {where}."
-    return f"no change of the calibration error was shown {where}."
+def _describe_afterwards(contents: Contents) -> Iterator[str]:
+    """Say whether a network that went from shift to shift still knows clean images."""
+    for model, base in list_adapting(contents).items():
+        known = [
+            (change, words, shift)
+            for shift, words in contents.clean_after(model).items()
+            if (change := contents.score(ACCURACY, model, shift, NO_LEVEL)) is not None
+        ]
+        if not known:
+            continue
+        change, words, shift = min(known)
+        adapted = contents.score("accuracy", model, shift, NO_LEVEL)
+        plain = contents.score("accuracy", base, CLEAN, NO_LEVEL)
+        title = contents.titles[model]
+        if adapted is None or plain is None:
+            continue
+        if change.high < 0:
+            values = f"{100 * adapted.value:.0f} % of {words}, the plain network on"
+            yield f"{title} is right on {values} {100 * plain.value:.0f} %."
+        else:
+            yield f"{title}: no loss on {words} was shown."
 
 
 def _list_by_model(every: Iterable[Streams]) -> dict[str, list[Streams]]:
@@ -334,29 +408,35 @@ def _describe_steps(every: Sequence[Streams], contents: Contents) -> Iterator[st
     """Say where a method of gradient steps hardly took any, or came back to the model."""
     for model, cells in _list_by_model(every).items():
         variant, title = contents.variant(model), contents.titles[model]
-        counted = [(s.passes, s.cell) for s in cells if s.passes is not None and s.passes.batches]
+        counted = [(s, s.passes) for s in cells if s.passes is not None and s.passes.batches]
         if variant is None or variant.adapting is None or not counted:
             continue
         if variant.adapting.takes_steps:
-            few, cell = min(counted, key=lambda entry: entry[0].steps / entry[0].batches)
-            if few.steps < few.batches * FEW_STEPS:
+            streams, least = min(counted, key=lambda entry: entry[1].steps / entry[1].batches)
+            if least.steps < least.batches * FEW_STEPS:
+                count = f"{least.steps:,}" if least.steps else "none"
                 yield (
-                    f"{title}: only {few.steps:,} of {few.batches:,} batches changed the network "
-                    f"{_name_place(contents, cell)}."
+                    f"{title} learned from {count} of its {least.batches:,} batches "
+                    f"{_name_place(contents, streams)}."
                 )
-        back, cell = max(counted, key=lambda entry: entry[0].resets / entry[0].batches)
-        if back.resets:
+        streams, most = max(counted, key=lambda entry: entry[1].resets / entry[1].batches)
+        if most.resets:
             yield (
-                f"{title}: came back to the model after {back.resets:,} of {back.batches:,} "
-                f"batches {_name_place(contents, cell)}."
+                f"{title} went back to the model after {most.resets:,} of {most.batches:,} batches "
+                f"{_name_place(contents, streams)}."
             )
 
 
-def _name_place(contents: Contents, cell: str) -> str:
-    return "on clean images" if cell == CLEAN else f"under {_name_cell(contents, cell)}"
+def _name_place(contents: Contents, streams: Streams) -> str:
+    if streams.cell == CLEAN:
+        return "on clean images"
+    if streams.cell in contents.cells:
+        return f"under {_name_cell(contents, streams)}"
+    return f"on {contents.clean_after(streams.model)[streams.cell]}"
 
 
 def _describe_collapses(every: Sequence[Streams], contents: Contents) -> Iterator[str]:
+    healthy: dict[int, list[str]] = {}
     for model, cells in _list_by_model(every).items():
         title, count = contents.titles[model], len(cells[0].accuracies)
         worst = max(cells, key=lambda streams: len(streams.collapsed))
@@ -367,21 +447,29 @@ def _describe_collapses(every: Sequence[Streams], contents: Contents) -> Iterato
             continue
         if worst.collapsed:
             number, collapse = next(iter(worst.collapsed.items()))
-            begin = f"Stream {number + 1} begins at image {collapse.place + 1:,}."
-            where = _name_place(contents, worst.cell)
             some = f"{len(worst.collapsed)} of {count} streams collapse"
-            yield f"{title}: {'its stream collapses' if count == 1 else some} {where}. {begin}"
-        elif fall.plain.mean() - fall.right.mean() >= LARGE_FALL:
+            answers = "is sure of wrong answers"
+            if collapse.kind == "one class":
+                answers = f"answers “{contents.classes[collapse.label]}”"
             yield (
-                f"{title}: no collapse {_name_place(contents, fall.cell)}, "
-                "which is one class where the plain network gives several."
+                f"{title}: {'its stream collapses' if count == 1 else some} "
+                f"{_name_place(contents, worst)}. "
+                f"From image {collapse.place + 1:,} on, stream {number + 1} {answers}."
+            )
+        elif (lost := fall.plain.mean() - fall.right.mean()) >= LARGE_FALL:
+            yield (
+                f"{title} loses {100 * lost:.0f} points {_name_place(contents, fall)}. "
+                "No stream collapsed to one class there."
             )
         elif count > 1:
-            most = 100 * float(clopper_pearson(0.0, count)[1])
-            yield (
-                f"{title}: none of {count} streams collapsed in any cell. "
-                f"With {count}, up to {most:.0f} % of other streams still may."
-            )
+            healthy.setdefault(count, []).append(title)
+    for count, titles in healthy.items():
+        which = titles[0] if len(titles) == 1 else f"{len(titles)} networks"
+        most = 100 * float(clopper_pearson(0.0, count)[1])
+        yield (
+            f"No stream of {which} collapsed in any cell. "
+            f"With {count} streams, up to {most:.0f} % of others still may."
+        )
 
 
 # ---------------------------------------------------------------- accuracy along the stream
@@ -446,7 +534,7 @@ def _draw_panel(contents: Contents, streams: Streams) -> alt.LayerChart | alt.Fa
         )
         for rows, color, width, opacity in lines
     ]
-    subtitle = _name_cell(contents, streams.cell)
+    subtitle = _name_cell(contents, streams)
     title = alt.Title(
         contents.titles[streams.model], subtitle=subtitle, fontSize=13, subtitleColor=FAINT
     )
@@ -462,16 +550,16 @@ def _make_rows(
     ]
 
 
-def _show(contents: Contents, tables: Tables) -> PartView | None:
+def _show_streams(contents: Contents, tables: Tables) -> PartView | None:
     if not tables:
         return None
-    notes = describe_adaptation(contents)
-    return PartView(tables=tables, figures=["adaptation"], notes=notes)
+    return PartView(tables=tables, figures=["adaptation"], notes=describe_adaptation(contents))
 
 
-ADAPTATION = ReportPart(
-    _show,
-    lambda contents: [tabulate_beside(contents), tabulate_streams(contents)],
+BESIDE = ReportPart(show_tables(""), lambda contents: [tabulate_beside(contents)])
+STREAMS = ReportPart(
+    _show_streams,
+    lambda contents: [tabulate_streams(contents), tabulate_costs(contents)],
     lambda contents: [draw_streams(contents)],
 )
-SECTION = Section("adaptation", "Adapting at test time", (ADAPTATION,))
+SECTION = Section("adaptation", "Adapting at test time", (BESIDE, STREAMS))

@@ -33,7 +33,9 @@ from fairweather.types.measurement import (
 from fairweather.types.operating_points import POINT_SIGN, RATES
 from fairweather.types.options import Aggregation
 from fairweather.types.record import (
+    ALL,
     CLEAN,
+    CLEAN_AFTER,
     ENSEMBLE,
     ENSEMBLE_SUFFIX,
     MEAN,
@@ -412,6 +414,11 @@ class Contents:
         run, file = self._file(model, seed, cell, TEST)
         return run.read_passes(file) if run.file(file).is_file() else None
 
+    def read_seconds(self, model: str, seed: str, cell: str) -> float | None:
+        """How long the network alone took for all images of a cell; None where nothing says so."""
+        run, file = self._file(model, seed, cell, TEST)
+        return run.read_seconds(file)
+
     def _file(self, model: str, seed: str, cell: str, part: str) -> tuple[RunFolder, str]:
         run, name = self.home(model)
         return run, run.predictions(name, seed, cell, part)
@@ -480,6 +487,13 @@ class Contents:
         """Title, shift and level of the clean images, and of the mean over each shift's levels."""
         swept = [(sweep.title, sweep.name, MEAN) for sweep in self.sweeps]
         return [("Clean", CLEAN, NO_LEVEL), *swept]
+
+    def clean_after(self, model: str) -> dict[str, str]:
+        """The cells of clean images that a model saw after shifts, in words, by name."""
+        words = {ALL: "all shifts"} | {sweep.name: sweep.in_sentence for sweep in self.sweeps}
+        cells = {f"{CLEAN_AFTER}{shift}": f"clean images after {words[shift]}" for shift in words}
+        own = set(self.scores["shift"][self.scores["model"] == model])
+        return {cell: text for cell, text in cells.items() if cell in own}
 
     def shift_title(self, name: str) -> str:
         """The title of a shift of this name; the name itself where there is none."""

@@ -133,9 +133,12 @@ class EvaluationOptions(ModelOptions):
         False, "Classes are in an order, such as grades: also score how far off answers are."
     )
     batch_size: int = option(256, "Images per forward pass.", least=1)
-    precision: str = option("fp32", "Number format: fp32, tf32 or bf16.")
+    precision: str = option("fp32", "Number format: fp32, tf32, bf16 or fp16.")
     cudnn_benchmark: bool = option(
         False, "Let cuDNN choose the fastest kernels; last digits may then differ between runs."
+    )
+    compile: bool = option(
+        False, "Compile models by torch.compile; last digits differ from those without."
     )
     bootstrap: int = option(1000, "Bootstrap resamples of each interval.", least=100, most=100_000)
     shift_seed: int = option(0, "Random seed of shifts and attacks.")
@@ -147,12 +150,6 @@ class EvaluationOptions(ModelOptions):
     jobs: int | None = shared_option(Sharing, "jobs")
     shift_processes: int | None = shared_option(Sharing, "shift_processes")
     models_in_memory: int | None = shared_option(Sharing, "models_in_memory")
-    devices: int = shared_option(
-        Sharing,
-        "devices",
-        description="Devices of this machine that predict in parallel.",
-        shown="1",
-    )
     partition: str | None = shared_option(Sharing, "partition")
     gpus: str | None = shared_option(Sharing, "gpus")
     time: str | None = shared_option(Sharing, "time")
@@ -160,7 +157,7 @@ class EvaluationOptions(ModelOptions):
     title: str | Mapping[str, str] | tuple[str, ...] | None = option(
         None, "Model name in tables and figures; with several models, NAME=TITLE. Repeatable."
     )
-    device: str = option("auto", "Device: auto, cpu, cuda, cuda:1 or mps.")
+    device: str = option("auto", "Device: auto, cpu, cuda, cuda:1, mps or xpu.")
     offline: bool = option(False, "Never use the network.")
 
     @property

@@ -82,6 +82,7 @@ def describe_run(inputs: Inputs) -> RunRecord:
             batch_size=settings.batch_size,
             precision=settings.arithmetic.precision,
             cudnn_benchmark=settings.arithmetic.cudnn_benchmark,
+            compile=settings.arithmetic.compile,
             training_precision=trainings.precision,
             variants=tuple(variant.text for variant in settings.variants),
             threads=settings.threads,

@@ -646,6 +646,10 @@ def try_model(model: nn.Module, settings: Settings, dataset: Dataset) -> None:
     for variant in settings.variants:
         variant.check_network(model, pixels)
         if (adapting := variant.adapting) is not None:
+            if adapting.takes_steps and settings.arithmetic.precision == "fp16":
+                raise InputError(
+                    f"precision fp16 rounds gradients of {variant.kind} to 0: use bf16 or fp32"
+                )
             for part in filter(None, (dataset.val, dataset.test)):
                 adapting.count_batches(len(part), settings.batch_size, model)
     attacks = [shift for shift in settings.shifts if isinstance(shift, Attack)]

@@ -556,6 +556,14 @@ class RunFolder:
             described = json.loads(file.schema_arrow.metadata[b"fairweather"])
             return Passes(*described["passes"]) if "passes" in described else None
 
+    def read_seconds(self, name: str) -> float | None:
+        """How long the network alone took for a file of predictions; None if no record says so."""
+        record = self.step(name.removesuffix(".parquet"))
+        if record is None or record.network_seconds is None:
+            return None
+        # A step whose streams mix cells writes a file for each.
+        return record.network_seconds / sum(file.endswith(".parquet") for file in record.files)
+
     def read_images(self, name: str) -> AnyPredictions:
         """Read the columns of a cell as they are stored, with one row for each image.
 

@@ -11,7 +11,7 @@ import sys
 from datetime import UTC, datetime
 from functools import cache
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from pydantic import JsonValue
 
@@ -23,6 +23,7 @@ if TYPE_CHECKING:
     import torch
 
 _PACKAGES = ("fairweather", "torch", "torchvision", "timm", "lightning-fabric", "numpy", "pillow")
+_GPUS = ("cuda", "xpu")  # devices with names of their own
 _DRAWING = ("altair", "vl-convert-python", "pillow")
 
 
@@ -75,7 +76,7 @@ def describe_machine(device: torch.device) -> Machine:
 
     return Machine(
         device=device.type,
-        model=_device_name(device) if device.type == "cuda" else _cpu_name(),
+        model=_device_name(device) if device.type in _GPUS else _cpu_name(),
         instructions=torch.backends.cpu.get_cpu_capability(),
         threads=torch.get_num_threads(),
     )
@@ -136,8 +137,9 @@ def _device_name(device: torch.device) -> str:
     import torch
 
     # The machine that plans may lack a GPU that the machines doing the steps have.
-    present = device.type == "cuda" and torch.cuda.is_available()
-    return torch.cuda.get_device_name(device) if present else device.type
+    module: Any = torch.get_device_module(device)
+    present = device.type in _GPUS and module.is_available()
+    return str(module.get_device_name(device)) if present else device.type
 
 
 def _cpu_name() -> str:

@@ -6,7 +6,9 @@ import math
 from collections.abc import Callable
 from typing import Annotated
 
+import cv2
 import numpy as np
+import numpy.typing as npt
 import torch
 import torch.nn.functional as F
 from PIL import Image
@@ -42,7 +44,7 @@ def brightness_factor(*, factor: NotNegative) -> ShiftFunction:
     """
     values = torch.arange(256, dtype=torch.float32)
     table = (values * torch.tensor(factor, dtype=torch.float32)).clamp_(0, 255).to(torch.uint8)
-    return _without_draws(lambda images: table.to(images.device)[images.int()])
+    return _by_table(table.numpy())
 
 
 def gaussian_blur(
@@ -137,8 +139,7 @@ def gamma(*, exponent: Positive) -> ShiftFunction:
     """
     # Just below 256, as in torchvision: all 256 outputs have equal width, and 1 becomes 255.
     values = (256 - 1e-3) * (np.arange(256) / 255) ** exponent
-    table = torch.from_numpy(values.astype(np.uint8))
-    return _without_draws(lambda images: table.to(images.device)[images.int()])
+    return _by_table(values.astype(np.uint8))
 
 
 def jpeg(*, quality: JpegQuality) -> ShiftFunction:
@@ -221,6 +222,21 @@ def downscale(*, factor: Annotated[float, between(1)]) -> ShiftFunction:
 
 def _without_draws(change: Callable[[torch.Tensor], torch.Tensor]) -> ShiftFunction:
     return lambda images, keys, seed: change(images)
+
+
+def _by_table(table: npt.NDArray[np.uint8]) -> ShiftFunction:
+    """Make a shift that replaces each 8-bit value by an entry of `[256]`, on the CPU."""
+
+    def apply(images: torch.Tensor) -> torch.Tensor:
+        if images.numel() == 0:
+            return images.clone()
+        pixels = np.ascontiguousarray(images.cpu().numpy())
+        changed = cv2.LUT(pixels.reshape(-1, pixels.shape[-1]), table)
+        return torch.from_numpy(np.asarray(changed, np.uint8).reshape(pixels.shape)).to(
+            images.device
+        )
+
+    return _without_draws(apply)
 
 
 def _by_pillow(change: Callable[[Image.Image], Image.Image]) -> ShiftFunction:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import hashlib
 import importlib.util
 import inspect
+import math
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from pathlib import Path
 from typing import NamedTuple, TypeVar
@@ -22,6 +23,7 @@ Pixels = npt.NDArray[np.uint8]
 Floats = npt.NDArray[np.float32]
 Generators = Iterator[np.random.Generator]
 Draws = TypeVar("Draws")
+Entry = TypeVar("Entry", bound=np.generic)
 
 SMALLEST_SIDE = 8  # pixels
 
@@ -48,6 +50,23 @@ def image_generators(keys: torch.Tensor, seed: int, stream: str) -> Iterator[np.
         digest = common.copy()
         digest.update(key.to_bytes(8, "little", signed=True))
         yield np.random.Generator(np.random.SFC64(int.from_bytes(digest.digest(), "little")))
+
+
+def draw_uniform(generator: np.random.Generator, shape: tuple[int, ...]) -> Floats:
+    """Draw float32 numbers from -1 to 1: 2 u - 1 of numpy's u = `random(dtype=float32)`.
+
+    Of a generator without half a number left, twice as fast: each of its 64 bits give two numbers.
+
+    >>> first, second = np.random.default_rng(0), np.random.default_rng(0)
+    >>> bool((draw_uniform(first, (5,)) == 2 * second.random(5, dtype=np.float32) - 1).all())
+    True
+    """
+    count = math.prod(shape)
+    words = generator.bit_generator.random_raw(-(-count // 2)).view(np.uint32)[:count]
+    numbers = (words >> np.uint32(8)).astype(np.float32)
+    numbers *= np.float32(2**-23)
+    numbers -= 1
+    return numbers.reshape(shape)
 
 
 class Corruption(NamedTuple):
@@ -172,13 +191,22 @@ def change_each_image(images: Pixels, change: Callable[[Floats], Floats]) -> Pix
 
 
 def quantise(image: Floats) -> Pixels:
-    """Drop the fraction of values >= 0, and clip them to 255.
+    """Drop the fraction of values >= 0 and < 255.99; the array itself is changed.
 
     >>> quantise(np.array([0.7, 41.99999, 255.4], np.float32)).tolist()
     [0, 42, 255]
     """
-    image = image + _NUDGE
-    return np.minimum(image, 255, out=image).astype(np.uint8)
+    image += _NUDGE
+    return image.astype(np.uint8)
+
+
+def take_pairs(table: npt.NDArray[Entry], first: Pixels, second: Pixels) -> npt.NDArray[Entry]:
+    """Return the entries `256 * first + second` of a table, `[256 * 256]`, for arrays `[n, m]`.
+
+    >>> take_pairs(np.arange(65536), np.array([[1]], np.uint8), np.array([[2]], np.uint8))
+    array([[258]])
+    """
+    return table.take(cv2.merge((second, first)).view(np.uint16)[..., 0])
 
 
 def gaussian_filter(image: Floats, sigma: float) -> Floats:

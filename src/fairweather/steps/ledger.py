@@ -87,10 +87,15 @@ class Ledger:
         needs = [record for need in step.needs if (record := self.record(need)) is not None]
         assert len(needs) == len(step.needs), f"{step.id} needs steps that are not done"
         checksums = {name: checksum for record in needs for name, checksum in record.files.items()}
-        # The page shows the record of the run and the machines that it was made on.
+        # The page shows the record of the run, the machines that it was made on, and times.
         if isinstance(step, ReportStep) and (self.run.path / RECORD).is_file():
             machines = [str(record.machine) for record in needs if record.machine]
-            shown = {"record": self.run.checksum(RECORD), "machines": list(dict.fromkeys(machines))}
+            shown: dict[str, object] = {
+                "record": self.run.checksum(RECORD),
+                "machines": list(dict.fromkeys(machines)),
+            }
+            if times := {r.id: r.network_seconds for r in needs if r.network_seconds is not None}:
+                shown["network_seconds"] = times
             checksums[RECORD] = fingerprint(shown)
         return step_fingerprint(step, checksums)
 

@@ -6,10 +6,9 @@ import base64
 import hashlib
 import math
 import zlib
-from collections.abc import Collection, Iterator, Mapping, Sequence
-from dataclasses import dataclass, field
-from itertools import groupby
-from operator import attrgetter
+from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, field, replace
+from itertools import pairwise
 
 import torch
 
@@ -25,7 +24,7 @@ from fairweather.steps import plan
 from fairweather.steps.predictions import groups_digest
 from fairweather.steps.samples import MIXUP
 from fairweather.steps.score_rows import is_imagenet_at_224
-from fairweather.steps.sweeps import digest_published, shift_kind
+from fairweather.steps.sweeps import digest_published, group_by_sweep, shift_kind
 from fairweather.steps.worker import get_splits, open_data
 from fairweather.tasks.table import find_task
 from fairweather.types.kinds import TaskKind
@@ -42,7 +41,9 @@ from fairweather.types.options import Aggregation
 from fairweather.types.positive import PositiveClasses, read_positive
 from fairweather.types.record import (
     ABSENT_METRICS,
+    ALL,
     CLEAN,
+    CLEAN_AFTER,
     ENSEMBLE,
     ENSEMBLE_SUFFIX,
     FIGURES,
@@ -65,7 +66,7 @@ from fairweather.types.record import (
     predictions_file,
     variant_name,
 )
-from fairweather.variants.variant import CONTINUAL, EPISODIC, GRADUAL, MIXED, Adapting, Variant
+from fairweather.variants.variant import CONTINUAL, GRADUAL, MIXED, Adapting, Variant
 
 OOD_DATA = "ood:"  # prefix of the names of other data sets in a plan
 
@@ -482,10 +483,13 @@ def _plan_variant(
     label = f"{model.label} + {variant.phrase(images, measurement.batch_size, measurement.kind)}"
     if file is not None:
         yield _plan_fit(measurement, model, variant, source, label, file)
-    cells = EPISODIC if variant.adapting is None else variant.adapting.cells
-    before = chain_cells(measurement.shifts, cells)
+    before = chain_cells(measurement.shifts, variant.cell_order)
     mixed: list[plan.PredictStep] = []
-    for part, shift in measurement.cells(fit_on=measurement.fits_under_shifts(variant)):
+    every = [
+        *measurement.cells(fit_on=measurement.fits_under_shifts(variant)),
+        *((TEST, replace(measurement.shifts[0], name=name)) for name in list_afterwards(before)),
+    ]
+    for part, shift in every:
         if variant.adapting is not None and isinstance(shift, Attack):
             continue
         how: plan.AnyPredictionWay = plan.AppliedVariant(
@@ -509,7 +513,7 @@ def _plan_variant(
         if isinstance(how, plan.ForwardPass) and variant.adapting is not None:
             carried = before.get(shift.id) if part == TEST else None
             step = _plan_adaptation(measurement, step, variant.adapting, carried)
-            if part == TEST and cells == MIXED:
+            if part == TEST and variant.cell_order == MIXED:
                 mixed.append(step)
                 continue
         yield step
@@ -531,18 +535,20 @@ def _plan_adaptation(
 ) -> plan.PredictStep:
     """Add what a method of adaptation reads and writes: source images, and changes of a network.
 
-    `before` is the cell that the network comes from; None if each begins with a new copy, and ""
-    for the first.
+    `before` is the cell that the network comes from; None if it is a new copy that no cell goes on
+    from, and "" for the first of a chain.
     """
     changes: dict[str, object] = {"work": step.work * adapting.orders * adapting.passes}
     if adapting.source_images:
         changes["source"] = measurement.data.reference(VAL)
-    if before is not None:
-        file = adapted_file(step.model, step.seed, step.shift)
-        changes["leaves"] = (*step.leaves, file)
-        if before:
-            changes["goes_on"] = adapted_file(step.model, step.seed, before)
-            changes["reads"] = (*step.reads, changes["goes_on"])
+    if before:
+        changes["goes_on"] = adapted_file(step.model, step.seed, before)
+        changes["reads"] = (*step.reads, changes["goes_on"])
+    if step.shift.startswith(CLEAN_AFTER):
+        changes["shift"] = CLEAN
+    elif before is not None:
+        changes["hands_over"] = adapted_file(step.model, step.seed, step.shift)
+        changes["leaves"] = (*step.leaves, changes["hands_over"])
     return step.model_copy(update=changes)
 
 
@@ -560,37 +566,42 @@ def _mix_cells(steps: Sequence[plan.PredictStep]) -> plan.PredictStep:
 def chain_cells(shifts: Sequence[Shift | Attack], order: str) -> dict[str, str]:
     """For each cell that a network goes on to, by the id of its shift, the one before.
 
-    The first of a chain has ""; there are none if each cell begins with a new copy of the network.
+    A chain begins with a new copy of the network at its first shift, which has "", as in published
+    continual protocols. It ends with the test images as they are. Before, these are seen by a new
+    copy. There are no chains if each cell begins with a new copy.
 
     >>> from fairweather.shifts.table import make_shift
     >>> levels = [make_shift("gamma", exponent=x) for x in (2, 1.5)]
     >>> clean = make_shift("clean")
     >>> chain_cells([clean, *levels], "gradual")
-    {'clean': '', 'gamma,exponent=1.5': '', 'gamma,exponent=2': 'gamma,exponent=1.5'}
-    >>> list(chain_cells([clean, *levels], "continual").values())
-    ['', 'clean', 'gamma,exponent=2']
+    {'gamma,exponent=1.5': '', 'gamma,exponent=2': 'gamma,exponent=1.5',
+    'clean_after/gamma': 'gamma,exponent=2'}
+    >>> list(chain_cells([clean, *levels], "continual"))
+    ['gamma,exponent=2', 'gamma,exponent=1.5', 'clean_after/all']
     """
-    unattacked = [shift for shift in shifts if isinstance(shift, Shift)]
-    chains = {
-        EPISODIC: [],
-        MIXED: [],
-        CONTINUAL: [unattacked],
-        GRADUAL: [
-            sorted(levels, key=_strength)
-            for _, levels in groupby(
-                sorted(unattacked, key=attrgetter("name")), key=attrgetter("name")
-            )
-        ],
-    }[order]
+    shifted = [s for s in shifts if isinstance(s, Shift) and s.level is not None]
+    chains: dict[str, list[Shift]] = {}
+    if order == CONTINUAL and shifted:
+        chains[ALL] = shifted
+    if order == GRADUAL:
+        chains = {
+            name: sorted(levels, key=_strength) for name, levels in group_by_sweep(shifted).items()
+        }
     return {
-        shift.id: before
-        for chain in chains
-        for shift, before in zip(chain, ["", *(shift.id for shift in chain)], strict=False)
+        cell: before
+        for name, chain in chains.items()
+        for before, cell in pairwise(["", *(shift.id for shift in chain), CLEAN_AFTER + name])
     }
 
 
 def _strength(shift: Shift) -> float:
-    return 0.0 if shift.level is None else abs(shift.level - shift_kind(shift.name).neutral)
+    assert shift.level is not None, "clean images are in no chain"
+    return abs(shift.level - shift_kind(shift.name).neutral)
+
+
+def list_afterwards(cells: Iterable[str]) -> tuple[str, ...]:
+    """Those of some cells that are the test images as they are, after shifts."""
+    return tuple(cell for cell in cells if cell.startswith(CLEAN_AFTER))
 
 
 def _plan_fit(
@@ -703,6 +714,7 @@ def _scored_models(
                 model=variant_name(model.name, variant.name),
                 seed=model.seed,
                 shifts=unattacked if adapts else shifts,
+                afterwards=list_afterwards(chain_cells(measurement.shifts, variant.cell_order)),
                 fitted_on=measurement.fitted_on(variant),
                 adapts=adapts,
             )
@@ -711,7 +723,7 @@ def _scored_models(
 def _plan_scores(measurement: Measurement, models: Sequence[MeasuredModel]) -> plan.ScoreStep:
     rows = tuple(_scored_models(measurement, models))
     data = measurement.data
-    reads = [row.file(shift) for row in rows for shift in row.shifts]
+    reads = [row.file(shift) for row in rows for shift in (*row.shifts, *row.afterwards)]
     validation = [VAL] if VAL in data.images else []
     for part in [*validation, *measurement.others, *measurement.natural]:
         reads += [row.file(CLEAN, part) for row in rows]

@@ -59,8 +59,8 @@ DATA = "data"  # the run's own data set; others are called `pretraining:NAME` an
 NATURAL_DATA = "natural:"  # prefix of other images of the same classes
 # Raise a version when a step of this kind gives another result for the same inputs.
 VERSIONS = {
-    "pretrain": 1,
-    "train": 1,
+    "pretrain": 2,
+    "train": 2,
     "choose": 1,
     "fit": 1,
     "features": 1,
@@ -69,7 +69,7 @@ VERSIONS = {
     "read": 1,
     "score": 12,
     "sample": 3,
-    "report": 17,
+    "report": 18,
 }
 # Fields that change results only if a step uses a network.
 MACHINE_FIELDS = ("device", "threads")
@@ -81,6 +81,18 @@ LIBRARY_VERSIONS: dict[str, JsonValue] = {
         for name in ("numpy", "pillow", "torch", "torchvision")
     },
 }
+# Raise the version of a shift, from 1, if it changes the same images differently than before.
+SHIFT_VERSIONS: Mapping[str, int] = {"imagenet_c/defocus_blur": 2}
+
+
+def _shifted_with(shifts: Iterable[str]) -> dict[str, JsonValue]:
+    """What the shifted images depend on besides the ids of the shifts and the seed."""
+    names = {shift.partition(",")[0] for shift in shifts}
+    versions: dict[str, JsonValue] = {
+        name: version for name, version in SHIFT_VERSIONS.items() if name in names
+    }
+    return {"libraries": LIBRARY_VERSIONS, **({"shift_versions": versions} if versions else {})}
+
 
 # ---------------------------------------------------------------- data and networks of steps
 
@@ -203,6 +215,9 @@ class StepResult(NamedTuple):
 
     share: float = 1.0
     """Share of its work that was done now; the rest was done before an interruption."""
+
+    network_seconds: float | None = None
+    """How long its network alone took; None if it has none."""
 
     halved_to: int | None = None
     """The batch size at which it went on after memory ran out; None if it did not."""
@@ -451,7 +466,7 @@ class FitStep(Step):
         return ("stored", *(("shift_seed",) if self.shifts == (CLEAN,) else ()))
 
     def made_with(self) -> dict[str, JsonValue]:
-        return {} if self.stored or self.shifts == (CLEAN,) else {"libraries": LIBRARY_VERSIONS}
+        return {} if self.stored or self.shifts == (CLEAN,) else _shifted_with(self.shifts)
 
 
 class FeaturesStep(Step):
@@ -601,7 +616,15 @@ class PredictStep(Step):
 
     goes_on: NoEffect[str | None] = None
     """The file with what a network that adapts has changed in the cell before, if it goes on from
-    there. It writes another such file after that of its predictions."""
+    there."""
+
+    hands_over: NoEffect[str | None] = None
+    """The file of `leaves` with what it has changed until the end, for the next cell."""
+
+    @property
+    def is_afterwards(self) -> bool:
+        """Whether it sees the test images as they are, after a network has adapted to shifts."""
+        return self.goes_on is not None and self.shift == CLEAN
 
     @property
     def label(self) -> str:
@@ -620,7 +643,7 @@ class PredictStep(Step):
         if self.ood_scores:
             facts["ood_scores"] = [*OOD_SCORES, NEIGHBOURS]
         if (self.mixed or self.shift != CLEAN) and isinstance(self.how, ForwardPass):
-            facts["libraries"] = LIBRARY_VERSIONS
+            facts |= _shifted_with((self.shift, *self.mixed))
         return facts
 
 
@@ -658,6 +681,9 @@ class ScoredModel(FrozenRecord):
     model: str
     seed: int | str
     shifts: tuple[str, ...]
+    afterwards: tuple[str, ...] = ()
+    """The cells `clean_after/...` of a network that goes from one cell to the next."""
+
     fitted_on: tuple[str, ...] = (CLEAN,)
     """The shifts of the validation images that its thresholds are fitted on."""
 
@@ -768,7 +794,7 @@ class SampleStep(Step):
         return () if self.attacks else MACHINE_FIELDS
 
     def made_with(self) -> dict[str, JsonValue]:
-        return {"libraries": LIBRARY_VERSIONS}
+        return _shifted_with(self.shifts)
 
 
 class ReportStep(Step):

@@ -26,6 +26,7 @@ from fairweather.inference.prediction import (
     predict_shared,
     predict_streams,
 )
+from fairweather.inference.stopwatch import Stopwatch
 from fairweather.metrics.detection import NEIGHBOURS, OodInputs, compute_ood_scores
 from fairweather.metrics.grouping import Grouping, number_groups
 from fairweather.progress import Event, Notify
@@ -277,20 +278,21 @@ def do_predictions(
         device=worker.device,
         arithmetic=first.arithmetic,
         seed=first.shift_seed,
-        shifters=worker.shifters,
+        shifters=worker.shifters_of(progress),
         when_halved=_make_halver(worker, progress),
         tell=make_image_notifier(task, len(images), progress),
     )
     for step, predictor in zip(steps, predictors, strict=True):
-        if predictor.carried is not None:
-            folder.write(step.leaves[1], _encode_states(predictor.carried))
+        if predictor.carried is not None and step.hands_over is not None:
+            folder.write(step.hands_over, _encode_states(predictor.carried))
     return [
-        # Batches of adapted networks are never halved.
         _store_predictions(
             step,
             predictions,
             folder,
-            worker.halved(step.batch_size) if predictor.adapting is None else None,
+            # Batches of adapted networks are never halved.
+            halved=worker.halved(step.batch_size) if predictor.adapting is None else None,
+            clock=predictor.clock,
         )
         for step, predictor, predictions in zip(steps, predictors, all_predictions, strict=True)
     ]
@@ -305,7 +307,7 @@ def _predict_mixed(
     texts = (step.shift, *step.mixed)
     every = (worker.shift(text, images, step.published) for text in texts)
     shifts = [shift for shift in every if isinstance(shift, Shift)]  # no attack is planned
-    mixed = MixedImages(images, shifts, step.shift_seed, worker.shifters)
+    mixed = MixedImages(images, shifts, step.shift_seed, worker.shifters_of(progress))
     predictions = predict_streams(
         predictor,
         predictor.adapting,
@@ -326,7 +328,7 @@ def _predict_mixed(
             cell = replace(cell, ood_scores={})  # as in every other cell but the first
         one = step.model_copy(update={"shift": text, "leaves": (file,)})
         notes.append(_store_predictions(one, cell, folder).note)
-    return plan.StepResult("; ".join(notes))
+    return plan.StepResult("; ".join(notes), network_seconds=_read_clock(predictor.clock))
 
 
 def _store_predictions(
@@ -334,6 +336,7 @@ def _store_predictions(
     predictions: AnyPredictions,
     folder: RunFolder,
     halved: int | None = None,
+    clock: Stopwatch | None = None,
 ) -> plan.StepResult:
     """Write predictions; `halved` is the batch size that was used, if memory has run out."""
     if step.labelled:
@@ -341,12 +344,17 @@ def _store_predictions(
         folder.write_predictions(step.leaves[0], predictions, aggregated=aggregated)
         called = "exact match" if predictions.kind == FINDINGS else "accuracy"
         right = predictions.correct[folder.task.judged(predictions)]
-        note = f"{step.shift}: {called} {np.mean(right):.1%}"
+        cell = "clean afterwards" if step.is_afterwards else step.shift
+        note = f"{cell}: {called} {np.mean(right):.1%}"
     else:
         assert isinstance(predictions, Predictions), "only classifiers are scored on other data"
         folder.write_unlabelled(step.leaves[0], predictions)
         note = f"{step.images.data}: confidence {np.mean(predictions.known_confidence):.1%}"
-    return plan.StepResult(note, halved_to=halved)
+    return plan.StepResult(note, network_seconds=_read_clock(clock), halved_to=halved)
+
+
+def _read_clock(clock: Stopwatch | None) -> float | None:
+    return None if clock is None else round(clock.seconds, 6)
 
 
 def has_changed_logits(predictions: Predictions) -> bool:
@@ -366,7 +374,7 @@ def _make_predictor(step: plan.PredictStep, worker: Worker, folder: RunFolder) -
         clean = worker.images(step.source)
         chosen = draw_sample(len(clean), predictor.adapting.source_images, step.shift_seed)
         predictor = predictor._replace(source=clean[chosen])
-    if len(step.leaves) > 1 and not step.mixed:
+    if step.goes_on is not None or step.hands_over is not None:
         states = [] if step.goes_on is None else _read_states(folder, step.goes_on)
         predictor = predictor._replace(carried=states)
     fitted, known = NOTHING_FITTED, None
@@ -374,7 +382,9 @@ def _make_predictor(step: plan.PredictStep, worker: Worker, folder: RunFolder) -
         fitted = read_fitted(folder, step.how.variant, step.how.fitted)
     if step.ood_scores:
         known = KnownFeatures(read_features(folder, step.known) if step.known is not None else None)
-    return predictor._replace(fitted=fitted, known=known, seed=step.how.stream_seed)
+    # An attack passes through the network as often as it likes.
+    clock = None if _is_attack(step.shift) else Stopwatch()
+    return predictor._replace(fitted=fitted, known=known, seed=step.how.stream_seed, clock=clock)
 
 
 def _load_predictor(

@@ -56,6 +56,7 @@ from fairweather.types.operating_points import OperatingPoints, has_target
 from fairweather.types.record import (
     ALL,
     CLEAN,
+    CLEAN_AFTER,
     COLUMNS,
     MEAN,
     NO_LEVEL,
@@ -348,11 +349,13 @@ def adaptation_rows(
     """Make the rows of how much adapting changes each model, from the estimates of all cells.
 
     What is fitted on a network that adapts is compared with the same fitted on the plain network.
+    Clean images after shifts are compared with clean images.
     """
     lines = []
     pairs = {row.model: drop_adapting(row.model) for row in models if row.adapts}
     for (model, seed, shift, level), own in table.items():
-        plain = table.get((pairs.get(model, ""), seed, shift, level), {})
+        same = CLEAN if shift.startswith(CLEAN_AFTER) else shift
+        plain = table.get((pairs.get(model, ""), seed, same, level), {})
         for name, changed in ADAPTED.items() if level != WORST else ():
             if name in own and name in plain:
                 first, second = plain[name], own[name]

@@ -68,6 +68,7 @@ from fairweather.types.options import order_of_value
 from fairweather.types.record import (
     ABSENT_METRICS,
     CLEAN,
+    CLEAN_AFTER,
     ENSEMBLE,
     MEAN,
     NATURAL,
@@ -100,6 +101,12 @@ def do_score(step: ScoreStep, worker: Worker, folder: RunFolder, progress: Notif
     for name in others:
         shift = replace(UNCHANGED, name=name)
         parts.append(([Cell(row.model, row.seed, shift) for row in step.rows], groupings[name]))
+    if afterwards := [
+        Cell(row.model, row.seed, replace(UNCHANGED, name=name))
+        for row in step.rows
+        for name in row.afterwards
+    ]:
+        parts.append((afterwards, groupings[TEST]))
     tell = _make_counter(step.task, sum(len(members) for members, _ in parts), progress)
     if step.task_name != CLASSIFICATION:
         _score_units(step, folder, parts, tell, progress)
@@ -148,7 +155,11 @@ def do_score(step: ScoreStep, worker: Worker, folder: RunFolder, progress: Notif
         frames.append(rows)
     derived = derived_rows(
         cells,
-        {key: values for key, values in estimated.items() if not key[2].startswith(NATURAL)},
+        {
+            key: values
+            for key, values in estimated.items()
+            if not key[2].startswith((NATURAL, CLEAN_AFTER))
+        },
         lambda cell: list(folder.read_stream_columns(cell_file(cell), ["predicted"])[0]),
         bootstrap=step.bootstrap,
         in_units_of_alexnet=step.in_units_of_alexnet,

@@ -7,6 +7,7 @@ import json
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import replace
+from functools import partial
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -20,7 +21,7 @@ from fairweather.data.groups import describe_shared_groups
 from fairweather.data.loading import check_no_copies, load
 from fairweather.data.natural_sets import find_natural_facts
 from fairweather.data.pixel_scans import digest
-from fairweather.devices import memory_for_networks, resolve_device
+from fairweather.devices import memory_for_networks, resolve_device, wait_for
 from fairweather.errors import InputError, quote_names
 from fairweather.inference.shifters import Shifters
 from fairweather.models.building import load_checkpoint
@@ -39,12 +40,14 @@ from fairweather.steps.plan import (
     NATURAL_DATA,
     AnyNetwork,
     EnsembleNetwork,
+    ForwardPass,
     ImagesReference,
     InterpolatedNetwork,
     OpenedNetwork,
     Plan,
     PlannedDataset,
     PlannedModel,
+    PredictStep,
     TrainedNetwork,
     network_files,
 )
@@ -63,6 +66,7 @@ from fairweather.types.measurement import (
 )
 from fairweather.types.positive import PositiveClasses, read_positive
 from fairweather.types.record import NATURAL, PROBED, TEST, TRAIN, VAL
+from fairweather.variants.variant import read_variant
 
 FileVersion = tuple[str, int, int, int]  # of a file: path, inode, nanoseconds, bytes
 
@@ -86,7 +90,7 @@ class Worker:
         datasets: open data sets, by their names in the plan; they are not checked.
         models: open models from elsewhere, by their digests; each returns logits of the data's
             classes.
-        workers: processes that make shifted batches ahead.
+        workers: the most processes that make shifted batches ahead.
         networks: the most networks to keep in memory; None for as many as fit.
         jobs: number of workers on this machine, which share its memory.
         ranks: the processes that train together with this one.
@@ -123,9 +127,15 @@ class Worker:
         self.offline, self.progress = offline, progress
         self._datasets = dict(datasets or {})
         self._opened = dict(models or {})
-        self.workers, self.most_networks = workers, networks
-        self.shifters = Shifters(workers) if workers else None
+        self.most_networks = networks
+        waits = partial(wait_for, self.device)
+        self._shifters = Shifters(workers, self.device, wait_for_device=waits) if workers else None
         self.room = memory_for_networks(self.device) // jobs
+        forward = (step.how for step in plan.steps if isinstance(step, PredictStep))
+        variants = {how.variant for how in forward if isinstance(how, ForwardPass)} - {None}
+        adapting = (read_variant(str(variant)).adapting for variant in variants)
+        # One network adapts at a time.
+        self._copies = max((method.copies for method in adapting if method), default=0)
         self._networks: dict[AnyNetwork, _LoadedNetwork] = {}  # the latest last
         self._largest_batch: int | None = None
 
@@ -183,6 +193,13 @@ class Worker:
             )
         return bound
 
+    def shifters_of(self, progress: Notify) -> Shifters | None:
+        """The processes that shift batches ahead, if there are any, for a step with this
+        progress."""
+        if self._shifters is not None:
+            self._shifters.tell = progress
+        return self._shifters
+
     def network(self, network: AnyNetwork, folder: RunFolder) -> nn.Module:
         """Return a network with logits of the data's classes; as many as fit are kept.
 
@@ -227,9 +244,7 @@ class Worker:
     def _fit(self, sizes: Sequence[int]) -> bool:
         if self.most_networks is not None and len(sizes) > self.most_networks:
             return False
-        return (
-            2 * sum(sizes) <= self.room
-        )  # twice, because an adapted model is a copy of its network
+        return sum(sizes) + self._copies * max(sizes) <= self.room
 
     def _size_of(self, network: AnyNetwork, folder: RunFolder) -> int:
         """The bytes of its weights: of its files, or of an open model from elsewhere."""
@@ -257,8 +272,8 @@ class Worker:
 
     def close(self) -> None:
         """End the processes that it has started."""
-        if self.shifters is not None:
-            self.shifters.end()
+        if self._shifters is not None:
+            self._shifters.end()
 
     def batch_size(self, asked: int) -> int:
         """The requested batch size, or the largest one that fits into memory."""

@@ -3,7 +3,7 @@
 Pillow is the reference for all of them, since the published policies were made with it. Images are
 uint8 `[B, 3, H, W]`; magnitudes are `[B]`, of any real dtype and best on the CPU. Affine operations
 take the nearest source pixel, or interpolate between pixels, with one matrix per image. Operations
-on pixel values equal Pillow's to the last bit for each image. On MPS devices, which have no
+on pixel values equal Pillow's to the last bit for each image. On devices without
 float64, `autocontrast` may be off by one.
 """
 
@@ -16,6 +16,8 @@ from functools import partial
 import numpy as np
 import numpy.typing as npt
 import torch
+
+from fairweather.devices import widest_float
 
 Lookup = Callable[[torch.Tensor, torch.Tensor], torch.Tensor]
 
@@ -161,7 +163,7 @@ def autocontrast(images: torch.Tensor) -> torch.Tensor:
     tensor([[  0, 127, 255]], dtype=torch.uint8)
     """
     # As Pillow computes it: with fewer bits, or with a reciprocal, some results are one too low.
-    exact = torch.float32 if images.device.type == "mps" else torch.float64
+    exact = widest_float(images.device)
     low, high = (end.to(exact)[..., None] for end in images.flatten(2).aminmax(dim=2))
     scale = torch.full_like(low, 255) / (high - low).clamp(min=1)
     values = torch.arange(256, device=images.device)

@@ -1,17 +1,15 @@
-"""Convolutions of maps so small that a kernel lies mostly outside of them, as one matrix product."""
+"""Convolutions of maps so small that much of a kernel lies outside, as one matrix product."""
 
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
 from functools import cache
+from itertools import product
 from typing import Any
 
 import torch
 import torch.nn.functional as F
 from torch.overrides import TorchFunctionMode
-
-# In smaller batches, writing the matrix takes longer than what it saves (benchmarks/notes/speed.md).
-FEWEST_IMAGES = 64
 
 Pair = tuple[int, int]
 
@@ -23,7 +21,7 @@ class SmallMaps(TorchFunctionMode):
     meets a map of 1x1, as in the last layers of a ResNet-18 at 28 pixels. If each output sees each
     input, the convolution is a matrix product. Results differ in their last digits.
 
-    >>> images, weight = torch.randn(64, 8, 2, 2), torch.randn(4, 8, 3, 3)
+    >>> images, weight = torch.randn(16, 8, 2, 2), torch.randn(4, 8, 3, 3)
     >>> with SmallMaps():
     ...     small = F.conv2d(images, weight, padding=1)
     >>> torch.allclose(small, F.conv2d(images, weight, padding=1), atol=1e-5)
@@ -38,48 +36,69 @@ class SmallMaps(TorchFunctionMode):
         kwargs: Mapping[str, Any] | None = None,
     ) -> Any:  # noqa: ANN401 - whatever the function of torch returns
         """Compute a function of torch; of convolutions, those of small maps in another way."""
-        result = _multiply(*args, **(kwargs or {})) if func is torch.conv2d else None
+        result = multiply(*args, **(kwargs or {})) if func is torch.conv2d else None
         return func(*args, **(kwargs or {})) if result is None else result
 
 
-def _multiply(
-    input: torch.Tensor,  # noqa: A002 - as torch calls it
+def multiply(
+    input: torch.Tensor,
     weight: torch.Tensor,
     bias: torch.Tensor | None = None,
-    stride: int | Pair = 1,
-    padding: int | Pair | str = 0,
-    dilation: int | Pair = 1,
+    stride: int | Sequence[int] = 1,
+    padding: int | Sequence[int] | str = 0,
+    dilation: int | Sequence[int] = 1,
     groups: int = 1,
 ) -> torch.Tensor | None:
-    """The convolution as a matrix product; None unless each output sees each input."""
-    if input.ndim != 4 or len(input) < FEWEST_IMAGES or input.device.type != "cpu":
+    """`torch.conv2d` as a matrix product; None where that is not possible, or not faster.
+
+    It is faster if there is padding, each output sees each input, and the batch has as many images
+    as an output channel has pairs of an input and an output pixel. The matrix has a number for
+    each of these pairs: in smaller batches, writing it takes longer than what the product saves
+    (benchmarks/notes/speed.md).
+
+    >>> multiply(torch.ones(1, 1, 1, 1), torch.ones(1, 1, 3, 3), padding=1)
+    tensor([[[[1.]]]])
+    >>> multiply(torch.ones(1, 1, 8, 8), torch.ones(1, 1, 3, 3), padding=1) is None
+    True
+    """
+    if input.ndim != 4 or input.device.type != "cpu" or groups != 1:
         return None
-    if groups != 1 or isinstance(padding, str) or not any(_pair(padding)):
+    if isinstance(padding, str) or not any(_pair(padding)):
         return None
-    batch, channels, *size = input.shape
+    batch, _, *size = input.shape
     outputs, _, *kernel = weight.shape
     places = zip(size, kernel, *map(_pair, (stride, padding, dilation)), strict=True)
     down, across = (find_taps(*one) for one in places)
     if down is None or across is None:
         return None
-    rows, columns = down.shape[0], across.shape[0]
-    taps = (down[:, None, :, None] * kernel[1] + across[None, :, None, :]).flatten()
-    chosen = weight.permute(2, 3, 0, 1).flatten(2).flatten(0, 1).index_select(0, taps)
-    matrix = chosen.view(rows * columns, -1, outputs, channels).transpose(1, 2)
-    pixels = input.permute(0, 2, 3, 1).reshape(batch, -1)
-    summed = F.linear(pixels, matrix.reshape(rows * columns * outputs, -1))
-    values = summed.view(batch, rows, columns, outputs)
-    return (values if bias is None else values + bias).permute(0, 3, 1, 2)
+    taps = [
+        row * kernel[1] + column
+        for rows, columns in product(down, across)
+        for row, column in product(rows, columns)
+    ]
+    if batch < len(taps):
+        return None
+    chosen = torch.tensor(taps, device="cpu")
+    matrix = weight.permute(0, 2, 3, 1).flatten(1, 2).index_select(1, chosen)
+    results = len(down) * len(across)
+    values = F.linear(
+        input.permute(0, 2, 3, 1).reshape(batch, -1),
+        matrix.view(outputs * results, -1),
+        None if bias is None else bias.repeat_interleave(results),
+    )
+    maps = values.view(batch, outputs, len(down), len(across))
+    return maps.contiguous(memory_format=torch.channels_last)
 
 
-def _pair(value: int | Sequence[int]) -> Sequence[int]:
-    return (value, value) if isinstance(value, int) else value
+def _pair(value: int | Sequence[int]) -> Pair:
+    # torch takes a sequence of one number too.
+    return (value, value) if isinstance(value, int) else (value[0], value[-1])
 
 
 @cache
 def find_taps(
     size: int, kernel: int, stride: int, padding: int, dilation: int
-) -> torch.Tensor | None:
+) -> list[list[int]] | None:
     """Which tap of a kernel connects each output with each input along one axis.
 
     Args:
@@ -87,14 +106,15 @@ def find_taps(
         kernel, stride, padding, dilation: of the convolution.
 
     Returns:
-        int64 `[outputs, size]`; None if an output does not see an input.
+        For each output, the tap of each input; None if an output does not see an input.
 
     >>> find_taps(2, 3, 1, 1, 1)
-    tensor([[1, 2],
-            [0, 1]])
+    [[1, 2], [0, 1]]
     """
-    count = (size + 2 * padding - dilation * (kernel - 1) - 1) // stride + 1
-    inputs, outputs = torch.arange(size), torch.arange(count)[:, None]
-    distance = inputs - (outputs * stride - padding)
-    seen = (distance >= 0) & (distance <= dilation * (kernel - 1)) & (distance % dilation == 0)
-    return distance // dilation if count > 0 and bool(seen.all()) else None
+    reach = dilation * (kernel - 1) + 1
+    starts = range(-padding, size + padding - reach + 1, stride)
+    distances = [[place - start for place in range(size)] for start in starts]
+    for distance in (one for row in distances for one in row):
+        if not 0 <= distance < reach or distance % dilation:
+            return None
+    return [[distance // dilation for distance in row] for row in distances] or None

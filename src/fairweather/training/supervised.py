@@ -25,7 +25,6 @@ from fairweather.training.losses import ONE_CLASS, LabelLoss, Weights
 from fairweather.training.ranks import ALONE, Ranks
 from fairweather.training.recipe import Recipe
 from fairweather.training.selfsupervised.methods import rotate_quarter
-from fairweather.training.small_maps import SmallMaps
 from fairweather.types.measurement import Attack, Images, Shift
 
 if TYPE_CHECKING:
@@ -339,10 +338,7 @@ def fit(
             learner.enter(phase)
         rng = np.random.default_rng([seed, epoch])
         # Dropout needs different random numbers in each process.
-        with (
-            loop_parts.seeded(int(rng.integers(2**63)) ^ ranks.rank, learner.device),
-            SmallMaps(),
-        ):
+        with loop_parts.training(int(rng.integers(2**63)) ^ ranks.rank, learner.device):
             row = _train_epoch(learner, train, epoch, rng, train_shifts, attack, after_step, ranks)
         row |= _evaluate_epoch(learner, train, val, ranks)
         history = [*history, row]

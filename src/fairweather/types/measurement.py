@@ -309,9 +309,13 @@ class Images:
         return len(self.images)
 
     def __getitem__(self, index: Index) -> Images:
+        return self.at(index, self.images[index])
+
+    def at(self, index: Index, pixels: torch.Tensor) -> Images:
+        """The images of an index with other pixels, uint8 `[B, 3, H, W]`, such as shifted ones."""
         places = index if isinstance(index, slice) else np.asarray(index)
         return Images(
-            self.images[index],
+            pixels,
             self.labels[index],
             self.keys[index],
             self.classes,

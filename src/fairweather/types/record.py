@@ -43,6 +43,9 @@ ALL = "all"  # shift: the mean over all shifts
 PRIORS, OOD = "priors/", "ood/"  # shift: prefixes of those that change no image
 # Shift: prefix of other images of the same classes. They are not paired with the test images.
 NATURAL = "natural/"
+# Shift: prefix of the test images as they are, after a network that adapts has gone through all
+# shifts (`clean_after/all`), or through the levels of one. Like clean, they are in no mean.
+CLEAN_AFTER = "clean_after/"
 WORST_PRIORS = f"{PRIORS}worst"
 NO_LEVEL = "none"  # level: of a shift without levels
 MEAN, WORST = "mean", "worst"  # level: over the levels of a shift
@@ -63,10 +66,11 @@ class ShiftLevel(NamedTuple):
 def is_shifted(shift: str) -> bool:
     """Say whether a value of the column `shift` is a change of the test images.
 
-    >>> [is_shifted(word) for word in ("gaussian_blur", "clean", "priors/foxes")]
-    [True, False, False]
+    >>> [is_shifted(word) for word in ("gaussian_blur", "clean", "clean_after/all", "priors/foxes")]
+    [True, False, False, False]
     """
-    return shift not in (CLEAN, VALIDATION) and not shift.startswith((PRIORS, OOD, NATURAL))
+    unshifted = (PRIORS, OOD, NATURAL, CLEAN_AFTER)
+    return shift not in (CLEAN, VALIDATION) and not shift.startswith(unshifted)
 
 
 def slice_label(column: str, value: str) -> str:
@@ -255,8 +259,8 @@ def predictions_file(model: str, seed: int | str, shift: str, part: str = TEST) 
 def adapted_file(model: str, seed: int | str, shift: str) -> str:
     """The file with what a network that adapts has changed until the end of a cell.
 
-    >>> adapted_file("basic+tent-continual", 0, "clean")
-    'adapted/basic+tent-continual/seed-0/clean.safetensors'
+    >>> adapted_file("basic+tent-continual", 0, "gamma,exponent=2")
+    'adapted/basic+tent-continual/seed-0/gamma,exponent=2.safetensors'
     """
     return f"{ADAPTED}/{model}/seed-{seed}/{escape(shift)}.safetensors"
 
@@ -525,6 +529,9 @@ class RunSettings(FrozenRecord):
     cudnn_benchmark: bool = False
     """Whether cuDNN chose its kernels by speed."""
 
+    compile: bool = False
+    """Whether the models of predictions were compiled."""
+
     training_precision: str | None = None
     """Precision of training as given; None if nothing is trained."""
 
@@ -727,6 +734,9 @@ class StepRecord(FrozenRecord):
     work: int = 0
     """Images times passes, as planned; with `seconds` this gives its speed."""
 
+    network_seconds: float | None = None
+    """How long its network alone took to predict, and to adapt; None if it has none."""
+
     halved_to: int | None = None
     """The batch size at which it went on after memory ran out, which may change the last digits of
     its results; None if memory was sufficient."""
@@ -760,6 +770,7 @@ def is_part_of(record: RunRecord, step: StepRecord) -> bool:
     others = (*record.ood, *(f"{NATURAL}{name}" for name in record.natural))
     data = {TEST, VAL, *(part_folder(source) for source in others)}
     shifts = {CLEAN, *(escape(cell.id) for cell in record.cells())}
+    shifts |= {escape(CLEAN_AFTER + name) for name in (ALL, *(s.name for s in record.sweeps))}
     return place.part in data and place.shift in shifts
 
 

@@ -120,6 +120,11 @@ class Variant:
         return None
 
     @property
+    def cell_order(self) -> str:
+        """The order in which its network sees cells, one of `CELL_ORDERS`."""
+        return EPISODIC if self.adapting is None else self.adapting.cells
+
+    @property
     def uses_fit_on(self) -> bool:
         """Whether it is fitted on the images that `fit_on` lists, not on clean ones alone."""
         return False
@@ -200,8 +205,8 @@ class PostHoc(Variant):
         raise NotImplementedError
 
 
-# The order of cells: each with a new copy, one copy along all, one along the levels of a shift, or
-# one that sees the images of all cells in a single order.
+# The order of cells: each with a new copy, one copy along all shifts, one along the levels of a
+# shift, or one that sees the images of all cells in a single order.
 EPISODIC, CONTINUAL, GRADUAL, MIXED = "episodic", "continual", "gradual", "mixed"
 CELL_ORDERS = (EPISODIC, CONTINUAL, GRADUAL, MIXED)
 
@@ -268,10 +273,10 @@ class Adapting(Variant):
     """The seed of the orders of images."""
 
     cells: str = field(default=EPISODIC, kw_only=True)
-    """`episodic`: each cell begins with a new copy. `continual`: one copy sees all cells, in their
+    """`episodic`: each cell begins with a new copy. `continual`: one copy sees all shifts, in their
     order. `gradual`: one copy sees the levels of a shift, and the next shift begins with a new one.
-    `mixed`: a stream is the images of all cells in one order; after a kill, it begins again.
-    """
+    Both then see the test images as they are once more. `mixed`: a stream is the images of all
+    cells in one order; after a kill, it begins again."""
 
     titled: ClassVar[tuple[str, ...]] = ("batch_size",)
     """The fields that the method's own title says, or the phrase with the size of batches."""
@@ -281,6 +286,9 @@ class Adapting(Variant):
 
     passes: ClassVar[float] = 1
     """About how often an image goes through the network in a stream, to estimate the duration."""
+
+    copies: ClassVar[int] = 1
+    """How many times its weights are in memory, besides those of the network itself."""
 
     def __post_init__(self) -> None:
         """Raise `InputError` for a value that is not allowed."""

@@ -2,19 +2,21 @@
 
 from __future__ import annotations
 
+import itertools
+import math
 from contextlib import closing
 from dataclasses import replace
+from functools import partial
 
 import torch
 
-from fairweather.devices import check_cores, choose_workers, resolve_device
-from fairweather.errors import InputError
+from fairweather.devices import check_cores, choose_workers, list_devices, resolve_device
 from fairweather.progress import Notify
 from fairweather.runs.claims import open_run, share_run
 from fairweather.workers.jobs import execute_by_jobs
 from fairweather.workers.options import RAY, Sharing
 from fairweather.workers.schedule import execute, execute_shared, make_worker_mark
-from fairweather.workers.work import Work, WorkerSettings
+from fairweather.workers.work import Assignment, Work
 
 
 def choose_device(
@@ -41,13 +43,10 @@ def choose_device(
 
         check_address(sharing.address)
         return resolve_device(device)
-    target, several = resolve_device(device), sharing.devices > 1
-    if several and (target.index is not None or target.type not in ("cpu", "cuda")):
-        raise InputError(f"devices are all of cuda, or processes of cpu, found device {device}")
-    named = "processes" if several else "jobs"
-    check_cores(sharing.processes, threads or torch.get_num_threads(), named)
-    if several and target.type == "cuda":
-        resolve_device(f"cuda:{sharing.devices - 1}")  # this machine must have all of them
+    target = resolve_device(device)
+    # The threads of a process that uses another device hardly compute: a core for each is enough.
+    threads = (threads or torch.get_num_threads()) if target.type == "cpu" else 1
+    check_cores(sharing.jobs or 1, threads)
     return target
 
 
@@ -80,15 +79,15 @@ def carry_out(work: Work, sharing: Sharing, tell: Notify) -> None:
 
 def _execute_here(work: Work, sharing: Sharing, tell: Notify) -> None:
     """Do the steps on this machine, alone or together with others."""
-    number = sharing.processes
-    workers = choose_workers(work.device, sharing.shift_processes, number)
-    settings = work.settings(sharing, workers=workers, jobs=number)
-    with closing(work.worker(settings, tell)) as worker:
+    assigned = assign_jobs(work, sharing, sharing.jobs or 1)
+    with closing(work.worker(assigned[0].settings, tell)) as worker:
         if any(step.is_shared for step in work.plan.steps):
             # Fabric, which connects them, takes a second to import.
             from fairweather.workers.rank_processes import execute_with_ranks
 
-            execute_with_ranks(work, worker, sharing, tell)
+            # Each rank is on one of the devices, and each job then is.
+            kind = replace(work, device=torch.device(work.device.type))
+            execute_with_ranks(work, worker, sharing, tell, partial(assign_jobs, kind, sharing))
         elif sharing.worker:
             mark = make_worker_mark(work.plan, work.device)
             with share_run(work.path, mark, work.prepare) as shared:
@@ -96,16 +95,18 @@ def _execute_here(work: Work, sharing: Sharing, tell: Notify) -> None:
         else:
             with open_run(work.path) as folder:
                 work.prepare(folder, others=False)
-                if number == 1:
+                if len(assigned) == 1:
                     execute(work.plan, folder, worker, tell)
                 else:
-                    assignments = list(map(work.assign, _divide_devices(sharing, settings)))
-                    execute_by_jobs(assignments, folder, worker, tell)
+                    execute_by_jobs(assigned, folder, worker, tell)
 
 
-def _divide_devices(sharing: Sharing, settings: WorkerSettings) -> list[WorkerSettings]:
-    """The settings of each process of this machine: one for each job, or for each device."""
-    if sharing.devices > 1 and settings.device == "cuda":  # each has the memory of its own device
-        places = range(sharing.devices)
-        return [replace(settings, device=f"cuda:{place}", jobs=1) for place in places]
-    return [settings] * sharing.processes
+def assign_jobs(work: Work, sharing: Sharing, jobs: int) -> list[Assignment]:
+    """What each job is told: jobs take the GPUs of this machine in turn, and share the cores."""
+    workers = choose_workers(work.device, sharing.shift_processes, jobs)
+    # One process stays on the device by its own name, which may be that of a rank.
+    devices = list_devices(work.device) if jobs > 1 else [work.device]
+    on_each = math.ceil(jobs / len(devices))
+    settings = work.settings(sharing, workers=workers, jobs=on_each)
+    named = map(str, itertools.islice(itertools.cycle(devices), jobs))
+    return [work.assign(replace(settings, device=name)) for name in named]

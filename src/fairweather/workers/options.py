@@ -52,22 +52,24 @@ class Sharing:
     )
     jobs: int | None = option(
         None,
-        "Number of parallel processes (on a cluster: maximum concurrent jobs).",
+        "Number of parallel processes, which take the GPUs in turn (on a cluster: maximum "
+        "concurrent jobs).",
         least=1,
         shown="1; SLURM at most 8; Ray all that fit",
     )
     shift_processes: int | None = option(
         None,
-        "Processes that prepare shifted images while the models predict.",
+        "Maximum number of processes that prepare shifted images while the models predict.",
         least=0,
-        shown="0 on a CPU, up to 8 beside a GPU",
+        shown="0 on a CPU; beside a GPU, as the cores allow",
     )
     models_in_memory: int | None = option(
         None, "Maximum number of models in memory at once.", least=1, shown="as many as fit"
     )
     devices: int = option(
         1,
-        "Devices of each machine that train a network together.",
+        "Devices of each machine that train a network together, which changes results; for "
+        "several GPUs and independent steps, use jobs.",
         least=1,
         shown="1, or processes of the study",
     )
@@ -131,12 +133,7 @@ class Sharing:
     @property
     def starts_others(self) -> bool:
         """Whether other processes are started for steps; they open models and data by name."""
-        return self.kind != LOCAL or self.processes > 1
-
-    @property
-    def processes(self) -> int:
-        """How many processes on this machine do the steps; 1 if this process does."""
-        return max(self.jobs or 1, self.devices)
+        return self.kind != LOCAL or (self.jobs or 1) > 1
 
     def check(self) -> None:
         """Raise `InputError` for options that contradict each other or that this machine cannot do.
@@ -162,10 +159,8 @@ class Sharing:
                 f"{name} and executor {self.executor} are different ways to share the work: "
                 "choose one"
             )
-        ways = {"worker": self.worker, "jobs": (self.jobs or 1) > 1, "devices": self.devices > 1}
-        if self.kind == LOCAL and sum(ways.values()) > 1:
-            names = " and ".join(name for name, is_asked in ways.items() if is_asked)
-            raise InputError(f"{names} are different ways to share the work: choose one")
+        if self.kind == LOCAL and self.worker and (self.jobs or 1) > 1:
+            raise InputError("worker and jobs are different ways to share the work: choose one")
         if self.kind == RAY and importlib.util.find_spec("ray") is None:
             raise missing_extra("ray", "ray", "runs on a Ray cluster")
         if self.is_slurm:

@@ -1,7 +1,8 @@
 """Execute a plan in which several processes train each network together.
 
-The first process does what `workers.schedule.execute` does. Before each training it tells the
-others which one comes next; between trainings they wait.
+Before each training the first process tells the others which one comes next; between trainings they
+wait. Those that it has started then end, and jobs on the same devices divide the predictions. Where
+torchrun or srun has started them, the first process does the rest alone.
 """
 
 from __future__ import annotations
@@ -10,7 +11,7 @@ import logging
 import os
 import subprocess  # nosec B404 # for its types: processes.start_module starts them
 import sys
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Collection, Iterator, Sequence
 from contextlib import ExitStack, contextmanager, suppress
 from pathlib import Path
 
@@ -26,11 +27,12 @@ from fairweather.steps.dispatch import perform
 from fairweather.steps.plan import Plan, TrainingStep
 from fairweather.steps.worker import Worker
 from fairweather.training.fabric import LocalEnvironment, find_free_network_port, find_launcher
-from fairweather.training.ranks import Ranks, join_ranks
+from fairweather.training.ranks import ALONE, Ranks, join_ranks
 from fairweather.types.record import FrozenRecord
+from fairweather.workers.jobs import execute_by_jobs
 from fairweather.workers.options import Sharing
 from fairweather.workers.schedule import Schedule, perform_locally
-from fairweather.workers.work import Work
+from fairweather.workers.work import Assignment, Work
 
 END_TIMEOUT = 5.0  # seconds within which a process ends after it closed its connections
 
@@ -56,14 +58,21 @@ class RankSettings(FrozenRecord):
     """`rank`, `size`, `port`: as in `fairweather.training.fabric.LocalEnvironment`."""
 
 
-def execute_with_ranks(work: Work, worker: Worker, sharing: Sharing, tell: Notify) -> None:
-    """Do a run in this and other processes, which train together; the first one does the rest.
+def execute_with_ranks(
+    work: Work,
+    worker: Worker,
+    sharing: Sharing,
+    tell: Notify,
+    assign: Callable[[int], Sequence[Assignment]],
+) -> None:
+    """Do a run in this and other processes, which train together and then divide the rest.
 
     Args:
         work, tell: as in `executors.carry_out`.
         worker: of this process.
         sharing: says on how many machines torchrun or srun has started the others; if they were
             not started, they are started here.
+        assign: gives what each of so many jobs is told.
     """
     plan, environment = work.plan, find_launcher()
     size = max(step.processes for step in plan.steps if isinstance(step, TrainingStep))
@@ -71,7 +80,9 @@ def execute_with_ranks(work: Work, worker: Worker, sharing: Sharing, tell: Notif
         with open_run(work.path) as opened:
             work.prepare(opened, others=False)
             with start_ranks(plan, opened, worker, size) as worker.ranks:
-                execute_as_first(plan, opened, worker, tell)
+                execute_as_first(plan, opened, worker, tell, only=select_trainings(plan))
+            worker.ranks = ALONE
+            execute_by_jobs(assign(size), opened, worker, tell)
         return
     # They join first, so that the others learn if the folder cannot be opened.
     places, nodes = size // sharing.nodes, sharing.nodes
@@ -89,8 +100,22 @@ def execute_with_ranks(work: Work, worker: Worker, sharing: Sharing, tell: Notif
             assist_first(plan, RunFolder(work.path), worker)
 
 
+def select_trainings(plan: Plan) -> set[str]:
+    """The ids of the steps that all ranks do, and of all that these need."""
+    selected = set[str]()
+    for step in reversed(plan.steps):
+        if step.is_shared or step.id in selected:
+            selected |= {step.id, *step.needs}
+    return selected
+
+
 def execute_as_first(
-    plan: Plan, run: RunFolder, worker: Worker, progress: Notify | None = None
+    plan: Plan,
+    run: RunFolder,
+    worker: Worker,
+    progress: Notify | None = None,
+    *,
+    only: Collection[str] | None = None,
 ) -> None:
     """Execute the steps of a plan as `execute` does; all ranks do its trainings.
 
@@ -99,9 +124,10 @@ def execute_as_first(
     Args:
         plan, run, progress: as in `execute`.
         worker: that of rank 0.
+        only: as in `Schedule`.
     """
     tell, ranks = progress or silent, worker.ranks
-    schedule = Schedule(plan, run, tell)
+    schedule = Schedule(plan, run, tell, only=only)
     _check_plans(plan, ranks)
     waiting = True  # for the others: they wait for the name of a step
     try:

@@ -147,6 +147,7 @@ class Schedule:
                 machine=outcome.machine,
                 seconds=round(outcome.seconds * share, 3),
                 work=round(step.work * done.share),
+                network_seconds=done.network_seconds,
                 halved_to=done.halved_to,
             )
             self.ledger.finish(record)

@@ -25,6 +25,7 @@ from fairweather.data.loading import (
 )
 from fairweather.data.named_sets import describe_verification
 from fairweather.data.sources import UNSPLIT
+from fairweather.devices import AUTOCAST
 from fairweather.errors import InputError, one_line
 from fairweather.inference.prediction import check_logits
 from fairweather.models.labels import LabelMap, match_labels, relabel, rename_choices
@@ -157,7 +158,7 @@ class ModelRequest:
         sharing.check()
         read_aggregation(self.options.unit, self.options.aggregate)
         if sharing.is_divided and (self.modules or isinstance(self.dataset, Dataset)):
-            ways = {"worker": False, "devices": 1, "executor": "local", "jobs": None}
+            ways = {"worker": False, "executor": "local", "jobs": None}
             asked = next(name for name, alone in ways.items() if getattr(sharing, name) != alone)
             raise InputError(
                 f"{asked}: other processes open the model and the data by name, not as objects"
@@ -403,11 +404,14 @@ def _count_classes(dataset: Dataset, which: str = "") -> str:
 def _try_model(model: EvaluatedModel, settings: Settings, dataset: Dataset) -> None:
     """Raise `InputError` for anything that would make the evaluation of a model fail later."""
     is_graph = any(isinstance(module, OnnxNetwork) for module in model.network.modules())
-    if is_graph and settings.arithmetic.precision == "bf16":
+    precision = settings.arithmetic.precision
+    if is_graph and precision in AUTOCAST:
         raise InputError(
-            "precision bf16 is for PyTorch models; an ONNX file says itself which of its "
+            f"precision {precision} is for PyTorch models; an ONNX file says itself which of its "
             "numbers have 16 bits"
         )
+    if is_graph and settings.arithmetic.compile:
+        raise InputError("compile is for PyTorch models; ONNX Runtime compiles an ONNX file itself")
     attacked = any(isinstance(shift, Attack) for shift in settings.shifts)
     tensors = (*model.network.parameters(), *model.network.buffers())
     if attacked and any(tensor.is_inference() for tensor in tensors):

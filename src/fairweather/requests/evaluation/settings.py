@@ -95,7 +95,7 @@ def make_settings(
     Raises `InputError` for a shift that is both fitted on and tested, and for a precision that the
     device lacks.
     """
-    arithmetic = Arithmetic(options.precision, options.cudnn_benchmark)
+    arithmetic = Arithmetic(options.precision, options.cudnn_benchmark, options.compile)
     arithmetic.check(device)
     return Settings(
         shifts=shifts,

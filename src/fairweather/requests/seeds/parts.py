@@ -154,6 +154,7 @@ def _shared_values(part: SeedsPart) -> Iterator[tuple[str, JsonValue]]:
     yield "prediction_batch_size", settings.batch_size
     yield "precision of predictions", settings.precision
     yield "cudnn_benchmark", settings.cudnn_benchmark
+    yield "compile", settings.compile
     yield "variants", list(settings.variants)
     yield "fit_on", list(settings.fit_on)
     points = settings.operating_points

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import dataclasses
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
 from dataclasses import fields, replace
@@ -117,7 +116,7 @@ from fairweather.workers.options import LOCAL, Sharing, read_sharing
 
 def make_study_settings(study: Study, device: torch.device) -> Settings:
     """How the models of a study are measured, but for costs, which need the classes."""
-    arithmetic = Arithmetic(study.prediction_precision, study.cudnn_benchmark)
+    arithmetic = Arithmetic(study.prediction_precision, study.cudnn_benchmark, study.compile)
     arithmetic.check(device)
     return Settings(
         shifts=tuple(study.all_shifts()),
@@ -677,18 +676,20 @@ def run(
         replace: redo finished steps that were made with other settings; without it, these raise an
             error.
         jobs: how many processes do independent steps in parallel, by default 1; the results do not
-            depend on it. There must be a core for each thread of each job. On a cluster, it is the
-            maximum number of concurrent jobs. The default is one for each step that can be done now
-            (SLURM: at most 8; Ray: as many as fit).
-        shift_processes: processes that shift images ahead of the models; by default none on a CPU,
-            and up to 8 beside a GPU. The results do not depend on it.
+            depend on it. With `device="cuda"` they take the GPUs of this machine in turn. On a CPU
+            there must be a core for each thread of each job. On a cluster, it is the maximum number
+            of concurrent jobs. The default is one for each step that can be done now (SLURM: at
+            most 8; Ray: as many as fit).
+        shift_processes: the most processes that shift images ahead of the models; by default none
+            on a CPU, and what the cores allow beside a GPU. As many start as the measured speeds
+            ask for. The results do not depend on it.
         models_in_memory: the maximum number of models in memory that predict the same shifted
             images; by default as many as fit.
         worker: work in the folder together with other processes, on this or on other machines that
             see the folder, each started with `worker`.
         devices: how many processes of each machine train a network together, each with a device of
-            its own; by default what the study's `processes` says. On one machine they are started
-            here, otherwise by torchrun or srun, and all of them call this.
+            its own; by default what the study's `processes` says. It changes the result. On one
+            machine they are started here, otherwise by torchrun or srun, and all of them call this.
         nodes: how many machines do so; all must see the run folder.
         strategy: how they work together: `ddp`, torch's DistributedDataParallel.
         executor: `local`; `slurm`, which submits array jobs and follows them; or `slurm-local`, the
@@ -706,11 +707,10 @@ def run(
         JobFailedError: a process that did steps failed.
         NeedsMissingError: jobs of a cluster were cancelled.
     """
-    asked = read_sharing(sharing)
-    shared = dataclasses.replace(asked, devices=1)  # these train together instead of dividing steps
+    shared = read_sharing(sharing)
     shared.check()
     checked = study if isinstance(study, Study) else load_study(study, overrides, models)
-    checked, devices = set_processes(checked, asked.devices, asked.nodes, strategy)
+    checked, devices = set_processes(checked, shared.devices, shared.nodes, strategy)
     if checked.processes > 1 and shared.is_divided:
         raise InputError(
             f"{checked.processes} processes train each network together; that goes without "
@@ -724,7 +724,7 @@ def run(
         written="--set {name}={value}",
     )
     if shared.kind == LOCAL and not shared.worker:
-        check_launch(find_launcher(), devices, asked.nodes)
+        check_launch(find_launcher(), devices, shared.nodes)
     if checked.processes > 1:
         threads = checked.threads or torch.get_num_threads()
         target = select_device(target, devices, threads, checked.sync_batchnorm)

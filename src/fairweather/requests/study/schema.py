@@ -403,12 +403,15 @@ class Study(StrictEntry):
     prediction_batch_size: int = pydantic.Field(256, ge=1)
     """Images in a forward pass of the evaluation."""
 
-    prediction_precision: Literal["fp32", "tf32", "bf16"] = "fp32"
-    """`fp32`; `tf32`, faster products on CUDA devices; or `bf16`."""
+    prediction_precision: Literal["fp32", "tf32", "bf16", "fp16"] = "fp32"
+    """`fp32`; `tf32`, faster products on CUDA devices; or 16 bits, `bf16` or `fp16`."""
 
     cudnn_benchmark: bool = False
     """Let cuDNN choose the kernels of predictions by speed; another run may then differ in the last
     digits."""
+
+    compile: bool = False
+    """Compile the models of predictions by `torch.compile`."""
 
     precision: Literal["auto", "fp32", "bf16"] = "auto"
     """Precision of training: `auto`, `fp32` or `bf16`."""

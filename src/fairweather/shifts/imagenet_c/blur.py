@@ -28,6 +28,8 @@ from fairweather.shifts.ranges import Positive, Range, whole
 
 # OpenCV sums kernels with fewer taps than this directly, and larger ones by Fourier transform.
 _DIRECT_BELOW = 130
+# Pixels of an image's zooms per block: about as many as stay in a core's own cache.
+_ZOOMED_AT_ONCE = 1 << 17
 _ABOVE_ONE = Range("> 1", lambda value: value > 1)
 
 
@@ -52,10 +54,69 @@ def defocus_blur(images: Pixels, *, radius: Positive, alias_blur: Positive) -> P
         radius: > 0; the disk consists of whole pixels, so any radius below 1 is one pixel.
         alias_blur: standard deviation of the softening in pixels, > 0.
     """
-    kernel = disk(radius, alias_blur)
-    return change_each_image(
-        images, lambda image: np.asarray(cv2.filter2D(image, -1, kernel), np.float32)
-    )
+    return convolve(images, disk(radius, alias_blur))
+
+
+def convolve(images: Pixels, kernel: Floats) -> Pixels:
+    """Convolve with a kernel that is symmetric about its centre; borders are reflected.
+
+    Args:
+        images: uint8 `[B, 3, H, W]`.
+        kernel: float32 `[2k + 1, 2k + 1]`.
+    """
+    if kernel.size < _DIRECT_BELOW:
+        return change_each_image(
+            images, lambda image: np.asarray(cv2.filter2D(image, -1, kernel), np.float32)
+        )
+    # `cv2.filter2D` would transform block by block. One complex Fourier transform takes red and
+    # green at once, and a smaller one takes both halves of blue.
+    height, width = images.shape[2:]
+    reach = len(kernel) // 2
+    half = -(-height // 2)
+    filters = _PairFilter(kernel, height, width), _PairFilter(kernel, half, width)
+    result = np.empty_like(images)
+    for image, (red, green, blue) in zip(images, result, strict=True):
+        padded = [
+            cv2.copyMakeBorder(plane, reach, reach, reach, reach, cv2.BORDER_REFLECT_101)
+            for plane in image
+        ]
+        filters[0].blur(padded[0], padded[1], (red, green))
+        ends = padded[2][: half + 2 * reach], padded[2][height - half :]
+        filters[1].blur(*ends, (blue[:half], blue[height - half :]))
+    return result
+
+
+class _PairFilter:
+    """Convolves two planes of a size with a symmetric kernel, by one complex Fourier transform."""
+
+    def __init__(self, kernel: Floats, height: int, width: int) -> None:
+        self.reach = reach = len(kernel) // 2
+        # Transforms of multiples of 8 are fast.
+        self.shape = tuple(
+            8 * cv2.getOptimalDFTSize(-(-(side + 2 * reach) // 8)) for side in (height, width)
+        )
+        placed = np.zeros(self.shape, np.float32)
+        # OpenCV's inverse transform leaves the scale out.
+        placed[: len(kernel), : len(kernel)] = kernel / np.float32(placed.size)
+        centred = np.roll(placed, (-reach, -reach), axis=(0, 1))
+        # The transform of a symmetric kernel is real.
+        waves = cv2.dft(centred, flags=cv2.DFT_COMPLEX_OUTPUT)[..., 0]
+        self.waves = np.repeat(np.asarray(waves, np.float32)[..., None], 2, axis=2)
+
+    def blur(self, first: Pixels, second: Pixels, out: tuple[Pixels, Pixels]) -> None:
+        """Write the convolution of two planes, with a border of the kernel's reach, into `out`."""
+        high, wide = (size - side for size, side in zip(self.shape, first.shape, strict=True))
+        pair = cv2.merge((first, second))
+        pair = cv2.copyMakeBorder(pair, 0, high, 0, wide, cv2.BORDER_CONSTANT)
+        spectrum = np.asarray(cv2.dft(pair.astype(np.float32)), np.float32)
+        spectrum *= self.waves
+        blurred = np.asarray(cv2.dft(spectrum, dst=spectrum, flags=cv2.DFT_INVERSE), np.float32)
+        height, width = out[0].shape
+        inside = blurred[self.reach : self.reach + height, self.reach : self.reach + width]
+        # The taps of large disks sum to 1.01.
+        np.clip(inside, 0, 255, out=inside)
+        for plane, changed in zip(cv2.split(quantise(inside)), out, strict=True):
+            changed[:] = plane
 
 
 def disk(radius: float, alias_blur: float) -> Floats:
@@ -73,6 +134,8 @@ def disk(radius: float, alias_blur: float) -> Floats:
     inside = offsets[:, None] ** 2 + offsets[None, :] ** 2 <= radius**2
     kernel = inside.astype(np.float32) / np.float32(inside.sum())
     kernel = np.asarray(cv2.GaussianBlur(kernel, (size, size), alias_blur), np.float32)
+    # A softening of 0.1 pixels leaves 1e-22 beside the disk, which would cost as much as any tap.
+    kernel[kernel < 1e-12] = 0
     # Taps of at most 1e-6 are too small for 8 bits; without them small disks are summed directly.
     rim = min(int(side.any(axis=1).argmax()) for side in (kernel > 1e-6, kernel.T > 1e-6))
     return np.ascontiguousarray(kernel[rim : len(kernel) - rim, rim : len(kernel) - rim])
@@ -124,12 +187,16 @@ def motion_filter(image: Floats, radius: float, sigma: float, angle: float) -> F
     )
     rows, columns = [y + above for y in rows], [x + left for x in columns]
     height, width = image.shape[:2]
-    result = np.zeros_like(image)
+    pieces: list[Floats] = []
     for part in _cut_line(rows, columns):
         kernel, top, side = _smallest_kernel(rows[part], columns[part], weights[part])
         down, across = kernel.shape
         window = padded[top : top + height + down - 1, side : side + width + across - 1]
-        result += cv2.filter2D(window, -1, kernel, anchor=(0, 0))[:height, :width]
+        filtered = np.asarray(cv2.filter2D(window, -1, kernel, anchor=(0, 0)), np.float32)
+        pieces.append(filtered[:height, :width])
+    result, *others = pieces
+    for piece in others:
+        result += piece
     return result
 
 
@@ -170,22 +237,37 @@ def zoom_blur(images: Pixels, *, stop: Annotated[float, _ABOVE_ONE], step: Posit
     """
     factors = tuple(np.arange(1, stop, step).tolist())
     height, width = images.shape[2:]
-    to_columns, to_rows = _zoom_matrices(width, factors), _mean_zoom_matrix(height, factors)
+    parts = math.ceil(height * width * len(factors) / _ZOOMED_AT_ONCE)
+    at_once = math.ceil(width / min(parts, width))
+    blocks = _zoom_matrices(width, factors, at_once)
+    to_rows = _mean_zoom_matrix(height, factors)
 
     def zoom(image: Floats) -> Floats:
         """Zoom the columns, then zoom and average the rows: both are sparse linear maps."""
         transposed = cv2.transpose(image).reshape(width, height * 3)
-        wide = (to_columns @ transposed).reshape(-1, height, 3)
-        wide = cv2.transpose(wide).reshape(height * len(factors), width * 3)
-        return (to_rows @ wide).reshape(height, width, 3)
+        for number, to_columns in enumerate(blocks):
+            zoomed = cv2.transpose((to_columns @ transposed).reshape(-1, height, 3))
+            mean = to_rows @ zoomed.reshape(height * len(factors), -1)
+            start = number * at_once
+            image[:, start : start + at_once] = mean.reshape(height, -1, 3)
+        return image
 
     return change_each_image(images, zoom)
 
 
 @lru_cache(maxsize=64)
-def _zoom_matrices(side: int, factors: tuple[float, ...]) -> sparse.csr_array:
-    """Stack the maps that zoom a line of pixels by each factor, `[factors * side, side]`."""
-    return sparse.vstack([_zoom_matrix(side, factor) for factor in factors], format="csr")
+def _zoom_matrices(
+    side: int, factors: tuple[float, ...], at_once: int
+) -> tuple[sparse.csr_array, ...]:
+    """The maps that zoom a line of pixels by each factor, for so many pixels of the result each.
+
+    `[factors * at_once, side]`: the rows are ordered by factor, then by pixel.
+    """
+    maps = [_zoom_matrix(side, factor) for factor in factors]
+    return tuple(
+        sparse.vstack([each[start : start + at_once] for each in maps], format="csr")
+        for start in range(0, side, at_once)
+    )
 
 
 def _zoom_matrix(side: int, factor: float) -> sparse.csr_array:
@@ -198,7 +280,9 @@ def _zoom_matrix(side: int, factor: float) -> sparse.csr_array:
     at = np.arange(side)
     entries = np.concatenate([1 - share, share])
     indices = (np.concatenate([at, at]), np.concatenate([below, below + 1]))
-    return sparse.csr_array((entries, indices), shape=(side, side))
+    zoom = sparse.csr_array((entries, indices), shape=(side, side))
+    zoom.eliminate_zeros()
+    return zoom
 
 
 @lru_cache(maxsize=64)
@@ -239,44 +323,83 @@ def glass_blur(
         passes: number of passes over the image, a whole number from 1 to 100.
     """
     height, width = images.shape[2:]
+    scanned = [len(range(side)[_scanned(side, int(reach))]) for side in (height, width)]
 
     def shatter(image: Floats) -> Floats:
-        blurred = quantise(gaussian_filter(image, sigma)).reshape(height * width, 3)
-        generator = next(generators)
-        source = _pixel_origins(height, width, int(reach), generator)
-        for _ in range(int(passes) - 1):
-            source = source.take(_pixel_origins(height, width, int(reach), generator))
-        shuffled = blurred.take(source, axis=0).reshape(height, width, 3)
+        blurred = quantise(gaussian_filter(image, sigma))
+        source, *later = (
+            _pixel_origins(height, width, int(reach), offsets)
+            for offsets in draw_offsets(next(generators), int(reach), (int(passes), 2, *scanned))
+        )
+        for origins in later:
+            source = source.take(origins)
+        # As pixels of four bytes, each is copied at once.
+        pixels = cv2.cvtColor(blurred, cv2.COLOR_RGB2RGBA).view(np.uint32)
+        moved = pixels.take(source).view(np.uint8).reshape(height, width, 4)
+        shuffled = cv2.cvtColor(moved, cv2.COLOR_RGBA2RGB)
         return gaussian_filter(shuffled.astype(np.float32), sigma)
 
     return change_each_image(images, shatter)
 
 
+def _scanned(side: int, reach: int) -> slice:
+    """The rows or columns that change: the benchmark's limits. In small images, there are none."""
+    return slice(reach + 1, max(0, side - reach + 1))
+
+
 def _pixel_origins(
-    height: int, width: int, reach: int, generator: np.random.Generator
-) -> npt.NDArray[np.int_]:
+    height: int, width: int, reach: int, offsets: npt.NDArray[np.int8]
+) -> npt.NDArray[np.int32]:
     """Return, for each pixel of `[H * W]`, where its value comes from after one pass.
+
+    Args:
+        height, width: pixels.
+        reach: largest offset in pixels.
+        offsets: down and to the right, for each pixel that is scanned.
 
     The benchmark goes from the lower right to the upper left and overwrites each pixel with one at
     a random offset. If that pixel comes later in the pass, it still has its old value. If it came
-    earlier, it has already been overwritten, so its own origin is looked up, and so on. These
-    chains are short, and all are followed at once.
+    earlier, it has already been overwritten, so its own origin is looked up, and so on. All these
+    chains are followed at once; few have more than two links.
     """
-    places = np.arange(height * width)
-    grid = places.reshape(height, width).copy()
-    # The limits of the scan are the benchmark's; images that are too small do not change.
-    rows, columns = (slice(reach + 1, max(0, side - reach + 1)) for side in (height, width))
-    scanned = grid[rows, columns]  # a view
-    down, right = generator.integers(-reach, reach, size=(2, *scanned.shape), dtype=np.int8)
-    scanned += down.astype(np.int64) * width + right
-    hop = grid.ravel()
-    origin = hop.copy()
-    pending = np.flatnonzero(hop > places)
-    reached = hop.take(pending)
+    places = np.arange(height * width, dtype=np.int32)
+    hop = places.copy()
+    step = offsets[0].astype(np.int32)
+    step *= width
+    step += offsets[1]
+    hop.reshape(height, width)[_scanned(height, reach), _scanned(width, reach)] += step
+    if reach == 1:
+        return hop  # all offsets lead to pixels that come later
+    # A pixel outside the scan is its own origin, which ends the chain.
+    link = np.maximum(hop, places)
+    last = link.take(link)
+    pending = np.flatnonzero(last != link)
     while len(pending):
-        # A pixel outside the scan is its own origin, which ends the chain.
-        further = hop.take(reached)
-        origin[pending] = further
-        behind = further > reached
-        pending, reached = pending[behind], further[behind]
-    return origin
+        reached = link.take(last.take(pending))
+        last[pending] = reached
+        pending = pending[link.take(reached) != reached]
+    return hop.take(last)
+
+
+def draw_offsets(
+    generator: np.random.Generator, reach: int, shape: tuple[int, ...]
+) -> npt.NDArray[np.int8]:
+    """Draw whole numbers from -reach to reach - 1, as `generator.integers` for one pass at a time.
+
+    Args:
+        generator: one without half a number left.
+        reach: from 1 to 15.
+        shape: the passes come first; each begins with 32 new bits.
+    """
+    if reach & (reach - 1):
+        passes, *size = shape
+        return np.stack(
+            [generator.integers(-reach, reach, size=size, dtype=np.int8) for _ in range(passes)]
+        )
+    # Numpy takes the upper bits of each byte, and rejects none; eight bytes at once are faster.
+    count = math.prod(shape[1:])
+    words = -(-count // 4)
+    raw = generator.bit_generator.random_raw(-(-shape[0] * words // 2))
+    drawn = raw.view(np.uint32)[: shape[0] * words].reshape(shape[0], words).view(np.uint8)
+    numbers = drawn[:, :count] >> np.uint8(9 - (2 * reach).bit_length())
+    return (numbers.view(np.int8) - np.int8(reach)).reshape(shape)

@@ -9,14 +9,14 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from functools import lru_cache
-from typing import Annotated, Any
+from typing import Annotated
 
 import cv2
 import numpy as np
 import numpy.typing as npt
 
 from fairweather.errors import InputError
-from fairweather.shifts.corruption import Floats, Generators, Pixels, corrupt_each
+from fairweather.shifts.corruption import Floats, Generators, Pixels, draw_uniform
 from fairweather.shifts.ranges import JpegQuality, NotNegative, Range, SignedShare
 
 # Pixels per block: float32 arrays of this size stay in a core's cache.
@@ -115,8 +115,9 @@ def contrast(images: Pixels, *, factor: NotNegative) -> Pixels:
     result = np.empty_like(images)
     values = np.arange(256) / 255.0
     for part, out in _cut_blocks(images, result):
-        # Sums of whole numbers are the same in any order and for any batch.
-        sums = part.sum(axis=(2, 3), dtype=np.int64)[..., None]
+        # Sums of whole numbers are the same in any order and for any batch; OpenCV's have 32 bits.
+        sums = cv2.reduce(part.reshape(-1, part.shape[3]), 1, cv2.REDUCE_SUM, dtype=cv2.CV_32S)
+        sums = sums.reshape(part.shape[:3]).sum(axis=2, dtype=np.int64)[..., None]
         means = sums / (part.shape[2] * part.shape[3]) / 255.0
         tables = (np.clip((values - means) * factor + means, 0, 1) * 255).astype(np.uint8)
         for image, table, changed in zip(part, tables, out, strict=True):
@@ -266,19 +267,20 @@ def elastic_transform(
     height, width = images.shape[2:]
     side = min(height, width)
     grid = np.stack(np.meshgrid(np.arange(width), np.arange(height))).astype(np.float32)
-
-    def move(image: Pixels, generator: np.random.Generator) -> Floats:
-        moved: npt.NDArray[Any] = image.transpose(1, 2, 0).astype(np.float32)
+    result = np.empty_like(images)
+    for (red, green, blue), generator, out in zip(images, generators, result, strict=False):
+        # OpenCV moves pixels of four channels faster than those of three.
+        moved = cv2.merge((red, green, blue, blue)).astype(np.float32)
         across, down = _draw_affine_places(generator, (height, width), shift * side)
         moved = cv2.remap(moved, across, down, cv2.INTER_LINEAR, borderMode=cv2.BORDER_REFLECT_101)
         if alpha > 0:
-            across, down = grid + _draw_displacement(generator, (height, width), sigma * side) * (
-                np.float32(alpha * side)
-            )
+            places = _draw_displacement(generator, (height, width), sigma * side)
+            places *= np.float32(alpha * side)
+            places += grid
+            across, down = places
             moved = cv2.remap(moved, across, down, cv2.INTER_LINEAR, borderMode=cv2.BORDER_REFLECT)
-        return np.asarray(moved.transpose(2, 0, 1), np.float32)
-
-    return corrupt_each(images, generators, move)
+        cv2.split(moved.astype(np.uint8), (*out, blue.copy()))
+    return result
 
 
 def _draw_affine_places(
@@ -303,25 +305,26 @@ def _draw_affine_places(
 
 def _round_places(rows: npt.NDArray[np.float64], columns: npt.NDArray[np.float64]) -> Floats:
     """Add in units of 1/1024 of a pixel, and round to 1/32."""
-    fine = np.rint(rows * 1024).astype(np.int32) + np.rint(columns * 1024).astype(np.int32)
-    return ((fine + 16) >> 5).astype(np.float32) / np.float32(32)
+    fine = np.rint(rows * 1024).astype(np.int32) + 16 + np.rint(columns * 1024).astype(np.int32)
+    fine >>= 5
+    places = fine.astype(np.float32)
+    places /= 32
+    return places
 
 
 def _draw_displacement(
     generator: np.random.Generator, shape: tuple[int, int], sigma: float
 ) -> Floats:
     """Draw smoothed noise for x and for y, `[2, H, W]`."""
-    noise = generator.random((2, *shape), dtype=np.float32)
-    noise *= 2
-    noise -= 1
+    noise = draw_uniform(generator, (2, *shape))
     if sigma == 0:
         return noise
     if 3 * sigma > min(shape):
         return _smooth_widely(noise, sigma)
     weights, border = _gaussian_weights(sigma).astype(np.float32), cv2.BORDER_REFLECT
-    return np.stack(
-        [cv2.sepFilter2D(field, -1, weights, weights, borderType=border) for field in noise]
-    )
+    for field in noise:
+        cv2.sepFilter2D(field, -1, weights, weights, dst=field, borderType=border)
+    return noise
 
 
 def _gaussian_weights(sigma: float) -> npt.NDArray[np.float64]:

@@ -12,11 +12,12 @@ from collections.abc import Callable
 from functools import lru_cache
 from typing import Annotated
 
+import cv2
 import numpy as np
 import numpy.typing as npt
 from scipy import special
 
-from fairweather.shifts.corruption import Generators, Pixels
+from fairweather.shifts.corruption import Generators, Pixels, take_pairs
 from fairweather.shifts.ranges import Positive, Range
 
 # Values per block: about as many as stay in a core's own cache.
@@ -142,18 +143,13 @@ def _sample_noise(images: Pixels, generators: Generators, table: npt.NDArray[np.
 
 def _look_up(
     values: Pixels, random: npt.NDArray[np.uint16], table: npt.NDArray[np.uint16]
-) -> npt.NDArray[np.uint16]:
+) -> Pixels:
     """Look up the noisy values for values `[n, m]`, with 16 random bits each.
 
-    Bit operations instead of `numpy.where`, because the CPU mispredicts half of the branches on
-    random data.
+    Masks instead of `numpy.where`, because the CPU mispredicts half of the branches on random data.
     """
-    cell = random >> 8
-    index = values.astype(np.uint16)
-    index <<= 8
-    index |= cell
-    entry = table.take(index)
-    beyond = np.negative(((random & 255) >= entry >> 8).view(np.int8)).view(np.uint8)
-    entry ^= cell
-    entry &= beyond  # 255 selects the alias, 0 the slot itself
-    return np.bitwise_xor(cell, entry, dtype=np.uint16)
+    cell = (random >> 8).astype(np.uint8)
+    entry = take_pairs(table, values, cell)
+    beyond = cv2.compare(random.astype(np.uint8), (entry >> 8).astype(np.uint8), cv2.CMP_GE)
+    # The mask selects the alias, the lower half of an entry.
+    return np.asarray(cv2.copyTo(entry.astype(np.uint8), beyond, cell), np.uint8)

@@ -11,7 +11,6 @@ from typing import Annotated
 
 import cv2
 import numpy as np
-import numpy.typing as npt
 import torch
 import torch.nn.functional as F
 
@@ -21,14 +20,17 @@ from fairweather.shifts.corruption import (
     Generators,
     Pixels,
     corrupt_each,
+    draw_uniform,
     find_asset,
     gaussian_filter,
+    take_pairs,
 )
 from fairweather.shifts.imagenet_c.blur import motion_filter
 from fairweather.shifts.ranges import NotNegative, Positive, Range, between, within
 
 # Map points per block: about as many as stay in a core's own cache.
 _POINTS_AT_ONCE = 1 << 15
+_MAPS_AT_ONCE = 16  # whose first scales, a few points each, are made together
 _WATER_OR_MUD = Range("0 (water) or 1 (mud)", lambda value: value in (0, 1))
 _PHOTOGRAPHS = ("frost1.png", "frost2.png", "frost3.png", "frost4.jpg", "frost5.jpg")
 # Colours of spatter: pale turquoise and brown, RGB.
@@ -50,14 +52,18 @@ def fog(images: Pixels, generators: Generators, *, amount: Positive, decay: Posi
     size = 1 << (max(height, width) - 1).bit_length()
     result = np.empty_like(images)
     at_once = max(1, _POINTS_AT_ONCE // size**2)
-    for start in range(0, len(images), at_once):
-        chunk = images[start : start + at_once]
-        clouds = draw_plasma(generators, len(chunk), size, decay)[:, None, :height, :width]
-        brightest = chunk.max(axis=(1, 2, 3), keepdims=True) / np.float32(255)
-        clouds *= np.float32(255 * amount)
-        foggy = (chunk + clouds) * (brightest / (brightest + np.float32(amount)))
-        # The result is at most 255 times the brightest value, so nothing has to be clipped.
-        np.copyto(result[start : start + at_once], foggy, casting="unsafe")
+    maps_at_once = max(_MAPS_AT_ONCE, at_once)
+    for first in range(0, len(images), maps_at_once):
+        several = images[first : first + maps_at_once]
+        maps = draw_plasma(generators, len(several), size, decay)[:, None, :height, :width]
+        for start in range(0, len(several), at_once):
+            chunk, clouds = several[start : start + at_once], maps[start : start + at_once]
+            brightest = chunk.max(axis=(1, 2, 3), keepdims=True) / np.float32(255)
+            clouds *= np.float32(255 * amount)
+            foggy = chunk + clouds
+            foggy *= brightest / (brightest + np.float32(amount))
+            # At most 255 times the brightest value, so nothing has to be clipped.
+            np.copyto(result[first + start : first + start + at_once], foggy, casting="unsafe")
     return result
 
 
@@ -73,32 +79,57 @@ def draw_plasma(generators: Generators, count: int, size: int, decay: float) -> 
         size: a power of two.
         decay: > 0.
     """
-    noise = np.stack(
-        [next(generators).random(size * size - 1, dtype=np.float32) for _ in range(count)]
-    )
-    noise *= 2
-    noise -= 1
+    noise = np.stack([draw_uniform(next(generators), (size * size - 1,)) for _ in range(count)])
     heights = np.zeros((count, 1, 1), np.float32)
     used, wibble = 0, 100.0
     while (points := heights.shape[1]) < size:
         squared = points * points
-        squares, rows, columns = (
-            noise[:, used + kind * squared : used + (kind + 1) * squared].reshape(heights.shape)
-            * np.float32(wibble**2)
-            for kind in range(3)
-        )
-        above, left = np.roll(heights, -1, axis=1), np.roll(heights, -1, axis=2)
-        pairs = heights + left
-        squares += (pairs + np.roll(pairs, -1, axis=1)) / 4
-        rows += (pairs + squares + np.roll(squares, 1, axis=1)) / 4
-        columns += (heights + above + squares + np.roll(squares, 1, axis=2)) / 4
+        centres = noise[:, used : used + 3 * squared].reshape(count, 3, points, points)
+        centres *= np.float32(wibble**2)
         finer = np.empty((count, 2 * points, 2 * points), np.float32)
-        finer[:, ::2, ::2], finer[:, 1::2, 1::2] = heights, squares
-        finer[:, ::2, 1::2], finer[:, 1::2, ::2] = rows, columns
+        at_once = max(1, _POINTS_AT_ONCE // finer[0].size)
+        for start in range(0, count, at_once):
+            part = slice(start, start + at_once)
+            _refine_plasma(heights[part], centres[part], finer[part])
         heights, used, wibble = finer, used + 3 * squared, wibble / decay
     heights -= heights.min(axis=(1, 2), keepdims=True)
     heights /= heights.max(axis=(1, 2), keepdims=True)
     return heights
+
+
+def _refine_plasma(heights: Floats, centres: Floats, finer: Floats) -> None:
+    """Halve the distance of the points `[B, P, P]`; write all into `finer`, `[B, 2P, 2P]`.
+
+    Args:
+        heights: the points of a torus.
+        centres: the noise of the centres of squares, and of diamonds in rows and in columns,
+            `[B, 3, P, P]`; the mean of the neighbours is added.
+        finer: the result.
+    """
+    squares, rows, columns = centres.swapaxes(0, 1)
+    quarter = np.float32(0.25)
+    # One more row and column, since the torus has no edge.
+    count, points = heights.shape[:2]
+    wrapped, around = np.empty((2, count, points + 1, points + 1), np.float32)
+    wrapped[:, :-1, :-1], wrapped[:, -1, :-1] = heights, heights[:, 0]
+    wrapped[:, :, -1] = wrapped[:, :, 0]
+    pairs = wrapped[:, :, :-1] + wrapped[:, :, 1:]
+    mean = pairs[:, :-1] + pairs[:, 1:]
+    mean *= quarter
+    squares += mean
+    around[:, 1:, 1:], around[:, 0, 1:] = squares, squares[:, -1]
+    around[:, :, 0] = around[:, :, -1]
+    np.add(pairs[:, :-1], squares, out=mean)
+    mean += around[:, :-1, 1:]
+    mean *= quarter
+    rows += mean
+    np.add(heights, wrapped[:, 1:, :-1], out=mean)
+    mean += squares
+    mean += around[:, 1:, :-1]
+    mean *= quarter
+    columns += mean
+    finer[:, ::2, ::2], finer[:, 1::2, 1::2] = heights, squares
+    finer[:, ::2, 1::2], finer[:, 1::2, ::2] = rows, columns
 
 
 def frost(
@@ -126,18 +157,29 @@ def frost(
         InputError: if imagecorruptions is not installed.
     """
     height, width = images.shape[2:]
-
-    def freeze(image: Pixels, generator: np.random.Generator) -> npt.NDArray[np.float64]:
+    table = _frost_table(image_weight, frost_weight)
+    result = np.empty_like(images)
+    for image, out, generator in zip(images, result, generators, strict=False):
         number = int(generator.integers(len(_PHOTOGRAPHS)))
         photograph = _scale_photograph(number, frost_zoom, height, width)
         row = int(generator.integers(photograph.shape[1] - height))
         column = int(generator.integers(photograph.shape[2] - width))
-        part = photograph[:, row : row + height, column : column + width]
-        # In 64 bits, as in the benchmark: with decimal weights, many results are whole numbers
-        # except for the last bit.
-        return image * float(image_weight) + part * float(frost_weight)
+        part = photograph[:, row : row + height, column : column + width].copy()
+        for channel in range(3):
+            out[channel] = take_pairs(table, image[channel], part[channel])
+    return result
 
-    return corrupt_each(images, generators, freeze)
+
+@lru_cache(maxsize=8)
+def _frost_table(image_weight: float, frost_weight: float) -> Pixels:
+    """Table of the sum of an image's and a photograph's value, `[256 * 256]`.
+
+    In 64 bits, as in the benchmark: with decimal weights, many results are whole numbers except for
+    the last bit.
+    """
+    values = np.arange(256)
+    sums = values[:, None] * float(image_weight) + values * float(frost_weight)
+    return np.clip(sums, 0, 255).astype(np.uint8).ravel()
 
 
 @lru_cache(maxsize=32)
@@ -194,7 +236,7 @@ def snow(
 
     def cover(image: Pixels, generator: np.random.Generator) -> Floats:
         flakes = _draw_flakes(generator, (height, width), mean, scale, zoom)
-        flakes[flakes < threshold] = 0
+        flakes = _drop_below(flakes, threshold)
         flakes = np.floor(np.clip(flakes, 0, 1) * np.float32(255))
         angle = generator.uniform(-135, -45)
         # ImageMagick rounds to 16 bits, and then drops the lower 8 bits.
@@ -202,14 +244,20 @@ def snow(
         flakes += flakes[::-1, ::-1].copy()
         pixels = image.astype(np.float32)
         pale = (pixels * grey).sum(axis=0) + np.float32(127.5)
-        pale = np.maximum(pixels, pale)
-        pale -= pixels
+        pale = pale - pixels
+        np.clip(pale, 0, None, out=pale)
         pale *= np.float32(1 - image_weight)
         pixels += pale
         pixels += flakes
         return pixels
 
     return corrupt_each(images, generators, cover)
+
+
+def _drop_below(values: Floats, least: float) -> Floats:
+    """Set values below `least` to 0."""
+    below = float(np.nextafter(np.float32(least), np.float32(-np.inf)))
+    return np.asarray(cv2.threshold(values, below, 0, cv2.THRESH_TOZERO)[1], np.float32)
 
 
 def _draw_flakes(
@@ -271,8 +319,8 @@ def spatter(
             cover[cover < 0.8] = 0
             changed = image * (1 - cover) + cover * _MUD
         else:
-            liquid[liquid < threshold] = 0
-            changed = image + _shade_drops(liquid) * np.float32(strength) * _WATER
+            drops = _shade_drops(_drop_below(liquid, threshold))
+            changed = image + drops * np.float32(strength) * _WATER
         # The weights of mud and image add up to 1 only up to rounding.
         return np.asarray(changed + np.float32(1e-4), np.float32)
 

@@ -99,8 +99,9 @@ def defocus_blur(images: Pixels, *, radius: Positive, alias_blur: Positive) -> P
     [0, 31, 99, 31, 0]
     """
     kernel = _scale_kernel(imagenet_c.disk(radius, alias_blur), pixel_scale(*images.shape[2:]))
+    # The taps of large disks sum to 1.01.
     return change_each_image(
-        images, lambda image: np.asarray(cv2.filter2D(image, -1, kernel), np.float32)
+        images, lambda image: np.clip(cv2.filter2D(image, -1, kernel), 0, np.float32(255))
     )
 
 

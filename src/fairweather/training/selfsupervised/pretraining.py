@@ -315,7 +315,7 @@ def pretrain(
     for epoch in range(len(history), recipe.epochs):
         rng = np.random.default_rng([seed, epoch])
         # Dropout needs different random numbers in each process.
-        with loop_parts.seeded(int(rng.integers(2**63)) ^ ranks.rank, device):
+        with loop_parts.training(int(rng.integers(2**63)) ^ ranks.rank, device):
             row = _train_epoch(
                 fabric, wrapped, wrapped_optimizer, images, recipe, epoch, rng, after_step, ranks
             )

@@ -1,0 +1,165 @@
+"""Predictions in fewer bits and by compiled networks: as far from exact ones as arithmetic says."""
+
+from functools import partial
+
+import pytest
+import torch
+import torch.nn.functional as F
+from torch import nn
+
+import fairweather as fw
+from fairweather.attacks.table import make_attack
+from fairweather.data.batches import batch_slices
+from fairweather.devices import Arithmetic, _try_compiler
+from fairweather.errors import InputError
+from fairweather.inference.prediction import (
+    KnownFeatures,
+    Predictor,
+    compute_outputs,
+    predict,
+    predict_batches,
+    predict_streams,
+)
+from fairweather.types.measurement import Images
+from fairweather.variants.batchnorm import BatchNorm
+from tests.helpers.attack_models import held_out, trained
+from tests.helpers.memory_habits import Plain
+
+CPU = torch.device("cpu")
+ACCUMULATED = 2**-24  # products of 16-bit numbers are added up in float32
+# By precision: the unit roundoff, and half of the smallest number, to which small ones are rounded.
+ROUNDING = {"fp32": (2**-24, 0.0), "bf16": (2**-8, 0.0), "fp16": (2**-11, 2**-25)}
+
+
+def exact_logits(model, pixels, precision):
+    """The logits in float64, and a bound on how far off they are in another precision.
+
+    Each layer rounds its input, its weights and its output. Errors of earlier layers are passed on
+    by the absolute values of the weights (Higham 2002, Accuracy and Stability, section 3).
+    """
+    unit, tiny = ROUNDING[precision]
+    values = (pixels.double() / 255 - model.mean.double()) / model.std.double()
+    errors = 4 * ACCUMULATED * (values.abs() + 1)
+    for layer in model.network:
+        if isinstance(layer, nn.Conv2d | nn.Linear):
+            apply = F.linear
+            if isinstance(layer, nn.Conv2d):
+                apply = partial(F.conv2d, stride=layer.stride, padding=layer.padding)
+            weight, bias = layer.weight.double(), layer.bias.double()
+            share = (1 + unit) ** 3 - 1 + (weight[0].numel() + 1) * ACCUMULATED
+            size = apply(values.abs() + errors, weight.abs(), bias.abs())
+            small = tiny * apply(
+                values.abs() + 1, torch.ones_like(weight), weight.abs().flatten(1).sum(1)
+            )
+            errors = apply(errors, weight.abs()) + share * size + small + tiny
+            values = apply(values, weight, bias)
+        elif isinstance(layer, nn.BatchNorm2d):
+            rows = (layer.running_mean, layer.running_var, layer.weight, layer.bias)
+            mean, variance, scale, offset = (row.double()[:, None, None] for row in rows)
+            scale = scale / (variance + layer.eps).sqrt()
+            share = (1 + unit) ** 2 * (1 + ACCUMULATED) ** 8 - 1
+            size = scale.abs() * (values.abs() + errors + mean.abs()) + offset.abs()
+            errors = scale.abs() * errors + share * size + tiny
+            values = scale * (values - mean) + offset
+        elif isinstance(layer, nn.ReLU):
+            values = values.relu()
+        elif isinstance(layer, nn.Flatten):
+            values, errors = values.flatten(1), errors.flatten(1)
+        else:
+            assert isinstance(layer, nn.Dropout)
+    return values, errors
+
+
+@pytest.fixture(scope="module")
+def digits():
+    pixels, labels, keys = held_out(70)
+    return Images((pixels * 255).round().to(torch.uint8), labels, keys, tuple("0123456789"))
+
+
+@pytest.mark.parametrize("precision", ROUNDING)
+def test_fewer_bits_move_logits_as_far_as_arithmetic_says(precision, digits):
+    with torch.no_grad():
+        exact, bound = exact_logits(trained(), digits.images, precision)
+    found = predict(trained(), digits, batch_size=32, device="cpu", precision=precision)
+    moved = (torch.from_numpy(found.logits).double() - exact).abs()
+    assert bool((moved <= bound).all())
+    if precision == "fp32":
+        return
+    # They are in 16 bits in fact: float32 would be nearer.
+    assert bool((moved > exact_logits(trained(), digits.images, "fp32")[1]).any())
+
+
+def test_compiled_networks_give_the_logits_of_others_up_to_float32(digits):
+    ask = partial(predict, trained(), digits, batch_size=32, device="cpu")
+    with torch.no_grad():
+        exact, bound = exact_logits(trained(), digits.images, "fp32")
+    first, again = (ask(compile=True).logits for _ in range(2))
+    assert (first == again).all()
+    assert bool(((torch.from_numpy(first).double() - exact).abs() <= bound).all())
+
+
+@pytest.fixture
+def compilations(monkeypatch):
+    """What is compiled, without a compiler: the graphs are run as they are."""
+    graphs, compiling = [], torch.compile
+
+    def backend(graph, _):
+        graphs.append(graph)
+        return graph.forward
+
+    monkeypatch.setattr(torch, "compile", partial(compiling, backend=backend))
+    _try_compiler()
+    graphs.clear()
+    yield graphs
+    torch.compiler.reset()
+
+
+def test_every_network_and_size_of_a_batch_is_compiled_once(compilations, toy_images):
+    class Wide(nn.Module):
+        def __init__(self, width):
+            super().__init__()
+            self.body, self.head = nn.Linear(192, width), nn.Linear(width, 3)
+
+        def forward(self, images):
+            return self.head(self.body(images.flatten(1)))
+
+    networks = [Wide(width) for width in range(2, 14)]  # more than torch compiles by default
+    for _ in range(2):
+        for network in networks:
+            predict(network, toy_images, batch_size=90, device="cpu", compile=True)
+    assert len(compilations) == 2 * len(networks)  # batches of 90 and of 6
+
+
+def test_attacks_methods_of_adaptation_and_features_are_not_compiled(compilations, toy_images):
+    attack, compiled = make_attack("fgsm", epsilon=0.02), Arithmetic(compile=True)
+    ask = {"device": CPU, "arithmetic": compiled}
+    predict(Plain(), toy_images, attack, device="cpu", compile=True)
+    method = BatchNorm()
+    adapting = Predictor(Plain(), adapting=method)
+    predict_streams(adapting, method, images=toy_images, batch_size=32, **ask)
+    compute_outputs(Plain(), toy_images, **ask)
+    known = KnownFeatures(compute_outputs(Plain(), toy_images, device=CPU).features)
+    reader = Predictor(Plain(), known=known)
+    predict_batches([reader], toy_images, batches=batch_slices(96, 32), **ask)
+    assert not compilations
+
+
+def test_no_compiler_is_one_sentence(monkeypatch, toy_images):
+    import torch._inductor.config as inductor
+
+    monkeypatch.setattr(inductor.cpp, "cxx", (None, "/nowhere/g++"))
+    _try_compiler.cache_clear()
+    torch.compiler.reset()  # what was compiled before is not compiled again
+    with pytest.raises(
+        InputError, match=r"torch\.compile fails .*C\+\+ compiler.*leave out compile"
+    ):
+        predict(Plain(), toy_images, device="cpu", compile=True)
+
+
+def test_steps_of_adaptation_are_not_taken_in_half_precision(toy_images, tmp_path):
+    data = fw.Dataset("toys", None, None, toy_images, (0.5,) * 3, (0.2,) * 3)
+    with pytest.raises(InputError, match=r"precision fp16 .* tent to 0: use bf16"):
+        fw.evaluate(
+            Plain(), data, "gamma: [2]", variants=["tent"], precision="fp16", out=tmp_path / "run"
+        )
+    assert not (tmp_path / "run").exists()
