@@ -14,8 +14,9 @@ The truth is the mean over new test images and new orders, from 20,000 streams o
 own. The form that is used crosses streams with images: each stream has every image once, in an
 order of its own. "One stream" has the bootstrap interval of the first stream. Other forms draw the
 images of each stream with replacement, and use only the spread between streams. "Minus plain" is
-the paired difference to the same network that does not adapt. With "networks", three trainings with
-a normal effect have five streams each.
+the paired difference to the same network that does not adapt. With "networks", several trainings
+with a normal effect have five streams each, in orders of their own. "Shared orders" has five orders
+for all trainings, and what else a stream draws: what a stream does to one, it then does to all.
 
 Digits: 3,000 digits that the network was not trained on are divided into ten test sets. How much a
 number varies between these sets is compared with what the interval of each set says.
@@ -38,7 +39,13 @@ import torch
 
 import fairweather as fw
 from fairweather import metrics
-from fairweather.metrics import Estimate, paired_difference, recipe_estimate, to_score
+from fairweather.metrics import (
+    Estimate,
+    paired_change,
+    paired_difference,
+    recipe_estimate,
+    to_score,
+)
 from fairweather.metrics.columns import FloatArray, IntArray
 from fairweather.metrics.intervals import stream_estimate
 from fairweather.metrics.seeds import crossed_mean
@@ -48,10 +55,12 @@ from fairweather.variants.variant import read_variant
 
 STORED = Path(__file__).with_suffix(".csv")
 TRIALS, RESAMPLES, IMAGES, TRUTH = 500, 200, 500, 20_000
-STREAMS, NETWORKS = (5, 10, 20), 3
+STREAMS = (5, 10, 20)
 WINDOW, SHARPNESS, BINS, CLASSES = 64, 1.5, 10, 10
 METRICS = ("accuracy", "rms_calibration_error", "negative_log_likelihood")
-USED, ONE, MINUS, OVER_NETWORKS = "used", "one stream", "used, minus plain", "used, networks"
+USED, ONE, MINUS = "used", "one stream", "used, minus plain"
+OVER_NETWORKS, MINUS_NETWORKS = "used, networks", "used, networks, minus plain"
+SHARED = "networks, shared orders"
 SPREADS: dict[str, Callable[[int], float]] = {
     "sd / sqrt(S)": lambda count: count**-0.5,
     "sd": lambda count: 1.0,
@@ -74,6 +83,7 @@ class Setting(NamedTuple):
     steered: float = 0.0
     drift: float = 0.0
     collapse: float = 0.0
+    networks: int = 1
     of_networks: float = 0.0
 
 
@@ -88,7 +98,14 @@ SETTINGS = {
     "drift, 98 % right": Setting(2.1, steered=0.5, drift=0.3),
     "collapse of 5 %": Setting(1.0, steered=0.5, collapse=0.05),
     "collapse of 20 %": Setting(1.0, steered=0.5, collapse=0.2),
-    "networks differ": Setting(1.0, steered=0.5, drift=0.3, of_networks=0.1),
+    "3 networks alike": Setting(1.0, steered=0.5, drift=0.3, networks=3),
+    "3 networks differ": Setting(1.0, steered=0.5, drift=0.3, networks=3, of_networks=0.1),
+    "3 networks, half right": Setting(0.0, steered=0.5, drift=0.3, networks=3, of_networks=0.1),
+    "3 networks, steered strongly": Setting(1.0, steered=1.0, networks=3, of_networks=0.1),
+    "3 networks, collapse of 5 %": Setting(
+        1.0, steered=0.5, collapse=0.05, networks=3, of_networks=0.1
+    ),
+    "5 networks differ": Setting(1.0, steered=0.5, drift=0.3, networks=5, of_networks=0.1),
 }
 
 
@@ -196,7 +213,7 @@ def simulate(name: str, trials: int) -> Iterator[tuple[object, ...]]:
     for trial in range(trials):
         if trial % 50 == 0:
             weights = metrics.bootstrap_weights(IMAGES, RESAMPLES, seed=trial).astype(float)
-        score = _score_networks if setting.of_networks else _score_forms
+        score = _score_networks if setting.networks > 1 else _score_forms
         for key, (found, true) in score(rng, setting, weights, truth).items():
             row = bool(found.low <= true <= found.high), found.high - found.low
             held.setdefault(key, []).append(row)
@@ -204,7 +221,7 @@ def simulate(name: str, trials: int) -> Iterator[tuple[object, ...]]:
         share, width = np.mean(rows, axis=0)
         error = (share * (1 - share) / trials) ** 0.5
         true = truth[0, METRICS.index(metric)]
-        if form == MINUS:
+        if form in (MINUS, MINUS_NETWORKS):
             true -= truth[1, METRICS.index(metric)]
         yield (name, count, form, metric, true, trials, share, error, width)
 
@@ -229,15 +246,28 @@ Scored = dict[tuple[int, str, str], tuple[Score, float]]
 def _score_networks(
     rng: np.random.Generator, setting: Setting, weights: FloatArray, truth: FloatArray
 ) -> Scored:
-    """The interval over networks, streams and images of each metric, with its truth."""
-    images, seeds = draw_images(rng, setting), []
-    for effect in setting.of_networks * rng.normal(size=NETWORKS):
-        own = images + np.array([[effect], [0.0]])
-        seeds.append(_estimate_streams(rng, setting, own, STREAMS[0], weights))
+    """The interval over networks, streams and images of each form and metric, with its truth."""
+    images, shared = draw_images(rng, setting), int(rng.integers(2**32))
+    plain: list[list[Estimate]] = []
+    own: list[list[list[Estimate]]] = []
+    alike: list[list[list[Estimate]]] = []
+    for effect in setting.of_networks * rng.normal(size=setting.networks):
+        seen = images + np.array([[effect], [0.0]])
+        unchanged = predict(rng, Setting(setting.margin), seen, np.arange(IMAGES))
+        plain.append(estimate(unchanged, weights))
+        for of_form, draws in ((own, rng), (alike, np.random.default_rng(shared))):
+            of_form.append(_estimate_streams(draws, setting, seen, STREAMS[0], weights))
     scores: Scored = {}
     for at, metric in enumerate(METRICS):
-        joint = recipe_estimate([stream_estimate(own[at]) for own in seeds])
-        scores[STREAMS[0], OVER_NETWORKS, metric] = read_score(joint, metric), truth[0, at]
+        both = [
+            recipe_estimate([stream_estimate(streams[at]) for streams in of_form])
+            for of_form in (own, alike)
+        ]
+        for form, joint in zip((OVER_NETWORKS, SHARED), both, strict=True):
+            scores[STREAMS[0], form, metric] = read_score(joint, metric), float(truth[0, at])
+        change = paired_change(recipe_estimate([network[at] for network in plain]), both[0])
+        true = float(truth[0, at] - truth[1, at])
+        scores[STREAMS[0], MINUS_NETWORKS, metric] = change, true
     return scores
 
 

@@ -3,16 +3,19 @@
     python results/adapted.py run:runs/flips-s0/models/flips/seed-0 csv:PACS/sketch.csv \\
         --size 96 --limit 300 --out results/pacs/adapted/flips-s0.csv
     python results/adapted.py --table results/pacs/adapted/flips-s0.csv
+    python results/adapted.py --changes results/pacs/adapted/flips-s?.csv
 
 The first command measures one network on one set, and stores the metrics below for each method and
-protocol. The second prints them as tables in Markdown. An adapted number is a mean over streams of
-the same images.
+protocol. What was stored before and is not named now is kept, if the network and the images are the
+same. The second prints tables of one network in Markdown; the third, what adapting changes in
+several networks. An adapted number is a mean over streams of the same images.
 """
 
 from __future__ import annotations
 
 import argparse
 import tempfile
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
 
@@ -20,27 +23,42 @@ import pandas as pd
 
 import fairweather as fw
 
-METHODS = ("batchnorm", "tent", "eata", "sar", "lame", "t3a", "views", "cotta")
+PLAIN = "as trained"
+METHODS = {
+    "batchnorm": "batch norm of the batch",
+    "tent": "TENT",
+    "eata": "EATA",
+    "sar": "SAR",
+    "cotta": "CoTTA",
+    "lame": "LAME",
+    "t3a": "T3A",
+    "views": "image and mirror image",
+}
 # How a stream is made, beside the defaults of each method.
 PROTOCOLS = {
     "shuffled, 64 a batch": {"order": "shuffled", "batch_size": 64},
     "by class, 64 a batch": {"order": "by_class", "batch_size": 64},
     "shuffled, 4 a batch": {"order": "shuffled", "batch_size": 4},
 }
-METRICS = (
-    "accuracy",
-    "rms_calibration_error",
-    "area_under_risk_coverage",
-    "coverage_above_validation_threshold/0.05",
-    "risk_above_validation_threshold/0.05",
-)
-PLAIN = "as trained"
+CHANGE = "accuracy_change/adapted"
+METRICS = {
+    "accuracy": "Accuracy (%)",
+    CHANGE: "Change of accuracy (points)",
+    "rms_calibration_error": "RMS calibration error",
+    "area_under_risk_coverage": "Area under the risk-coverage curve",
+    "coverage_above_validation_threshold/0.05": "Above the validation threshold",
+    "risk_above_validation_threshold/0.05": "Wrong among these",
+}
 
 
 def measure(args: argparse.Namespace) -> pd.DataFrame:
     """Give a row for each method, protocol and metric; variants keep their order in the record."""
-    asked = [(PLAIN, "")] + [(method, name) for method in args.methods for name in PROTOCOLS]
-    variants = [{method: {**PROTOCOLS[name], "orders": args.streams}} for method, name in asked[1:]]
+    asked = [(PLAIN, "")] + [(method, name) for method in args.methods for name in args.protocols]
+    streams = {"views": 1}  # the order of images has no effect on it
+    variants = [
+        {method: {**PROTOCOLS[name], "orders": streams.get(method, args.streams)}}
+        for method, name in asked[1:]
+    ]
     dataset = fw.load_data(args.data, size=args.size, limit=args.limit, parts=("val", "test"))
     assert dataset.val is not None, "EATA learns from validation images, and thresholds are theirs"
     step = len(dataset.val) // args.validation
@@ -52,8 +70,8 @@ def measure(args: argparse.Namespace) -> pd.DataFrame:
             variants=tuple(variants),
             out=args.run or Path(folder) / "run",
         )
-    scores = run.scores[run.scores["metric"].isin(METRICS) & (run.scores["shift"] == "clean")]
-    models = [*run.record.models, *run.record.variants]
+        scores = run.scores[run.scores["metric"].isin(METRICS) & (run.scores["shift"] == "clean")]
+        models = [*run.record.models, *run.record.variants]
     named = dict(zip(models, asked, strict=True))
     rows = scores.assign(
         method=[named[model][0] for model in scores["model"]],
@@ -62,30 +80,80 @@ def measure(args: argparse.Namespace) -> pd.DataFrame:
     return rows[["method", "protocol", "metric", "value", "low", "high", "n"]]
 
 
+def read(path: Path) -> pd.DataFrame:
+    """Read stored rows; the plain network has no protocol, and few errors have no interval."""
+    return pd.read_csv(path, na_values={"low": "", "high": ""}, keep_default_na=False)
+
+
+def add_stored(rows: pd.DataFrame, path: Path) -> pd.DataFrame:
+    """Add what an earlier file has and `rows` has not, of the same network and images."""
+    if not path.exists():
+        return rows
+    stored = read(path)
+    plain, own = (
+        table[table["method"] == PLAIN].reset_index(drop=True) for table in (stored, rows)
+    )
+    pd.testing.assert_frame_equal(plain, own, rtol=1e-6, obj=f"the network of {path} as trained")
+    own_keys = set(zip(rows["method"], rows["protocol"], strict=True))
+    kept = [key not in own_keys for key in zip(stored["method"], stored["protocol"], strict=True)]
+    return pd.concat([rows, stored[kept]])
+
+
 def write(cell: pd.Series) -> str:
     """Write a number with its 95 % interval; accuracies in per cent."""
-    scale, digits = (100, 1) if cell["metric"] == "accuracy" else (1, 3)
-    value, low, high = (f"{scale * cell[end]:.{digits}f}" for end in ("value", "low", "high"))
+    share = cell["metric"] in ("accuracy", CHANGE)
+    sign = "+" if cell["metric"] == CHANGE else ""
+    numbers = [(100 if share else 1) * cell[end] for end in ("value", "low", "high")]
+    value, low, high = (f"{number:{sign}.{1 if share else 3}f}" for number in numbers)
     return f"{value} [{low}, {high}]"
 
 
-def tables(rows: pd.DataFrame) -> str:
-    """Write a table for each metric: methods by protocols."""
-    texts = {
+def texts_of(rows: pd.DataFrame) -> dict[tuple[str, str, str], str]:
+    """The text of each cell, by metric, method and protocol."""
+    return {
         (cell["metric"], cell["method"], cell["protocol"]): write(cell)
         for _, cell in rows.iterrows()
     }
+
+
+def table(head: str, columns: Iterable[str], lines: Mapping[str, Iterable[str]]) -> str:
+    """Write a table in Markdown."""
+    columns = list(columns)
+    rows = [[head, *columns], ["---", *["---:"] * len(columns)]]
+    rows += [[name, *cells] for name, cells in lines.items()]
+    return "".join(f"| {' | '.join(row)} |\n" for row in rows)
+
+
+def tables(rows: pd.DataFrame) -> str:
+    """Write a table of a network for each metric: methods by protocols."""
+    texts = texts_of(rows)
     methods = [method for method in METHODS if method in set(rows["method"])]
-    lines = []
+    written = []
     for metric in METRICS:
-        plain = [texts[metric, PLAIN, ""]] * len(PROTOCOLS)
-        lines += ["", f"| {metric} | " + " | ".join(PROTOCOLS) + " |", "| --- |" + " ---: |" * 3]
-        lines += [f"| {PLAIN} | " + " | ".join(plain) + " |"]
-        lines += [
-            f"| {method} | " + " | ".join(texts[metric, method, name] for name in PROTOCOLS) + " |"
+        if metric not in set(rows["metric"]):
+            continue
+        plain = texts.get((metric, PLAIN, ""))
+        lines = {} if plain is None else {PLAIN: [plain] * len(PROTOCOLS)}
+        lines |= {
+            METHODS[method]: [texts.get((metric, method, name), "") for name in PROTOCOLS]
             for method in methods
-        ]
-    return "\n".join(lines[1:])
+        }
+        written.append(table(METRICS[metric], PROTOCOLS, lines))
+    return "\n".join(written)
+
+
+def changes(paths: Sequence[Path]) -> str:
+    """Write a table for each protocol: what each method changes in the accuracy of each network."""
+    texts = {path.stem: texts_of(read(path)) for path in paths}
+    written = []
+    for protocol in PROTOCOLS:
+        lines = {
+            title: [of.get((CHANGE, method, protocol), "") for of in texts.values()]
+            for method, title in METHODS.items()
+        }
+        lines = {title: cells for title, cells in lines.items() if any(cells)}
+        written.append(table(f"{METRICS[CHANGE]}: {protocol}", texts, lines))
+    return "\n".join(written)
 
 
 def main() -> None:
@@ -97,14 +165,20 @@ def main() -> None:
     parser.add_argument("--limit", type=int)
     parser.add_argument("--validation", type=int, default=320, help="about how many images")
     parser.add_argument("--streams", type=int, default=5)
-    parser.add_argument("--methods", nargs="+", default=METHODS)
+    parser.add_argument("--methods", nargs="+", choices=METHODS, default=tuple(METHODS))
+    parser.add_argument("--protocols", nargs="+", choices=PROTOCOLS, default=tuple(PROTOCOLS))
     parser.add_argument("--run", type=Path, help="keep the run in this folder")
     parser.add_argument("--out", type=Path)
     parser.add_argument("--table", type=Path)
+    parser.add_argument("--changes", type=Path, nargs="+")
     args = parser.parse_args()
-    rows = pd.read_csv(args.table, keep_default_na=False) if args.table else measure(args)
+    if args.changes:
+        print(changes(args.changes))
+        return
+    rows = read(args.table) if args.table else measure(args)
     if args.out:
         args.out.parent.mkdir(parents=True, exist_ok=True)
+        rows = add_stored(rows, args.out)
         rows.to_csv(args.out, index=False, float_format="%.8g")
     print(tables(rows))
 

@@ -114,8 +114,6 @@ PAGES: dict[str, Page] = {
         (
             Row("Flips", "flips"),
             Row("AugMix and flips", "augmix"),
-            Row("Flips, temperature scaled", "flips+temperature"),
-            Row("AugMix and flips, temperature scaled", "augmix+temperature"),
         ),
         (
             Column("Pictures of known kinds", level="none"),
@@ -124,7 +122,6 @@ PAGES: dict[str, Page] = {
             errors("Calibration error, known kinds", level="none"),
             errors("Calibration error, sketches", SKETCH, "none"),
         ),
-        figure_rows=(0, 1),
     ),
     "oxford-pets": Page(
         (
