@@ -265,7 +265,7 @@ def _zoom_matrices(
     """
     maps = [_zoom_matrix(side, factor) for factor in factors]
     return tuple(
-        sparse.vstack([each[start : start + at_once] for each in maps], format="csr")
+        sparse.vstack([one[start : start + at_once] for one in maps], format="csr")
         for start in range(0, side, at_once)
     )
 
