@@ -105,6 +105,7 @@ def test_the_words_of_scores_csv_are_defined():
     assert words("seed") == {"0", "1", record.ENSEMBLE, *record.SUMMARY_SEEDS}
     kinds = {f"{record.PRIORS}NAME", record.WORST_PRIORS, f"{record.OOD}SOURCE"}
     kinds |= {f"{record.NATURAL}NAME"}
+    kinds |= {f"{record.CLEAN_AFTER}{name}" for name in (record.ALL, "NAME")}
     families = {"imagenet_c", "medmnist_c", "imagenet-c-files"}
     plain = {record.CLEAN, "NAME", record.ALL, record.VALIDATION}
     assert words("shift") == plain | kinds | families

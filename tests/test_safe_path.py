@@ -129,7 +129,11 @@ def test_processes_are_started_in_these_ways_only():
         "rank_processes.py",
         "slurm_jobs.py",
     }
-    assert found["loky"] == {"processes.py", "cache.py"}  # the latter counts processors
+    assert found["loky"] == {
+        "processes.py",
+        "cache.py",
+        "devices.py",
+    }  # these count
     assert found["submitit"] == {"slurm.py"}
     assert found["ray"] == {"ray_cluster.py"}
     assert not {"multiprocessing", "joblib"} & found.keys()

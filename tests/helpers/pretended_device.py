@@ -185,6 +185,7 @@ def pretended_mode(kind: str, place: int = 0) -> Iterator[PretendedDevice]:
             if hasattr(module, name):
                 patch.setattr(module, name, function)
         patch.setattr(torch.backends.mps, "is_available", lambda: kind == "mps")
+        patch.setattr(torch.accelerator, "synchronize", lambda _=None: None)
         for name, pretends in mode.streams.patches().items() if kind == "cuda" else ():
             patch.setattr(torch.cuda, name, pretends)
         record = mode.streams.record

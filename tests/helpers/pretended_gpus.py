@@ -39,7 +39,6 @@ def pretended_gpus(count: int, place: int = 0) -> Iterator[None]:
     ):
         for name, function in found.items():
             patch.setattr(torch.cuda, name, function)
-        patch.setattr(torch.accelerator, "synchronize", lambda device=None: None)
         yield
 
 
