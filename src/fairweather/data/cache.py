@@ -381,7 +381,7 @@ def _decode_here(writer: _PixelWriter, numbered: Iterator[NumberedImage], worker
         decoded += 1
         seconds = time.perf_counter() - start
         left = seconds / decoded * (writer.count - place)
-        is_slow = left >= SECONDS_ALONE <= 10 * seconds
+        is_slow = left >= SECONDS_ALONE and seconds >= SECONDS_ALONE / 10
         if is_slow and workers > 1 and writer.shape is not None:
             per_image = max((time.thread_time() - busy) / decoded, 1e-6)
             return min(max(int(SECONDS_PER_TASK / per_image), 1), MOST_PER_TASK)
