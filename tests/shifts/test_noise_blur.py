@@ -6,6 +6,7 @@ import numpy as np
 import pytest
 from scipy import stats
 
+from fairweather.shifts import corruption
 from fairweather.shifts.imagenet_c import blur, noise
 from fairweather.shifts.imagenet_c.blur import convolve, disk, draw_offsets, motion_filter
 from fairweather.shifts.imagenet_c.corruptions import CORRUPTIONS, published_constants
@@ -154,6 +155,26 @@ def test_waves_equal_the_sum_over_the_taps(shape, radius):
     # A thousandth of a level is added on purpose, and float32 errs by less than that.
     assert (made >= np.floor(expected)).all()
     assert (made <= expected + 2e-3).all()
+
+
+@pytest.mark.parametrize("kind", [np.uint8, np.uint16, np.float32])
+def test_pairs_are_found_alike_by_opencv_and_by_numpy(kind, monkeypatch):
+    table = np.random.default_rng(0).integers(65536, size=65536).astype(kind)
+    first, second = np.indices((256, 256), np.uint8)
+    expected = table.reshape(256, 256)
+    assert np.array_equal(corruption.take_pairs(table, first, second), expected)
+    monkeypatch.setattr(corruption, "_HAS_LARGE_TABLES", False)
+    assert np.array_equal(corruption.take_pairs(table, first, second), expected)
+
+
+def test_quantising_with_clipping_drops_fractions_as_without():
+    """Numbers near whole ones, but farther from the step at a thousandth below than they err."""
+    values = np.arange(256)[:, None] + np.linspace(0, 0.99, 100)
+    values = np.concatenate([values, np.arange(1, 257)[:, None] - 9e-4 * np.ones(3)], axis=1)
+    values = values.astype(np.float32)
+    expected = corruption.quantise(np.minimum(values, 255).copy())
+    assert np.array_equal(corruption.quantise_clipped(values), expected)
+    assert (corruption.quantise_clipped(np.array([[255.5, 256, 300]], np.float32)) == 255).all()
 
 
 @pytest.mark.parametrize("severity", range(1, 6))

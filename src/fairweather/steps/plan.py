@@ -82,7 +82,15 @@ LIBRARY_VERSIONS: dict[str, JsonValue] = {
     },
 }
 # Raise the version of a shift, from 1, if it changes the same images differently than before.
-SHIFT_VERSIONS: Mapping[str, int] = {"imagenet_c/defocus_blur": 2}
+SHIFT_VERSIONS: Mapping[str, int] = {
+    "imagenet_c/defocus_blur": 3,
+    "imagenet_c/gaussian_blur": 2,
+    "imagenet_c/glass_blur": 2,
+    "imagenet_c/zoom_blur": 2,
+    "medmnist_c/defocus_blur": 2,
+    "medmnist_c/gaussian_blur": 2,
+    "medmnist_c/zoom_blur": 2,
+}
 
 
 def _shifted_with(shifts: Iterable[str]) -> dict[str, JsonValue]:

@@ -9,11 +9,13 @@ from __future__ import annotations
 import math
 from collections.abc import Iterator
 from functools import lru_cache
-from typing import Annotated
+from typing import Annotated, NamedTuple
 
 import cv2
 import numpy as np
 import numpy.typing as npt
+import torch
+import torch.nn.functional as F
 from scipy import sparse
 
 from fairweather.shifts.corruption import (
@@ -23,13 +25,17 @@ from fairweather.shifts.corruption import (
     change_each_image,
     gaussian_filter,
     quantise,
+    quantise_clipped,
 )
 from fairweather.shifts.ranges import Positive, Range, whole
 
-# OpenCV sums kernels with fewer taps than this directly, and larger ones by Fourier transform.
+# OpenCV sums kernels of a smaller area than this directly, and larger ones by Fourier transform.
 _DIRECT_BELOW = 130
+# Fourier transforms take as long as so many taps on each padded pixel.
+_TAPS_OF_A_TRANSFORM = 60
 # Pixels of an image's zooms per block: about as many as stay in a core's own cache.
 _ZOOMED_AT_ONCE = 1 << 17
+_Places = npt.NDArray[np.intp]
 _ABOVE_ONE = Range("> 1", lambda value: value > 1)
 
 
@@ -64,17 +70,21 @@ def convolve(images: Pixels, kernel: Floats) -> Pixels:
         images: uint8 `[B, 3, H, W]`.
         kernel: float32 `[2k + 1, 2k + 1]`.
     """
-    if kernel.size < _DIRECT_BELOW:
-        return change_each_image(
-            images, lambda image: np.asarray(cv2.filter2D(image, -1, kernel), np.float32)
-        )
-    # `cv2.filter2D` would transform block by block. One complex Fourier transform takes red and
-    # green at once, and a smaller one takes both halves of blue.
     height, width = images.shape[2:]
     reach = len(kernel) // 2
+    result = np.empty_like(images)
+    padded_area = math.prod(_transform_shape(height, width, reach))
+    work = np.count_nonzero(kernel) * height * width
+    if kernel.size < _DIRECT_BELOW and work < _TAPS_OF_A_TRANSFORM * padded_area:
+        for planes, changed in zip(images, result, strict=True):
+            image = cv2.merge(tuple(planes)).astype(np.float32)
+            blurred = np.asarray(cv2.filter2D(image, -1, kernel), np.float32)
+            cv2.split(quantise_clipped(blurred), tuple(changed))
+        return result
+    # `cv2.filter2D` would transform block by block. One complex Fourier transform takes red and
+    # green at once, and a smaller one takes both halves of blue.
     half = -(-height // 2)
     filters = _PairFilter(kernel, height, width), _PairFilter(kernel, half, width)
-    result = np.empty_like(images)
     for image, (red, green, blue) in zip(images, result, strict=True):
         padded = [
             cv2.copyMakeBorder(plane, reach, reach, reach, reach, cv2.BORDER_REFLECT_101)
@@ -91,17 +101,14 @@ class _PairFilter:
 
     def __init__(self, kernel: Floats, height: int, width: int) -> None:
         self.reach = reach = len(kernel) // 2
-        # Transforms of multiples of 8 are fast.
-        self.shape = tuple(
-            8 * cv2.getOptimalDFTSize(-(-(side + 2 * reach) // 8)) for side in (height, width)
-        )
+        self.shape = _transform_shape(height, width, reach)
         placed = np.zeros(self.shape, np.float32)
         # OpenCV's inverse transform leaves the scale out.
         placed[: len(kernel), : len(kernel)] = kernel / np.float32(placed.size)
         centred = np.roll(placed, (-reach, -reach), axis=(0, 1))
         # The transform of a symmetric kernel is real.
-        waves = cv2.dft(centred, flags=cv2.DFT_COMPLEX_OUTPUT)[..., 0]
-        self.waves = np.repeat(np.asarray(waves, np.float32)[..., None], 2, axis=2)
+        waves = cv2.extractChannel(cv2.dft(centred, flags=cv2.DFT_COMPLEX_OUTPUT), 0)
+        self.waves = np.asarray(cv2.merge((waves, waves)), np.float32)
 
     def blur(self, first: Pixels, second: Pixels, out: tuple[Pixels, Pixels]) -> None:
         """Write the convolution of two planes, with a border of the kernel's reach, into `out`."""
@@ -113,10 +120,16 @@ class _PairFilter:
         blurred = np.asarray(cv2.dft(spectrum, dst=spectrum, flags=cv2.DFT_INVERSE), np.float32)
         height, width = out[0].shape
         inside = blurred[self.reach : self.reach + height, self.reach : self.reach + width]
-        # The taps of large disks sum to 1.01.
-        np.clip(inside, 0, 255, out=inside)
-        for plane, changed in zip(cv2.split(quantise(inside)), out, strict=True):
-            changed[:] = plane
+        # The taps of large disks sum to 1.01, so values are clipped.
+        cv2.split(quantise_clipped(inside), out)
+
+
+def _transform_shape(height: int, width: int, reach: int) -> tuple[int, int]:
+    """Sides of a plane and its border for which transforms are fast: multiples of 8."""
+    high, wide = (
+        8 * cv2.getOptimalDFTSize(-(-(side + 2 * reach) // 8)) for side in (height, width)
+    )
+    return high, wide
 
 
 def disk(radius: float, alias_blur: float) -> Floats:
@@ -155,8 +168,9 @@ def motion_blur(
         sigma: standard deviation of the (half) Gaussian along the line, pixels, > 0.
     """
 
-    def smear(image: Floats) -> Floats:
-        return motion_filter(image, radius, sigma, next(generators).uniform(-45, 45))
+    def smear(image: Pixels) -> Floats:
+        angle = next(generators).uniform(-45, 45)
+        return motion_filter(image.astype(np.float32), radius, sigma, angle)
 
     return change_each_image(images, smear)
 
@@ -178,14 +192,14 @@ def motion_filter(image: Floats, radius: float, sigma: float, angle: float) -> F
     weights = (weights / weights.sum()).astype(np.float32)
     angle = math.radians(angle)
     rows, columns = (
-        np.ceil(taps * slope - 0.5).astype(int).tolist()
-        for slope in (math.sin(angle), math.cos(angle))
+        np.ceil(taps * slope - 0.5).astype(int) for slope in (math.sin(angle), math.cos(angle))
     )
-    above, left = max(0, -rows[-1]), max(0, -columns[-1])
+    down, across = int(rows[-1]), int(columns[-1])
+    above, left = max(0, -down), max(0, -across)
     padded = cv2.copyMakeBorder(
-        image, above, max(0, rows[-1]), left, max(0, columns[-1]), cv2.BORDER_REPLICATE
+        image, above, max(0, down), left, max(0, across), cv2.BORDER_REPLICATE
     )
-    rows, columns = [y + above for y in rows], [x + left for x in columns]
+    rows, columns = rows + above, columns + left
     height, width = image.shape[:2]
     pieces: list[Floats] = []
     for part in _cut_line(rows, columns):
@@ -196,30 +210,25 @@ def motion_filter(image: Floats, radius: float, sigma: float, angle: float) -> F
         pieces.append(filtered[:height, :width])
     result, *others = pieces
     for piece in others:
-        result += piece
+        cv2.add(result, piece, dst=result)
     return result
 
 
-def _cut_line(rows: list[int], columns: list[int]) -> Iterator[slice]:
+def _cut_line(rows: _Places, columns: _Places) -> Iterator[slice]:
     """Cut a line of taps so that the rectangle of each piece is small enough to sum directly."""
     start = 0
-    for at in range(1, len(rows)):
-        area = (abs(rows[at] - rows[start]) + 1) * (abs(columns[at] - columns[start]) + 1)
-        if area >= _DIRECT_BELOW:
-            yield slice(start, at)
-            start = at
-    yield slice(start, len(rows))
+    while start < len(rows):
+        height, width = (abs(line[start:] - line[start]) + 1 for line in (rows, columns))
+        end = start + int(np.searchsorted(height * width, _DIRECT_BELOW))
+        yield slice(start, end)
+        start = end
 
 
-def _smallest_kernel(
-    rows: list[int], columns: list[int], weights: Floats
-) -> tuple[Floats, int, int]:
+def _smallest_kernel(rows: _Places, columns: _Places, weights: Floats) -> tuple[Floats, int, int]:
     """Put taps into the smallest kernel; return it with its row and column."""
-    top, left = min(rows[0], rows[-1]), min(columns[0], columns[-1])
-    shape = (abs(rows[-1] - rows[0]) + 1, abs(columns[-1] - columns[0]) + 1)
-    kernel = np.zeros(shape, np.float32)
-    for y, x, weight in zip(rows, columns, weights, strict=True):
-        kernel[y - top, x - left] += weight
+    top, left = int(rows.min()), int(columns.min())
+    kernel = np.zeros((int(rows.max()) - top + 1, int(columns.max()) - left + 1), np.float32)
+    np.add.at(kernel, (rows - top, columns - left), weights)
     return kernel, top, left
 
 
@@ -241,31 +250,53 @@ def zoom_blur(images: Pixels, *, stop: Annotated[float, _ABOVE_ONE], step: Posit
     at_once = math.ceil(width / min(parts, width))
     blocks = _zoom_matrices(width, factors, at_once)
     to_rows = _mean_zoom_matrix(height, factors)
-
-    def zoom(image: Floats) -> Floats:
-        """Zoom the columns, then zoom and average the rows: both are sparse linear maps."""
-        transposed = cv2.transpose(image).reshape(width, height * 3)
+    result = np.empty_like(images)
+    # Zoom the columns, then zoom and average the rows: both are sparse linear maps.
+    for image, out in zip(images.reshape(-1, 3 * height, width), result, strict=True):
+        columns = np.asarray(cv2.transpose(image), np.uint8).astype(np.float32)
         for number, to_columns in enumerate(blocks):
-            zoomed = cv2.transpose((to_columns @ transposed).reshape(-1, height, 3))
-            mean = to_rows @ zoomed.reshape(height * len(factors), -1)
+            zoomed = np.asarray(cv2.transpose(to_columns.multiply(columns)), np.float32)
+            mean = to_rows.multiply(zoomed.reshape(3 * height * len(factors), -1))
             start = number * at_once
-            image[:, start : start + at_once] = mean.reshape(height, -1, 3)
-        return image
+            out[:, :, start : start + at_once] = quantise(mean).reshape(3, height, -1)
+    return result
 
-    return change_each_image(images, zoom)
+
+class _SparseMap(NamedTuple):
+    """A sparse matrix in the form of `torch.embedding_bag`, which multiplies faster than SciPy."""
+
+    places: torch.Tensor
+    starts: torch.Tensor
+    weights: torch.Tensor
+
+    @classmethod
+    def of(cls, matrix: sparse.csr_array) -> _SparseMap:
+        starts = torch.from_numpy(matrix.indptr[:-1].astype(np.int32))
+        places = torch.from_numpy(matrix.indices.astype(np.int32))
+        return cls(places, starts, torch.from_numpy(matrix.data))
+
+    def multiply(self, lines: Floats) -> Floats:
+        """Multiply with float32 `[columns of the matrix, N]`."""
+        return np.asarray(
+            F.embedding_bag(
+                self.places,
+                torch.from_numpy(lines),
+                self.starts,
+                mode="sum",
+                per_sample_weights=self.weights,
+            )
+        )
 
 
 @lru_cache(maxsize=64)
-def _zoom_matrices(
-    side: int, factors: tuple[float, ...], at_once: int
-) -> tuple[sparse.csr_array, ...]:
+def _zoom_matrices(side: int, factors: tuple[float, ...], at_once: int) -> tuple[_SparseMap, ...]:
     """The maps that zoom a line of pixels by each factor, for so many pixels of the result each.
 
     `[factors * at_once, side]`: the rows are ordered by factor, then by pixel.
     """
     maps = [_zoom_matrix(side, factor) for factor in factors]
     return tuple(
-        sparse.vstack([one[start : start + at_once] for one in maps], format="csr")
+        _SparseMap.of(sparse.vstack([one[start : start + at_once] for one in maps], format="csr"))
         for start in range(0, side, at_once)
     )
 
@@ -286,10 +317,11 @@ def _zoom_matrix(side: int, factor: float) -> sparse.csr_array:
 
 
 @lru_cache(maxsize=64)
-def _mean_zoom_matrix(side: int, factors: tuple[float, ...]) -> sparse.csr_array:
+def _mean_zoom_matrix(side: int, factors: tuple[float, ...]) -> _SparseMap:
     """The mean of the image and all its zooms; the first zoom, by 1, is the image again.
 
-    `[side, side * factors]`: the columns are ordered by pixel, then by factor.
+    `[3 * side, 3 * side * factors]`: the rows are ordered by channel, then by pixel, and the
+    columns also by factor.
     """
     weights = np.ones(len(factors), np.float32)
     weights[0] += 1
@@ -298,7 +330,8 @@ def _mean_zoom_matrix(side: int, factors: tuple[float, ...]) -> sparse.csr_array
     zooms = [
         weight * _zoom_matrix(side, factor) for weight, factor in zip(weights, factors, strict=True)
     ]
-    return sparse.hstack(zooms, format="csr")[:, stacked.T.ravel()].sorted_indices()
+    mean = sparse.hstack(zooms, format="csr")[:, stacked.T.ravel()]
+    return _SparseMap.of(sparse.block_diag([mean] * 3, format="csr").sorted_indices())
 
 
 def glass_blur(
@@ -325,7 +358,7 @@ def glass_blur(
     height, width = images.shape[2:]
     scanned = [len(range(side)[_scanned(side, int(reach))]) for side in (height, width)]
 
-    def shatter(image: Floats) -> Floats:
+    def shatter(image: Pixels) -> Floats:
         blurred = quantise(gaussian_filter(image, sigma))
         source, *later = (
             _pixel_origins(height, width, int(reach), offsets)
@@ -336,8 +369,7 @@ def glass_blur(
         # As pixels of four bytes, each is copied at once.
         pixels = cv2.cvtColor(blurred, cv2.COLOR_RGB2RGBA).view(np.uint32)
         moved = pixels.take(source).view(np.uint8).reshape(height, width, 4)
-        shuffled = cv2.cvtColor(moved, cv2.COLOR_RGBA2RGB)
-        return gaussian_filter(shuffled.astype(np.float32), sigma)
+        return gaussian_filter(np.asarray(cv2.cvtColor(moved, cv2.COLOR_RGBA2RGB), np.uint8), sigma)
 
     return change_each_image(images, shatter)
 
@@ -360,14 +392,13 @@ def _pixel_origins(
     The benchmark goes from the lower right to the upper left and overwrites each pixel with one at
     a random offset. If that pixel comes later in the pass, it still has its old value. If it came
     earlier, it has already been overwritten, so its own origin is looked up, and so on. All these
-    chains are followed at once; few have more than two links.
+    chains are followed at once, in steps twice as long each time; few have more than two links.
     """
     places = np.arange(height * width, dtype=np.int32)
     hop = places.copy()
-    step = offsets[0].astype(np.int32)
-    step *= width
-    step += offsets[1]
-    hop.reshape(height, width)[_scanned(height, reach), _scanned(width, reach)] += step
+    if offsets.size:
+        step = cv2.addWeighted(offsets[0], width, offsets[1], 1, 0, dtype=cv2.CV_32S)
+        hop.reshape(height, width)[_scanned(height, reach), _scanned(width, reach)] += step
     if reach == 1:
         return hop  # all offsets lead to pixels that come later
     # A pixel outside the scan is its own origin, which ends the chain.
@@ -375,9 +406,10 @@ def _pixel_origins(
     last = link.take(link)
     pending = np.flatnonzero(last != link)
     while len(pending):
-        reached = link.take(last.take(pending))
+        before = last.take(pending)
+        reached = last.take(before)
         last[pending] = reached
-        pending = pending[link.take(reached) != reached]
+        pending = pending[reached != before]
     return hop.take(last)
 
 

@@ -16,7 +16,7 @@ import numpy as np
 import numpy.typing as npt
 
 from fairweather.errors import InputError
-from fairweather.shifts.corruption import Floats, Generators, Pixels, draw_uniform
+from fairweather.shifts.corruption import Floats, Generators, Pixels, draw_uniform, take_pairs
 from fairweather.shifts.ranges import JpegQuality, NotNegative, Range, SignedShare
 
 # Pixels per block: float32 arrays of this size stay in a core's cache.
@@ -46,8 +46,10 @@ def brightness(images: Pixels, *, amount: SignedShare) -> Pixels:
     table = _brightness_table(amount)
     result = np.empty_like(images)
     for part, out in _cut_blocks(images, result):
-        row = part.max(axis=1, keepdims=True).astype(np.int32) * 256
-        np.take(table, row + part, out=out, mode="wrap")
+        largest = np.broadcast_to(part.max(axis=1, keepdims=True), part.shape)
+        lines = (-1, part.shape[3])
+        changed = take_pairs(table, largest.reshape(lines), part.reshape(lines))
+        out[:] = changed.reshape(part.shape)
     return result
 
 
@@ -78,27 +80,41 @@ def saturate(images: Pixels, *, factor: NotNegative = 1, offset: SignedShare) ->
     >>> saturate(images, factor=1.5, offset=0).ravel().tolist()
     [200, 50, 125]
     """
+    growths, reddenings = _saturation_tables(factor, offset)
     result = np.empty_like(images)
     for part, out in _cut_blocks(images, result):
-        pixels = part.astype(np.float32)
-        value = pixels.max(axis=1, keepdims=True)
-        spread = value - pixels.min(axis=1, keepdims=True)
-        scale = np.maximum(value, 1)
-        saturation = spread / scale
-        saturation *= np.float32(factor)
-        saturation += np.float32(offset)
-        np.clip(saturation, 0, 1, out=saturation)
-        saturation *= scale
-        growth = saturation / np.maximum(spread, 1)
+        largest = part.max(axis=1, keepdims=True)
+        extremes = [values.reshape(-1, part.shape[3]) for values in (largest, part.min(axis=1))]
+        pixels, value = part.astype(np.float32), largest.astype(np.float32)
         pixels -= value
-        pixels *= growth
+        pixels *= take_pairs(growths, *extremes).reshape(value.shape)
+        value += _NUDGE
         pixels += value
         if offset > 0:
-            pixels[:, 1:] -= saturation * ((spread == 0) & (value > 0))
-        pixels += _NUDGE
-        np.clip(pixels, 0, 255, out=pixels)
+            pixels[:, 1:] -= take_pairs(reddenings, *extremes).reshape(value.shape)
+        # Between 0 and 255 up to rounding errors, which are smaller than the nudge.
         np.copyto(out, pixels, casting="unsafe")
     return result
+
+
+@lru_cache(maxsize=8)
+def _saturation_tables(factor: float, offset: float) -> tuple[Floats, Floats]:
+    """Tables by a pixel's largest and smallest channel, flat `[256 * 256]`.
+
+    The first has the factor on a channel's distance to the largest one, the second what grey loses
+    of green and blue.
+    """
+    values = np.arange(256, dtype=np.float32)
+    largest, smallest = values[:, None], values
+    spread, scale = largest - smallest, np.maximum(largest, 1)
+    saturation = spread / scale
+    saturation *= np.float32(factor)
+    saturation += np.float32(offset)
+    np.clip(saturation, 0, 1, out=saturation)
+    saturation *= scale
+    growth = saturation / np.maximum(spread, 1)
+    reddening = saturation * ((spread == 0) & (largest > 0))
+    return growth.ravel(), reddening.ravel()
 
 
 def contrast(images: Pixels, *, factor: NotNegative) -> Pixels:
@@ -177,8 +193,9 @@ def pixelate(images: Pixels, *, factor: Annotated[float, _SHRINKS]) -> Pixels:
         small = _shrink_lines(_transpose(part.reshape(planes * height, width)), narrow)
         small = _shrink_lines(_transpose(small.reshape(narrow * planes, height)), low)
         # Enlarging with a box filter takes the nearest pixel.
-        high = _transpose(small[rows]).reshape(narrow, planes * height)
-        cv2.transpose(high[columns], dst=out.reshape(planes * height, width))
+        wide = _transpose(_transpose(small).reshape(narrow, planes * low)[columns])
+        wide = wide.reshape(planes, low, width)
+        wide.take(rows, axis=1, out=out.reshape(planes, height, width), mode="clip")
     return result
 
 
@@ -201,7 +218,8 @@ def _shrink_lines(lines: Pixels, small: int) -> Pixels:
     last -= (last - centres + 0.5) * (1 / scale) > 0.5
     counts = last - first + 1
     weights = (2.0**22 / counts + 0.5).astype(np.uint32)[:, None]
-    kind = np.uint16 if counts.max() <= 257 else np.uint32  # 257 * 255 < 2^16
+    # Numpy is fast where all have one type. 257 * 255 < 2^16
+    kind = np.uint16 if counts.max() <= 257 else np.uint32
     result = np.empty((small, lines.shape[1]), np.uint8)
     strip = max(1, 12 * _PIXELS_AT_ONCE // len(lines))
     for start in range(0, lines.shape[1], strip):
@@ -210,10 +228,11 @@ def _shrink_lines(lines: Pixels, small: int) -> Pixels:
         for step in range(1, counts.max()):
             longer = counts > step
             if longer.all():
-                sums += part[first + step]
+                sums += part[first + step].astype(kind)
             else:
-                sums[longer] += part[(first + step)[longer]]
-        totals = sums * weights
+                sums[longer] += part[(first + step)[longer]].astype(kind)
+        totals = sums.astype(np.uint32)
+        totals *= weights
         totals += np.uint32(1 << 21)
         totals >>= np.uint32(22)
         result[:, start : start + strip] = totals

@@ -131,12 +131,12 @@ def _sample_noise(images: Pixels, generators: Generators, table: npt.NDArray[np.
     flat = images.reshape(n, -1)
     result = np.empty_like(flat)
     at_once = max(1, _VALUES_AT_ONCE // values)
+    bits = np.empty((at_once, -(-values // 4)), np.uint64)
     for start in range(0, n, at_once):
         chunk = flat[start : start + at_once]
-        bits = np.empty((len(chunk), -(-values // 4)), np.uint64)
-        for row in bits:
+        for row in bits[: len(chunk)]:
             row[:] = next(generators).bit_generator.random_raw(bits.shape[1])
-        random = bits.view(np.uint16)[:, :values]
+        random = bits.view(np.uint16)[: len(chunk), :values]
         result[start : start + at_once] = _look_up(chunk, random, table)
     return result.reshape(images.shape)
 

@@ -60,7 +60,8 @@ def fog(images: Pixels, generators: Generators, *, amount: Positive, decay: Posi
             chunk, clouds = several[start : start + at_once], maps[start : start + at_once]
             brightest = chunk.max(axis=(1, 2, 3), keepdims=True) / np.float32(255)
             clouds *= np.float32(255 * amount)
-            foggy = chunk + clouds
+            foggy = chunk.astype(np.float32)
+            foggy += clouds
             foggy *= brightest / (brightest + np.float32(amount))
             # At most 255 times the brightest value, so nothing has to be clipped.
             np.copyto(result[first + start : first + start + at_once], foggy, casting="unsafe")
@@ -164,9 +165,9 @@ def frost(
         photograph = _scale_photograph(number, frost_zoom, height, width)
         row = int(generator.integers(photograph.shape[1] - height))
         column = int(generator.integers(photograph.shape[2] - width))
-        part = photograph[:, row : row + height, column : column + width].copy()
-        for channel in range(3):
-            out[channel] = take_pairs(table, image[channel], part[channel])
+        part = photograph[:, row : row + height, column : column + width]
+        frozen = take_pairs(table, image.reshape(-1, width), part.reshape(-1, width))
+        out[:] = frozen.reshape(image.shape)
     return result
 
 
@@ -237,15 +238,19 @@ def snow(
     def cover(image: Pixels, generator: np.random.Generator) -> Floats:
         flakes = _draw_flakes(generator, (height, width), mean, scale, zoom)
         flakes = _drop_below(flakes, threshold)
-        flakes = np.floor(np.clip(flakes, 0, 1) * np.float32(255))
+        np.clip(flakes, 0, 1, out=flakes)
+        flakes *= np.float32(255)
+        np.floor(flakes, out=flakes)
         angle = generator.uniform(-135, -45)
         # ImageMagick rounds to 16 bits, and then drops the lower 8 bits.
-        flakes = np.floor(motion_filter(flakes, radius, sigma, angle) + np.float32(0.5 / 257))
+        flakes = motion_filter(flakes, radius, sigma, angle)
+        flakes += np.float32(0.5 / 257)
+        np.floor(flakes, out=flakes)
         flakes += flakes[::-1, ::-1].copy()
         pixels = image.astype(np.float32)
         pale = (pixels * grey).sum(axis=0) + np.float32(127.5)
         pale = pale - pixels
-        np.clip(pale, 0, None, out=pale)
+        np.maximum(pale, 0, out=pale)
         pale *= np.float32(1 - image_weight)
         pixels += pale
         pixels += flakes
@@ -317,12 +322,16 @@ def spatter(
         if mud:
             cover = gaussian_filter((liquid > threshold).astype(np.float32), strength)
             cover[cover < 0.8] = 0
-            changed = image * (1 - cover) + cover * _MUD
+            pixels = image.astype(np.float32)
+            pixels *= 1 - cover
+            pixels += cover * _MUD
         else:
             drops = _shade_drops(_drop_below(liquid, threshold))
-            changed = image + drops * np.float32(strength) * _WATER
+            pixels = drops * np.float32(strength) * _WATER
+            pixels += image.astype(np.float32)
         # The weights of mud and image add up to 1 only up to rounding.
-        return np.asarray(changed + np.float32(1e-4), np.float32)
+        pixels += np.float32(1e-4)
+        return pixels
 
     return corrupt_each(images, generators, splash)
 

@@ -21,6 +21,7 @@ from fairweather.shifts.corruption import (
     Pixels,
     change_each_image,
     corrupt_each,
+    separable_filter,
 )
 from fairweather.shifts.imagenet_c import blur as imagenet_c
 from fairweather.shifts.ranges import NotNegative, Positive, Range
@@ -99,10 +100,7 @@ def defocus_blur(images: Pixels, *, radius: Positive, alias_blur: Positive) -> P
     [0, 31, 99, 31, 0]
     """
     kernel = _scale_kernel(imagenet_c.disk(radius, alias_blur), pixel_scale(*images.shape[2:]))
-    # The taps of large disks sum to 1.01.
-    return change_each_image(
-        images, lambda image: np.clip(cv2.filter2D(image, -1, kernel), 0, np.float32(255))
-    )
+    return imagenet_c.convolve(images, kernel)
 
 
 def motion_blur(
@@ -122,11 +120,12 @@ def motion_blur(
     point = np.zeros((2 * reach + 1, 2 * reach + 1), np.float32)
     point[reach, reach] = 1
 
-    def smear(image: Floats) -> Floats:
+    def smear(image: Pixels) -> Floats:
         angle = next(generators).uniform(-45, 45)
         # Filtering a single bright point gives the kernel, rotated by 180 degrees.
         line = imagenet_c.motion_filter(point, radius, sigma, angle)[::-1, ::-1]
         kernel = _scale_kernel(line, scale)
+        image = image.astype(np.float32)
         blurred = cv2.filter2D(image, -1, kernel, borderType=cv2.BORDER_REPLICATE)
         return np.asarray(blurred, np.float32)
 
@@ -155,7 +154,8 @@ def gaussian_blur(images: Pixels, *, kernel_size: Annotated[float, _ODD]) -> Pix
     line = scaling_matrix(size, pixel_scale(*images.shape[2:])) @ weights
     # `change_each_image` drops the fraction; adding half a grey level turns this into rounding.
     return change_each_image(
-        images, lambda image: cv2.sepFilter2D(image, -1, line, line) + np.float32(0.5)
+        images,
+        lambda image: separable_filter(image, line, cv2.BORDER_REFLECT_101) + np.float32(0.5),
     )
 
 
