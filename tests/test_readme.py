@@ -300,17 +300,30 @@ def test_the_page_of_pathmnist_is_as_its_script_writes_it(lines):
     text = "\n".join(lines)
     for name, written in pages.longer_blocks().items():
         assert f"<!-- {name} -->\n{written}\n<!-- end of {name} -->" in text
+
+
+def test_the_figure_of_both_lengths_shows_each_training_and_the_published_values(compared):
+    names = compared.index.names[1:]
+    expected = []
+    for (title, model), metric in itertools.product(ROWS.items(), METRICS.values()):
+        scale = 100 if metric == "accuracy" else 1
+        epochs = {"basic": 80, "mixup_aug": 60}[model]
+        for longer, length in ((False, 8), (True, epochs)):
+            for unit in pages.find_units(model, longer=longer):
+                scores = pd.read_csv(unit / "scores.csv", dtype={"level": str}).set_index(names)
+                for state, shift in SHIFTS.items():
+                    key = (shift, "none" if state == "clean" else "mean", metric)
+                    value = scale * scores.loc[key, "value"]
+                    expected.append((f"{title}, {length} epochs", state, value))
+        for state, shift in SHIFTS.items():
+            key = (model, shift, "none" if state == "clean" else "mean", metric)
+            value = scale * compared.loc[key, "published"]
+            expected.append((f"{title}, published", state, value))
     drawn = html.unescape((PATHMNIST / "figures/longer.svg").read_text())
-    assert pages.tell_seeds() in re.sub("<[^>]*>", " ", drawn.replace("</tspan><", " <")).replace(
-        "  ", " "
-    )
-    trainings = [
-        unit
-        for model, long in itertools.product(ROWS.values(), (False, True))
-        for unit in pages.find_units(model, longer=long)
-    ]
-    dots = re.findall(r"value: ([\d.]+); row: [^;\"]+; column: (?:clean|brightness|blur)", drawn)
-    assert len(dots) == 6 * (len(trainings) + len(ROWS)), dots
+    marks = re.findall(r": ([\d.]+); row: ([^;\"]+); column: (\w+)\"", drawn)
+    shown = sorted((row, state, float(value)) for value, row, state in marks)
+    assert [mark[:2] for mark in shown] == [mark[:2] for mark in sorted(expected)]
+    assert [mark[2] for mark in shown] == pytest.approx([mark[2] for mark in sorted(expected)])
 
 
 def test_what_longer_training_is_said_to_change_is_what_the_seeds_show():
