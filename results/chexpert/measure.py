@@ -209,22 +209,16 @@ def draw(models: dict[str, pd.DataFrame], readers: pd.DataFrame, truth: pd.DataF
 
 
 def write_table(scores: pd.DataFrame) -> str:
-    """Write the mean AUC and the mean gap of each model, as README.md has them.
-
-    Scores that are no probabilities have no gap.
-    """
+    """Write the mean AUC and the mean gap of each model that gives probabilities, as README.md."""
     mean = scores.xs("mean finding", level="unit")
     lines = ["| Model | Mean AUC of five findings | Mean probability − prevalence (points) |"]
     lines.append("| --- | ---: | ---: |")
     areas = mean.xs("auc", level="metric").sort_values("value", ascending=False)
-    for name, area in areas.iterrows():
-        cells = [f"{area['value']:.3f} [{area['low']:.3f}, {area['high']:.3f}]"]
-        if scores.loc[(name, "mean finding", "auc"), "probabilities"]:
-            gap = 100 * mean.loc[(name, "probability_gap"), ["value", "low", "high"]].astype(float)
-            cells.append("{:+.1f} [{:+.1f}, {:+.1f}]".format(*gap).replace("-", "−"))
-        else:
-            cells.append("no probabilities")
-        lines.append(f"| {name} | {' | '.join(cells)} |")
+    for name, area in areas[areas["probabilities"]].iterrows():
+        told = f"{area['value']:.3f} [{area['low']:.3f}, {area['high']:.3f}]"
+        gap = 100 * mean.loc[(name, "probability_gap"), ["value", "low", "high"]].astype(float)
+        gaps = "{:+.1f} [{:+.1f}, {:+.1f}]".format(*gap).replace("-", "−")
+        lines.append(f"| {name} | {told} | {gaps} |")
     return "\n".join(lines)
 
 

@@ -614,6 +614,28 @@ def test_seeds_of_small_copies_are_joined_as_those_of_their_runs(halves, joined,
     )
 
 
+def test_units_of_long_trainings_are_read_and_joined_by_later_versions(tmp_path):
+    """Scores are computed again from predictions of networks that an earlier commit trained."""
+    units = Path(__file__).parents[2] / "results/pathmnist/units"
+    pair = [units / name for name in ("basic-80-s0", "mixup_aug-80-s0")]
+    run = fw.join_seeds(pair, out=tmp_path / "joined", progress=False)
+    key = ["model", "seed", "shift", "level", "metric"]
+    made, stored = (
+        pd.concat(pd.read_csv(folder / "scores.csv", dtype={"level": str}) for folder in folders)
+        .set_index(key)
+        .sort_index()
+        for folders in ([run.path], pair)
+    )
+    assert len(stored) == 1160
+    # Later versions add metrics. Scores are stored with eight digits.
+    again = made.loc[stored.index]
+    np.testing.assert_allclose(again["value"], stored["value"], rtol=1e-6, atol=1e-8)
+    for metric in ("accuracy", "rms_calibration_error"):
+        ours, theirs = (table.xs(metric, level="metric") for table in (again, stored))
+        for end in ("low", "high"):
+            np.testing.assert_allclose(ours[end], theirs[end], rtol=1e-6, atol=1e-8)
+
+
 def test_a_small_copy_needs_no_pictures(copies, tmp_path):
     part = copies[0]
     part.file(PICTURES).write_bytes(b"damaged")
