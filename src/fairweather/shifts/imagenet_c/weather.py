@@ -238,19 +238,15 @@ def snow(
     def cover(image: Pixels, generator: np.random.Generator) -> Floats:
         flakes = _draw_flakes(generator, (height, width), mean, scale, zoom)
         flakes = _drop_below(flakes, threshold)
-        np.clip(flakes, 0, 1, out=flakes)
-        flakes *= np.float32(255)
-        np.floor(flakes, out=flakes)
+        flakes = np.floor(np.clip(flakes, 0, 1) * np.float32(255))
         angle = generator.uniform(-135, -45)
         # ImageMagick rounds to 16 bits, and then drops the lower 8 bits.
-        flakes = motion_filter(flakes, radius, sigma, angle)
-        flakes += np.float32(0.5 / 257)
-        np.floor(flakes, out=flakes)
+        flakes = np.floor(motion_filter(flakes, radius, sigma, angle) + np.float32(0.5 / 257))
         flakes += flakes[::-1, ::-1].copy()
         pixels = image.astype(np.float32)
         pale = (pixels * grey).sum(axis=0) + np.float32(127.5)
         pale = pale - pixels
-        np.maximum(pale, 0, out=pale)
+        np.clip(pale, 0, None, out=pale)
         pale *= np.float32(1 - image_weight)
         pixels += pale
         pixels += flakes
