@@ -24,6 +24,8 @@ from fairweather.report.adaptation import (
     read_streams,
     sum_costs,
     summarise_adaptation,
+    tabulate_streams,
+    title_adapting,
 )
 from fairweather.report.contents import read_contents
 from fairweather.requests.inputs import note_streams
@@ -172,7 +174,7 @@ def test_the_section_names_the_stream_and_the_image_of_a_collapse(run):
     assert same.all()
     said = " ".join(describe_adaptation(contents)).replace("\N{NO-BREAK SPACE}", " ")
     assert f"{STREAMS} of {STREAMS} streams collapse" in said
-    assert f"No stream of {contents.titles[healthy]} collapsed" in said
+    assert "No stream of Stuck, after 99 (batches of 40) collapsed." in said
     assert "lowers accuracy" in said
     place = every[stuck].collapses[0].place + 1
     table = pd.read_csv(run.folder.file("tables/adaptation_streams.csv"))
@@ -181,8 +183,28 @@ def test_the_section_names_the_stream_and_the_image_of_a_collapse(run):
     assert (rows["collapsed"].item(), rows["class"].item()) == (STREAMS, "a")
     assert f"From image {place} on, stream 1 answers “a”." in said
     page = run.folder.file("report.html").read_text()
-    assert "Adapting at test time" in page
-    assert f"stream 1, image {place}" in page
+    section = page[page.index('id="adaptation"') :]
+    assert "Adapting at test time" in section
+    assert f"stream 1, image {place}" in section
+    # What is found stands before all tables, and the network's name in the caption alone.
+    assert section.index(f"From image {place} on") < section.index("<table")
+    assert "Quadrants, adapted, beside" in section
+    assert "Quadrants + " not in section[: section.index("</details>")]
+
+
+def test_streams_without_a_collapse_share_a_row_of_the_table(run):
+    contents = read_contents(run.folder)
+    table = tabulate_streams(contents)
+    every = read_streams(contents)
+    assert len(table.frame) == len(every) == 4
+    rows = [row[1:] for row in table.body if row[0].startswith("Stuck, after 99")]
+    calm = [streams for streams in every if streams.model.endswith("99")]
+    widest = max(calm, key=lambda streams: np.ptp(streams.accuracies))
+    shares = (f"{100 * end:.1f}" for end in (widest.accuracies.min(), widest.accuracies.max()))
+    (row,) = rows
+    assert row[0].endswith(" and 1 more that vary less")
+    assert row[1:] == [str(STREAMS), *shares, f"0 of {STREAMS}", "–"]
+    assert len(table.body) == 1 + 2  # each collapse has a row of its own
 
 
 def evaluate_stuck(images, variant, out):
@@ -220,7 +242,7 @@ def test_hardly_adapting_and_coming_back_is_said(images, tmp_path):
                 progress=False,
             )
         contents = read_contents(run.folder)
-        title = contents.titles[list(contents.titles)[1]]
+        (title,) = title_adapting(contents).values()
         said = [text for text in describe_adaptation(contents) if " batches " in text]
         assert [text.removeprefix(f"{title} ") for text in said] == words
         table = pd.read_csv(run.folder.file("tables/adaptation_costs.csv"))
@@ -246,7 +268,7 @@ def test_sentences_are_short_and_captions_say_what_intervals_cover(run):
 def test_the_figure_has_a_panel_for_each_model(run):
     figure = draw_streams(read_contents(run.folder))
     assert figure.name == "adaptation"
-    for words in ("stuck, after 99", "image of the stream", "Accuracy along the stream"):
+    for words in ("Stuck, after 99", "image of the stream", "Accuracy along the stream"):
         assert words in figure.svg
 
 
@@ -314,7 +336,7 @@ def make_streams(right, plain, collapses, remark="", cell="clean"):
 def describe_streams(*streams):
     cells = {"clean": ("clean", "none")}
     contents = SimpleNamespace(
-        titles={"a+tent": "TENT"}, cells=cells, sweeps=(), classes=("cat", "dog")
+        once=lambda _: {"a+tent": "TENT"}, cells=cells, sweeps=(), classes=("cat", "dog")
     )
     return list(_describe_collapses(streams, contents))
 
@@ -326,7 +348,7 @@ def test_what_cannot_collapse_is_not_said_to_have_survived():
     assert describe_streams(make_streams(right, right, None, remark)) == [f"TENT: {remark}"]
     assert describe_streams(make_streams(right[:1], right[:1], [None])) == []
     (said,) = describe_streams(make_streams(right, right, [None] * 5))
-    assert said.startswith("No stream of TENT collapsed in any cell. With 5 streams,")
+    assert said.startswith("No stream of TENT collapsed. With 5 streams,")
 
 
 def test_a_large_fall_without_a_collapse_is_said():
@@ -451,7 +473,7 @@ def test_the_front_says_where_adapting_changes_most(run):
     plain, adapted = (f"{100 * values[name]:.0f}" for name in (drop_adapting(stuck), stuck))
     contents = read_contents(run.folder)
     (said,) = summarise_adaptation(contents)
-    assert said.startswith(f"{contents.titles[stuck]} lowers accuracy ")
+    assert said.startswith(f"{title_adapting(contents)[stuck]} lowers accuracy ")
     assert said.endswith(f"most: from {plain} to {adapted} %.")
     page = run.folder.file("report.html").read_text().replace("\N{NO-BREAK SPACE}", " ")
     assert said in page
