@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Iterable, Iterator, Mapping, Sequence
+from itertools import groupby
 from statistics import median
 from typing import Any, NamedTuple
 
@@ -32,7 +33,7 @@ from fairweather.report.tables import (
     find_entry,
     format_difference,
 )
-from fairweather.types.measurement import Passes
+from fairweather.types.measurement import Passes, Score
 from fairweather.types.record import (
     ALL,
     CLEAN,
@@ -211,27 +212,24 @@ _COST_HEAD = TableLayout(
 def tabulate_beside(contents: Contents) -> TextTable | None:
     """Accuracy of each network that adapts beside the plain one, with changes and intervals."""
     body, lines, models = [], [], []
-    for model, base in list_adapting(contents).items():
-        for place, shift, level in _list_places(contents, model):
-            changes = [contents.score(ADAPTED[name], model, shift, level) for name in CHANGED]
-            if changes[0] is None:
-                continue
-            scores = [
-                find_entry(contents, "accuracy", base, _without_changes(shift), level),
-                find_entry(contents, "accuracy", model, shift, level),
+    for place in _list_places(contents):
+        changes = [place.score(contents, ADAPTED[name]) for name in CHANGED]
+        if changes[0] is None:
+            continue
+        scores = [find_entry(contents, "accuracy", *cell) for cell in (place.plain, place.adapted)]
+        shown = zip(changes, (True, False, False), strict=True)
+        body.append(
+            [
+                contents.once(title_adapting)[place.model],
+                place.title,
+                *(str(score or ABSENT) for score in scores),
+                *(format_difference(c, percent) if c else ABSENT for c, percent in shown),
             ]
-            shown = zip(changes, (True, False, False), strict=True)
-            body.append(
-                [
-                    contents.once(title_adapting)[model],
-                    place,
-                    *(str(score or ABSENT) for score in scores),
-                    *(format_difference(c, percent) if c else ABSENT for c, percent in shown),
-                ]
-            )
-            numbers = (number for entry in (*scores, *changes) for number in entry_numbers(entry))
-            lines.append([model, contents.titles[model], shift, level, *numbers])
-            models.append(model)
+        )
+        numbers = (number for entry in (*scores, *changes) for number in entry_numbers(entry))
+        model, shift, level = place.adapted
+        lines.append([model, contents.titles[model], shift, level, *numbers])
+        models.append(model)
     if not body:
         return None
     names = ("plain", "adapted", "accuracy change", "calibration change", "aurc change")
@@ -258,8 +256,10 @@ def tabulate_streams(contents: Contents) -> TextTable | None:
         shown = [(streams, "") for streams in cells if streams.collapsed]
         if calm:
             widest = max(calm, key=lambda streams: float(np.ptp(streams.accuracies)))
-            others = f" and {len(calm) - 1} more that vary less" if len(calm) > 1 else ""
-            if len(widest.accuracies) > 1 or widest.collapses is not None:
+            has_several = len(widest.accuracies) > 1
+            others = f" and {len(calm) - 1} more" if len(calm) > 1 else ""
+            others += " that vary less" * (len(calm) > 1 and has_several)
+            if has_several or widest.collapses is not None:
                 shown.append((widest, others))
         for streams, others in shown:
             collapsed, accuracies = streams.collapsed, streams.accuracies
@@ -356,17 +356,51 @@ def tabulate_costs(contents: Contents) -> TextTable | None:
     return TextTable("adaptation_costs", _COST_HEAD, body, [caption], frame, models)
 
 
-def _list_places(contents: Contents, model: str) -> Iterator[tuple[str, str, str]]:
-    yield from contents.means
-    if sum(not sweep.is_attack for sweep in contents.sweeps) > 1:
-        yield "All shifts", ALL, MEAN
-    for shift, words in contents.clean_after(model).items():
-        yield _capitalise(words), shift, NO_LEVEL
+class Place(NamedTuple):
+    """Images that a network that adapts has seen, beside the plain network."""
+
+    model: str
+    base: str
+    title: str
+    """Of the images, in a table."""
+
+    words: str
+    """Where something happens, in a sentence."""
+
+    shift: str
+    level: str
+    """`shift`, `level`: as in scores.csv."""
+
+    @property
+    def adapted(self) -> tuple[str, str, str]:
+        """Model, shift and level of the adapted network's scores."""
+        return self.model, self.shift, self.level
+
+    @property
+    def plain(self) -> tuple[str, str, str]:
+        """The same of the plain network, to which clean images are the same at all times."""
+        return self.base, CLEAN if self.is_afterwards else self.shift, self.level
+
+    @property
+    def is_afterwards(self) -> bool:
+        """Whether these are clean images after shifts."""
+        return self.shift.startswith(CLEAN_AFTER)
+
+    def score(self, contents: Contents, metric: str) -> Score | None:
+        """A score of the adapted network; None where there is none."""
+        return contents.score(metric, *self.adapted)
 
 
-def _without_changes(shift: str) -> str:
-    """The shift of the plain network's answers: to clean images they are the same at all times."""
-    return CLEAN if shift.startswith(CLEAN_AFTER) else shift
+def _list_places(contents: Contents) -> Iterator[Place]:
+    for model, base in list_adapting(contents).items():
+        yield Place(model, base, "Clean", "on clean images", CLEAN, NO_LEVEL)
+        for sweep in contents.sweeps:
+            where = f"under {sweep.in_sentence}"
+            yield Place(model, base, sweep.title, where, sweep.name, MEAN)
+        if sum(not sweep.is_attack for sweep in contents.sweeps) > 1:
+            yield Place(model, base, "All shifts", "under all shifts", ALL, MEAN)
+        for shift, words in contents.clean_after(model).items():
+            yield Place(model, base, _capitalise(words), f"on {words}", shift, NO_LEVEL)
 
 
 def _name_cell(contents: Contents, streams: Streams) -> str:
@@ -407,66 +441,57 @@ def _describe_extremes(
 ) -> Iterator[str]:
     """Say where adapting raises a metric most, and where it lowers it most, beyond intervals."""
     changes = [
-        (change, model, base, shift, level)
-        for model, base in list_adapting(contents).items()
-        for _, shift, level in _list_places(contents, model)
-        if not shift.startswith(CLEAN_AFTER)
-        if (change := contents.score(ADAPTED[metric], model, shift, level)) is not None
+        (change, place)
+        for place in _list_places(contents)
+        if (change := place.score(contents, ADAPTED[metric])) and not place.is_afterwards
     ]
     gains = [entry for entry in changes if entry[0].low > 0]
     losses = [entry for entry in changes if entry[0].high < 0]
     for verb, choose, some in (("raises", max, gains), ("lowers", min, losses)):
         if some:
-            _, model, base, shift, level = choose(some, key=lambda entry: entry[0].value)
-            scores = (contents.score(metric, name, shift, level) for name in (base, model))
+            _, place = choose(some, key=lambda entry: entry[0].value)
+            scores = (contents.score(metric, *cell) for cell in (place.plain, place.adapted))
             plain, adapted = (format(scale * score.value, form) for score in scores if score)
-            title = contents.once(title_adapting)[model]
-            where = _name_shift(contents, shift)
-            yield f"{title} {verb} {noun} {where} most: from {plain} to {adapted}{unit}."
+            title = contents.once(title_adapting)[place.model]
+            yield f"{title} {verb} {noun} {place.words} most: from {plain} to {adapted}{unit}."
+
+
+def _describe_afterwards(contents: Contents) -> Iterator[str]:
+    """Say whether a network that went from shift to shift still knows clean images."""
+    changes = [
+        (change, place)
+        for place in _list_places(contents)
+        if place.is_afterwards and (change := place.score(contents, ADAPTED["accuracy"]))
+    ]
+    for model, own in groupby(changes, key=lambda entry: entry[1].model):
+        change, place = min(own)
+        scores = (contents.score("accuracy", *cell) for cell in (place.adapted, place.plain))
+        adapted, plain = (100 * score.value for score in scores if score)
+        title = contents.once(title_adapting)[model]
+        yield (
+            f"{title} is {adapted:.0f} % right {place.words}, the plain network {plain:.0f} %."
+            f"{' The interval of the change includes 0.' * (change.low <= 0 <= change.high)}"
+        )
 
 
 def _describe_deferral(contents: Contents) -> Iterator[str]:
     """Say where thresholds of validation images let most wrong answers of adapted networks pass."""
     broken = [
-        (risk.value, model, base, shift, level)
-        for model, base in list_adapting(contents).items()
-        for _, shift, level in _list_places(contents, model)
-        if (risk := contents.score(RISK, model, shift, level)) is not None and risk.low > LIMIT
+        (risk, place)
+        for place in _list_places(contents)
+        if (risk := place.score(contents, RISK)) and risk.low > LIMIT
     ]
     if not broken:
         return
-    _, model, base, shift, level = max(broken)
-    title, where = contents.once(title_adapting)[model], _name_shift(contents, shift)
+    _, place = max(broken)
     limit = f"a limit of {100 * LIMIT:.0f} % errors, set on validation images,"
-    said = [f"{title} exceeds {limit} most {where}."]
-    for name, one in ((model, "It"), (base, "The plain network")):
-        place = name, shift if name == model else _without_changes(shift), level
-        answered, wrong = (contents.score(metric, *place) for metric in (COVERAGE, RISK))
-        if answered is not None and wrong is not None:
+    said = [f"{contents.once(title_adapting)[place.model]} exceeds {limit} most {place.words}."]
+    for name, cell in (("It", place.adapted), ("The plain network", place.plain)):
+        answered, wrong = (contents.score(metric, *cell) for metric in (COVERAGE, RISK))
+        if answered and wrong and not math.isnan(wrong.value):
             shares = 100 * answered.value, 100 * wrong.value
-            said.append("{} answers {:.0f} %, {:.0f} % of these wrongly.".format(one, *shares))
+            said.append("{} answers {:.0f} %, {:.0f} % of these wrongly.".format(name, *shares))
     yield " ".join(said)
-
-
-def _describe_afterwards(contents: Contents) -> Iterator[str]:
-    """Say whether a network that went from shift to shift still knows clean images."""
-    for model, base in list_adapting(contents).items():
-        known = [
-            (change, words, shift)
-            for shift, words in contents.clean_after(model).items()
-            if (change := contents.score(ADAPTED["accuracy"], model, shift, NO_LEVEL)) is not None
-        ]
-        if not known:
-            continue
-        change, words, shift = min(known)
-        adapted = contents.score("accuracy", model, shift, NO_LEVEL)
-        plain = contents.score("accuracy", base, CLEAN, NO_LEVEL)
-        if adapted is None or plain is None:
-            continue
-        values = f"{100 * adapted.value:.0f} % of {words}, the plain network on"
-        title = contents.once(title_adapting)[model]
-        doubt = " The interval of the change includes 0." if change.low <= 0 <= change.high else ""
-        yield f"{title} is right on {values} {100 * plain.value:.0f} %.{doubt}"
 
 
 def _list_by_model(every: Iterable[Streams]) -> dict[str, list[Streams]]:
@@ -499,13 +524,6 @@ def _describe_steps(every: Sequence[Streams], contents: Contents) -> Iterator[st
             )
 
 
-def _name_shift(contents: Contents, shift: str) -> str:
-    """A shift, or clean images, in a sentence about where something happens."""
-    words = {sweep.name: f"under {sweep.in_sentence}" for sweep in contents.sweeps}
-    words |= {CLEAN: "on clean images", ALL: "under all shifts"}
-    return words[_without_changes(shift)]
-
-
 def _name_place(contents: Contents, streams: Streams) -> str:
     is_shifted = streams.cell in contents.cells and streams.cell != CLEAN
     return f"{'under' if is_shifted else 'on'} {_name_cell(contents, streams)}"
@@ -513,6 +531,7 @@ def _name_place(contents: Contents, streams: Streams) -> str:
 
 def _describe_collapses(every: Sequence[Streams], contents: Contents) -> Iterator[str]:
     healthy: dict[int, list[str]] = {}
+    falls: list[tuple[float, str, str]] = []
     for model, cells in _list_by_model(every).items():
         title, count = contents.once(title_adapting)[model], len(cells[0].accuracies)
         worst = max(cells, key=lambda streams: len(streams.collapsed))
@@ -533,12 +552,16 @@ def _describe_collapses(every: Sequence[Streams], contents: Contents) -> Iterato
                 f"From image {collapse.place + 1:,} on, stream {number + 1} {answers}."
             )
         elif (lost := fall.plain.mean() - fall.right.mean()) >= LARGE_FALL:
-            yield (
-                f"{title} loses {100 * lost:.0f} points {_name_place(contents, fall)}. "
-                "No stream collapsed to one class there."
-            )
+            falls.append((lost, title, _name_place(contents, fall)))
         elif count > 1:
             healthy.setdefault(count, []).append(title)
+    if falls:
+        lost, title, place = max(falls)
+        others = f"{len(falls)} networks lose {100 * LARGE_FALL:.0f} points or more. "
+        yield (
+            f"{others if len(falls) > 1 else ''}{title} loses {100 * lost:.0f} points {place}. "
+            "No stream collapsed to one class there."
+        )
     for count, titles in healthy.items():
         which = titles[0] if len(titles) == 1 else f"{len(titles)} networks"
         most = 100 * float(clopper_pearson(0.0, count)[1])
