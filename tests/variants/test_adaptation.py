@@ -382,9 +382,9 @@ class Stubborn(nn.Module):
 
 PLAIN = nn.Sequential(nn.Flatten(), nn.Linear(12, 2))
 REFUSED = [
-    ("tent", PLAIN, "batch, group or layer norm, which the network does not"),
-    ("eata: {fisher_weight: 0}", PLAIN, "batch, group or layer norm, which the network does not"),
-    ("sar", PLAIN, "batch, group or layer norm, which the network does not"),
+    ("tent", PLAIN, "batch, group or layer norm, and PyTorch finds none"),
+    ("eata: {fisher_weight: 0}", PLAIN, "batch, group or layer norm, and PyTorch finds none"),
+    ("sar", PLAIN, "batch, group or layer norm, and PyTorch finds none"),
     ("batchnorm: {source: 16}", PLAIN, "needs batch norm, and PyTorch finds none"),
     ("cotta", nn.Flatten(), "adapts all weights, and PyTorch finds none"),
     ("tent", Stubborn(), "gives no gradients"),
