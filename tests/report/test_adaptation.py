@@ -16,19 +16,26 @@ from fairweather.inference.prediction import Predictor, predict_shared
 from fairweather.inference.stopwatch import Stopwatch
 from fairweather.judge.comparison import compare_runs
 from fairweather.metrics.collapse import Collapse
+from fairweather.report import adaptation
 from fairweather.report.adaptation import (
+    Place,
     Streams,
+    _describe_afterwards,
     _describe_collapses,
+    _describe_deferral,
     describe_adaptation,
     draw_streams,
     read_streams,
     sum_costs,
     summarise_adaptation,
+    tabulate_streams,
+    title_adapting,
 )
 from fairweather.report.contents import read_contents
+from fairweather.report.performance import COVERAGE, RISK
 from fairweather.requests.inputs import note_streams
 from fairweather.steps.score_rows import drop_adapting
-from fairweather.types.measurement import Images, Passes, Shift
+from fairweather.types.measurement import Images, Passes, Score, Shift
 from fairweather.variants.adaptation.networks import AdaptedNetwork
 from fairweather.variants.variant import VARIANTS, Adapting, read_variant, read_variants
 from tests.conftest import figures_left_out
@@ -172,8 +179,9 @@ def test_the_section_names_the_stream_and_the_image_of_a_collapse(run):
     assert same.all()
     said = " ".join(describe_adaptation(contents)).replace("\N{NO-BREAK SPACE}", " ")
     assert f"{STREAMS} of {STREAMS} streams collapse" in said
-    assert f"No stream of {contents.titles[healthy]} collapsed" in said
+    assert "No stream of Stuck, after 99 (batches of 40) collapsed." in said
     assert "lowers accuracy" in said
+    assert "Stuck (batches of 40) raises the calibration error " in said
     place = every[stuck].collapses[0].place + 1
     table = pd.read_csv(run.folder.file("tables/adaptation_streams.csv"))
     rows = table[(table["model"] == stuck) & (table["shift"] == "clean")]
@@ -181,8 +189,28 @@ def test_the_section_names_the_stream_and_the_image_of_a_collapse(run):
     assert (rows["collapsed"].item(), rows["class"].item()) == (STREAMS, "a")
     assert f"From image {place} on, stream 1 answers “a”." in said
     page = run.folder.file("report.html").read_text()
-    assert "Adapting at test time" in page
-    assert f"stream 1, image {place}" in page
+    section = page[page.index('id="adaptation"') :]
+    assert "Adapting at test time" in section
+    assert f"stream 1, image {place}" in section
+    # What is found stands before all tables, and the network's name in the caption alone.
+    assert section.index(f"From image {place} on") < section.index("<table")
+    assert "Quadrants, adapted, beside" in section
+    assert "Quadrants + " not in section[: section.index("</details>")]
+
+
+def test_streams_without_a_collapse_share_a_row_of_the_table(run):
+    contents = read_contents(run.folder)
+    table = tabulate_streams(contents)
+    every = read_streams(contents)
+    assert len(table.frame) == len(every) == 4
+    rows = [row[1:] for row in table.body if row[0].startswith("Stuck, after 99")]
+    calm = [streams for streams in every if streams.model.endswith("99")]
+    widest = max(calm, key=lambda streams: np.ptp(streams.accuracies))
+    shares = (f"{100 * end:.1f}" for end in (widest.accuracies.min(), widest.accuracies.max()))
+    (row,) = rows
+    assert row[0].endswith(" and 1 more that vary less")
+    assert row[1:] == [str(STREAMS), *shares, f"0 of {STREAMS}", "–"]
+    assert len(table.body) == 1 + 2  # each collapse has a row of its own
 
 
 def evaluate_stuck(images, variant, out):
@@ -220,7 +248,7 @@ def test_hardly_adapting_and_coming_back_is_said(images, tmp_path):
                 progress=False,
             )
         contents = read_contents(run.folder)
-        title = contents.titles[list(contents.titles)[1]]
+        (title,) = title_adapting(contents).values()
         said = [text for text in describe_adaptation(contents) if " batches " in text]
         assert [text.removeprefix(f"{title} ") for text in said] == words
         table = pd.read_csv(run.folder.file("tables/adaptation_costs.csv"))
@@ -246,7 +274,7 @@ def test_sentences_are_short_and_captions_say_what_intervals_cover(run):
 def test_the_figure_has_a_panel_for_each_model(run):
     figure = draw_streams(read_contents(run.folder))
     assert figure.name == "adaptation"
-    for words in ("stuck, after 99", "image of the stream", "Accuracy along the stream"):
+    for words in ("Stuck, after 99", "image of the stream", "Accuracy along the stream"):
         assert words in figure.svg
 
 
@@ -314,7 +342,7 @@ def make_streams(right, plain, collapses, remark="", cell="clean"):
 def describe_streams(*streams):
     cells = {"clean": ("clean", "none")}
     contents = SimpleNamespace(
-        titles={"a+tent": "TENT"}, cells=cells, sweeps=(), classes=("cat", "dog")
+        once=lambda _: {"a+tent": "TENT"}, cells=cells, sweeps=(), classes=("cat", "dog")
     )
     return list(_describe_collapses(streams, contents))
 
@@ -326,7 +354,7 @@ def test_what_cannot_collapse_is_not_said_to_have_survived():
     assert describe_streams(make_streams(right, right, None, remark)) == [f"TENT: {remark}"]
     assert describe_streams(make_streams(right[:1], right[:1], [None])) == []
     (said,) = describe_streams(make_streams(right, right, [None] * 5))
-    assert said.startswith("No stream of TENT collapsed in any cell. With 5 streams,")
+    assert said.startswith("No stream of TENT collapsed. With 5 streams,")
 
 
 def test_a_large_fall_without_a_collapse_is_said():
@@ -341,6 +369,59 @@ def test_a_large_fall_without_a_collapse_is_said():
     sure = Collapse("certain", 9, 0)
     (said,) = describe_streams(make_streams(right, plain, [sure, *[None] * 4]))
     assert said.endswith("From image 10 on, stream 1 is sure of wrong answers.")
+
+
+def test_several_large_falls_are_said_once():
+    right, plain = [[0.0] * 60 + [1.0] * 40] * 5, [[1.0] * 100] * 5
+    every = [make_streams(right, plain, [None] * 5)._replace(model=name) for name in ("a", "b")]
+    contents = SimpleNamespace(
+        once=lambda _: {"a": "TENT", "b": "SAR"}, cells={"clean": ("clean", "none")}, sweeps=()
+    )
+    (said,) = _describe_collapses(every, contents)
+    assert said.startswith("2 networks lose 20 points or more. TENT loses 60 points on clean ")
+
+
+def describe_places(monkeypatch, describe, place, scores):
+    monkeypatch.setattr(adaptation, "_list_places", lambda _: [place])
+    contents = SimpleNamespace(
+        once=lambda _: {"a+tent": "TENT"}, score=lambda *key: scores.get(key[:3])
+    )
+    return list(describe(contents))
+
+
+def test_a_limit_of_errors_that_adapted_answers_break_is_said(monkeypatch):
+    place = Place("a+tent", "a", "Fog", "under fog", "fog", "mean")
+    scores = {
+        (RISK, "a+tent", "fog"): Score(0.2, 0.06, 0.3, 99),
+        (COVERAGE, "a+tent", "fog"): Score(0.9, 0.8, 1.0, 99),
+        (RISK, "a", "fog"): Score(0.5, 0.4, 0.6, 99),
+        (COVERAGE, "a", "fog"): Score(0.4, 0.3, 0.5, 99),
+    }
+    said = ["TENT exceeds a limit of 5 % errors, set on validation images, most under fog."]
+    said += ["It answers 90 %, 20 % of these wrongly."]
+    plain = "The plain network answers 40 %, 50 % of these wrongly."
+    given = monkeypatch, _describe_deferral, place
+    assert describe_places(*given, scores) == [" ".join([*said, plain])]
+    # The plain network answers nothing there, and then the limit may be kept.
+    scores |= {(RISK, "a", "fog"): Score(np.nan, np.nan, np.nan, 0)}
+    assert describe_places(*given, scores) == [" ".join(said)]
+    scores |= {(RISK, "a+tent", "fog"): Score(0.2, 0.05, 0.3, 99)}
+    assert describe_places(*given, scores) == []
+
+
+def test_clean_images_after_shifts_are_beside_those_of_the_plain_network(monkeypatch):
+    words, after = "on clean images after all shifts", "clean_after/all"
+    place = Place("a+tent", "a", "Clean images after all shifts", words, after, "none")
+    scores = {
+        ("accuracy_change/adapted", "a+tent", after): Score(-0.1, -0.2, -0.05, 99),
+        ("accuracy", "a+tent", after): Score(0.8, 0.7, 0.9, 99),
+        ("accuracy", "a", "clean"): Score(0.9, 0.8, 1.0, 99),
+    }
+    given = monkeypatch, _describe_afterwards, place
+    said = f"TENT is 80 % right {words}, the plain network 90 %."
+    assert describe_places(*given, scores) == [said]
+    scores |= {("accuracy_change/adapted", "a+tent", after): Score(-0.1, -0.2, 0.01, 99)}
+    assert describe_places(*given, scores) == [f"{said} The interval of the change includes 0."]
 
 
 def test_costs_are_those_of_the_records(run):
@@ -451,7 +532,7 @@ def test_the_front_says_where_adapting_changes_most(run):
     plain, adapted = (f"{100 * values[name]:.0f}" for name in (drop_adapting(stuck), stuck))
     contents = read_contents(run.folder)
     (said,) = summarise_adaptation(contents)
-    assert said.startswith(f"{contents.titles[stuck]} lowers accuracy ")
+    assert said.startswith(f"{title_adapting(contents)[stuck]} lowers accuracy ")
     assert said.endswith(f"most: from {plain} to {adapted} %.")
     page = run.folder.file("report.html").read_text().replace("\N{NO-BREAK SPACE}", " ")
     assert said in page

@@ -5,17 +5,24 @@ import importlib.util
 import itertools
 import json
 import math
+import re
+import subprocess
 from pathlib import Path
 
 import numpy as np
 import pytest
 import torch
+import typer.main
+from timm.models import is_model_pretrained
 from torch import nn
 
 import fairweather as fw
+from fairweather.attacks.shift_lists import expand_with_clean
+from fairweather.cli.app import app
 from fairweather.errors import InputError
 from fairweather.inference import prediction
 from fairweather.inference.prediction import Predictor, predict, predict_shared
+from fairweather.metrics.robustness import ALEXNET
 from fairweather.models.opening import load_model
 from fairweather.models.wrappers import Ensemble
 from fairweather.shifts.table import make_shift
@@ -58,6 +65,40 @@ def test_the_logits_are_those_of_the_authors_code(benchmark, case):
     if case.startswith("lame"):
         outputs = outputs.exp()
     np.testing.assert_allclose(outputs[-3:], OFFICIAL[case], rtol=1e-3, atol=1e-3)
+
+
+# ---------------------------------------------------------------- commands for published numbers
+
+NOTES = BENCHMARK.parent / "notes" / "official_adaptation.md"
+
+
+def test_the_commands_for_published_numbers_are_understood(tmp_path, monkeypatch):
+    """The shell expands them, and their files lie in the published layouts, with few images."""
+    _, _, text = NOTES.read_text(encoding="utf-8").partition("## Published numbers")
+    (block,) = re.findall(r"^```sh\n(.*?)^```", text, re.DOTALL | re.MULTILINE)
+    shell = f"fairweather() {{ printf '%s\\0' \"$@\" END; }}\n{block}"
+    printed = subprocess.run(["bash", "-c", shell], capture_output=True, text=True, check=True)
+    calls = [call.split("\0")[:-1] for call in printed.stdout.split("END\0")[:-1]]
+    monkeypatch.chdir(tmp_path)
+    for name in ALEXNET:
+        (tmp_path / "ImageNet-C" / name / "5" / "n01440764").mkdir(parents=True)
+        (tmp_path / "CIFAR-10-C").mkdir(exist_ok=True)
+        np.save(tmp_path / "CIFAR-10-C" / f"{name}.npy", np.zeros((5, 32, 32, 3), np.uint8))
+    np.save(tmp_path / "CIFAR-10-C" / "labels.npy", np.zeros(5, np.uint8))
+    variants = re.findall(r"^\| .*\| `'?([^`'-][^`']*)'?`[^|]*\|$", text, re.MULTILINE)
+    assert len(variants) == 12  # of the table
+    assert len(calls) == 4
+    for name, *words in calls:
+        with typer.main.get_command(app).commands[name].make_context(name, words) as context:
+            given = context.params
+        shifts = expand_with_clean(given["shift"])
+        found = {(shift.name.partition("/")[2], shift.level) for shift in shifts[1:]}
+        assert found == {(corruption, 5.0) for corruption in ALEXNET}
+        variants += given["variant"]
+        source, _, model = given["model"].partition(":")
+        assert source == "python" or is_model_pretrained(model)
+    for variant in variants:
+        assert read_variant(variant).adapting is not None
 
 
 # ---------------------------------------------------------------- slow references
@@ -341,11 +382,11 @@ class Stubborn(nn.Module):
 
 PLAIN = nn.Sequential(nn.Flatten(), nn.Linear(12, 2))
 REFUSED = [
-    ("tent", PLAIN, "batch, group or layer norm, which the network does not"),
-    ("eata: {fisher_weight: 0}", PLAIN, "batch, group or layer norm, which the network does not"),
-    ("sar", PLAIN, "batch, group or layer norm, which the network does not"),
-    ("batchnorm: {source: 16}", PLAIN, "needs batch norm, which the network does not"),
-    ("cotta", nn.Flatten(), "adapts all weights, which the network does not"),
+    ("tent", PLAIN, "batch, group or layer norm, and PyTorch finds none"),
+    ("eata: {fisher_weight: 0}", PLAIN, "batch, group or layer norm, and PyTorch finds none"),
+    ("sar", PLAIN, "batch, group or layer norm, and PyTorch finds none"),
+    ("batchnorm: {source: 16}", PLAIN, "needs batch norm, and PyTorch finds none"),
+    ("cotta", nn.Flatten(), "adapts all weights, and PyTorch finds none"),
     ("tent", Stubborn(), "gives no gradients"),
     ("lame", nn.Flatten(), "one linear layer"),
     ("t3a", nn.Sequential(PLAIN, nn.BatchNorm1d(2)), "one linear layer"),
@@ -430,7 +471,7 @@ def test_a_protocol_is_in_name_title_and_written_form():
     variant = read_variant("tent: {order: by_class, batch_size: 16, learning_rate: 0.01}")
     assert variant.name == "tent-batch_size16-by_class-learning_rate0.01"
     assert variant.title == "TENT, by class, learning rate 0.01"
-    assert variant.phrase(100, 256) == "TENT, by class, learning rate 0.01 (15 images)"
+    assert variant.phrase(100, 256) == "TENT, by class, learning rate 0.01 (batches of 15)"
     assert read_variant(variant.text) == variant
     assert read_variant("eata: {fisher_weight: 0}").title == "ETA, fisher weight 0"
     assert read_variant("eata: {cells: continual}").title == "EATA, continual"

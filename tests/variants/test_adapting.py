@@ -18,6 +18,7 @@ from torch import nn
 
 import fairweather as fw
 from fairweather.errors import InputError
+from fairweather.judge.comparison import read_run_comparison
 from fairweather.requests.study.schema import check_study
 from fairweather.runs.folder import read_json
 from fairweather.shifts.table import make_shift
@@ -369,6 +370,59 @@ def test_a_gradual_network_sees_clean_images_after_each_shift(tmp_path):
     for shift in after:
         pd.testing.assert_frame_equal(numbers.loc[shift], numbers.loc["clean"])
     assert not list(run.path.glob("adapted/*/*/clean*"))
+    # Compared, it is beside the clean predictions of a network that goes on from no shift.
+    (plain,) = run.folder.record.models
+    adapted = next(name for name in run.folder.record.variants if name.endswith("+temperature"))
+    comparison = read_run_comparison(f"{run.path}:{plain}", f"{run.path}:{adapted}")
+    compared = comparison.table[comparison.table["metric"] == "accuracy"].set_index("shift")
+    values = ["a", "b", "difference", "low", "high", "only_a_right", "only_b_right"]
+    for shift in after:
+        pd.testing.assert_series_equal(
+            compared.loc[shift, values], compared.loc["clean", values], check_names=False
+        )
+    assert "Clean, after: Brightness" in str(comparison)
+    assert sum(note.startswith("Clean, after: clean images as") for note in comparison.notes) == 1
+
+
+def test_clean_images_after_the_same_shifts_are_compared(tmp_path):
+    """Also against a margin: what adapting did to clean images."""
+    continual = "tent: {cells: continual, orders: 2, learning_rate: 0.5}"
+    variants = [continual, {"temperature": {"of": continual}}]
+    shifts, after = ["gamma: [1.5]", "brightness_factor: [0.7]"], "clean_after/all"
+    a, b = (
+        evaluated(4, tmp_path / name, variants=variants, shifts=order)
+        for name, order in (("a", shifts), ("b", shifts[::-1]))
+    )
+    (plain,), (tent, scaled) = a.record.models, a.record.variants
+
+    def find(one, other, margins=()):
+        comparison = read_run_comparison(one, other, metrics="brier_score", margins=margins)
+        return comparison, comparison.table.set_index(["shift", "level", "metric"])
+
+    def measured(model, shift):
+        rows = a.scores[a.scores["model"] == model].set_index(["shift", "level", "metric"])
+        return rows.loc[(shift, "none", "brier_score"), "value"]
+
+    comparison, table = find(
+        f"{a.path}:{plain}", f"{a.path}:{tent}", ["accuracy[clean_after/all]=2"]
+    )
+    row = table.loc[(after, "none", "brier_score")]
+    values = measured(plain, "clean"), measured(tent, after)
+    assert row[["a", "b"]].tolist() == pytest.approx(values)
+    assert values[0] != values[1]
+    assert comparison.margins.frame["shift"].tolist() == [after]
+    _, table = find(f"{a.path}:{tent}", f"{a.path}:{scaled}")
+    row = table.loc[(after, "none", "brier_score")]
+    assert row[["a", "b"]].tolist() == pytest.approx([values[1], measured(scaled, after)])
+    # In the other run, the shifts came in another order.
+    comparison, table = find(f"{a.path}:{tent}", f"{b.path}:{tent}")
+    assert after not in table.index.get_level_values("shift")
+    said = f"{tent}: {after} is not compared, since the two went through other shifts."
+    assert said in comparison.notes
+    comparison, table = find(f"{a.path}:{plain}", f"{b.path}:{plain}")
+    assert after not in table.index.get_level_values("shift")
+    with pytest.raises(InputError, match="only of a variant that goes from shift to shift"):
+        find(f"{a.path}:{plain}", f"{b.path}:{plain}", ["accuracy[clean_after/all]=2"])
 
 
 def test_beyond_100_classes_the_adapted_network_predicts_again(tmp_path):

@@ -163,7 +163,7 @@ def test_validation_images_are_one_stream_from_a_new_copy(run):
 
 def test_the_title_says_it():
     variant = read_variant("tent: {cells: mixed, batch_size: 16}")
-    assert variant.phrase(60, 25) == "TENT, mixed (at most 16 images)"
+    assert variant.phrase(60, 25) == "TENT, mixed (batches of at most 16)"
 
 
 def test_two_jobs_write_the_same_bytes(run, colour_folder, tmp_path, monkeypatch):

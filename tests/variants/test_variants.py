@@ -194,7 +194,7 @@ def test_each_variant_is_a_row_beside_its_model(with_variants, draw):
     draw(with_variants)
     page = (with_variants.path / "report.html").read_text()
     assert "Basic + temperature scaling" in page
-    assert "Basic + batch norm of the test batch (30 images)" in page
+    assert "Basic + batch norm of the test batch (batches of 30)" in page
 
 
 def test_the_temperature_was_fitted_on_validation_images_alone(with_variants):

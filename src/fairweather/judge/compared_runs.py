@@ -42,6 +42,7 @@ from fairweather.types.options import order_of_value
 from fairweather.types.record import (
     ALL,
     CLEAN,
+    CLEAN_AFTER,
     ENSEMBLE,
     ENSEMBLE_SUFFIX,
     MEAN,
@@ -84,8 +85,9 @@ class ComparedRun:
         """Read the predictions of a model under the shift with this id.
 
         Of a model that adapts, they are those of its first stream. `natural/NAME` stands for other
-        images of the same classes, which are clean too. Raises `InputError` if they are missing or
-        not those that the run wrote.
+        images of the same classes, which are clean too. After shifts, a model that goes on from
+        none predicts clean images as ever. Raises `InputError` if they are missing or not those
+        that the run wrote.
         """
         return self.read_streams(model, seed, shift).streams[0]
 
@@ -94,6 +96,8 @@ class ComparedRun:
         name = self.run.predictions(model, seed, shift)
         if shift.startswith(NATURAL):
             name = self.run.predictions(model, seed, CLEAN, shift)
+        elif shift.startswith(CLEAN_AFTER) and not self.run.holds(name):
+            name = self.run.predictions(model, seed, CLEAN)
         if not self.run.holds(name):
             raise InputError(
                 f"{self.run.path} has no predictions of {model}, seed {seed}, under {shift}: "
@@ -159,15 +163,19 @@ class SharedShifts(NamedTuple):
     images: str = CLEAN
     """`clean` for the test images; `natural/NAME` for other images, which have no shifts."""
 
+    after: tuple[str, ...] = ()
+    """The cells `clean_after/...` of a pair of models, as `pair_clean_after` finds them."""
+
     @property
     def conditions(self) -> dict[ShiftLevel, str]:
-        """The id of the shift of every cell that both runs have, clean first."""
+        """The id of the shift of every cell that both runs have, clean images first."""
         shifted = {
             ShiftLevel(sweep.name, level): cell.id
             for sweep in self.sweeps
             for level, cell in cells_by_level(sweep).items()
         }
-        return {ShiftLevel(self.images, NO_LEVEL): self.images, **shifted}
+        clean = {ShiftLevel(name, NO_LEVEL): name for name in (self.images, *self.after)}
+        return clean | shifted
 
     @property
     def means(self) -> list[ShiftLevel]:
@@ -268,6 +276,34 @@ def find_shared_shifts(runs: RunPair) -> SharedShifts:
         only_a=tuple(sorted(ours - theirs)),
         only_b=tuple(sorted(theirs - ours)),
     )
+
+
+def pair_clean_after(runs: RunPair, pair: ModelPair) -> dict[str, bool]:
+    """Find the cells `clean_after/...` that a pair has, and whether they can be compared.
+
+    They can if both models have seen the same shifts in the same order. A model that goes on from
+    no shift to the next one predicts clean images as ever, and is compared with each cell.
+    """
+    first, second = (_list_clean_after(run, model) for run, model in zip(runs, pair, strict=True))
+    goes_on = bool(first and second)
+    return {
+        name: not goes_on or first.get(name) == second.get(name)
+        for name in dict.fromkeys([*first, *second])
+    }
+
+
+def _list_clean_after(compared: ComparedRun, model: str) -> dict[str, list[str]]:
+    """The ids of the shifts that a model has seen before each of its cells `clean_after/...`."""
+    run, seed = compared.run, compared.every_model[model][0]
+    sweeps = [sweep for sweep in compared.record.sweeps if sweep.kind == "shift"]
+    seen = {sweep.name: [cell.id for cell in sweep.cells] for sweep in sweeps}
+    seen[ALL] = [cell for cells in seen.values() for cell in cells]
+    named = {f"{CLEAN_AFTER}{shift}": cells for shift, cells in seen.items()}
+    return {
+        name: cells
+        for name, cells in named.items()
+        if run.holds(run.predictions(model, seed, name))
+    }
 
 
 def find_shared_images(runs: RunPair) -> tuple[list[str], list[str]]:

@@ -20,6 +20,7 @@ from fairweather.judge.compared_runs import (
     find_shared_images,
     find_shared_shifts,
     open_compared_run,
+    pair_clean_after,
     pair_models,
     resample_images,
     split_run_and_model,
@@ -63,6 +64,7 @@ from fairweather.types.measurement import format_255ths
 from fairweather.types.record import (
     ALL,
     CLEAN,
+    CLEAN_AFTER,
     ENSEMBLE_SUFFIX,
     FIGURES,
     IMAGE,
@@ -238,17 +240,21 @@ def read_run_comparison(
     shared = find_shared_shifts(runs)
     images, *units = resample_images(runs)  # whole images, then each unit of a task with units
     same_images, other_images = find_shared_images(runs)
-    compared_sets = [(shared, resampled) for resampled in (images, *units)]
-    compared_sets += [
+    others = [
         (SharedShifts(images=name), resampled)
         for name in same_images
         for resampled in resample_images(runs, name)
     ]
+    afterwards = {pair: pair_clean_after(runs, pair) for pair in pairs}
+    compared_sets = {}
+    for pair, known in afterwards.items():
+        own = shared._replace(after=tuple(cell for cell, is_shared in known.items() if is_shared))
+        compared_sets[pair] = [*((own, resampled) for resampled in (images, *units)), *others]
     rows = adjust_within_metrics(
         [
             row
-            for pair in pairs
-            for shifts, resampled in compared_sets
+            for pair, sets in compared_sets.items()
+            for shifts, resampled in sets
             for row in compare_models(runs, pair, shifts, resampled, also)
         ]
     )
@@ -258,6 +264,12 @@ def read_run_comparison(
     not_compared = [
         f"{other} is not compared: its images are others, or of another size, in the two runs."
         for other in other_images
+    ]
+    not_compared += [
+        f"{pair.title}: {cell} is not compared, since the two went through other shifts."
+        for pair, known in afterwards.items()
+        for cell, is_shared in known.items()
+        if not is_shared
     ]
     if not runs.have_same_costs:
         not_compared.append(
@@ -271,7 +283,7 @@ def read_run_comparison(
         scope=_describe_scope(rows, {run.record.kind for run in runs}),
         robustness=None if units else robustness_table(runs, shared, images, titles, name),
         classes=None if units else class_table(runs, pairs, images, name),
-        points=point_table(runs, pairs, compared_sets, titles, name),
+        points=point_table(runs, compared_sets, titles, name),
         slices=slice_table(runs, pairs, name, also),
         margins=margin_table(against_margins, name, (runs.a.name, runs.b.name)),
     )
@@ -322,8 +334,9 @@ def _format_level(level: str) -> str:
 
 def _shift_titles(shared: SharedShifts) -> dict[str, str]:
     """The title of every shift of the table, by its name."""
-    sweeps = {sweep.name: sweep.title for sweep in shared.sweeps}
-    return {CLEAN: "Clean", ALL: "All shifts", **sweeps}
+    sweeps = {ALL: "All shifts"} | {sweep.name: sweep.title for sweep in shared.sweeps}
+    after = {f"{CLEAN_AFTER}{name}": f"Clean, after: {title}" for name, title in sweeps.items()}
+    return {CLEAN: "Clean", **sweeps, **after}
 
 
 def _write_caption(rows: Sequence[ComparisonRow], runs: RunPair, images: ResampledImages) -> str:
@@ -415,6 +428,11 @@ BINS_NOTE = (
     "interval is wide: if it includes 0, the two may still be calibrated differently."
 )
 
+AFTER_NOTE = (
+    "Clean, after: clean images as a network answers them that has adapted to shifts before. A "
+    "network that goes on from no shift to the next one answers them as ever."
+)
+
 
 def _write_notes(
     rows: Sequence[ComparisonRow], runs: RunPair, shared: SharedShifts, images: ResampledImages
@@ -426,6 +444,7 @@ def _write_notes(
         *_other_shift_seeds(runs, shared),
         *_other_preparation(runs),
         *_other_images(rows),
+        *([AFTER_NOTE] if any(row.shift.startswith(CLEAN_AFTER) for row in rows) else []),
         *([BINS_NOTE] if any(row.metric.startswith("rms_") for row in rows) else []),
         *([TOO_FEW_NOTE] if any(row.difference.too_few for row in rows) else []),
         *_outlying_seeds(rows, titles),

@@ -577,8 +577,7 @@ POINT_LAYOUT = TableLayout(
 
 def point_table(
     runs: RunPair,
-    pairs: Sequence[ModelPair],
-    sets: Sequence[tuple[SharedShifts, ResampledImages]],
+    sets: Mapping[ModelPair, Sequence[tuple[SharedShifts, ResampledImages]]],
     titles: Mapping[str, str],
     name: str,
 ) -> TextTable | None:
@@ -590,8 +589,8 @@ def point_table(
     rows = adjust_p_values(
         [
             row
-            for pair in pairs
-            for shifts, images in sets
+            for pair, of_pair in sets.items()
+            for shifts, images in of_pair
             for row in _point_rows(runs, pair, shifts, images)
         ]
     )
@@ -599,7 +598,7 @@ def point_table(
         return None
     lines = [_point_line(row, titles) for row in rows]
     differing = [line for line, row in zip(lines, rows, strict=True) if row.verdict == REAL]
-    over = "" if sets[0][1].grouping is None else ", over groups"
+    over = "" if next(iter(sets.values()))[0][1].grouping is None else ", over groups"
     caption = (
         f"Rates (%) at operating points, paired: {len(differing) or 'none'} of {len(rows)} differ, "
         "by a test on the images with the finding, or without it, after Holm's correction "

@@ -19,6 +19,7 @@ from fairweather.judge.compared_runs import (
     find_shared_shifts,
     mean_weights,
     open_compared_run,
+    pair_clean_after,
     resample_images,
 )
 from fairweather.judge.differences import (
@@ -43,7 +44,7 @@ from fairweather.report.tables import TOO_FEW
 from fairweather.runs.folder import RunFolder
 from fairweather.types.kinds import CLASSES, FINDING
 from fairweather.types.measurement import Predictions, Score
-from fairweather.types.record import ALL, MEAN, NATURAL, NO_LEVEL, WORST, ShiftLevel
+from fairweather.types.record import ALL, CLEAN_AFTER, MEAN, NATURAL, NO_LEVEL, WORST, ShiftLevel
 
 NON_INFERIOR, EQUIVALENT, INFERIOR = "non-inferior", "equivalent", "inferior"
 NOT_CONCLUSIVE = "not conclusive"
@@ -242,7 +243,7 @@ def _compare_rule(runs: RunPair, pairs: Sequence[ModelPair], rule: Rule) -> Iter
     row = _find_directed_row(rule)
     if not runs.have_same_costs and row.accepts.costs:
         raise InputError(f"{metric} cannot be compared: the runs have different costs of errors")
-    conditions = _select_conditions(runs, rule)
+    conditions = _select_conditions(runs, pairs, rule)
     whole = _shared_part(runs, conditions)
     images = _select_images(runs, rule, whole.images)
     weights = mean_weights(whole)
@@ -256,8 +257,8 @@ def _compare_rule(runs: RunPair, pairs: Sequence[ModelPair], rule: Rule) -> Iter
             yield MarginRow(replace(rule, model=pair.a, cell=cell), compared)
 
 
-def _select_conditions(runs: RunPair, rule: Rule) -> list[ShiftLevel]:
-    """The cells of a rule that both runs have."""
+def _select_conditions(runs: RunPair, pairs: Sequence[ModelPair], rule: Rule) -> list[ShiftLevel]:
+    """Cells of a rule that both runs have; clean images after shifts, if all pairs have them."""
     same, other = find_shared_images(runs)
     if rule.cell in other:
         raise InputError(f"{rule.cell} has other images, or of another size, in the two runs")
@@ -266,7 +267,9 @@ def _select_conditions(runs: RunPair, rule: Rule) -> list[ShiftLevel]:
             f"the worst level may be another one in each run, so {rule.cell} is not compared: "
             "name a level, as SHIFT=LEVEL"
         )
-    shared = find_shared_shifts(runs)
+    of_pairs = [pair_clean_after(runs, pair) for pair in pairs]
+    after = [name for name in of_pairs[0] if all(known.get(name) for known in of_pairs)]
+    shared = find_shared_shifts(runs)._replace(after=tuple(after))
     natural = [ShiftLevel(name, NO_LEVEL) for name in same]
     known: list[ShiftLevel] = [*shared.conditions, *shared.means, *natural]
     if any(sweep.kind == "shift" for sweep in shared.sweeps):
@@ -280,10 +283,11 @@ def _shared_part(runs: RunPair, conditions: Sequence[ShiftLevel]) -> SharedShift
     natural = next((name for name in names if name.startswith(NATURAL)), None)
     if natural is not None:
         return SharedShifts(images=natural)
-    shared = find_shared_shifts(runs)
-    if ALL in names:
-        return shared
-    return SharedShifts(tuple(sweep for sweep in shared.sweeps if sweep.name in names))
+    after = tuple(sorted(name for name in names if name.startswith(CLEAN_AFTER)))
+    sweeps = find_shared_shifts(runs).sweeps
+    if ALL not in names:
+        sweeps = tuple(sweep for sweep in sweeps if sweep.name in names)
+    return SharedShifts(sweeps, after=after)
 
 
 def _select_images(runs: RunPair, rule: Rule, images: str) -> ResampledImages:

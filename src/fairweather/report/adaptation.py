@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Iterable, Iterator, Mapping, Sequence
+from itertools import groupby
 from statistics import median
 from typing import Any, NamedTuple
 
@@ -22,7 +23,8 @@ from fairweather.metrics.columns import FloatArray, IntArray, clopper_pearson
 from fairweather.metrics.robustness import ADAPTED
 from fairweather.report.charts import COLORS, FAINT, RULE, SOLID, Figure, render_figure
 from fairweather.report.contents import Contents
-from fairweather.report.section import PartView, ReportPart, Section, Tables, show_tables
+from fairweather.report.performance import COVERAGE, RISK
+from fairweather.report.section import PartView, ReportPart, Section, Tables
 from fairweather.report.tables import (
     ABSENT,
     TableLayout,
@@ -31,7 +33,7 @@ from fairweather.report.tables import (
     find_entry,
     format_difference,
 )
-from fairweather.types.measurement import Passes
+from fairweather.types.measurement import Passes, Score
 from fairweather.types.record import (
     ALL,
     CLEAN,
@@ -49,8 +51,8 @@ LARGE_FALL = 0.2  # of accuracy, from which on a stream without a collapse is ex
 UNEXAMINED = "not examined"  # a stream that is too short to find a collapse in it
 FEW_STEPS = 0.5  # of the batches
 MOST_PANELS, POINTS = 4, 120  # of the figure
-CALIBRATION, RISK = ADAPTED["rms_calibration_error"], ADAPTED["area_under_risk_coverage"]
-ACCURACY = ADAPTED["accuracy"]
+CHANGED = ("accuracy", "rms_calibration_error", "area_under_risk_coverage")  # of the first table
+LIMIT = 0.05  # of errors among the answers above a threshold, in the names of `RISK` and `COVERAGE`
 
 
 class Streams(NamedTuple):
@@ -108,6 +110,23 @@ def list_adapting(contents: Contents) -> dict[str, str]:
         and variant.adapting is not None
         and variant.post_hoc is None
     }
+
+
+def title_adapting(contents: Contents) -> dict[str, str]:
+    """The title of each network that adapts; its method alone where all adapt the same network."""
+    adapting = list_adapting(contents)
+    starts = {base: f"{contents.titles[base]} + " for base in adapting.values()}
+    if len(starts) > 1:
+        return {model: contents.titles[model] for model in adapting}
+    return {
+        model: _capitalise(contents.titles[model].removeprefix(starts[base]))
+        for model, base in adapting.items()
+    }
+
+
+def _name_bases(contents: Contents) -> str:
+    bases = list(dict.fromkeys(list_adapting(contents).values()))
+    return f"{contents.titles[bases[0]]}, adapted," if len(bases) == 1 else "Each adapted network"
 
 
 def read_streams(contents: Contents) -> list[Streams]:
@@ -193,36 +212,30 @@ _COST_HEAD = TableLayout(
 def tabulate_beside(contents: Contents) -> TextTable | None:
     """Accuracy of each network that adapts beside the plain one, with changes and intervals."""
     body, lines, models = [], [], []
-    for model, base in list_adapting(contents).items():
-        for place, shift, level in _list_places(contents, model):
-            changes = [
-                contents.score(name, model, shift, level) for name in (ACCURACY, CALIBRATION, RISK)
+    for place in _list_places(contents):
+        changes = [place.score(contents, ADAPTED[name]) for name in CHANGED]
+        if changes[0] is None:
+            continue
+        scores = [find_entry(contents, "accuracy", *cell) for cell in (place.plain, place.adapted)]
+        shown = zip(changes, (True, False, False), strict=True)
+        body.append(
+            [
+                contents.once(title_adapting)[place.model],
+                place.title,
+                *(str(score or ABSENT) for score in scores),
+                *(format_difference(c, percent) if c else ABSENT for c, percent in shown),
             ]
-            plain = CLEAN if shift.startswith(CLEAN_AFTER) else shift
-            scores = [
-                find_entry(contents, "accuracy", base, plain, level),
-                find_entry(contents, "accuracy", model, shift, level),
-            ]
-            if changes[0] is None:
-                continue
-            shown = zip(changes, (True, False, False), strict=True)
-            body.append(
-                [
-                    contents.titles[model],
-                    place,
-                    *(str(score or ABSENT) for score in scores),
-                    *(format_difference(c, percent) if c else ABSENT for c, percent in shown),
-                ]
-            )
-            numbers = (number for entry in (*scores, *changes) for number in entry_numbers(entry))
-            lines.append([model, contents.titles[model], shift, level, *numbers])
-            models.append(model)
+        )
+        numbers = (number for entry in (*scores, *changes) for number in entry_numbers(entry))
+        model, shift, level = place.adapted
+        lines.append([model, contents.titles[model], shift, level, *numbers])
+        models.append(model)
     if not body:
         return None
     names = ("plain", "adapted", "accuracy change", "calibration change", "aurc change")
     columns = [f"{name}{part}" for name in names for part in ("", " low", " high")]
     caption = (
-        "Each network that adapts beside the same network as it is, on the same images. Change: "
+        f"{_name_bases(contents)} beside the same network as it is, on the same images. Change: "
         "adapted − plain. Calibration error: RMS, 10 equal-width bins. AURC: area under the "
         "risk-coverage curve; smaller is better. In brackets: 95 % intervals over streams and "
         f"images. {contents.sample()}."
@@ -232,31 +245,39 @@ def tabulate_beside(contents: Contents) -> TextTable | None:
 
 
 def tabulate_streams(contents: Contents) -> TextTable | None:
-    """How the streams of each cell differ, and which of them collapsed."""
-    body, lines, models = [], [], []
-    for streams in contents.once(read_streams):
-        shift, level = contents.cells.get(streams.cell, (streams.cell, NO_LEVEL))
-        collapsed, accuracies = streams.collapsed, streams.accuracies
-        number, first = next(iter(collapsed.items()), (0, None))
-        sign = "" if first is None else f"stream {number + 1}, image {first.place + 1:,}"
-        title, share = contents.titles[streams.model], len(collapsed) / len(accuracies)
-        low, high = (float(end) for end in clopper_pearson(share, len(accuracies)))
-        unknown = ABSENT if streams.collapses is None else UNEXAMINED
-        ends = accuracies.min(), accuracies.max()
-        body.append(
-            [
-                *(title, _capitalise(_name_cell(contents, streams)), str(len(accuracies))),
-                *(f"{100 * accuracy:.1f}" for accuracy in ends),
-                f"{len(collapsed)} of {len(accuracies)}" if streams.is_examined else unknown,
-                sign or ABSENT,
-            ]
-        )
-        kind, label = ("", "") if first is None else (first.kind, contents.classes[first.label])
-        place = math.nan if first is None else first.place + 1
-        shares = (len(collapsed), low, high) if streams.is_examined else (math.nan,) * 3
-        counts = len(accuracies), *ends, *shares, place, kind, label
-        lines.append([streams.model, title, shift, level, *counts])
-        models.append(streams.model)
+    """How the streams of each network differ, and which of them collapsed.
+
+    The text has a row for each cell with a collapse, and one for all others of a network; the
+    numbers have all cells.
+    """
+    body, models, every = [], [], contents.once(read_streams)
+    for model, cells in _list_by_model(every).items():
+        calm = [streams for streams in cells if not streams.collapsed]
+        shown = [(streams, "") for streams in cells if streams.collapsed]
+        if calm:
+            widest = max(calm, key=lambda streams: float(np.ptp(streams.accuracies)))
+            has_several = len(widest.accuracies) > 1
+            others = f" and {len(calm) - 1} more" if len(calm) > 1 else ""
+            others += " that vary less" * (len(calm) > 1 and has_several)
+            if has_several or widest.collapses is not None:
+                shown.append((widest, others))
+        for streams, others in shown:
+            collapsed, accuracies = streams.collapsed, streams.accuracies
+            number, first = next(iter(collapsed.items()), (0, None))
+            sign = ABSENT if first is None else f"stream {number + 1}, image {first.place + 1:,}"
+            unknown = ABSENT if streams.collapses is None else UNEXAMINED
+            share = f"{len(collapsed)} of {len(accuracies)}"
+            body.append(
+                [
+                    contents.once(title_adapting)[model],
+                    f"{_capitalise(_name_cell(contents, streams))}{others}",
+                    str(len(accuracies)),
+                    *(f"{100 * end:.1f}" for end in (accuracies.min(), accuracies.max())),
+                    share if streams.is_examined else unknown,
+                    sign,
+                ]
+            )
+            models.append(model)
     if not body:
         return None
     caption = (
@@ -266,8 +287,22 @@ def tabulate_streams(contents: Contents) -> TextTable | None:
     )
     columns = ["model", "title", "shift", "level", "streams", "lowest", "highest", "collapsed"]
     columns += ["share low", "share high", "first image", "kind", "class"]
-    frame = pd.DataFrame(lines, columns=columns)
+    frame = pd.DataFrame([_list_numbers(contents, one) for one in every], columns=columns)
     return TextTable("adaptation_streams", _STREAM_HEAD, body, [caption], frame, models)
+
+
+def _list_numbers(contents: Contents, streams: Streams) -> list[object]:
+    accuracies, collapsed = streams.accuracies, streams.collapsed
+    shift, level = contents.cells.get(streams.cell, (streams.cell, NO_LEVEL))
+    count = len(collapsed)
+    ends = clopper_pearson(count / len(accuracies), len(accuracies))
+    shares = (count, *map(float, ends)) if streams.is_examined else (math.nan,) * 3
+    first = next(iter(collapsed.values()), None)
+    sign = (math.nan, "", "")
+    if first is not None:
+        sign = first.place + 1, first.kind, contents.classes[first.label]
+    numbers = len(accuracies), accuracies.min(), accuracies.max(), *shares, *sign
+    return [streams.model, contents.titles[streams.model], shift, level, *numbers]
 
 
 COSTS = ("forward", "backward", "batches", "steps", "resets", "speed", "plain speed", "times plain")
@@ -304,29 +339,68 @@ def tabulate_costs(contents: Contents) -> TextTable | None:
         if (costs := sum_costs(cells)) is None:
             continue
         texts = [format(cost, form) for cost, form in zip(costs, forms, strict=True)]
-        title = contents.titles[model]
+        title = contents.once(title_adapting)[model]
         body.append([title, *(ABSENT if text == "nan" else text for text in texts)])
-        lines.append([model, title, *costs])
+        lines.append([model, contents.titles[model], *costs])
         models.append(model)
     if not body:
         return None
     caption = (
-        "Cost over all cells of the first seed. Forward, backward: passes through the network for "
-        "each image, without those of validation images. Batches, steps, resets: those of all "
-        "streams. A reset brings the model back. Images/s: of the network alone with its steps; "
-        "the median over cells, beside any other work of the machine. Times plain: seconds for an "
-        "image, divided by those of the plain network in its own batches."
+        "Cost of the first seed, over all shifts and levels. Forward, backward: passes through the "
+        "network for each image, without those of validation images. Batches, steps, resets: those "
+        "of all streams. A reset brings the model back. Images/s: of the network alone with its "
+        "steps; the median over shifts and levels, beside any other work of the machine. Times "
+        "plain: seconds for an image, divided by those of the plain network in its own batches."
     )
     frame = pd.DataFrame(lines, columns=["model", "title", *COSTS])
     return TextTable("adaptation_costs", _COST_HEAD, body, [caption], frame, models)
 
 
-def _list_places(contents: Contents, model: str) -> Iterator[tuple[str, str, str]]:
-    yield from contents.means
-    if sum(not sweep.is_attack for sweep in contents.sweeps) > 1:
-        yield "All shifts", ALL, MEAN
-    for shift, words in contents.clean_after(model).items():
-        yield _capitalise(words), shift, NO_LEVEL
+class Place(NamedTuple):
+    """Images that a network that adapts has seen, beside the plain network."""
+
+    model: str
+    base: str
+    title: str
+    """Of the images, in a table."""
+
+    words: str
+    """Where something happens, in a sentence."""
+
+    shift: str
+    level: str
+    """`shift`, `level`: as in scores.csv."""
+
+    @property
+    def adapted(self) -> tuple[str, str, str]:
+        """Model, shift and level of the adapted network's scores."""
+        return self.model, self.shift, self.level
+
+    @property
+    def plain(self) -> tuple[str, str, str]:
+        """The same of the plain network, to which clean images are the same at all times."""
+        return self.base, CLEAN if self.is_afterwards else self.shift, self.level
+
+    @property
+    def is_afterwards(self) -> bool:
+        """Whether these are clean images after shifts."""
+        return self.shift.startswith(CLEAN_AFTER)
+
+    def score(self, contents: Contents, metric: str) -> Score | None:
+        """A score of the adapted network; None where there is none."""
+        return contents.score(metric, *self.adapted)
+
+
+def _list_places(contents: Contents) -> Iterator[Place]:
+    for model, base in list_adapting(contents).items():
+        yield Place(model, base, "Clean", "on clean images", CLEAN, NO_LEVEL)
+        for sweep in contents.sweeps:
+            where = f"under {sweep.in_sentence}"
+            yield Place(model, base, sweep.title, where, sweep.name, MEAN)
+        if sum(not sweep.is_attack for sweep in contents.sweeps) > 1:
+            yield Place(model, base, "All shifts", "under all shifts", ALL, MEAN)
+        for shift, words in contents.clean_after(model).items():
+            yield Place(model, base, _capitalise(words), f"on {words}", shift, NO_LEVEL)
 
 
 def _name_cell(contents: Contents, streams: Streams) -> str:
@@ -345,11 +419,13 @@ def _capitalise(words: str) -> str:
 
 
 def describe_adaptation(contents: Contents) -> list[str]:
-    """Say where adapting helps and harms most, what remains of it on clean images, what failed."""
+    """Say where adapting helps and harms most, what fails, and what confidence is then worth."""
     every = contents.once(read_streams)
     return [
         *summarise_adaptation(contents),
         *_describe_afterwards(contents),
+        *_describe_extremes(contents, "rms_calibration_error", "the calibration error", 1, ".3f"),
+        *_describe_deferral(contents),
         *_describe_steps(every, contents),
         *_describe_collapses(every, contents),
     ]
@@ -357,51 +433,65 @@ def describe_adaptation(contents: Contents) -> list[str]:
 
 def summarise_adaptation(contents: Contents) -> list[str]:
     """Say where adapting gains and where it loses most accuracy, if intervals exclude 0."""
-    words = {sweep.name: f"under {sweep.in_sentence}" for sweep in contents.sweeps}
-    words |= {CLEAN: "on clean images", ALL: "under all shifts"}
+    return list(_describe_extremes(contents, "accuracy", "accuracy", 100, ".0f", " %"))
+
+
+def _describe_extremes(
+    contents: Contents, metric: str, noun: str, scale: float, form: str, unit: str = ""
+) -> Iterator[str]:
+    """Say where adapting raises a metric most, and where it lowers it most, beyond intervals."""
     changes = [
-        (change, model, base, shift, level)
-        for model, base in list_adapting(contents).items()
-        for _, shift, level in _list_places(contents, model)
-        if shift in words
-        if (change := contents.score(ACCURACY, model, shift, level)) is not None
+        (change, place)
+        for place in _list_places(contents)
+        if (change := place.score(contents, ADAPTED[metric])) and not place.is_afterwards
     ]
     gains = [entry for entry in changes if entry[0].low > 0]
     losses = [entry for entry in changes if entry[0].high < 0]
-    sentences = []
-    for verb, choose, some in (("lifts", max, gains), ("lowers", min, losses)):
+    for verb, choose, some in (("raises", max, gains), ("lowers", min, losses)):
         if some:
-            _, model, base, shift, level = choose(some, key=lambda entry: entry[0].value)
-            scores = (contents.score("accuracy", name, shift, level) for name in (base, model))
-            plain, adapted = (f"{100 * score.value:.0f}" for score in scores if score is not None)
-            sentences.append(
-                f"{contents.titles[model]} {verb} accuracy {words[shift]} most: "
-                f"from {plain} to {adapted} %."
-            )
-    return sentences
+            _, place = choose(some, key=lambda entry: entry[0].value)
+            scores = (contents.score(metric, *cell) for cell in (place.plain, place.adapted))
+            plain, adapted = (format(scale * score.value, form) for score in scores if score)
+            title = contents.once(title_adapting)[place.model]
+            yield f"{title} {verb} {noun} {place.words} most: from {plain} to {adapted}{unit}."
 
 
 def _describe_afterwards(contents: Contents) -> Iterator[str]:
     """Say whether a network that went from shift to shift still knows clean images."""
-    for model, base in list_adapting(contents).items():
-        known = [
-            (change, words, shift)
-            for shift, words in contents.clean_after(model).items()
-            if (change := contents.score(ACCURACY, model, shift, NO_LEVEL)) is not None
-        ]
-        if not known:
-            continue
-        change, words, shift = min(known)
-        adapted = contents.score("accuracy", model, shift, NO_LEVEL)
-        plain = contents.score("accuracy", base, CLEAN, NO_LEVEL)
-        title = contents.titles[model]
-        if adapted is None or plain is None:
-            continue
-        if change.high < 0:
-            values = f"{100 * adapted.value:.0f} % of {words}, the plain network on"
-            yield f"{title} is right on {values} {100 * plain.value:.0f} %."
-        else:
-            yield f"{title}: no loss on {words} was shown."
+    changes = [
+        (change, place)
+        for place in _list_places(contents)
+        if place.is_afterwards and (change := place.score(contents, ADAPTED["accuracy"]))
+    ]
+    for model, own in groupby(changes, key=lambda entry: entry[1].model):
+        change, place = min(own)
+        scores = (contents.score("accuracy", *cell) for cell in (place.adapted, place.plain))
+        adapted, plain = (100 * score.value for score in scores if score)
+        title = contents.once(title_adapting)[model]
+        yield (
+            f"{title} is {adapted:.0f} % right {place.words}, the plain network {plain:.0f} %."
+            f"{' The interval of the change includes 0.' * (change.low <= 0 <= change.high)}"
+        )
+
+
+def _describe_deferral(contents: Contents) -> Iterator[str]:
+    """Say where thresholds of validation images let most wrong answers of adapted networks pass."""
+    broken = [
+        (risk, place)
+        for place in _list_places(contents)
+        if (risk := place.score(contents, RISK)) and risk.low > LIMIT
+    ]
+    if not broken:
+        return
+    _, place = max(broken)
+    limit = f"a limit of {100 * LIMIT:.0f} % errors, set on validation images,"
+    said = [f"{contents.once(title_adapting)[place.model]} exceeds {limit} most {place.words}."]
+    for name, cell in (("It", place.adapted), ("The plain network", place.plain)):
+        answered, wrong = (contents.score(metric, *cell) for metric in (COVERAGE, RISK))
+        if answered and wrong and not math.isnan(wrong.value):
+            shares = 100 * answered.value, 100 * wrong.value
+            said.append("{} answers {:.0f} %, {:.0f} % of these wrongly.".format(name, *shares))
+    yield " ".join(said)
 
 
 def _list_by_model(every: Iterable[Streams]) -> dict[str, list[Streams]]:
@@ -414,7 +504,7 @@ def _list_by_model(every: Iterable[Streams]) -> dict[str, list[Streams]]:
 def _describe_steps(every: Sequence[Streams], contents: Contents) -> Iterator[str]:
     """Say where a method of gradient steps hardly took any, or came back to the model."""
     for model, cells in _list_by_model(every).items():
-        variant, title = contents.variant(model), contents.titles[model]
+        variant, title = contents.variant(model), contents.once(title_adapting)[model]
         counted = [(s, s.passes) for s in cells if s.passes is not None and s.passes.batches]
         if variant is None or variant.adapting is None or not counted:
             continue
@@ -441,8 +531,9 @@ def _name_place(contents: Contents, streams: Streams) -> str:
 
 def _describe_collapses(every: Sequence[Streams], contents: Contents) -> Iterator[str]:
     healthy: dict[int, list[str]] = {}
+    falls: list[tuple[float, str, str]] = []
     for model, cells in _list_by_model(every).items():
-        title, count = contents.titles[model], len(cells[0].accuracies)
+        title, count = contents.once(title_adapting)[model], len(cells[0].accuracies)
         worst = max(cells, key=lambda streams: len(streams.collapsed))
         fall = max(cells, key=lambda streams: float(streams.plain.mean() - streams.right.mean()))
         if worst.remark:
@@ -461,17 +552,21 @@ def _describe_collapses(every: Sequence[Streams], contents: Contents) -> Iterato
                 f"From image {collapse.place + 1:,} on, stream {number + 1} {answers}."
             )
         elif (lost := fall.plain.mean() - fall.right.mean()) >= LARGE_FALL:
-            yield (
-                f"{title} loses {100 * lost:.0f} points {_name_place(contents, fall)}. "
-                "No stream collapsed to one class there."
-            )
+            falls.append((lost, title, _name_place(contents, fall)))
         elif count > 1:
             healthy.setdefault(count, []).append(title)
+    if falls:
+        lost, title, place = max(falls)
+        others = f"{len(falls)} networks lose {100 * LARGE_FALL:.0f} points or more. "
+        yield (
+            f"{others if len(falls) > 1 else ''}{title} loses {100 * lost:.0f} points {place}. "
+            "No stream collapsed to one class there."
+        )
     for count, titles in healthy.items():
         which = titles[0] if len(titles) == 1 else f"{len(titles)} networks"
         most = 100 * float(clopper_pearson(0.0, count)[1])
         yield (
-            f"No stream of {which} collapsed in any cell. "
+            f"No stream of {which} collapsed. "
             f"With {count} streams, up to {most:.0f} % of others still may."
         )
 
@@ -480,8 +575,8 @@ def _describe_collapses(every: Sequence[Streams], contents: Contents) -> Iterato
 
 
 def draw_streams(contents: Contents) -> Figure | None:
-    """Draw the running accuracy of each network that adapts, where the plain one is worst."""
-    chosen = list(_choose_panels(contents.once(read_streams)))
+    """Draw the running accuracy of networks that adapt, where adapting changes accuracy most."""
+    chosen = _choose_panels(contents.once(read_streams))
     if not chosen:
         return None
     panels = [_draw_panel(contents, streams) for streams in chosen]
@@ -492,8 +587,8 @@ def draw_streams(contents: Contents) -> Figure | None:
         "Accuracy along the stream",
         [
             f"Running accuracy over {window} images, mean over the streams. Thin lines: each "
-            "stream. Grey: the plain network on the same images. Shown is the cell where it is "
-            "least accurate."
+            "stream. Grey: the plain network on the same images. Shown is where adapting changes "
+            "most."
         ],
         f"Running accuracy over {window} images along the stream, of each network that adapts and "
         "of the plain network. The tables of this section hold the accuracies.",
@@ -501,14 +596,14 @@ def draw_streams(contents: Contents) -> Figure | None:
     )
 
 
-def _choose_panels(every: Iterable[Streams]) -> Iterator[Streams]:
-    """The cell with the lowest plain accuracy of each of the first models."""
-    hardest: dict[str, Streams] = {}
-    for streams in every:
-        known = hardest.get(streams.model)
-        if known is None or streams.plain.mean() < known.plain.mean():
-            hardest[streams.model] = streams
-    yield from list(hardest.values())[:MOST_PANELS]
+def _choose_panels(every: Iterable[Streams]) -> list[Streams]:
+    """The cell with the largest change of accuracy, of each of the models that change most."""
+    most = [max(cells, key=_measure_change) for cells in _list_by_model(every).values()]
+    return sorted(most, key=_measure_change, reverse=True)[:MOST_PANELS]
+
+
+def _measure_change(streams: Streams) -> float:
+    return abs(float(streams.right.mean() - streams.plain.mean()))
 
 
 def _choose_window(streams: Streams) -> int:
@@ -540,7 +635,10 @@ def _draw_panel(contents: Contents, streams: Streams) -> alt.LayerChart | alt.Fa
     ]
     subtitle = _name_cell(contents, streams)
     title = alt.Title(
-        contents.titles[streams.model], subtitle=subtitle, fontSize=13, subtitleColor=FAINT
+        contents.once(title_adapting)[streams.model],
+        subtitle=subtitle,
+        fontSize=13,
+        subtitleColor=FAINT,
     )
     return alt.layer(*layers).properties(width=330, height=200, title=title)
 
@@ -554,16 +652,16 @@ def _make_rows(
     ]
 
 
-def _show_streams(contents: Contents, tables: Tables) -> PartView | None:
+def _show(contents: Contents, tables: Tables) -> PartView | None:
     if not tables:
         return None
     return PartView(tables=tables, figures=["adaptation"], notes=describe_adaptation(contents))
 
 
-BESIDE = ReportPart(show_tables(""), lambda contents: [tabulate_beside(contents)])
-STREAMS = ReportPart(
-    _show_streams,
-    lambda contents: [tabulate_streams(contents), tabulate_costs(contents)],
+TABLES = (tabulate_beside, tabulate_streams, tabulate_costs)
+PART = ReportPart(
+    _show,
+    lambda contents: [tabulate(contents) for tabulate in TABLES],
     lambda contents: [draw_streams(contents)],
 )
-SECTION = Section("adaptation", "Adapting at test time", (BESIDE, STREAMS))
+SECTION = Section("adaptation", "Adapting at test time", (PART,))

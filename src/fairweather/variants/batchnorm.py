@@ -68,7 +68,7 @@ class BatchNorm(Adapting):
         )
 
         if not has_batch_norm(network):
-            raise InputError(f"{self.kind} needs batch norm, which the network does not have")
+            raise InputError(f"{self.kind} needs batch norm, and PyTorch finds none in the network")
         if self.source or self.momentum < 1:
             adapted = copy_with_mixed_statistics(network, self.source, self.momentum)
         else:

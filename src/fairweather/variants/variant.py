@@ -420,8 +420,8 @@ class Adapting(Variant):
     def phrase(self, images: int, batch_size: int, kind: TaskKind = CLASSES) -> str:
         most = self.batch_size or batch_size
         if self.cells == MIXED:  # how many cells there are is not known here
-            return f"{self.title} (at most {most} images)"
-        return f"{self.title} ({even_batches(images, most)} images)"
+            return f"{self.title} (batches of at most {most})"
+        return f"{self.title} (batches of {even_batches(images, most)})"
 
     @property
     def adapting(self) -> Adapting:

@@ -65,7 +65,9 @@ class Cotta(AdaptingByGradients):
             if name.rpartition(".")[2] in ("weight", "bias")
         ]
         if not weights:
-            raise InputError(f"{self.kind} adapts all weights, which the network does not have")
+            raise InputError(
+                f"{self.kind} adapts all weights, and PyTorch finds none in the network"
+            )
         return weights
 
     def adapt(self, network: nn.Module, seed: int = 0) -> AdaptedNetwork:

@@ -301,8 +301,8 @@ def affine_parameters(
     ]
     if not parameters:
         raise InputError(
-            f"{kind} adapts the scales and shifts of batch, group or layer norm, which the network "
-            "does not have"
+            f"{kind} adapts the scales and shifts of batch, group or layer norm, and PyTorch finds "
+            "none in the network"
         )
     return parameters
 
