@@ -22,9 +22,9 @@ from fairweather.inference.prediction import predict
 from fairweather.models.opening import load_model
 from fairweather.runs.provenance import current_provenance
 from fairweather.shifts.table import make_shift, sweep
+from fairweather.small_maps import SmallMaps
 from fairweather.training.loop_parts import build_optimizer
 from fairweather.training.recipe import Recipe, Rotation
-from fairweather.training.small_maps import SmallMaps
 from fairweather.training.supervised import fit
 from fairweather.types.measurement import Images
 

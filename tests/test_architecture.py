@@ -6,11 +6,12 @@ import pathlib
 import pytest
 
 SRC = pathlib.Path(__file__).parents[1] / "src" / "fairweather"
-LEAVES = {"errors", "progress", "devices", "processes", "files", "types"}
+LEAVES = {"errors", "progress", "small_maps", "devices", "processes", "files", "types"}
 MAY_IMPORT = {
     "errors": set(),
     "progress": set(),
-    "devices": {"errors"},
+    "small_maps": set(),
+    "devices": {"errors", "small_maps"},
     "processes": {"errors"},
     "files": {"errors", "progress"},
     "types": {"errors"},

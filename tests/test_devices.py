@@ -21,8 +21,10 @@ from fairweather.attacks.table import make_attack
 from fairweather.data.batches import shift_images
 from fairweather.devices import (
     Arithmetic,
+    available_memory,
     count_cores,
     is_out_of_memory,
+    memory_for_networks,
     repeatable_kernels,
 )
 from fairweather.errors import InputError
@@ -456,6 +458,44 @@ def test_the_gradient_of_a_resize_is_torch_s(size):
     (one,), (other,) = (torch.autograd.grad(each, images, wanted) for each in (found, expected))
     # Sums of at most 64 products below 1, each rounded to 53 bits a few times.
     assert torch.allclose(one, other, rtol=0, atol=64 * 2**-50)
+
+
+GROUPS = {
+    "version 2": {
+        "/proc/self/cgroup": "0::/job/step\n",
+        "/sys/fs/cgroup/job/step/memory.max": "max\n",
+        "/sys/fs/cgroup/job/step/memory.current": "700",
+        "/sys/fs/cgroup/job/step/memory.stat": "inactive_file 1",
+        "/sys/fs/cgroup/job/memory.max": "1000\n",
+        "/sys/fs/cgroup/job/memory.current": "700\n",
+        "/sys/fs/cgroup/job/memory.stat": "anon 5\ninactive_file 200\nactive_file 7\n",
+    },
+    "version 1, seen from inside": {
+        "/proc/self/cgroup": "5:cpu:/box\n4:memory:/box\n0::/\n",
+        "/sys/fs/cgroup/memory/memory.limit_in_bytes": "1000\n",
+        "/sys/fs/cgroup/memory/memory.usage_in_bytes": "700\n",
+        "/sys/fs/cgroup/memory/memory.stat": "inactive_file 9\ntotal_inactive_file 200\n",
+    },
+    "no groups": {},
+}
+
+
+@pytest.mark.parametrize("kind", GROUPS)
+def test_a_container_may_have_less_memory_than_its_machine(kind, monkeypatch):
+    files = GROUPS[kind] | {"/proc/meminfo": "MemTotal: 9000 kB\nMemAvailable:    4000 kB\n"}
+
+    def read(path, **_):
+        if str(path) not in files:
+            raise FileNotFoundError
+        return files[str(path)]
+
+    monkeypatch.setattr("pathlib.Path.read_text", read)
+    whole = os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE")
+    limited = kind != "no groups"
+    assert available_memory() == (1000 - (700 - 200) if limited else 4000 * 1024)
+    assert memory_for_networks(torch.device("cpu")) == (1000 if limited else whole) // 4
+    del files["/proc/meminfo"]
+    assert available_memory() == (500 if limited else whole // 2)
 
 
 def test_a_container_may_have_fewer_cores_than_its_machine(monkeypatch):

@@ -10,10 +10,13 @@ from pathlib import Path
 from typing import Any, NamedTuple, cast
 
 import loky
+import numpy as np
+import numpy.typing as npt
 import torch
 from torch import nn
 
 from fairweather.errors import InputError, first_line, unknown_name
+from fairweather.small_maps import multiply_small_maps
 
 PRECISIONS = ("auto", "fp32", "bf16")  # of training
 PREDICTION_PRECISIONS = ("fp32", "tf32", "bf16", "fp16")
@@ -116,12 +119,56 @@ def memory_for_networks(device: torch.device) -> int:
     if device.type in ("cuda", "xpu"):
         module: Any = torch.get_device_module(device)
         return int(module.get_device_properties(device).total_memory) // 2
+    limits = [limit for limit, _ in _memory_of_groups()]
+    return min([_machine_memory(), *limits]) // 4
+
+
+def available_memory() -> int:
+    """Bytes of this machine's memory, or of its container's, that new processes may take.
+
+    Half of the memory where the system does not say what is available, as on macOS.
+
+    >>> available_memory() >= 0
+    True
+    """
+    available = _machine_memory() // 2
+    with suppress(OSError, StopIteration):
+        lines = Path("/proc/meminfo").read_text(encoding="utf-8").splitlines()
+        available = next(1024 * int(line.split()[1]) for line in lines if "MemAvailable:" in line)
+    return max(min([available, *(limit - used for limit, used in _memory_of_groups())]), 0)
+
+
+def _machine_memory() -> int:
     if not hasattr(os, "sysconf"):  # Windows
-        return 2**31
-    memory = os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE")
-    with suppress(OSError, ValueError):  # the limit of a container; without one it is "max"
-        memory = min(memory, int(Path("/sys/fs/cgroup/memory.max").read_text(encoding="utf-8")))
-    return memory // 4
+        return 2**33
+    return os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE")
+
+
+# Of both versions of Linux's control groups, the files with the limit and the use, and the name of
+# what is used for copies of files, which the system can drop.
+_GROUP_FILES = {
+    "": ("memory.max", "memory.current", "inactive_file"),
+    "memory": ("memory.limit_in_bytes", "memory.usage_in_bytes", "total_inactive_file"),
+}
+
+
+def _memory_of_groups() -> Iterator[tuple[int, int]]:
+    """Limit and use in bytes, of a container or a cluster's job that this process is in."""
+    with suppress(OSError):
+        for line in Path("/proc/self/cgroup").read_text(encoding="utf-8").splitlines():
+            _, kind, name = line.split(":", 2)
+            if kind not in _GROUP_FILES:
+                continue
+            limit, use, droppable = _GROUP_FILES[kind]
+            group = Path("/sys/fs/cgroup", kind, name.lstrip("/"))
+            for place in (group, *group.parents):  # a container sees its own group at the top
+                # A group without a limit has the word "max", or no such file.
+                with suppress(OSError, ValueError):
+                    rows = (place / "memory.stat").read_text(encoding="utf-8").split()
+                    dropped = int(rows[rows.index(droppable) + 1])
+                    numbers = ((place / file).read_text(encoding="utf-8") for file in (limit, use))
+                    most, used = map(int, numbers)
+                    yield most, used - dropped
 
 
 def has_room_for(device: torch.device, size: int) -> bool:
@@ -161,6 +208,14 @@ class Arithmetic(NamedTuple):
         if self.compile and device.type == "cpu":
             _try_compiler()
 
+    def check_range(self, outputs: npt.NDArray[np.float32]) -> None:
+        """Raise `InputError` if numbers of a network were too large for fp16."""
+        if self.precision == "fp16" and not np.isfinite(outputs).all():
+            raise InputError(
+                "the model's outputs are infinite or NaN in fp16, whose largest number is 65,504: "
+                "use bf16 or fp32"
+            )
+
     def compiled(self, network: nn.Module) -> nn.Module:
         """The network to call: compiled, if this asks for it.
 
@@ -170,7 +225,7 @@ class Arithmetic(NamedTuple):
 
     @contextmanager
     def on(self, device: torch.device) -> Iterator[None]:
-        """Compute in this precision inside the `with` block.
+        """Compute in this precision inside the `with` block; on a CPU, multiply small maps.
 
         Raises `InputError` if a network cannot be compiled.
         """
@@ -183,6 +238,7 @@ class Arithmetic(NamedTuple):
             repeatable_kernels(tf32=tf32, benchmark=self.cudnn_benchmark, products=tf32),
             autocast,
             compiling,
+            multiply_small_maps(device),
         ):
             yield
 
@@ -433,14 +489,14 @@ def adapt_precision(network: nn.Module) -> nn.Module:
     return network if dtype == torch.float32 else PrecisionAdapter(network, dtype)
 
 
-def lock_pages(memory: torch.Tensor, device: torch.device | None) -> bool:
+def lock_pages(memory: torch.Tensor, device: torch.device) -> bool:
     """Lock memory of the CPU in place, so that a CUDA device copies from it without waiting.
 
     Returns:
         Whether it is locked. Where it is not, as on other devices, `pin_memory` makes a copy that
         is.
     """
-    if device is None or device.type != "cuda":
+    if device.type != "cuda":
         return False
     with torch.cuda.device(device):  # otherwise the first GPU would be used too
         portable = 1  # cudaHostRegisterPortable: for all devices of this process
@@ -453,7 +509,7 @@ def lock_pages(memory: torch.Tensor, device: torch.device | None) -> bool:
     return False
 
 
-def unlock_pages(memory: torch.Tensor, device: torch.device | None) -> None:
+def unlock_pages(memory: torch.Tensor, device: torch.device) -> None:
     """Undo what `lock_pages` did for a device."""
     with torch.cuda.device(device):
         torch.cuda.synchronize()  # it may still be reading

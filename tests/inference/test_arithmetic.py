@@ -89,6 +89,26 @@ def test_fewer_bits_move_logits_as_far_as_arithmetic_says(precision, digits):
     assert bool((moved > exact_logits(trained(), digits.images, "fp32")[1]).any())
 
 
+def test_numbers_too_large_for_fp16_are_named_with_its_largest(toy_images):
+    class Constant(nn.Module):
+        def __init__(self, value):
+            super().__init__()
+            self.layer = nn.Linear(192, 3)
+            nn.init.zeros_(self.layer.weight)
+            nn.init.constant_(self.layer.bias, value)
+
+        def forward(self, images):
+            return self.layer(images.flatten(1))
+
+    ask = partial(predict, images=toy_images, device="cpu")
+    assert (ask(Constant(65_504), precision="fp16").logits == 65_504).all()
+    with pytest.raises(InputError, match="largest number is 65,504: use bf16 or fp32"):
+        ask(Constant(65_520), precision="fp16")  # halfway to what would come next
+    for precision in ("fp32", "bf16"):
+        logits = ask(Constant(65_520), precision=precision).logits
+        assert torch.from_numpy(logits).isfinite().all()
+
+
 def test_compiled_networks_give_the_logits_of_others_up_to_float32(digits):
     ask = partial(predict, trained(), digits, batch_size=32, device="cpu")
     with torch.no_grad():

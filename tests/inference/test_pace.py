@@ -14,7 +14,7 @@ from hypothesis import strategies as st
 from fairweather.data.batches import batch_slices, shifted_batches
 from fairweather.inference import shifters as shifting
 from fairweather.inference.pace import MEASURED, ROUND, Pace, count_needed, describe_pace
-from fairweather.inference.shifters import SLOTS, Shifters
+from fairweather.inference.shifters import PROCESS_BYTES, SLOTS, Shifters
 from fairweather.shifts.table import make_shift
 
 SECONDS = st.fractions(Fraction(1, 10**6), 10**3)
@@ -176,6 +176,25 @@ def test_processes_join_while_batches_are_on_their_way_and_change_no_pixel(
     words = [event.line for event in said]
     assert [line.split()[1] for line in words] == ["1", "3"] if len(ratios) > 1 else [str(count)]
     assert all(line.startswith("shifts         ") for line in words)
+
+
+@pytest.mark.usefixtures("forking")
+@pytest.mark.parametrize(("fit", "count"), [(0, 1), (1, 2), (2, 3), (9, 4)])
+def test_no_more_processes_join_than_fit_into_half_of_the_memory(
+    fit, count, toy_images, monkeypatch
+):
+    free = 2 * PROCESS_BYTES * fit + PROCESS_BYTES // 2
+    monkeypatch.setattr(shifting, "available_memory", lambda: free)
+    shifters, said = Shifters(8), []
+    shifters.pace, shifters.tell = Told(8, [4.0]), said.append
+    try:
+        shift = make_shift("imagenet_c/gaussian_noise", severity=3)
+        list(shifted_batches(toy_images, shift, 5, batch_slices(4, 4), shifters=shifters))
+        assert len(shifters._processes) + len(shifters._joining) == count
+    finally:
+        shifters.end()
+    (line,) = [event.line for event in said]
+    assert line.endswith("; 4 would keep up, and the memory allows no more") == (count < 4)
 
 
 @pytest.mark.usefixtures("forking")

@@ -371,7 +371,7 @@ def set_in(*keys, value):
         ("models/swept/sweep/", ["version"], 9, "version of the steps that train .*2 .* 9 "),
         ("models/swept/sweep", ["metric"], "nll", "metric of swept .*accuracy .* nll "),
         ("pretraining/views", ["recipe", "epochs"], 9, "recipe.epochs of views .*1 .* 9 "),
-        ("predictions/", ["version"], 9, "version of the steps that predict .*1 .* 9 "),
+        ("predictions/", ["version"], 9, "version of the steps that predict .* 9 "),
         ("predictions/", ["batch_size"], 9, "batch_size of started .*256 .* 9 "),
         (
             "predictions/started/seed-1/test/brightness",

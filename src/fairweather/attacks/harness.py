@@ -18,6 +18,7 @@ from fairweather.attacks.problem import (
 )
 from fairweather.devices import in_evaluation_mode, repeatable_kernels
 from fairweather.errors import InputError, NotFiniteError
+from fairweather.small_maps import multiply_small_maps
 from fairweather.types.kinds import FINDINGS
 from fairweather.types.measurement import UNKNOWN, AttackResult, Tell
 
@@ -102,7 +103,14 @@ def run_attack(
     """
     _check_inputs(name, plan, model, images, labels, keys)
     plain = torch.autocast(images.device.type, enabled=False)
-    with torch.inference_mode(False), repeatable_kernels(), plain, in_evaluation_mode(model):
+    as_predicted = multiply_small_maps(images.device)
+    with (
+        torch.inference_mode(False),
+        repeatable_kernels(),
+        plain,
+        as_predicted,
+        in_evaluation_mode(model),
+    ):
         images, labels = images.detach().clone(), labels.to(images.device)
         logits = _check_logits(name, plan, model, images, labels)
         keys = keys.to(images.device)

@@ -81,8 +81,10 @@ class Pace:
         return statistics.median(self._shift), statistics.median(self._predict)
 
 
-def describe_pace(shift: float, predict: float, processes: int) -> str:
-    """Say how many processes shift images, and why.
+def describe_pace(
+    shift: float, predict: float, processes: int, limit: str = "the cores allow"
+) -> str:
+    """Say how many processes shift images, and why; `limit` is why they are no more.
 
     Where images are shifted before a network is there, more are asked for than it predicts.
 
@@ -94,8 +96,8 @@ def describe_pace(shift: float, predict: float, processes: int) -> str:
     """
     needed = math.ceil(shift / predict)
     subject = "1 process shifts" if processes == 1 else f"{processes:,} processes shift"
-    limit = f"; {needed:,} would keep up, and the cores allow no more" if needed > processes else ""
+    wish = f"; {needed:,} would keep up, and {limit} no more" if needed > processes else ""
     return (
         f"{subject} {1 / shift:,.0f} images/s{' each' * (processes > 1)}, and "
-        f"{1 / predict:,.0f} images/s are asked for{limit}"
+        f"{1 / predict:,.0f} images/s are asked for{wish}"
     )

@@ -239,9 +239,11 @@ class _Waiting(NamedTuple):
     logits: Callable[[], torch.Tensor]
     features: Callable[[], torch.Tensor] | None
 
-    def wait(self) -> tuple[int, Images, NetworkOutputs]:
+    def wait(self, arithmetic: Arithmetic) -> tuple[int, Images, NetworkOutputs]:
         features = None if self.features is None else self.features().numpy()
-        return self.number, self.images, NetworkOutputs(self.logits().numpy(), features)
+        logits = self.logits().numpy()
+        arithmetic.check_range(logits)
+        return self.number, self.images, NetworkOutputs(logits, features)
 
 
 def compute_ahead(
@@ -291,9 +293,9 @@ def compute_ahead(
             for begun in batcher.parts(batch, partial(begin, number)):
                 waiting.append(begun)
                 if len(waiting) > lane.ahead:
-                    yield waiting.popleft().wait()
+                    yield waiting.popleft().wait(arithmetic)
     while waiting:
-        yield waiting.popleft().wait()
+        yield waiting.popleft().wait(arithmetic)
 
 
 def _check_and_resolve(

@@ -7,7 +7,6 @@ import json
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import replace
-from functools import partial
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -21,7 +20,7 @@ from fairweather.data.groups import describe_shared_groups
 from fairweather.data.loading import check_no_copies, load
 from fairweather.data.natural_sets import find_natural_facts
 from fairweather.data.pixel_scans import digest
-from fairweather.devices import memory_for_networks, resolve_device, wait_for
+from fairweather.devices import memory_for_networks, resolve_device
 from fairweather.errors import InputError, quote_names
 from fairweather.inference.shifters import Shifters
 from fairweather.models.building import load_checkpoint
@@ -128,8 +127,7 @@ class Worker:
         self._datasets = dict(datasets or {})
         self._opened = dict(models or {})
         self.most_networks = networks
-        waits = partial(wait_for, self.device)
-        self._shifters = Shifters(workers, self.device, wait_for_device=waits) if workers else None
+        self._shifters = Shifters(workers, self.device) if workers else None
         self.room = memory_for_networks(self.device) // jobs
         forward = (step.how for step in plan.steps if isinstance(step, PredictStep))
         variants = {how.variant for how in forward if isinstance(how, ForwardPass)} - {None}

@@ -12,8 +12,8 @@ from torch import nn
 
 from fairweather.devices import repeatable_kernels, seeded_device
 from fairweather.errors import NotFiniteError, TrainingDivergedError
+from fairweather.small_maps import multiply_small_maps
 from fairweather.training.recipe import Recipe
-from fairweather.training.small_maps import SmallMaps
 
 if TYPE_CHECKING:
     from fairweather.training.fabric import Fabric
@@ -46,12 +46,8 @@ def training(seed: int, device: torch.device) -> Iterator[None]:
     ...     nn.Conv2d(1, 2, 3, padding=1)(torch.zeros(1, 1, 1, 1)).shape
     torch.Size([1, 2, 1, 1])
     """
-    with seeded(seed, device):
-        if device.type != "cpu":  # a mode would cost time in each call of torch
-            yield
-            return
-        with SmallMaps():
-            yield
+    with seeded(seed, device), multiply_small_maps(device):
+        yield
 
 
 def to_input(images: torch.Tensor) -> torch.Tensor:

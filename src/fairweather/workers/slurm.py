@@ -44,7 +44,9 @@ from fairweather.workers.schedule import FollowedSchedule, execute_shared, make_
 from fairweather.workers.work import Assignment, Work
 
 MOST_JOBS = 8  # at a time, unless asked otherwise
-MOST_WORKERS = 8  # processes that shift images beside a GPU, unless asked otherwise
+# Processes that shift images beside a GPU, unless asked otherwise. SLURM must be asked for their
+# cores before it is measured how many are needed.
+MOST_WORKERS = 8
 MAX_LOST = 3  # jobs that may end before their work does, and are replaced
 MAX_RESUMED = 1000  # how often a job is submitted again at its time limit
 # Seconds: before the time limit, when a job is warned;
@@ -109,8 +111,8 @@ def choose_slurm_device(
         fixes = " ".join(written.format(name=name, value=value) for name, value in free.items())
         raise InputError(
             "the jobs run on other machines than this one, and the results depend on "
-            f"{' and '.join(free)}: say which, such as {fixes}; each job asks for so many cores as "
-            "it has threads"
+            f"{' and '.join(free)}: say which, such as {fixes}; each job asks for at least so many "
+            "cores as it has threads"
         )
     return torch.device(device)
 
@@ -397,13 +399,23 @@ def _count_jobs(jobs: int) -> str:
     return f"{jobs} job{'s' * (jobs != 1)}"
 
 
+def count_job_cores(device: str, threads: int, workers: int) -> int:
+    """The cores of a job; beside a GPU, its threads hardly compute while images are shifted.
+
+    >>> count_job_cores("cuda", 8, 8), count_job_cores("cuda", 8, 2), count_job_cores("cpu", 8, 2)
+    (9, 8, 10)
+    """
+    return max(threads, workers + 1) if device == "cuda" else threads + workers
+
+
 def _submit_array(sharing: Sharing, run: RunFolder, job: ArrayJob, number: int) -> list[str]:
     """Submit an array of jobs; returns their numbers."""
     folder = run.file(slurm_jobs.place_folder(job.place)).resolve()
     if sharing.is_slurm_local:
         executor = _make_local_executor(sharing, folder)
     else:
-        cores = job.assignment.threads + job.assignment.settings.workers
+        settings, threads = job.assignment.settings, job.assignment.threads
+        cores = count_job_cores(settings.device, threads, settings.workers)
         executor = _make_executor(sharing, folder, cores, slurm_jobs.job_name(run))
     # Without SLURM, submitit starts its own Python.
     safe = safe_path if sharing.is_slurm_local else nullcontext

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
+from contextlib import AbstractContextManager, nullcontext
 from functools import cache
 from itertools import product
 from typing import Any
@@ -36,8 +37,15 @@ class SmallMaps(TorchFunctionMode):
         kwargs: Mapping[str, Any] | None = None,
     ) -> Any:  # noqa: ANN401 - whatever the function of torch returns
         """Compute a function of torch; of convolutions, those of small maps in another way."""
-        result = multiply(*args, **(kwargs or {})) if func is torch.conv2d else None
+        # Types of tensors with functions of their own keep these, and a compiler sees one kernel.
+        is_ours = func is torch.conv2d and not types and not torch.compiler.is_compiling()
+        result = multiply(*args, **(kwargs or {})) if is_ours else None
         return func(*args, **(kwargs or {})) if result is None else result
+
+
+def multiply_small_maps(device: torch.device) -> AbstractContextManager[object]:
+    """`SmallMaps` on a CPU; elsewhere nothing, as a mode costs time in each call of torch."""
+    return SmallMaps() if device.type == "cpu" else nullcontext()
 
 
 def multiply(

@@ -2,6 +2,7 @@
 
 import copy
 import itertools
+from dataclasses import replace
 
 import numpy as np
 import pytest
@@ -14,13 +15,17 @@ from torch import nn
 from torch.nn.parallel import DistributedDataParallel
 from torch.nn.utils.parametrizations import weight_norm
 
-from fairweather.training import small_maps
+from fairweather import small_maps
+from fairweather.attacks.table import make_attack
+from fairweather.inference.prediction import Predictor, compute_outputs, predict, predict_shared
+from fairweather.shifts.table import CLEAN
+from fairweather.small_maps import SmallMaps, find_taps, multiply
 from fairweather.training.loop_parts import training
 from fairweather.training.recipe import Recipe
 from fairweather.training.selfsupervised.pretraining import pretrain
 from fairweather.training.selfsupervised.pretraining_recipe import Pretraining
-from fairweather.training.small_maps import SmallMaps, find_taps, multiply
 from fairweather.training.supervised import fit
+from fairweather.variants.variant import read_variant
 from tests.training.test_training import same_state
 
 CPU = torch.device("cpu")
@@ -125,6 +130,19 @@ def test_other_convolutions_are_left_to_torch(images, weight, settings):
 def test_other_devices_are_left_to_torch():
     images, weight = (torch.empty(64, 4, 1, 1, device="meta"), torch.empty(4, 4, 3, 3))
     assert multiply(images, weight, padding=1) is None
+
+
+class Watched(torch.Tensor):
+    """A type with functions of its own, as quantized tensors have."""
+
+
+def test_types_with_their_own_functions_are_left_to_them(products):
+    layer, images = nn.Conv2d(4, 3, 3, padding=1), draw(64, 4, 1, 1, dtype=torch.float32)
+    with SmallMaps(), torch.no_grad():
+        assert type(layer(images.as_subclass(Watched))) is Watched
+        assert not products
+        layer(images)
+    assert products == [(64, 4, 1, 1)]
 
 
 def test_one_number_in_a_sequence_counts_for_both_axes():
@@ -241,6 +259,38 @@ def test_ddp_has_the_same_gradients(products):
     assert torch.allclose(shared, alone, rtol=1e-12, atol=1e-12)
 
 
+def test_what_predicts_attacks_and_adapts_multiplies(toy_images, products):
+    images = replace(toy_images[:32], classes=tuple("abcdefgh"))
+    network = nn.Sequential(small_network(), nn.Identity()).eval()
+
+    def was_used():
+        used = bool(products)
+        products.clear()
+        return used
+
+    compute_outputs(network, images, device=CPU)
+    assert was_used()
+    attack = make_attack("fgsm", epsilon=0.1)
+    pixels = images.images.float() / 255
+    attack(network, pixels, images.labels, images.keys, 0, None)
+    assert was_used()
+    adapting = read_variant("tent").adapting
+    predictor = Predictor(network, adapting=adapting)
+    predict_shared([predictor], images, CLEAN, batch_size=32, device=CPU)
+    assert was_used()
+
+
+def test_predictions_are_torchs(toy_images, products):
+    """In float64, so that both are rounded to float32 once: a unit in the last place apart."""
+    images = replace(toy_images[:32], classes=tuple("abcdefgh"))
+    network = small_network().eval().double()
+    found = predict(network, images, device="cpu", progress=None).logits
+    assert products == [(32, 8, 1, 1)]
+    with torch.no_grad():
+        exact = network(images.images.double() / 255).numpy()
+    assert (np.abs(found - exact) <= 2.0**-22 * np.abs(exact).max()).all()
+
+
 def test_a_training_multiplies_and_resumes_to_the_same_bits(toy_images, products):
     images = toy_images[:64]
     recipe = Recipe(epochs=3, batch_size=32)
@@ -254,7 +304,7 @@ def test_a_training_multiplies_and_resumes_to_the_same_bits(toy_images, products
     state = copy.deepcopy(next(epochs).state)
     *_, whole = epochs
     *_, resumed = trained(state)
-    # Two steps in three epochs, and in two more; validation is as predictions will be.
+    # Two steps in three epochs, and in two more; validation is left to torch.
     assert len(products) == 2 * (3 + 2)
     assert same_state(resumed.state["model"], whole.state["model"])
     assert np.isfinite(whole.history[-1]["train_loss"])
