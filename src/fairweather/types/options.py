@@ -11,7 +11,7 @@ import re
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field, fields
 from functools import cache
-from typing import TYPE_CHECKING, Any, Literal, NamedTuple, TypeVar, get_type_hints
+from typing import TYPE_CHECKING, Any, Literal, NamedTuple, NewType, TypeVar, get_type_hints
 
 from fairweather.errors import InputError, check_text, unknown_name
 
@@ -23,6 +23,7 @@ if TYPE_CHECKING:
 Options = TypeVar("Options", bound="DataclassInstance")
 F = TypeVar("F", bound=Callable[..., Any])
 Channels = tuple[float, float, float]
+WrittenNumber = NewType("WrittenNumber", float)  # may be given as a text, such as 5%
 SPLITS = ("train", "val", "test")
 CROSS = "*"  # between the columns of a slice, and between their values
 MISSING = "missing"  # the slice of images whose row has no value
@@ -393,6 +394,44 @@ class ModelOptions:
     outputs: str = option(
         "auto", "Type of model output: logits, probabilities, or auto (from the first images)."
     )
+
+
+# ---------------------------------------------------------------- plans
+
+
+@dataclass(frozen=True, kw_only=True)
+class PlanOptions:
+    """What is known of a test that is planned; see `fairweather.plan_test`."""
+
+    expect: WrittenNumber | None = option(
+        None, "True value that you expect; of two models, by how much the new one is better."
+    )
+    power: WrittenNumber = option(0.8, "Share of studies that show the claim.")
+    prevalence: WrittenNumber | None = option(None, "Share of the images that are of the class.")
+    discordant: WrittenNumber | None = option(
+        None, "Share of images that only one of two models gets right."
+    )
+    sd: float | None = option(
+        None, "Standard deviation over images of a loss, or of its difference."
+    )
+    images_per_patient: float | None = option(None, "All images of each patient, or other group.")
+    icc: float | None = option(None, "Correlation between two images of a patient.")
+    seeds: int | None = option(None, "Trainings of each of two recipes.")
+    seed_sd: WrittenNumber | None = option(
+        None, "Standard deviation between trainings of a recipe."
+    )
+    seed_discordant: WrittenNumber | None = option(
+        None, "Share of images that only one of two trainings of a recipe gets right."
+    )
+    reference: WrittenNumber | None = option(
+        None, "Value of the old of two recipes, where it is near a bound."
+    )
+    tests: int = option(1, "Number of tests that share the 5 %, as compare corrects for all.")
+    pilot: str | tuple[str, ...] = option(
+        (), "Run that the variances come from. Repeatable: two models."
+    )
+    images: int | None = option(None, "Size of a given test set: what can it show?")
+    have: str | None = option(None, "Run whose test set is given: what can it show?")
 
 
 def order_of_value(value: str) -> list[tuple[bool, list[str | int]]]:
