@@ -49,8 +49,7 @@ def compare(
     rows: Annotated[
         list[str] | None,
         typer.Option(
-            "--match",
-            help="With paper: compare a published model with one of the run. Repeatable.",
+            "--match", help="With paper: compare a published model with one of the run. Repeatable."
         ),
     ] = None,
     metrics: Annotated[

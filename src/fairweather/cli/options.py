@@ -19,12 +19,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from fairweather.errors import (
-    InputError,
-    NeedsMissingError,
-    StoppedError,
-    check_writable,
-)
+from fairweather.errors import InputError, NeedsMissingError, StoppedError, check_writable
 from fairweather.progress import display
 from fairweather.types.options import Channels, DataOptions, WrittenNumber, option_flag
 
@@ -233,8 +228,7 @@ def takes(kind: type) -> Callable[[Command], Command]:
 # ---------------------------------------------------------------- tracking
 
 Track = Annotated[
-    str | None,
-    typer.Option("--track", help="Send the finished run to mlflow.", show_default=False),
+    str | None, typer.Option("--track", help="Send the finished run to mlflow.", show_default=False)
 ]
 
 

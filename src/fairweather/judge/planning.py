@@ -658,7 +658,7 @@ class _Planner:
         kind = claim.planned.kind
         self.held: Column | None = read_column(given.have, claim.rule) if given.have else None
         self.asked = given.images or (self.held.images if self.held else None)
-        part = given.prevalence
+        part: float | None = given.prevalence
         if part is not None and claim.planned.counted == "of other classes":
             part = 1 - part
         if part is None and self.held and self.held.part < 1:
