@@ -54,7 +54,7 @@ FOREIGN = (
 INTERNAL = (
     r"AttackFunction|BoolArray|CalibrationDraw|Channels|Choices|Ends|FloatArray|GuardOutputs"
     r"|Index|IntArray|IntervalKind|LabelArray|ModelState|OodInputs|Outcome|Parameter|Result|ShiftFunction"
-    r"|ShiftedFiles|State|Step|StepRecord|TextArray|Weights"
+    r"|ShiftedFiles|State|Step|StepRecord|TextArray|Weights|WrittenNumber"
     r"|fairweather\.deploy\.(guard\.(GuardOutputs|R)|promise\.GuardRecord)"
     r"|fairweather\.metrics\.bounded_means\.BoundedLosses"
     r"|fairweather\.metrics\.columns\.(ConfidenceOrder|LevelSums)"

@@ -6,6 +6,7 @@ import itertools
 import math
 import os
 import signal
+import sys
 from contextlib import contextmanager
 from pathlib import Path
 
@@ -16,6 +17,7 @@ import typer.testing
 from hypothesis import settings
 from PIL import Image
 
+from fairweather.cli.app import main
 from fairweather.devices import count_cores
 from fairweather.runs import provenance
 from fairweather.runs.folder import RunFolder
@@ -244,3 +246,17 @@ def toy_images():
     arrays = [np.array(picture(list(COLOURS.values())[label], rng, 8)) for label in labels.tolist()]
     images = torch.from_numpy(np.stack(arrays)).permute(0, 3, 1, 2).contiguous()
     return Images(images, labels, torch.arange(96), tuple(COLOURS))
+
+
+@pytest.fixture
+def command(tmp_path, monkeypatch, capsys):
+    """Run the command line in an empty folder: exit status, standard output, standard error."""
+    monkeypatch.chdir(tmp_path)
+
+    def run(*arguments):
+        monkeypatch.setattr(sys, "argv", ["fairweather", *arguments])
+        with pytest.raises(SystemExit) as ended:
+            main()
+        return ended.value.code, *capsys.readouterr()
+
+    return run

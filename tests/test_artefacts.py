@@ -26,9 +26,9 @@ from fairweather.cli.app import app
 from fairweather.errors import InputError
 from fairweather.judge.rules import read_rules
 from fairweather.judge.verdicts import format_verdicts, judge
-from fairweather.models.opening import open_model
 from fairweather.runs.folder import open_finished_run
 from tests.conftest import TINY_RESNET, write_pictures
+from tests.helpers.opened_models import open_model
 from tests.helpers.quick_steps import quick_steps
 
 STUDY = """

@@ -28,7 +28,6 @@ from fairweather.judge.verdicts import judge
 from fairweather.models.building import ModelSpec, build, load_checkpoint
 from fairweather.models.checkpoints import read_checkpoint
 from fairweather.models.labels import read_label_file
-from fairweather.models.opening import open_model
 from fairweather.models.predictions.files import find_predictions
 from fairweather.models.predictions.tables import RowOptions, read_rows
 from fairweather.requests.inputs import read_priors
@@ -39,6 +38,7 @@ from fairweather.share.export import MANIFEST, ExportedData, ExportInputs, open_
 from fairweather.types.options import GroupColumns
 from fairweather.types.record import RECORD, SCORES, step_file
 from tests.conftest import TINY_RESNET
+from tests.helpers.opened_models import open_model
 from tests.helpers.run_folders import finish
 
 CORPUS = Path(__file__).parent / "corpus"

@@ -22,12 +22,12 @@ from fairweather.data.groups import read_groups
 from fairweather.data.loading import list_source
 from fairweather.errors import MAX_NAME_LENGTH, InputError, check_name, one_line
 from fairweather.files.tables import frame_to_csv, rows_to_csv
-from fairweather.models.opening import open_model
 from fairweather.report.building import build_report
 from fairweather.requests.evaluation_options import check_options
 from fairweather.requests.study.schema import check_study
 from fairweather.types.options import GroupColumns
 from fairweather.types.record import PAGE, ModelRecord
+from tests.helpers.opened_models import open_model
 from tests.helpers.run_folders import outcomes, run_record, sweep_record, write_run
 
 # Each breaks something: a terminal, a file, a table, a formula, a template, or the renderer.

@@ -20,7 +20,7 @@ from fairweather.inference.prediction import (
     predict_batches,
     predict_shared,
 )
-from fairweather.models.outputs import LogProbabilities
+from fairweather.models.outputs import ConvertedOutputs, log_probabilities
 from fairweather.models.wrappers import Classifier, Ensemble, GrayInput, LabelMapper
 from fairweather.runs.folder import RunFolder
 from fairweather.shifts.medmnist_c.corruptions import FAMILIES
@@ -82,7 +82,8 @@ def test_it_knows_where_tensors_are(device):
 def network(inside=Plain):
     """A network with all that is put around one: its resizing, classes and kind of outputs."""
     resized = Classifier(inside(), (0.5,) * 3, (0.3,) * 3, input_size=8)
-    return LabelMapper(LogProbabilities(nn.Sequential(resized, nn.Softmax(1))), [(0,), (1,), (2,)])
+    network = nn.Sequential(resized, nn.Softmax(1))
+    return LabelMapper(ConvertedOutputs(network, log_probabilities), [(0,), (1,), (2,)])
 
 
 @pytest.fixture

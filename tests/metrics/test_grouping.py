@@ -28,7 +28,6 @@ from fairweather.metrics.grouping import (
     equal_means_p,
     independent_images,
     membership_p,
-    running_share_interval,
     share_interval,
     zou_donner_interval,
 )
@@ -208,15 +207,6 @@ def test_the_interval_of_a_share_is_that_of_a_slow_reference(rows):
         inside = parts == part
         expected = slow_interval(hits[inside], of[inside]) if inside.any() else (np.nan, np.nan)
         assert found[part] == pytest.approx(expected, abs=1e-6, nan_ok=True)
-    ends = np.arange(1, len(rows) + 1)
-    for block in (1, 2**20):
-        with pytest.MonkeyPatch.context() as patch:
-            patch.setattr("fairweather.metrics.grouping.NUMBERS_AT_ONCE", block)
-            along = np.transpose(running_share_interval(hits, grouping, ends))
-        for end in ends:
-            assert along[end - 1] == pytest.approx(slow_interval(hits[:end], of[:end]), abs=1e-6)
-    some = running_share_interval(hits, grouping, ends[::2])
-    assert np.transpose(some) == pytest.approx(along[::2])
 
 
 @pytest.mark.parametrize("share", [SENSITIVITY, SPECIFICITY, PPV, NPV, F1])
@@ -293,8 +283,6 @@ def test_groups_of_one_share_are_worth_no_more_than_their_images():
     found = np.ravel(share_interval(hits, np.zeros(14, dtype=int), 1, grouping))
     expected = clopper_pearson(1 / 7, 14 * (1.959964 / 12.706205) ** 2)
     assert found == pytest.approx(np.ravel(expected), rel=1e-5)
-    along = running_share_interval(hits, grouping, np.array([14]))
-    assert np.ravel(along) == pytest.approx(found)
 
 
 @pytest.mark.parametrize(

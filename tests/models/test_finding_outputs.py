@@ -11,12 +11,12 @@ from torch import nn
 from fairweather.errors import InputError
 from fairweather.models.labels import match_labels
 from fairweather.models.onnx import open_onnx
-from fairweather.models.opening import open_model, open_with_options
+from fairweather.models.opening import open_with_options
 from fairweather.models.outputs import (
     LARGEST,
     OF_FINDINGS,
     SMALLEST,
-    FindingLogits,
+    ConvertedOutputs,
     convert_outputs,
     detect_finding_kind,
     finding_logits,
@@ -29,6 +29,7 @@ from fairweather.tasks.multilabel import mean_probability
 from fairweather.types.kinds import CLASSES, FINDINGS
 from fairweather.types.options import ModelOptions
 from tests.helpers.finding_models import NAMES, SIDE, Stripes, draw_findings, write_onnx
+from tests.helpers.opened_models import open_model
 
 OF_FINDING = Setup(predicts=FINDINGS)
 
@@ -66,7 +67,7 @@ def test_gradients_are_those_of_the_logits():
     torch.manual_seed(0)
     network = nn.Sequential(nn.Flatten(), nn.Linear(3 * 64, 4))
     images, gradients = torch.rand(6, 3, 8, 8), []
-    for model in (network, FindingLogits(nn.Sequential(network, nn.Sigmoid()))):
+    for model in (network, ConvertedOutputs(nn.Sequential(network, nn.Sigmoid()), finding_logits)):
         leaf = images.clone().requires_grad_()
         model(leaf).square().sum().backward()
         gradients.append(leaf.grad)
@@ -266,4 +267,4 @@ def test_what_does_not_fit_is_one_sentence(names, outputs, data, given, message)
 def test_only_what_is_no_logit_is_converted():
     model = nn.Identity()
     assert convert_outputs(model, "logits") is model
-    assert isinstance(convert_outputs(model, OF_FINDINGS), FindingLogits)
+    assert convert_outputs(model, OF_FINDINGS).convert is finding_logits

@@ -9,11 +9,11 @@ from torch import nn
 
 import fairweather as fw
 from fairweather.errors import StoppedError
-from fairweather.models.opening import open_model
 from fairweather.models.preprocessing import prepare_at
 from fairweather.models.sources import OpenedModel
 from fairweather.models.wrappers import Classifier, is_gray_network, to_gray
 from fairweather.requests.evaluation.models import describe_odd_range
+from tests.helpers.opened_models import open_model
 
 pytestmark = pytest.mark.usefixtures("undrawn")
 

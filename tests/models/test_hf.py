@@ -12,7 +12,7 @@ from PIL import Image
 
 from fairweather.errors import InputError
 from fairweather.models.hf import read_processor
-from fairweather.models.opening import open_model
+from tests.helpers.opened_models import open_model
 
 transformers = pytest.importorskip("transformers")
 hub = pytest.importorskip("huggingface_hub")

@@ -8,7 +8,7 @@ import torch
 
 from fairweather.errors import InputError
 from fairweather.models.checkpoints import read_checkpoint
-from fairweather.models.opening import open_model
+from tests.helpers.opened_models import open_model
 
 onnx = pytest.importorskip("onnx")
 pytest.importorskip("onnxruntime")

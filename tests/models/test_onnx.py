@@ -18,12 +18,12 @@ import fairweather as fw
 from fairweather.attacks.table import make_attack
 from fairweather.devices import Arithmetic
 from fairweather.errors import InputError
-from fairweather.models.opening import open_model
 from fairweather.models.outputs import LOGITS, OutputKind
 from fairweather.models.wrappers import Classifier
 from fairweather.runs.folder import RunFolder
 from fairweather.steps.plan import OpenedNetwork, Plan
 from fairweather.steps.worker import Worker
+from tests.helpers.opened_models import open_model
 
 onnx = pytest.importorskip("onnx")
 onnxruntime = pytest.importorskip("onnxruntime")

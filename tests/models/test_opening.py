@@ -31,10 +31,11 @@ from fairweather.models.building import (
     state_digest,
 )
 from fairweather.models.checkpoints import AVERAGE_KEYS, STATE_KEYS, match_names
-from fairweather.models.opening import check_model, load_model, open_model
+from fairweather.models.opening import check_model, load_model
 from fairweather.models.preprocessing import describe_preprocessing, find_normalisation
 from fairweather.types.options import ModelOptions, Preparation
 from tests.conftest import TINY_RESNET
+from tests.helpers.opened_models import open_model
 from tests.helpers.run_folders import finish, run_record, write_run
 
 IMAGES = torch.rand(2, 3, 160, 160, generator=torch.Generator().manual_seed(0))

@@ -11,10 +11,10 @@ from torch import nn
 
 import fairweather as fw
 from fairweather.errors import InputError
-from fairweather.models.opening import open_model
-from fairweather.models.outputs import LogProbabilities, detect_kind, log_probabilities
+from fairweather.models.outputs import ConvertedOutputs, detect_kind, log_probabilities
 from fairweather.runs.folder import RunFolder
 from tests.conftest import COLOURS, keep_lines
+from tests.helpers.opened_models import open_model
 
 pytestmark = pytest.mark.usefixtures("undrawn")
 
@@ -124,7 +124,7 @@ def test_what_rows_of_numbers_look_like(rows, kind):
 def test_gradients_are_those_of_the_logits():
     torch.manual_seed(0)
     network = nn.Sequential(nn.Flatten(), nn.Linear(3 * 64, 5))
-    model = LogProbabilities(nn.Sequential(network, nn.Softmax(1)))
+    model = ConvertedOutputs(nn.Sequential(network, nn.Softmax(1)), log_probabilities)
     images, labels = torch.rand(6, 3, 8, 8), torch.arange(6) % 5
     gradients = []
     for each in (network, model):

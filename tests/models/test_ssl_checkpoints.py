@@ -31,9 +31,10 @@ from fairweather.models.building import (
     weights_digest,
 )
 from fairweather.models.checkpoints import PUBLISHED_WEIGHTS, list_parts, match_state, name_children
-from fairweather.models.opening import load_model, open_model
+from fairweather.models.opening import load_model
 from fairweather.models.wrappers import Classifier
 from tests.conftest import TINY_EFFICIENTNET, TINY_RESNET
+from tests.helpers.opened_models import open_model
 
 RESNET18, WIDE = "torchvision:resnet18", 128  # features of the narrow one
 IMAGES = torch.rand(2, 3, 64, 64, generator=torch.Generator().manual_seed(0))

@@ -2,7 +2,6 @@
 
 import io
 import re
-import sys
 
 import numpy as np
 import pytest
@@ -11,7 +10,6 @@ from PIL import Image
 
 import fairweather as fw
 from fairweather.attacks.shift_lists import expand_only_shifts
-from fairweather.cli.app import main
 from fairweather.report.charts import PNG_SCALE
 from fairweather.types.measurement import Images
 
@@ -141,20 +139,6 @@ def test_the_seed_decides_what_a_shift_draws():
 def test_mistakes(images, shifts, words):
     with pytest.raises(fw.InputError, match=words):
         sheet_of(images, *shifts)
-
-
-@pytest.fixture
-def command(tmp_path, monkeypatch, capsys):
-    """Run the command line in an empty folder: exit status, standard output, standard error."""
-    monkeypatch.chdir(tmp_path)
-
-    def run(*arguments):
-        monkeypatch.setattr(sys, "argv", ["fairweather", *arguments])
-        with pytest.raises(SystemExit) as ended:
-            main()
-        return ended.value.code, *capsys.readouterr()
-
-    return run
 
 
 def test_the_command_writes_one_file_and_says_which(command, tmp_path):

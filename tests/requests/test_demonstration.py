@@ -17,7 +17,6 @@ from PIL import Image
 import fairweather as fw
 from fairweather.data.loading import load
 from fairweather.models.building import load_checkpoint
-from fairweather.models.opening import open_model
 from fairweather.requests import demonstration
 from fairweather.requests.demonstration import FOG, FOGGY_IMAGES, MODEL, NETWORK
 from fairweather.requests.study.run import data_sources
@@ -25,6 +24,7 @@ from fairweather.requests.study.schema import load_study
 from fairweather.steps.plan import DATA
 from fairweather.types.record import CLEAN, TEST, VAL, predictions_file
 from tests.helpers.commands import fairweather
+from tests.helpers.opened_models import open_model
 from tests.helpers.refusing import SLOW, run_without
 
 ROOT = Path(__file__).parents[2]

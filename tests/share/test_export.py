@@ -6,7 +6,6 @@ import json
 import re
 import shlex
 import shutil
-import sys
 import zipfile
 from importlib.metadata import version
 
@@ -16,7 +15,6 @@ import torch
 from PIL import Image
 
 import fairweather as fw
-from fairweather.cli.app import main
 from fairweather.data.loading import list_source
 from fairweather.data.pixel_scans import digest
 from fairweather.data.pixels import decode_image
@@ -373,20 +371,6 @@ def test_a_batch_is_all_that_is_in_memory(dataset, shifts, tmp_path, monkeypatch
 def test_class_folders_are_safe_and_sort_in_label_order(classes, folders):
     assert class_folders(classes) == folders
     assert sorted(folders) == list(folders)
-
-
-@pytest.fixture
-def command(tmp_path, monkeypatch, capsys):
-    """Run the command line in an empty folder: exit status, standard output, standard error."""
-    monkeypatch.chdir(tmp_path)
-
-    def run(*arguments):
-        monkeypatch.setattr(sys, "argv", ["fairweather", *arguments])
-        with pytest.raises(SystemExit) as ended:
-            main()
-        return ended.value.code, *capsys.readouterr()
-
-    return run
 
 
 def test_the_command_exports_and_goes_on(command, colour_folder, tmp_path):

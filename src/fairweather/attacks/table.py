@@ -205,15 +205,6 @@ ATTACKS: Mapping[str, AttackKind] = {
 }
 
 
-def ensemble_name(classes: int) -> str:
-    """Return the name of the ensemble for a model with this number of classes.
-
-    >>> ensemble_name(9), ensemble_name(2)
-    ('autoattack', 'auto_ensemble_without_dlr')
-    """
-    return "autoattack" if classes >= DLR_CLASSES else WITHOUT_DLR
-
-
 def make_attack(name: str, **parameters: Parameter) -> Attack:
     """Make one attack with one budget, `epsilon`, in units of [0, 1] pixels.
 

@@ -26,7 +26,7 @@ from fairweather.cli.options import (
 )
 from fairweather.cli.runs import join_runs
 from fairweather.errors import InputError, unknown_name
-from fairweather.types.options import ImageOptions
+from fairweather.types.options import ImageOptions, PlanOptions
 
 # ---------------------------------------------------------------- comparisons and rules
 
@@ -49,8 +49,7 @@ def compare(
     rows: Annotated[
         list[str] | None,
         typer.Option(
-            "--match",
-            help="With paper: compare a published model with one of the run. Repeatable.",
+            "--match", help="With paper: compare a published model with one of the run. Repeatable."
         ),
     ] = None,
     metrics: Annotated[
@@ -271,6 +270,7 @@ def _print_table(table: str) -> None:
 # ---------------------------------------------------------------- plans
 
 
+@takes(PlanOptions)
 def plan_test(
     claim: Annotated[
         str,
@@ -280,57 +280,11 @@ def plan_test(
             "worse by NUMBER', 'METRIC within NUMBER'.",
         ),
     ],
-    expect: Annotated[
-        str | None,
-        typer.Option(
-            help="True value that you expect; of two models, by how much the new one is better."
-        ),
-    ] = None,
-    power: Annotated[str, typer.Option(help="Share of studies that show the claim.")] = "0.8",
-    prevalence: Annotated[
-        str | None, typer.Option(help="Share of the images that are of the class.")
-    ] = None,
-    pilot: Annotated[
-        list[str] | None,
-        typer.Option(help="Run that the variances come from. Repeatable: two models."),
-    ] = None,
-    discordant: Annotated[
-        str | None, typer.Option(help="Share of images that only one of two models gets right.")
-    ] = None,
-    sd: Annotated[
-        float | None,
-        typer.Option(help="Standard deviation over images of a loss, or of its difference."),
-    ] = None,
-    images_per_patient: Annotated[
-        float | None, typer.Option(help="All images of each patient, or other group.")
-    ] = None,
-    icc: Annotated[
-        float | None, typer.Option(help="Correlation between two images of a patient.")
-    ] = None,
-    seeds: Annotated[int | None, typer.Option(help="Trainings of each of two recipes.")] = None,
-    seed_sd: Annotated[
-        str | None, typer.Option(help="Standard deviation between trainings of a recipe.")
-    ] = None,
-    seed_discordant: Annotated[
-        str | None,
-        typer.Option(help="Share of images that only one of two trainings of a recipe gets right."),
-    ] = None,
-    reference: Annotated[
-        str | None, typer.Option(help="Value of the old of two recipes, where it is near a bound.")
-    ] = None,
-    tests: Annotated[
-        int, typer.Option(help="Number of tests that share the 5 %, as compare corrects for all.")
-    ] = 1,
-    images: Annotated[
-        int | None, typer.Option(help="Size of a given test set: what can it show?")
-    ] = None,
-    have: Annotated[
-        str | None, typer.Option(help="Run whose test set is given: what can it show?")
-    ] = None,
     out: Annotated[
         Path | None, typer.Option(help="Also write the power by size, as CSV or SVG.")
     ] = None,
     quiet: Quiet = False,
+    **options: Any,  # noqa: ANN401 - those of `PlanOptions`
 ) -> None:
     """Plan a test: how many images, positives, patients and seeds show what you claim?
 
@@ -343,24 +297,8 @@ def plan_test(
     from fairweather.judge import planning
     from fairweather.runs.folder import write_atomically
 
-    planned = planning.plan_test(
-        claim,
-        expect=expect,
-        power=power,
-        prevalence=prevalence,
-        pilot=pilot or (),
-        discordant=discordant,
-        sd=sd,
-        images_per_patient=images_per_patient,
-        icc=icc,
-        seeds=seeds,
-        seed_sd=seed_sd,
-        seed_discordant=seed_discordant,
-        reference=reference,
-        tests=tests,
-        images=images,
-        have=have,
-    )
+    given = {name: value for name, value in options.items() if value is not None}
+    planned = planning.plan_test(claim, **given)
     typer.echo(str(planned))
     if out is not None:
         write_atomically(

@@ -19,14 +19,9 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from fairweather.errors import (
-    InputError,
-    NeedsMissingError,
-    StoppedError,
-    check_writable,
-)
+from fairweather.errors import InputError, NeedsMissingError, StoppedError, check_writable
 from fairweather.progress import display
-from fairweather.types.options import Channels, DataOptions, option_flag
+from fairweather.types.options import Channels, DataOptions, WrittenNumber, option_flag
 
 if TYPE_CHECKING:
     from fairweather.progress import Notify
@@ -163,12 +158,12 @@ def _command_line_type(name: str, kind: Any) -> Any:  # noqa: ANN401 - a type
     """The type that an option has on the command line.
 
     A mapping is given as a file, a tuple of texts by repeating the option, three numbers as R,G,B,
-    and classes with commas between them.
+    classes with commas between them, and numbers that may be per cent as a text.
     """
     choices = set(typing.get_args(kind)) - {types.NoneType} if _is_union(kind) else {kind}
-    if Channels in choices or name in ("classes", "findings"):
+    if Channels in choices or WrittenNumber in choices or name in ("classes", "findings"):
         return str | None
-    several = ("natural", "variants", "fit_on", "title", "positive", "costs")
+    several = ("natural", "variants", "fit_on", "title", "positive", "costs", "pilot")
     if kind == tuple[str, ...] or name in several:
         return list[str] | None
     if any(typing.get_origin(choice) is Mapping for choice in choices):
@@ -233,8 +228,7 @@ def takes(kind: type) -> Callable[[Command], Command]:
 # ---------------------------------------------------------------- tracking
 
 Track = Annotated[
-    str | None,
-    typer.Option("--track", help="Send the finished run to mlflow.", show_default=False),
+    str | None, typer.Option("--track", help="Send the finished run to mlflow.", show_default=False)
 ]
 
 

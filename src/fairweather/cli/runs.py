@@ -78,10 +78,7 @@ def run(
     data_root: DataRoot = None,
     offline: Offline = False,
     replace: Replace = False,
-    strategy: Annotated[
-        str,
-        typer.Option(help="How devices train together: ddp."),
-    ] = "ddp",
+    strategy: Annotated[str, typer.Option(help="How devices train together: ddp.")] = "ddp",
     quiet: Quiet = False,
     track: Track = None,
     **sharing: Any,  # noqa: ANN401 - as Typer gives them
@@ -99,7 +96,7 @@ def run(
     asked.check()
     from fairweather.requests.study import run as studies
 
-    checked = _read_study(study, set_, seeds, models, data_root, offline)
+    checked = _read_study(study, set_, seeds, models, data_root)
     check_tracking(track)
     helps = studies.is_helper(checked, asked.devices, asked.nodes)
     with resumable(), progress(quiet=quiet or helps) as show:
@@ -139,7 +136,7 @@ def plan(
     """
     from fairweather.requests.study import run as studies
 
-    checked = _read_study(study, set_, seeds, models, data_root, offline)
+    checked = _read_study(study, set_, seeds, models, data_root)
     with resumable(), progress(quiet=quiet) as show:
         outlook = studies.plan(checked, out=out, device=device, offline=offline, progress=show)
     typer.echo(outlook.to_json() if json else str(outlook))
@@ -199,7 +196,6 @@ def _read_study(
     seeds: str | None,
     models: list[str] | None,
     data_root: str | None,
-    offline: bool,
 ) -> Study:
     """Read and check the study that the command line asks for."""
     from fairweather.requests.study.schema import load_study
@@ -215,8 +211,7 @@ def _read_study(
 
 def report(
     runs: Annotated[
-        list[Path],
-        typer.Argument(help="Run folders, all on the same test images.", metavar="RUN"),
+        list[Path], typer.Argument(help="Run folders, all on the same test images.", metavar="RUN")
     ],
     out: Annotated[
         Path | None,
@@ -374,8 +369,7 @@ def evaluate(
     more: Annotated[
         list[str] | None,
         typer.Option(
-            "--model",
-            help="Another model on the same images, or NAME-seedN=MODEL. Repeatable.",
+            "--model", help="Another model on the same images, or NAME-seedN=MODEL. Repeatable."
         ),
     ] = None,
     shift: Annotated[

@@ -19,6 +19,7 @@ import PIL
 from PIL import Image, ImageFile, ImageOps, UnidentifiedImageError
 
 from fairweather.errors import InputError, missing_extra, one_line
+from fairweather.types.measurement import IntArray
 
 # ---------------------------------------------------------------- gray values
 
@@ -84,7 +85,7 @@ class Scale(NamedTuple):
         return np.floor(np.clip(share, 0, 1) * 255 + 0.5).astype(np.uint8)
 
 
-def scale_16_bits(values: npt.NDArray[np.int64]) -> npt.NDArray[np.uint8]:
+def scale_16_bits(values: IntArray) -> npt.NDArray[np.uint8]:
     """Scale unsigned 16-bit gray values to 8 bits, over the whole 16-bit range.
 
     Raises `UnreadableImageError` for other values, such as signed ones, and for values of at most

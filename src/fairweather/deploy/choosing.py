@@ -6,7 +6,6 @@ from collections.abc import Callable, Collection, Sequence
 from typing import NamedTuple, TypeVar
 
 import numpy as np
-import numpy.typing as npt
 
 from fairweather.deploy.promise import AMONG, LimitFit, LimitKind, describe_limit
 from fairweather.metrics import (
@@ -18,6 +17,7 @@ from fairweather.metrics import (
     thresholds_to_try,
 )
 from fairweather.metrics.answer_rules import LimitedImages, guaranteed_rule, rules_to_try
+from fairweather.metrics.columns import FloatArray
 from fairweather.metrics.grouping import Weigh
 from fairweather.metrics.selective import GuaranteedThreshold
 from fairweather.types.kinds import FINDING
@@ -155,7 +155,7 @@ def choose_for_classes(
         return _choose_threshold(images, risk, certainty)
     weights = weigh_classes(images.proposing, limits)
 
-    def score(predictions: Predictions) -> npt.NDArray[np.float64]:
+    def score(predictions: Predictions) -> FloatArray:
         return score_classes(predictions, weights, confident=risk is not None)
 
     chosen = _choose_rule(images, score, limits, risk, certainty)
@@ -178,7 +178,7 @@ def choose_for_finding(
         return _choose_threshold(images, risk, certainty)
     kinds = [limit.kind for limit in limits]
 
-    def score(predictions: Predictions) -> npt.NDArray[np.float64]:
+    def score(predictions: Predictions) -> FloatArray:
         return score_finding(predictions, kinds, confident=risk is not None)
 
     return _choose_rule(images, score, limits, risk, certainty)
@@ -201,7 +201,7 @@ def _choose_threshold(images: DividedImages, risk: float, certainty: float) -> C
 
 def _choose_rule(
     images: DividedImages,
-    score: Callable[[Predictions], npt.NDArray[np.float64]],
+    score: Callable[[Predictions], FloatArray],
     limits: Sequence[ClassLimit],
     risk: float | None,
     certainty: float,
@@ -254,7 +254,7 @@ def _fit_temperature(proposing: Predictions) -> float:
     return fit_temperature(proposing.logits, proposing.labels).value
 
 
-def weigh_classes(proposing: Predictions, limits: Sequence[ClassLimit]) -> npt.NDArray[np.float64]:
+def weigh_classes(proposing: Predictions, limits: Sequence[ClassLimit]) -> FloatArray:
     """How probable each class may be where another one is answered, in proportion, `[classes]`.
 
     It is the limit times the share of the class, as if the probabilities were right: then the share
@@ -268,8 +268,8 @@ def weigh_classes(proposing: Predictions, limits: Sequence[ClassLimit]) -> npt.N
 
 
 def score_classes(
-    predictions: Predictions, weights: npt.NDArray[np.float64], *, confident: bool = True
-) -> npt.NDArray[np.float64]:
+    predictions: Predictions, weights: FloatArray, *, confident: bool = True
+) -> FloatArray:
     """Two scores of each image, `[n, 2]`: the confidence, and minus the largest doubt.
 
     The doubt is the probability of a class that is not the answer, divided by its weight.
@@ -291,7 +291,7 @@ def score_classes(
 
 def score_finding(
     predictions: Predictions, kinds: Collection[LimitKind], *, confident: bool
-) -> npt.NDArray[np.float64]:
+) -> FloatArray:
     """The confidence in present and in absent, `[n, 2]`; 1 in the one that is not the answer.
 
     Args:

@@ -208,10 +208,7 @@ class GraphNetwork:
     """
 
     def __init__(
-        self,
-        graph: Graph,
-        weights: Mapping[str, torch.Tensor],
-        device: torch.device | None = None,
+        self, graph: Graph, weights: Mapping[str, torch.Tensor], device: torch.device | None = None
     ) -> None:
         self.device = device or torch.device("cpu")
         self._weights = {name: tensor.to(self.device) for name, tensor in weights.items()}

@@ -34,7 +34,7 @@ from fairweather.devices import resolve_device
 from fairweather.errors import InputError, check_text
 from fairweather.metrics.aggregates import aggregate_classes, aggregate_findings
 from fairweather.metrics.answer_rules import is_answered_within
-from fairweather.metrics.columns import softmax
+from fairweather.metrics.columns import BoolArray, FloatArray, softmax
 from fairweather.metrics.conformal import prediction_sets
 from fairweather.metrics.grouping import Grouping
 from fairweather.metrics.two_sample import (
@@ -67,17 +67,17 @@ class Answers(NamedTuple):
     classes: tuple[str, ...]
     """The name of the most probable class of each image."""
 
-    confidence: npt.NDArray[np.float64]
+    confidence: FloatArray
     """float64 `[B]`, its probability after temperature scaling."""
 
-    answered: npt.NDArray[np.bool_]
+    answered: BoolArray
     """Bool `[B]`; where it is false, a person should decide."""
 
     sets: tuple[tuple[str, ...], ...]
     """For each image the names of the classes that it may be, at least one, the most probable
     first."""
 
-    probabilities: npt.NDArray[np.float64]
+    probabilities: FloatArray
     """float64 `[B, classes]`, in the order of `Guard.record.classes`."""
 
     def columns(self) -> dict[str, list[Any]]:
@@ -96,13 +96,13 @@ class FindingsAnswers(NamedTuple):
     findings: tuple[str, ...]
     """Their names."""
 
-    present: npt.NDArray[np.bool_]
+    present: BoolArray
     """Bool `[B, L]`, whether the probability of each finding is at least 0.5."""
 
-    answered: npt.NDArray[np.bool_]
+    answered: BoolArray
     """Bool `[B, L]`; where it is false, a person should decide."""
 
-    probabilities: npt.NDArray[np.float64]
+    probabilities: FloatArray
     """float64 `[B, L]`, after temperature scaling of each finding."""
 
     def columns(self) -> dict[str, list[Any]]:
@@ -248,12 +248,12 @@ class AnyGuard(Generic[R]):
             p_values.append(features_differ_p(known.features, outputs.features))  # type: ignore[arg-type]
         return Likeness(len(outputs.logits), differ_p(*p_values), both)
 
-    def _probabilities(self, outputs: GuardOutputs) -> npt.NDArray[np.float64]:
+    def _probabilities(self, outputs: GuardOutputs) -> FloatArray:
         if not np.isfinite(outputs.logits).all():
             raise InputError("the model gives numbers for these images that are not finite")
         return self._calibrated(outputs.logits)
 
-    def _calibrated(self, logits: npt.NDArray[np.float32]) -> npt.NDArray[np.float64]:
+    def _calibrated(self, logits: npt.NDArray[np.float32]) -> FloatArray:
         """The probabilities of finite logits."""
         raise NotImplementedError
 
@@ -332,7 +332,7 @@ class Guard(AnyGuard[GuardRecord]):
             probabilities,
         )
 
-    def _calibrated(self, logits: npt.NDArray[np.float32]) -> npt.NDArray[np.float64]:
+    def _calibrated(self, logits: npt.NDArray[np.float32]) -> FloatArray:
         return softmax(logits / np.float32(self.record.fit.temperature))
 
 
@@ -370,10 +370,10 @@ class FindingsGuard(AnyGuard[FindingsGuardRecord]):
         )
         return FindingsAnswers(self.record.classes, present, sure >= threshold, probabilities)
 
-    def _calibrated(self, logits: npt.NDArray[np.float32]) -> npt.NDArray[np.float64]:
+    def _calibrated(self, logits: npt.NDArray[np.float32]) -> FloatArray:
         return self._chances(logits)[:, :, 1]
 
-    def _chances(self, logits: npt.NDArray[np.float32]) -> npt.NDArray[np.float64]:
+    def _chances(self, logits: npt.NDArray[np.float32]) -> FloatArray:
         """The chances of absence and presence, `[B, L, 2]`.
 
         They are rounded as those that thresholds were chosen from, of classifiers of two classes.

@@ -9,7 +9,6 @@ from pathlib import Path
 from typing import Any, NamedTuple, TypeAlias
 
 import numpy as np
-import numpy.typing as npt
 import torch
 
 from fairweather.deploy.choosing import (
@@ -53,15 +52,9 @@ from fairweather.deploy.promise import (
 from fairweather.deploy.tracing import export_onnx, trace
 from fairweather.errors import InputError, check_writable, unknown_name
 from fairweather.inference.prediction import compute_outputs
-from fairweather.metrics import (
-    Grouping,
-    fewest_for_risk,
-    one_of_each,
-    softmax,
-)
-from fairweather.metrics.answer_rules import (
-    is_answered_within,
-)
+from fairweather.metrics import Grouping, fewest_for_risk, one_of_each, softmax
+from fairweather.metrics.answer_rules import is_answered_within
+from fairweather.metrics.columns import BoolArray, FloatArray
 from fairweather.metrics.conformal import conformal_quantile, fewest_images, set_columns
 from fairweather.metrics.grouping import Weigh, share_interval
 from fairweather.metrics.selective import GuaranteedThreshold
@@ -116,10 +109,7 @@ def check_asked(model: RunModel, weigh: str | None, coverage: float | None) -> N
 
 
 def add_limits(
-    promise: Promise,
-    model: RunModel,
-    missed: AskedLimits = None,
-    false_alarms: AskedLimits = None,
+    promise: Promise, model: RunModel, missed: AskedLimits = None, false_alarms: AskedLimits = None
 ) -> Promise:
     """Add the limits on missed images and false alarms to a promise, by the names of a run.
 
@@ -377,7 +367,7 @@ def measure_run(
         yield from measure(place, predictions, read_grouping(model.run, place.part))
 
 
-def _answer_classes(predictions: Predictions, fit: Fit) -> npt.NDArray[np.bool_]:
+def _answer_classes(predictions: Predictions, fit: Fit) -> BoolArray:
     probabilities = None
     if fit.limits and predictions.logits is not None:
         probabilities = softmax(predictions.logits)
@@ -393,7 +383,7 @@ def _answer_classes(predictions: Predictions, fit: Fit) -> npt.NDArray[np.bool_]
 def _measure_limit(
     place: _Place,
     predictions: Predictions,
-    answered: npt.NDArray[np.bool_],
+    answered: BoolArray,
     fitted: LimitFit,
     label: int,
     grouping: Grouping | None,
@@ -484,19 +474,14 @@ def measure_findings(
                     )
 
 
-def _weights(
-    predictions: Predictions, grouping: Grouping | None, weigh: Weigh
-) -> npt.NDArray[np.float64]:
+def _weights(predictions: Predictions, grouping: Grouping | None, weigh: Weigh) -> FloatArray:
     if grouping is not None and weigh == "groups":
         return grouping.equal_weights
     return np.ones(len(predictions))
 
 
 def _measure_answers(
-    predictions: Predictions,
-    answered: npt.NDArray[np.bool_],
-    grouping: Grouping | None,
-    weights: npt.NDArray[np.float64],
+    predictions: Predictions, answered: BoolArray, grouping: Grouping | None, weights: FloatArray
 ) -> tuple[float, ShareInterval]:
     """The share that is answered, and the share of the answers that is wrong."""
     risk = _measure_share(~predictions.correct, answered, grouping, weights)
@@ -543,17 +528,14 @@ def measure_images(
     )
 
 
-def _label_scores(predictions: Predictions) -> npt.NDArray[np.float64]:
+def _label_scores(predictions: Predictions) -> FloatArray:
     """1 minus the probability of each label; labels with smaller scores enter the set first."""
     assert predictions.nll is not None, "a network gave the probability of each class"
     return 1 - np.exp(-predictions.nll)
 
 
 def _measure_share(
-    hits: npt.NDArray[np.bool_],
-    among: npt.NDArray[np.bool_],
-    grouping: Grouping | None,
-    weights: npt.NDArray[np.float64],
+    hits: BoolArray, among: BoolArray, grouping: Grouping | None, weights: FloatArray
 ) -> ShareInterval:
     if not among.any():
         return ShareInterval(value=None, low=None, high=None)

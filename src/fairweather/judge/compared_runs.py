@@ -15,7 +15,7 @@ import numpy.typing as npt
 
 from fairweather.errors import InputError, unknown_name
 from fairweather.metrics import Estimate, FittedThresholds
-from fairweather.metrics.columns import FloatArray
+from fairweather.metrics.columns import BoolArray, FloatArray, IntArray
 from fairweather.metrics.findings import find_point_metric
 from fairweather.metrics.grouping import Grouping
 from fairweather.metrics.metric import ClassMetric, find_class_metric
@@ -478,7 +478,7 @@ def list_slices(runs: RunPair) -> list[str]:
     ]
 
 
-def _slice_places(runs: RunPair, slice_: str) -> npt.NDArray[np.int64]:
+def _slice_places(runs: RunPair, slice_: str) -> IntArray:
     """The places of the images of a slice `COLUMN=VALUE` among the test images.
 
     Raises `InputError` if no run knows the slice, or if the runs say different things.
@@ -502,7 +502,7 @@ def _slice_places(runs: RunPair, slice_: str) -> npt.NDArray[np.int64]:
     return np.flatnonzero(masks[0])
 
 
-def _narrow(unit: Unit, places: npt.NDArray[np.int64]) -> Unit:
+def _narrow(unit: Unit, places: IntArray) -> Unit:
     """A unit on those of its images that are at some places among all."""
     kept = np.flatnonzero(np.isin(unit.places, places))
     return unit._replace(
@@ -541,11 +541,11 @@ def estimate_model(
     metrics: Collection[str],
 ) -> ModelEstimates:
     """Compute metrics of a model under every shift, with means over levels, shifts and seeds."""
-    correct: dict[ShiftLevel, list[npt.NDArray[np.bool_]]] = {}
+    correct: dict[ShiftLevel, list[BoolArray]] = {}
     classes, confidences = hashlib.sha256(), hashlib.sha256()
     seeds = compared.every_model[model]
 
-    calls: dict[tuple[ShiftLevel, str], list[npt.NDArray[np.bool_]]] = {}
+    calls: dict[tuple[ShiftLevel, str], list[BoolArray]] = {}
     needs_validation = any(
         POINT_SIGN in name or (name in METRICS and METRICS[name].accepts.fitted) for name in metrics
     )
@@ -600,7 +600,5 @@ def find_call_metric(
 _K = TypeVar("_K")
 
 
-def _stack(
-    columns: Mapping[_K, Sequence[npt.NDArray[np.bool_]]],
-) -> dict[_K, FloatArray]:
+def _stack(columns: Mapping[_K, Sequence[BoolArray]]) -> dict[_K, FloatArray]:
     return {key: stack_seeds(of_seeds) for key, of_seeds in columns.items()}

@@ -31,12 +31,7 @@ from fairweather.metrics import Estimate, recipe_estimate, to_score
 from fairweather.metrics.columns import Ends, FloatArray, IntArray
 from fairweather.metrics.findings import find_point_metric
 from fairweather.metrics.grouping import Grouping
-from fairweather.metrics.metric import (
-    Metric,
-    class_metric_names,
-    find_class_metric,
-    list_onwards,
-)
+from fairweather.metrics.metric import Metric, class_metric_names, find_class_metric, list_onwards
 from fairweather.metrics.paired import (
     EstimatedDifference,
     McNemar,

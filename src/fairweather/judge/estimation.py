@@ -13,11 +13,7 @@ from torch import nn
 
 from fairweather.errors import InputError, quote_names
 from fairweather.inference.prediction import NetworkOutputs, compute_outputs
-from fairweather.judge.accuracy_estimate import (
-    AccuracyEstimate,
-    MethodEstimate,
-    NearestCell,
-)
+from fairweather.judge.accuracy_estimate import AccuracyEstimate, MethodEstimate, NearestCell
 from fairweather.judge.known_cells import (
     FEWEST_IMAGES,
     METHOD_TITLES,

@@ -17,7 +17,7 @@ from fairweather.metrics.accuracy_estimation import (
     SiteErrors,
     agreement_shares,
 )
-from fairweather.metrics.columns import ROUNDING, FloatArray
+from fairweather.metrics.columns import ROUNDING, BoolArray, FloatArray, IntArray
 from fairweather.metrics.two_sample import Cloud, EnergyDistance, energy_distance
 from fairweather.metrics.unseen import FEWEST_SITES
 from fairweather.progress import Event, Notify
@@ -45,16 +45,16 @@ METHOD_TITLES: Mapping[str, str] = {
 class UnlabelledPredictions:
     """A model's predictions for images without labels."""
 
-    predicted: npt.NDArray[np.int64]
+    predicted: IntArray
     """Int `[n]`."""
 
-    confidence: npt.NDArray[np.float64]
+    confidence: FloatArray
     """Float `[n]`."""
 
     logits: npt.NDArray[np.float32] | None
     """float32 `[n, classes]`; None where they are not stored."""
 
-    others: npt.NDArray[np.int64] | None = None
+    others: IntArray | None = None
     """Int `[k, n]`, the predictions of the model's other seeds; None without other seeds."""
 
     def __len__(self) -> int:
@@ -62,30 +62,30 @@ class UnlabelledPredictions:
 
     @staticmethod
     def from_predictions(
-        predictions: Predictions, others: npt.NDArray[np.int64] | None = None
+        predictions: Predictions, others: IntArray | None = None
     ) -> UnlabelledPredictions:
         """Take the columns of stored predictions."""
         columns = predictions.predicted, predictions.known_confidence, predictions.logits
         return UnlabelledPredictions(*columns, others)
 
     @property
-    def rows(self) -> npt.NDArray[np.float64]:
+    def rows(self) -> FloatArray:
         """The rows for comparing sets of images: probabilities, else the confidence, `[n, k]`."""
         return self.confidence[:, None] if self.logits is None else softmax(self.logits)
 
-    def tempered_confidence(self, temperature: float) -> npt.NDArray[np.float64]:
+    def tempered_confidence(self, temperature: float) -> FloatArray:
         """The confidence `[n]` after temperature scaling; logits must be stored."""
         assert self.logits is not None
         return softmax(self.logits / temperature).max(axis=1)
 
-    def agreement_of_seeds(self) -> npt.NDArray[np.float64]:
+    def agreement_of_seeds(self) -> FloatArray:
         """The share of the other seeds that say the same, `[n]`; others must have been asked."""
         assert self.others is not None
         return agreement_shares(self.predicted, self.others)
 
 
 # Of images: a number for each, float64 `[n]`, whose mean estimates the accuracy.
-Method: TypeAlias = "Callable[[UnlabelledPredictions], npt.NDArray[np.float64]]"
+Method: TypeAlias = "Callable[[UnlabelledPredictions], FloatArray]"
 
 
 def fit_methods(validation: Predictions | None, *, seeds: bool) -> dict[str, Method]:
@@ -122,9 +122,7 @@ def fit_methods(validation: Predictions | None, *, seeds: bool) -> dict[str, Met
     return {name: methods[name] for name in METHOD_TITLES if name in methods}
 
 
-def apply_methods(
-    methods: Mapping[str, Method], images: UnlabelledPredictions
-) -> npt.NDArray[np.float64]:
+def apply_methods(methods: Mapping[str, Method], images: UnlabelledPredictions) -> FloatArray:
     """A number for each image and method, whose mean is the estimate: `[n, methods]`."""
     return np.stack([method(images) for method in methods.values()], axis=1)
 
@@ -296,10 +294,7 @@ def read_site_errors(
 
 
 def compute_past_errors(
-    known: Sequence[KnownCell],
-    around: Cloud | None,
-    tell: Notify,
-    sites: SiteErrors | None = None,
+    known: Sequence[KnownCell], around: Cloud | None, tell: Notify, sites: SiteErrors | None = None
 ) -> PastErrors:
     """The errors of each method in each cell, and how far the cell is from validation images.
 
@@ -370,7 +365,7 @@ def is_among(own: UnlabelledPredictions, predictions: Predictions) -> bool:
 
 def identify_rows(
     new: npt.NDArray[np.floating[Any]], old: npt.NDArray[np.floating[Any]]
-) -> tuple[npt.NDArray[np.bool_], npt.NDArray[np.int64]]:
+) -> tuple[BoolArray, IntArray]:
     """Say which rows `[n, k]` are very near one old row `[m, k]`, and far from all others.
 
     Returns:

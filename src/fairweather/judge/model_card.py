@@ -106,11 +106,7 @@ def _choose_model(contents: Contents, asked: str, folder: str) -> str:
 
 
 def _compose(
-    run: RunFolder,
-    contents: Contents,
-    model: str,
-    rules: Sequence[Rule],
-    filled: Mapping[str, str],
+    run: RunFolder, contents: Contents, model: str, rules: Sequence[Rule], filled: Mapping[str, str]
 ) -> Card:
     """Judge the rules of a model, and make its card."""
     own = [replace(rule, model=model) for rule in rules if rule.model in (None, model)]

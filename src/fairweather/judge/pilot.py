@@ -451,8 +451,7 @@ def _image_ends(
     effect = crossed_mean(column, grouping).images / alone if alone else 1.0
     middle, low, high = (
         replace(
-            estimate,
-            icc=min(max((ratio * effect - 1) / (sizes.effective - 1), 0.0), HIGHEST_ICC),
+            estimate, icc=min(max((ratio * effect - 1) / (sizes.effective - 1), 0.0), HIGHEST_ICC)
         )
         for ratio in ratios
     )

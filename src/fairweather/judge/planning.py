@@ -52,6 +52,7 @@ from fairweather.metrics.power import (
 from fairweather.metrics.rows import find_row
 from fairweather.metrics.table import METRICS
 from fairweather.report.tables import TableLayout, align_table, write_csv
+from fairweather.types.options import PlanOptions, takes
 
 # ---------------------------------------------------------------- what can be planned
 
@@ -488,24 +489,25 @@ MOST_SIZES, MOST_COUNTS = 250, 100
 LEAST_ICC = 1e-4  # of a distribution over patients; without any correlation there is none
 
 
+# What each number must be between; and the ends that are allowed too.
+_RANGES: Mapping[str, tuple[float, float, tuple[float, ...]]] = {
+    "expect": (-math.inf, math.inf, ()),
+    "power": (0, 1, ()),
+    "prevalence": (0, 1, ()),
+    "discordant": (0, 1, ()),
+    "sd": (0, math.inf, ()),
+    "images_per_patient": (1, math.inf, (1,)),
+    "icc": (0, 1, (0, 1)),
+    "seed_sd": (0, math.inf, ()),
+    "seed_discordant": (0, 1, (0,)),
+    "reference": (0, 1, ()),
+}
+
+
+@takes(PlanOptions)
 def plan_test(
     claim: str,
-    *,
-    expect: float | str | None = None,
-    power: float | str = 0.8,
-    prevalence: float | str | None = None,
-    discordant: float | str | None = None,
-    sd: float | None = None,
-    images_per_patient: float | None = None,
-    icc: float | None = None,
-    seeds: int | None = None,
-    seed_sd: float | str | None = None,
-    seed_discordant: float | str | None = None,
-    reference: float | str | None = None,
-    tests: int = 1,
-    pilot: str | Sequence[str] = (),
-    images: int | None = None,
-    have: str | None = None,
+    **options: Any,  # noqa: ANN401 - those of `PlanOptions`
 ) -> PlannedTest:
     """Plan how large a test must be to show a claim, or what a given test set can show.
 
@@ -544,35 +546,21 @@ def plan_test(
     (2229, 111)
     """
     read = read_claim(claim)
-    options = _Options(
-        expect=_within(expect, "expect", -math.inf, math.inf),
-        power=_within(power, "power", 0, 1) or 0.8,
-        prevalence=_within(prevalence, "prevalence", 0, 1),
-        discordant=_within(discordant, "discordant", 0, 1),
-        sd=_within(sd, "sd", 0, math.inf),
-        images_per_patient=_within(
-            images_per_patient, "images_per_patient", 1, math.inf, ends=(1,)
-        ),
-        icc=_within(icc, "icc", 0, 1, ends=(0, 1)),
-        seeds=seeds,
-        seed_sd=_within(seed_sd, "seed_sd", 0, math.inf),
-        seed_discordant=_within(seed_discordant, "seed_discordant", 0, 1, ends=(0,)),
-        reference=_within(reference, "reference", 0, 1),
-        tests=tests,
-        pilot=(pilot,) if isinstance(pilot, str) else tuple(pilot),
-        images=images,
-        have=have,
-    )
-    _check_options(read, options)
-    return _Planner(read, options).plan()
+    try:
+        given = PlanOptions(**options)
+    except TypeError as error:
+        raise TypeError(str(error).replace("PlanOptions.__init__", "plan_test")) from None
+    numbers = {
+        name: _within(getattr(given, name), name, *limits) for name, limits in _RANGES.items()
+    }
+    pilot = (given.pilot,) if isinstance(given.pilot, str) else tuple(given.pilot)
+    given = replace(given, **numbers, pilot=pilot)  # type: ignore[arg-type]
+    _check_options(read, given)
+    return _Planner(read, given).plan()
 
 
 def _within(
-    written: float | str | None,
-    name: str,
-    low: float,
-    high: float,
-    ends: tuple[float, ...] = (),
+    written: float | str | None, name: str, low: float, high: float, ends: tuple[float, ...]
 ) -> float | None:
     """Read a number between two others, or one of the `ends` that are allowed too."""
     number = None if written is None else read_number(written, name)
@@ -582,28 +570,7 @@ def _within(
     raise InputError(f"{name} must be {between}, found {written}")
 
 
-@dataclass(frozen=True, kw_only=True)
-class _Options:
-    """The options of `plan_test` as numbers."""
-
-    expect: float | None
-    power: float
-    prevalence: float | None
-    discordant: float | None
-    sd: float | None
-    images_per_patient: float | None
-    icc: float | None
-    seeds: int | None
-    seed_sd: float | None
-    seed_discordant: float | None
-    reference: float | None
-    tests: int
-    pilot: tuple[str, ...]
-    images: int | None
-    have: str | None
-
-
-def _check_options(claim: Claim, given: _Options) -> None:
+def _check_options(claim: Claim, given: PlanOptions) -> None:
     """Raise `InputError` for an option that the claim has no use for, lacks, or contradicts."""
     planned = claim.planned
     compares_shares = claim.is_comparison and planned.kind == "share"
@@ -686,12 +653,12 @@ def _check_expected(claim: Claim, expect: float) -> None:
 class _Planner:
     """Plans one test."""
 
-    def __init__(self, claim: Claim, given: _Options) -> None:
+    def __init__(self, claim: Claim, given: PlanOptions) -> None:
         self.claim, self.given = claim, given
         kind = claim.planned.kind
         self.held: Column | None = read_column(given.have, claim.rule) if given.have else None
         self.asked = given.images or (self.held.images if self.held else None)
-        part = given.prevalence
+        part: float | None = given.prevalence
         if part is not None and claim.planned.counted == "of other classes":
             part = 1 - part
         if part is None and self.held and self.held.part < 1:

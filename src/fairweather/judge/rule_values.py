@@ -3,26 +3,20 @@
 from __future__ import annotations
 
 import math
+from bisect import bisect_left
 from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import NamedTuple
 
 import numpy as np
-import numpy.typing as npt
 import pandas as pd
 import scipy.special
 
 from fairweather.data.corrupted import FILES, find_published_name
 from fairweather.errors import InputError, join_names, unknown_name
 from fairweather.judge.rules import CLASS, SUBJECTS, UNSEEN_SLICE, WORST_SLICE, Rule, parse_level
-from fairweather.metrics import (
-    METRICS,
-    Estimate,
-    FittedThresholds,
-    Resamples,
-    paired_change,
-)
-from fairweather.metrics.columns import Z95
+from fairweather.metrics import METRICS, Estimate, FittedThresholds, Resamples, paired_change
+from fairweather.metrics.columns import Z95, IntArray
 from fairweather.metrics.intervals import (
     FEW_IMAGES,
     exact_interval,
@@ -80,6 +74,7 @@ from fairweather.types.record import (
     slice_label,
 )
 
+CERTAINTY = 0.9  # that a new sample has as many errors as are needed
 ALL_CELLS = "*"  # in a rule, each single cell of test images, shifted and clean
 # The scores of one model: by condition (shift and level), then by metric.
 ModelScores = Mapping[ShiftLevel, Mapping[str, Score]]
@@ -493,7 +488,7 @@ def widen_to_exact(score: Score, condition: ShiftLevel) -> Score:
     return Score(share, min(low, exact[0]), max(high, exact[1]), n)
 
 
-def count_enough_images(errors: float, n: int, fewest: int, certainty: float = 0.9) -> int:
+def count_enough_images(errors: float, n: int, fewest: int) -> int:
     """How many new images have `fewest` errors or more, in 90 % of samples.
 
     The error rate is uncertain too. It is taken from the beta distribution whose quantiles are
@@ -504,7 +499,6 @@ def count_enough_images(errors: float, n: int, fewest: int, certainty: float = 0
         errors: found among the images so far, above 0; not always whole.
         n: the images so far.
         fewest: the errors that are needed.
-        certainty: how probable they shall be.
 
     >>> count_enough_images(10, 500, 20)
     1703
@@ -518,16 +512,13 @@ def count_enough_images(errors: float, n: int, fewest: int, certainty: float = 0
         logs = ways + scipy.special.betaln(few + a, images - few + b) - scipy.special.betaln(a, b)
         return float(np.exp(logs).sum())
 
-    low, high = fewest, 2 * fewest
-    while chance_of_fewer(high) > 1 - certainty:
-        low, high = high, 2 * high
-    while high - low > 1:
-        middle = (low + high) // 2
-        if chance_of_fewer(middle) > 1 - certainty:
-            low = middle
-        else:
-            high = middle
-    return high
+    def is_enough(images: int) -> bool:
+        return chance_of_fewer(images) <= 1 - CERTAINTY
+
+    most = 2 * fewest
+    while not is_enough(most):
+        most *= 2
+    return bisect_left(range(most), True, lo=most // 2 + 1, key=is_enough)
 
 
 class FewErrors(NamedTuple):
@@ -741,7 +732,7 @@ def _select_unit(
     return {key: {**whole[0][key], **whole[-1][key]} for key in whole[0]}
 
 
-def _slice_places(run: RunFolder, slice_: str) -> npt.NDArray[np.int64]:
+def _slice_places(run: RunFolder, slice_: str) -> IntArray:
     """The places of the images of a slice `COLUMN=VALUE` among the test images.
 
     Raises `InputError` for the worst slice, which may be a different one for each number.

@@ -70,9 +70,7 @@ from fairweather.metrics.detection import false_positive_rate_at as false_positi
 from fairweather.metrics.detection import knn_distance as knn_distance
 from fairweather.metrics.detection import max_logit as max_logit
 from fairweather.metrics.detection import softmax_entropy as softmax_entropy
-from fairweather.metrics.grades import (
-    cumulative_calibration_error as cumulative_calibration_error,
-)
+from fairweather.metrics.grades import cumulative_calibration_error as cumulative_calibration_error
 from fairweather.metrics.grades import mean_absolute_error as mean_absolute_error
 from fairweather.metrics.grades import off_by_two as off_by_two
 from fairweather.metrics.grades import ranked_probability_score as ranked_probability_score

@@ -12,10 +12,10 @@ import scipy.special
 from numpy.typing import ArrayLike, NDArray
 
 from fairweather.errors import InputError
+from fairweather.types.measurement import BoolArray as BoolArray
+from fairweather.types.measurement import FloatArray as FloatArray
+from fairweather.types.measurement import IntArray as IntArray
 
-FloatArray = NDArray[np.float64]
-IntArray = NDArray[np.int64]
-BoolArray = NDArray[np.bool_]
 LabelArray = NDArray[np.integer]
 # How often each image counts, `[n]` or `[B, n]`; None counts each once.
 Weights = ArrayLike | None

@@ -29,11 +29,7 @@ from fairweather.metrics.columns import (
     clopper_pearson,
     ratio,
 )
-from fairweather.metrics.grouping import (
-    Grouping,
-    interval_from_moments,
-    share_moments,
-)
+from fairweather.metrics.grouping import Grouping, interval_from_moments, share_moments
 from fairweather.types.measurement import Score
 
 THRESHOLDS = tuple(percent / 100 for percent in range(1, 100))

@@ -41,7 +41,6 @@ MOST_TABLES = 10**6  # that an exact test counts
 ENOUGH_AS_FAR = 50  # draws as far as the observed one, after which no more are needed
 MEMBERS_AT_ONCE = 10**5  # members of random subsets that are in memory at once
 NEGLIGIBLE = 1e-9  # a difference this small may come from rounding
-NUMBERS_AT_ONCE = 2**20  # counts by group and by point of a curve that are in memory at once
 
 
 @dataclass(frozen=True)
@@ -309,44 +308,6 @@ def share_interval(
         moments = share_moments(pair_hits, pair_images, share[pair_part], whole[pair_part])
     sums = np.stack([np.bincount(pair_part, m, count) for m in moments]).astype(np.float64)
     return interval_from_moments(share, images, sums)
-
-
-def running_share_interval(
-    hits: ArrayLike, grouping: Grouping, ends: IntArray
-) -> tuple[FloatArray, FloatArray]:
-    """The `share_interval` of the first images, for each number of first images in `ends`.
-
-    Args:
-        hits: bool `[n]`, which images count.
-        grouping: which images belong together.
-        ends: int `[k]`, increasing from at least 1 to at most n.
-
-    Returns:
-        The lower and the upper ends, float64 `[k]`.
-
-    >>> three = Grouping(np.array([0, 1, 2]))
-    >>> found = running_share_interval([True, False, True], three, np.array([1, 3]))
-    >>> [end.round(2).tolist() for end in found]
-    [[0.0, 0.09], [1.0, 0.99]]
-    """
-    hit = np.asarray(hits, dtype=np.float64)[: ends[-1]]
-    segment = np.searchsorted(ends, np.arange(len(hit)), side="right")
-    share = np.cumsum(hit)[ends - 1] / ends
-    sums = np.zeros((len(MOMENTS), len(ends)))
-    block = min(grouping.count, max(1, NUMBERS_AT_ONCE // len(ends)))
-    for first in range(0, grouping.count, block):
-        place_in_block = grouping.numbers[: len(hit)] - first
-        here = (place_in_block >= 0) & (place_in_block < block)
-        cell = segment[here] * block + place_in_block[here]
-        images, image_hits = (
-            np.bincount(cell, weights, len(ends) * block).reshape(-1, block).cumsum(axis=0)
-            for weights in (None, hit[here])
-        )
-        with np.errstate(invalid="ignore", divide="ignore"):
-            whole = ends[:, None].astype(np.float64)
-            moments = share_moments(image_hits, images.astype(np.float64), share[:, None], whole)
-        sums += np.stack([moment.sum(axis=1) for moment in moments])
-    return interval_from_moments(share, ends.astype(np.float64), sums)
 
 
 # The columns of each group for an interval. 1 counts the groups. Two are the square and the cube of

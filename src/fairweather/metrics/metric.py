@@ -756,12 +756,7 @@ _F = TypeVar("_F", bound=np.floating)
 
 
 def metric_of_class(
-    make: type[_C],
-    kind: ClassMetricRow,
-    name: str,
-    label: str,
-    place: int,
-    threshold: float | None,
+    make: type[_C], kind: ClassMetricRow, name: str, label: str, place: int, threshold: float | None
 ) -> _C:
     """Make the metric of one class from its row.
 
@@ -795,10 +790,7 @@ def metric_of_class(
 
 
 def class_metric_names(
-    classes: Sequence[str],
-    points: OperatingPoints = MappingProxyType({}),
-    *,
-    ordered: bool = False,
+    classes: Sequence[str], points: OperatingPoints = MappingProxyType({}), *, ordered: bool = False
 ) -> list[str]:
     """The names in scores.csv of every metric of every class, and of each operating point.
 

@@ -14,14 +14,7 @@ from numpy.typing import ArrayLike
 from fairweather.errors import InputError
 from fairweather.metrics.areas import FEWEST_FREEDOM, ColumnSpread, column_spread
 from fairweather.metrics.bounded_means import betting_interval
-from fairweather.metrics.columns import (
-    TAIL,
-    Z95,
-    Ends,
-    FloatArray,
-    check_columns,
-    clopper_pearson,
-)
+from fairweather.metrics.columns import TAIL, Z95, Ends, FloatArray, check_columns, clopper_pearson
 from fairweather.metrics.grouping import Grouping, zou_donner_interval
 from fairweather.metrics.hidden_error import NOTHING_HIDDEN, HiddenError
 from fairweather.metrics.intervals import (

@@ -8,6 +8,7 @@ groups and seeds, and DeLong's variance on the logit scale for areas.
 
 from __future__ import annotations
 
+from bisect import bisect_left
 from collections.abc import Callable, Sequence
 from typing import NamedTuple
 
@@ -604,10 +605,7 @@ def smallest_size(
         high *= 2
         if high > MOST_IMAGES:
             return None
-    low = high // 2
-    while high - low > 1:
-        middle = (low + high) // 2
-        low, high = (low, middle) if reaches(middle) else (middle, high)
+    high = bisect_left(range(high), True, lo=high // 2 + 1, key=reaches)
     if is_smooth:
         return high
     # The teeth are about as long as a unit of the rarer side, and lower for larger sizes.

@@ -12,12 +12,7 @@ import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
 from fairweather.errors import InputError
-from fairweather.metrics.areas import (
-    auc_column,
-    mean_column,
-    precision_bias,
-    precision_column,
-)
+from fairweather.metrics.areas import auc_column, mean_column, precision_bias, precision_column
 from fairweather.metrics.calibration import (
     BinSums,
     ClassBins,

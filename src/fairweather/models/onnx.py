@@ -12,7 +12,6 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 import numpy as np
-import numpy.typing as npt
 import torch
 from torch import nn
 
@@ -51,12 +50,11 @@ from fairweather.models.sources import (
 from fairweather.models.wrappers import Classifier, GrayInput, to_gray
 from fairweather.runs.folder import is_relative_name
 from fairweather.types.kinds import FINDINGS, TaskKind
-from fairweather.types.measurement import MAX_SIDE, parse_class_names
+from fairweather.types.measurement import MAX_SIDE, FloatArray, parse_class_names
 from fairweather.types.options import ModelOptions, Preparation
 
 # ---------------------------------------------------------------- what a graph says
 
-Array = npt.NDArray[np.float64]
 Number = type[np.generic]
 # Of onnx, which is an extra: ModelProto, NodeProto and TensorProto.
 Model = Any
@@ -261,12 +259,12 @@ def _parse_names(text: str) -> Sequence[object] | None:
     return names if isinstance(names, list | tuple) and names else None
 
 
-def _read_constants(model: Model, path: Path) -> Mapping[str, Array]:
+def _read_constants(model: Model, path: Path) -> Mapping[str, FloatArray]:
     """Collect the constants of one or three values; others cannot normalise RGB images."""
     from onnx import numpy_helper
 
     tensors = {tensor.name: tensor for tensor in model.graph.initializer}
-    constants: dict[str, Array] = {}
+    constants: dict[str, FloatArray] = {}
     for node in model.graph.node:
         if node.op_type == "Constant":
             (value,) = node.attribute
@@ -285,8 +283,8 @@ def _read_constants(model: Model, path: Path) -> Mapping[str, Array]:
 
 
 def _read_affine(
-    node: Node, name: str, constants: Mapping[str, Array]
-) -> tuple[Array, Array] | None:
+    node: Node, name: str, constants: Mapping[str, FloatArray]
+) -> tuple[FloatArray, FloatArray] | None:
     """Return slope and offset of a step, each a number or one per channel; None for a layer."""
     one, zero = np.ones(1), np.zeros(1)
     if node.op_type in PASSING | REQUANTISING and node.input[0] == name:
@@ -437,7 +435,7 @@ USUAL_SIZE = 224  # pixels: a graph that takes any size is tried on these
 def open_onnx(place: str, options: ModelOptions, settings: Setup) -> OpenedModel:
     """Open an ONNX file as a classifier, with everything that its graph says about it.
 
-    If the outputs are probabilities, their logarithm is taken (`LogProbabilities`). They are
+    If the outputs are probabilities, their logarithm is taken (`log_probabilities`). They are
     probabilities if the graph ends in a Softmax, or if every row is >= 0 and sums to one. Of
     findings, they are probabilities if the graph ends in a Sigmoid. The model runs on a GPU if its
     images are there and ONNX Runtime can, and with as many threads as torch.

@@ -26,7 +26,7 @@ from fairweather.models.sources import (
 )
 from fairweather.models.user_modules import PYTHON
 from fairweather.types.kinds import CLASSES, TaskKind
-from fairweather.types.options import ModelOptions, takes
+from fairweather.types.options import ModelOptions
 
 # By the kind before the colon; `file` needs no kind.
 MODEL_SOURCES: dict[str, SourceKind] = {
@@ -40,48 +40,6 @@ MODEL_SOURCES: dict[str, SourceKind] = {
 }
 
 
-@takes(ModelOptions)
-def open_model(
-    source: str,
-    *,
-    classes: int | None = None,
-    offline: bool = False,
-    seed: int = 0,
-    **options: Any,  # noqa: ANN401 - those of `ModelOptions`
-) -> OpenedModel:
-    """Open a classifier from any source, with the preprocessing of its own configuration.
-
-    Loading never executes code, with one exception: `python:` runs the file that it names, and
-    `facts["runs_code"]` says so. A head that is not in the weights is an error, not a random head.
-
-    Args:
-        source: `torchvision:NAME`, `timm:NAME`, `hf:REPO_OR_FOLDER`, `onnx:FILE`,
-            `run:FOLDER/models/NAME/seed-S`, `python:FILE.py:FUNCTION`, or a checkpoint's file
-            (.safetensors, .pt, .pth, .bin, .ckpt) with an architecture.
-        architecture: only for a checkpoint's file: `torchvision:NAME` or `timm:NAME`.
-        weights: only for a network by name: `imagenet` (default), `none`, `lite0`, a local file, or
-            an https address.
-        classes: number of outputs; by default that of the weights' head.
-        mean, std: normalisation, where the model has none of its own or another one.
-        input_size: side, in pixels, of the square images that the model gets.
-        outputs: only for `onnx:` and `python:`: `logits`, or `probabilities`, of which the
-            logarithm is taken. With `auto`, an ONNX graph says which, and a function's model gives
-            logits.
-        offline: download nothing.
-        seed: random seed of weights `none`.
-
-    Raises:
-        InputError: one sentence that says what was asked, what was found and what is allowed.
-
-    >>> import torch
-    >>> opened = open_model("timm:test_resnet", weights="none")
-    >>> opened.model(torch.rand(1, 3, 160, 160)).shape, opened.preparation.size
-    (torch.Size([1, 1000]), 160)
-    """
-    given = ModelOptions(**options)
-    return open_with_options(source, given, classes=classes, offline=offline, seed=seed)
-
-
 def open_with_options(
     source: str,
     options: ModelOptions,
@@ -91,7 +49,30 @@ def open_with_options(
     seed: int = 0,
     predicts: TaskKind = CLASSES,
 ) -> OpenedModel:
-    """Open a classifier as `open_model` does, or a model that predicts something else."""
+    """Open a model from any source, with the preprocessing of its own configuration.
+
+    Loading never executes code, with one exception: `python:` runs the file that it names, and
+    `facts["runs_code"]` says so. A head that is not in the weights is an error, not a random head.
+
+    Args:
+        source: `torchvision:NAME`, `timm:NAME`, `hf:REPO_OR_FOLDER`, `onnx:FILE`,
+            `run:FOLDER/models/NAME/seed-S`, `python:FILE.py:FUNCTION`, or a checkpoint's file
+            (.safetensors, .pt, .pth, .bin, .ckpt) with an architecture.
+        options: as the source takes them. With the `outputs` `auto`, an ONNX graph says whether
+            they are probabilities, and a function's model gives logits.
+        classes: number of outputs; by default that of the weights' head.
+        offline: download nothing.
+        seed: random seed of weights `none`.
+        predicts: one class of each image, or findings.
+
+    Raises:
+        InputError: one sentence that says what was asked, what was found and what is allowed.
+
+    >>> import torch
+    >>> opened = open_with_options("timm:test_resnet", ModelOptions(weights="none"))
+    >>> opened.model(torch.rand(1, 3, 160, 160)).shape, opened.preparation.size
+    (torch.Size([1, 1000]), 160)
+    """
     kind, place = find_source(source)
     check_model(source, options, classes)
     return kind.open(place, options, Setup(classes, offline, seed, predicts))
@@ -184,7 +165,7 @@ def load_model(
 
     Args:
         source: `torchvision:NAME`, `timm:NAME`, or `run:FOLDER/models/NAME/seed-S` for a model of a
-            run. Or any other source of `open_model`: `hf:REPO`, `onnx:FILE`,
+            run. Or any other source: `hf:REPO`, `onnx:FILE`,
             `python:FILE.py:FUNCTION`, or a checkpoint's file with its architecture.
         architecture: only for a checkpoint's file: `torchvision:NAME` or `timm:NAME`.
         classes: number of outputs; None keeps the head of the backbone. A backbone by name gets a
@@ -203,7 +184,9 @@ def load_model(
         width: only for timm's ResNets: multiplies the channels of every stage, rounded to
             multiples of 8.
         weights_sha256: the SHA-256 that the file of weights must have, as hexadecimal digits.
-        outputs: only for `onnx:` and `python:`; see `open_model`.
+        outputs: only for `onnx:` and `python:`: `logits`, or `probabilities`, of which the
+            logarithm is taken. With `auto`, an ONNX graph says which, and a function's model gives
+            logits.
         seed: random seed of the initialisation; the caller's random state does not change.
 
     Raises:

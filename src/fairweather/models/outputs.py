@@ -13,6 +13,7 @@ from torch import nn
 
 from fairweather.errors import InputError, unknown_name
 from fairweather.types.kinds import CLASSES, FINDINGS, TaskKind
+from fairweather.types.measurement import BoolArray, FloatArray
 
 # The choices of the option `--outputs`; with `auto`, the numbers decide.
 OUTPUT_CHOICES = ("auto", "logits", "probabilities")
@@ -65,21 +66,21 @@ WITHOUT_CONFIDENCE = OutputKind(PREDICTED, f"{_LEFT_OUT}; and calibration and de
 LOGITS = OutputKind("logits", "the network's own")
 
 
-class LogProbabilities(nn.Module):
-    """A classifier whose probabilities are turned into logits; see `log_probabilities`.
+class ConvertedOutputs(nn.Module):
+    """A model whose outputs are turned into logits by one of `CONVERSIONS`.
 
-    >>> model = LogProbabilities(nn.Sequential(nn.Flatten(), nn.Softmax(1)))
+    >>> model = ConvertedOutputs(nn.Sequential(nn.Flatten(), nn.Softmax(1)), log_probabilities)
     >>> model(torch.rand(2, 3, 8, 8)).exp().sum(1).allclose(torch.ones(2))
     True
     """
 
-    def __init__(self, model: nn.Module) -> None:
+    def __init__(self, model: nn.Module, convert: Callable[[torch.Tensor], torch.Tensor]) -> None:
         super().__init__()
-        self.model = model
+        self.model, self.convert = model, convert
 
     def forward(self, images: torch.Tensor) -> torch.Tensor:
-        """Give the logarithms of the probabilities of a batch."""
-        return log_probabilities(self.model(images))
+        """Give the logits of a batch."""
+        return self.convert(self.model(images))
 
 
 def log_probabilities(probabilities: torch.Tensor) -> torch.Tensor:
@@ -103,24 +104,6 @@ def log_probabilities(probabilities: torch.Tensor) -> torch.Tensor:
             f"{float(values.min()):.4g}; set outputs (--outputs) to logits"
         )
     return values.clamp_min(SMALLEST).log()
-
-
-class FindingLogits(nn.Module):
-    """A model whose probabilities of findings are turned into logits; see `finding_logits`.
-
-    >>> model = FindingLogits(nn.Sequential(nn.Flatten(), nn.Sigmoid()))
-    >>> images = torch.rand(2, 3, 8, 8)
-    >>> model(images).allclose(images.flatten(1), atol=1e-6)
-    True
-    """
-
-    def __init__(self, model: nn.Module) -> None:
-        super().__init__()
-        self.model = model
-
-    def forward(self, images: torch.Tensor) -> torch.Tensor:
-        """Give the logits of the probabilities of a batch."""
-        return finding_logits(self.model(images))
 
 
 def finding_logits(probabilities: torch.Tensor) -> torch.Tensor:
@@ -147,10 +130,10 @@ def finding_logits(probabilities: torch.Tensor) -> torch.Tensor:
     return (values / (1 - values)).log()
 
 
-# Modules around a model that does not give logits, by the kind of its outputs.
-CONVERSIONS: Mapping[str, Callable[[nn.Module], nn.Module]] = {
-    "probabilities": LogProbabilities,
-    OF_FINDINGS: FindingLogits,
+# What turns outputs that are not logits into logits, by their kind.
+CONVERSIONS: Mapping[str, Callable[[torch.Tensor], torch.Tensor]] = {
+    "probabilities": log_probabilities,
+    OF_FINDINGS: finding_logits,
 }
 
 
@@ -160,7 +143,7 @@ def convert_outputs(model: nn.Module, kind: str) -> nn.Module:
     >>> type(convert_outputs(nn.Flatten(), "logits")).__name__
     'Flatten'
     """
-    return CONVERSIONS[kind](model) if kind in CONVERSIONS else model
+    return ConvertedOutputs(model, CONVERSIONS[kind]) if kind in CONVERSIONS else model
 
 
 def parse_outputs(outputs: str, predicts: TaskKind = CLASSES) -> OutputKind | None:
@@ -305,7 +288,7 @@ REMEDY = (
 )
 
 
-def detect_prediction_kind(outputs: npt.NDArray[np.float64], asked: str, place: str) -> OutputKind:
+def detect_prediction_kind(outputs: FloatArray, asked: str, place: str) -> OutputKind:
     """Detect the kind of another program's outputs.
 
     `probabilities` are >= 0 and sum to one, or to 100, in every row. Rounding may change a sum by
@@ -348,7 +331,7 @@ def detect_prediction_kind(outputs: npt.NDArray[np.float64], asked: str, place: 
 
 
 def detect_finding_predictions(
-    outputs: npt.NDArray[np.float64], asked: str, place: str, findings: Sequence[str]
+    outputs: FloatArray, asked: str, place: str, findings: Sequence[str]
 ) -> OutputKind:
     """Detect whether another program's outputs are probabilities or logits of findings.
 
@@ -401,7 +384,7 @@ def detect_finding_predictions(
     return given or OutputKind(OF_FINDINGS, "all are in [0, 1]")
 
 
-def to_logits(outputs: npt.NDArray[np.float64], kind: OutputKind) -> npt.NDArray[np.float32]:
+def to_logits(outputs: FloatArray, kind: OutputKind) -> npt.NDArray[np.float32]:
     """Return the logits, float32 `[N, C]`, whose softmax is the probabilities of the rows.
 
     Of findings, the sigmoid of each is its probability. A probability below the smallest normal
@@ -419,7 +402,7 @@ def to_logits(outputs: npt.NDArray[np.float64], kind: OutputKind) -> npt.NDArray
     return np.maximum(outputs, np.log(SMALLEST)).astype(np.float32)
 
 
-def count_decimals(values: npt.NDArray[np.float64]) -> int | None:
+def count_decimals(values: FloatArray) -> int | None:
     """The number of decimals that all values are rounded to; None for more than six.
 
     >>> count_decimals(np.array([[0.25, 0.5]])), count_decimals(np.array([[1 / 3]]))
@@ -432,7 +415,7 @@ def count_decimals(values: npt.NDArray[np.float64]) -> int | None:
     return None
 
 
-def _detect_probabilities(outputs: npt.NDArray[np.float64], place: str) -> OutputKind | None:
+def _detect_probabilities(outputs: FloatArray, place: str) -> OutputKind | None:
     """Recognise probabilities; None if neither the signs nor the sums of rows fit."""
     positive = (outputs >= LEAST_ROUNDED_ZERO).all(1) & np.isfinite(outputs).all(1)
     non_negative = outputs if positive.all() else outputs[positive]
@@ -480,9 +463,7 @@ def _detect_probabilities(outputs: npt.NDArray[np.float64], place: str) -> Outpu
     return None
 
 
-def _check_exceptions(
-    outputs: npt.NDArray[np.float64], fits: npt.NDArray[np.bool_], total: float, place: str
-) -> None:
+def _check_exceptions(outputs: FloatArray, fits: BoolArray, total: float, place: str) -> None:
     """Raise `InputError` if most but not all rows fit, and name the first that does not."""
     if fits.mean() < MOST_ROWS or fits.all():
         return
@@ -495,7 +476,7 @@ def _check_exceptions(
     )
 
 
-def _check_probabilities(outputs: npt.NDArray[np.float64], place: str) -> None:
+def _check_probabilities(outputs: FloatArray, place: str) -> None:
     if (outputs < LEAST_ROUNDED_ZERO).any():
         row = int((outputs < LEAST_ROUNDED_ZERO).any(1).argmax())
         raise InputError(
@@ -506,7 +487,7 @@ def _check_probabilities(outputs: npt.NDArray[np.float64], place: str) -> None:
         raise InputError(f"{place} has only zeros in row {int(empty.argmax()) + 1}")
 
 
-def _check_finite(outputs: npt.NDArray[np.float64], place: str) -> None:
+def _check_finite(outputs: FloatArray, place: str) -> None:
     finite = np.isfinite(outputs).all(1)
     if not finite.all():
         row = int((~finite).argmax())

@@ -48,7 +48,7 @@ NAMED_OPTIONS = ("weights", "classes", "mean", "std", "input_size")
 def open_named(
     architecture: str, weights: str, options: ModelOptions, settings: Setup
 ) -> OpenedModel:
-    """Open a network by name, all of whose tensors come from its weights; see `open_model`."""
+    """Open a network by name, all of whose tensors come from its weights."""
     given = check_normalisation(options.mean, options.std)
     library, name = find_library(architecture)
     checkpoint = None
@@ -204,7 +204,7 @@ TIMM = _make_source("timm", "a network of timm, with its published weights")
 
 
 def open_weights(file: str, options: ModelOptions, settings: Setup) -> OpenedModel:
-    """Open a network by name with the weights of a file; see `open_model`."""
+    """Open a network by name with the weights of a file; see `open_with_options`."""
     assert options.architecture is not None
     opened = open_named(options.architecture, file, options, settings)
     return replace(opened, facts={**opened.facts, "source": file})

@@ -88,7 +88,7 @@ class SourceKind:
     """Opens a model from the text after the kind."""
 
     options: tuple[str, ...] = ()
-    """The options of `open_model` that it takes."""
+    """The options of a model that it takes."""
 
     check: Callable[[str, str | None], None] = lambda place, architecture: None
     """Raises `InputError` for mistakes that show without opening, given the text after the kind and

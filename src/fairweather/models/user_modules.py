@@ -144,7 +144,7 @@ def run_file(path: Path, function: str, seed: int) -> tuple[nn.Module, tuple[str
 
 
 def open_python(place: str, options: ModelOptions, settings: Setup) -> OpenedModel:
-    """Open `FILE.py:FUNCTION`; see `open_model` and `run_file`."""
+    """Open `FILE.py:FUNCTION`; see `open_with_options` and `run_file`."""
     file, colon, function = place.rpartition(":")
     if not colon or not file or not function:
         raise InputError(f"python: needs a file and a function, FILE.py:FUNCTION, found {place!r}")

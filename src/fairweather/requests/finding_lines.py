@@ -45,11 +45,7 @@ def clean_finding_lines(
     assert isinstance(predictions, FindingsPredictions)
     key = (model, "", CLEAN, NO_LEVEL)
     tables = estimate_units(
-        folder.task,
-        [(key, predictions)],
-        folder.record.settings.bootstrap,
-        grouping,
-        [AREA],
+        folder.task, [(key, predictions)], folder.record.settings.bootstrap, grouping, [AREA]
     )
     scores = _read_scores(tables, key)
     several = len(predictions.classes) > 1

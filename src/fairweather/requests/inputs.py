@@ -8,7 +8,6 @@ from pathlib import Path
 from typing import Literal
 
 import numpy as np
-import numpy.typing as npt
 import torch
 from torch import nn
 
@@ -17,6 +16,7 @@ from fairweather.attacks.table import ATTACKS, select_labels
 from fairweather.data.corrupted import BENCHMARK, find_published_set
 from fairweather.errors import InputError, check_name, join_names, unknown_name
 from fairweather.files.yamlfile import parse_yaml, read_yaml
+from fairweather.metrics.columns import IntArray
 from fairweather.metrics.grouping import Grouping, number_groups
 from fairweather.metrics.metric import find_point, list_onwards
 from fairweather.metrics.operating_points import count_sought, explain_few, fewest_for_target
@@ -46,7 +46,6 @@ from fairweather.steps.worker import get_splits, open_data
 from fairweather.tasks.classification import CLASSIFICATION_TASK
 from fairweather.tasks.table import find_task
 from fairweather.tasks.task import Task
-from fairweather.types.kinds import TaskKind
 from fairweather.types.measurement import (
     UNKNOWN,
     AnyPredictions,
@@ -191,10 +190,7 @@ def _name_onwards(name: str, classes: Sequence[str]) -> str:
 
 
 def check_targets(
-    points: OperatingPoints,
-    classes: Sequence[str],
-    labels: npt.NDArray[np.int64],
-    grouping: Grouping | None,
+    points: OperatingPoints, classes: Sequence[str], labels: IntArray, grouping: Grouping | None
 ) -> None:
     """Raise `InputError` if validation images could not show a target, even without any error.
 
@@ -246,7 +242,7 @@ def _check_priors(raw: object, place: str) -> dict[str, dict[str, float]]:
 
 
 def complete_priors(
-    asked: PartialPriors, labels: npt.NDArray[np.int64], classes: tuple[str, ...]
+    asked: PartialPriors, labels: IntArray, classes: tuple[str, ...]
 ) -> dict[str, tuple[float, ...]]:
     """Give every class a probability; unnamed classes share the rest.
 
@@ -285,7 +281,7 @@ def complete_priors(
 
 
 def complete_prevalences(
-    asked: PartialPriors, labels: npt.NDArray[np.int64], findings: tuple[str, ...]
+    asked: PartialPriors, labels: IntArray, findings: tuple[str, ...]
 ) -> dict[str, tuple[float, ...]]:
     """Give every finding a prevalence; one that is not named keeps that of its images.
 
@@ -506,14 +502,6 @@ def check_task(dataset: Dataset, settings: Settings) -> None:
             select_labels(attack, dataset.test[:1])  # raises for an unknown finding
     ordered = settings.ordered or has_ordered_classes(dataset.notes)
     check_variants(settings.variants, task, dataset.name, ordered=ordered)
-
-
-def check_accepted(dataset: Dataset, declared: Iterable[tuple[str, TaskKind]]) -> None:
-    """Raise `InputError` unless losses and methods accept the task of a data set."""
-    task = find_task(dataset.task)
-    for name, accepts in declared:
-        if accepts not in task.kinds:
-            raise InputError(f"{name} does not accept the task of {dataset.name}, {task.name}")
 
 
 def check_variants(

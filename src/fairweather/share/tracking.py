@@ -151,9 +151,7 @@ def _find_experiment(client: MlflowClient) -> str | None:
 def _sent_before(client: MlflowClient, experiment: str, identity: str) -> dict[str, Run]:
     """The runs in MLflow that were sent before from the same run folder, by their names."""
     runs = client.search_runs(
-        [experiment],
-        filter_string=f"tags.`{ID}` = '{identity}'",
-        max_results=_MOST_RUNS,
+        [experiment], filter_string=f"tags.`{ID}` = '{identity}'", max_results=_MOST_RUNS
     )
     return {run.data.tags[NAME]: run for run in runs if NAME in run.data.tags}
 

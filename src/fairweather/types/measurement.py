@@ -45,6 +45,7 @@ FEW_VALUES, MANY_VALUES = 4, 20  # of a column that nobody merges, and of one of
 UNKNOWN = -1  # the label of a finding that nobody looked for, or that is uncertain
 NUMBER = re.compile(r"[-+]?(?:\d+\.?\d*|\.\d+)")
 Parameter = float | int | str
+FloatArray = npt.NDArray[np.float64]
 IntArray = npt.NDArray[np.int64]
 ByteArray = npt.NDArray[np.uint8]
 BoolArray = npt.NDArray[np.bool_]

@@ -11,7 +11,7 @@ import re
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field, fields
 from functools import cache
-from typing import TYPE_CHECKING, Any, Literal, NamedTuple, TypeVar, get_type_hints
+from typing import TYPE_CHECKING, Any, Literal, NamedTuple, NewType, TypeVar, get_type_hints
 
 from fairweather.errors import InputError, check_text, unknown_name
 
@@ -23,6 +23,7 @@ if TYPE_CHECKING:
 Options = TypeVar("Options", bound="DataclassInstance")
 F = TypeVar("F", bound=Callable[..., Any])
 Channels = tuple[float, float, float]
+WrittenNumber = NewType("WrittenNumber", float)  # may be given as a text, such as 5%
 SPLITS = ("train", "val", "test")
 CROSS = "*"  # between the columns of a slice, and between their values
 MISSING = "missing"  # the slice of images whose row has no value
@@ -338,8 +339,7 @@ class DataOptions:
     verify: bool = option(True, "Check the files of a named set against their published checksums.")
     allow_duplicates: bool = option(False, "Allow identical images in two splits, and count them.")
     scale: str | None = option(
-        None,
-        "Intensity window of 12- and 16-bit images: LOW..HIGH or percentile:LOW..HIGH.",
+        None, "Intensity window of 12- and 16-bit images: LOW..HIGH or percentile:LOW..HIGH."
     )
     positive: str | tuple[str, ...] = option(
         (),
@@ -393,6 +393,77 @@ class ModelOptions:
     outputs: str = option(
         "auto", "Type of model output: logits, probabilities, or auto (from the first images)."
     )
+
+
+# ---------------------------------------------------------------- guards and plans
+
+
+@dataclass(frozen=True, kw_only=True)
+class PromiseOptions:
+    """What a guard promises, as the command line asks for it; see `fairweather.load_guard`."""
+
+    risk: WrittenNumber | None = option(
+        None, "Maximum error rate of the answers, such as 5% or 0.05."
+    )
+    missed: tuple[str, ...] = option(
+        (),
+        "Maximum share of answered images of a class or finding that may be missed: "
+        "'melanoma: 1%', or 1% for each. Repeatable.",
+    )
+    false_alarms: tuple[str, ...] = option(
+        (),
+        "Maximum share of false alarms among answered images without a finding: "
+        "'Effusion: 10%', or 10% for each. Repeatable.",
+    )
+    confidence: WrittenNumber | None = option(
+        None, "Probability that all limits hold together.", shown="95%"
+    )
+    coverage: WrittenNumber | None = option(
+        None, "Share of images whose prediction set contains the right class.", shown="90%"
+    )
+    weigh: str | None = option(
+        None, "What counts equally if images belong together: groups or images.", shown="groups"
+    )
+
+
+@dataclass(frozen=True, kw_only=True)
+class PredictOptions(ImageOptions, PromiseOptions):
+    """The options of `fairweather predict` about the images and the promise."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class PlanOptions:
+    """What is known of a test that is planned; see `fairweather.plan_test`."""
+
+    expect: WrittenNumber | None = option(
+        None, "True value that you expect; of two models, by how much the new one is better."
+    )
+    power: WrittenNumber = option(0.8, "Share of studies that show the claim.")
+    prevalence: WrittenNumber | None = option(None, "Share of the images that are of the class.")
+    discordant: WrittenNumber | None = option(
+        None, "Share of images that only one of two models gets right."
+    )
+    sd: float | None = option(
+        None, "Standard deviation over images of a loss, or of its difference."
+    )
+    images_per_patient: float | None = option(None, "All images of each patient, or other group.")
+    icc: float | None = option(None, "Correlation between two images of a patient.")
+    seeds: int | None = option(None, "Trainings of each of two recipes.")
+    seed_sd: WrittenNumber | None = option(
+        None, "Standard deviation between trainings of a recipe."
+    )
+    seed_discordant: WrittenNumber | None = option(
+        None, "Share of images that only one of two trainings of a recipe gets right."
+    )
+    reference: WrittenNumber | None = option(
+        None, "Value of the old of two recipes, where it is near a bound."
+    )
+    tests: int = option(1, "Number of tests that share the 5 %, as compare corrects for all.")
+    pilot: str | tuple[str, ...] = option(
+        (), "Run that the variances come from. Repeatable: two models."
+    )
+    images: int | None = option(None, "Size of a given test set: what can it show?")
+    have: str | None = option(None, "Run whose test set is given: what can it show?")
 
 
 def order_of_value(value: str) -> list[tuple[bool, list[str | int]]]:

@@ -121,7 +121,8 @@ def _split_rows(frame: pd.DataFrame, named: dict[str, str]) -> Iterator[ModelPar
     cells = frame[columns].astype(object)
     cells = cells.where(cells.notna(), None)
     texts = cells.fillna("").astype(str).apply(lambda column: column.str.strip())
-    for rows in _group_rows(texts):
+    for _, alike in texts.groupby(columns, sort=False):  # in the order of the first of each
+        rows = alike.index
         entry = {kind: cells[name].loc[rows[0]] for kind, name in named.items()}
         if "shift" in entry and str(entry["shift"]).strip().lower() in _CLEAN:
             entry |= {"shift": None}
@@ -129,13 +130,6 @@ def _split_rows(frame: pd.DataFrame, named: dict[str, str]) -> Iterator[ModelPar
             entry.pop("level", None)
         part = frame.loc[rows].drop(columns=columns).reset_index(drop=True)
         yield ModelPart("", {kind: _as_plain(value) for kind, value in entry.items()}, part)
-
-
-def _group_rows(texts: pd.DataFrame) -> Iterator[pd.Index[Any]]:
-    """The rows that are alike, in the order of the first of each."""
-    keys = texts.agg("\n".join, axis=1)
-    for _, members in keys.groupby(keys, sort=False):
-        yield members.index
 
 
 def _as_plain(value: Any) -> Any:  # noqa: ANN401 - a cell

@@ -30,16 +30,10 @@ from fairweather.models.outputs import (
     name_positive,
     to_logits,
 )
-from fairweather.models.predictions.column_names import (
-    SEPARATORS,
-)
-from fairweather.models.predictions.tables import (
-    Column,
-    PredictionRows,
-    RowOptions,
-)
+from fairweather.models.predictions.column_names import SEPARATORS
+from fairweather.models.predictions.tables import Column, PredictionRows, RowOptions
 from fairweather.types.kinds import CLASSES, FINDINGS, TaskKind
-from fairweather.types.measurement import UNKNOWN, Groups
+from fairweather.types.measurement import UNKNOWN, FloatArray, Groups, IntArray
 from fairweather.types.positive import PositiveClasses, list_positive
 
 ROUNDED = 0.98  # times 1/K: a confidence of two digits may be that far below
@@ -49,10 +43,10 @@ _SEPARATED = re.compile(f"[{re.escape(SEPARATORS)}]")
 class KnownImages(NamedTuple):
     """The images of one split that predictions must be of."""
 
-    labels: npt.NDArray[np.int64]
+    labels: IntArray
     """int64 `[n]`, or `[n, L]` of findings."""
 
-    keys: npt.NDArray[np.int64]
+    keys: IntArray
     """int64 `[n]`, each once."""
 
     names: Sequence[str] | None
@@ -89,10 +83,10 @@ class MatchedPredictions(NamedTuple):
     notes: tuple[str, ...]
     """What else was assumed."""
 
-    predicted: npt.NDArray[np.int64] | None = None
+    predicted: IntArray | None = None
     """int64 `[n]`, the predicted classes; None where the logits say them."""
 
-    confidence: npt.NDArray[np.float64] | None = None
+    confidence: FloatArray | None = None
     """float64 `[n]`, the confidence in these; None if it is unknown, or the logits say it."""
 
 
@@ -176,7 +170,7 @@ def match_predictions(
     return MatchedPredictions(logits, kind, matched, note, tuple(notes))
 
 
-def _check_no_classes(outputs: npt.NDArray[np.float64], rows: PredictionRows) -> None:
+def _check_no_classes(outputs: FloatArray, rows: PredictionRows) -> None:
     """Raise `InputError` if outputs are all numbers of classes, so that columns may be models."""
     whole = (outputs == np.round(outputs)).all() and outputs.min() >= 0
     if whole and 1 < outputs.max() < outputs.shape[1]:
@@ -225,7 +219,7 @@ def place_predicted(
     classes: tuple[str, ...],
     options: RowOptions,
     labels: Mapping[str, object] | None = None,
-) -> tuple[npt.NDArray[np.int64], str]:
+) -> tuple[IntArray, str]:
     """Find each predicted class among the classes, int64 `[N]`, and say how.
 
     Raises `InputError` for a predicted class that is none of them.
@@ -457,8 +451,8 @@ def name_label_classes(rows: PredictionRows, options: RowOptions) -> tuple[str, 
 
 
 def _truth_probabilities(
-    outputs: npt.NDArray[np.float64], kind: OutputKind, labels: npt.NDArray[np.int64]
-) -> tuple[npt.NDArray[np.float64], str]:
+    outputs: FloatArray, kind: OutputKind, labels: IntArray
+) -> tuple[FloatArray, str]:
     """The probability of each known label, and what 0 counts as; none of logits."""
     if kind.kind == OF_FINDINGS:
         of_label = np.where(labels == 1, outputs, 1 - outputs)
@@ -528,9 +522,7 @@ def _name_as_labels(names: Sequence[str], labels: Sequence[object]) -> tuple[str
     return short
 
 
-def number_labels(
-    rows: PredictionRows, classes: tuple[str, ...]
-) -> tuple[npt.NDArray[np.int64], str]:
+def number_labels(rows: PredictionRows, classes: tuple[str, ...]) -> tuple[IntArray, str]:
     """The labels of the rows as places in `classes`, int64 `[N]`, and how they were read.
 
     Labels are names of classes, or whole numbers from 0 in the order of the classes.
@@ -640,7 +632,7 @@ def _check_count(classes: Sequence[str], rows: PredictionRows) -> None:
 
 def _select_outputs(
     rows: PredictionRows, mapped: LabelMap, options: RowOptions
-) -> tuple[npt.NDArray[np.float64], OutputKind, list[str]]:
+) -> tuple[FloatArray, OutputKind, list[str]]:
     """The outputs of the data's classes, their kind, and a note on the other columns."""
     used = [column for columns in mapped.columns for column in columns]
     rest = [at for at in range(mapped.outputs) if at not in set(used)]
@@ -676,7 +668,7 @@ def _select_outputs(
 
 def _select_findings(
     rows: PredictionRows, mapped: LabelMap, options: RowOptions
-) -> tuple[npt.NDArray[np.float64], OutputKind, list[str]]:
+) -> tuple[FloatArray, OutputKind, list[str]]:
     """The outputs of the findings, their kind, and notes on them and on the other columns."""
     used = [place for (place,) in mapped.columns]
     names = rows.names or tuple(map(str, range(mapped.outputs)))
@@ -690,15 +682,13 @@ def _select_findings(
     return outputs, kind, notes
 
 
-def _join_columns(
-    outputs: npt.NDArray[np.float64], mapped: LabelMap, kind: OutputKind
-) -> npt.NDArray[np.float64]:
+def _join_columns(outputs: FloatArray, mapped: LabelMap, kind: OutputKind) -> FloatArray:
     """The outputs of each class; the probabilities of several columns of a class are added."""
     add = np.add if kind.kind == "probabilities" else np.logaddexp
     return np.stack([add.reduce(outputs[:, list(at)], axis=1) for at in mapped.columns], axis=1)
 
 
-def _match_rows(rows: PredictionRows, images: KnownImages) -> tuple[npt.NDArray[np.int64], str]:
+def _match_rows(rows: PredictionRows, images: KnownImages) -> tuple[IntArray, str]:
     """Find the row of each image, int64 `[n]`, and say how."""
     count, n = len(rows.outputs), len(images.labels)
     if rows.keys is None:
@@ -749,7 +739,7 @@ class _NamingScheme(NamedTuple):
     of_image: Callable[[str], str]
     of_key: Callable[[str], str]
 
-    def order(self, keys: Sequence[str]) -> npt.NDArray[np.int64]:
+    def order(self, keys: Sequence[str]) -> IntArray:
         """The row of each image, int64 `[n]`; every image must have one."""
         row = {self.of_key(key): number for number, key in enumerate(keys)}
         return np.array([row[self.of_image(name)] for name in self.images], dtype=np.int64)
@@ -762,7 +752,7 @@ class _NamingScheme(NamedTuple):
 
 def find_images(
     keys: Sequence[str], place: str, images: KnownImages, *, are_places: bool
-) -> npt.NDArray[np.int64]:
+) -> IntArray:
     """Find the image of each key, int64 `[keys]`; an image may have several keys, or none.
 
     Args:
@@ -844,10 +834,7 @@ def _end_of_path(parts: int, suffix: bool, name: str) -> str:
 
 
 def _check_labels(
-    rows: PredictionRows,
-    order: npt.NDArray[np.int64],
-    classes: tuple[str, ...],
-    images: KnownImages,
+    rows: PredictionRows, order: IntArray, classes: tuple[str, ...], images: KnownImages
 ) -> None:
     if images.labels.ndim > 1:
         _check_findings(rows, order, classes, images)
@@ -866,10 +853,7 @@ def _check_labels(
 
 
 def _check_findings(
-    rows: PredictionRows,
-    order: npt.NDArray[np.int64],
-    classes: tuple[str, ...],
-    images: KnownImages,
+    rows: PredictionRows, order: IntArray, classes: tuple[str, ...], images: KnownImages
 ) -> None:
     """Raise `InputError` if labels of findings, beside predictions, are not those of the images."""
     assert rows.labels is not None
@@ -890,7 +874,7 @@ def _check_findings(
             )
 
 
-def number_keys(keys: Column | None, count: int) -> tuple[npt.NDArray[np.int64], list[str] | None]:
+def number_keys(keys: Column | None, count: int) -> tuple[IntArray, list[str] | None]:
     """Make keys for rows without a data set, int64 `[N]`, and their names if they are text.
 
     Rows without keys are numbered. Texts are numbered in their order, so that the same texts always

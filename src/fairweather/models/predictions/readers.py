@@ -21,11 +21,7 @@ from fairweather.models.predictions.column_names import (
     SEPARATORS,
 )
 from fairweather.models.predictions.matching import KnownImages, find_images
-from fairweather.models.predictions.tables import (
-    CSV_SUFFIXES,
-    find_name,
-    name_frame,
-)
+from fairweather.models.predictions.tables import CSV_SUFFIXES, find_name, name_frame
 from fairweather.types.measurement import UNKNOWN, IntArray, ReaderCalls
 from fairweather.types.positive import PositiveClasses
 

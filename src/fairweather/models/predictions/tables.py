@@ -53,6 +53,7 @@ from fairweather.models.predictions.column_names import (
     SEPARATORS,
 )
 from fairweather.models.predictions.json_files import read_json
+from fairweather.types.measurement import FloatArray
 
 CSV_SUFFIXES = (".csv", ".tsv", ".txt")
 JSON_SUFFIXES = (".json", ".jsonl", ".ndjson")
@@ -116,7 +117,7 @@ class PredictionRows:
     place: str
     """What messages call them."""
 
-    outputs: npt.NDArray[np.float64]
+    outputs: FloatArray
     """float64 `[N, C]`. With `predicted`, it is the confidence `[N, 1]`, or `[N, 0]` without."""
 
     names: tuple[str, ...] | None
@@ -426,7 +427,7 @@ def _read_predicted(
     return PredictionRows(place, outputs, None, None, None, notes, predicted=predicted)
 
 
-def read_confidence(cells: pd.Series[Any], place: str) -> npt.NDArray[np.float64]:
+def read_confidence(cells: pd.Series[Any], place: str) -> FloatArray:
     """Read confidences, exactly as they are written; raises `InputError` for what is none.
 
     >>> read_confidence(pd.Series(["0.5", "1"]), "the table")
@@ -596,7 +597,7 @@ def read_column(values: object, place: str) -> Column:
     return np.array(texts)
 
 
-def read_numbers(frame: pd.DataFrame, names: Sequence[str], place: str) -> npt.NDArray[np.float64]:
+def read_numbers(frame: pd.DataFrame, names: Sequence[str], place: str) -> FloatArray:
     """Return columns as numbers, float64 `[N, C]`; raises `InputError` for anything else."""
     numbers = np.empty((len(frame), len(names)))
     for at, name in enumerate(names):
@@ -818,7 +819,7 @@ def _read_parquet(path: Path, place: str, rows: int | None = None) -> NamedColum
     return {**arrays, **read}
 
 
-def _read_lists(lists: pa.ChunkedArray, place: str) -> npt.NDArray[np.float64]:
+def _read_lists(lists: pa.ChunkedArray, place: str) -> FloatArray:
     """The outputs in a column of lists, float64 `[N, C]`; NaN for missing ones."""
     kind = lists.type.value_type
     if not (pa.types.is_integer(kind) or pa.types.is_floating(kind)):

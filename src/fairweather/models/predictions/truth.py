@@ -13,10 +13,7 @@ import pandas as pd
 from fairweather.data.findings import list_finding_columns, read_finding_matrix
 from fairweather.data.groups import group_rows
 from fairweather.errors import InputError, quote_names, unknown_name
-from fairweather.models.predictions.column_names import (
-    KEY_COLUMNS,
-    LABEL_COLUMNS,
-)
+from fairweather.models.predictions.column_names import KEY_COLUMNS, LABEL_COLUMNS
 from fairweather.models.predictions.matching import check_unique, list_short_names
 from fairweather.models.predictions.tables import (
     Arrays,

@@ -117,10 +117,7 @@ MOST_SAMPLE_IMAGES = 64  # test images that show whether outputs are probabiliti
 
 
 # What is made of outputs that are not logits, by their kind.
-TAKEN = {
-    "probabilities": ": their logarithm is taken",
-    OF_FINDINGS: ": the logit of each is taken",
-}
+TAKEN = {"probabilities": ": their logarithm is taken", OF_FINDINGS: ": the logit of each is taken"}
 UNKNOWN_SEED = 0  # of a model with an unknown seed
 DIVISIBLE = {UNSPLIT, "train"}  # splits of which a part can become the validation split
 
@@ -254,9 +251,7 @@ class ModelRequest:
             ],
             records={
                 name: _describe_model(
-                    [model for model in models if model.name == name],
-                    title,
-                    options,
+                    [model for model in models if model.name == name], title, options
                 )
                 for name, title in titles.items()
             },
@@ -426,9 +421,7 @@ def _try_model(model: EvaluatedModel, settings: Settings, dataset: Dataset) -> N
 
 
 def _describe_model(
-    members: Sequence[EvaluatedModel],
-    title: str,
-    options: EvaluationOptions,
+    members: Sequence[EvaluatedModel], title: str, options: EvaluationOptions
 ) -> ModelRecord:
     """Describe a model; with several seeds, each says its source, and the first everything else."""
     model, asked = members[0], list_given_options(options)
@@ -559,10 +552,7 @@ def _common_source(
 
 
 def make_data_source(
-    request: ModelRequest,
-    opened: OpenedModel,
-    run: PlannedDataset | None,
-    split: DataSplit,
+    request: ModelRequest, opened: OpenedModel, run: PlannedDataset | None, split: DataSplit
 ) -> PlannedDataset:
     """How the data are loaded: split, and prepared as the model's configuration says."""
     options = request.options

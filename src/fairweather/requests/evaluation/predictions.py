@@ -12,7 +12,6 @@ from pathlib import Path
 from typing import ClassVar
 
 import numpy as np
-import numpy.typing as npt
 import pandas as pd
 import torch
 from torch import nn
@@ -24,6 +23,7 @@ from fairweather.data.loading import list_source, mark_positive, tested_share
 from fairweather.data.sources import UNSPLIT
 from fairweather.errors import InputError, quote_names
 from fairweather.inference.prediction import make_predictions
+from fairweather.metrics.columns import IntArray
 from fairweather.metrics.grouping import number_groups
 from fairweather.models.outputs import PREDICTED, detect_prediction_kind, parse_outputs
 from fairweather.models.predictions.files import (
@@ -109,12 +109,7 @@ from fairweather.types.measurement import (
     Shift,
 )
 from fairweather.types.operating_points import list_targets
-from fairweather.types.positive import (
-    PositiveClasses,
-    list_positive,
-    parse_positive,
-    read_positive,
-)
+from fairweather.types.positive import PositiveClasses, list_positive, parse_positive, read_positive
 from fairweather.types.record import CLEAN, TEST, VAL, VALIDATION, ModelRecord, predictions_file
 
 # The options that apply to predictions, and those of them that need a data set.
@@ -725,7 +720,7 @@ def _images_of_labels(
 
 
 def _read_groups(
-    rows: PredictionRows, request: PredictionsRequest, order: npt.NDArray[np.int64]
+    rows: PredictionRows, request: PredictionsRequest, order: IntArray
 ) -> Groups | None:
     """What belongs together, from the table of metadata or of labels; None if nobody asks."""
     columns = group_columns(request.options)
@@ -763,7 +758,7 @@ def _find_labelled_task(rows: PredictionRows) -> str:
 
 def _read_labels(
     rows: PredictionRows, classes: tuple[str, ...], asked: RowOptions, *, is_test: bool
-) -> tuple[npt.NDArray[np.int64], str]:
+) -> tuple[IntArray, str]:
     """The labels of rows, and how they were read, with the classes that no test image has.
 
     Raises `InputError` for labels that do not fit the classes.
@@ -780,10 +775,7 @@ def _read_labels(
 
 
 def _describe_absent_classes(
-    labels: npt.NDArray[np.int64],
-    classes: tuple[str, ...],
-    rows: PredictionRows,
-    asked: RowOptions,
+    labels: IntArray, classes: tuple[str, ...], rows: PredictionRows, asked: RowOptions
 ) -> str:
     """Name the classes without images; "" if there are none.
 

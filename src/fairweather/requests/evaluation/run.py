@@ -14,11 +14,7 @@ from torch import nn
 from fairweather.attacks.shift_lists import ShiftLike, expand_with_clean
 from fairweather.errors import InputError, no_exit
 from fairweather.inference.prediction import restore_modules
-from fairweather.models.predictions.files import (
-    NAME_FORM,
-    PREFIX,
-    parse_model_names,
-)
+from fairweather.models.predictions.files import NAME_FORM, PREFIX, parse_model_names
 from fairweather.models.predictions.readers import list_reader_tables
 from fairweather.progress import Notify, shows_progress, silent, to_notify
 from fairweather.report.finished_run import Run

@@ -6,13 +6,12 @@ from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
 
-import numpy as np
-import numpy.typing as npt
 import torch
 
 from fairweather.attacks.shift_lists import expand_fit_shifts
 from fairweather.devices import Arithmetic
 from fairweather.errors import InputError, unknown_name
+from fairweather.metrics.columns import IntArray
 from fairweather.metrics.grouping import number_groups
 from fairweather.models.labels import read_label_file
 from fairweather.models.predictions.matching import KnownImages
@@ -118,7 +117,7 @@ def add_class_settings(
     settings: Settings,
     options: EvaluationOptions,
     priors: PartialPriors,
-    labels: npt.NDArray[np.int64],
+    labels: IntArray,
     classes: tuple[str, ...],
     *,
     ordered: bool,
@@ -138,10 +137,7 @@ def add_class_settings(
     if labels.ndim > 1:
         refuse_class_options(options, MULTILABEL)
         return replace(settings, priors=complete_prevalences(priors, labels, classes))
-    return replace(
-        settings,
-        priors=complete_priors(priors, labels, classes),
-    )
+    return replace(settings, priors=complete_priors(priors, labels, classes))
 
 
 def refuse_class_options(options: EvaluationOptions, task: str) -> None:

@@ -17,13 +17,7 @@ from fairweather.errors import InputError, unknown_name
 from fairweather.files.yamlfile import dump_yaml
 from fairweather.inference.prediction import predict
 from fairweather.models.backbones import make_encoder
-from fairweather.models.building import (
-    ModelSpec,
-    build,
-    check_channels,
-    find_head,
-    weights_digest,
-)
+from fairweather.models.building import ModelSpec, build, check_channels, find_head, weights_digest
 from fairweather.models.checkpoints import PUBLISHED_WEIGHTS
 from fairweather.progress import Event, Notify, shows_progress, to_notify
 from fairweather.report.finished_run import Run
@@ -357,11 +351,11 @@ class _StudyPlanner:
         recipes = tuple(attempt.recipe for attempt in tries)
         if not entry.sweep:
             for seed in self.study.seeds:
-                yield self._train(name, entry, model_folder(name, seed), seed, recipes[0])
+                yield self._train(entry, model_folder(name, seed), seed, recipes[0])
             return
         first = self.study.seeds[0]
         for number, (folder, attempt) in enumerate(zip(folders, tries, strict=True), start=1):
-            step = self._train(name, entry, folder, first, attempt.recipe)
+            step = self._train(entry, folder, first, attempt.recipe)
             yield step.model_copy(
                 update={
                     "task": f"train {entry.title}, try {number} of {len(tries)}",
@@ -384,7 +378,7 @@ class _StudyPlanner:
         )
         for seed in self.study.seeds:
             folder = model_folder(name, seed)
-            step = self._train(name, entry, folder, seed, None)
+            step = self._train(entry, folder, seed, None)
             tried = [file for attempt in folders for file in training_files(attempt, probed=True)]
             over = seed == first
             yield step.model_copy(
@@ -398,9 +392,7 @@ class _StudyPlanner:
                 }
             )
 
-    def _train(
-        self, name: str, entry: ModelEntry, folder: str, seed: int, recipe: Recipe | None
-    ) -> TrainStep:
+    def _train(self, entry: ModelEntry, folder: str, seed: int, recipe: Recipe | None) -> TrainStep:
         spec = make_model_spec(entry, len(self.data.classes))
         start, reads = None, list[str]()
         if entry.pretraining is not None:
@@ -533,11 +525,7 @@ def select_device(
 
 
 def try_study(
-    study: Study,
-    settings: Settings,
-    dataset: Dataset,
-    starts: Mapping[str, Dataset],
-    offline: bool,
+    study: Study, settings: Settings, dataset: Dataset, starts: Mapping[str, Dataset], offline: bool
 ) -> None:
     """Raise `InputError` for anything in a study that would fail later.
 
