@@ -201,6 +201,32 @@ def test_the_tables_of_pacs_are_written_from_what_is_stored():
     assert re.findall(r"(?m)^(?:\|.*\n)+", text) == details.tables()
 
 
+def test_the_sentences_of_pacs_say_what_is_stored():
+    page = (details.HERE / "README.md").read_text(encoding="utf-8")
+    found = (details.HERE / "details.md").read_text(encoding="utf-8")
+    units = details.numbers(details.UNITS).values()
+    known, _, gap, answered, wrong, _ = (
+        [round(100 * cell["value"]) for cell in cells] for cells in zip(*units, strict=True)
+    )
+    rows = pages.numbers(details.HERE, pages.PAGES["pacs"]).set_index(["column", "row"])["value"]
+    lost = [round(loss) for loss in rows["Pictures of known kinds"] - rows["Sketches"]]
+    misses = [round(100 * (unit[5]["value"] - unit[1]["value"])) for unit in units]
+    means = adapted.over_networks(list(details.adapted_networks().values()))
+    [cell] = means[
+        (means["method"] == "batchnorm")
+        & (means["protocol"] == "by class, 64 a batch")
+        & (means["metric"] == adapted.CHANGE)
+    ].to_dict("records")
+    mean, high, low = (round(-100 * cell[end]) for end in ("value", "low", "high"))
+    assert page.startswith(f"# Sketches take {min(lost)} to {max(lost)} points from ")
+    assert f"right on {min(known)} to {max(known)} % of these" in page
+    assert f"loses {mean} points [{low}, {high}] where the sketches come sorted by class" in page
+    assert f"answer {min(answered)} to {max(answered)} % of the sketches" in page
+    assert f"{min(wrong)} to {max(wrong)} % of them wrongly" in page
+    assert f"Confidence is {min(gap)} to {max(gap)} points above accuracy" in found
+    assert f"between {-min(misses)} points too low and {max(misses)} too high" in found
+
+
 def test_a_mean_over_networks_covers_other_networks_and_other_images():
     """By hand: Student's t of two degrees of freedom is 4.303, and the networks' own reach 0.04."""
 

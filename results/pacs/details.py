@@ -8,6 +8,7 @@ from __future__ import annotations
 import csv
 import itertools
 import re
+from collections.abc import Sequence
 from pathlib import Path
 
 import pandas as pd
@@ -39,7 +40,7 @@ GUARD = {
     "sketches_answered": "Sketches: answered (%)",
     "sketches_wrong": "Wrong among these (%)",
     "p": "Sketches differ: p",
-    "estimate": "Estimated accuracy",
+    "estimate": "Estimated accuracy (%)",
 }
 
 
@@ -50,19 +51,32 @@ def table(lines: list[list[str]]) -> str:
     return "".join(f"| {' | '.join(line)} |\n" for line in marked)
 
 
-def of_units(corner: str, columns: tuple[tuple[str, ...], ...]) -> str:
-    """Write a line for each trained network; in brackets 95 % intervals over images."""
-    lines = [[corner, *(column[0] for column in columns)]]
+def numbers(columns: Sequence[tuple[str, ...]]) -> dict[str, list[pd.Series]]:
+    """Read value, low and high of each column for each trained network, by its unit."""
+    found = {}
     for path in sorted((HERE / "units").glob("*.scores.csv.gz")):
         unit = path.name.partition(".")[0]
         scores = pd.read_csv(path).set_index(["model", "shift", "level", "metric"])
-        line = [unit]
-        for _, variant, shift, metric in columns:
-            cell = scores.loc[(unit.partition("-")[0] + variant, shift, "none", metric)]
-            scale, digits = (1, 3) if metric == RMS else (100, 1)
-            numbers = (f"{scale * cell[end]:.{digits}f}" for end in ("value", "low", "high"))
-            line.append("{} [{}, {}]".format(*numbers))
-        lines.append(line)
+        model = unit.partition("-")[0]
+        found[unit] = [
+            scores.loc[(model + variant, shift, "none", metric)]
+            for _, variant, shift, metric in columns
+        ]
+    return found
+
+
+def of_units(corner: str, columns: Sequence[tuple[str, ...]]) -> str:
+    """Write a line for each trained network; in brackets 95 % intervals over images."""
+
+    def write(cell: pd.Series, metric: str) -> str:
+        scale, digits = (1, 3) if metric == RMS else (100, 1)
+        value, low, high = (f"{scale * cell[end]:.{digits}f}" for end in ("value", "low", "high"))
+        return f"{value} [{low}, {high}]"
+
+    metrics = [column[-1] for column in columns]
+    lines = [[corner, *(column[0] for column in columns)]]
+    for unit, cells in numbers(columns).items():
+        lines.append([unit, *map(write, cells, metrics)])
     return table(lines)
 
 
@@ -78,9 +92,14 @@ def of_guards() -> str:
     )
 
 
+def adapted_networks() -> dict[str, pd.DataFrame]:
+    """Read the numbers of each network that was adapted, by its unit."""
+    return {path.stem: adapted.read(path) for path in sorted((HERE / "adapted").glob("*.csv"))}
+
+
 def of_adapted() -> list[str]:
     """Write means over all adapted networks, and what adapting changes in each of them."""
-    stored = {path.stem: adapted.read(path) for path in sorted((HERE / "adapted").glob("*.csv"))}
+    stored = adapted_networks()
     means = adapted.over_networks(list(stored.values()))
     lines = [["Change of accuracy (points)", "Protocol", *stored]]
     changes = {
