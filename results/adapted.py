@@ -3,23 +3,25 @@
     python results/adapted.py run:runs/flips-s0/models/flips/seed-0 csv:PACS/sketch.csv \\
         --size 96 --limit 300 --out results/pacs/adapted/flips-s0.csv
     python results/adapted.py --table results/pacs/adapted/flips-s0.csv
-    python results/adapted.py --changes results/pacs/adapted/flips-s?.csv
+    python results/adapted.py --table results/pacs/adapted/*.csv
 
 The first command measures one network on one set, and stores the metrics below for each method and
 protocol. What was stored before and is not named now is kept, if the network and the images are the
-same. The second prints tables of one network in Markdown; the third, what adapting changes in
-several networks. An adapted number is a mean over streams of the same images.
+same. The second prints tables of one network in Markdown; the third, means over several networks.
+An adapted number is a mean over streams of the same images.
 """
 
 from __future__ import annotations
 
 import argparse
 import tempfile
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
 
+import numpy as np
 import pandas as pd
+import scipy.special
 
 import fairweather as fw
 
@@ -108,52 +110,45 @@ def write(cell: pd.Series) -> str:
     return f"{value} [{low}, {high}]"
 
 
-def texts_of(rows: pd.DataFrame) -> dict[tuple[str, str, str], str]:
-    """The text of each cell, by metric, method and protocol."""
-    return {
+def over_networks(networks: Sequence[pd.DataFrame]) -> pd.DataFrame:
+    """Give the mean over networks of each cell that all of them have, for the same images.
+
+    Its 95 % interval covers other networks, streams and images: Student's t of the networks and the
+    mean reach of their own intervals, added as squares (Zou and Donner 2008, Construction of
+    Confidence Limits about Effect Measures). All networks see the same images, so their errors do
+    not average out. Streams are in both parts, so the interval is rather too wide.
+    """
+    cells = pd.concat(networks).groupby(["method", "protocol", "metric"], sort=False)
+    complete = cells.size() == len(networks)
+    means = cells[["value", "low", "high", "n"]].mean()[complete]
+    student = float(scipy.special.stdtrit(len(networks) - 1, 0.975))
+    spread = student * cells["value"].std()[complete] / len(networks) ** 0.5
+    for end, sign in (("low", -1), ("high", 1)):
+        means[end] = means["value"] + sign * np.hypot(spread, means[end] - means["value"])
+    means = means.reset_index()
+    means["low"] = np.maximum(means["low"], np.where(means["metric"] == CHANGE, -1, 0))
+    means["high"] = np.minimum(means["high"], 1)
+    return means
+
+
+def tables(rows: pd.DataFrame, metrics: Sequence[str] = tuple(METRICS)) -> list[str]:
+    """Write a table in Markdown for each metric: methods by protocols."""
+    texts = {
         (cell["metric"], cell["method"], cell["protocol"]): write(cell)
         for _, cell in rows.iterrows()
     }
-
-
-def table(head: str, columns: Iterable[str], lines: Mapping[str, Iterable[str]]) -> str:
-    """Write a table in Markdown."""
-    columns = list(columns)
-    rows = [[head, *columns], ["---", *["---:"] * len(columns)]]
-    rows += [[name, *cells] for name, cells in lines.items()]
-    return "".join(f"| {' | '.join(row)} |\n" for row in rows)
-
-
-def tables(rows: pd.DataFrame) -> str:
-    """Write a table of a network for each metric: methods by protocols."""
-    texts = texts_of(rows)
-    methods = [method for method in METHODS if method in set(rows["method"])]
     written = []
-    for metric in METRICS:
+    for metric in metrics:
         if metric not in set(rows["metric"]):
             continue
-        plain = texts.get((metric, PLAIN, ""))
-        lines = {} if plain is None else {PLAIN: [plain] * len(PROTOCOLS)}
-        lines |= {
-            METHODS[method]: [texts.get((metric, method, name), "") for name in PROTOCOLS]
-            for method in methods
-        }
-        written.append(table(METRICS[metric], PROTOCOLS, lines))
-    return "\n".join(written)
-
-
-def changes(paths: Sequence[Path]) -> str:
-    """Write a table for each protocol: what each method changes in the accuracy of each network."""
-    texts = {path.stem: texts_of(read(path)) for path in paths}
-    written = []
-    for protocol in PROTOCOLS:
-        lines = {
-            title: [of.get((CHANGE, method, protocol), "") for of in texts.values()]
-            for method, title in METHODS.items()
-        }
-        lines = {title: cells for title, cells in lines.items() if any(cells)}
-        written.append(table(f"{METRICS[CHANGE]}: {protocol}", texts, lines))
-    return "\n".join(written)
+        lines = [[METRICS[metric], *PROTOCOLS], ["---", *["---:"] * len(PROTOCOLS)]]
+        if plain := texts.get((metric, PLAIN, "")):
+            lines.append([PLAIN, *[plain] * len(PROTOCOLS)])
+        for method, title in METHODS.items():
+            cells = [texts.get((metric, method, name), "") for name in PROTOCOLS]
+            lines += [[title, *cells]] if any(cells) else []
+        written.append("".join(f"| {' | '.join(line)} |\n" for line in lines))
+    return written
 
 
 def main() -> None:
@@ -169,18 +164,15 @@ def main() -> None:
     parser.add_argument("--protocols", nargs="+", choices=PROTOCOLS, default=tuple(PROTOCOLS))
     parser.add_argument("--run", type=Path, help="keep the run in this folder")
     parser.add_argument("--out", type=Path)
-    parser.add_argument("--table", type=Path)
-    parser.add_argument("--changes", type=Path, nargs="+")
+    parser.add_argument("--table", type=Path, nargs="+")
     args = parser.parse_args()
-    if args.changes:
-        print(changes(args.changes))
-        return
-    rows = read(args.table) if args.table else measure(args)
+    stored = [read(path) for path in args.table or ()]
+    rows = over_networks(stored) if len(stored) > 1 else stored[0] if stored else measure(args)
     if args.out:
         args.out.parent.mkdir(parents=True, exist_ok=True)
         rows = add_stored(rows, args.out)
         rows.to_csv(args.out, index=False, float_format="%.8g")
-    print(tables(rows))
+    print("\n".join(tables(rows)))
 
 
 if __name__ == "__main__":

@@ -10,7 +10,8 @@ import tomllib
 
 import pandas as pd
 import pytest
-from results import pages
+from results import adapted, pages
+from results.pacs import details
 
 from fairweather.cli.app import SUMMARY
 from tests.conftest import write_pictures
@@ -198,6 +199,72 @@ def test_pages_with_one_seed_say_so_first():
     for name in pages.PAGES:
         text = (ROOT / "results" / name / "README.md").read_text()
         assert text.startswith("# One seed") == (name not in {"pathmnist", "pacs"})
+
+
+# ---- results/pacs/details.md: its tables are written from stored numbers
+
+
+def test_the_tables_of_pacs_are_written_from_what_is_stored():
+    text = (details.HERE / "details.md").read_text(encoding="utf-8")
+    assert re.findall(r"(?m)^(?:\|.*\n)+", text) == details.tables()
+
+
+def test_the_sentences_of_pacs_say_what_is_stored():
+    page = (details.HERE / "README.md").read_text(encoding="utf-8")
+    found = (details.HERE / "details.md").read_text(encoding="utf-8")
+    units = details.numbers(details.UNITS).values()
+    known, _, gap, answered, wrong, _ = (
+        [round(100 * cell["value"]) for cell in cells] for cells in zip(*units, strict=True)
+    )
+    rows = pages.numbers(details.HERE, pages.PAGES["pacs"]).set_index(["column", "row"])["value"]
+    lost = [round(loss) for loss in rows["Pictures of known kinds"] - rows["Sketches"]]
+    misses = [round(100 * (unit[5]["value"] - unit[1]["value"])) for unit in units]
+    means = adapted.over_networks(list(details.adapted_networks().values()))
+    [cell] = means[
+        (means["method"] == "batchnorm")
+        & (means["protocol"] == "by class, 64 a batch")
+        & (means["metric"] == adapted.CHANGE)
+    ].to_dict("records")
+    mean, high, low = (round(-100 * cell[end]) for end in ("value", "low", "high"))
+    assert page.startswith(f"# Sketches take {min(lost)} to {max(lost)} points from ")
+    assert f"right on {min(known)} to {max(known)} % of these" in page
+    assert f"loses {mean} points [{low}, {high}] where the sketches come sorted by class" in page
+    assert f"answer {min(answered)} to {max(answered)} % of the sketches" in page
+    assert f"{min(wrong)} to {max(wrong)} % of them wrongly" in page
+    assert f"Confidence is {min(gap)} to {max(gap)} points above accuracy" in found
+    assert f"between {-min(misses)} points too low and {max(misses)} too high" in found
+
+
+def test_a_mean_over_networks_covers_other_networks_and_other_images():
+    """By hand: Student's t of two degrees of freedom is 4.303, and the networks' own reach 0.04."""
+
+    def network(value, reach, *, tent=True):
+        cells = [("batchnorm", value, value - reach, value + 2 * reach, 300)]
+        cells += [("tent", 0.0, 0.0, 0.0, 300)] if tent else []
+        rows = pd.DataFrame(cells, columns=["method", "value", "low", "high", "n"])
+        return rows.assign(protocol="shuffled", metric=adapted.CHANGE)
+
+    networks = [network(0.1, 0.03), network(0.2, 0.04, tent=False), network(0.3, 0.05)]
+    [mean] = adapted.over_networks(networks).to_dict("records")  # TENT was not measured on all
+    spread = 4.302653 * 0.1 / 3**0.5
+    assert mean["method"] == "batchnorm"
+    assert mean["value"] == pytest.approx(0.2)
+    assert mean["low"] == pytest.approx(0.2 - (spread**2 + 0.04**2) ** 0.5)
+    assert mean["high"] == pytest.approx(0.2 + (spread**2 + 0.08**2) ** 0.5)
+    alike = adapted.over_networks([network(0.2, 0.04)] * 3)
+    assert alike.loc[0, ["low", "high"]].tolist() == pytest.approx([0.16, 0.28])
+
+
+def test_a_mean_over_networks_stays_where_its_metric_can_be():
+    rows = pd.DataFrame({"method": "lame", "protocol": "", "n": 300}, index=range(2))
+    ends = [0.0, 1.0]
+    networks = [
+        rows.assign(metric=["accuracy", adapted.CHANGE], value=end, low=end, high=end)
+        for end in ends
+    ]
+    means = adapted.over_networks(networks).set_index("metric")
+    assert means.loc["accuracy", ["low", "high"]].tolist() == [0, 1]
+    assert means.loc[adapted.CHANGE, ["low", "high"]].tolist() == [-1, 1]
 
 
 # ---- results/pathmnist/details.md: its tables beside the paper's are those that were measured

@@ -1,0 +1,132 @@
+"""The tables of details.md, from the numbers that are stored beside it.
+
+python -m results.pacs.details    # writes each table in its place, from the root of a clone
+"""
+
+from __future__ import annotations
+
+import csv
+import itertools
+import re
+from collections.abc import Sequence
+from pathlib import Path
+
+import pandas as pd
+from results import adapted
+
+HERE = Path(__file__).parent
+SKETCH = "natural/sketch"
+THRESHOLD = "above_validation_threshold/0.05"
+RMS = "rms_calibration_error"
+# A column: its title, a suffix of the model, a shift and a metric of scores.csv.
+UNITS = (
+    ("Known kinds: accuracy (%)", "", "clean", "accuracy"),
+    ("Sketches: accuracy (%)", "", SKETCH, "accuracy"),
+    ("Sketches: confidence − accuracy (points)", "", SKETCH, "confidence_gap"),
+    ("Sketches above the validation threshold (%)", "", SKETCH, f"coverage_{THRESHOLD}"),
+    ("Wrong among these (%)", "", SKETCH, f"risk_{THRESHOLD}"),
+    ("ATC estimate (%)", "", SKETCH, "atc_accuracy"),
+)
+CALIBRATION = (
+    ("Known kinds", "", "clean", RMS),
+    ("With a temperature", "+temperature", "clean", RMS),
+    ("Sketches", "", SKETCH, RMS),
+    ("With a temperature", "+temperature", SKETCH, RMS),
+)
+METRICS = (adapted.CHANGE, RMS, f"coverage_{THRESHOLD}", f"risk_{THRESHOLD}")
+GUARD = {
+    "known_answered": "Known kinds: answered (%)",
+    "known_wrong": "Wrong among these (%)",
+    "sketches_answered": "Sketches: answered (%)",
+    "sketches_wrong": "Wrong among these (%)",
+    "p": "Sketches differ: p",
+    "estimate": "Estimated accuracy (%)",
+}
+
+
+def table(lines: list[list[str]]) -> str:
+    """Write a table in Markdown, with numbers on the right."""
+    head, *rows = lines
+    marked = [head, ["---", *["---:"] * (len(head) - 1)], *rows]
+    return "".join(f"| {' | '.join(line)} |\n" for line in marked)
+
+
+def numbers(columns: Sequence[tuple[str, ...]]) -> dict[str, list[pd.Series]]:
+    """Read value, low and high of each column for each trained network, by its unit."""
+    found = {}
+    for path in sorted((HERE / "units").glob("*.scores.csv.gz")):
+        unit = path.name.partition(".")[0]
+        scores = pd.read_csv(path).set_index(["model", "shift", "level", "metric"])
+        model = unit.partition("-")[0]
+        found[unit] = [
+            scores.loc[(model + variant, shift, "none", metric)]
+            for _, variant, shift, metric in columns
+        ]
+    return found
+
+
+def of_units(corner: str, columns: Sequence[tuple[str, ...]]) -> str:
+    """Write a line for each trained network; in brackets 95 % intervals over images."""
+
+    def write(cell: pd.Series, metric: str) -> str:
+        scale, digits = (1, 3) if metric == RMS else (100, 1)
+        value, low, high = (f"{scale * cell[end]:.{digits}f}" for end in ("value", "low", "high"))
+        return f"{value} [{low}, {high}]"
+
+    metrics = [column[-1] for column in columns]
+    lines = [[corner, *(column[0] for column in columns)]]
+    for unit, cells in numbers(columns).items():
+        lines.append([unit, *map(write, cells, metrics)])
+    return table(lines)
+
+
+def of_guards() -> str:
+    """Write what `predict --risk 5%` and `estimate` said, for each trained network."""
+    with (HERE / "guard.csv").open(encoding="utf-8", newline="") as file:
+        stored = list(csv.DictReader(file))
+    return table(
+        [
+            ["Unit", *GUARD.values()],
+            *([row["unit"], *(row[key] for key in GUARD)] for row in stored),
+        ]
+    )
+
+
+def adapted_networks() -> dict[str, pd.DataFrame]:
+    """Read the numbers of each network that was adapted, by its unit."""
+    return {path.stem: adapted.read(path) for path in sorted((HERE / "adapted").glob("*.csv"))}
+
+
+def of_adapted() -> list[str]:
+    """Write means over all adapted networks, and what adapting changes in each of them."""
+    stored = adapted_networks()
+    means = adapted.over_networks(list(stored.values()))
+    lines = [["Change of accuracy (points)", "Protocol", *stored]]
+    changes = {
+        (unit, row["method"], row["protocol"]): f"{100 * row['value']:+.1f}"
+        for unit, rows in stored.items()
+        for _, row in rows[rows["metric"] == adapted.CHANGE].iterrows()
+    }
+    for (method, title), protocol in itertools.product(adapted.METHODS.items(), adapted.PROTOCOLS):
+        cells = [changes.get((unit, method, protocol), "") for unit in stored]
+        if any(cells):
+            lines.append([title, protocol, *cells])
+    return [*adapted.tables(means, METRICS), table(lines)]
+
+
+def tables() -> list[str]:
+    """Write all tables in the order of the page."""
+    units = of_units("Unit", UNITS), of_units("RMS calibration error", CALIBRATION)
+    return [*units, of_guards(), *of_adapted()]
+
+
+def main() -> None:
+    """Put each table into its place on the page."""
+    path = HERE / "details.md"
+    parts = re.split(r"(?m)^((?:\|.*\n)+)", path.read_text(encoding="utf-8"))
+    parts[1::2] = tables()
+    path.write_text("".join(parts), encoding="utf-8")
+
+
+if __name__ == "__main__":
+    main()
