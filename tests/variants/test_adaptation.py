@@ -94,7 +94,7 @@ def test_the_commands_for_published_numbers_are_understood(tmp_path, monkeypatch
         shifts = expand_with_clean(given["shift"])
         found = {(shift.name.partition("/")[2], shift.level) for shift in shifts[1:]}
         assert found == {(corruption, 5.0) for corruption in ALEXNET}
-        variants += given["variant"]
+        variants += given["variants"]
         source, _, model = given["model"].partition(":")
         assert source == "python" or is_model_pretrained(model)
     for variant in variants:

@@ -259,7 +259,7 @@ def read_run_comparison(
         ]
     )
     against_margins = compare_margins(runs, pairs, asked)
-    titles = _shift_titles(shared) | {name: name for name in same_images}
+    titles = _shift_titles(runs) | {name: name for name in same_images}
     name, body = _file_name(runs), _write_body(rows, titles, runs)
     not_compared = [
         f"{other} is not compared: its images are others, or of another size, in the two runs."
@@ -332,9 +332,10 @@ def _format_level(level: str) -> str:
     return level if level in SUMMARY_LEVELS else format_255ths(level) or level
 
 
-def _shift_titles(shared: SharedShifts) -> dict[str, str]:
+def _shift_titles(runs: RunPair) -> dict[str, str]:
     """The title of every shift of the table, by its name."""
-    sweeps = {ALL: "All shifts"} | {sweep.name: sweep.title for sweep in shared.sweeps}
+    both = [*runs.b.record.sweeps, *runs.a.record.sweeps]
+    sweeps = {ALL: "All shifts"} | {sweep.name: sweep.title for sweep in both}
     after = {f"{CLEAN_AFTER}{name}": f"Clean, after: {title}" for name, title in sweeps.items()}
     return {CLEAN: "Clean", **sweeps, **after}
 
@@ -438,7 +439,7 @@ def _write_notes(
     rows: Sequence[ComparisonRow], runs: RunPair, shared: SharedShifts, images: ResampledImages
 ) -> list[str]:
     """Say what the numbers do not show; the last notes count the cells that differ."""
-    titles = _shift_titles(shared)
+    titles = _shift_titles(runs)
     return [
         *_only_in_one(runs, shared),
         *_other_shift_seeds(runs, shared),
