@@ -91,7 +91,7 @@ def of_units(corner: str, columns: Sequence[tuple[str, ...]], folder: str = "uni
 
 
 def of_guards() -> str:
-    """Write what `predict --risk 5%` and `estimate` said of sketches, and in the end of cartoons."""
+    """Write what `predict --risk 5%` and `estimate` said of each network; cartoons come last."""
     with (HERE / "guard.csv").open(encoding="utf-8", newline="") as file:
         stored = list(csv.DictReader(file))
     lines = [[row["unit"], *(row[key] for key in GUARD)] for row in stored]
