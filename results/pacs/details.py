@@ -124,8 +124,8 @@ def tables() -> list[str]:
     """Write all tables in the order of the page."""
     units = of_units("Unit", UNITS), of_units("RMS calibration error", CALIBRATION)
     cartoons = adapted.read(HERE / "cartoon" / "adapted.csv")
-    held_out = of_units("Unit", CARTOONS, "cartoon"), *adapted.tables(cartoons, METRICS[::3])
-    return [*units, of_guards(), *of_adapted(), *held_out]
+    changes = adapted.tables(cartoons, [adapted.CHANGE, f"risk_{THRESHOLD}"])
+    return [*units, of_guards(), *of_adapted(), of_units("Unit", CARTOONS, "cartoon"), *changes]
 
 
 def main() -> None:
