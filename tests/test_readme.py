@@ -212,7 +212,7 @@ def test_the_tables_of_pacs_are_written_from_what_is_stored():
 def test_the_sentences_of_pacs_say_what_is_stored():
     page = (details.HERE / "README.md").read_text(encoding="utf-8")
     found = (details.HERE / "details.md").read_text(encoding="utf-8")
-    units = details.numbers(details.UNITS).values()
+    units = details.numbers(details.UNITS, "units").values()
     known, _, gap, answered, wrong, _ = (
         [round(100 * cell["value"]) for cell in cells] for cells in zip(*units, strict=True)
     )

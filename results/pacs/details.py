@@ -1,6 +1,9 @@
 """The tables of details.md, from the numbers that are stored beside it.
 
-python -m results.pacs.details    # writes each table in its place, from the root of a clone
+    python -m results.pacs.details    # writes each table in its place, from the root of a clone
+
+A unit is a recipe and a seed. A column of a table has a title, a suffix of the model, and a shift
+and a metric of scores.csv.
 """
 
 from __future__ import annotations
@@ -18,15 +21,22 @@ HERE = Path(__file__).parent
 SKETCH = "natural/sketch"
 THRESHOLD = "above_validation_threshold/0.05"
 RMS = "rms_calibration_error"
-# A column: its title, a suffix of the model, a shift and a metric of scores.csv.
-UNITS = (
-    ("Known kinds: accuracy (%)", "", "clean", "accuracy"),
-    ("Sketches: accuracy (%)", "", SKETCH, "accuracy"),
-    ("Sketches: confidence − accuracy (points)", "", SKETCH, "confidence_gap"),
-    ("Sketches above the validation threshold (%)", "", SKETCH, f"coverage_{THRESHOLD}"),
-    ("Wrong among these (%)", "", SKETCH, f"risk_{THRESHOLD}"),
-    ("ATC estimate (%)", "", SKETCH, "atc_accuracy"),
-)
+
+
+def accuracies(title: str, shift: str) -> tuple[tuple[str, ...], ...]:
+    """Give the columns of a table of accuracies on known kinds and on a domain held out."""
+    return (
+        ("Known kinds: accuracy (%)", "", "clean", "accuracy"),
+        (f"{title}: accuracy (%)", "", shift, "accuracy"),
+        (f"{title}: confidence − accuracy (points)", "", shift, "confidence_gap"),
+        (f"{title} above the validation threshold (%)", "", shift, f"coverage_{THRESHOLD}"),
+        ("Wrong among these (%)", "", shift, f"risk_{THRESHOLD}"),
+        ("ATC estimate (%)", "", shift, "atc_accuracy"),
+    )
+
+
+UNITS = accuracies("Sketches", SKETCH)
+CARTOONS = accuracies("Cartoons", "natural/cartoon")
 CALIBRATION = (
     ("Known kinds", "", "clean", RMS),
     ("With a temperature", "+temperature", "clean", RMS),
@@ -37,9 +47,9 @@ METRICS = (adapted.CHANGE, RMS, f"coverage_{THRESHOLD}", f"risk_{THRESHOLD}")
 GUARD = {
     "known_answered": "Known kinds: answered (%)",
     "known_wrong": "Wrong among these (%)",
-    "sketches_answered": "Sketches: answered (%)",
-    "sketches_wrong": "Wrong among these (%)",
-    "p": "Sketches differ: p",
+    "held_out_answered": "Held out: answered (%)",
+    "held_out_wrong": "Wrong among these (%)",
+    "p": "They differ: p",
     "estimate": "Estimated accuracy (%)",
 }
 
@@ -51,10 +61,10 @@ def table(lines: list[list[str]]) -> str:
     return "".join(f"| {' | '.join(line)} |\n" for line in marked)
 
 
-def numbers(columns: Sequence[tuple[str, ...]]) -> dict[str, list[pd.Series]]:
+def numbers(columns: Sequence[tuple[str, ...]], folder: str) -> dict[str, list[pd.Series]]:
     """Read value, low and high of each column for each trained network, by its unit."""
     found = {}
-    for path in sorted((HERE / "units").glob("*.scores.csv.gz")):
+    for path in sorted((HERE / folder).glob("*.scores.csv.gz")):
         unit = path.name.partition(".")[0]
         scores = pd.read_csv(path).set_index(["model", "shift", "level", "metric"])
         model = unit.partition("-")[0]
@@ -65,7 +75,7 @@ def numbers(columns: Sequence[tuple[str, ...]]) -> dict[str, list[pd.Series]]:
     return found
 
 
-def of_units(corner: str, columns: Sequence[tuple[str, ...]]) -> str:
+def of_units(corner: str, columns: Sequence[tuple[str, ...]], folder: str = "units") -> str:
     """Write a line for each trained network; in brackets 95 % intervals over images."""
 
     def write(cell: pd.Series, metric: str) -> str:
@@ -75,21 +85,17 @@ def of_units(corner: str, columns: Sequence[tuple[str, ...]]) -> str:
 
     metrics = [column[-1] for column in columns]
     lines = [[corner, *(column[0] for column in columns)]]
-    for unit, cells in numbers(columns).items():
+    for unit, cells in numbers(columns, folder).items():
         lines.append([unit, *map(write, cells, metrics)])
     return table(lines)
 
 
 def of_guards() -> str:
-    """Write what `predict --risk 5%` and `estimate` said, for each trained network."""
+    """Write what `predict --risk 5%` and `estimate` said of each network; cartoons come last."""
     with (HERE / "guard.csv").open(encoding="utf-8", newline="") as file:
         stored = list(csv.DictReader(file))
-    return table(
-        [
-            ["Unit", *GUARD.values()],
-            *([row["unit"], *(row[key] for key in GUARD)] for row in stored),
-        ]
-    )
+    lines = [[row["unit"], *(row[key] for key in GUARD)] for row in stored]
+    return table([["Unit", *GUARD.values()], *lines])
 
 
 def adapted_networks() -> dict[str, pd.DataFrame]:
@@ -117,7 +123,9 @@ def of_adapted() -> list[str]:
 def tables() -> list[str]:
     """Write all tables in the order of the page."""
     units = of_units("Unit", UNITS), of_units("RMS calibration error", CALIBRATION)
-    return [*units, of_guards(), *of_adapted()]
+    cartoons = adapted.read(HERE / "cartoon" / "adapted.csv")
+    changes = adapted.tables(cartoons, [adapted.CHANGE, f"risk_{THRESHOLD}"])
+    return [*units, of_guards(), *of_adapted(), of_units("Unit", CARTOONS, "cartoon"), *changes]
 
 
 def main() -> None:
