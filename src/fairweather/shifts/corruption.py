@@ -8,7 +8,7 @@ import inspect
 import math
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from pathlib import Path
-from typing import NamedTuple, TypeVar
+from typing import Any, NamedTuple, TypeVar
 
 import cv2
 import numpy as np
@@ -23,7 +23,7 @@ Pixels = npt.NDArray[np.uint8]
 Floats = npt.NDArray[np.float32]
 Generators = Iterator[np.random.Generator]
 Draws = TypeVar("Draws")
-Entry = TypeVar("Entry", bound=np.generic)
+Entry = TypeVar("Entry", bound=np.integer[Any] | np.floating[Any])
 
 SMALLEST_SIDE = 8  # pixels
 
@@ -224,7 +224,9 @@ def take_pairs(table: npt.NDArray[Entry], first: Pixels, second: Pixels) -> npt.
     array([[258]], dtype=uint16)
     """
     pairs = cv2.merge((second, first)).view(np.uint16)[..., 0]
-    return np.asarray(cv2.LUT(pairs, table)) if _HAS_LARGE_TABLES else table.take(pairs)
+    if _HAS_LARGE_TABLES:
+        return np.asarray(cv2.LUT(pairs, table), table.dtype)
+    return table.take(pairs)
 
 
 def gaussian_filter(image: Floats | Pixels, sigma: float) -> Floats:

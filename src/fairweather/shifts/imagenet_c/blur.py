@@ -35,7 +35,6 @@ _DIRECT_BELOW = 130
 _TAPS_OF_A_TRANSFORM = 60
 # Pixels of an image's zooms per block: about as many as stay in a core's own cache.
 _ZOOMED_AT_ONCE = 1 << 17
-_Places = npt.NDArray[np.intp]
 _ABOVE_ONE = Range("> 1", lambda value: value > 1)
 
 
@@ -192,14 +191,14 @@ def motion_filter(image: Floats, radius: float, sigma: float, angle: float) -> F
     weights = (weights / weights.sum()).astype(np.float32)
     angle = math.radians(angle)
     rows, columns = (
-        np.ceil(taps * slope - 0.5).astype(int) for slope in (math.sin(angle), math.cos(angle))
+        np.ceil(taps * slope - 0.5).astype(int).tolist()
+        for slope in (math.sin(angle), math.cos(angle))
     )
-    down, across = int(rows[-1]), int(columns[-1])
-    above, left = max(0, -down), max(0, -across)
+    above, left = max(0, -rows[-1]), max(0, -columns[-1])
     padded = cv2.copyMakeBorder(
-        image, above, max(0, down), left, max(0, across), cv2.BORDER_REPLICATE
+        image, above, max(0, rows[-1]), left, max(0, columns[-1]), cv2.BORDER_REPLICATE
     )
-    rows, columns = rows + above, columns + left
+    rows, columns = [y + above for y in rows], [x + left for x in columns]
     height, width = image.shape[:2]
     pieces: list[Floats] = []
     for part in _cut_line(rows, columns):
@@ -214,21 +213,26 @@ def motion_filter(image: Floats, radius: float, sigma: float, angle: float) -> F
     return result
 
 
-def _cut_line(rows: _Places, columns: _Places) -> Iterator[slice]:
+def _cut_line(rows: list[int], columns: list[int]) -> Iterator[slice]:
     """Cut a line of taps so that the rectangle of each piece is small enough to sum directly."""
     start = 0
-    while start < len(rows):
-        height, width = (abs(line[start:] - line[start]) + 1 for line in (rows, columns))
-        end = start + int(np.searchsorted(height * width, _DIRECT_BELOW))
-        yield slice(start, end)
-        start = end
+    for at in range(1, len(rows)):
+        area = (abs(rows[at] - rows[start]) + 1) * (abs(columns[at] - columns[start]) + 1)
+        if area >= _DIRECT_BELOW:
+            yield slice(start, at)
+            start = at
+    yield slice(start, len(rows))
 
 
-def _smallest_kernel(rows: _Places, columns: _Places, weights: Floats) -> tuple[Floats, int, int]:
+def _smallest_kernel(
+    rows: list[int], columns: list[int], weights: Floats
+) -> tuple[Floats, int, int]:
     """Put taps into the smallest kernel; return it with its row and column."""
-    top, left = int(rows.min()), int(columns.min())
-    kernel = np.zeros((int(rows.max()) - top + 1, int(columns.max()) - left + 1), np.float32)
-    np.add.at(kernel, (rows - top, columns - left), weights)
+    top, left = min(rows[0], rows[-1]), min(columns[0], columns[-1])
+    shape = (abs(rows[-1] - rows[0]) + 1, abs(columns[-1] - columns[0]) + 1)
+    kernel = np.zeros(shape, np.float32)
+    for y, x, weight in zip(rows, columns, weights, strict=True):
+        kernel[y - top, x - left] += weight
     return kernel, top, left
 
 

@@ -46,7 +46,7 @@ def brightness(images: Pixels, *, amount: SignedShare) -> Pixels:
     table = _brightness_table(amount)
     result = np.empty_like(images)
     for part, out in _cut_blocks(images, result):
-        largest = np.broadcast_to(part.max(axis=1, keepdims=True), part.shape)
+        largest = np.repeat(part.max(axis=1, keepdims=True), 3, axis=1)
         lines = (-1, part.shape[3])
         changed = take_pairs(table, largest.reshape(lines), part.reshape(lines))
         out[:] = changed.reshape(part.shape)
