@@ -156,6 +156,7 @@ def test_processes_join_while_batches_are_on_their_way_and_change_no_pixel(
         return select.select(*files_and_time[:3], 60.0)
 
     monkeypatch.setattr(shifting, "select", SimpleNamespace(select=patient))
+    monkeypatch.setattr(shifting, "available_memory", lambda: 16 * PROCESS_BYTES)
     shifters, said, open_batches = Shifters(most), [], []
     shifters.pace, shifters.tell = Told(most, ratios), said.append
     shift = make_shift("imagenet_c/gaussian_noise", severity=3)

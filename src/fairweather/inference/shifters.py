@@ -106,6 +106,7 @@ class Shifters:
         self._processes: list[_ShifterProcess] = []
         self._joining: list[_ShifterProcess] = []  # they still load their modules
         self._begun = 0  # batches
+        self._fitting = first  # processes, into what memory was available at the first batch
         self._has_told = False
 
     @property
@@ -121,6 +122,8 @@ class Shifters:
         self.pace.asked()
         if self._memory is None:
             self._memory = _SharedMemory(self._device)
+            # Other jobs may start theirs at the same time, so half of the memory stays.
+            self._fitting = self.first + available_memory() // 2 // PROCESS_BYTES
             self._processes = [_ShifterProcess(self._memory.file) for _ in range(self.first)]
         while self._joining and self._joining[0].has_answered:
             self._processes.append(self._joining.pop(0))
@@ -162,8 +165,7 @@ class Shifters:
         if rates is None or self._memory is None:
             return
         needed = max(count_needed(*rates, self.pace.most) - count, 0)
-        # Other jobs may start theirs at the same time, so half of the memory stays.
-        more = min(needed, available_memory() // 2 // PROCESS_BYTES)
+        more = min(needed, self._fitting - count)
         self._joining = [_ShifterProcess(self._memory.file) for _ in range(more)]
         if more or not self._has_told:
             self._has_told = True
