@@ -24,24 +24,63 @@ from fairweather.cli.options import (
 )
 from fairweather.errors import InputError
 from fairweather.progress import Event, Notify
-from fairweather.types.options import (
-    GroupColumns,
-    PredictOptions,
-    PromiseOptions,
-    check_limits,
-    parse_share,
-)
+from fairweather.types.options import GroupColumns, ImageOptions, check_limits, parse_share
 from fairweather.types.unit_words import name_all_units
 
 if TYPE_CHECKING:
-    from fairweather.deploy.guard import Answers, FindingsAnswers, FindingsGuard, Guard, Likeness
+    from fairweather.deploy.guard import (
+        Answers,
+        FindingsAnswers,
+        FindingsGuard,
+        Guard,
+        Likeness,
+    )
     from fairweather.deploy.promise import JudgedUnit, LimitFit
     from fairweather.steps.run_model import NewImages
 
 BATCH_SIZE = 256  # images that are answered at once
 
+Risk = Annotated[
+    str | None,
+    typer.Option(help="Maximum error rate of the answers, such as 5% or 0.05.", show_default=False),
+]
+Missed = Annotated[
+    list[str] | None,
+    typer.Option(
+        help="Maximum share of answered images of a class or finding that may be missed: "
+        "'melanoma: 1%', or 1% for each. Repeatable.",
+        show_default=False,
+    ),
+]
+FalseAlarms = Annotated[
+    list[str] | None,
+    typer.Option(
+        help="Maximum share of false alarms among answered images without a finding: "
+        "'Effusion: 10%', or 10% for each. Repeatable.",
+        show_default=False,
+    ),
+]
+Confidence = Annotated[
+    str | None,
+    typer.Option(help="Probability that all limits hold together.", show_default="95%"),
+]
+Coverage = Annotated[
+    str | None,
+    typer.Option(
+        help="Share of images whose prediction set contains the right class.", show_default="90%"
+    ),
+]
 
-@takes(PredictOptions)
+Weighing = Annotated[
+    str | None,
+    typer.Option(
+        help="What counts equally if images belong together: groups or images.",
+        show_default="groups",
+    ),
+]
+
+
+@takes(ImageOptions)
 def predict(
     model: Annotated[
         str,
@@ -50,6 +89,12 @@ def predict(
         ),
     ],
     data: DataArgument,
+    risk: Risk = None,
+    missed: Missed = None,
+    false_alarms: FalseAlarms = None,
+    confidence: Confidence = None,
+    coverage: Coverage = None,
+    weigh: Weighing = None,
     out: Annotated[Path, typer.Option(help="Table to write: .csv or .parquet.")] = Path(
         "predictions.csv"
     ),
@@ -64,7 +109,7 @@ def predict(
     device: Device = "auto",
     offline: Offline = False,
     quiet: Quiet = False,
-    **options: Any,  # noqa: ANN401 - those of `PredictOptions`
+    **options: Any,  # noqa: ANN401 - those of `ImageOptions`
 ) -> None:
     """Predict with a bounded error rate, and leave uncertain images to a person.
 
@@ -77,9 +122,9 @@ def predict(
         fairweather predict runs/mine images:new --risk 5% --missed 'melanoma: 1%'
         fairweather predict guards/mine images:new --out answers.csv
     """
-    asked = PredictOptions(**options)
-    shares, limits = _read_shares(asked), _read_limits(asked)
-    check_limits(asked)
+    shares = _read_shares(risk, confidence, coverage)
+    limits = _read_limits(missed, false_alarms)
+    check_limits(asked := ImageOptions(**options))
     if out.exists() and not replace:
         raise InputError(f"{out} exists: name another file (--out), or replace it (--replace)")
     from fairweather.deploy.answer_table import write_answers
@@ -95,7 +140,7 @@ def predict(
             **shares,
             missed=limits.get("missed"),
             false_alarms=limits.get("false_alarms"),
-            weigh=asked.weigh,
+            weigh=weigh,
             device=device,
             data_root=asked.root,
             offline=offline,
@@ -128,20 +173,27 @@ def predict(
     suggest(f"open {{}}: the {deferred} need a person", out, quiet=quiet)
 
 
-@takes(PromiseOptions)
 def guard(
     model: ModelArgument,
     folder: Annotated[Path, typer.Argument(metavar="GUARD", help="New or empty folder.")],
+    risk: Risk = None,
+    missed: Missed = None,
+    false_alarms: FalseAlarms = None,
+    confidence: Confidence = None,
+    coverage: Coverage = None,
+    weigh: Weighing = None,
     onnx: Annotated[
         Path | None,
-        typer.Option(help="Also write an ONNX file, which takes 8-bit images.", show_default=False),
+        typer.Option(
+            help="Also write an ONNX file, which takes 8-bit images.",
+            show_default=False,
+        ),
     ] = None,
     replace: Annotated[bool, typer.Option("--replace", help="Replace the guard.")] = False,
     data_root: DataRoot = None,
     device: Device = "auto",
     offline: Offline = False,
     quiet: Quiet = False,
-    **options: Any,  # noqa: ANN401 - those of `PromiseOptions`
 ) -> None:
     """Save a model with its error limit as a folder that a service can load.
 
@@ -151,8 +203,7 @@ def guard(
         fairweather guard runs/mine guards/mine --risk 5%
         fairweather guard runs/mine guards/mine --risk 5% --onnx guard.onnx
     """
-    asked = PromiseOptions(**options)
-    shares, limits = _read_shares(asked), _read_limits(asked)
+    shares, limits = _read_shares(risk, confidence, coverage), _read_limits(missed, false_alarms)
     if "risk" not in shares and not limits:
         raise InputError(
             "say which risk the guard keeps, such as --risk 5%, or --missed 'CLASS: 1%'"
@@ -170,10 +221,10 @@ def guard(
     )
     from fairweather.steps.run_model import open_run_model
 
-    promise = make_promise(**{"risk": None, **shares}, weigh=asked.weigh)
+    promise = make_promise(**{"risk": None, **shares}, weigh=weigh)
     check_new_folder(folder, replace=replace)
     reopened = open_run_model(model, offline=offline)
-    check_asked(reopened, asked.weigh, shares.get("coverage"))
+    check_asked(reopened, weigh, shares.get("coverage"))
     promise = add_limits(promise, reopened, **limits)
     made = make_guard(reopened, promise, device=device, root=data_root, offline=offline)
     save_guard(made, reopened, folder, replace=replace)
@@ -187,15 +238,19 @@ def guard(
     suggest("fairweather predict {} images:FOLDER", folder, quiet=quiet)
 
 
-def _read_shares(asked: PromiseOptions) -> dict[str, float]:
+def _read_shares(
+    risk: str | None, confidence: str | None, coverage: str | None
+) -> dict[str, float]:
     """The shares that were given, by name; raises `InputError` for what is none."""
-    given = {name: getattr(asked, name) for name in ("risk", "confidence", "coverage")}
+    given = {"risk": risk, "confidence": confidence, "coverage": coverage}
     return {name: read_share(text, f"--{name}") for name, text in given.items() if text is not None}
 
 
-def _read_limits(asked: PromiseOptions) -> dict[str, dict[str, float] | float]:
+def _read_limits(
+    missed: list[str] | None, false_alarms: list[str] | None
+) -> dict[str, dict[str, float] | float]:
     """The limits that were given, by the name of the argument in Python."""
-    given = {"missed": asked.missed, "false_alarms": asked.false_alarms}
+    given = {"missed": missed, "false_alarms": false_alarms}
     return {
         name: read_limits(texts, f"--{name.replace('_', '-')}")
         for name, texts in given.items()
@@ -203,7 +258,7 @@ def _read_limits(asked: PromiseOptions) -> dict[str, dict[str, float] | float]:
     }
 
 
-def read_limits(texts: Sequence[str], option: str) -> dict[str, float] | float:
+def read_limits(texts: list[str], option: str) -> dict[str, float] | float:
     """Read the limits of classes by name, or one for every class.
 
     >>> read_limits(["melanoma: 1%", "nevus: 0.05"], "--missed"), read_limits(["1%"], "--missed")
@@ -282,7 +337,10 @@ def _answer_images(
 
 
 def _summary_lines(
-    guard: Guard | FindingsGuard, new: NewImages, parts: list[Any], likeness: Likeness
+    guard: Guard | FindingsGuard,
+    new: NewImages,
+    parts: list[Any],
+    likeness: Likeness,
 ) -> list[str]:
     """What a person reads first: how many are deferred, what is promised, and the warning."""
     from fairweather.deploy.guard import FindingsAnswers

@@ -339,7 +339,8 @@ class DataOptions:
     verify: bool = option(True, "Check the files of a named set against their published checksums.")
     allow_duplicates: bool = option(False, "Allow identical images in two splits, and count them.")
     scale: str | None = option(
-        None, "Intensity window of 12- and 16-bit images: LOW..HIGH or percentile:LOW..HIGH."
+        None,
+        "Intensity window of 12- and 16-bit images: LOW..HIGH or percentile:LOW..HIGH.",
     )
     positive: str | tuple[str, ...] = option(
         (),
@@ -395,40 +396,7 @@ class ModelOptions:
     )
 
 
-# ---------------------------------------------------------------- guards and plans
-
-
-@dataclass(frozen=True, kw_only=True)
-class PromiseOptions:
-    """What a guard promises, as the command line asks for it; see `fairweather.load_guard`."""
-
-    risk: WrittenNumber | None = option(
-        None, "Maximum error rate of the answers, such as 5% or 0.05."
-    )
-    missed: tuple[str, ...] = option(
-        (),
-        "Maximum share of answered images of a class or finding that may be missed: "
-        "'melanoma: 1%', or 1% for each. Repeatable.",
-    )
-    false_alarms: tuple[str, ...] = option(
-        (),
-        "Maximum share of false alarms among answered images without a finding: "
-        "'Effusion: 10%', or 10% for each. Repeatable.",
-    )
-    confidence: WrittenNumber | None = option(
-        None, "Probability that all limits hold together.", shown="95%"
-    )
-    coverage: WrittenNumber | None = option(
-        None, "Share of images whose prediction set contains the right class.", shown="90%"
-    )
-    weigh: str | None = option(
-        None, "What counts equally if images belong together: groups or images.", shown="groups"
-    )
-
-
-@dataclass(frozen=True, kw_only=True)
-class PredictOptions(ImageOptions, PromiseOptions):
-    """The options of `fairweather predict` about the images and the promise."""
+# ---------------------------------------------------------------- plans
 
 
 @dataclass(frozen=True, kw_only=True)
