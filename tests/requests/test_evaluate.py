@@ -858,7 +858,7 @@ def test_a_checkpoint_at_the_size_given_is_what_the_other_program_measures(tmp_p
         ({"variants": ["temperature"]}, "temperature is fitted on validation images"),
         (
             {"variants": ["batchnorm"]},
-            "by_colour.py:make: batchnorm needs batch norm, which the network does",
+            "by_colour.py:make: batchnorm needs batch norm, and PyTorch finds none",
         ),
         ({"priors": {"p": {"bleu": 0.5}}}, "did you mean 'blue'"),
         ({"priors": {"p": {"blue": 1.5}}}, "must be probabilities"),
