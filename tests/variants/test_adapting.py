@@ -153,8 +153,8 @@ def test_it_is_a_row_beside_its_model_on_images_that_are_not_attacked(run, draw)
     )
     draw(run)
     page = (run.path / "report.html").read_text()
-    assert "Basic + entropy minimisation by sgd (20 images)" in page
-    assert "Basic + entropy minimisation by adam (20 images) + temperature scaling" in page
+    assert "Basic + entropy minimisation by sgd (batches of 20)" in page
+    assert "Basic + entropy minimisation by adam (batches of 20) + temperature scaling" in page
 
 
 @pytest.mark.parametrize("shift", ["clean", "brightness_factor,factor=0.6"])
