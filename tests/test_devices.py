@@ -465,16 +465,18 @@ GROUPS = {
         "/proc/self/cgroup": "0::/job/step\n",
         "/sys/fs/cgroup/job/step/memory.max": "max\n",
         "/sys/fs/cgroup/job/step/memory.current": "700",
-        "/sys/fs/cgroup/job/step/memory.stat": "inactive_file 1",
+        "/sys/fs/cgroup/job/step/memory.stat": "inactive_file 1\nactive_file 0\n",
         "/sys/fs/cgroup/job/memory.max": "1000\n",
         "/sys/fs/cgroup/job/memory.current": "700\n",
-        "/sys/fs/cgroup/job/memory.stat": "anon 5\ninactive_file 200\nactive_file 7\n",
+        "/sys/fs/cgroup/job/memory.stat": "anon 5\ninactive_file 150\nactive_file 50\n",
     },
     "version 1, seen from inside": {
         "/proc/self/cgroup": "5:cpu:/box\n4:memory:/box\n0::/\n",
         "/sys/fs/cgroup/memory/memory.limit_in_bytes": "1000\n",
         "/sys/fs/cgroup/memory/memory.usage_in_bytes": "700\n",
-        "/sys/fs/cgroup/memory/memory.stat": "inactive_file 9\ntotal_inactive_file 200\n",
+        "/sys/fs/cgroup/memory/memory.stat": (
+            "inactive_file 9\nactive_file 8\ntotal_inactive_file 150\ntotal_active_file 50\n"
+        ),
     },
     "no groups": {},
 }

@@ -144,11 +144,16 @@ def _machine_memory() -> int:
     return os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE")
 
 
-# Of both versions of Linux's control groups, the files with the limit and the use, and the name of
-# what is used for copies of files, which the system can drop.
+# Of both versions of Linux's control groups, the files with the limit and the use, and the names of
+# what is used for copies of files. The system can drop them, also those that were read lately, such
+# as the pages of mapped images.
 _GROUP_FILES = {
-    "": ("memory.max", "memory.current", "inactive_file"),
-    "memory": ("memory.limit_in_bytes", "memory.usage_in_bytes", "total_inactive_file"),
+    "": ("memory.max", "memory.current", ("inactive_file", "active_file")),
+    "memory": (
+        "memory.limit_in_bytes",
+        "memory.usage_in_bytes",
+        ("total_inactive_file", "total_active_file"),
+    ),
 }
 
 
@@ -165,7 +170,7 @@ def _memory_of_groups() -> Iterator[tuple[int, int]]:
                 # A group without a limit has the word "max", or no such file.
                 with suppress(OSError, ValueError):
                     rows = (place / "memory.stat").read_text(encoding="utf-8").split()
-                    dropped = int(rows[rows.index(droppable) + 1])
+                    dropped = sum(int(rows[rows.index(part) + 1]) for part in droppable)
                     numbers = ((place / file).read_text(encoding="utf-8") for file in (limit, use))
                     most, used = map(int, numbers)
                     yield most, used - dropped

@@ -18,7 +18,7 @@ from fairweather.judge.comparison import compare_runs
 from fairweather.metrics.collapse import Collapse
 from fairweather.report import adaptation
 from fairweather.report.adaptation import (
-    Place,
+    AdaptedPlace,
     Streams,
     _describe_afterwards,
     _describe_collapses,
@@ -390,7 +390,7 @@ def describe_places(monkeypatch, describe, place, scores):
 
 
 def test_a_limit_of_errors_that_adapted_answers_break_is_said(monkeypatch):
-    place = Place("a+tent", "a", "Fog", "under fog", "fog", "mean")
+    place = AdaptedPlace("a+tent", "a", "Fog", "under fog", "fog", "mean")
     scores = {
         (RISK, "a+tent", "fog"): Score(0.2, 0.06, 0.3, 99),
         (COVERAGE, "a+tent", "fog"): Score(0.9, 0.8, 1.0, 99),
@@ -411,7 +411,7 @@ def test_a_limit_of_errors_that_adapted_answers_break_is_said(monkeypatch):
 
 def test_clean_images_after_shifts_are_beside_those_of_the_plain_network(monkeypatch):
     words, after = "on clean images after all shifts", "clean_after/all"
-    place = Place("a+tent", "a", "Clean images after all shifts", words, after, "none")
+    place = AdaptedPlace("a+tent", "a", "Clean images after all shifts", words, after, "none")
     scores = {
         ("accuracy_change/adapted", "a+tent", after): Score(-0.1, -0.2, -0.05, 99),
         ("accuracy", "a+tent", after): Score(0.8, 0.7, 0.9, 99),

@@ -356,7 +356,7 @@ def tabulate_costs(contents: Contents) -> TextTable | None:
     return TextTable("adaptation_costs", _COST_HEAD, body, [caption], frame, models)
 
 
-class Place(NamedTuple):
+class AdaptedPlace(NamedTuple):
     """Images that a network that adapts has seen, beside the plain network."""
 
     model: str
@@ -391,16 +391,16 @@ class Place(NamedTuple):
         return contents.score(metric, *self.adapted)
 
 
-def _list_places(contents: Contents) -> Iterator[Place]:
+def _list_places(contents: Contents) -> Iterator[AdaptedPlace]:
     for model, base in list_adapting(contents).items():
-        yield Place(model, base, "Clean", "on clean images", CLEAN, NO_LEVEL)
+        yield AdaptedPlace(model, base, "Clean", "on clean images", CLEAN, NO_LEVEL)
         for sweep in contents.sweeps:
             where = f"under {sweep.in_sentence}"
-            yield Place(model, base, sweep.title, where, sweep.name, MEAN)
+            yield AdaptedPlace(model, base, sweep.title, where, sweep.name, MEAN)
         if sum(not sweep.is_attack for sweep in contents.sweeps) > 1:
-            yield Place(model, base, "All shifts", "under all shifts", ALL, MEAN)
+            yield AdaptedPlace(model, base, "All shifts", "under all shifts", ALL, MEAN)
         for shift, words in contents.clean_after(model).items():
-            yield Place(model, base, _capitalise(words), f"on {words}", shift, NO_LEVEL)
+            yield AdaptedPlace(model, base, _capitalise(words), f"on {words}", shift, NO_LEVEL)
 
 
 def _name_cell(contents: Contents, streams: Streams) -> str:

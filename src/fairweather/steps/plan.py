@@ -86,9 +86,11 @@ SHIFT_VERSIONS: Mapping[str, int] = {
     "imagenet_c/defocus_blur": 3,
     "imagenet_c/gaussian_blur": 2,
     "imagenet_c/glass_blur": 2,
+    "imagenet_c/saturate": 2,
     "imagenet_c/zoom_blur": 2,
     "medmnist_c/defocus_blur": 2,
     "medmnist_c/gaussian_blur": 2,
+    "medmnist_c/saturate": 2,
     "medmnist_c/zoom_blur": 2,
 }
 

@@ -172,8 +172,8 @@ def pixelate(images: Pixels, *, factor: Annotated[float, _SHRINKS]) -> Pixels:
     """Shrink by `factor` with a box filter, and enlarge again: Pillow's `resize(BOX)` twice.
 
     Equal to the last bit to Pillow's `resize` of the width and then of the height. Pillow has this
-    order for both at once too, unless an image is very high. The small
-    side is `int(factor * side)`, at least 1.
+    order for both at once too, unless an image is very high. The small side is
+    `int(factor * side)`, at least 1.
 
     Args:
         images: uint8 `[B, 3, H, W]`.
