@@ -237,8 +237,8 @@ def tabulate_beside(contents: Contents) -> TextTable | None:
     caption = (
         f"{_name_bases(contents)} beside the same network as it is, on the same images. Change: "
         "adapted − plain. Calibration error: RMS, 10 equal-width bins. AURC: area under the "
-        "risk-coverage curve; smaller is better. In brackets: 95 % intervals over streams and "
-        f"images. {contents.sample()}."
+        "risk-coverage curve; smaller is better. In brackets: 95 % intervals over images, and over "
+        f"streams where a network has several. {contents.sample()}."
     )
     frame = pd.DataFrame(lines, columns=["model", "title", "shift", "level", *columns])
     return TextTable("adaptation", _BESIDE_HEAD, body, [caption], frame, models)
