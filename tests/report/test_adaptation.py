@@ -174,6 +174,9 @@ def test_the_section_names_the_stream_and_the_image_of_a_collapse(run):
     for collapse in every[stuck].collapses:
         assert (collapse.kind, collapse.label) == ("one class", 0)
         assert begins - 100 < collapse.place <= begins
+    beside = pd.read_csv(run.folder.file("tables/adaptation.csv")).set_index("model")
+    (written,) = beside.loc[stuck, "variant"].unique()
+    assert written.startswith('stuck: {"batch_size": 40, "order": "shuffled", ')
     # In the order of the stream: until then it is right as the plain network is.
     same = every[stuck].right[:, :begins] == every[stuck].plain[:, :begins]
     assert same.all()

@@ -1,6 +1,7 @@
 """Variants, which are fitted or adapted at test time, and their rows in a run."""
 
 import json
+from dataclasses import fields
 
 import numpy as np
 import pytest
@@ -19,7 +20,7 @@ from fairweather.types.record import fitted_file, predictions_file
 from fairweather.variants.batchnorm import BatchNorm
 from fairweather.variants.calibration import LogitDivisor
 from fairweather.variants.scaling import fit_temperature
-from fairweather.variants.variant import VARIANTS, read_variant, variant_class
+from fairweather.variants.variant import VARIANTS, Adapting, read_variant, variant_class
 from tests.conftest import TINY_RESNET
 from tests.helpers.chance import FALSE_ALARM, mean_p
 
@@ -259,6 +260,9 @@ def test_every_written_form_of_a_variant_is_read_alike(kind):
     for form in (kind, {kind: {}}, f"{kind}: {{}}", plain, plain.text):
         assert read_variant(form) == plain
     assert plain.text == kind
+    if isinstance(plain, Adapting):
+        assert read_variant(plain.full_text) == plain
+        assert all(f'"{parameter.name}": ' in plain.full_text for parameter in fields(plain))
 
 
 @pytest.mark.parametrize("form", [["temperature"], "temperature: [1", 3, None, {1: {}}, "", ":"])

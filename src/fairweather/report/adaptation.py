@@ -228,7 +228,11 @@ def tabulate_beside(contents: Contents) -> TextTable | None:
         )
         numbers = (number for entry in (*scores, *changes) for number in entry_numbers(entry))
         model, shift, level = place.adapted
-        lines.append([model, contents.titles[model], shift, level, *numbers])
+        variant = contents.variant(model)
+        assert variant is not None, "it adapts"
+        assert variant.adapting is not None, "it adapts"
+        written = variant.adapting.full_text
+        lines.append([model, contents.titles[model], shift, level, *numbers, written])
         models.append(model)
     if not body:
         return None
@@ -237,10 +241,11 @@ def tabulate_beside(contents: Contents) -> TextTable | None:
     caption = (
         f"{_name_bases(contents)} beside the same network as it is, on the same images. Change: "
         "adapted − plain. Calibration error: RMS, 10 equal-width bins. AURC: area under the "
-        "risk-coverage curve; smaller is better. In brackets: 95 % intervals over streams and "
-        f"images. {contents.sample()}."
+        "risk-coverage curve; smaller is better. In brackets: 95 % intervals over images, and over "
+        f"streams where a network has several. {contents.sample()}. All parameters of each method, "
+        "also those at their defaults: tables/adaptation.csv."
     )
-    frame = pd.DataFrame(lines, columns=["model", "title", "shift", "level", *columns])
+    frame = pd.DataFrame(lines, columns=["model", "title", "shift", "level", *columns, "variant"])
     return TextTable("adaptation", _BESIDE_HEAD, body, [caption], frame, models)
 
 

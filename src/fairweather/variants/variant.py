@@ -103,8 +103,10 @@ class Variant:
         Parameters at their defaults are left out, so that the text stays the same if the kind gets
         a new parameter.
         """
-        written = json.dumps(self.changed, default=lambda variant: variant.text)
-        return f"{self.kind}: {written}" if self.changed else self.kind
+        return self._write(self.changed) if self.changed else self.kind
+
+    def _write(self, parameters: Mapping[str, Any]) -> str:
+        return f"{self.kind}: {json.dumps(parameters, default=lambda variant: variant.text)}"
 
     @property
     def adapting(self) -> Adapting | None:
@@ -329,6 +331,18 @@ class Adapting(Variant):
             if name not in self.titled
         ]
         return ", ".join([self.own_title, *texts])
+
+    @property
+    def full_text(self) -> str:
+        """The written form with all parameters, also those at their defaults.
+
+        >>> tent = read_variant("tent")
+        >>> '"optimiser": "adam", "learning_rate": 0.001' in tent.full_text
+        True
+        >>> read_variant(tent.full_text) == tent
+        True
+        """
+        return self._write({p.name: getattr(self, p.name) for p in fields(self)})
 
     @property
     def source_images(self) -> int:
