@@ -1,5 +1,6 @@
 """Predictions in fewer bits and by compiled networks: as far from exact ones as arithmetic says."""
 
+import os
 from functools import partial
 
 import pytest
@@ -109,6 +110,10 @@ def test_numbers_too_large_for_fp16_are_named_with_its_largest(toy_images):
         assert torch.from_numpy(logits).isfinite().all()
 
 
+@pytest.mark.skipif(
+    os.environ.get("ATEN_CPU_CAPABILITY") == "default",
+    reason="torch 2.13 writes vector code, and then leaves its own header out",
+)
 def test_compiled_networks_give_the_logits_of_others_up_to_float32(digits):
     ask = partial(predict, trained(), digits, batch_size=32, device="cpu")
     with torch.no_grad():
