@@ -65,6 +65,14 @@ class Stuck(Adapting):
         return AdaptedNetwork(network, predict)
 
 
+class Alone(Stuck):
+    """The same, of a method to which earlier batches do not matter, as to LAME."""
+
+    @property
+    def remembers(self):
+        return False
+
+
 # What is said of methods that hardly adapt.
 WORDS = {
     "eata: {batch_size: 40, orders: 2, fisher_weight: 0, redundancy: 1.0e-9, margin: 9}": [
@@ -216,9 +224,9 @@ def test_streams_without_a_collapse_share_a_row_of_the_table(run):
     assert len(table.body) == 1 + 2  # each collapse has a row of its own
 
 
-def evaluate_stuck(images, variant, out):
+def evaluate_stuck(images, variant, out, where=WHERE):
     with pytest.MonkeyPatch.context() as patch, figures_left_out():
-        patch.setitem(VARIANTS, "stuck", WHERE)
+        patch.setitem(VARIANTS, "stuck", where)
         data = fw.Dataset("quadrants", None, None, images, (0.0,) * 3, (1.0,) * 3)
         options = {"bootstrap": 100, "device": "cpu", "progress": False}
         run = fw.evaluate(Quadrants(sharpness=4), data, (), variants=[variant], out=out, **options)
@@ -235,6 +243,14 @@ def test_a_network_that_becomes_certain_with_the_same_answers_has_not_collapsed(
     assert streams.collapsed == {}
     assert table["collapsed"].item() == 0
     assert "not examined" not in page
+
+
+@pytest.mark.parametrize(("after", "collapsed"), [(0, [STREAMS]), (99, [])])
+def test_one_class_is_found_where_each_batch_is_alone(images, tmp_path, after, collapsed):
+    where, variant = WHERE.replace("Stuck", "Alone"), f"stuck: {{after: {after}}}"
+    streams, table, _ = evaluate_stuck(images, variant, tmp_path / "a", where)
+    assert streams.is_examined == bool(collapsed)
+    assert table["collapsed"].dropna().tolist() == collapsed
 
 
 def test_hardly_adapting_and_coming_back_is_said(images, tmp_path):

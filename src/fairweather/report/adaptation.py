@@ -68,7 +68,7 @@ class Streams(NamedTuple):
 
     collapses: Sequence[Collapse | None] | None
     """Of each stream; certainty counts where it is wrong. None where no earlier batch changes an
-    answer, so that no stream can collapse."""
+    answer, and no batch alone gives one class."""
 
     remark: str
     """What must be known of the streams; "" for nothing."""
@@ -180,7 +180,7 @@ def _read_cell(contents: Contents, model: str, base: str, cell: str) -> Streams 
         cell,
         right,
         plain_right,
-        collapses if can_collapse else None,
+        collapses if can_collapse or any(collapses) else None,
         remark,
         contents.read_passes(model, seed, cell),
         contents.read_seconds(model, seed, cell),
