@@ -380,6 +380,8 @@ def test_a_large_fall_without_a_collapse_is_said():
     right, plain = [[0.0] * 60 + [1.0] * 40] * 5, [[1.0] * 100] * 5
     (said,) = describe_streams(make_streams(right, plain, [None] * 5))
     assert said == "TENT loses 60 points on clean images. No stream collapsed to one class there."
+    (said,) = describe_streams(make_streams(right, plain, None))
+    assert said == "TENT loses 60 points on clean images."
     sign = Collapse("one class", 9, 0)
     (said,) = describe_streams(make_streams(right[:1], plain[:1], [sign]))
     assert said == (

@@ -536,15 +536,13 @@ def _name_place(contents: Contents, streams: Streams) -> str:
 
 def _describe_collapses(every: Sequence[Streams], contents: Contents) -> Iterator[str]:
     healthy: dict[int, list[str]] = {}
-    falls: list[tuple[float, str, str]] = []
+    falls: list[tuple[float, str, str, bool]] = []
     for model, cells in _list_by_model(every).items():
         title, count = contents.once(title_adapting)[model], len(cells[0].accuracies)
         worst = max(cells, key=lambda streams: len(streams.collapsed))
         fall = max(cells, key=lambda streams: float(streams.plain.mean() - streams.right.mean()))
         if worst.remark:
             yield f"{title}: {worst.remark}"
-        if not worst.is_examined:
-            continue
         if worst.collapsed:
             number, collapse = next(iter(worst.collapsed.items()))
             some = f"{len(worst.collapsed)} of {count} streams collapse"
@@ -557,15 +555,15 @@ def _describe_collapses(every: Sequence[Streams], contents: Contents) -> Iterato
                 f"From image {collapse.place + 1:,} on, stream {number + 1} {answers}."
             )
         elif (lost := fall.plain.mean() - fall.right.mean()) >= LARGE_FALL:
-            falls.append((lost, title, _name_place(contents, fall)))
-        elif count > 1:
+            falls.append((lost, title, _name_place(contents, fall), fall.is_examined))
+        elif count > 1 and worst.is_examined:
             healthy.setdefault(count, []).append(title)
     if falls:
-        lost, title, place = max(falls)
+        lost, title, place, is_examined_there = max(falls)
         others = f"{len(falls)} networks lose {100 * LARGE_FALL:.0f} points or more. "
         yield (
-            f"{others if len(falls) > 1 else ''}{title} loses {100 * lost:.0f} points {place}. "
-            "No stream collapsed to one class there."
+            f"{others if len(falls) > 1 else ''}{title} loses {100 * lost:.0f} points {place}."
+            f"{' No stream collapsed to one class there.' * is_examined_there}"
         )
     for count, titles in healthy.items():
         which = titles[0] if len(titles) == 1 else f"{len(titles)} networks"
