@@ -1,5 +1,6 @@
 """What works on a device is tried on one that only pretends to be one, with the CPU's results."""
 
+from contextlib import nullcontext
 from dataclasses import replace
 
 import numpy as np
@@ -20,6 +21,7 @@ from fairweather.inference.prediction import (
     predict_batches,
     predict_shared,
 )
+from fairweather.models.opening import load_model
 from fairweather.models.outputs import ConvertedOutputs, log_probabilities
 from fairweather.models.wrappers import Classifier, Ensemble, GrayInput, LabelMapper
 from fairweather.runs.folder import RunFolder
@@ -181,6 +183,26 @@ def test_a_guard_looks_at_images(kind, toy_images):
         assert found.device == device
         assert torch.equal(found.cpu(), expected)
         assert torch.equal(features.cpu(), known)
+
+
+@pytest.mark.filterwarnings("ignore::DeprecationWarning", "ignore::FutureWarning")  # the exporter's
+def test_an_onnx_file_is_made_and_predicts(toy_images, tmp_path):
+    pytest.importorskip("onnxruntime")
+    pytest.importorskip("onnxscript")
+    path, expected = tmp_path / "plain.onnx", None
+    for kind in ("cpu", "mps", "cuda", "xpu"):
+        with pretended(kind) if kind != "cpu" else nullcontext(CPU) as device:
+            torch.onnx.export(
+                Plain(), (torch.zeros(2, 3, 8, 8),), path, dynamo=True,
+                dynamic_shapes=({0: "batch"},), verbose=False,
+            )  # fmt: skip
+            model = load_model(f"onnx:{path}")
+            if expected is None:
+                expected = predict(model, toy_images, device=device)
+                continue
+            with pytest.warns(UserWarning, match="runs on the CPU, not on"):
+                found = predict(model, toy_images, device=device)
+        same(found, expected)
 
 
 AUGMENTED = {"horizontal_flip": 0.5, "rotation": Rotation(20), "gaussian_noise": GaussianNoise(0.1)}

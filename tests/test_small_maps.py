@@ -69,6 +69,19 @@ SMALL_AXES = st.sampled_from([axis for axis in AXES if find_taps(*axis) is not N
 FORMATS = st.sampled_from([torch.contiguous_format, torch.channels_last])
 
 
+@pytest.mark.parametrize(("kernel", "stride"), [(3, 1), (3, 2), (5, 1), (7, 2)])
+def test_weights_that_meet_only_padding_have_no_gradient_in_bf16(kernel, stride):
+    images = draw(12, 32, 1, 1, dtype=torch.float32)
+    weight = draw(64, 32, kernel, kernel, dtype=torch.float32).requires_grad_()
+    for size in range(8, 20):  # what is freed has no zeros
+        _ = torch.full((2**size,), torch.nan)
+    with SmallMaps(), torch.autocast("cpu", torch.bfloat16):
+        outputs = F.conv2d(images, weight, stride=stride, padding=kernel // 2)
+    (found,) = gradients(outputs, weight, torch.ones_like(outputs))
+    found[:, :, kernel // 2, kernel // 2] = 0
+    assert not found.any()
+
+
 @given(
     SMALL_AXES, SMALL_AXES, st.integers(1, 4), st.integers(1, 4), st.booleans(), FORMATS, FORMATS
 )

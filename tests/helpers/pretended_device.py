@@ -71,9 +71,9 @@ class PretendedDevice(TorchFunctionMode):
         if name not in _MIXING:
             self._check(name, given, here)
         wanted = named.get("device")
-        if wanted is not None:
-            named["device"] = torch.device("cpu")
         goes = any(here) if wanted is None else torch.device(wanted).type == self.device.type
+        if goes and wanted is not None:
+            named["device"] = torch.device("cpu")
         if name in _MIXING and not self.has(given[0]):
             goes = False
         found = func(*args, **named)
@@ -145,6 +145,13 @@ class PretendedDevice(TorchFunctionMode):
         return found
 
 
+class _Autocast(torch.autocast):
+    """The CPU's autocast, also for the pretended device."""
+
+    def __init__(self, device_type: str, *args: Any, **named: Any) -> None:
+        super().__init__("cpu", *args, **named)
+
+
 class _Generator(torch.Generator):
     """A generator of the CPU, also for the pretended device."""
 
@@ -176,11 +183,12 @@ def pretended_mode(kind: str, place: int = 0) -> Iterator[PretendedDevice]:
         "get_device_capability": lambda _: (8, 0),
         "mem_get_info": lambda _: (2**32, 2**33),
         "manual_seed": lambda _: None,
-        "get_rng_state": lambda *_: None,
+        "get_rng_state": lambda *_: torch.get_rng_state(),
         "set_rng_state": lambda *_: None,
     }
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(torch, "Generator", _Generator)
+        patch.setattr(torch, "autocast", _Autocast)
         for name, function in functions.items():
             if hasattr(module, name):
                 patch.setattr(module, name, function)

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import errno
-import logging
 import re
 from collections.abc import Sequence
 from json import dumps as json_text
@@ -200,7 +199,6 @@ def _read_study(
     """Read and check the study that the command line asks for."""
     from fairweather.requests.study.schema import load_study
 
-    logging.getLogger("lightning_fabric").setLevel(logging.WARNING)
     overrides = list(set_ or [])
     if seeds is not None:
         overrides.append(f"seeds=[{seeds}]" if "," in seeds else f"seeds={seeds}")

@@ -6,9 +6,9 @@ import hashlib
 import io
 import json
 import shutil
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from dataclasses import asdict, replace
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, TypeVar
 
 import pandas as pd
 import pydantic
@@ -19,7 +19,7 @@ from fairweather.attacks.shift_lists import expand_only_shifts
 from fairweather.attacks.table import make_training_attack
 from fairweather.data.splits import choose_labelled, corrupt_labels
 from fairweather.devices import is_out_of_memory
-from fairweather.errors import InputError, TrainingDivergedError
+from fairweather.errors import InputError, TrainingDivergedError, first_line
 from fairweather.files.tables import frame_to_csv
 from fairweather.models.backbones import make_encoder, state_without_head
 from fairweather.models.building import (
@@ -62,6 +62,7 @@ STATE = f"{RESUME}/state.pt"
 # The end of its file, after its SHA-256; files of earlier versions have neither.
 SEALED = b"fwstate1"
 DECIMALS = 4  # of correlations, which are only plotted
+T = TypeVar("T")
 State = dict[str, Any]  # tensors, numbers and lists, as torch.save takes them
 
 
@@ -121,7 +122,7 @@ def _train(
         model.freeze_batchnorm()
     if step.sync_batchnorm:
         synchronise_batchnorm(model)
-    for epoch in fit(
+    epochs = fit(
         model,
         train,
         val,
@@ -136,7 +137,8 @@ def _train(
         after_step=training.tell_part,
         ranks=worker.ranks,
         loss=loss,
-    ):
+    )
+    for epoch in explain_memory(epochs, recipe.batch_size):
         row = epoch.state["history"][-1]
         shown = loss.shown(row[f"val_{loss.metric}"])
         note = f"validation {shown}, loss {row['val_loss']:.3f}"
@@ -169,6 +171,25 @@ def _train(
     if "probed" in state:
         files[PROBED] = encode_safetensors(state["probed"])
     return training.finish(files)
+
+
+def explain_memory(epochs: Iterator[T], batch_size: int) -> Iterator[T]:
+    """Give the epochs of a training; raise `InputError` when memory runs out.
+
+    Unlike in predictions, batches are not halved: another size would be another training.
+
+    >>> list(explain_memory(iter([1, 2]), 256))
+    [1, 2]
+    """
+    try:
+        yield from epochs
+    except Exception as error:  # libraries have only this in common
+        if isinstance(error, InputError) or not is_out_of_memory(error):
+            raise
+        raise InputError(
+            f"memory ran out in training with batches of {batch_size} ({first_line(error)}): "
+            "choose a smaller batch_size in the recipe"
+        ) from None
 
 
 class _Training:
@@ -332,7 +353,7 @@ def do_pretrain(
     training.tell("")
     encoder, quality = make_encoder(classifier, spec.backbone), f"knn_{own.metric}"
     last: PretrainingEpoch | None = None
-    for last in pretrain(
+    epochs = pretrain(
         encoder.module,
         images,
         step.recipe,
@@ -346,7 +367,8 @@ def do_pretrain(
         ranks=worker.ranks,
         sync_batchnorm=step.sync_batchnorm,
         loss=loss,
-    ):
+    )
+    for last in explain_memory(epochs, step.recipe.batch_size):
         row = last.history[-1]
         note = (
             f"k-NN {own.shown(row[quality])}, loss {row['train_loss']:.3g}, "

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import importlib.metadata
+import logging
 import os
 import sys
 from collections.abc import Iterator
@@ -46,6 +47,9 @@ with _version_only("torchmetrics"):
     from lightning_fabric.plugins.environments.slurm import SLURMEnvironment
     from lightning_fabric.plugins.environments.torchelastic import TorchElasticEnvironment
     from lightning_fabric.strategies.ddp import DDPStrategy
+
+# Its hints are about precision, which is set here and not by the caller.
+logging.getLogger("lightning_fabric").setLevel(logging.WARNING)
 
 _PRECISION = {"fp32": "32-true", "bf16": "bf16-mixed"}
 

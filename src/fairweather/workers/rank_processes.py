@@ -7,7 +7,6 @@ torchrun or srun has started them, the first process does the rest alone.
 
 from __future__ import annotations
 
-import logging
 import os
 import subprocess  # nosec B404 # for its types: processes.start_module starts them
 import sys
@@ -236,7 +235,6 @@ def _check_plans(plan: Plan, ranks: Ranks) -> None:
 def main() -> None:
     """Read settings from standard input, and help until the first process ends."""
     settings = RankSettings.model_validate_json(read_first_line())
-    logging.getLogger("lightning_fabric").setLevel(logging.WARNING)
     print("ready", flush=True)
     os.dup2(2, 1)  # nobody reads its standard output after this
     cv2.setNumThreads(settings.plan.steps[0].threads)  # the processes share the cores
