@@ -54,7 +54,7 @@ from fairweather.types.measurement import Score
 from fairweather.variants.variant import read_variant
 
 STORED = Path(__file__).with_suffix(".csv")
-TRIALS, RESAMPLES, IMAGES, TRUTH = 500, 200, 500, 20_000
+TRIALS, RESAMPLES, IMAGES, TRUTH = 2000, 200, 500, 20_000
 STREAMS = (5, 10, 20)
 WINDOW, SHARPNESS, BINS, CLASSES = 64, 1.5, 10, 10
 METRICS = ("accuracy", "rms_calibration_error", "negative_log_likelihood")
