@@ -242,8 +242,9 @@ def tabulate_beside(contents: Contents) -> TextTable | None:
         f"{_name_bases(contents)} beside the same network as it is, on the same images. Change: "
         "adapted − plain. Calibration error: RMS, 10 equal-width bins. AURC: area under the "
         "risk-coverage curve; smaller is better. In brackets: 95 % intervals over images, and over "
-        f"streams where a network has several. {contents.sample()}. All parameters of each method, "
-        "also those at their defaults: tables/adaptation.csv."
+        f"streams where a network has several. {contents.sample()}. Intervals of changes are too "
+        "narrow where each image steers the network. All parameters of each method, also those at "
+        "their defaults: tables/adaptation.csv."
     )
     frame = pd.DataFrame(lines, columns=["model", "title", "shift", "level", *columns, "variant"])
     return TextTable("adaptation", _BESIDE_HEAD, body, [caption], frame, models)
