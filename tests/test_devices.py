@@ -1,8 +1,10 @@
 """What differs between devices: precision, memory that runs out, random numbers, repeatability."""
 
+import gc
+import itertools
 import os
 import re
-import weakref
+import sys
 from dataclasses import replace
 from io import StringIO
 
@@ -13,8 +15,8 @@ import torch
 import torch.nn.functional as F
 from safetensors.torch import save_file
 from torch import nn
+from torch.autograd.profiler import profile
 from torch.utils._python_dispatch import TorchDispatchMode
-from torch.utils._pytree import tree_leaves
 
 from fairweather.attacks.problem import _running_sum
 from fairweather.attacks.table import make_attack
@@ -47,7 +49,9 @@ from fairweather.training.selfsupervised.pretraining import NeighbourProbe, knn_
 from fairweather.types.measurement import Shift
 from fairweather.variants.variant import VARIANTS, Adapting, read_variant, variant_class
 from tests.conftest import TINY_RESNET
+from tests.helpers.forking import Program
 from tests.helpers.memory_habits import Plain
+from tests.helpers.started import started
 
 CPU = torch.device("cpu")
 ADAPTING = [kind for kind in VARIANTS if issubclass(variant_class(kind), Adapting)]
@@ -309,30 +313,24 @@ def test_models_that_were_opened_elsewhere_count_and_leave_the_device(limit, tmp
         assert "".join(each for each in "abcd" if models[each].left) == expected
 
 
-class LiveBytes(TorchDispatchMode):
-    """It counts the bytes of tensors that are made inside the block, as torch's allocators do."""
+class AllocatedBytes(profile):
+    """What torch's allocator of the CPU says that it gave inside the block, in bytes.
+
+    Attributes:
+        live: what it has not got back at the end.
+        most: the most at once.
+    """
 
     def __init__(self):
-        super().__init__()
-        self.live = self.most = 0
+        super().__init__(profile_memory=True)
 
-    def __torch_dispatch__(self, func, types, args=(), kwargs=None):
-        found = func(*args, **(kwargs or {}))
-        given = {place.data_ptr() for place in self.storages((args, kwargs))}
-        for place in self.storages(found):
-            if place.data_ptr() and place.data_ptr() not in given:
-                self.add(place.nbytes())
-                weakref.finalize(place, self.add, -place.nbytes())
-        return found
-
-    @staticmethod
-    def storages(of):
-        tensors = (each for each in tree_leaves(of) if isinstance(each, torch.Tensor))
-        return [tensor.untyped_storage() for tensor in tensors]
-
-    def add(self, count):
-        self.live += count
-        self.most = max(self.most, self.live)
+    def __exit__(self, *error):
+        gc.collect()
+        super().__exit__(*error)
+        told = [event for event in self.kineto_results.events() if event.name() == "[memory]"]
+        told.sort(key=lambda event: event.start_ns())
+        sums = [0, *itertools.accumulate(event.nbytes() for event in told)]
+        self.live, self.most = sums[-1], max(sums)
 
 
 class Deep(nn.Module):
@@ -354,7 +352,7 @@ def test_methods_of_adaptation_need_the_memory_that_they_say(kind, toy_images):
     adapting = read_variant(f"{kind}: {{batch_size: 4, orders: 3}}").adapting
     model, images = Deep().eval(), toy_images[:12]
     source = images if adapting.source_images else None
-    with LiveBytes() as memory:
+    with AllocatedBytes() as memory:
         predict_streams(
             Predictor(model, adapting=adapting, source=source),
             adapting, images=images, batch_size=4, device=CPU,
@@ -363,32 +361,133 @@ def test_methods_of_adaptation_need_the_memory_that_they_say(kind, toy_images):
     assert adapting.copies - 0.1 < memory.most / count_bytes(model) < adapting.copies + 0.5
 
 
-@pytest.mark.parametrize("variant", [None, "tent", "cotta"])
-def test_networks_that_fit_do_so_in_fact_and_one_more_would_not(variant, tmp_path):
-    """Under a limit, with what an allocator counts while the networks are loaded and one adapts."""
-    folder, spec = RunFolder(tmp_path), ModelSpec(TINY_RESNET, 3)
-    networks = [TrainedNetwork(folder=f"models/a/seed-{seed}") for seed in range(5)]
-    for seed, network in enumerate(networks):
-        place = folder.file(network.folder)
-        place.mkdir(parents=True)
+def trained_networks(folder, spec, count, variant=None):
+    """A worker that predicts with the first of so many networks in a folder."""
+    networks, weights = [], build(spec, 0).state_dict()
+    for seed in range(count):
+        networks.append(TrainedNetwork(folder=f"models/a/seed-{seed}"))
+        place = folder.file(networks[-1].folder)
+        place.mkdir(parents=True, exist_ok=True)
         (place / "model.json").write_text(render_model_json(spec, {}))
-        save_file(build(spec, seed).state_dict(), place / "model.safetensors")
+        save_file(weights, place / "model.safetensors")
     how = ForwardPass(network=networks[0], variant=variant)
     step = PredictStep(
         id="p", task="p", leaves=("p",), model="a", seed=0, images=ImagesReference(), shift="clean",
         shift_seed=0, batch_size=4, how=how,
     )  # fmt: skip
-    worker = Worker(Plan(data={}, steps=(step,)), device="cpu")
-    with LiveBytes() as memory:
+    return Worker(Plan(data={}, steps=(step,)), device="cpu"), networks, how
+
+
+@pytest.mark.parametrize("variant", [None, "tent", "cotta"])
+def test_networks_that_fit_do_so_in_fact_and_one_more_would_not(variant, tmp_path):
+    """Under a limit, with what torch's allocator says while they are loaded and one adapts."""
+    folder = RunFolder(tmp_path)
+    worker, networks, how = trained_networks(folder, ModelSpec(TINY_RESNET, 3), 5, variant)
+    with AllocatedBytes() as memory:
         kept = [load_checkpoint(folder.file(network.folder)) for network in networks]
     one, more = memory.live / len(kept), 0 if variant is None else how.adapting.copies
     worker.room = (3.5 + more) * one
     assert worker.count_fitting(networks, folder) == 3
     del kept
-    with LiveBytes() as memory:
+    with AllocatedBytes() as memory:
         for network in networks:
             worker.network(network, folder)
     assert memory.live + more * one <= worker.room < memory.live + (1 + more) * one
+
+
+LIMITED = """
+import resource, sys
+from pathlib import Path
+
+import numpy as np
+import torch
+from torch import nn
+
+from fairweather.devices import is_out_of_memory
+from fairweather.inference.prediction import Predictor, predict, predict_streams
+from fairweather.models.building import ModelSpec, load_checkpoint
+from fairweather.runs.folder import RunFolder
+from fairweather.types.measurement import Images
+from tests.test_devices import trained_networks
+
+folder, spec = RunFolder(Path(sys.argv[1])), ModelSpec("timm:resnet18", 3, width=0.25)
+pixels = torch.arange(3 * 32 * 32 * 6, dtype=torch.uint8).reshape(6, 3, 32, 32)
+images = Images(pixels, torch.arange(6) % 3, torch.arange(6), ("a", "b", "c"))
+
+
+class Copies(nn.Module):
+    def __init__(self):
+        super().__init__()
+        self.head = nn.Linear(192, 3)
+
+    def forward(self, pixels):
+        return self.head(torch.stack([pixels.flatten(1)] * 64).mean(0))
+
+
+def use(model, adapting):
+    if adapting is None:
+        return predict(model, images, batch_size=3, device="cpu")
+    return predict_streams(
+        Predictor(model, adapting=adapting), adapting, images=images, batch_size=3, device="cpu"
+    )
+
+
+def used():
+    with open("/proc/self/status") as status:
+        return next(int(line.split()[1]) * 1024 for line in status if line.startswith("VmData"))
+
+
+def count(variant):
+    worker, networks, how = made[variant]
+    worker.room = limit // 2  # as of a GPU
+    fits = worker.count_fitting(networks, folder)
+    for network in [*networks[:fits], networks[0]]:
+        use(worker.network(network, folder), how.adapting)
+    assert len(worker._networks) == fits  # none was put aside
+    worker._networks.clear()
+    return fits
+
+
+def count_given():
+    # How many networks the allocator gives memory for, until it refuses.
+    kept = []
+    try:
+        while len(kept) < 50:
+            kept.append(load_checkpoint(folder.file("models/a/seed-0")))
+    except Exception as error:
+        assert is_out_of_memory(error)
+    return len(kept)
+
+
+made = {kind: trained_networks(folder, spec, 12, kind) for kind in (None, "tent", "cotta")}
+worker, networks, how = made["cotta"]
+size = worker._size_of(networks[0], folder)
+copies = Copies().eval()
+many = Images(torch.randint(256, (4096, 3, 8, 8), dtype=torch.uint8), torch.zeros(4096, dtype=int),
+              torch.arange(4096), ("a", "b", "c"))
+whole = predict(copies, many, batch_size=64, device="cpu").logits
+use(load_checkpoint(folder.file(networks[0].folder)), how.adapting)  # what libraries load is kept
+limit = 17 * size
+resource.setrlimit(resource.RLIMIT_DATA, (used() + limit, resource.RLIM_INFINITY))
+print(count(None), count("tent"), count("cotta"), 8 <= count_given() < 50)
+sizes = []
+halved = predict(copies, many, batch_size=4096, device="cpu", when_halved=sizes.append).logits
+print(0 < len(sizes) < 6, np.abs(halved - whole).max() < 1e-5)
+"""
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="other systems do not limit data")
+def test_a_limit_that_torch_s_allocator_keeps_holds_what_fits_and_halves_a_batch(tmp_path):
+    """What is counted to fit into half of a made-up limit of the system is loaded and adapted.
+
+    Of 17 networks, half are 8.5. So 8 fit, 7 beside one copy, and 2 beside six. The other half is
+    for activations, and for a file while it is read. It is the allocator of the CPU: one of a GPU
+    was never asked.
+    """
+    command = [sys.executable, "-W", "error", "-c", LIMITED, str(tmp_path)]
+    with started(command, Program) as process:
+        assert process.stdout.read() == "8 7 2 True\nTrue True\n"
+    assert process.returncode == 0
 
 
 # ---------------------------------------------------------------- random numbers
@@ -458,6 +557,27 @@ def test_the_gradient_of_a_resize_is_torch_s(size):
     (one,), (other,) = (torch.autograd.grad(each, images, wanted) for each in (found, expected))
     # Sums of at most 64 products below 1, each rounded to 53 bits a few times.
     assert torch.allclose(one, other, rtol=0, atol=64 * 2**-50)
+
+
+UNBOUND = """
+import os, sys
+before, sys.argv = os.sched_getaffinity(0), ["fairweather", "--version"]
+from fairweather.__main__ import main
+try:
+    main()
+except SystemExit:
+    import torch
+    print(torch.ones(10**6).sum().item(), os.sched_getaffinity(0) == before)
+"""
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="other systems do not bind processes")
+def test_the_command_line_may_use_all_cores_whatever_openmp_is_told():
+    """With two cores or more: GNU's OpenMP would else keep it on the first one."""
+    command, told = [sys.executable, "-c", UNBOUND], {**os.environ, "OMP_PROC_BIND": "true"}
+    with started(command, env=told) as process:
+        assert process.stdout.read().splitlines()[1:] == ["1000000.0 True"]
+    assert process.returncode == 0
 
 
 GROUPS = {

@@ -416,11 +416,11 @@ def test_pixels_go_to_the_device_only_if_they_have_room(toy_images):
         return True
 
     meta = torch.device("meta")
-    moved = move_if_room(toy_images, meta, room)
-    assert asked == [(meta, toy_images.images.nbytes)]
+    moved = move_if_room(toy_images, meta, 3, room)  # three jobs each have as many
+    assert asked == [(meta, 3 * toy_images.images.nbytes)]
     assert moved.images.device == meta
     assert moved.labels.device == moved.keys.device == CPU
-    assert move_if_room(toy_images, meta, lambda device, size: False) is toy_images
+    assert move_if_room(toy_images, meta, room=lambda device, size: False) is toy_images
     assert move_if_room(toy_images, CPU) is toy_images  # on a CPU, they are there already
 
 

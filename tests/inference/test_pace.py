@@ -180,13 +180,15 @@ def test_processes_join_while_batches_are_on_their_way_and_change_no_pixel(
 
 
 @pytest.mark.usefixtures("forking")
-@pytest.mark.parametrize(("fit", "count"), [(0, 1), (1, 2), (2, 3), (9, 4)])
-def test_no_more_processes_join_than_fit_into_half_of_the_memory(
-    fit, count, toy_images, monkeypatch
+@pytest.mark.parametrize(
+    ("fit", "jobs", "count"), [(0, 1, 1), (1, 1, 2), (2, 1, 3), (9, 1, 4), (8, 4, 3), (7, 4, 2)]
+)
+def test_no_more_processes_join_than_fit_into_the_job_s_share_of_half_of_the_memory(
+    fit, jobs, count, toy_images, monkeypatch
 ):
     free = 2 * PROCESS_BYTES * fit + PROCESS_BYTES // 2
     monkeypatch.setattr(shifting, "available_memory", lambda: free)
-    shifters, said = Shifters(8), []
+    shifters, said = Shifters(8, jobs=jobs), []
     shifters.pace, shifters.tell = Told(8, [4.0]), said.append
     try:
         shift = make_shift("imagenet_c/gaussian_noise", severity=3)

@@ -303,7 +303,8 @@ def test_jobs_take_gpus_of_one_model_in_turn(device, jobs, places, on_each, monk
             offline=True,
             workers=workers,
             networks=None,
-            jobs=on_each,
+            jobs=jobs,
+            jobs_on_device=on_each,
         )
         for place in places
     ]

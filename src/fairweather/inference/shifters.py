@@ -93,15 +93,19 @@ class Shifters:
         most: how many there are cores for; at least 1.
         device: that of the networks. A CUDA device copies the batches from page-locked memory.
         first: how many start with the first batch.
+        jobs: how many jobs of this machine start such processes.
 
     Attributes:
         tell: called with a line that says how many there are, and why.
     """
 
-    def __init__(self, most: int, device: torch.device | None = None, *, first: int = 1) -> None:
+    def __init__(
+        self, most: int, device: torch.device | None = None, *, first: int = 1, jobs: int = 1
+    ) -> None:
         self._device = device or torch.device("cpu")
         self.pace, self.first = Pace(most, partial(wait_for, self._device)), first
         self.tell: Notify = silent
+        self._jobs = jobs
         self._memory: _SharedMemory | None = None
         self._processes: list[_ShifterProcess] = []
         self._joining: list[_ShifterProcess] = []  # they still load their modules
@@ -122,8 +126,8 @@ class Shifters:
         self.pace.asked()
         if self._memory is None:
             self._memory = _SharedMemory(self._device)
-            # Other jobs may start theirs at the same time, so half of the memory stays.
-            self._fitting = self.first + available_memory() // 2 // PROCESS_BYTES
+            # Half of the memory stays. Other jobs may start theirs at the same time.
+            self._fitting = self.first + available_memory() // 2 // self._jobs // PROCESS_BYTES
             self._processes = [_ShifterProcess(self._memory.file) for _ in range(self.first)]
         while self._joining and self._joining[0].has_answered:
             self._processes.append(self._joining.pop(0))

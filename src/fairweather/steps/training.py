@@ -136,6 +136,7 @@ def _train(
         attack=training_attack(recipe),
         after_step=training.tell_part,
         ranks=worker.ranks,
+        jobs=worker.jobs_on_device,
         loss=loss,
     )
     for epoch in explain_memory(epochs, recipe.batch_size):
@@ -365,6 +366,7 @@ def do_pretrain(
         state=training.state,
         after_step=training.tell_part,
         ranks=worker.ranks,
+        jobs=worker.jobs_on_device,
         sync_batchnorm=step.sync_batchnorm,
         loss=loss,
     )

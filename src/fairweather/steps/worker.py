@@ -92,12 +92,14 @@ class Worker:
         workers: the most processes that make shifted batches ahead.
         networks: the most networks to keep in memory; None for as many as fit.
         jobs: number of workers on this machine, which share its memory.
+        jobs_on_device: how many of them share the memory of the device.
         ranks: the processes that train together with this one.
         given: reads predictions that were made elsewhere, by the file that they are stored in.
         groups: what belongs together, by split, of such predictions without images.
 
     Attributes:
         room: bytes that networks may take.
+        jobs_on_device: as given.
     """
 
     def __init__(
@@ -112,6 +114,7 @@ class Worker:
         workers: int = 0,
         networks: int | None = None,
         jobs: int = 1,
+        jobs_on_device: int = 1,
         ranks: Ranks = ALONE,
         given: Callable[[str], AnyPredictions] | None = None,
         groups: Mapping[str, StoredGroups] | None = None,
@@ -127,8 +130,9 @@ class Worker:
         self._datasets = dict(datasets or {})
         self._opened = dict(models or {})
         self.most_networks = networks
-        self._shifters = Shifters(workers, self.device) if workers else None
-        self.room = memory_for_networks(self.device) // jobs
+        self.jobs_on_device = jobs_on_device
+        self._shifters = Shifters(workers, self.device, jobs=jobs) if workers else None
+        self.room = memory_for_networks(self.device) // jobs_on_device
         forward = (step.how for step in plan.steps if isinstance(step, PredictStep))
         variants = {how.variant for how in forward if isinstance(how, ForwardPass)} - {None}
         adapting = (read_variant(str(variant)).adapting for variant in variants)

@@ -339,13 +339,16 @@ def draw_pasted_boxes(
 
 
 def move_if_room(
-    images: Images, device: torch.device, room: Callable[[torch.device, int], bool] = has_room_for
+    images: Images,
+    device: torch.device,
+    jobs: int = 1,
+    room: Callable[[torch.device, int], bool] = has_room_for,
 ) -> Images:
-    """Copy the pixels of training images to the device if they fit there.
+    """Copy the pixels of training images to the device if those of so many jobs fit there.
 
     Labels and keys stay where they are: reading them must not wait for the device.
     """
-    if not room(device, images.images.nbytes):
+    if not room(device, jobs * images.images.nbytes):
         return images
     return replace(images, images=images.images.to(device))
 

@@ -287,6 +287,7 @@ def fit(
     attack: Attack | None = None,
     after_step: Callable[[float], None] | None = None,
     ranks: Ranks = ALONE,
+    jobs: int = 1,
     loss: LabelLoss = ONE_CLASS,
 ) -> Iterator[Epoch]:
     """Train a classifier, one epoch at a time.
@@ -311,6 +312,7 @@ def fit(
             that are done.
         ranks: the processes that train together; each must call this with the same arguments, and
             gets the same epochs.
+        jobs: how many trainings share the memory of the device.
         loss: how the labels are learned: one class of each image, or several findings.
 
     Raises:
@@ -324,7 +326,7 @@ def fit(
     recipe, fabric = loss.complete(recipe), ranks.fabric(device, precision)
     learner = Learner(model, recipe, head, seed, fabric, loss, loss.weigh(recipe, train))
     if not train_shifts:  # shifts need the pixels on the CPU
-        train = move_if_room(train, learner.device)
+        train = move_if_room(train, learner.device, jobs)
     history: list[dict[str, float]] = []
     best: dict[str, torch.Tensor] = {}
     probed: dict[str, torch.Tensor] = {}

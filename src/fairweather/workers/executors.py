@@ -107,6 +107,6 @@ def assign_jobs(work: Work, sharing: Sharing, jobs: int) -> list[Assignment]:
     # One process stays on the device by its own name, which may be that of a rank.
     devices = list_devices(work.device) if jobs > 1 else [work.device]
     on_each = math.ceil(jobs / len(devices))
-    settings = work.settings(sharing, workers=workers, jobs=on_each)
+    settings = work.settings(sharing, workers=workers, jobs=jobs, on_device=on_each)
     named = map(str, itertools.islice(itertools.cycle(devices), jobs))
     return [work.assign(replace(settings, device=name)) for name in named]

@@ -257,7 +257,8 @@ class Site:
             offline=settings.offline,
             progress=self._tell_loading,
             networks=settings.networks,
-            jobs=1 if settings.device == "cuda" else settings.jobs,
+            jobs=settings.jobs,
+            jobs_on_device=1 if settings.device == "cuda" else settings.jobs,
             workers=workers,
         )
 

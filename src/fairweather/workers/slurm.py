@@ -135,9 +135,9 @@ def execute_on_slurm(work: Work, sharing: Sharing, tell: Notify) -> None:
         workers = choose_workers(device, workers, most)
     elif workers is None:
         workers = MOST_WORKERS if device.type == "cuda" else 0
+    here = most if sharing.is_slurm_local else 1
     settings = replace(
-        work.settings(sharing, workers=workers, jobs=most if sharing.is_slurm_local else 1),
-        device=device.type,
+        work.settings(sharing, workers=workers, jobs=here, on_device=here), device=device.type
     )
 
     def prepare(folder: RunFolder, others: bool) -> None:

@@ -57,6 +57,7 @@ class WorkerSettings:
     workers: int
     networks: int | None
     jobs: int = 1
+    jobs_on_device: int = 1
 
 
 class Assignment(FrozenRecord):
@@ -129,13 +130,16 @@ class Work:
             folder.write(name, text)
         write_image_lists(folder, self.datasets)
 
-    def settings(self, sharing: Sharing, *, workers: int, jobs: int = 1) -> WorkerSettings:
+    def settings(
+        self, sharing: Sharing, *, workers: int, jobs: int = 1, on_device: int = 1
+    ) -> WorkerSettings:
         """The settings of a worker.
 
         Args:
             sharing: says how many models are kept in memory.
             workers: processes that shift images ahead of it.
             jobs: how many such workers share the memory of this machine.
+            on_device: how many of them share the memory of one device.
         """
         return WorkerSettings(
             device=str(self.device),
@@ -143,6 +147,7 @@ class Work:
             workers=workers,
             networks=sharing.models_in_memory,
             jobs=jobs,
+            jobs_on_device=on_device,
         )
 
     def worker(self, settings: WorkerSettings, tell: Notify) -> Worker:

@@ -231,6 +231,7 @@ def pretrain(
     state: State | None = None,
     after_step: Callable[[float], None] | None = None,
     ranks: Ranks = ALONE,
+    jobs: int = 1,
     sync_batchnorm: bool = False,
     loss: LabelLoss = ONE_CLASS,
 ) -> Iterator[PretrainingEpoch]:
@@ -257,6 +258,7 @@ def pretrain(
         ranks: the processes that train together; each must call this with the same arguments, and
             gets the same epochs. All have equal parts of each batch, so up to one image less than
             there are processes is left out of it.
+        jobs: how many trainings share the memory of the device.
         sync_batchnorm: batch norm, also that of the projector, has the statistics of the whole
             batch, of all processes; for GPUs only.
         loss: how `supervised` learns the labels.
@@ -310,7 +312,7 @@ def pretrain(
         yield so_far()
         return
     fabric = ranks.fabric(device, precision)
-    images = move_if_room(images, device)
+    images = move_if_room(images, device, jobs)
     wrapped, wrapped_optimizer = fabric.setup(learner, optimizer)
     for epoch in range(len(history), recipe.epochs):
         rng = np.random.default_rng([seed, epoch])
