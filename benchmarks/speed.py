@@ -1,10 +1,12 @@
 """How busy the training loop and the evaluation keep the model: ratios, measured in one process.
 
 Run with `make bench`; prints the tables of benchmarks/notes/speed.md. `python benchmarks/speed.py
-training` prints one of its parts: training, layouts, predictions, blur, bf16 or processes.
+training` prints one of its parts: training, layouts, predictions, blur, bf16, compiled, processes
+or openmp. The last two need both cores of an idle machine.
 """
 
 import multiprocessing
+import os
 import statistics
 import sys
 import time
@@ -12,7 +14,9 @@ from concurrent.futures import ProcessPoolExecutor
 from contextlib import nullcontext
 from dataclasses import replace
 from functools import partial
+from unittest.mock import patch
 
+import cv2
 import numpy as np
 import torch
 import torch.nn.functional as F
@@ -30,12 +34,33 @@ from fairweather.types.measurement import Images
 
 SIDE, CLASSES, BATCH = 28, 9, 256
 PAIRS = 3
-SHARED_BATCH, SHARED_SECONDS = 64, 4  # of processes that train beside each other
+JOB_BATCH = 64  # of jobs that train beside each other
+COMPILED_APART = 1e-4  # the most that logits may differ, as a share of their range over images
 # Network, pixels, images a batch, batches: small maps are multiplied only in the first.
 TRAININGS = (
     ("torchvision:resnet18", SIDE, BATCH, 4),
     ("torchvision:resnet18", 64, 64, 4),
     ("timm:tf_efficientnet_lite0", 64, 64, 4),
+)
+# Network, pixels, images a batch.
+COMPILED = (
+    ("torchvision:resnet18", 64, 64),
+    ("timm:tf_efficientnet_lite0", 64, 64),
+    ("timm:vit_tiny_patch16_224", 224, 16),
+)
+# Network, pixels, measured steps of a job.
+JOBS = (
+    ("torchvision:resnet18", SIDE, 24),
+    ("torchvision:resnet18", 64, 6),
+    ("timm:tf_efficientnet_lite0", 64, 8),
+)
+NOTHING_SET = dict[str, str]()
+# What may be set for OpenMP; torch has GNU's, which does not read the variables of Intel's (KMP_*).
+OPENMP = (
+    NOTHING_SET,
+    {"OMP_WAIT_POLICY": "PASSIVE"},
+    {"OMP_WAIT_POLICY": "ACTIVE"},
+    {"OMP_PROC_BIND": "true"},
 )
 RECIPE = Recipe(
     epochs=1,
@@ -184,30 +209,62 @@ def measure_bf16(backbone):
     return list(zip(*rates, strict=True))
 
 
-def training_rate(threads, backbone, side):
-    """Images/s on the wall of bare steps that last some seconds."""
+def measure_compiled(backbone, side, batch):
+    """Images/s of predictions as they are and compiled, and how far the logits are apart."""
+    model, images = new_model(backbone), random_images(4 * batch, side)
+    with torch.no_grad():  # otherwise a new network gives all images the same logits
+        for layer in model.modules():
+            if isinstance(layer, torch.nn.BatchNorm2d):
+                layer.momentum = None
+        model.train()(images.images[:batch].float() / 255)
+    ask = partial(predict, model, images, batch_size=batch, device="cpu")
+    start = time.perf_counter()
+    compiled = ask(compile=True).logits
+    first = time.perf_counter() - start
+    plain = ask().logits
+    apart = float(np.abs(compiled - plain).max() / np.ptp(plain, axis=0).max())
+    if apart > COMPILED_APART:
+        raise SystemExit(f"{backbone}: compiled logits are {apart:.1e} of the range apart")
+    pairs = [
+        [len(images) / seconds(partial(ask, compile=c)) for c in (False, True)]
+        for _ in range(PAIRS)
+    ]
+    return *zip(*pairs, strict=True), first, apart
+
+
+def job_rate(threads, backbone, side, steps):
+    """Images/s on the wall of a training, from after its first step to after its last but one."""
     torch.set_num_threads(threads)
-    model, (inputs, labels) = new_model(backbone).train(), ready_batch(side, SHARED_BATCH)
-    optimizer = build_optimizer(model, None, RECIPE)
-    steps, start = -1, 0.0  # the first is not counted
-    while steps < 1 or time.perf_counter() - start < SHARED_SECONDS:
-        loss = F.cross_entropy(model(inputs), labels)
-        optimizer.zero_grad()
-        loss.backward()
-        optimizer.step()
-        steps += 1
-        start = start or time.perf_counter()
-    return steps * SHARED_BATCH / (time.perf_counter() - start)
+    cv2.setNumThreads(threads)  # as a job does
+    times, recipe = [], replace(RECIPE, batch_size=JOB_BATCH)
+    images, val = random_images((steps + 2) * JOB_BATCH, side), random_images(JOB_BATCH, side)
+    training = fit(
+        new_model(backbone),
+        images,
+        val,
+        recipe,
+        after_step=lambda _: times.append(time.perf_counter()),
+    )
+    list(training)
+    return (len(times) - 1) * JOB_BATCH / (times[-1] - times[0])
 
 
-def measure_processes(pool, backbone, side):
-    """Images/s on the wall of one process with two threads, and of two processes with one each."""
+def measure_jobs(backbone, side, steps, environment=NOTHING_SET):
+    """Images/s of one job of two threads, and of two jobs of one, in processes of their own."""
+    spawn = multiprocessing.get_context("spawn")
+    with (
+        patch.dict(os.environ, environment),
+        ProcessPoolExecutor(2, mp_context=spawn) as pool,
+    ):
 
-    def rate(threads):
-        found = [pool.submit(training_rate, threads, backbone, side) for _ in range(2 // threads)]
-        return sum(each.result() for each in found)
+        def rate(threads, steps):
+            jobs = [
+                pool.submit(job_rate, threads, backbone, side, steps) for _ in range(2 // threads)
+            ]
+            return sum(job.result() for job in jobs)
 
-    return measure_pairs(lambda: rate(2), lambda: rate(1))
+        rate(1, 1)  # both start, and import
+        return rate(2, steps), rate(1, steps)
 
 
 def row(what, ratios, bar, absolute):
@@ -215,8 +272,8 @@ def row(what, ratios, bar, absolute):
     return f"| {what} | {statistics.median(ratios):.3f} | {spread} | {bar} | {absolute} |"
 
 
-def rates_row(what, before, after, bar):
-    rates = f"{statistics.median(after):.0f} of {statistics.median(before):.0f} images/s"
+def rates_row(what, before, after, bar, note=""):
+    rates = f"{statistics.median(after):.0f} of {statistics.median(before):.0f} images/s{note}"
     ratios = [b / a for a, b in zip(before, after, strict=True)]
     return row(f"{what}, images/s", ratios, bar, rates)
 
@@ -260,12 +317,33 @@ def bf16_rows():
         yield rates_row(f"bf16 over fp32 steps, {backbone}", fp32, bf16, "")
 
 
+def compiled_rows():
+    for backbone, side, batch in COMPILED:
+        plain, compiled, first, apart = measure_compiled(backbone, side, batch)
+        what = f"compiled over plain predictions, {backbone}, {side} px"
+        note = f"; first call {first:.0f} s, logits {apart:.0e} of the range apart"
+        yield rates_row(what, plain, compiled, "", note)
+
+
 def processes_rows():
-    with ProcessPoolExecutor(2, mp_context=multiprocessing.get_context("spawn")) as pool:
-        for backbone, side in (("torchvision:resnet18", 28), ("timm:tf_efficientnet_lite0", 96)):
-            two_threads, two_processes = measure_processes(pool, backbone, side)
-            what = f"two processes over two threads, wall, {backbone}, {side} px"
-            yield rates_row(what, two_threads, two_processes, "")
+    for backbone, side, steps in JOBS:
+        rates = [measure_jobs(backbone, side, steps) for _ in range(PAIRS)]
+        what = f"two jobs of one thread over one of two, wall, {backbone}, {side} px"
+        yield rates_row(what, *zip(*rates, strict=True), "")
+
+
+def openmp_rows():
+    backbone, side, steps = JOBS[0]
+    rounds = [
+        [measure_jobs(backbone, side, steps, environment) for environment in OPENMP]
+        for _ in range(PAIRS)
+    ]
+    for number, environment in enumerate(OPENMP[1:], 1):
+        (setting,) = (f"{name}={value}" for name, value in environment.items())
+        for jobs in (0, 1):
+            before, after = ([rates[place][jobs] for rates in rounds] for place in (0, number))
+            what = f"{setting}, {('one job of two threads', 'two jobs of one thread')[jobs]}, wall"
+            yield rates_row(what, before, after, "")
 
 
 PARTS = {
@@ -274,7 +352,9 @@ PARTS = {
     "predictions": prediction_rows,
     "blur": blur_rows,
     "bf16": bf16_rows,
+    "compiled": compiled_rows,
     "processes": processes_rows,
+    "openmp": openmp_rows,
 }
 
 
