@@ -1,4 +1,4 @@
-"""A network under a real shift: as trained, and adapted by each method in three protocols.
+"""A network under a real shift: as trained, and adapted by each method in several protocols.
 
     python results/adapted.py run:runs/flips-s0/models/flips/seed-0 csv:PACS/sketch.csv \\
         --size 96 --limit 300 --out results/pacs/adapted/flips-s0.csv
@@ -6,9 +6,10 @@
     python results/adapted.py --table results/pacs/adapted/*.csv
 
 The first command measures one network on one set, and stores the metrics below for each method and
-protocol. What was stored before and is not named now is kept, if the network and the images are the
-same. The second prints tables of one network in Markdown; the third, means over several networks.
-An adapted number is a mean over streams of the same images.
+protocol; with `--shift`, also for each of its levels. What was stored before and is not named now
+is kept, if the network and the images are the same. The second prints tables of one network in
+Markdown; the third, means over several networks. An adapted number is a mean over streams of the
+same images.
 """
 
 from __future__ import annotations
@@ -18,6 +19,7 @@ import tempfile
 from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
+from typing import NamedTuple
 
 import numpy as np
 import pandas as pd
@@ -35,79 +37,146 @@ METHODS = {
     "lame": "LAME",
     "t3a": "T3A",
     "views": "image and mirror image",
+    "eata-adam": "EATA, Adam",
+    "sar-adam": "SAR, Adam",
+}
+# Settings of mariodoebler/test-time-adaptation (8b2ed63) for CIFAR-10-C; the defaults are for
+# ImageNet.
+SETTINGS = {
+    "eata-adam": (
+        "eata",
+        {"optimiser": "adam", "learning_rate": 0.001, "redundancy": 0.4, "fisher_weight": 1},
+    ),
+    "sar-adam": ("sar", {"optimiser": "adam", "learning_rate": 0.001}),
 }
 # How a stream is made, beside the defaults of each method.
 PROTOCOLS = {
     "shuffled, 64 a batch": {"order": "shuffled", "batch_size": 64},
     "by class, 64 a batch": {"order": "by_class", "batch_size": 64},
     "shuffled, 4 a batch": {"order": "shuffled", "batch_size": 4},
+    "Dirichlet, 64 a batch": {"order": "dirichlet", "batch_size": 64},
+    "continual, 64 a batch": {"cells": "continual", "batch_size": 64},
 }
+USUAL = tuple(PROTOCOLS)[:3]
+
+
+class Form(NamedTuple):
+    """How a metric is called and written."""
+
+    title: str
+    scale: float = 1
+    digits: int = 3
+    sign: str = ""
+
+
 CHANGE = "accuracy_change/adapted"
+COVERED = "conformal_coverage"
+COLLAPSED = "collapsed"
 METRICS = {
-    "accuracy": "Accuracy (%)",
-    CHANGE: "Change of accuracy (points)",
-    "rms_calibration_error": "RMS calibration error",
-    "area_under_risk_coverage": "Area under the risk-coverage curve",
-    "coverage_above_validation_threshold/0.05": "Above the validation threshold",
-    "risk_above_validation_threshold/0.05": "Wrong among these",
+    "accuracy": Form("Accuracy (%)", 100, 1),
+    CHANGE: Form("Change of accuracy (points)", 100, 1, "+"),
+    "rms_calibration_error": Form("RMS calibration error"),
+    "rms_calibration_error_change/adapted": Form("Change of RMS calibration error", sign="+"),
+    "area_under_risk_coverage": Form("Area under the risk-coverage curve"),
+    "coverage_above_validation_threshold/0.05": Form("Above the validation threshold"),
+    "risk_above_validation_threshold/0.05": Form("Wrong among these"),
+    COVERED: Form("Coverage of 90 % prediction sets (%)", 100, 1),
+    "conformal_set_size": Form("Classes in a prediction set", digits=2),
+    COLLAPSED: Form("Streams that collapse"),
+    "forward": Form("Passes forward for an image", digits=1),
+    "backward": Form("Passes backward for an image", digits=1),
 }
+UNBOUNDED = ("conformal_set_size", "forward", "backward")
+KEY = ["method", "protocol", "shift", "level"]
+CLEAN = {"shift": "clean", "level": "none"}
 
 
 def measure(args: argparse.Namespace) -> pd.DataFrame:
-    """Give a row for each method, protocol and metric; variants keep their order in the record."""
+    """Measure the network as it is, adapted in each way, and prediction sets of all of these."""
     asked = [(PLAIN, "")] + [(method, name) for method in args.methods for name in args.protocols]
     streams = {"views": 1}  # the order of images has no effect on it
-    variants = [
-        {method: {**PROTOCOLS[name], "orders": streams.get(method, args.streams)}}
-        for method, name in asked[1:]
-    ]
-    dataset = fw.load_data(args.data, size=args.size, limit=args.limit, parts=("val", "test"))
+    adapting = []
+    for method, name in asked[1:]:
+        kind, own = SETTINGS.get(method, (method, {}))
+        orders = streams.get(method, args.streams)
+        adapting.append({kind: {**own, **PROTOCOLS[name], "orders": orders}})
+    sets = ["conformal", *({"conformal": {"of": variant}} for variant in adapting)]
+    dataset = fw.load_data(
+        args.data, size=args.size, root=args.data_root, limit=args.limit, parts=("val", "test")
+    )
     assert dataset.val is not None, "EATA learns from validation images, and thresholds are theirs"
     step = len(dataset.val) // args.validation
     with tempfile.TemporaryDirectory() as folder:
         run = fw.evaluate(
             args.network,
             replace(dataset, val=dataset.val[::step]),
-            "clean",
-            variants=tuple(variants),
+            args.shift or "clean",
+            variants=(*adapting, *sets),
             out=args.run or Path(folder) / "run",
         )
-        scores = run.scores[run.scores["metric"].isin(METRICS) & (run.scores["shift"] == "clean")]
-        models = [*run.record.models, *run.record.variants]
-    named = dict(zip(models, asked, strict=True))
-    rows = scores.assign(
-        method=[named[model][0] for model in scores["model"]],
-        protocol=[named[model][1] for model in scores["model"]],
+        return gather(run, asked)
+
+
+def gather(run: fw.Run, asked: Sequence[tuple[str, str]]) -> pd.DataFrame:
+    """Give a row for each method, protocol, cell and metric.
+
+    Variants keep their order in the record: those that adapt, then the sets of each network.
+    """
+    models = [*run.record.models, *run.record.variants]
+    named = dict(zip(models, [*asked, *asked], strict=True))
+    scores = run.scores[run.scores["metric"].isin(METRICS)]
+    scores = scores[(scores["shift"] != "validation") & ~scores["level"].isin(["mean", "worst"])]
+    is_of_sets = scores["model"].isin(models[len(asked) :])
+    scores = scores[is_of_sets == scores["metric"].str.startswith("conformal")]
+    streams, costs = (
+        pd.read_csv(run.path / "tables" / f"adaptation{name}.csv", dtype={"level": str})
+        for name in ("_streams", "_costs")
     )
-    return rows[["method", "protocol", "metric", "value", "low", "high", "n"]]
+    collapsed = streams.assign(
+        metric=COLLAPSED,
+        value=streams["collapsed"] / streams["streams"],
+        low=streams["share low"],
+        high=streams["share high"],
+        n=streams["streams"],
+    )
+    passes = costs.melt(["model"], ["forward", "backward"], "metric").assign(**CLEAN)
+    rows = pd.concat([scores, collapsed.dropna(subset="value"), passes]).reset_index(drop=True)
+    rows["method"], rows["protocol"] = zip(*(named[model] for model in rows["model"]), strict=True)
+    return rows[[*KEY, "metric", "value", "low", "high", "n"]]
 
 
 def read(path: Path) -> pd.DataFrame:
     """Read stored rows; the plain network has no protocol, and few errors have no interval."""
-    return pd.read_csv(path, na_values={"low": "", "high": ""}, keep_default_na=False)
+    rows = pd.read_csv(path, na_values={"low": "", "high": ""}, keep_default_na=False)
+    return rows if "shift" in rows else rows.assign(**CLEAN)
+
+
+def read_folder(folder: Path) -> dict[str, pd.DataFrame]:
+    """Read the numbers of each network that was adapted, by its unit."""
+    return {path.stem: read(path) for path in sorted(folder.glob("*.csv"))}
 
 
 def add_stored(rows: pd.DataFrame, path: Path) -> pd.DataFrame:
     """Add what an earlier file has and `rows` has not, of the same network and images."""
     if not path.exists():
         return rows
-    stored = read(path)
-    plain, own = (
-        table[table["method"] == PLAIN].reset_index(drop=True) for table in (stored, rows)
-    )
-    pd.testing.assert_frame_equal(plain, own, rtol=1e-6, obj=f"the network of {path} as trained")
-    own_keys = set(zip(rows["method"], rows["protocol"], strict=True))
-    kept = [key not in own_keys for key in zip(stored["method"], stored["protocol"], strict=True)]
-    return pd.concat([rows, stored[kept]])
+    stored, names = read(path), [*KEY, "metric"]
+    both = rows.merge(stored, on=names, suffixes=("", " stored")).query("method == @PLAIN")
+    for name in ("value", "n"):
+        np.testing.assert_allclose(
+            both[name], both[f"{name} stored"], 1e-6, err_msg=f"the network of {path} as trained"
+        )
+    return pd.concat([rows, stored]).drop_duplicates(names)
 
 
 def write(cell: pd.Series) -> str:
-    """Write a number with its 95 % interval; accuracies in per cent."""
-    share = cell["metric"] in ("accuracy", CHANGE)
-    sign = "+" if cell["metric"] == CHANGE else ""
-    numbers = [(100 if share else 1) * cell[end] for end in ("value", "low", "high")]
-    value, low, high = (f"{number:{sign}.{1 if share else 3}f}" for number in numbers)
-    return f"{value} [{low}, {high}]"
+    """Write a number, with its 95 % interval if it has one."""
+    if cell["metric"] == COLLAPSED:
+        return f"{cell['value'] * cell['n']:.0f} of {cell['n']:.0f}"
+    form = METRICS[cell["metric"]]
+    numbers = [form.scale * cell[end] for end in ("value", "low", "high")]
+    value, low, high = (f"{number:{form.sign}.{form.digits}f}" for number in numbers)
+    return value if np.isnan(cell["low"]) else f"{value} [{low}, {high}]"
 
 
 def over_networks(networks: Sequence[pd.DataFrame]) -> pd.DataFrame:
@@ -118,7 +187,7 @@ def over_networks(networks: Sequence[pd.DataFrame]) -> pd.DataFrame:
     Confidence Limits about Effect Measures). All networks see the same images, so their errors do
     not average out. Streams are in both parts, so the interval is rather too wide.
     """
-    cells = pd.concat(networks).groupby(["method", "protocol", "metric"], sort=False)
+    cells = pd.concat(networks).groupby([*KEY, "metric"], sort=False)
     complete = cells.size() == len(networks)
     means = cells[["value", "low", "high", "n"]].mean()[complete]
     student = float(scipy.special.stdtrit(len(networks) - 1, 0.975))
@@ -126,28 +195,38 @@ def over_networks(networks: Sequence[pd.DataFrame]) -> pd.DataFrame:
     for end, sign in (("low", -1), ("high", 1)):
         means[end] = means["value"] + sign * np.hypot(spread, means[end] - means["value"])
     means = means.reset_index()
-    means["low"] = np.maximum(means["low"], np.where(means["metric"] == CHANGE, -1, 0))
-    means["high"] = np.minimum(means["high"], 1)
+    is_change = means["metric"].str.endswith("_change/adapted")
+    means["low"] = np.maximum(means["low"], np.where(is_change, -1, 0))
+    means["high"] = np.minimum(means["high"], np.where(means["metric"].isin(UNBOUNDED), np.inf, 1))
     return means
 
 
+def markdown(lines: Sequence[Sequence[str]]) -> str:
+    """Write a table in Markdown, with numbers on the right."""
+    head, *rows = lines
+    marked = [head, ["---", *["---:"] * (len(head) - 1)], *rows]
+    return "".join(f"| {' | '.join(line)} |\n" for line in marked)
+
+
 def tables(rows: pd.DataFrame, metrics: Sequence[str] = tuple(METRICS)) -> list[str]:
-    """Write a table in Markdown for each metric: methods by protocols."""
+    """Write a table in Markdown for each metric of the set itself: methods by protocols."""
+    rows = rows[rows["shift"] == CLEAN["shift"]]
     texts = {
         (cell["metric"], cell["method"], cell["protocol"]): write(cell)
         for _, cell in rows.iterrows()
     }
+    protocols = [name for name in PROTOCOLS if name in set(rows["protocol"])]
     written = []
     for metric in metrics:
         if metric not in set(rows["metric"]):
             continue
-        lines = [[METRICS[metric], *PROTOCOLS], ["---", *["---:"] * len(PROTOCOLS)]]
+        lines = [[METRICS[metric].title, *protocols]]
         if plain := texts.get((metric, PLAIN, "")):
-            lines.append([PLAIN, *[plain] * len(PROTOCOLS)])
+            lines.append([PLAIN, *[plain] * len(protocols)])
         for method, title in METHODS.items():
-            cells = [texts.get((metric, method, name), "") for name in PROTOCOLS]
+            cells = [texts.get((metric, method, name), "") for name in protocols]
             lines += [[title, *cells]] if any(cells) else []
-        written.append("".join(f"| {' | '.join(line)} |\n" for line in lines))
+        written.append(markdown(lines))
     return written
 
 
@@ -156,12 +235,14 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.partition("\n")[0])
     parser.add_argument("network", nargs="?")
     parser.add_argument("data", nargs="?")
+    parser.add_argument("--data-root", help="folder with the files of the data set")
     parser.add_argument("--size", type=int)
     parser.add_argument("--limit", type=int)
     parser.add_argument("--validation", type=int, default=320, help="about how many images")
     parser.add_argument("--streams", type=int, default=5)
     parser.add_argument("--methods", nargs="+", choices=METHODS, default=tuple(METHODS))
-    parser.add_argument("--protocols", nargs="+", choices=PROTOCOLS, default=tuple(PROTOCOLS))
+    parser.add_argument("--protocols", nargs="+", choices=PROTOCOLS, default=USUAL)
+    parser.add_argument("--shift", action="append", help="and its levels; repeatable")
     parser.add_argument("--run", type=Path, help="keep the run in this folder")
     parser.add_argument("--out", type=Path)
     parser.add_argument("--table", type=Path, nargs="+")

@@ -14,6 +14,7 @@ from __future__ import annotations
 import re
 import tempfile
 import textwrap
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -257,6 +258,10 @@ MEANS = tuple(
     for metric in ("accuracy", RMS)
     for name, column in zip(("clean", "brightness", "blur"), PAPER, strict=True)
 )
+HEADS = [
+    f"{'Accuracy' if column.metric == 'accuracy' else 'Calibration error'}, {column.title}"
+    for column in MEANS
+]
 LEVELS = {
     "brightness_factor": ("f", (0.8, 0.9, 1.1, 1.2)),
     "gaussian_blur": ("σ", (0.3, 0.5, 0.7, 0.9)),
@@ -391,11 +396,7 @@ def measure_changes() -> pd.DataFrame:
 
 def tabulate_changes() -> str:
     """Write what the longer training adds."""
-    heads = [
-        f"{'Accuracy' if column.metric == 'accuracy' else 'Calibration error'}, {column.title}"
-        for column in MEANS
-    ]
-    lines = ["| | " + " | ".join(heads) + " |", "| --- |" + " ---: |" * len(MEANS)]
+    lines = ["| | " + " | ".join(HEADS) + " |", "| --- |" + " ---: |" * len(MEANS)]
     changes = measure_changes()
     for model, (title, epochs) in RECIPES.items():
         seeds = COUNTS[len(find_units(model, longer=True))]
@@ -438,6 +439,17 @@ def longer_blocks() -> dict[str, str]:
     }
 
 
+def write_blocks(path: Path, blocks: Mapping[str, str]) -> None:
+    """Write each text of a page between the lines that mark its place."""
+    text = path.read_text(encoding="utf-8")
+    for name, written in blocks.items():
+        first, last = f"<!-- {name} -->\n", f"<!-- end of {name} -->"
+        before, rest = text.split(first)
+        _, after = rest.split(last)
+        text = f"{before}{first}{written}\n{last}{after}"
+    path.write_text(text, encoding="utf-8")
+
+
 def write_longer() -> None:
     """Write the comparison, the figure, and the tables between the lines that mark their places."""
     compare_longer().to_csv(PATHMNIST / LONGER, index=False, float_format="%.8g")
@@ -451,14 +463,7 @@ def write_longer() -> None:
         "Training as long as published raises accuracy, on clean images and under both shifts",
         f"A filled mark is one training, its line an interval over images. {tell_seeds()}",
     )
-    path = PATHMNIST / "details.md"
-    text = path.read_text(encoding="utf-8")
-    for name, written in longer_blocks().items():
-        first, last = f"<!-- {name} -->\n", f"<!-- end of {name} -->"
-        before, rest = text.split(first)
-        _, after = rest.split(last)
-        text = f"{before}{first}{written}\n{last}{after}"
-    path.write_text(text, encoding="utf-8")
+    write_blocks(PATHMNIST / "details.md", longer_blocks())
 
 
 def main() -> None:

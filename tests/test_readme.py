@@ -12,6 +12,7 @@ import pandas as pd
 import pytest
 from results import adapted, pages
 from results.pacs import details
+from results.pathmnist import details as pathmnist
 
 from fairweather.cli.app import SUMMARY
 from tests.conftest import write_pictures
@@ -219,7 +220,7 @@ def test_the_sentences_of_pacs_say_what_is_stored():
     rows = pages.numbers(details.HERE, pages.PAGES["pacs"]).set_index(["column", "row"])["value"]
     lost = [round(loss) for loss in rows["Pictures of known kinds"] - rows["Sketches"]]
     misses = [round(100 * (unit[5]["value"] - unit[1]["value"])) for unit in units]
-    means = adapted.over_networks(list(details.adapted_networks().values()))
+    means = adapted.over_networks(list(adapted.read_folder(details.HERE / "adapted").values()))
     [cell] = means[
         (means["method"] == "batchnorm")
         & (means["protocol"] == "by class, 64 a batch")
@@ -242,7 +243,7 @@ def test_a_mean_over_networks_covers_other_networks_and_other_images():
         cells = [("batchnorm", value, value - reach, value + 2 * reach, 300)]
         cells += [("tent", 0.0, 0.0, 0.0, 300)] if tent else []
         rows = pd.DataFrame(cells, columns=["method", "value", "low", "high", "n"])
-        return rows.assign(protocol="shuffled", metric=adapted.CHANGE)
+        return rows.assign(protocol="shuffled", metric=adapted.CHANGE, **adapted.CLEAN)
 
     networks = [network(0.1, 0.03), network(0.2, 0.04, tent=False), network(0.3, 0.05)]
     [mean] = adapted.over_networks(networks).to_dict("records")  # TENT was not measured on all
@@ -256,7 +257,7 @@ def test_a_mean_over_networks_covers_other_networks_and_other_images():
 
 
 def test_a_mean_over_networks_stays_where_its_metric_can_be():
-    rows = pd.DataFrame({"method": "lame", "protocol": "", "n": 300}, index=range(2))
+    rows = pd.DataFrame({"method": "lame", "protocol": "", "n": 300, **adapted.CLEAN}, index=[0, 1])
     ends = [0.0, 1.0]
     networks = [
         rows.assign(metric=["accuracy", adapted.CHANGE], value=end, low=end, high=end)
@@ -464,6 +465,133 @@ def test_the_levels_of_the_robust_row_are_those_of_its_comparison(lines, sign):
     for column, level in enumerate(levels, start=1):
         row = rows.loc[("augmix", SIGNS[sign], level, "accuracy")]
         assert [measured[column], published[column]] == told(row)[:2]
+
+
+def test_the_tables_of_adapting_are_those_of_the_stored_networks(lines):
+    text = "\n".join(lines)
+    for name, written in pathmnist.blocks().items():
+        assert f"<!-- {name} -->\n{written}\n<!-- end of {name} -->" in text
+
+
+def test_what_adapting_is_said_to_change_is_what_is_stored(lines):
+    text = "\n".join(lines)
+    networks = [pathmnist.batch_norm(unit) for unit in pathmnist.units()]
+    gains = [[round(100 * (own["value"] - plain["value"])) for plain, own in n] for n in networks]
+    clean, bright, blurred = list(zip(*gains, strict=True))[:3]
+    assert f"gains {min(bright)} to {max(bright)} points under brightness" in text
+    assert f"and {min(blurred)} to {max(blurred)} under blur, in each network of both" in text
+    assert f"accuracy by −{-min(clean)} to +{max(clean)} points" in text
+    most = {"accuracy": 1.1, "rms_calibration_error": 0.025}
+    assert "at most {} points and {} to either side".format(*most.values()) in text
+    for network in networks:
+        for column, pair in zip(pages.MEANS, network, strict=True):
+            for cell in pair:
+                reach = max(cell["high"] - cell["value"], cell["value"] - cell["low"])
+                assert column.scale * reach <= most[column.metric]
+
+
+def test_what_the_protocols_are_said_to_do_is_what_is_stored(lines):
+    text, shown = "\n".join(lines), {}
+    stored = adapted.read_folder(pathmnist.HERE / "adapted")
+    networks = [stored[unit] for unit in ("basic-80-s0", "mixup_aug-80-s0")]
+    for metric in ("accuracy", pathmnist.COVERAGE, pathmnist.RISK):
+        for rows in networks:
+            own = rows[rows["metric"] == metric].set_index(["method", "protocol"])["value"]
+            shown.setdefault(metric, []).append(100 * own)
+    accuracy = shown["accuracy"]
+    mixed, by_class, four = adapted.USUAL
+    plain = [round(own[adapted.PLAIN, ""]) for own in accuracy]
+    left = [round(own["batchnorm", by_class]) for own in accuracy]
+    assert f"leaves {left[0]} and {left[1]} % right instead of" in text
+    assert f"{plain[0]} and {plain[1]} %.** TENT, EATA and SAR leave as many" in text
+    for own in accuracy:
+        for method, protocol in itertools.product(("tent", "eata", "sar"), adapted.USUAL):
+            assert own[method, protocol] == pytest.approx(own["batchnorm", protocol], abs=0.6)
+
+    def changes(method, protocol):
+        return [round(own[method, protocol] - own[adapted.PLAIN, ""]) for own in accuracy]
+
+    assert (
+        "four take {} and {} points".format(*(-lost for lost in changes("batchnorm", four))) in text
+    )
+    assert "It gains {} and {} points in shuffled batches".format(*changes("t3a", mixed)) in text
+    assert all(0 <= own["t3a", by_class] - own[adapted.PLAIN, ""] < 1 for own in accuracy)
+    assert min(changes("t3a", four)) > 0
+    assert "LAME gains {} and {} points where".format(*changes("lame", by_class)) in text
+    gains = changes("lame", mixed)
+    assert f"it gains {gains[0]} in Basic and loses {-gains[1]} in MixUp + Aug" in text
+    risks = [own[adapted.PLAIN, ""] for own in shown[pathmnist.RISK]]
+    assert "threshold, {:.1f} % (Basic) and {:.1f} % (MixUp + Aug) are wrong".format(*risks) in text
+    kept = [[key for key, risk in own.items() if risk <= 5] for own in shown[pathmnist.RISK]]
+    assert kept == [[], [("lame", by_class)]]
+    risk, answered = (
+        round(shown[metric][1]["lame", by_class]) for metric in (pathmnist.RISK, pathmnist.COVERAGE)
+    )
+    assert f"{risk} % of {answered} % answers are wrong" in text
+
+
+NETWORK = """
+from torch import manual_seed, nn
+
+
+def load():
+    manual_seed(0)
+    layers = nn.Conv2d(3, 8, 3), nn.BatchNorm2d(8), nn.ReLU(), nn.AdaptiveAvgPool2d(1), nn.Flatten()
+    return nn.Sequential(*layers, nn.Linear(8, 3))
+"""
+
+
+@pytest.mark.usefixtures("undrawn")
+def test_a_network_is_measured_and_further_protocols_are_added(tmp_path, monkeypatch, capsys):
+    """The commands of the pages, with few small images and an untrained network."""
+    photos = write_pictures(tmp_path / "photos", val=24, test=8)
+    (tmp_path / "network.py").write_text(NETWORK)
+    out = tmp_path / "stored.csv"
+
+    def measure(*asked):
+        sources = f"python:{tmp_path / 'network.py'}:load", f"folder:{photos}"
+        settings = "--validation", "72", "--streams", "2", "--shift", "brightness_factor: [0.5]"
+        command = ["adapted.py", *sources, *settings, "--out", str(out), *asked]
+        monkeypatch.setattr(sys, "argv", command)
+        adapted.main()
+        return adapted.read(out).set_index([*adapted.KEY, "metric"])
+
+    mixed, continual = adapted.USUAL[0], "continual, 64 a batch"
+    first = measure("--methods", "tent", "views", "--protocols", mixed)
+    assert "| TENT |" in capsys.readouterr().out
+    assert set(first.index.get_level_values("method")) == {adapted.PLAIN, "tent", "views"}
+    clean, dark = ("clean", "none"), ("brightness_factor", "0.5")
+    cells = zip(*(first.index.get_level_values(name) for name in ("shift", "level")), strict=True)
+    assert set(cells) == {clean, dark}
+    for cell in (clean, dark):
+        plain = first.loc[(adapted.PLAIN, "", *cell)]["value"]
+        own = first.loc[("tent", mixed, *cell)]["value"]
+        assert own[adapted.CHANGE] == pytest.approx(own["accuracy"] - plain["accuracy"], abs=1e-6)
+        assert 0 <= own[adapted.COVERED] <= 1
+        assert adapted.COVERED in plain
+    passes = first["value"].xs(clean, level=("shift", "level"))
+    assert passes["tent", mixed, "forward"] == passes["tent", mixed, "backward"] == 1
+    assert passes["views", mixed, "forward"] == 2
+    assert passes["views", mixed, "backward"] == 0
+
+    second = measure("--methods", "tent", "--protocols", continual)
+    pd.testing.assert_frame_equal(second.loc[first.index], first)
+    added = second.drop(first.index).reset_index()
+    assert set(added["protocol"]) == {continual}
+    afterwards = added[added["shift"] == "clean_after/all"]
+    assert "accuracy" in set(afterwards["metric"])
+    assert pathmnist.name_cell("brightness_factor", "0.5") == "f = 0.5"
+
+
+def test_numbers_of_another_network_are_not_added(tmp_path):
+    rows = pd.DataFrame(
+        {"method": adapted.PLAIN, "protocol": "", "metric": "accuracy", "n": 300}, index=[0]
+    )
+    rows = rows.assign(**adapted.CLEAN, value=0.5, low=0.4, high=0.6)
+    rows.to_csv(tmp_path / "network.csv", index=False)
+    assert adapted.add_stored(rows, tmp_path / "network.csv").equals(rows)
+    with pytest.raises(AssertionError, match="as trained"):
+        adapted.add_stored(rows.assign(value=0.51), tmp_path / "network.csv")
 
 
 # ---- results/oxford-pets/details.md, likewise

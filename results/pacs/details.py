@@ -54,13 +54,6 @@ GUARD = {
 }
 
 
-def table(lines: list[list[str]]) -> str:
-    """Write a table in Markdown, with numbers on the right."""
-    head, *rows = lines
-    marked = [head, ["---", *["---:"] * (len(head) - 1)], *rows]
-    return "".join(f"| {' | '.join(line)} |\n" for line in marked)
-
-
 def numbers(columns: Sequence[tuple[str, ...]], folder: str) -> dict[str, list[pd.Series]]:
     """Read value, low and high of each column for each trained network, by its unit."""
     found = {}
@@ -87,7 +80,7 @@ def of_units(corner: str, columns: Sequence[tuple[str, ...]], folder: str = "uni
     lines = [[corner, *(column[0] for column in columns)]]
     for unit, cells in numbers(columns, folder).items():
         lines.append([unit, *map(write, cells, metrics)])
-    return table(lines)
+    return adapted.markdown(lines)
 
 
 def of_guards() -> str:
@@ -95,17 +88,12 @@ def of_guards() -> str:
     with (HERE / "guard.csv").open(encoding="utf-8", newline="") as file:
         stored = list(csv.DictReader(file))
     lines = [[row["unit"], *(row[key] for key in GUARD)] for row in stored]
-    return table([["Unit", *GUARD.values()], *lines])
-
-
-def adapted_networks() -> dict[str, pd.DataFrame]:
-    """Read the numbers of each network that was adapted, by its unit."""
-    return {path.stem: adapted.read(path) for path in sorted((HERE / "adapted").glob("*.csv"))}
+    return adapted.markdown([["Unit", *GUARD.values()], *lines])
 
 
 def of_adapted() -> list[str]:
     """Write means over all adapted networks, and what adapting changes in each of them."""
-    stored = adapted_networks()
+    stored = adapted.read_folder(HERE / "adapted")
     means = adapted.over_networks(list(stored.values()))
     lines = [["Change of accuracy (points)", "Protocol", *stored]]
     changes = {
@@ -117,7 +105,7 @@ def of_adapted() -> list[str]:
         cells = [changes.get((unit, method, protocol), "") for unit in stored]
         if any(cells):
             lines.append([title, protocol, *cells])
-    return [*adapted.tables(means, METRICS), table(lines)]
+    return [*adapted.tables(means, METRICS), adapted.markdown(lines)]
 
 
 def tables() -> list[str]:
