@@ -35,6 +35,16 @@ METHODS = {
     "lame": "LAME",
     "t3a": "T3A",
     "views": "image and mirror image",
+    "eata-adam": "EATA, Adam",
+    "sar-adam": "SAR, Adam",
+}
+# As mariodoebler/test-time-adaptation runs CIFAR-10-C (8b2ed63); the defaults are for ImageNet.
+SETTINGS: dict[str, tuple[str, dict[str, object]]] = {
+    "eata-adam": (
+        "eata",
+        {"optimiser": "adam", "learning_rate": 0.001, "redundancy": 0.4, "fisher_weight": 1},
+    ),
+    "sar-adam": ("sar", {"optimiser": "adam", "learning_rate": 0.001}),
 }
 # How a stream is made, beside the defaults of each method.
 PROTOCOLS = {
@@ -57,10 +67,11 @@ def measure(args: argparse.Namespace) -> pd.DataFrame:
     """Give a row for each method, protocol and metric; variants keep their order in the record."""
     asked = [(PLAIN, "")] + [(method, name) for method in args.methods for name in args.protocols]
     streams = {"views": 1}  # the order of images has no effect on it
-    variants = [
-        {method: {**PROTOCOLS[name], "orders": streams.get(method, args.streams)}}
-        for method, name in asked[1:]
-    ]
+    variants = []
+    for method, name in asked[1:]:
+        kind, own = SETTINGS.get(method, (method, {}))
+        orders = streams.get(method, args.streams)
+        variants.append({kind: {**own, **PROTOCOLS[name], "orders": orders}})
     dataset = fw.load_data(args.data, size=args.size, limit=args.limit, parts=("val", "test"))
     assert dataset.val is not None, "EATA learns from validation images, and thresholds are theirs"
     step = len(dataset.val) // args.validation
