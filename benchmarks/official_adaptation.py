@@ -15,6 +15,7 @@ import json
 import math
 import sys
 import types
+from functools import partial
 from pathlib import Path
 
 import numpy as np
@@ -87,12 +88,12 @@ def run_all(model, batches):
     return torch.cat([model(batch.clone()).detach() for batch in batches])
 
 
-def tent(folder, network, batches):
+def tent(folder, network, batches, steps=1):
     official = load(folder / "DequanWang+tent", "tent.py")
     model = official.configure_model(network)
     parameters, _ = official.collect_params(model)
     optimiser = torch.optim.Adam(parameters, lr=1e-3, betas=(0.9, 0.999), weight_decay=0.0)
-    return run_all(official.Tent(model, optimiser), batches)
+    return run_all(official.Tent(model, optimiser, steps), batches)
 
 
 def tent_of_groups(folder, network, batches):
@@ -103,7 +104,7 @@ def tent_of_groups(folder, network, batches):
     return run_all(official.Tent(model, optimiser), batches)
 
 
-def eata_of(folder, network, batches, *, weight, size=2):
+def eata_of(folder, network, batches, *, weight, size=2, steps=1):
     official = load(folder / "mr-eggplant+EATA", "eata.py")
     model = official.configure_model(network)
     parameters, _ = official.collect_params(model)
@@ -122,37 +123,39 @@ def eata_of(folder, network, batches, *, weight, size=2):
             model.zero_grad()
     optimiser = torch.optim.SGD(parameters, 0.02, momentum=0.9)
     margin = 0.9 * math.log(CLASSES)
-    adapted = official.EATA(model, optimiser, fishers, weight, e_margin=margin, d_margin=0.999)
+    adapted = official.EATA(
+        model, optimiser, fishers, weight, steps, e_margin=margin, d_margin=0.999
+    )
     return run_all(adapted, batches)
 
 
-def eata(folder, network, batches):
-    return eata_of(folder, network, batches, weight=20.0)
+def eata(folder, network, batches, steps=1):
+    return eata_of(folder, network, batches, weight=20.0, steps=steps)
 
 
 def eta(folder, network, batches):
     return eata_of(folder, network, batches, weight=0.0)
 
 
-def sar_of(folder, network, batches, *, rate=0.02):
+def sar_of(folder, network, batches, *, rate=0.02, steps=1):
     official = load(folder / "mr-eggplant+SAR", "sar.py")
     sam = load(folder / "mr-eggplant+SAR", "sam.py")
     model = official.configure_model(network)
     parameters, _ = official.collect_params(model)
     optimiser = sam.SAM(parameters, torch.optim.SGD, lr=rate, momentum=0.9)
     margin = 0.9 * math.log(CLASSES)
-    return run_all(official.SAR(model, optimiser, margin_e0=margin), batches)
+    return run_all(official.SAR(model, optimiser, steps, margin_e0=margin), batches)
 
 
-def sar(folder, network, batches):
-    return sar_of(folder, network, batches)
+def sar(folder, network, batches, steps=1):
+    return sar_of(folder, network, batches, steps=steps)
 
 
 def sar_of_large_steps(folder, network, batches):
     return sar_of(folder, network, batches, rate=0.2)
 
 
-def cotta(folder, network, batches):
+def cotta(folder, network, batches, steps=1):
     copy = folder / "qinenergy+cotta" / "cifar"
     jitter = load(copy, "my_transforms.py")
     official = load(copy, "cotta.py", my_transforms=jitter)
@@ -169,7 +172,7 @@ def cotta(folder, network, batches):
         model = official.configure_model(network)
         parameters, _ = official.collect_params(model)
         optimiser = torch.optim.Adam(parameters, lr=1e-3, betas=(0.9, 0.999))
-        adapted = official.CoTTA(model, optimiser, mt_alpha=0.999, rst_m=0.01, ap=1.0)
+        adapted = official.CoTTA(model, optimiser, steps, mt_alpha=0.999, rst_m=0.01, ap=1.0)
         # Images of 32 pixels are hard-coded.
         outputs = []
         for number, batch in enumerate(batches):
@@ -234,7 +237,7 @@ def t3a(folder, network, batches):
         return torch.cat([model(batch, adapt=True) for batch in batches])
 
 
-EATA = "{margin: 0.9, redundancy: 0.999, learning_rate: 0.02, fisher_weight: %s}"
+EATA = "{margin: 0.9, redundancy: 0.999, learning_rate: 0.02, fisher_weight: %s, steps: %s}"
 CASES = {
     # The authors' code, our variant, and the norm of the network.
     "tent": (tent, "tent", nn.BatchNorm2d),
@@ -243,8 +246,8 @@ CASES = {
         "tent: {optimiser: sgd, learning_rate: 0.01}",
         group_norm,
     ),
-    "eata": (eata, f"eata: {EATA % 20}", nn.BatchNorm2d),
-    "eata, no Fisher information": (eta, f"eata: {EATA % 0}", nn.BatchNorm2d),
+    "eata": (eata, f"eata: {EATA % (20, 1)}", nn.BatchNorm2d),
+    "eata, no Fisher information": (eta, f"eata: {EATA % (0, 1)}", nn.BatchNorm2d),
     "sar": (sar, "sar: {margin: 0.9, learning_rate: 0.02}", nn.BatchNorm2d),
     "sar, group norm": (sar, "sar: {margin: 0.9, learning_rate: 0.02}", group_norm),
     "sar, coming back": (sar, "sar: {margin: 0.9, learning_rate: 0.02}", nn.BatchNorm2d),
@@ -254,6 +257,14 @@ CASES = {
         nn.BatchNorm2d,
     ),
     "cotta": (cotta, "cotta: {sure: 1.0}", nn.BatchNorm2d),
+    "tent, two steps": (partial(tent, steps=2), "tent: {steps: 2}", nn.BatchNorm2d),
+    "eata, two steps": (partial(eata, steps=2), f"eata: {EATA % (20, 2)}", nn.BatchNorm2d),
+    "sar, two steps": (
+        partial(sar, steps=2),
+        "sar: {margin: 0.9, learning_rate: 0.02, steps: 2}",
+        nn.BatchNorm2d,
+    ),
+    "cotta, two steps": (partial(cotta, steps=2), "cotta: {sure: 1.0, steps: 2}", nn.BatchNorm2d),
     "lame, rbf": (lame, "lame", nn.BatchNorm2d),
     "lame, knn": (lame_of_neighbours, "lame: {affinity: knn}", nn.BatchNorm2d),
     "t3a": (t3a, "t3a: {supports: 5}", nn.BatchNorm2d),

@@ -40,9 +40,8 @@ METHODS = {
     "eata-adam": "EATA, Adam",
     "sar-adam": "SAR, Adam",
 }
-# Settings of mariodoebler/test-time-adaptation (8b2ed63) for CIFAR-10-C; the defaults are for
-# ImageNet.
-SETTINGS = {
+# As mariodoebler/test-time-adaptation runs CIFAR-10-C (8b2ed63); the defaults are for ImageNet.
+SETTINGS: dict[str, tuple[str, dict[str, object]]] = {
     "eata-adam": (
         "eata",
         {"optimiser": "adam", "learning_rate": 0.001, "redundancy": 0.4, "fisher_weight": 1},

@@ -15,6 +15,7 @@ import torch
 import typer.main
 from timm.models import is_model_pretrained
 from torch import nn
+from torch.utils._python_dispatch import TorchDispatchMode
 
 import fairweather as fw
 from fairweather.attacks.shift_lists import expand_with_clean
@@ -287,12 +288,73 @@ def test_batch_norm_mixes_statistics(source, momentum):
     np.testing.assert_allclose(outputs, expected, rtol=1e-4, atol=1e-4)
 
 
+@pytest.mark.parametrize(
+    ("text", "streams"),
+    [
+        ("batchnorm", 1),
+        ("batchnorm: {source: 16}", 1),
+        ("batchnorm: {orders: 3}", 3),
+        ("batchnorm: {order: by_class}", 5),
+        ("batchnorm: {order: dirichlet}", 5),
+        ("batchnorm: {momentum: 0.5}", 5),
+        ("batchnorm: {order: by_class, orders: 1}", 1),
+    ],
+)
+def test_batch_norm_has_several_streams_where_the_order_decides(text, streams):
+    variant = read_variant(text)
+    assert len(variant.draw_streams(np.arange(9) % 3)) == streams
+    assert read_variant(variant.text) == variant == read_variant(variant.full_text)
+    assert len(variant.once().draw_streams(np.arange(9) % 3)) == 1
+
+
 def test_many_source_images_leave_batch_norm_as_it_is():
     network = load_model(TINY_RESNET, classes=3, weights="none").eval()
     images = torch.rand(4, 3, 8, 8)
     adapted = read_variant("batchnorm: {source: 1.0e+12}").adapt(network).eval()
     with torch.no_grad():
         torch.testing.assert_close(adapted(images), network(images), rtol=1e-4, atol=1e-5)
+
+
+# ---------------------------------------------------------------- distances of LAME
+
+
+class Sizes(TorchDispatchMode):
+    """Notes how many numbers each operation returns."""
+
+    def __init__(self):
+        super().__init__()
+        self.noted = []
+
+    def __torch_dispatch__(self, function, types, args=(), kwargs=None):
+        result = function(*args, **(kwargs or {}))
+        results = result if isinstance(result, tuple | list) else [result]
+        self.noted += [each.numel() for each in results if isinstance(each, torch.Tensor)]
+        return result
+
+
+@pytest.mark.parametrize("affinity", ["rbf", "knn"])
+def test_lame_never_holds_the_differences_of_all_pairs(affinity):
+    """They are 2 GB for 512 images and 2,048 features."""
+    features = torch.rand(40, 50)
+    with Sizes() as sizes:
+        read_variant({"lame": {"affinity": affinity}}).similarity(features)
+    assert max(sizes.noted) == 40 * 50
+
+
+def test_lame_tells_near_duplicates_apart():
+    """A product of matrices errs by about the root of float32's precision, 3e-4."""
+    torch.manual_seed(6)
+    images, ways = torch.randn(2, 12, 48, dtype=torch.float64)
+    ways = torch.nn.functional.normalize(ways, dim=1)
+    near = torch.cat([images, images + 1e-4 * ways, images + 3e-4 * ways])
+    features = near.float()
+    exact = torch.cdist(
+        features.double(), features.double(), compute_mode="donot_use_mm_for_euclid_dist"
+    )
+    nearest = exact.fill_diagonal_(math.inf).argmin(1)
+    assert (nearest % 12 == torch.arange(36) % 12).all()  # each has the others of its three
+    found = read_variant("lame: {affinity: knn, neighbours: 1}").similarity(features)
+    torch.testing.assert_close(found, torch.eye(36)[nearest])
 
 
 # ---------------------------------------------------------------- views
@@ -753,7 +815,7 @@ def test_only_what_has_changed_is_carried(toy_images):
 STEPS = ("tent", "eata", "sar", "cotta")
 
 
-@pytest.mark.parametrize("kind", [*STEPS, "tent: {steps: 2}"])
+@pytest.mark.parametrize("kind", [*STEPS, *(f"{kind}: {{steps: 2}}" for kind in STEPS)])
 def test_a_stream_of_one_batch_is_remarked_where_no_step_changes_its_answers(kind):
     name, _, further = kind.partition(": ")
     further = further.strip("{}")
@@ -761,7 +823,8 @@ def test_a_stream_of_one_batch_is_remarked_where_no_step_changes_its_answers(kin
     outputs = {}
     for rate in (1e-9, 0.5):
         fisher = "fisher_weight: 0" if name == "eata" else ""  # needs validation images
-        parameters = ", ".join(filter(None, [further, fisher, f"learning_rate: {rate}"]))
+        margin = "margin: 1.0" if name in ("eata", "sar") else ""
+        parameters = ", ".join(filter(None, [further, fisher, margin, f"learning_rate: {rate}"]))
         adapted = read_variant(f"{name}: {{{parameters}}}").adapt(small_network()).eval()
         outputs[rate] = adapted(images)
     variant = read_variant(kind)
@@ -769,6 +832,34 @@ def test_a_stream_of_one_batch_is_remarked_where_no_step_changes_its_answers(kin
     assert bool(variant.remark(len(images), 256)) == has_idle_steps
     assert not variant.remark(variant.batch_size + 1, 256)
     assert not read_variant({name: {"cells": "continual"}}).remark(len(images), 256)
+
+
+@pytest.mark.parametrize("kind", STEPS)
+def test_two_steps_on_a_batch_are_one_on_each_of_two_equal_batches(kind):
+    strong = {"learning_rate": 0.2}
+    strong |= {"margin": 1.0} if kind in ("eata", "sar") else {}
+    strong |= {"fisher_weight": 0.0, "redundancy": 2.0} if kind == "eata" else {}
+    strong |= {"sure": 0.0, "restored": 0.0} if kind == "cotta" else {}  # draws no numbers
+    batches = small_batches()
+    twice, _ = adapted_outputs({kind: {**strong, "steps": 2}}, small_network(), batches)
+    doubled = [batch for batch in batches for _ in range(2)]
+    once, adapted = adapted_outputs({kind: strong}, small_network(), doubled)
+    last = once.unflatten(0, (len(batches), 2, -1))[:, 1].flatten(0, 1)
+    torch.testing.assert_close(twice, last)
+    assert adapted.passes.steps == 2 * len(batches)
+    single, _ = adapted_outputs({kind: strong}, small_network(), batches)
+    assert (twice - single).abs().max() > 0.01
+
+
+def test_each_step_of_cotta_draws_its_own_augmentations(monkeypatch):
+    drawn = []
+    monkeypatch.setattr(
+        cotta,
+        "augment",
+        lambda images, random: drawn.append(torch.rand(1, generator=random).item()) or images,
+    )
+    adapted_outputs("cotta: {steps: 2, sure: 1, restored: 0}", small_network(), small_batches(2))
+    assert len(drawn) == len(set(drawn)) == 2 * 2 * 32
 
 
 @pytest.mark.parametrize("name", [kind for kind in METHODS if kind != "batchnorm"])

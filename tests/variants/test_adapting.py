@@ -351,6 +351,11 @@ def test_an_evaluation_has_it_and_what_is_fitted_on_it(tmp_path):
         np.testing.assert_array_equal(scaled.nll, expected.nll)
     assert read(run, f"{name}+batchnorm+conformal-lac-0.5").set_size is not None
     assert "conformal_coverage" in set(run.scores["metric"])
+    # The record says the whole protocol of each method, once, also at its defaults.
+    minimise, batchnorm = run.record.settings.adapting
+    assert '"order": "shuffled", ' in minimise
+    assert '"orders": 1, ' in batchnorm
+    assert [read_variant(text).text for text in (minimise, batchnorm)] == ["minimise", "batchnorm"]
 
 
 def test_a_gradual_network_sees_clean_images_after_each_shift(tmp_path):

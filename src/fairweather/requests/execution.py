@@ -45,6 +45,7 @@ from fairweather.types.record import (
     predictions_file,
     variant_name,
 )
+from fairweather.variants.variant import write_adapting
 from fairweather.workers import executors
 from fairweather.workers.options import Sharing
 from fairweather.workers.work import Work
@@ -85,6 +86,7 @@ def describe_run(inputs: Inputs) -> RunRecord:
             compile=settings.arithmetic.compile,
             training_precision=trainings.precision,
             variants=tuple(variant.text for variant in settings.variants),
+            adapting=write_adapting(settings.variants),
             threads=settings.threads,
             operating_points=dict(measurement.operating_points),
             costs=dict(measurement.costs),

@@ -539,6 +539,9 @@ class RunSettings(FrozenRecord):
     """Variants that are measured for every model, as `variants.Variant.text` writes them:
     `temperature`, `batchnorm`, `conformal: {...}`."""
 
+    adapting: tuple[str, ...] = ()
+    """Those of them that adapt the network, with all parameters, also those at their defaults."""
+
     threads: int | None = None
     """Threads of every step; None where runs with different numbers were joined."""
 

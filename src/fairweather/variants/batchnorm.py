@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Collection
+from collections.abc import Collection, Mapping
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING, ClassVar
+from typing import TYPE_CHECKING, Any, ClassVar
 
 from fairweather.errors import InputError
 from fairweather.types.kinds import TaskKind
-from fairweather.variants.variant import EVERY_KIND, Adapting, check_number
+from fairweather.variants.variant import EVERY_KIND, SHUFFLED, Adapting, check_number
 
 if TYPE_CHECKING:  # reports, which read variants, start in half the time without it
     import torch
@@ -34,7 +34,10 @@ class BatchNorm(Adapting):
     kind: ClassVar[str] = "batchnorm"
     kind_title: ClassVar[str] = "batch norm of the test batch"
     batch_size: int | None = field(default=None, kw_only=True)
-    orders: int = field(default=1, kw_only=True)
+    orders: int = field(default=0, kw_only=True)
+    """The number of streams. 0 chooses: one where images are shuffled and no batch is remembered,
+    else five, since its answers then depend on the order."""
+
     source: float = 0.0
     """How many images the training statistics count as, beside those of the batch; the paper's
     choice is 16. 0 leaves them out."""
@@ -44,9 +47,21 @@ class BatchNorm(Adapting):
     batches. With less, the mean begins with the training statistics."""
 
     def __post_init__(self) -> None:
-        super().__post_init__()
         check_number(self.kind, "source", self.source, least=0)
         check_number(self.kind, "momentum", self.momentum, above=0, most=1)
+        if self.orders == 0:
+            object.__setattr__(self, "orders", 5 if self._depends_on_order else 1)
+        super().__post_init__()
+
+    @property
+    def _depends_on_order(self) -> bool:
+        return self.order != SHUFFLED or self.remembers
+
+    @property
+    def changed(self) -> Mapping[str, Any]:
+        """As for other variants; one stream goes without saying where the order has no effect."""
+        is_usual = self.orders == 1 and not self._depends_on_order
+        return {k: v for k, v in super().changed.items() if k != "orders" or not is_usual}
 
     @property
     def accepts(self) -> Collection[TaskKind]:

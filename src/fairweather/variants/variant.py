@@ -616,6 +616,16 @@ def find_variant(name: str, variants: Iterable[Variant]) -> Variant | None:
     return max(fitting, key=lambda variant: len(variant.name), default=None)
 
 
+def write_adapting(variants: Iterable[Variant]) -> tuple[str, ...]:
+    """Write each variant that adapts with all of its parameters, also what others have as `of`.
+
+    >>> write_adapting(read_variants(["temperature"]))
+    ()
+    """
+    adapting = (variant.adapting for variant in variants)
+    return tuple(dict.fromkeys(variant.full_text for variant in adapting if variant is not None))
+
+
 def keeps_network(added: str) -> bool:
     """Say whether a variant has the model's own network, given what follows `MODEL+` in its name.
 

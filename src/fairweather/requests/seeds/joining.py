@@ -55,7 +55,7 @@ from fairweather.types.record import (
     model_folder,
     parse_predictions_path,
 )
-from fairweather.variants.variant import find_variant, read_variants
+from fairweather.variants.variant import find_variant, read_variants, write_adapting
 from fairweather.workers.schedule import execute
 
 # ---------------------------------------------------------------- record and plan
@@ -415,7 +415,10 @@ def _select_record(
                 if base_model(name) in model_names
             },
             "settings": record.settings.model_copy(
-                update={"variants": tuple(known[name].text for name in uses)}
+                update={
+                    "variants": tuple(known[name].text for name in uses),
+                    "adapting": write_adapting(known[name] for name in uses),
+                }
             ),
         }
     )

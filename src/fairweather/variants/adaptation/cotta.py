@@ -76,12 +76,11 @@ class Cotta(AdaptingByGradients):
             adapted.further[name] = copy.deepcopy(adapted.network).requires_grad_(False)
         return adapted
 
-    def predict(self, adapted: AdaptedNetwork, images: torch.Tensor) -> torch.Tensor:
+    def adapt_once(self, adapted: AdaptedNetwork, images: torch.Tensor) -> torch.Tensor:
         import torch
 
         teacher, anchor = adapted.further[TEACHER], adapted.further[ANCHOR]
-        logits = adapted.pass_forward(images)
-        random = adapted.generator()
+        logits, random = adapted.pass_forward(images), adapted.random
         with torch.no_grad():
             sure = adapted.pass_forward(images, anchor).softmax(1).max(1).values.mean()
             if sure < self.sure:

@@ -81,7 +81,7 @@ class Eata(AdaptingByGradients):
             learned[f"source/{at}"] = parameter.detach().clone()
         return learned
 
-    def predict(self, adapted: AdaptedNetwork, images: torch.Tensor) -> torch.Tensor:
+    def adapt_once(self, adapted: AdaptedNetwork, images: torch.Tensor) -> torch.Tensor:
         import torch
 
         from fairweather.variants.adaptation.networks import softmax_entropy

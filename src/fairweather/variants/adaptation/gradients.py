@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, ClassVar
 from fairweather.variants.variant import EPISODIC, Adapting, check_choice, check_number
 
 if TYPE_CHECKING:
+    import torch
     from torch import nn
 
     from fairweather.variants.adaptation.networks import AdaptedNetwork
@@ -30,10 +31,14 @@ class AdaptingByGradients(Adapting):
     learning_rate: float = 0.00025
     """The size of its steps."""
 
+    steps: int = 1
+    """How often each batch is seen and stepped along. Its logits are those before the last step."""
+
     def __post_init__(self) -> None:
         super().__post_init__()
         check_choice(self.kind, "optimiser", self.optimiser, OPTIMISERS)
         check_number(self.kind, "learning_rate", self.learning_rate, above=0)
+        check_number(self.kind, "steps", self.steps, least=1, whole=True)
 
     def remark(self, images: int, batch_size: int) -> str:
         """Say that no step changes an answer, if the only batch is answered before it.
@@ -43,7 +48,7 @@ class AdaptingByGradients(Adapting):
         >>> tent.remark(64, 256), tent.remark(65, 256)
         ('1 batch a stream: no step changes an answer. Choose a smaller batch_size.', '')
         """
-        if self.cells != EPISODIC or images > (self.batch_size or batch_size):
+        if self.steps > 1 or self.cells != EPISODIC or images > (self.batch_size or batch_size):
             return ""
         return "1 batch a stream: no step changes an answer. Choose a smaller batch_size."
 
@@ -62,3 +67,12 @@ class AdaptingByGradients(Adapting):
         adapted = copy_with_batch_statistics(network)
         parameters, rate = self.list_parameters(adapted), self.learning_rate
         return AdaptedNetwork(adapted, self.predict, parameters, self.optimiser, rate, seed)
+
+    def predict(self, adapted: AdaptedNetwork, images: torch.Tensor) -> torch.Tensor:
+        for _ in range(self.steps):
+            logits = self.adapt_once(adapted, images)
+        return logits
+
+    def adapt_once(self, adapted: AdaptedNetwork, images: torch.Tensor) -> torch.Tensor:
+        """Give the logits of a batch, and take a step for it."""
+        raise NotImplementedError

@@ -63,7 +63,10 @@ class Lame(Adapting):
 
         if self.affinity == "linear":
             return features @ features.T
-        distances = torch.linalg.vector_norm(features[None] - features[:, None], dim=2)
+        # One image at a time: all differences at once are [B, B, D], 2 GB for 512 images and 2,048
+        # features, and products of matrices lose what tells near duplicates apart.
+        norm = torch.linalg.vector_norm
+        distances = torch.stack([norm(features - image, dim=1) for image in features])
         if self.affinity == "knn":
             count = min(self.neighbours + 1, len(features))
             nearest = distances.topk(count, largest=False).indices[:, 1:]

@@ -60,6 +60,8 @@ class AdaptedNetwork(nn.Module):
         self.batches = 0
         self.passes = Passes(0, 0)
         self.seed = seed
+        self.random = torch.Generator()
+        """Random numbers for each batch, the same on each device."""
         self.adapted_parameters = list(parameters)
         for parameter in parameters:
             parameter.requires_grad_()
@@ -73,6 +75,7 @@ class AdaptedNetwork(nn.Module):
     def forward(self, images: torch.Tensor) -> torch.Tensor:
         """Predict a batch and adapt to it."""
         self.memory = {name: value.to(images.device) for name, value in self.memory.items()}
+        self.random.manual_seed((self.seed << 32) + self.batches)
         with torch.enable_grad():
             logits = self._predict(self, images)
         self.batches += 1
@@ -122,10 +125,6 @@ class AdaptedNetwork(nn.Module):
         """Take one step along the gradients of a loss."""
         self.pass_backward(loss, images)
         self.step()
-
-    def generator(self) -> torch.Generator:
-        """Random numbers for this batch, the same on each device."""
-        return torch.Generator().manual_seed((self.seed << 32) + self.batches)
 
     def find_last_layer(self, images: torch.Tensor, kind: str) -> LastLayer:
         """The linear layer that the logits depend on; raises `InputError` if there is none.

@@ -62,7 +62,7 @@ class Sar(AdaptingByGradients):
             adapted.memory[f"source/{at}"] = parameter.detach().clone()
         return adapted
 
-    def predict(self, adapted: AdaptedNetwork, images: torch.Tensor) -> torch.Tensor:
+    def adapt_once(self, adapted: AdaptedNetwork, images: torch.Tensor) -> torch.Tensor:
         import torch
 
         from fairweather.variants.adaptation.networks import softmax_entropy

@@ -6,7 +6,6 @@ from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, ClassVar
 
 from fairweather.variants.adaptation.gradients import AdaptingByGradients
-from fairweather.variants.variant import check_number
 
 if TYPE_CHECKING:
     import torch
@@ -28,20 +27,10 @@ class Tent(AdaptingByGradients):
     batch_size: int | None = field(default=200, kw_only=True)
     optimiser: str = "adam"
     learning_rate: float = 0.001
-    steps: int = 1
-    """Steps on each batch. Its logits are those before the last step."""
 
-    def __post_init__(self) -> None:
-        super().__post_init__()
-        check_number(self.kind, "steps", self.steps, least=1, whole=True)
-
-    def remark(self, images: int, batch_size: int) -> str:
-        return super().remark(images, batch_size) if self.steps == 1 else ""
-
-    def predict(self, adapted: AdaptedNetwork, images: torch.Tensor) -> torch.Tensor:
+    def adapt_once(self, adapted: AdaptedNetwork, images: torch.Tensor) -> torch.Tensor:
         from fairweather.variants.adaptation.networks import softmax_entropy
 
-        for _ in range(self.steps):
-            logits = adapted.pass_forward(images)
-            adapted.descend(softmax_entropy(logits).mean(), len(images))
+        logits = adapted.pass_forward(images)
+        adapted.descend(softmax_entropy(logits).mean(), len(images))
         return logits
