@@ -26,7 +26,7 @@ from fairweather.metrics.operating_points import choose_threshold
 from fairweather.metrics.sample import draw_counts
 from fairweather.requests.inputs import check_operating_points, check_variants
 from fairweather.runs.folder import RunFolder
-from fairweather.tasks.classification import CLASSIFICATION_TASK
+from fairweather.tasks import CLASSIFICATION_TASK
 from fairweather.types.operating_points import TargetRate
 from fairweather.variants.prediction_sets import Conformal
 from tests.helpers.chance import FALSE_ALARM

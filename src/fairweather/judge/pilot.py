@@ -30,7 +30,7 @@ from fairweather.metrics.power import GroupSizes, binormal_moments
 from fairweather.metrics.seeds import SeedVariance, crossed_mean
 from fairweather.metrics.table import METRICS
 from fairweather.runs.scores import fit_unit, read_grouping, read_validation
-from fairweather.tasks.task import Unit
+from fairweather.tasks import Unit
 from fairweather.types.kinds import CLASSES
 from fairweather.types.measurement import AnyPredictions, Predictions
 from fairweather.types.record import (

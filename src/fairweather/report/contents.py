@@ -20,7 +20,7 @@ from fairweather.report.samples import Samples
 from fairweather.runs.folder import RunFolder
 from fairweather.runs.provenance import list_machines
 from fairweather.runs.scores import read_grouping
-from fairweather.tasks.table import find_task
+from fairweather.tasks import find_task
 from fairweather.types.kinds import TaskKind
 from fairweather.types.measurement import (
     AnyPredictions,

@@ -36,7 +36,7 @@ from fairweather.report.tables import (
     caption_scores,
     tabulate_scores,
 )
-from fairweather.tasks.multilabel import FindingsPredictions, select_finding
+from fairweather.tasks import FindingsPredictions, select_finding
 from fairweather.types.kinds import FINDINGS, OF_FINDING
 from fairweather.types.measurement import Predictions, Score
 from fairweather.types.operating_points import RATES

@@ -31,7 +31,7 @@ from fairweather.report.tables import (
     format_p_value,
 )
 from fairweather.runs.scores import read_grouping
-from fairweather.tasks.multilabel import FindingsPredictions, select_finding
+from fairweather.tasks import FindingsPredictions, select_finding
 from fairweather.types.kinds import OF_FINDING
 from fairweather.types.measurement import AnyPredictions, Predictions, Score
 from fairweather.types.operating_points import (

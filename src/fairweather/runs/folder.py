@@ -24,8 +24,7 @@ import pyarrow.parquet
 
 from fairweather.errors import InputError, add_file_name, check_text
 from fairweather.metrics.grouping import Grouping
-from fairweather.tasks.table import find_task
-from fairweather.tasks.task import Task
+from fairweather.tasks import Task, find_task
 from fairweather.types.measurement import (
     CLASSIFICATION,
     AnyPredictions,
