@@ -11,8 +11,8 @@ import numpy as np
 import pandas as pd
 
 from fairweather.metrics import holm, softmax
+from fairweather.metrics.classification import merge_classes
 from fairweather.metrics.columns import BoolArray, FloatArray, IntArray
-from fairweather.metrics.grades import merge_classes
 from fairweather.metrics.grouping import Grouping, equal_means_p, share_interval
 from fairweather.metrics.metric import find_point
 from fairweather.metrics.operating_points import (
