@@ -1,26 +1,42 @@
-"""The front of the page: how often a model is right, where that breaks, and whether it knows."""
+"""The front of the page: how often a model is right, where that breaks, and what to do."""
 
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping, Sequence
-from typing import NamedTuple
+from collections.abc import Iterator, Mapping, Sequence
+from typing import NamedTuple, TypedDict
 
+import numpy as np
+import numpy.typing as npt
+
+from fairweather.metrics import to_score
+from fairweather.metrics.selective import (
+    coverage_above,
+    deferral_shares,
+    risk_above,
+    threshold_at_risk,
+)
 from fairweather.report import sentences as words
 from fairweather.report.adaptation import summarise_adaptation
 from fairweather.report.contents import Contents, Sweep
 from fairweather.report.other_images import list_other_images
 from fairweather.report.performance import (
+    FloatArray,
+    ImageKeys,
     ModelOutcome,
     WorstLevel,
+    estimate_seed_means,
     find_miscalibrated_class,
+    find_shared_cells,
+    read_correct,
+    read_image_keys,
     read_outcome,
     read_performance,
 )
 from fairweather.report.section import PartView, ReportPart, Tables
 from fairweather.report.training import read_warnings
 from fairweather.types.measurement import Score
-from fairweather.types.record import CLEAN, NO_LEVEL, base_model
+from fairweather.types.record import CLEAN, NO_LEVEL, TEST, VAL, base_model
 
 ROWS = 4  # of pictures: clean images, and levels up to the worst one
 KINDS = ("clean", "mean", "worst")  # of marks
@@ -283,3 +299,290 @@ VERDICT, BREAKS, KNOWLEDGE = (
     ReportPart(show, accepts=None) for show in (_show_verdict, _show_breaks, _show_knowledge)
 )
 OTHER_IMAGES = ReportPart(_show_other_images)
+
+
+# ---------------------------------------------------------------- what to do
+
+# The stops of the slider: the largest share of wrong answers. The page opens at the fourth.
+RISKS = (0.01, 0.02, 0.03, 0.05, 0.07, 0.1, 0.15, 0.2)
+START = RISKS.index(0.05)
+MOST_ROWS = 8  # clean images, and the shifts that cost most
+
+
+class CellColumns(NamedTuple):
+    """What is read of a cell, one entry an image: label and prediction `[n]`, confidence `[n]`.
+
+    An unknown confidence is NaN.
+    """
+
+    keys: npt.NDArray[np.int64]
+    labels: npt.NDArray[np.int64]
+    predicted: npt.NDArray[np.int64]
+    confidence: FloatArray
+
+    @property
+    def correct(self) -> npt.NDArray[np.bool_]:
+        """Whether each prediction is the label."""
+        return self.labels == self.predicted
+
+    @property
+    def is_sure(self) -> bool:
+        """Whether the confidence is known."""
+        return not np.isnan(self.confidence).any()
+
+
+def read_cell(
+    contents: Contents, model: str, seed: str, cell: str, part: str = TEST
+) -> CellColumns | None:
+    """Read a cell of a model; None where it was not predicted."""
+    columns = contents.read_columns(model, seed, cell, CellColumns._fields, part)
+    return None if columns is None else CellColumns(*columns)
+
+
+class Review(NamedTuple):
+    """What a person must review of some images, means over seeds; one entry for each of `RISKS`.
+
+    Attributes:
+        n: images.
+        needed: the smallest share that keeps the risk; its interval covers those of all seeds.
+        sent: the share that the threshold of the validation images sends to a person.
+        wrong: the share of wrong answers without review; NaN where a seed answers nothing.
+    """
+
+    n: int
+    needed: Sequence[Score]
+    sent: Sequence[float]
+    wrong: Sequence[float]
+
+
+def fit_thresholds(contents: Contents, model: str, seed: str) -> list[float]:
+    """Give the confidence that keeps each of `RISKS` on validation images; none without them."""
+    cells = [read_cell(contents, model, seed, cell, VAL) for cell in contents.fitted_on(model)]
+    known = [cell for cell in cells if cell is not None and cell.is_sure]
+    if len(known) < len(cells):
+        return []
+    confidence = np.concatenate([cell.confidence for cell in known])
+    correct = np.concatenate([cell.correct for cell in known])
+    return [threshold_at_risk(confidence, correct, risk=risk) for risk in RISKS]
+
+
+def measure_review(
+    contents: Contents, model: str, cell: str, thresholds: Mapping[str, Sequence[float]]
+) -> Review | None:
+    """Measure what a person must review in a cell; None where a seed lacks it or a confidence.
+
+    `thresholds` are those of each seed of the model, from `fit_thresholds`.
+    """
+    needed, sent, wrong = [], [], []
+    for seed, fitted in thresholds.items():
+        columns = read_cell(contents, model, seed, cell)
+        if columns is None or not columns.is_sure:
+            return None
+        confidence, correct = columns.confidence, columns.correct
+        needed.append(deferral_shares(confidence, correct, RISKS, contents.grouping))
+        sent.append([1 - float(coverage_above(confidence, at)) for at in fitted])
+        wrong.append([float(risk_above(confidence, correct, at)) for at in fitted])
+    return Review(
+        needed[0][0].n,
+        [_join_seeds(scores) for scores in zip(*needed, strict=True)],
+        np.mean(sent, axis=0).tolist(),
+        np.mean(wrong, axis=0).tolist(),
+    )
+
+
+def _join_seeds(scores: Sequence[Score]) -> Score:
+    values, lows, highs, counts = zip(*scores, strict=True)
+    return Score(float(np.mean(values)), min(lows), max(highs), counts[0])
+
+
+def _list_places(outcome: ModelOutcome) -> Iterator[tuple[str, str, str, str]]:
+    """Title, note, words and cell of clean images, and of the worst level of the hardest shifts."""
+    yield "Clean images", "", "clean images", CLEAN
+    for low in order_lows(outcome)[: MOST_ROWS - 1]:
+        sweep, level = low.sweep, low.level
+        yield (
+            sweep.title,
+            sweep.level_in_words(level),
+            f"images under {sweep.at(level)}",
+            sweep.cells[level],
+        )
+
+
+class Stop(TypedDict):
+    """What the page says at a stop of the slider: the risk as text, sentences, and rows."""
+
+    risk: str
+    said: list[str]
+    rows: list[Row]
+
+
+def describe_stops(contents: Contents, model: str, outcome: ModelOutcome) -> list[Stop]:
+    """What the page says at each stop of the slider."""
+    fitted = {seed: fit_thresholds(contents, model, seed) for seed in contents.seeds_of(model)}
+    thresholds = fitted if all(fitted.values()) else {seed: [] for seed in fitted}
+    places = [
+        (title, note, where, review)
+        for title, note, where, cell in _list_places(outcome)
+        if (review := measure_review(contents, model, cell, thresholds))
+    ]
+    if not places:
+        return []
+    stops: list[Stop] = []
+    for at, risk in enumerate(RISKS):
+        needed = [(where, review.needed[at]) for _, _, where, review in places[:2]]
+        said = [*words.describe_review(risk, needed)]
+        *_, where, review = places[:2][-1]
+        if review.sent:
+            answers = (1 - review.sent[at]) * review.n
+            said += words.describe_threshold(where, review.sent[at], review.wrong[at], answers)
+        rows = [
+            Row(title, note, [make_mark("needed", review.needed[at]), _mark_threshold(review, at)])
+            for title, note, _, review in places
+        ]
+        stops.append(Stop(risk=words.format_share(risk), said=said, rows=rows))
+    return stops
+
+
+def _mark_threshold(review: Review, at: int) -> Mark | None:
+    if not review.sent or math.isnan(review.sent[at]):
+        return None
+    share = review.sent[at]
+    return "sent", round(share, 5), None, None, words.format_share(share)
+
+
+def _show_review(contents: Contents, _: Tables) -> PartView | None:
+    outcomes = contents.once(read_outcomes)
+    stops = {
+        model: said
+        for model, outcome in outcomes.items()
+        if (said := describe_stops(contents, model, outcome))
+    }
+    if not stops:
+        return None
+    sent = any(row.marks[1] for own in stops.values() for row in own[START]["rows"])
+    facts = {
+        "stops": len(RISKS),
+        "start": START,
+        "thresholds": sent,
+        "grouped": contents.grouping is not None,
+        "seeds": max(len(contents.seeds_of(model)) for model in stops),
+    }
+    return PartView(template="review.html.j2", facts=facts, carried={"review": stops})
+
+
+REVIEW = ReportPart(_show_review)
+
+
+# ---------------------------------------------------------------- worst classes and groups
+
+MOST_PARTS = 5
+FEWEST_IMAGES = 10  # of a part that is shown, unless at most one has so many
+BOUNDS = (0.0, 1.0)  # of accuracy
+
+
+class Division(NamedTuple):
+    """A way to divide the images: the noun of a part, each part's name, and each image's part."""
+
+    noun: str
+    names: tuple[str, ...]
+    parts: npt.NDArray[np.int64]
+
+
+def list_divisions(contents: Contents, images: ImageKeys) -> Iterator[Division]:
+    """Divide the images by class, and by each column of subgroups that was asked for."""
+    if len(contents.classes) > 1:
+        yield Division("class", contents.classes, images.labels)
+    groups = next((own for run in contents.runs.values() if (own := run.groups())), None)
+    for column, values in groups.slices.items() if groups else ():
+        if len(values) == len(images.labels):
+            names, parts = np.unique(values, return_inverse=True)
+            yield Division(column, tuple(map(str, names)), parts.ravel())
+
+
+def find_hurt(
+    contents: Contents, division: Division, clean: FloatArray, shifted: FloatArray | None
+) -> tuple[list[Row], list[str]] | None:
+    """Find the parts of the images with the lowest accuracy; None of a single part.
+
+    Args:
+        contents: of the run.
+        division: of its test images.
+        clean: how often each clean image is right, by seed: `[n, S]`.
+        shifted: the same on average over the shifts; None without shifts.
+    """
+    right = clean if shifted is None else shifted
+    counts = np.bincount(division.parts, minlength=len(division.names))
+    sums = np.bincount(division.parts, right.mean(axis=1), minlength=len(division.names))
+    kept = np.flatnonzero(counts >= FEWEST_IMAGES)
+    kept = kept if len(kept) > 1 else np.flatnonzero(counts)
+    if len(kept) < 2:
+        return None
+    worst = kept[np.argsort(sums[kept] / counts[kept], kind="stable")][:MOST_PARTS]
+    parts = []
+    for at in worst.tolist():
+        scores = [_estimate(contents, columns, division.parts == at) for columns in (clean, right)]
+        parts.append((f"{division.noun} {division.names[at]}", int(counts[at]), scores))
+    rows = [
+        Row(
+            name[:1].upper() + name[1:],
+            f"{n:,} images",
+            [
+                make_mark("clean", scores[0]),
+                None if shifted is None else make_mark("mean", scores[1]),
+            ],
+        )
+        for name, n, scores in parts
+    ]
+    everyone = _estimate(contents, right, np.ones(len(right), dtype=bool))
+    _, _, (before, there) = parts[0]
+    said = words.describe_hurt(
+        rows[0].title, there, before if shifted is not None else None, everyone
+    )
+    return rows, [*said]
+
+
+def _estimate(contents: Contents, right: FloatArray, inside: npt.NDArray[np.bool_]) -> Score:
+    grouping, kept = contents.grouping, np.flatnonzero(inside)
+    own = None if grouping is None else grouping.select(kept)
+    [estimate] = estimate_seed_means([right[kept]], contents.bootstrap, own)
+    return to_score(estimate, BOUNDS)
+
+
+class WorstParts(TypedDict):
+    """The parts of a division with the lowest accuracy as rows of a chart, and what they say."""
+
+    rows: list[Row]
+    said: list[str]
+
+
+def find_worst_parts(contents: Contents, model: str) -> Mapping[str, WorstParts]:
+    """Find the worst parts of each division for a model, by the noun of a part."""
+    images = contents.once(read_image_keys)
+    if images is None:
+        return {}
+    clean = read_correct(contents, model, {CLEAN: 1.0}, images)
+    cells = find_shared_cells(contents, [model])
+    shifted = read_correct(contents, model, cells, images) if cells else None
+    if clean is None or (cells and shifted is None):
+        return {}
+    hurt = (
+        (division.noun, find_hurt(contents, division, clean, shifted))
+        for division in list_divisions(contents, images)
+    )
+    return {noun: WorstParts(rows=parts[0], said=parts[1]) for noun, parts in hurt if parts}
+
+
+def _show_hurt(contents: Contents, _: Tables) -> PartView | None:
+    hurt = {
+        model: own
+        for model in contents.once(read_outcomes)
+        if (own := find_worst_parts(contents, model))
+    }
+    if not hurt:
+        return None
+    nouns = list(dict.fromkeys(noun for own in hurt.values() for noun in own))
+    facts = {"nouns": nouns, "shifted": any(find_shared_cells(contents, [own]) for own in hurt)}
+    return PartView(template="hurt.html.j2", facts=facts, carried={"hurt": hurt})
+
+
+HURT = ReportPart(_show_hurt)
