@@ -377,6 +377,31 @@ def print_places(folder: Path, track: str | None, *, quiet: bool) -> None:
     suggest(f"open {{}}, or: {check}", folder / PAGE, folder, quiet=quiet)
 
 
+def view(
+    folder: Annotated[Path, typer.Argument(metavar="FOLDER", help="Folder with your runs.")] = Path(
+        "runs"
+    ),
+    out: Annotated[
+        Path | None, typer.Option(help="File of the page.", show_default="FOLDER/index.html")
+    ] = None,
+    open_: Annotated[
+        bool, typer.Option("--open", help="Also open the page in your web browser.")
+    ] = False,
+) -> None:
+    """List all runs below a folder on one page, to sort, filter and compare them.
+
+    Examples:
+        fairweather view
+        fairweather view runs/2026 --open
+    """
+    from fairweather.report.runs_page import view as write_page
+
+    page = write_page(folder, out)
+    typer.echo(f"{'page':<8}{page}")
+    if not (open_ and webbrowser.open(page.resolve().as_uri())):
+        suggest("open {}", page)
+
+
 # ---------------------------------------------------------------- evaluations
 
 NAMED_SOURCE = re.compile(r"([A-Za-z0-9][A-Za-z0-9_.-]*)=(.+)")
@@ -537,28 +562,3 @@ def _read_channels(option: str, text: str) -> list[float]:
     if len(numbers) != 3:
         raise InputError(f"{option} takes three numbers, as in 0.5,0.5,0.5, found {text!r}")
     return numbers
-
-
-def view(
-    folder: Annotated[Path, typer.Argument(metavar="FOLDER", help="Folder with your runs.")] = Path(
-        "runs"
-    ),
-    out: Annotated[
-        Path | None, typer.Option(help="File of the page.", show_default="FOLDER/index.html")
-    ] = None,
-    open_: Annotated[
-        bool, typer.Option("--open", help="Also open the page in your web browser.")
-    ] = False,
-) -> None:
-    """List all runs below a folder on one page, to sort, filter and compare them.
-
-    Examples:
-        fairweather view
-        fairweather view runs/2026 --open
-    """
-    from fairweather.report.runs_page import view as write_page
-
-    page = write_page(folder, out)
-    typer.echo(f"{'page':<8}{page}")
-    if not (open_ and webbrowser.open(page.resolve().as_uri())):
-        suggest("open {}", page)

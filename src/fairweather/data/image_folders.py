@@ -413,7 +413,7 @@ def _sort_classes(labels: set[str]) -> tuple[str, ...]:
     return tuple(sorted(labels))
 
 
-# ---------------------------------------------------------------- domains: kinds of pictures, or hospitals
+# ---------------------------------------------------------------- kinds of pictures, or hospitals
 
 DOMAIN, HOSPITAL = "domain", "hospital"  # the columns that say where an image is from
 DOMAINS, TEST = "domains", "test"  # parts of a specification: which domains, and the one held out
