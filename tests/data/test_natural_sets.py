@@ -11,7 +11,7 @@ from PIL import Image
 
 import fairweather as fw
 from fairweather.data import natural_sets
-from fairweather.data.image_folders import plain_name
+from fairweather.data.domains import plain_name
 from fairweather.data.loading import DATA_SOURCES
 from fairweather.data.natural_sets import (
     LAYOUTS,

@@ -12,7 +12,8 @@ import numpy as np
 import pydantic
 
 from fairweather.data.corrupted import open_array
-from fairweather.data.image_folders import list_camelyon17, list_domains, list_folder, plain_name
+from fairweather.data.domains import list_camelyon17, list_domains, plain_name
+from fairweather.data.image_folders import list_folder
 from fairweather.data.named_sets import CIFAR_CLASSES, CIFAR_FOLDER, CIFAR_PLANES, list_cifar10
 from fairweather.data.npz import list_archive
 from fairweather.data.pixels import Framed
