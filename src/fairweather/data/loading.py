@@ -19,8 +19,8 @@ from fairweather.data.cache import (
     unreadable_error,
 )
 from fairweather.data.corrupted import CORRUPTED_SOURCES, find_published_name
-from fairweather.data.groups import read_source_groups
 from fairweather.data.domains import list_domains
+from fairweather.data.groups import read_source_groups
 from fairweather.data.image_folders import list_csv, list_folder, list_images
 from fairweather.data.named_sets import (
     describe_verification,
