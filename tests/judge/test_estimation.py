@@ -16,7 +16,7 @@ import fairweather as fw
 from fairweather.cli import app as cli
 from fairweather.errors import InputError
 from fairweather.judge import estimation
-from fairweather.judge.estimation import (
+from fairweather.judge.known_cells import (
     CHANCE_MATCH,
     METHOD_TITLES,
     KnownCell,

@@ -9,7 +9,8 @@ from torch import nn
 
 import fairweather as fw
 from fairweather.errors import StoppedError
-from fairweather.models.sources import OpenedModel, prepare_at
+from fairweather.models.preprocessing import prepare_at
+from fairweather.models.sources import OpenedModel
 from fairweather.models.wrappers import Classifier, is_gray_network, to_gray
 from fairweather.requests.evaluation.models import describe_odd_range
 from tests.helpers.opened_models import open_model

@@ -32,7 +32,7 @@ from fairweather.models.building import (
 )
 from fairweather.models.checkpoints import AVERAGE_KEYS, STATE_KEYS, match_names
 from fairweather.models.opening import check_model, load_model
-from fairweather.models.sources import describe_preprocessing, find_normalisation
+from fairweather.models.preprocessing import describe_preprocessing, find_normalisation
 from fairweather.types.options import ModelOptions, Preparation
 from tests.conftest import TINY_RESNET
 from tests.helpers.opened_models import open_model

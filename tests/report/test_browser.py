@@ -17,8 +17,8 @@ import pyarrow.parquet
 import pytest
 
 from fairweather.report.building import build_joint_report, build_report
-from fairweather.report.front import RISKS
 from fairweather.report.gallery import CONFUSIONS
+from fairweather.report.review import RISKS
 from fairweather.report.samples import ATTACKED, ATTACKED_COLUMNS, read_samples
 from fairweather.runs.folder import RunFolder
 from tests.conftest import figures_left_out, pngs_left_out

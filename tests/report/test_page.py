@@ -26,21 +26,15 @@ from fairweather.report.building import (
     check_intact,
 )
 from fairweather.report.contents import Sweep, read_contents
-from fairweather.report.front import (
-    FEWEST_IMAGES,
-    RISKS,
-    CellColumns,
-    Division,
-    choose_rows,
-    find_hurt,
-    measure_review,
-)
+from fairweather.report.front import choose_rows
 from fairweather.report.gallery import CONFUSIONS, MOST_CLASSES, count_confusions, find_predictions
+from fairweather.report.hurt import FEWEST_IMAGES, Division, find_hurt
 from fairweather.report.joint_runs import UNEQUAL_NOTE, read_runs, shorten_names
 from fairweather.report.levels import LARGE_PANELS, MOST_LARGE, SMALL_PANELS
 from fairweather.report.page.shell import pack_json, read_script, write_policy
 from fairweather.report.provenance import write_citation
 from fairweather.report.reliability import MOST_SHIFTS, find_worst_conditions, keep_hardest
+from fairweather.report.review import RISKS, CellColumns, measure_review
 from fairweather.report.samples import CellImage
 from fairweather.report.training import read_warnings
 from fairweather.runs.folder import RunFolder

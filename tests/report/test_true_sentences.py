@@ -15,9 +15,9 @@ from fairweather.attacks.table import ATTACKS
 from fairweather.metrics.columns import per_image
 from fairweather.report.building import SECTIONS
 from fairweather.report.contents import Contents, Sweep
-from fairweather.report.front import RISKS
 from fairweather.report.other_images import AUROC, describe_other_images
 from fairweather.report.performance import find_shared_cells
+from fairweather.report.review import RISKS
 from fairweather.requests.evaluation.predictions import ADVICE as OF_PREDICTIONS
 from fairweather.requests.execution import clean_accuracy_lines
 from fairweather.runs.scores import add_means, add_worst, estimate_cells, scores_frame

@@ -14,7 +14,7 @@ from scipy.special import log_softmax
 import fairweather as fw
 from fairweather.data.natural_sets import CIFAR_CLASSES, NATURAL_SETS, read_wnids
 from fairweather.errors import InputError
-from fairweather.judge.estimation import _iter_cells
+from fairweather.judge.known_cells import _iter_cells
 from fairweather.judge.rules import read_rules
 from fairweather.judge.verdicts import judge
 from fairweather.judge.verification import verify

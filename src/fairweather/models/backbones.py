@@ -13,7 +13,7 @@ import torch
 from torch import nn
 
 from fairweather.errors import InputError, first_line, unknown_name
-from fairweather.models.sources import HALVES, Preprocessing, read_timm, read_torchvision
+from fairweather.models.preprocessing import HALVES, Preprocessing, read_timm, read_torchvision
 from fairweather.models.wrappers import Classifier
 
 if TYPE_CHECKING:

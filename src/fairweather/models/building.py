@@ -31,7 +31,7 @@ from fairweather.models.checkpoints import (
     match_state,
     read_checkpoint,
 )
-from fairweather.models.sources import NO_NORMALISATION, Normalisation
+from fairweather.models.preprocessing import NO_NORMALISATION, Normalisation
 from fairweather.models.wrappers import Classifier
 from fairweather.runs.fingerprints import NoEffect, effective_facts
 from fairweather.types.measurement import MAX_SIDE, MIN_SIDE

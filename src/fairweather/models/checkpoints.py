@@ -15,7 +15,7 @@ import torch
 from torch import nn
 
 from fairweather.errors import InputError
-from fairweather.models.sources import DEVIATIONS, MEANS, RUNNING, Normalisation, to_triple
+from fairweather.models.preprocessing import DEVIATIONS, MEANS, RUNNING, Normalisation, to_triple
 from fairweather.types.measurement import special_kind
 
 # ---------------------------------------------------------------- read from files

@@ -26,17 +26,14 @@ from fairweather.files.folders import read_facts
 from fairweather.models.backbones import find_library
 from fairweather.models.building import describe_misfits
 from fairweather.models.outputs import SingleOutputError
-from fairweather.models.sources import (
+from fairweather.models.preprocessing import (
     Normalisation,
-    OpenedModel,
     Preprocessing,
-    Setup,
-    SourceKind,
     describe_normalisation,
     describe_preparation,
-    folder_name,
     read_timm,
 )
+from fairweather.models.sources import OpenedModel, Setup, SourceKind, folder_name
 from fairweather.models.wrappers import Classifier
 from fairweather.types.kinds import CLASSES, FINDINGS, TaskKind
 from fairweather.types.measurement import parse_class_names

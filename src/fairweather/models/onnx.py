@@ -30,20 +30,22 @@ from fairweather.models.outputs import (
     sigmoid_error,
     softmax_error,
 )
-from fairweather.models.sources import (
-    MODULE_OPTIONS,
+from fairweather.models.preprocessing import (
     NO_NORMALISATION,
     Normalisation,
+    describe_normalisation,
+    describe_preparation,
+    format_numbers,
+    to_triple,
+)
+from fairweather.models.sources import (
+    MODULE_OPTIONS,
     OpenedModel,
     Setup,
     SourceKind,
-    describe_normalisation,
-    describe_preparation,
     folder_name,
-    format_numbers,
     refuse_foreign,
     suggest_file,
-    to_triple,
 )
 from fairweather.models.wrappers import Classifier, GrayInput, to_gray
 from fairweather.runs.folder import is_relative_name

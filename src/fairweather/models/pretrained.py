@@ -28,20 +28,16 @@ from fairweather.models.checkpoints import (
     read_checkpoint,
 )
 from fairweather.models.class_names import read_imagenet
-from fairweather.models.sources import (
+from fairweather.models.preprocessing import (
     UNKNOWN_ORIGIN,
     Normalisation,
-    OpenedModel,
     Preprocessing,
-    Setup,
-    SourceKind,
     describe_normalisation,
     describe_preparation,
-    folder_name,
     format_numbers,
     scale_preparation,
-    suggest_file,
 )
+from fairweather.models.sources import OpenedModel, Setup, SourceKind, folder_name, suggest_file
 from fairweather.models.wrappers import Classifier, GrayInput, has_one_channel, narrow_input
 from fairweather.types.options import ModelOptions
 

@@ -7,15 +7,8 @@ from pathlib import Path
 from fairweather.errors import InputError
 from fairweather.files.download import file_digest
 from fairweather.models.building import load_checkpoint
-from fairweather.models.sources import (
-    UNKNOWN_ORIGIN,
-    OpenedModel,
-    Setup,
-    SourceKind,
-    describe_preparation,
-    folder_name,
-    suggest_file,
-)
+from fairweather.models.preprocessing import UNKNOWN_ORIGIN, describe_preparation
+from fairweather.models.sources import OpenedModel, Setup, SourceKind, folder_name, suggest_file
 from fairweather.runs.folder import RunFolder, read_json
 from fairweather.types.kinds import FINDINGS, TaskKind
 from fairweather.types.measurement import MULTILABEL

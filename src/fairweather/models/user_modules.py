@@ -18,18 +18,14 @@ from fairweather.devices import PrecisionAdapter, adapt_precision
 from fairweather.errors import InputError, StoppedError, one_line, unknown_name
 from fairweather.models.building import check_normalisation, state_digest
 from fairweather.models.outputs import convert_outputs, parse_outputs
-from fairweather.models.sources import (
-    MODULE_OPTIONS,
+from fairweather.models.preprocessing import (
     NO_NORMALISATION,
     UNKNOWN_ORIGIN,
-    OpenedModel,
-    Setup,
-    SourceKind,
     describe_normalisation,
     describe_preparation,
     find_normalisation,
-    folder_name,
 )
+from fairweather.models.sources import MODULE_OPTIONS, OpenedModel, Setup, SourceKind, folder_name
 from fairweather.models.wrappers import Classifier, GrayInput, OneColumn, is_gray_network
 from fairweather.types.kinds import CLASSES, FINDINGS, TaskKind
 from fairweather.types.options import ModelOptions, Preparation

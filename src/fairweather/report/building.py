@@ -17,6 +17,7 @@ from fairweather.report import (
     findings,
     front,
     gallery,
+    hurt,
     levels,
     operating_points,
     other_images,
@@ -27,6 +28,7 @@ from fairweather.report import (
     ranking,
     readers,
     reliability,
+    review,
     slices,
     summary,
     training,
@@ -75,10 +77,10 @@ SECTIONS = (
     Section(
         "review",
         "What to do",
-        (front.REVIEW, findings.WORKLIST, costs.COSTS_OF_DECISIONS),
+        (review.REVIEW, findings.WORKLIST, costs.COSTS_OF_DECISIONS),
         front=True,
     ),
-    Section("hurt", "Worst classes and groups", (front.HURT, calls.SLICES_OF_ONE), front=True),
+    Section("hurt", "Worst classes and groups", (hurt.HURT, calls.SLICES_OF_ONE), front=True),
     Section("compare", "Compare models", (ranking.COMPARISON,), front=True),
     Section(
         "tables",

@@ -12,7 +12,7 @@ from typing import NamedTuple
 
 import numpy as np
 
-from fairweather.report import costs, findings, front, readers
+from fairweather.report import costs, findings, front, hurt, readers, review
 from fairweather.report import sentences as words
 from fairweather.report.aggregation import describe_aggregation
 from fairweather.report.calls import (
@@ -278,7 +278,7 @@ def _describe_failures(source: CardSource) -> Iterator[str]:
     if outcome := source.outcome:
         if outcome.worst.main:
             yield from words.describe_shifts(outcome.worst.main)
-        for parts in front.find_worst_parts(contents, model).values():
+        for parts in hurt.find_worst_parts(contents, model).values():
             yield from parts["said"]
         yield from list_other_images(contents)
     if by_finding := source.findings_outcome:
@@ -317,11 +317,11 @@ def _describe_slices(source: CardSource) -> Iterator[str]:
 def _describe_reviews(source: CardSource) -> Iterator[str]:
     contents, model = source.contents, source.model
     if outcome := source.outcome:
-        stops = front.describe_stops(contents, model, outcome)
-        yield from stops[front.START]["said"] if stops else ()
+        stops = review.describe_stops(contents, model, outcome)
+        yield from stops[review.START]["said"] if stops else ()
     if by_finding := source.findings_outcome:
         stops = findings.read_worklists(contents, model, by_finding)
-        yield from stops[front.START]["said"] if stops else ()
+        yield from stops[review.START]["said"] if stops else ()
 
 
 def _describe_costs(source: CardSource) -> Iterator[str]:

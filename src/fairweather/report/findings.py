@@ -24,8 +24,9 @@ from fairweather.report.calls import (
 )
 from fairweather.report.contents import Contents, Sweep, ensembles_as_models, index_scores
 from fairweather.report.finding_curves import FindingCurves, probability_of, trace_finding
-from fairweather.report.front import RISKS, START, Row, Stop, choose_rows, round_ends
+from fairweather.report.front import Row, choose_rows, round_ends
 from fairweather.report.readers import ReaderMark, has_readers, mark_readers
+from fairweather.report.review import RISKS, START, Stop
 from fairweather.report.section import PartView, ReportPart, Tables, show_tables
 from fairweather.report.slices import count_known, describe_unseen
 from fairweather.report.tables import (

@@ -9,8 +9,9 @@ from typing import NamedTuple, TypedDict
 import numpy as np
 
 from fairweather.report.contents import Contents
-from fairweather.report.front import CellColumns, order_lows, read_cell, read_outcomes
+from fairweather.report.front import order_lows, read_outcomes
 from fairweather.report.pictures import draw_shifts
+from fairweather.report.review import CellColumns, read_cell
 from fairweather.report.samples import CellImage, Samples
 from fairweather.report.section import PartView, ReportPart, Tables
 from fairweather.types.record import CLEAN

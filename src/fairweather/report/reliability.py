@@ -24,7 +24,7 @@ from fairweather.report.charts import (
     render_figure,
 )
 from fairweather.report.contents import Contents
-from fairweather.report.front import read_cell
+from fairweather.report.review import read_cell
 from fairweather.report.section import ReportPart, show_figures
 from fairweather.types.record import ALL, CLEAN, ENSEMBLE_SUFFIX, MEAN, NO_LEVEL
 

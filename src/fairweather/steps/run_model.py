@@ -18,7 +18,7 @@ from fairweather.errors import InputError, no_exit, unknown_name
 from fairweather.models.building import load_checkpoint
 from fairweather.models.labels import match_labels, relabel
 from fairweather.models.opening import open_with_options
-from fairweather.models.sources import prepare_at
+from fairweather.models.preprocessing import prepare_at
 from fairweather.progress import Notify
 from fairweather.runs.folder import RunFolder, open_finished_run
 from fairweather.steps.plan import PlannedDataset

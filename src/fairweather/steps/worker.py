@@ -29,7 +29,8 @@ from fairweather.models.labels import LabelMap, places_by_name, relabel, rename_
 from fairweather.models.onnx import OnnxNetwork
 from fairweather.models.opening import open_with_options
 from fairweather.models.outputs import convert_outputs
-from fairweather.models.sources import OpenedModel, prepare_at
+from fairweather.models.preprocessing import prepare_at
+from fairweather.models.sources import OpenedModel
 from fairweather.models.wrappers import Ensemble
 from fairweather.progress import Event, Notify, silent
 from fairweather.runs.folder import RunFolder, StoredGroups, fingerprint

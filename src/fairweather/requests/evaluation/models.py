@@ -50,8 +50,9 @@ from fairweather.models.outputs import (
 )
 from fairweather.models.predictions.files import note_seeds
 from fairweather.models.predictions.readers import ReaderTable
+from fairweather.models.preprocessing import describe_preprocessing, prepare_at
 from fairweather.models.run_models import check_learned, find_run_path, learned_task
-from fairweather.models.sources import OpenedModel, describe_preprocessing, prepare_at
+from fairweather.models.sources import OpenedModel
 from fairweather.models.user_modules import open_module, read_class_names
 from fairweather.progress import Notify
 from fairweather.requests.aggregation import (
