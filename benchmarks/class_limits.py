@@ -40,7 +40,7 @@ from fairweather.deploy.choosing import (
 )
 from fairweather.metrics import Grouping, per_image, softmax
 from fairweather.metrics.answer_rules import is_answered_within
-from fairweather.tasks.multilabel import FindingsPredictions, select_finding
+from fairweather.tasks import FindingsPredictions, select_finding
 from fairweather.types.measurement import Predictions
 
 STORED = Path(__file__).with_suffix(".csv")

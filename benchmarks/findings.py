@@ -27,8 +27,7 @@ from fairweather.metrics.grouping import Grouping
 from fairweather.metrics.rows import require_row
 from fairweather.metrics.table import metrics_of
 from fairweather.runs.scores import estimate_units
-from fairweather.tasks.multilabel import FindingsPredictions
-from fairweather.tasks.table import find_task
+from fairweather.tasks import FindingsPredictions, find_task
 from fairweather.types.kinds import FINDING, FINDINGS
 from fairweather.types.measurement import MULTILABEL, UNKNOWN
 

@@ -65,7 +65,7 @@ from fairweather.metrics.intervals import adjusted_wald_interval
 from fairweather.metrics.paired import paired_shares_interval, tango_interval
 from fairweather.metrics.sample import draw_counts
 from fairweather.report.tables import TOO_FEW
-from fairweather.tasks.table import find_task
+from fairweather.tasks import find_task
 from fairweather.types.measurement import Predictions
 from fairweather.types.record import (
     CLEAN,

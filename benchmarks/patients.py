@@ -31,7 +31,7 @@ import scipy.special
 from fairweather.metrics.aggregates import aggregate_finding_labels, aggregate_findings
 from fairweather.metrics.conformal import conformal_quantile
 from fairweather.metrics.grouping import Grouping
-from fairweather.tasks.multilabel import FindingsPredictions, mean_loss
+from fairweather.tasks import FindingsPredictions, mean_loss
 from fairweather.types.measurement import UNKNOWN
 
 STORED = Path(__file__).with_suffix(".csv")

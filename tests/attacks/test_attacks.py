@@ -13,7 +13,7 @@ from scipy import optimize
 from torch import nn
 
 import fairweather as fw
-from fairweather.attacks import draws, gradient_attacks, harness
+from fairweather.attacks import draws, gradient_attacks
 from fairweather.attacks.masking import masking_warning
 from fairweather.attacks.problem import (
     NORMS,
@@ -25,7 +25,7 @@ from fairweather.attacks.problem import (
     targeted_dlr,
 )
 from fairweather.attacks.square import draw_bumps, make_bump, move_bump, square_share
-from fairweather.attacks.table import ATTACKS, make_attack, sweep
+from fairweather.attacks.table import ATTACKS, make_attack, run_attack, sweep
 from fairweather.errors import InputError
 from tests.helpers.attack_models import OneByOne, digits, held_out, linear, network, trained
 from tests.helpers.chance import FALSE_ALARM, deviations, distribution_p, fewest, means_p, pairs_p
@@ -913,7 +913,7 @@ def test_a_gradient_that_is_not_finite_is_said():
 def test_the_harness_trusts_no_attack(attack, message):
     plan = AttackPlan(0.1, "linf", lambda classes: [AttackRun("rogue", "", attack)])
     with pytest.raises(RuntimeError, match=message):
-        harness.run_attack("rogue", plan, **GOOD, stream="0")
+        run_attack("rogue", plan, **GOOD, stream="0")
 
 
 # --- names, levels, warnings -----------------------------------------------------------------

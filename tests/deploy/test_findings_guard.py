@@ -22,7 +22,7 @@ from fairweather.metrics.columns import clopper_pearson
 from fairweather.models.wrappers import Ensemble
 from fairweather.runs.folder import StoredGroups
 from fairweather.steps.run_model import RunModel, open_run_model
-from fairweather.tasks.multilabel import FindingsPredictions, select_finding
+from fairweather.tasks import FindingsPredictions, select_finding
 from fairweather.types.kinds import FINDINGS
 from fairweather.types.measurement import MULTILABEL, UNKNOWN
 from fairweather.types.record import CLEAN, VAL

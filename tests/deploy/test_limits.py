@@ -21,7 +21,7 @@ from fairweather.deploy.promise import (
 from fairweather.errors import InputError
 from fairweather.metrics import Grouping, fewest_for_risk, softmax
 from fairweather.metrics.grouping import share_interval
-from fairweather.tasks.multilabel import select_finding
+from fairweather.tasks import select_finding
 from fairweather.types.measurement import UNKNOWN
 from fairweather.variants.prediction_sets import split_halves
 from tests.deploy import test_findings_guard as findings

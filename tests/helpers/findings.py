@@ -4,7 +4,7 @@ from dataclasses import replace
 
 import numpy as np
 
-from fairweather.tasks.multilabel import FindingsPredictions
+from fairweather.tasks import FindingsPredictions
 from fairweather.types.measurement import UNKNOWN, Dataset, Groups
 from tests.helpers.finding_models import NAMES, SIDE, draw_findings
 

@@ -13,7 +13,7 @@ from fairweather.judge.comparison import read_run_comparison
 from fairweather.metrics import Grouping, holm, per_image
 from fairweather.metrics.areas import auc_column
 from fairweather.runs.folder import StoredGroups
-from fairweather.tasks.table import find_task
+from fairweather.tasks import find_task
 from fairweather.types.measurement import Predictions
 from fairweather.types.record import DataRecord, RunSettings, groups_file
 from tests.helpers import reference

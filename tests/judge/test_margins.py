@@ -20,7 +20,7 @@ from fairweather.judge.rules import Rule, read_rules
 from fairweather.judge.verdicts import format_junit, format_verdicts, judge_rules
 from fairweather.metrics import per_image
 from fairweather.runs.folder import StoredGroups
-from fairweather.tasks.multilabel import FindingsPredictions
+from fairweather.tasks import FindingsPredictions
 from fairweather.types.measurement import Predictions, Score
 from fairweather.types.record import DataRecord, RunSettings, groups_file
 from tests.helpers import reference

@@ -13,7 +13,7 @@ from fairweather.metrics.columns import per_image
 from fairweather.report import building, charts
 from fairweather.runs.folder import RunFolder
 from fairweather.runs.provenance import drawing_versions
-from fairweather.tasks.multilabel import FindingsPredictions
+from fairweather.tasks import FindingsPredictions
 from fairweather.types.record import step_file
 from tests.helpers.prediction_runs import evaluate_classes, evaluate_findings
 from tests.helpers.run_folders import copy_run

@@ -12,7 +12,7 @@ from fairweather.metrics.costs import bayes_decisions, expected_cost, finding_co
 from fairweather.metrics.grouping import Grouping
 from fairweather.metrics.hidden_error import Observation, hidden_in_levels
 from fairweather.metrics.sample import Resamples, Sample
-from fairweather.tasks.multilabel import FindingsPredictions, select_finding
+from fairweather.tasks import FindingsPredictions, select_finding
 from fairweather.types.measurement import UNKNOWN, Predictions
 from tests.helpers.chance import most
 from tests.helpers.costs import slow_costs

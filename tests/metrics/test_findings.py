@@ -19,8 +19,7 @@ from fairweather.metrics.recalibration import CALIBRATION_NUMBERS
 from fairweather.metrics.rows import find_row
 from fairweather.metrics.table import metrics_of
 from fairweather.runs.scores import estimate_units
-from fairweather.tasks.multilabel import FindingsPredictions, select_finding
-from fairweather.tasks.table import find_task
+from fairweather.tasks import FindingsPredictions, find_task, select_finding
 from fairweather.types.kinds import FINDING, FINDINGS
 from fairweather.types.measurement import MULTILABEL, UNKNOWN
 from tests.helpers import reference

@@ -18,7 +18,7 @@ from fairweather.judge.comparison import read_run_comparison
 from fairweather.judge.rules import read_rules
 from fairweather.judge.verdicts import judge
 from fairweather.metrics import Resamples, evaluate_resamples, to_score
-from fairweather.metrics.grades import merge_classes
+from fairweather.metrics.classification import merge_classes
 from fairweather.metrics.grouping import Grouping
 from fairweather.metrics.label_shift import predictive_values_under
 from fairweather.metrics.metric import class_metric_names, find_class_metric
@@ -26,7 +26,7 @@ from fairweather.metrics.operating_points import choose_threshold
 from fairweather.metrics.sample import draw_counts
 from fairweather.requests.inputs import check_operating_points, check_variants
 from fairweather.runs.folder import RunFolder
-from fairweather.tasks.classification import CLASSIFICATION_TASK
+from fairweather.tasks import CLASSIFICATION_TASK
 from fairweather.types.operating_points import TargetRate
 from fairweather.variants.prediction_sets import Conformal
 from tests.helpers.chance import FALSE_ALARM

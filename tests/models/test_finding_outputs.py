@@ -25,7 +25,7 @@ from fairweather.models.outputs import (
 from fairweather.models.run_models import check_learned
 from fairweather.models.sources import Setup
 from fairweather.models.wrappers import Ensemble
-from fairweather.tasks.multilabel import mean_probability
+from fairweather.tasks import mean_probability
 from fairweather.types.kinds import CLASSES, FINDINGS
 from fairweather.types.options import ModelOptions
 from tests.helpers.finding_models import NAMES, SIDE, Stripes, draw_findings, write_onnx

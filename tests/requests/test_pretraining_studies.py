@@ -28,7 +28,7 @@ from fairweather.shifts.table import SHIFTS, make_shift, operation_name
 from fairweather.steps.measurement import collect_facts
 from fairweather.steps.plan import DATA
 from fairweather.steps.training import training_images
-from fairweather.tasks.classification import mean_log_probability
+from fairweather.tasks import mean_log_probability
 from fairweather.training.operations import TESTED_AS
 from fairweather.training.selfsupervised.pretraining_recipe import NAMED_VIEWS
 from fairweather.types.measurement import Images

@@ -39,7 +39,7 @@ from fairweather.steps.plan import (
     TrainStep,
     step_fingerprint,
 )
-from fairweather.tasks.table import TASKS
+from fairweather.tasks import TASKS
 from fairweather.training import supervised as training
 from fairweather.training.selfsupervised.pretraining_recipe import Pretraining
 from fairweather.types.options import GroupColumns

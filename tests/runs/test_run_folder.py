@@ -15,7 +15,6 @@ from fairweather.inference.prediction import make_predictions
 from fairweather.runs import provenance
 from fairweather.runs.claims import open_run
 from fairweather.runs.folder import (
-    VERSION_1_RECORD,
     RunFolder,
     fingerprint,
     open_finished_run,
@@ -227,17 +226,6 @@ def test_a_run_without_its_record_is_taken_up(tmp_path):
         recorded(run, "report")
     with open_run(tmp_path) as run:
         assert run.step("report") is not None
-
-
-def test_a_folder_of_the_first_version_is_refused_with_one_sentence(tmp_path):
-    (tmp_path / VERSION_1_RECORD).write_text("{}")
-    said = r"holds a run of version 1 .* no longer read; .*--out"
-    with pytest.raises(InputError, match=said), open_run(tmp_path):
-        pass
-    with pytest.raises(InputError, match=said):
-        open_finished_run(tmp_path)
-    assert not RunFolder(tmp_path).has_record
-    assert [path.name for path in tmp_path.iterdir()] == [VERSION_1_RECORD]
 
 
 @pytest.mark.parametrize(

@@ -21,7 +21,7 @@ from fairweather.metrics.areas import area_bounds, area_interval, auc_column
 from fairweather.metrics.grouping import Grouping
 from fairweather.metrics.operating_points import choose_threshold
 from fairweather.runs.folder import RunFolder
-from fairweather.tasks.multilabel import FindingsPredictions, select_finding
+from fairweather.tasks import FindingsPredictions, select_finding
 from fairweather.types.measurement import MULTILABEL, UNKNOWN, Dataset, Groups, Images
 from fairweather.types.operating_points import TargetRate
 from tests.helpers.commands import fairweather

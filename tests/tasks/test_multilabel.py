@@ -5,14 +5,14 @@ import pytest
 import scipy.special
 
 from fairweather.errors import InputError
-from fairweather.tasks.multilabel import (
+from fairweather.tasks import (
     FindingsPredictions,
     check_labels,
+    find_task,
     mean_probability,
     rarest_finding,
     select_finding,
 )
-from fairweather.tasks.table import find_task
 from fairweather.types.measurement import MULTILABEL, UNKNOWN
 
 NAMES = ("Effusion", "Mass", "Nodule")

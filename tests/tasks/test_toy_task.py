@@ -16,8 +16,7 @@ from fairweather.errors import InputError
 from fairweather.metrics import METRICS, Accepts, Metric
 from fairweather.requests.study.run import try_study
 from fairweather.runs.folder import RunFolder
-from fairweather.tasks.table import TASKS
-from fairweather.tasks.task import Strata, Task, Unit
+from fairweather.tasks import TASKS, Strata, Task, Unit
 from fairweather.types.kinds import TaskKind
 from fairweather.types.measurement import AnyPredictions, Dataset, Images
 from fairweather.variants.calibration import Calibration

@@ -13,7 +13,7 @@ from fairweather.errors import InputError
 from fairweather.metrics.risk_control import control_missed
 from fairweather.runs.folder import read_json
 from fairweather.runs.scores import read_grouping
-from fairweather.tasks.multilabel import FindingsPredictions
+from fairweather.tasks import FindingsPredictions
 from fairweather.types.kinds import FINDINGS
 from fairweather.types.measurement import UNKNOWN, Dataset, Images
 from fairweather.variants.findings import FEWEST_OF_EACH

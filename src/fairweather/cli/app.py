@@ -13,14 +13,12 @@ from typing import Annotated, Any, NoReturn
 
 import typer
 
-from fairweather.cli.demo import demo
 from fairweather.cli.deploy import guard, predict
 from fairweather.cli.help import DocumentedCommand, DocumentedGroup
 from fairweather.cli.images import export, preview
 from fairweather.cli.judge import card, check, compare, estimate, plan_test, verify
 from fairweather.cli.options import Command, check_file, go_offline, suggest
-from fairweather.cli.runs import cancel, clean, evaluate, pack, plan, report, run
-from fairweather.cli.view import view
+from fairweather.cli.runs import cancel, clean, demo, evaluate, pack, plan, report, run, view
 from fairweather.errors import (
     RENAMED,
     InputError,

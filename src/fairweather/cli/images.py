@@ -52,7 +52,7 @@ def preview(
     from fairweather.report import contact_sheet
     from fairweather.runs.folder import write_atomically
     from fairweather.steps.samples import pick_pictures
-    from fairweather.tasks.table import find_task
+    from fairweather.tasks import find_task
 
     shifts = _read_shifts(shift or [])
     with progress(quiet=quiet) as show:

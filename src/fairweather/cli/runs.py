@@ -1,4 +1,4 @@
-"""Run a study, evaluate a model, and work on the folders of runs."""
+"""Run a study or the demonstration, evaluate a model, and work on the folders of runs."""
 
 from __future__ import annotations
 
@@ -36,6 +36,38 @@ from fairweather.workers.options import Sharing, read_sharing
 
 if TYPE_CHECKING:
     from fairweather.requests.study.schema import Study
+import webbrowser
+
+
+def demo(
+    out: Annotated[Path, typer.Option(help="Run folder.")] = Path("runs/demo"),
+    replace: Replace = False,
+    json: JSON = False,
+    quiet: Quiet = False,
+) -> None:
+    """See in a minute what fairweather finds: a digit classifier in fog.
+
+    It measures a small network, which comes with the package, on 1,000 handwritten digits under
+    five shifts. The same command continues an interrupted demo.
+
+    Examples:
+        fairweather demo
+        fairweather demo --out runs/fog --json
+    """
+    from fairweather.requests import demonstration
+
+    with resumable(), progress(quiet=quiet) as show:
+        run = demonstration.demo(out=out, replace=replace, progress=show)
+    finding, commands = demonstration.read_finding(run), demonstration.next_commands(run)
+    page = run.path / "report.html"
+    if json:
+        scores = {name: score._asdict() for name, score in finding._asdict().items()}
+        facts = {"finding": scores, "page": str(page), "commands": list(commands)}
+        typer.echo(json_text(facts, indent=1))
+        return
+    typer.echo(f"\n{finding}\n\npage    {page}\n\nIts confidence does not warn you. These do:\n")
+    for command, effect in commands.items():
+        typer.echo(f"  {command}\n      {effect}")
 
 
 # ---------------------------------------------------------------- studies and runs
@@ -343,6 +375,31 @@ def print_places(folder: Path, track: str | None, *, quiet: bool) -> None:
         return
     check = f"fairweather check {{}} '{rule}'"
     suggest(f"open {{}}, or: {check}", folder / PAGE, folder, quiet=quiet)
+
+
+def view(
+    folder: Annotated[Path, typer.Argument(metavar="FOLDER", help="Folder with your runs.")] = Path(
+        "runs"
+    ),
+    out: Annotated[
+        Path | None, typer.Option(help="File of the page.", show_default="FOLDER/index.html")
+    ] = None,
+    open_: Annotated[
+        bool, typer.Option("--open", help="Also open the page in your web browser.")
+    ] = False,
+) -> None:
+    """List all runs below a folder on one page, to sort, filter and compare them.
+
+    Examples:
+        fairweather view
+        fairweather view runs/2026 --open
+    """
+    from fairweather.report.runs_page import view as write_page
+
+    page = write_page(folder, out)
+    typer.echo(f"{'page':<8}{page}")
+    if not (open_ and webbrowser.open(page.resolve().as_uri())):
+        suggest("open {}", page)
 
 
 # ---------------------------------------------------------------- evaluations

@@ -59,7 +59,7 @@ from fairweather.errors import (
     unknown_name,
 )
 from fairweather.progress import Event, Notify, shows_progress, to_notify
-from fairweather.tasks.table import find_task
+from fairweather.tasks import find_task
 from fairweather.types.measurement import (
     CLASSIFICATION,
     MAX_SIDE,

@@ -17,8 +17,7 @@ import pandas as pd
 from fairweather.data.pixels import Framed
 from fairweather.errors import InputError, join_names, unknown_name
 from fairweather.progress import Notify
-from fairweather.tasks.table import find_task
-from fairweather.tasks.task import Strata
+from fairweather.tasks import Strata, find_task
 from fairweather.types.measurement import (
     CLASSIFICATION,
     ByteArray,
@@ -188,7 +187,7 @@ class Source(NamedTuple):
     `folder:PATH/val` names it."""
 
     task: str = CLASSIFICATION
-    """What is told of each image; a name of `fairweather.tasks.table.TASKS`."""
+    """What is told of each image; a name of `fairweather.tasks.TASKS`."""
 
     remarks: tuple[str, ...] = ()
     """What was assumed about the files, one sentence each."""

@@ -12,8 +12,7 @@ import torch
 
 from fairweather.data.sources import UNSPLIT, Listing, Source, check_no_empty_class
 from fairweather.errors import InputError
-from fairweather.tasks.table import find_task
-from fairweather.tasks.task import Strata
+from fairweather.tasks import Strata, find_task
 from fairweather.types.measurement import (
     CLASSIFICATION,
     MULTILABEL,

@@ -11,7 +11,7 @@ import json
 from collections.abc import Callable, Hashable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Generic, NamedTuple, TypeAlias, TypeVar
+from typing import Any, ClassVar, Generic, NamedTuple, TypeAlias, TypeVar
 
 import numpy as np
 import numpy.typing as npt
@@ -27,12 +27,10 @@ from fairweather.deploy.promise import (
     VERSION,
     FindingsGuardRecord,
     GuardRecord,
-    JudgedUnit,
     format_percent,
 )
 from fairweather.devices import resolve_device
 from fairweather.errors import InputError, check_text
-from fairweather.metrics.aggregates import aggregate_classes, aggregate_findings
 from fairweather.metrics.answer_rules import is_answered_within
 from fairweather.metrics.columns import BoolArray, FloatArray, softmax
 from fairweather.metrics.conformal import prediction_sets
@@ -43,6 +41,7 @@ from fairweather.metrics.two_sample import (
     features_differ_p,
     outputs_differ_p,
 )
+from fairweather.tasks import CLASSIFICATION_TASK, MULTILABEL_TASK, Task
 from fairweather.types.measurement import check_images
 from fairweather.types.record import FORMER_NAMES, with_new_names
 
@@ -173,6 +172,9 @@ class AnyGuard(Generic[R]):
     reference: GuardOutputs
     """Its outputs for validation images; features only for some of them."""
 
+    task: ClassVar[Task]
+    """What it answers."""
+
     def check(self, batch: Batch, patients: Sequence[Hashable] | None = None) -> Likeness:
         """Say whether a batch of images looks like the validation images; more images show more.
 
@@ -213,13 +215,9 @@ class AnyGuard(Generic[R]):
                 f"of {len(outputs.logits):,} images as patients, found {count}"
             )
         grouping = Grouping.from_names([str(patient) for patient in patients])
-        return GuardOutputs(self._aggregate(outputs.logits, grouping, judged), None)
-
-    def _aggregate(
-        self, logits: npt.NDArray[np.float32], grouping: Grouping, judged: JudgedUnit
-    ) -> npt.NDArray[np.float32]:
-        """The logits of each group of images."""
-        raise NotImplementedError
+        combine = self.task.aggregation_rules.logits
+        logits = combine(outputs.logits, grouping, judged.aggregate, judged.ordered)
+        return GuardOutputs(logits.astype(np.float32), None)
 
     def prepared(self, batch: Batch) -> torch.Tensor:
         """Convert a batch to uint8 `[B, 3, H, W]` at the size of the guard."""
@@ -293,6 +291,8 @@ class Guard(AnyGuard[GuardRecord]):
     images.
     """
 
+    task = CLASSIFICATION_TASK
+
     def __call__(self, batch: Batch, patients: Sequence[Hashable] | None = None) -> Answers:
         """Answer a batch of images, or defer them.
 
@@ -305,12 +305,6 @@ class Guard(AnyGuard[GuardRecord]):
             InputError: they are not images of the right size, or their patients are not given.
         """
         return self.answers(self.join(self.see(self.prepared(batch)), patients))
-
-    def _aggregate(
-        self, logits: npt.NDArray[np.float32], grouping: Grouping, judged: JudgedUnit
-    ) -> npt.NDArray[np.float32]:
-        rows = aggregate_classes(logits, grouping, judged.aggregate, ordered=judged.ordered)
-        return rows.astype(np.float32)
 
     def answers(self, outputs: GuardOutputs) -> Answers:
         """Answer or defer images, given the network's outputs."""
@@ -342,6 +336,8 @@ class FindingsGuard(AnyGuard[FindingsGuardRecord]):
     Findings whose confidence is too small are left to a person. Call it as a `Guard`.
     """
 
+    task = MULTILABEL_TASK
+
     def __call__(self, batch: Batch, patients: Sequence[Hashable] | None = None) -> FindingsAnswers:
         """Answer the findings of a batch of images, or leave them to a person.
 
@@ -353,11 +349,6 @@ class FindingsGuard(AnyGuard[FindingsGuardRecord]):
             InputError: they are not images of the right size, or their patients are not given.
         """
         return self.answers(self.join(self.see(self.prepared(batch)), patients))
-
-    def _aggregate(
-        self, logits: npt.NDArray[np.float32], grouping: Grouping, judged: JudgedUnit
-    ) -> npt.NDArray[np.float32]:
-        return aggregate_findings(logits, grouping, judged.aggregate).astype(np.float32)
 
     def answers(self, outputs: GuardOutputs) -> FindingsAnswers:
         """Answer findings or leave them to a person, given the network's outputs."""

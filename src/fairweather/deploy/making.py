@@ -63,7 +63,7 @@ from fairweather.runs.folder import write_atomically
 from fairweather.runs.provenance import package_versions
 from fairweather.runs.scores import read_grouping
 from fairweather.steps.run_model import RunModel, open_validation_images
-from fairweather.tasks.multilabel import FindingsPredictions, select_finding
+from fairweather.tasks import FindingsPredictions, select_finding
 from fairweather.types.measurement import (
     CLASSIFICATION,
     MULTILABEL,

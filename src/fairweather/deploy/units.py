@@ -11,8 +11,7 @@ from fairweather.deploy.promise import JudgedUnit
 from fairweather.errors import InputError
 from fairweather.metrics.grouping import Grouping
 from fairweather.steps.run_model import NewImages
-from fairweather.tasks.classification import CLASSIFICATION_TASK
-from fairweather.tasks.multilabel import MULTILABEL_TASK
+from fairweather.tasks import CLASSIFICATION_TASK, MULTILABEL_TASK
 from fairweather.types.measurement import TextArray
 
 

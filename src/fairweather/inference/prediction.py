@@ -31,9 +31,7 @@ from fairweather.inference.choices import choose_classes, judge_by_truth
 from fairweather.inference.stopwatch import Stopwatch
 from fairweather.metrics.detection import OodInputs, compute_ood_scores
 from fairweather.progress import Event, Notify, shows_progress, to_notify
-from fairweather.tasks.classification import CLASSIFICATION_TASK
-from fairweather.tasks.multilabel import MULTILABEL_TASK
-from fairweather.tasks.task import Task
+from fairweather.tasks import CLASSIFICATION_TASK, MULTILABEL_TASK, Task
 from fairweather.types.measurement import (
     AnyPredictions,
     Attack,

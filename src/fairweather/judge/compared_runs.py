@@ -34,8 +34,7 @@ from fairweather.runs.scores import (
     read_validation,
     select_resamples,
 )
-from fairweather.tasks.table import find_task
-from fairweather.tasks.task import Unit
+from fairweather.tasks import Unit, find_task
 from fairweather.types.measurement import AnyPredictions, Predictions, join_streams
 from fairweather.types.operating_points import POINT_SIGN
 from fairweather.types.options import order_of_value

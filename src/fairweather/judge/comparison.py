@@ -59,7 +59,7 @@ from fairweather.report.tables import (
     is_percent,
     name_table_files,
 )
-from fairweather.tasks.classification import CLASSIFICATION_TASK
+from fairweather.tasks import CLASSIFICATION_TASK
 from fairweather.types.measurement import format_255ths
 from fairweather.types.record import (
     ALL,

@@ -46,7 +46,7 @@ from fairweather.steps.run_model import (
     open_run_model,
     open_validation_images,
 )
-from fairweather.tasks.classification import MOST_STORED_CLASSES, mean_log_probability
+from fairweather.tasks import MOST_STORED_CLASSES, mean_log_probability
 from fairweather.types.measurement import Images, Predictions, Score
 from fairweather.types.options import ImageOptions, takes
 from fairweather.types.record import CLEAN, ENSEMBLE, NATURAL, VAL

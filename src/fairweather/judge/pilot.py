@@ -14,10 +14,9 @@ from fairweather.judge.compared_runs import ComparedRun, open_compared_run
 from fairweather.judge.rule_values import find_part, format_cell
 from fairweather.judge.rules import Rule
 from fairweather.metrics.areas import auc_column, column_spread
-from fairweather.metrics.classification import placements
+from fairweather.metrics.classification import merge_classes, placements
 from fairweather.metrics.columns import TAIL, BoolArray, FloatArray, clopper_pearson, softmax
 from fairweather.metrics.findings import find_point_metric
-from fairweather.metrics.grades import merge_classes
 from fairweather.metrics.grouping import Grouping
 from fairweather.metrics.metric import (
     CLASS_METRICS,
@@ -30,7 +29,7 @@ from fairweather.metrics.power import GroupSizes, binormal_moments
 from fairweather.metrics.seeds import SeedVariance, crossed_mean
 from fairweather.metrics.table import METRICS
 from fairweather.runs.scores import fit_unit, read_grouping, read_validation
-from fairweather.tasks.task import Unit
+from fairweather.tasks import Unit
 from fairweather.types.kinds import CLASSES
 from fairweather.types.measurement import AnyPredictions, Predictions
 from fairweather.types.record import (

@@ -32,7 +32,7 @@ from fairweather.metrics.metric import (
 from fairweather.metrics.paired import bounded_change
 from fairweather.metrics.rows import find_row
 from fairweather.metrics.unseen import FEWEST_ERRORS, FEWEST_SITES, describe_need
-from fairweather.report.contents import Contents, ensembles_as_models, read_contents
+from fairweather.report.contents import Contents, ensembles_as_models, index_scores, read_contents
 from fairweather.runs.folder import RunFolder, read_json
 from fairweather.runs.scores import (
     Estimates,
@@ -280,11 +280,9 @@ def _group_by_model(scores: pd.DataFrame) -> dict[str, ModelScores]:
     if MEAN in set(scores["seed"]):
         scores = scores[scores["seed"] == MEAN]
     models: dict[str, dict[ShiftLevel, dict[str, Score]]] = {}
-    names = ("model", "shift", "level", "metric", "value", "low", "high", "n")
-    columns = (scores[name] for name in names)
-    for model, shift, level, metric, value, low, high, n in zip(*columns, strict=True):
-        cell = models.setdefault(model, {}).setdefault(ShiftLevel(shift, level), {})
-        cell[metric] = Score(float(value), float(low), float(high), int(n))
+    indexed = index_scores(scores, ("model", "shift", "level", "metric"))
+    for (model, shift, level, metric), score in indexed.items():
+        models.setdefault(model, {}).setdefault(ShiftLevel(shift, level), {})[metric] = score
     return dict(models)
 
 

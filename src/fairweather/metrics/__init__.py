@@ -37,10 +37,16 @@ from fairweather.metrics.classification import accuracy as accuracy
 from fairweather.metrics.classification import balanced_accuracy as balanced_accuracy
 from fairweather.metrics.classification import brier_score as brier_score
 from fairweather.metrics.classification import class_counts as class_counts
+from fairweather.metrics.classification import (
+    cumulative_calibration_error as cumulative_calibration_error,
+)
 from fairweather.metrics.classification import macro_auc as macro_auc
 from fairweather.metrics.classification import macro_pr_auc as macro_pr_auc
+from fairweather.metrics.classification import mean_absolute_error as mean_absolute_error
 from fairweather.metrics.classification import negative_log_likelihood as negative_log_likelihood
+from fairweather.metrics.classification import off_by_two as off_by_two
 from fairweather.metrics.classification import quadratic_kappa as quadratic_kappa
+from fairweather.metrics.classification import ranked_probability_score as ranked_probability_score
 from fairweather.metrics.classification import top5_accuracy as top5_accuracy
 from fairweather.metrics.columns import PerImage as PerImage
 from fairweather.metrics.columns import per_image as per_image
@@ -70,10 +76,6 @@ from fairweather.metrics.detection import false_positive_rate_at as false_positi
 from fairweather.metrics.detection import knn_distance as knn_distance
 from fairweather.metrics.detection import max_logit as max_logit
 from fairweather.metrics.detection import softmax_entropy as softmax_entropy
-from fairweather.metrics.grades import cumulative_calibration_error as cumulative_calibration_error
-from fairweather.metrics.grades import mean_absolute_error as mean_absolute_error
-from fairweather.metrics.grades import off_by_two as off_by_two
-from fairweather.metrics.grades import ranked_probability_score as ranked_probability_score
 from fairweather.metrics.grouping import Grouping as Grouping
 from fairweather.metrics.intervals import Estimate as Estimate
 from fairweather.metrics.intervals import estimate_means as estimate_means

@@ -12,6 +12,7 @@ from typing import Literal
 import numpy as np
 
 from fairweather.metrics.columns import FloatArray, ratio
+from fairweather.metrics.grouping import Grouping
 from fairweather.metrics.metric import (
     CLASS_METRICS,
     POINT_METRICS,
@@ -23,7 +24,7 @@ from fairweather.metrics.metric import (
 )
 from fairweather.metrics.sample import Sample, mean_contribution
 from fairweather.types.kinds import FINDING, FINDINGS
-from fairweather.types.measurement import UNKNOWN, Predictions
+from fairweather.types.measurement import UNKNOWN, AnyPredictions, Predictions
 from fairweather.types.operating_points import POINT_SIGN, TargetRate, parse_point
 
 PRESENT = 1  # the class of a finding that is there
@@ -257,3 +258,63 @@ def _call_metric(
     row = replace(row, formula=FORMULAS.get(kind, row.formula), accepts=Accepts(FINDING))
     made = metric_of_class(FindingMetric, row, name or kind, label or row.label, PRESENT, threshold)
     return replace(made, shown=shown)
+
+
+def _share_of_missed(sample: Sample) -> FloatArray:
+    covered = _covered(sample.predictions)
+    having = np.isfinite(covered)
+    sums = (
+        sample.weights.astype(np.float64) @ np.stack([np.where(having, 1 - covered, 0), having]).T
+    )
+    return ratio(*sums.T)
+
+
+def _covered(predictions: AnyPredictions) -> FloatArray:
+    assert predictions.covered is not None, "there are no sets; ask `Metric.applies`"
+    return predictions.covered
+
+
+def _mean_set_size(sample: Sample) -> FloatArray:
+    weights, sizes = sample.weights.astype(np.float64), sample.predictions.set_size
+    assert sizes is not None, "there are no sets; ask `Metric.applies`"
+    return np.asarray(weights @ sizes / weights.sum(axis=1))
+
+
+@dataclass(frozen=True, kw_only=True)
+class MissedFindings(Metric):
+    """A metric of the images that are known to have a finding."""
+
+    def images(self, predictions: Predictions) -> int:
+        """Count the images with a finding."""
+        return int(np.isfinite(_covered(predictions)).sum())
+
+    def errors(self, predictions: Predictions, grouping: Grouping | None = None) -> float:
+        """Count the images with a missed finding; for less if they are in few groups."""
+        missed = np.asarray(_covered(predictions) < 1)  # not where it is NaN
+        return float(missed.sum()) * (1.0 if grouping is None else grouping.evenness(missed))
+
+
+FINDING_SET_METRICS = (
+    MissedFindings(
+        "missed_findings",
+        "Missed findings",
+        "mean over the images with a finding of the share of their findings that is not in the "
+        "set; only of variants with risk control",
+        _share_of_missed,
+        higher_is_better=False,
+        unit="%",
+        accepts=Accepts(FINDINGS, sets=True),
+        interval="skewed",
+        fewest=5,
+    ),
+    Metric(
+        "finding_set_size",
+        "Findings in a set",
+        "mean number of findings in the sets; only of variants with risk control",
+        _mean_set_size,
+        higher_is_better=False,
+        accepts=Accepts(FINDINGS, sets=True),
+        bounds=(0.0, np.inf),
+        interval="skewed",
+    ),
+)

@@ -30,6 +30,7 @@ from fairweather.metrics.classification import (
     SPECIFICITY,
     CallShare,
     ClassCounts,
+    merge_classes,
 )
 from fairweather.metrics.columns import (
     BoolArray,
@@ -40,7 +41,6 @@ from fairweather.metrics.columns import (
     Result,
     ratio,
 )
-from fairweather.metrics.grades import merge_classes
 from fairweather.metrics.grouping import Grouping
 from fairweather.metrics.hidden_error import (
     NOTHING_HIDDEN,

@@ -14,8 +14,8 @@ import numpy as np
 import scipy.special
 
 from fairweather.errors import InputError
+from fairweather.metrics.classification import merge_classes
 from fairweather.metrics.columns import BoolArray, FloatArray, softmax
-from fairweather.metrics.grades import merge_classes
 from fairweather.metrics.grouping import Grouping
 from fairweather.metrics.risk_control import TOLERANCE, hoeffding_bentkus_p, weigh_units
 from fairweather.metrics.selective import fewest_for_risk

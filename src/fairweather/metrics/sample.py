@@ -21,13 +21,18 @@ from fairweather.metrics.calibration import (
     excess_columns,
 )
 from fairweather.metrics.classification import (
+    FAR,
     ClassCounts,
     brier_score,
     class_areas,
     class_counts,
     class_precisions,
+    cumulative_excess,
+    grades_off,
     kappa_columns,
+    merge_classes,
     negative_log_likelihood,
+    rank_scores,
 )
 from fairweather.metrics.columns import (
     BoolArray,
@@ -49,13 +54,6 @@ from fairweather.metrics.columns import (
 )
 from fairweather.metrics.conformal import stratum_columns
 from fairweather.metrics.costs import cost_columns
-from fairweather.metrics.grades import (
-    FAR,
-    cumulative_excess,
-    grades_off,
-    merge_classes,
-    rank_scores,
-)
 from fairweather.metrics.grouping import Grouping
 from fairweather.metrics.recalibration import CalibrationNumber, Outcomes, weigh
 from fairweather.metrics.selective import FittedThresholds, is_answered, risk_area

@@ -21,14 +21,13 @@ from fairweather.metrics.classification import (
     kappa_from_sums,
     mean_area,
     mean_recall,
+    mean_threshold_error,
 )
 from fairweather.metrics.columns import FloatArray, nanmean, rank_area, ratio
 from fairweather.metrics.conformal import coverage_deviations, lowest_stratum_coverage
 from fairweather.metrics.cost_metrics import COST_METRICS
 from fairweather.metrics.debiased_interval import debiased_interval
-from fairweather.metrics.finding_sets import FINDING_SET_METRICS
-from fairweather.metrics.findings import finding_metrics
-from fairweather.metrics.grades import mean_threshold_error
+from fairweather.metrics.findings import FINDING_SET_METRICS, finding_metrics
 from fairweather.metrics.hidden_error import (
     NOTHING_HIDDEN,
     HiddenErrorFunction,

@@ -239,7 +239,7 @@ def build_joint_report(runs: Sequence[RunFolder], out: Path) -> list[str]:
 
 def _list_earlier(out: Path) -> list[str]:
     """Name the files of an earlier report of several runs; none where the folder is new."""
-    if (out / RECORD).exists() or RunFolder(out).is_first_version:
+    if (out / RECORD).exists():
         raise InputError(f"{out} holds a run; name another folder for the report of several")
     if out.is_file():
         raise InputError(f"{out} is a file; the report of several runs is a folder")

@@ -48,7 +48,7 @@ from fairweather.report.tables import (
     format_p_value,
     tabulate_scores,
 )
-from fairweather.tasks.multilabel import FindingsPredictions
+from fairweather.tasks import FindingsPredictions
 from fairweather.types.kinds import FINDINGS
 from fairweather.types.measurement import Predictions, Score
 from fairweather.types.record import CLEAN, MEAN

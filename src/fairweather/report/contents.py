@@ -20,7 +20,7 @@ from fairweather.report.samples import Samples
 from fairweather.runs.folder import RunFolder
 from fairweather.runs.provenance import list_machines
 from fairweather.runs.scores import read_grouping
-from fairweather.tasks.table import find_task
+from fairweather.tasks import find_task
 from fairweather.types.kinds import TaskKind
 from fairweather.types.measurement import (
     AnyPredictions,
@@ -522,14 +522,7 @@ class Contents:
     @cached_property
     def _scores(self) -> Mapping[tuple[str, ...], Score]:
         """Each score by metric, model, shift, level and seed: tables ask for thousands of them."""
-        keys, numbers = (
-            zip(*(self.scores[name].tolist() for name in names), strict=True)
-            for names in (SCORE_KEYS, Score._fields)
-        )
-        return {
-            key: Score(value, low, high, int(n))
-            for key, (value, low, high, n) in zip(keys, numbers, strict=True)
-        }
+        return index_scores(self.scores, SCORE_KEYS)
 
     @cached_property
     def of_recipes(self) -> list[str]:
@@ -679,6 +672,18 @@ def read_contents(run: RunFolder) -> Contents:
     titles = _title_models(record, set(scores["model"]))
     sweeps = _distinguish_sweeps(make_sweep(sweep) for sweep in record.sweeps)
     return Contents({"": record}, titles, sweeps, scores, {"": run})
+
+
+def index_scores(rows: pd.DataFrame, names: Sequence[str]) -> dict[tuple[str, ...], Score]:
+    """The score of each row of scores.csv or slices.csv, by what it has in some columns."""
+    keys, numbers = (
+        zip(*(rows[name].tolist() for name in columns), strict=True)
+        for columns in (names, Score._fields)
+    )
+    return {
+        key: Score(value, low, high, int(n))
+        for key, (value, low, high, n) in zip(keys, numbers, strict=True)
+    }
 
 
 def ensembles_as_models(scores: pd.DataFrame) -> pd.DataFrame:

@@ -22,7 +22,7 @@ from fairweather.report.calls import (
     read_points,
     split_by_finding,
 )
-from fairweather.report.contents import Contents, Sweep, ensembles_as_models
+from fairweather.report.contents import Contents, Sweep, ensembles_as_models, index_scores
 from fairweather.report.finding_curves import FindingCurves, probability_of, trace_finding
 from fairweather.report.front import Row, choose_rows, round_ends
 from fairweather.report.readers import ReaderMark, has_readers, mark_readers
@@ -36,7 +36,7 @@ from fairweather.report.tables import (
     caption_scores,
     tabulate_scores,
 )
-from fairweather.tasks.multilabel import FindingsPredictions, select_finding
+from fairweather.tasks import FindingsPredictions, select_finding
 from fairweather.types.kinds import FINDINGS, OF_FINDING
 from fairweather.types.measurement import Predictions, Score
 from fairweather.types.operating_points import RATES
@@ -667,7 +667,7 @@ def _say_of_image(
 # ---------------------------------------------------------------- slices
 
 
-def read_slice_areas(contents: Contents) -> dict[tuple[str, str, str], Score]:
+def read_slice_areas(contents: Contents) -> dict[tuple[str, ...], Score]:
     """Read AUCs in each slice of clean images, by model, unit and slice; of a single run."""
     if len(contents.runs) != 1:
         return {}
@@ -677,13 +677,7 @@ def read_slice_areas(contents: Contents) -> dict[tuple[str, str, str], Score]:
     table = ensembles_as_models(run.slice_scores)
     table = table[(table["metric"] == AUC) & (table["shift"] == CLEAN)]
     table = table[table["seed"] == contents.shown_seed]
-    columns = ("model", "unit", "slice", *Score._fields)
-    return {
-        (model, unit, name): Score(value, low, high, int(n))
-        for model, unit, name, value, low, high, n in zip(
-            *(table[column] for column in columns), strict=True
-        )
-    }
+    return index_scores(table, ("model", "unit", "slice"))
 
 
 def _slice_tables(contents: Contents) -> Iterator[TextTable | None]:
@@ -712,9 +706,7 @@ def _slice_tables(contents: Contents) -> Iterator[TextTable | None]:
         yield replace(table, below=[*_describe_unseen(contents, scores), *table.below])
 
 
-def _describe_unseen(
-    contents: Contents, scores: Mapping[tuple[str, str, str], Score]
-) -> Iterator[str]:
+def _describe_unseen(contents: Contents, scores: Mapping[tuple[str, ...], Score]) -> Iterator[str]:
     """Say which AUC a model may have at an unseen site: of the only finding, or the mean."""
     (run,) = contents.runs.values()
     groups, names = run.groups(), contents.classes

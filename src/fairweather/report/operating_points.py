@@ -11,8 +11,8 @@ import numpy as np
 import pandas as pd
 
 from fairweather.metrics import holm, softmax
+from fairweather.metrics.classification import merge_classes
 from fairweather.metrics.columns import BoolArray, FloatArray, IntArray
-from fairweather.metrics.grades import merge_classes
 from fairweather.metrics.grouping import Grouping, equal_means_p, share_interval
 from fairweather.metrics.metric import find_point
 from fairweather.metrics.operating_points import (
@@ -21,7 +21,7 @@ from fairweather.metrics.operating_points import (
     count_sought,
     fewest_for_target,
 )
-from fairweather.report.contents import Contents, ensembles_as_models, join_name
+from fairweather.report.contents import Contents, ensembles_as_models, index_scores, join_name
 from fairweather.report.section import ReportPart, show_tables
 from fairweather.report.tables import (
     ABSENT,
@@ -31,7 +31,7 @@ from fairweather.report.tables import (
     format_p_value,
 )
 from fairweather.runs.scores import read_grouping
-from fairweather.tasks.multilabel import FindingsPredictions, select_finding
+from fairweather.tasks import FindingsPredictions, select_finding
 from fairweather.types.kinds import OF_FINDING
 from fairweather.types.measurement import AnyPredictions, Predictions, Score
 from fairweather.types.operating_points import (
@@ -431,9 +431,9 @@ def _read_settings(contents: Contents, model: str) -> OperatingPoints:
     return contents.home(model).run.record.settings.operating_points
 
 
-def _read_slice_scores(contents: Contents) -> dict[tuple[str, str, str, str], Score]:
+def _read_slice_scores(contents: Contents) -> dict[tuple[str, ...], Score]:
     """Scores of clean images by model, unit, slice and metric, of the shown seed."""
-    scores: dict[tuple[str, str, str, str], Score] = {}
+    scores: dict[tuple[str, ...], Score] = {}
     for label, run in contents.runs.items():
         if not run.holds(SLICES):
             continue
@@ -441,11 +441,9 @@ def _read_slice_scores(contents: Contents) -> dict[tuple[str, str, str, str], Sc
         if MEAN in set(rows["seed"]):
             rows = rows[rows["seed"] == MEAN]
         rows = rows[(rows["shift"] == CLEAN) & rows["metric"].str.startswith(RATES)]
-        units = rows["unit"] if "unit" in rows else [""] * len(rows)
-        keys = zip(rows["model"], units, rows["slice"], rows["metric"], strict=True)
-        numbers = zip(*(rows[name] for name in Score._fields), strict=True)
-        for (model, *key), score in zip(keys, numbers, strict=True):
-            scores[join_name(label, model), *key] = Score(*score)
+        rows = rows if "unit" in rows else rows.assign(unit="")
+        indexed = index_scores(rows, ("model", "unit", "slice", "metric"))
+        scores |= {(join_name(label, model), *key): own for (model, *key), own in indexed.items()}
     return scores
 
 

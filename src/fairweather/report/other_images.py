@@ -16,7 +16,7 @@ import pandas as pd
 
 from fairweather.metrics.detection import MOST_FEATURES, NEIGHBOURS, OOD_SCORES
 from fairweather.metrics.table import shown_metrics
-from fairweather.report.contents import Contents
+from fairweather.report.contents import Contents, index_scores
 from fairweather.report.section import ReportPart, show_tables
 from fairweather.report.sentences import format_percent
 from fairweather.report.tables import (
@@ -57,7 +57,7 @@ INTERVALS = "In brackets: 95 % bootstrap intervals over images"
 CHANCE_AUROC = 0.5  # the AUROC of a confidence that says nothing about where an image is from
 # The kinds of findings, the worst first.
 SURER_OF_OTHERS, LESS_RIGHT, NOT_SURER, SURER, AS_RIGHT = range(5)
-Numbers = Mapping[tuple[str, str, str], Score]  # by model, shift and metric
+Numbers = Mapping[tuple[str, ...], Score]  # by model, shift and metric
 
 
 class OtherSetFinding(NamedTuple):
@@ -108,13 +108,7 @@ def _read_numbers(scores: pd.DataFrame) -> Numbers:
     rows = rows[(rows["metric"] == "accuracy") | rows["metric"].str.startswith(AUROC)]
     seeds = rows.groupby(["model", "shift", "metric"])["seed"].transform("count")
     rows = rows[(rows["seed"] == MEAN) | (seeds == 1)]
-    names = ("model", "shift", "metric", "value", "low", "high", "n")
-    return {
-        (model, shift, metric): Score(value, low, high, int(n))
-        for model, shift, metric, value, low, high, n in zip(
-            *(rows[name].tolist() for name in names), strict=True
-        )
-    }
+    return index_scores(rows, ("model", "shift", "metric"))
 
 
 def _describe_set(numbers: Numbers, model: str, title: str, shift: str) -> OtherSetFinding | None:

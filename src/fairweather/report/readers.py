@@ -33,7 +33,7 @@ from fairweather.report.tables import (
     entry_numbers,
     format_difference,
 )
-from fairweather.tasks.multilabel import FindingsPredictions
+from fairweather.tasks import FindingsPredictions
 from fairweather.types.kinds import OF_FINDING
 from fairweather.types.measurement import UNKNOWN, Predictions, ReaderCalls, Score
 from fairweather.types.record import CLEAN

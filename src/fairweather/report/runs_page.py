@@ -25,7 +25,7 @@ from fairweather.report.page.shell import (
     write_policy,
 )
 from fairweather.report.tables import format_signed
-from fairweather.runs.folder import VERSION_1_RECORD, RunFolder, open_finished_run, write_atomically
+from fairweather.runs.folder import RunFolder, open_finished_run, write_atomically
 from fairweather.types.measurement import MULTILABEL, Score
 from fairweather.types.record import (
     ALL,
@@ -131,7 +131,7 @@ def find_runs(folder: Path) -> Iterator[Path]:
     seen = set()
     for root, inner, files in os.walk(folder, followlinks=True):
         place = os.path.realpath(root)
-        is_run = RECORD in files or VERSION_1_RECORD in files
+        is_run = RECORD in files
         if place not in seen and is_run:
             yield Path(root)
         # A link may lead back to where it is.

@@ -13,7 +13,7 @@ import pandas as pd
 from fairweather.metrics import holm, to_score
 from fairweather.metrics.grouping import FEW_GROUPS, membership_p, zou_donner_interval
 from fairweather.metrics.unseen import describe_need
-from fairweather.report.contents import Contents, ensembles_as_models, join_name
+from fairweather.report.contents import Contents, ensembles_as_models, index_scores, join_name
 from fairweather.report.performance import (
     FloatArray,
     ImageKeys,
@@ -59,8 +59,7 @@ SLICE_PLACES = (
     ("rms_calibration_error", CLEAN, NO_LEVEL, "Clean: RMS calibration error"),
     ("accuracy", ALL, MEAN, "Mean over shifts: accuracy (%)"),
 )
-COLUMNS = ["model", "shift", "level", "slice", "metric", *Score._fields]
-Key = tuple[str, str, str, str, str]  # model, shift, level, slice, metric
+KEYS = ("model", "shift", "level", "slice", "metric")
 
 
 class SliceRow(NamedTuple):
@@ -121,7 +120,9 @@ def tabulate_slices(contents: Contents) -> dict[str, TextTable]:
 class _StoredSlices(NamedTuple):
     """The scores of slices.csv by what they are of, and the number of groups of each slice."""
 
-    scores: Mapping[Key, Score]
+    scores: Mapping[tuple[str, ...], Score]
+    """By `KEYS`."""
+
     groups: Mapping[str, int | None]
 
 
@@ -129,12 +130,8 @@ def _read_slices(frame: pd.DataFrame, label: str) -> _StoredSlices:
     rows = ensembles_as_models(frame)
     if MEAN in set(rows["seed"]):
         rows = rows[rows["seed"] == MEAN]
-    scores = {
-        (join_name(label, model), shift, level, name, metric): Score(value, low, high, int(n))
-        for model, shift, level, name, metric, value, low, high, n in rows[COLUMNS].itertuples(
-            index=False
-        )
-    }
+    indexed = index_scores(rows, KEYS)
+    scores = {(join_name(label, model), *key): own for (model, *key), own in indexed.items()}
     groups: dict[str, int | None] = dict.fromkeys(rows["slice"])
     if "groups" in rows:
         known = rows.dropna(subset="groups")

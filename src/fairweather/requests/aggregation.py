@@ -15,9 +15,7 @@ from fairweather.metrics.grouping import Grouping, number_groups
 from fairweather.requests.inputs import check_targets
 from fairweather.steps.measurement import OOD_DATA, Settings
 from fairweather.steps.plan import DATA, NATURAL_DATA
-from fairweather.tasks.classification import CLASSIFICATION_TASK
-from fairweather.tasks.table import find_task
-from fairweather.tasks.task import Task
+from fairweather.tasks import CLASSIFICATION_TASK, Task, find_task
 from fairweather.types.measurement import Dataset, Groups
 from fairweather.types.options import Aggregation, GroupColumns
 from fairweather.types.record import NATURAL, TEST, VAL, has_ordered_classes

@@ -418,7 +418,7 @@ def execute_run(
 def make_outlook(inputs: Inputs, out: Path | None) -> Outlook:
     """Plan a run and say how far it is; nothing is written."""
     path = out or Path("runs") / inputs.name
-    if RunFolder(path).is_read_only:
+    if RunFolder(path).is_joined:
         check_run_path(path)
     return Outlook.from_plan(inputs.name, path, make_plan(inputs))
 

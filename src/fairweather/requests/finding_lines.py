@@ -11,7 +11,7 @@ from fairweather.metrics import to_score
 from fairweather.metrics.grouping import Grouping
 from fairweather.runs.folder import RunFolder
 from fairweather.runs.scores import Estimates, ScoreKey, estimate_units
-from fairweather.tasks.multilabel import FindingsPredictions
+from fairweather.tasks import FindingsPredictions
 from fairweather.types.kinds import OF_FINDING
 from fairweather.types.measurement import Score
 from fairweather.types.positive import PositiveClasses, read_positive

@@ -43,9 +43,7 @@ from fairweather.steps.plan import (
 )
 from fairweather.steps.sweeps import digest_published, pair_published
 from fairweather.steps.worker import get_splits, open_data
-from fairweather.tasks.classification import CLASSIFICATION_TASK
-from fairweather.tasks.table import find_task
-from fairweather.tasks.task import Task
+from fairweather.tasks import CLASSIFICATION_TASK, Task, find_task
 from fairweather.types.measurement import (
     UNKNOWN,
     AnyPredictions,

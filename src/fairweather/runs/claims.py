@@ -27,7 +27,6 @@ from fairweather.runs.folder import (
     LOCK,
     PARTIAL,
     RunFolder,
-    first_version_error,
     remove_partial,
     resolve_inside,
 )
@@ -428,8 +427,6 @@ def check_run_path(path: Path) -> None:
         raise InputError(f"{path} is a file, not a run folder")
     if not path.is_dir():
         return
-    if run.is_first_version:
-        raise first_version_error(path)
     if run.is_joined:
         raise InputError(
             f"{path} was joined from several runs and cannot train; run another seed in a folder "

@@ -24,8 +24,7 @@ import pyarrow.parquet
 
 from fairweather.errors import InputError, add_file_name, check_text
 from fairweather.metrics.grouping import Grouping
-from fairweather.tasks.table import find_task
-from fairweather.tasks.task import Task
+from fairweather.tasks import Task, find_task
 from fairweather.types.measurement import (
     CLASSIFICATION,
     AnyPredictions,
@@ -64,7 +63,6 @@ from fairweather.types.record import (
     with_new_names,
 )
 
-VERSION_1_RECORD = "provenance.json"  # of folders of version 1, which had no record.json
 LOCK = ".lock"
 PARTIAL = re.compile(r"\.[0-9a-f]{16}\.partial")  # a file that is being written
 ABANDONED_AFTER = 3600.0  # seconds without a write, after which one of several processes has died
@@ -240,8 +238,6 @@ class RunFolder:
         path = self.file(RECORD)
         if path.is_file():
             return parse_record(path.read_bytes(), str(path))
-        if self.is_first_version:
-            raise first_version_error(self.path)
         raise InputError(f"{self.path} holds no run: there is no {RECORD}")
 
     def describe(self, record: RunRecord) -> None:
@@ -261,13 +257,8 @@ class RunFolder:
         return (self.path / RECORD).is_file()
 
     @property
-    def is_first_version(self) -> bool:
-        """Say whether the folder contains a run of version 1, which is no longer read."""
-        return not self.has_record and (self.path / VERSION_1_RECORD).is_file()
-
-    @property
     def is_joined(self) -> bool:
-        """Say whether the folder was joined from runs with different seeds."""
+        """Say whether the folder was joined from runs with different seeds, and cannot go on."""
         return (self.path / JOINED).is_file()
 
     @property
@@ -278,11 +269,6 @@ class RunFolder:
             return JoinedRecord.model_validate_json(path.read_bytes())
         except ValueError:
             raise InputError(f"{path} does not say which runs were joined") from None
-
-    @property
-    def is_read_only(self) -> bool:
-        """Say whether the run cannot be continued."""
-        return self.is_first_version or self.is_joined
 
     # ---- the records of steps
 
@@ -847,14 +833,6 @@ def to_parquet(table: pa.Table, **options: Any) -> bytes:  # noqa: ANN401 - of p
     sink = pa.BufferOutputStream()
     pyarrow.parquet.write_table(table, sink, **options)
     return bytes(sink.getvalue().to_pybytes())
-
-
-def first_version_error(path: Path) -> InputError:
-    """Build the error for a run of version 1."""
-    return InputError(
-        f"{path} holds a run of version 1 ({VERSION_1_RECORD} in place of {RECORD}), which is no "
-        "longer read; run it again in another folder (--out)"
-    )
 
 
 def open_finished_run(path: Path) -> RunFolder:

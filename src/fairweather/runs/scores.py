@@ -41,7 +41,7 @@ from fairweather.metrics.sample import draw_counts
 from fairweather.metrics.table import needs_thresholds
 from fairweather.metrics.unseen import is_predictable, unseen_score
 from fairweather.runs.folder import RunFolder
-from fairweather.tasks.task import Task, Unit
+from fairweather.tasks import Task, Unit
 from fairweather.types.kinds import FINDING
 from fairweather.types.measurement import AnyPredictions, Cell, Predictions, Score, join_streams
 from fairweather.types.operating_points import POINT_SIGN, OperatingPoints, list_points

@@ -26,7 +26,7 @@ from fairweather.steps.samples import MIXUP
 from fairweather.steps.score_rows import is_imagenet_at_224
 from fairweather.steps.sweeps import digest_published, group_by_sweep, shift_kind
 from fairweather.steps.worker import get_splits, open_data
-from fairweather.tasks.table import find_task
+from fairweather.tasks import find_task
 from fairweather.types.kinds import TaskKind
 from fairweather.types.measurement import (
     CLASSIFICATION,

@@ -34,7 +34,7 @@ from fairweather.runs.fingerprints import (
     effective_facts,
 )
 from fairweather.runs.folder import fingerprint
-from fairweather.tasks.table import find_task
+from fairweather.tasks import find_task
 from fairweather.training.recipe import Recipe
 from fairweather.training.selfsupervised.pretraining_recipe import Pretraining
 from fairweather.types.measurement import CLASSIFICATION

@@ -23,7 +23,7 @@ from fairweather.progress import Notify
 from fairweather.runs.folder import RunFolder, open_finished_run
 from fairweather.steps.plan import PlannedDataset
 from fairweather.steps.worker import as_logits, drop_labels, open_data, relabel_by_name
-from fairweather.tasks.table import find_task
+from fairweather.tasks import find_task
 from fairweather.types.kinds import CLASSES
 from fairweather.types.measurement import Images, Predictions
 from fairweather.types.options import (

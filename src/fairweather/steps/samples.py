@@ -34,9 +34,7 @@ from fairweather.runs.folder import RunFolder, to_parquet
 from fairweather.steps.plan import SampleStep, StepResult
 from fairweather.steps.sweeps import group_by_sweep, parse_shift, shift_kind
 from fairweather.steps.worker import Worker
-from fairweather.tasks.classification import CLASSIFICATION_TASK
-from fairweather.tasks.table import find_task
-from fairweather.tasks.task import Task
+from fairweather.tasks import CLASSIFICATION_TASK, Task, find_task
 from fairweather.types.kinds import CLASSES
 from fairweather.types.measurement import CLASSIFICATION, Attack, Dataset, Images, Shift
 from fairweather.types.record import CLEAN, predictions_file

@@ -42,7 +42,7 @@ from fairweather.steps.plan import (
     step_fingerprint,
 )
 from fairweather.steps.worker import Worker
-from fairweather.tasks.table import find_task
+from fairweather.tasks import find_task
 from fairweather.training.losses import ONE_CLASS, LabelLoss, find_loss
 from fairweather.training.ranks import ALONE, Ranks, synchronise_batchnorm
 from fairweather.training.recipe import Recipe

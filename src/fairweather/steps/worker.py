@@ -51,7 +51,7 @@ from fairweather.steps.plan import (
     network_files,
 )
 from fairweather.steps.sweeps import digest_published, pair_published, parse_shift
-from fairweather.tasks.table import find_task
+from fairweather.tasks import find_task
 from fairweather.training.ranks import ALONE, Ranks
 from fairweather.types.measurement import (
     CLASSIFICATION,

@@ -347,7 +347,7 @@ class Dataset:
     """Facts for the record of the run, such as the number of skipped files."""
 
     task: str = CLASSIFICATION
-    """What is to be told of each image; a name of `fairweather.tasks.table.TASKS`."""
+    """What is to be told of each image; a name of `fairweather.tasks.TASKS`."""
 
     def __post_init__(self) -> None:
         check_text(self.name, "the name of the data set")

@@ -21,8 +21,8 @@ from fairweather.errors import InputError, check_text
 from fairweather.types.measurement import CLASSIFICATION, format_number
 from fairweather.types.options import Aggregation, Preparation
 
-# The version of record.json and of the records of steps; 1 was study.yaml with provenance.json, and
-# 2 had the names of `FORMER_NAMES`.
+# The version of record.json and of the records of steps; 1 was never released, and 2 had the names
+# of `FORMER_NAMES`.
 VERSION: Literal[3] = 3
 # Names in files of version 2 that are other names now.
 FORMER_NAMES = {"cluster": "group", "clusters": "groups", "shared_clusters": "shared_groups"}

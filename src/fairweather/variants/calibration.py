@@ -15,8 +15,7 @@ from fairweather.errors import InputError
 from fairweather.metrics import per_image
 from fairweather.metrics.columns import FloatArray, LabelArray
 from fairweather.metrics.grouping import Grouping
-from fairweather.tasks.multilabel import FindingsPredictions
-from fairweather.tasks.task import Logits
+from fairweather.tasks import FindingsPredictions, Logits
 from fairweather.types.kinds import CLASSES, FINDINGS, TaskKind
 from fairweather.types.measurement import AnyPredictions
 from fairweather.types.record import fitted_file

@@ -14,7 +14,7 @@ from pydantic import Field, FiniteFloat, model_validator
 
 from fairweather.errors import unknown_name
 from fairweather.metrics.columns import BoolArray, FloatArray, LabelArray
-from fairweather.tasks.task import Logits
+from fairweather.tasks import Logits
 from fairweather.types.kinds import CLASSES, FINDINGS, TaskKind
 from fairweather.types.record import FrozenRecord
 from fairweather.variants.calibration import (

@@ -10,8 +10,7 @@ from numpy.typing import NDArray
 
 from fairweather.errors import InputError, quote_names
 from fairweather.metrics.columns import IntArray
-from fairweather.tasks.multilabel import FindingsPredictions, select_finding
-from fairweather.tasks.task import Logits
+from fairweather.tasks import FindingsPredictions, Logits, select_finding
 from fairweather.variants.fitted import FittedParameters
 
 # A finding keeps its probabilities with fewer images than these that are known to have it, or not

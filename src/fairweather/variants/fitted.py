@@ -11,8 +11,7 @@ from numpy.typing import NDArray
 
 from fairweather.errors import InputError
 from fairweather.metrics.columns import IntArray
-from fairweather.tasks.classification import CLASSIFICATION_TASK
-from fairweather.tasks.task import Logits, Task
+from fairweather.tasks import CLASSIFICATION_TASK, Logits, Task
 from fairweather.types.measurement import P
 from fairweather.types.record import FrozenRecord
 

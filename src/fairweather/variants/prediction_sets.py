@@ -31,8 +31,7 @@ from fairweather.metrics.conformal import (
 )
 from fairweather.metrics.grouping import Grouping, Weigh, check_weigh
 from fairweather.metrics.two_sample import one_of_each
-from fairweather.tasks.classification import CLASSIFICATION_TASK
-from fairweather.tasks.task import Logits, Task
+from fairweather.tasks import CLASSIFICATION_TASK, Logits, Task
 from fairweather.types.kinds import CLASSES, TaskKind
 from fairweather.types.measurement import AnyPredictions, format_number, is_finite
 from fairweather.types.record import sets_file

@@ -17,9 +17,7 @@ from fairweather.metrics.risk_control import (
     covered_shares,
     fewest_for_missed,
 )
-from fairweather.tasks.classification import CLASSIFICATION_TASK
-from fairweather.tasks.multilabel import FindingsPredictions, sigmoid
-from fairweather.tasks.task import Logits, Task
+from fairweather.tasks import CLASSIFICATION_TASK, FindingsPredictions, Logits, Task, sigmoid
 from fairweather.types.kinds import FINDINGS, TaskKind
 from fairweather.types.measurement import AnyPredictions, format_number
 from fairweather.types.options import parse_share

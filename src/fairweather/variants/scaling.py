@@ -13,7 +13,7 @@ from numpy.typing import ArrayLike, NDArray
 from pydantic import Field, FiniteFloat, model_validator
 
 from fairweather.metrics.columns import FloatArray, LabelArray
-from fairweather.tasks.task import Logits
+from fairweather.tasks import Logits
 from fairweather.types.kinds import CLASSES, FINDINGS, TaskKind
 from fairweather.variants.calibration import (
     LEAST_SCALE,

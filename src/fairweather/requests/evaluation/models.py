@@ -92,7 +92,7 @@ from fairweather.runs.folder import fingerprint, open_finished_run
 from fairweather.steps.measurement import OOD_DATA, MeasuredModel, Settings, collect_facts
 from fairweather.steps.plan import DATA, NATURAL_DATA, OpenedNetwork, PlannedDataset, PlannedModel
 from fairweather.steps.worker import as_logits, check_natural, model_digest, open_data
-from fairweather.tasks.table import find_task
+from fairweather.tasks import find_task
 from fairweather.types.kinds import CLASSES, FINDINGS, TaskKind
 from fairweather.types.measurement import (
     CLASSIFICATION,

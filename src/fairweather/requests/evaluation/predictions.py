@@ -97,8 +97,7 @@ from fairweather.steps.measurement import DataFacts, MeasuredModel, Settings, co
 from fairweather.steps.plan import DATA, PlannedDataset
 from fairweather.steps.predictions import groups_digest, make_stored_groups
 from fairweather.steps.worker import check_one_label, open_data, predictions_digest
-from fairweather.tasks.classification import MOST_STORED_CLASSES
-from fairweather.tasks.table import find_task
+from fairweather.tasks import MOST_STORED_CLASSES, find_task
 from fairweather.types.measurement import (
     CLASSIFICATION,
     MULTILABEL,

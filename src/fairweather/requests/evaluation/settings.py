@@ -26,8 +26,7 @@ from fairweather.requests.inputs import (
     complete_priors,
 )
 from fairweather.steps.measurement import Settings
-from fairweather.tasks.classification import CLASSIFICATION_TASK
-from fairweather.tasks.multilabel import MULTILABEL_TASK
+from fairweather.tasks import CLASSIFICATION_TASK, MULTILABEL_TASK
 from fairweather.types.measurement import (
     CLASSIFICATION,
     MULTILABEL,

@@ -80,7 +80,7 @@ from fairweather.steps.training import (
     with_statistics,
 )
 from fairweather.steps.worker import check_natural
-from fairweather.tasks.table import find_task
+from fairweather.tasks import find_task
 from fairweather.training.fabric import check_launch, find_launcher
 from fairweather.training.recipe import Recipe
 from fairweather.training.selfsupervised.methods import METHODS

@@ -1,1 +1,0 @@
-"""Tasks: the labels, strata, stored outputs and units of images."""
