@@ -59,7 +59,6 @@ NOTHING_SET = dict[str, str]()
 OPENMP = (
     NOTHING_SET,
     {"OMP_WAIT_POLICY": "PASSIVE"},
-    {"OMP_WAIT_POLICY": "ACTIVE"},
     {"OMP_PROC_BIND": "true"},
 )
 RECIPE = Recipe(
