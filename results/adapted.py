@@ -146,8 +146,9 @@ def gather(run: fw.Run, asked: Sequence[tuple[str, str]]) -> pd.DataFrame:
 
 
 def read(path: Path) -> pd.DataFrame:
-    """Read stored rows; the plain network has no protocol, and few errors have no interval."""
-    rows = pd.read_csv(path, na_values={"low": "", "high": ""}, keep_default_na=False)
+    """Read stored rows; the plain network has no protocol, and not all numbers an interval."""
+    numbers = dict.fromkeys(("value", "low", "high", "n"), "")
+    rows = pd.read_csv(path, na_values=numbers, keep_default_na=False)
     return rows if "shift" in rows else rows.assign(**CLEAN)
 
 
@@ -170,7 +171,9 @@ def add_stored(rows: pd.DataFrame, path: Path) -> pd.DataFrame:
 
 
 def write(cell: pd.Series) -> str:
-    """Write a number, with its 95 % interval if it has one."""
+    """Write a number, with its 95 % interval if it has one; no answers have no errors."""
+    if np.isnan(cell["value"]):
+        return "too few"
     if cell["metric"] == COLLAPSED:
         return f"{cell['value'] * cell['n']:.0f} of {cell['n']:.0f}"
     form = METRICS[cell["metric"]]
@@ -210,7 +213,7 @@ def markdown(lines: Sequence[Sequence[str]]) -> str:
 
 def tables(rows: pd.DataFrame, metrics: Sequence[str] = tuple(METRICS)) -> list[str]:
     """Write a table in Markdown for each metric of the set itself: methods by protocols."""
-    rows = rows[rows["shift"] == CLEAN["shift"]]
+    rows = rows[(rows["shift"] == CLEAN["shift"]) & rows["metric"].isin(metrics)]
     texts = {
         (cell["metric"], cell["method"], cell["protocol"]): write(cell)
         for _, cell in rows.iterrows()
