@@ -581,6 +581,12 @@ def test_what_the_published_shifts_are_said_to_do_is_what_is_stored(lines):
     assert "CoTTA loses {1} points {2}".format(*change("cotta", clean)) in text
     assert f"with {passes:.0f} passes forward for an image" in text
     assert "batch norm loses {1} points {2}".format(*change("batchnorm", clean, dirichlet)) in text
+    classes, covered = (
+        stored.loc[(metric, "batchnorm", adapted.USUAL[1], *clean), "value"]
+        for metric in ("conformal_set_size", adapted.COVERED)
+    )
+    assert round(classes) == 7
+    assert round(covered, 2) == 0.9
     assert (stored.loc[adapted.COLLAPSED, "value"] == 0).all()
 
 

@@ -66,7 +66,7 @@ def name_cell(shift: str, level: str) -> str:
     """Write the state of the images of a cell."""
     if shift in pages.LEVELS:
         return f"{pages.LEVELS[shift][0]} = {level}"
-    return "no further shift" if shift == "clean" else "the same again, afterwards"
+    return "no further shift" if shift == "clean" else "no further shift, afterwards"
 
 
 def grid(corner: str, rows: pd.DataFrame, names: pd.Series) -> str:
