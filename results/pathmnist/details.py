@@ -16,9 +16,8 @@ from results import adapted, pages
 
 HERE = Path(__file__).parent
 COVERAGE, RISK = (f"{name}_above_validation_threshold/0.05" for name in ("coverage", "risk"))
-RMS_CHANGE = "rms_calibration_error_change/adapted"
 HOSPITAL = ("accuracy", adapted.CHANGE, pages.RMS, COVERAGE, RISK)
-CELLS = (adapted.CHANGE, RMS_CHANGE, RISK, adapted.COVERED, adapted.COLLAPSED)
+CELLS = (adapted.CHANGE, adapted.RMS_CHANGE, RISK, adapted.COVERED, adapted.COLLAPSED)
 ALONE = (adapted.COVERED, "conformal_set_size", adapted.COLLAPSED, "forward", "backward")
 
 
