@@ -573,6 +573,8 @@ def test_what_the_published_shifts_are_said_to_do_is_what_is_stored(lines):
             shares = [round(per_cent(metric, method, cell, protocol)["value"]) for cell in cells]
             ordered = shares[::-1] if metric == pathmnist.RISK else (min(shares), max(shares))
             assert said.format(*ordered) in text
+    for protocol in (*adapted.USUAL, dirichlet):
+        assert abs(change("t3a", clean, protocol)[0]) < 1
     before, after = (change("tent", cell, continual) for cell in (clean, afterwards))
     assert max(before[0], after[0]) < 0
     assert "TENT loses {1} points {2} before them".format(*before) in text
