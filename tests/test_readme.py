@@ -616,7 +616,7 @@ def test_a_network_is_measured_and_further_protocols_are_added(tmp_path, monkeyp
         command = ["adapted.py", *sources, *settings, "--out", str(out), *asked]
         monkeypatch.setattr(sys, "argv", command)
         adapted.main()
-        return adapted.read(out).set_index([*adapted.KEY, "metric"])
+        return adapted.read(out).set_index([*adapted.KEY, "metric"]).sort_index()
 
     mixed, continual = adapted.USUAL[0], "continual, 64 a batch"
     first = measure("--methods", "tent", "views", "--protocols", mixed)
