@@ -69,13 +69,14 @@ class Form(NamedTuple):
 
 
 CHANGE = "accuracy_change/adapted"
+RMS_CHANGE = "rms_calibration_error_change/adapted"
 COVERED = "conformal_coverage"
 COLLAPSED = "collapsed"
 METRICS = {
     "accuracy": Form("Accuracy (%)", 100, 1),
     CHANGE: Form("Change of accuracy (points)", 100, 1, "+"),
     "rms_calibration_error": Form("RMS calibration error"),
-    "rms_calibration_error_change/adapted": Form("Change of RMS calibration error", sign="+"),
+    RMS_CHANGE: Form("Change of RMS calibration error", sign="+"),
     "area_under_risk_coverage": Form("Area under the risk-coverage curve"),
     "coverage_above_validation_threshold/0.05": Form("Above the validation threshold"),
     "risk_above_validation_threshold/0.05": Form("Wrong among these"),
@@ -127,26 +128,23 @@ def gather(run: fw.Run, asked: Sequence[tuple[str, str]]) -> pd.DataFrame:
     scores = scores[(scores["shift"] != "validation") & ~scores["level"].isin(["mean", "worst"])]
     is_of_sets = scores["model"].isin(models[len(asked) :])
     scores = scores[is_of_sets == scores["metric"].str.startswith("conformal")]
-    streams, costs = (
-        pd.read_csv(run.path / "tables" / f"adaptation{name}.csv", dtype={"level": str})
-        for name in ("_streams", "_costs")
-    )
-    collapsed = streams.assign(
-        metric=COLLAPSED,
-        value=streams["collapsed"] / streams["streams"],
-        low=streams["share low"],
-        high=streams["share high"],
-        n=streams["streams"],
-    )
-    passes = costs.melt(["model"], ["forward", "backward"], "metric").assign(**CLEAN)
-    rows = pd.concat([scores, collapsed.dropna(subset="value"), passes]).reset_index(drop=True)
+    parts = [scores]
+    if (path := run.path / "tables/adaptation_streams.csv").exists():
+        streams = pd.read_csv(path, dtype={"level": str}).dropna(subset="collapsed")
+        counts = streams.rename(columns={"share low": "low", "share high": "high", "streams": "n"})
+        parts.append(counts.assign(metric=COLLAPSED, value=counts["collapsed"] / counts["n"]))
+    if (path := run.path / "tables/adaptation_costs.csv").exists():
+        passes = pd.read_csv(path).melt(["model"], ["forward", "backward"], "metric")
+        parts.append(passes.assign(**CLEAN))
+    rows = pd.concat(parts).reset_index(drop=True)
     rows["method"], rows["protocol"] = zip(*(named[model] for model in rows["model"]), strict=True)
     return rows[[*KEY, "metric", "value", "low", "high", "n"]]
 
 
 def read(path: Path) -> pd.DataFrame:
-    """Read stored rows; the plain network has no protocol, and few errors have no interval."""
-    rows = pd.read_csv(path, na_values={"low": "", "high": ""}, keep_default_na=False)
+    """Read stored rows; the plain network has no protocol, and not all numbers an interval."""
+    numbers = dict.fromkeys(("value", "low", "high", "n"), "")
+    rows = pd.read_csv(path, na_values=numbers, keep_default_na=False)
     return rows if "shift" in rows else rows.assign(**CLEAN)
 
 
@@ -169,7 +167,9 @@ def add_stored(rows: pd.DataFrame, path: Path) -> pd.DataFrame:
 
 
 def write(cell: pd.Series) -> str:
-    """Write a number, with its 95 % interval if it has one."""
+    """Write a number, with its 95 % interval if it has one; no answers have no errors."""
+    if np.isnan(cell["value"]):
+        return "too few"
     if cell["metric"] == COLLAPSED:
         return f"{cell['value'] * cell['n']:.0f} of {cell['n']:.0f}"
     form = METRICS[cell["metric"]]
@@ -209,7 +209,7 @@ def markdown(lines: Sequence[Sequence[str]]) -> str:
 
 def tables(rows: pd.DataFrame, metrics: Sequence[str] = tuple(METRICS)) -> list[str]:
     """Write a table in Markdown for each metric of the set itself: methods by protocols."""
-    rows = rows[rows["shift"] == CLEAN["shift"]]
+    rows = rows[(rows["shift"] == CLEAN["shift"]) & rows["metric"].isin(metrics)]
     texts = {
         (cell["metric"], cell["method"], cell["protocol"]): write(cell)
         for _, cell in rows.iterrows()

@@ -8,6 +8,7 @@ results/adapted.py, are read by themselves.
 
 from __future__ import annotations
 
+import itertools
 from pathlib import Path
 
 import pandas as pd
@@ -15,9 +16,8 @@ from results import adapted, pages
 
 HERE = Path(__file__).parent
 COVERAGE, RISK = (f"{name}_above_validation_threshold/0.05" for name in ("coverage", "risk"))
-RMS_CHANGE = "rms_calibration_error_change/adapted"
-HOSPITAL = ("accuracy", adapted.CHANGE, pages.RMS, RMS_CHANGE, COVERAGE, RISK)
-CELLS = (adapted.CHANGE, RMS_CHANGE, RISK, adapted.COLLAPSED)
+HOSPITAL = ("accuracy", adapted.CHANGE, pages.RMS, COVERAGE, RISK)
+CELLS = (adapted.CHANGE, adapted.RMS_CHANGE, RISK, adapted.COVERED, adapted.COLLAPSED)
 ALONE = (adapted.COVERED, "conformal_set_size", adapted.COLLAPSED, "forward", "backward")
 
 
@@ -65,7 +65,7 @@ def name_cell(shift: str, level: str) -> str:
     """Write the state of the images of a cell."""
     if shift in pages.LEVELS:
         return f"{pages.LEVELS[shift][0]} = {level}"
-    return "no further shift" if shift == "clean" else "the same again, afterwards"
+    return "no further shift" if shift == "clean" else "no further shift, afterwards"
 
 
 def grid(corner: str, rows: pd.DataFrame, names: pd.Series) -> str:
@@ -76,20 +76,24 @@ def grid(corner: str, rows: pd.DataFrame, names: pd.Series) -> str:
     }
     columns = list(dict.fromkeys(names))
     lines = [[corner, "Protocol", *columns]]
-    for method, protocol in dict.fromkeys(key[:2] for key in texts):
+    for method, protocol in itertools.product(
+        (adapted.PLAIN, *adapted.METHODS), ("", *adapted.PROTOCOLS)
+    ):
         told = [texts.get((method, protocol, name), "") for name in columns]
-        lines.append([adapted.METHODS.get(method, method), protocol, *told])
+        if any(told):
+            lines.append([adapted.METHODS.get(method, method), protocol, *told])
     return adapted.markdown(lines)
 
 
 def of_network(rows: pd.DataFrame) -> list[str]:
     """Write what is known of a network: each protocol, its sets and its cost, and each shift."""
-    written = adapted.tables(rows, HOSPITAL)
     is_shifted = rows["shift"] != "clean"
-    alone = rows[~is_shifted & rows["metric"].isin(ALONE)]
-    if len(alone):
-        titles = alone["metric"].map(lambda metric: adapted.METRICS[metric].title)
-        written.append(grid("", alone, titles))
+    alone = rows[~is_shifted & ~rows["protocol"].str.startswith("continual")]
+    written = adapted.tables(alone, HOSPITAL)
+    costs = alone[alone["metric"].isin(ALONE)]
+    if len(costs):
+        titles = costs["metric"].map(lambda metric: adapted.METRICS[metric].title)
+        written.append(grid("Without a further shift", costs, titles))
     tried = rows.loc[is_shifted, ["method", "protocol"]].drop_duplicates()
     shown = rows.merge(tried, on=["method", "protocol"])
     for metric in CELLS if len(tried) else ():
@@ -102,7 +106,7 @@ def of_network(rows: pd.DataFrame) -> list[str]:
 def of_networks() -> str:
     """Write the tables of each network."""
     stored = adapted.read_folder(HERE / "adapted")
-    parts = [[f"### {title(unit)}\n", *of_network(rows)] for unit, rows in stored.items()]
+    parts = [[f"#### {title(unit)}\n", *of_network(rows)] for unit, rows in stored.items()]
     return "\n".join(text for part in parts for text in part)
 
 
