@@ -35,8 +35,8 @@ class BatchNorm(Adapting):
     kind_title: ClassVar[str] = "batch norm of the test batch"
     batch_size: int | None = field(default=None, kw_only=True)
     orders: int = field(default=0, kw_only=True)
-    """The number of streams. 0 chooses: one where images are shuffled and no batch is remembered,
-    else five, since its answers then depend on the order."""
+    """The number of streams. 0 chooses: one where images are shuffled, else five, since answers
+    then depend on the order."""
 
     source: float = 0.0
     """How many images the training statistics count as, beside those of the batch; the paper's
@@ -50,17 +50,13 @@ class BatchNorm(Adapting):
         check_number(self.kind, "source", self.source, least=0)
         check_number(self.kind, "momentum", self.momentum, above=0, most=1)
         if self.orders == 0:
-            object.__setattr__(self, "orders", 5 if self._depends_on_order else 1)
+            object.__setattr__(self, "orders", 1 if self.order == SHUFFLED else 5)
         super().__post_init__()
 
     @property
-    def _depends_on_order(self) -> bool:
-        return self.order != SHUFFLED or self.remembers
-
-    @property
     def changed(self) -> Mapping[str, Any]:
-        """As for other variants; one stream goes without saying where the order has no effect."""
-        is_usual = self.orders == 1 and not self._depends_on_order
+        """As for other variants; one stream of shuffled images goes without saying."""
+        is_usual = self.orders == 1 and self.order == SHUFFLED
         return {k: v for k, v in super().changed.items() if k != "orders" or not is_usual}
 
     @property
