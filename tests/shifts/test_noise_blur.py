@@ -1,5 +1,6 @@
 """Noise and blur of ImageNet-C against the benchmark's outputs and slow definitions."""
 
+import itertools
 import math
 
 import numpy as np
@@ -118,9 +119,11 @@ def test_motion_equals_its_definition_at_any_angle(angle, shape):
         assert np.abs(motion_filter(image, radius, sigma, angle) - expected).max() < 2e-3
 
 
+@pytest.mark.parametrize("places", [np.uint16, np.int32])
 @pytest.mark.parametrize(("reach", "passes"), [(1, 1), (2, 3), (4, 2)])
 @pytest.mark.parametrize("shape", [(8, 8), (9, 31), (40, 23)])
-def test_glass_equals_the_walk_pixel_by_pixel(shape, reach, passes):
+def test_glass_equals_the_walk_pixel_by_pixel(shape, reach, passes, places, monkeypatch):
+    monkeypatch.setattr(blur, "place_type", lambda count: np.dtype(places))
     image = np.random.default_rng(2).integers(256, size=(*shape, 3), dtype=np.uint8)
     rows, columns = (max(0, side - 2 * reach) for side in shape)
     offsets = np.random.RandomState(5).randint(-reach, reach, size=(passes, rows, columns, 2))
@@ -165,6 +168,30 @@ def test_pairs_are_found_alike_by_opencv_and_by_numpy(kind, monkeypatch):
     assert np.array_equal(corruption.take_pairs(table, first, second), expected)
     monkeypatch.setattr(corruption, "_HAS_LARGE_TABLES", False)
     assert np.array_equal(corruption.take_pairs(table, first, second), expected)
+
+
+def test_places_are_looked_up_alike_by_opencv_and_by_numpy(monkeypatch):
+    rng = np.random.default_rng(0)
+    for kind, count in itertools.product((np.uint16, np.int32, np.uint8), (1, 50_000, 65_536)):
+        table = rng.integers(256, size=count).astype(kind)
+        places = rng.integers(count, size=(3, 99)).astype(np.uint16)
+        found = corruption.take(table, places)
+        assert found.dtype == table.dtype
+        assert np.array_equal(found, table[places])
+        with monkeypatch.context() as older:
+            older.setattr(corruption, "_HAS_LARGE_TABLES", False)
+            assert np.array_equal(corruption.take(table, places), found)
+
+
+@pytest.mark.parametrize("reach", [1, 4, 15])
+def test_origins_are_the_same_in_the_largest_image_of_16_bits(reach, monkeypatch):
+    offsets = np.random.default_rng(reach).integers(
+        -reach, reach, size=(2, *[256 - 2 * reach] * 2), dtype=np.int8
+    )
+    found = blur._pixel_origins(256, 256, reach, offsets)
+    monkeypatch.setattr(blur, "place_type", lambda count: np.dtype(np.int32))
+    assert np.array_equal(found, blur._pixel_origins(256, 256, reach, offsets))
+    assert corruption.place_type(65_537) == np.int32
 
 
 def test_quantising_with_clipping_drops_fractions_as_without():

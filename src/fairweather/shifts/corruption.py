@@ -21,6 +21,7 @@ from fairweather.types.measurement import ShiftFunction, format_number
 
 Pixels = npt.NDArray[np.uint8]
 Floats = npt.NDArray[np.float32]
+Places = npt.NDArray[np.integer[Any]]
 Generators = Iterator[np.random.Generator]
 Draws = TypeVar("Draws")
 Entry = TypeVar("Entry", bound=np.integer[Any] | np.floating[Any])
@@ -227,6 +228,24 @@ def take_pairs(table: npt.NDArray[Entry], first: Pixels, second: Pixels) -> npt.
     if _HAS_LARGE_TABLES:
         return np.asarray(cv2.LUT(pairs, table), table.dtype)
     return table.take(pairs)
+
+
+def place_type(count: int) -> np.dtype[np.integer[Any]]:
+    """The type of places in a table of so many entries: 16 bits where OpenCV looks them up."""
+    return np.dtype(np.uint16 if _HAS_LARGE_TABLES and count <= 1 << 16 else np.int32)
+
+
+def take(table: npt.NDArray[Entry], places: Places) -> npt.NDArray[Entry]:
+    """Return `table[places]` of a table `[n]`; places of `place_type(n)` are fastest.
+
+    >>> take(np.array([5, 6, 7], np.int32), np.array([2, 0], np.uint16))
+    array([7, 5], dtype=int32)
+    """
+    if not _HAS_LARGE_TABLES or places.dtype != np.uint16:
+        return table.take(places)
+    padded = np.empty(1 << 16, table.dtype)  # no place leads to what is left empty
+    padded[: len(table)] = table
+    return np.asarray(cv2.LUT(places.reshape(1, -1), padded), table.dtype).reshape(places.shape)
 
 
 def gaussian_filter(image: Floats | Pixels, sigma: float) -> Floats:

@@ -22,10 +22,13 @@ from fairweather.shifts.corruption import (
     Floats,
     Generators,
     Pixels,
+    Places,
     change_each_image,
     gaussian_filter,
+    place_type,
     quantise,
     quantise_clipped,
+    take,
 )
 from fairweather.shifts.ranges import Positive, Range, whole
 
@@ -369,10 +372,10 @@ def glass_blur(
             for offsets in draw_offsets(next(generators), int(reach), (int(passes), 2, *scanned))
         )
         for origins in later:
-            source = source.take(origins)
+            source = take(source, origins)
         # As pixels of four bytes, each is copied at once.
-        pixels = cv2.cvtColor(blurred, cv2.COLOR_RGB2RGBA).view(np.uint32)
-        moved = pixels.take(source).view(np.uint8).reshape(height, width, 4)
+        pixels = cv2.cvtColor(blurred, cv2.COLOR_RGB2RGBA).view(np.int32).ravel()
+        moved = take(pixels, source).view(np.uint8).reshape(height, width, 4)
         return gaussian_filter(np.asarray(cv2.cvtColor(moved, cv2.COLOR_RGBA2RGB), np.uint8), sigma)
 
     return change_each_image(images, shatter)
@@ -383,9 +386,7 @@ def _scanned(side: int, reach: int) -> slice:
     return slice(reach + 1, max(0, side - reach + 1))
 
 
-def _pixel_origins(
-    height: int, width: int, reach: int, offsets: npt.NDArray[np.int8]
-) -> npt.NDArray[np.int32]:
+def _pixel_origins(height: int, width: int, reach: int, offsets: npt.NDArray[np.int8]) -> Places:
     """Return, for each pixel of `[H * W]`, where its value comes from after one pass.
 
     Args:
@@ -398,23 +399,29 @@ def _pixel_origins(
     earlier, it has already been overwritten, so its own origin is looked up, and so on. All these
     chains are followed at once, in steps twice as long each time; few have more than two links.
     """
-    places = np.arange(height * width, dtype=np.int32)
+    places = np.arange(height * width, dtype=place_type(height * width))
     hop = places.copy()
     if offsets.size:
-        step = cv2.addWeighted(offsets[0], width, offsets[1], 1, 0, dtype=cv2.CV_32S)
-        hop.reshape(height, width)[_scanned(height, reach), _scanned(width, reach)] += step
+        step = np.asarray(cv2.addWeighted(offsets[0], width, offsets[1], 1, 0, dtype=cv2.CV_32S))
+        # A negative step of 16 bits wraps, and so does its sum.
+        scanned = hop.reshape(height, width)[_scanned(height, reach), _scanned(width, reach)]
+        scanned += step.astype(hop.dtype)
     if reach == 1:
         return hop  # all offsets lead to pixels that come later
     # A pixel outside the scan is its own origin, which ends the chain.
     link = np.maximum(hop, places)
-    last = link.take(link)
+    last = take(link, link)
+    if last.dtype == np.uint16:  # all are looked up sooner than those that go on are picked
+        while not np.array_equal(last, link):
+            link, last = last, take(last, last)
+        return take(hop, last)
     pending = np.flatnonzero(last != link)
     while len(pending):
         before = last.take(pending)
         reached = last.take(before)
         last[pending] = reached
         pending = pending[reached != before]
-    return hop.take(last)
+    return take(hop, last)
 
 
 def draw_offsets(
