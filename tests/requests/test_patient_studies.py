@@ -11,6 +11,7 @@ from fairweather.deploy.making import save_guard, save_onnx
 from fairweather.errors import InputError
 from fairweather.metrics import softmax
 from fairweather.report.samples import read_samples
+from fairweather.requests.study.schema import load_study
 from fairweather.runs.folder import RunFolder
 from fairweather.steps.run_model import open_run_model
 from fairweather.types.record import CLEAN, ENSEMBLE, predictions_file
@@ -123,6 +124,7 @@ def test_a_picture_is_of_the_image_that_decides_most(whole):
     assert samples.attacked
 
 
+@pytest.mark.usefixtures("no_figures", "no_page")
 def test_a_small_copy_and_joined_seeds_judge_patients_too(pictures, whole, tmp_path):
     halves = [run_study(pictures, tmp_path / f"half{seed}", seeds=(seed,)) for seed in (0, 1)]
     small = [
@@ -205,8 +207,9 @@ def test_a_comparison_with_images_is_refused(whole, pictures, tmp_path):
     study = (whole.path.parent / "whole.yaml").read_text()
     plain = tmp_path / "plain.yaml"
     lines = [line for line in study.splitlines() if not line.startswith(("unit", "aggregate"))]
-    plain.write_text("\n".join(lines).replace("slices: [site]", "slices: [site], group: patient"))
+    plain.write_text("\n".join(lines).replace("slices: [site]", "group: patient"))
+    small = load_study(plain, ["seeds=[0]", "ensemble=false", "shifts=[]", "variants=[]"])
     with quick_steps():
-        images = fw.run(plain, out=tmp_path / "images", device="cpu", progress=False)
+        images = fw.run(small, out=tmp_path / "images", device="cpu", progress=False)
     with pytest.raises(InputError, match=r"judges patients and .* images: measure both"):
         fw.compare_runs(whole.path, images.path)
