@@ -10,13 +10,15 @@ help: ## This list.
 # Pictures that corruptions need, and second opinions; what these packages pin is not installed.
 REFERENCES := imagecorruptions==1.1.2 medmnistc==0.1.0 netcal==1.4.0 torchattacks==3.5.1
 
-# One stamp for each set of extras, so that an environment is made once and updated when it must be.
+# One stamp for each set of extras, so that an environment is made once and updated when it must be;
+# `dev` has the others. Python compiles packages on all cores and without their tests; pip on one.
 $(VENV)/.installed-%: pyproject.toml
 	test -x $(BIN)/python || $(PYTHON) -m venv $(VENV)
 	$(BIN)/python -m pip --version > /dev/null 2>&1 || $(BIN)/python -m ensurepip # uv made it
-	$(BIN)/python -m pip install --quiet --disable-pip-version-check --editable '.[$*]'
-	test '$*' != dev || $(BIN)/python -m pip install --quiet --no-deps $(REFERENCES)
-	touch $@
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check --no-compile --editable '.[$*]'
+	test '$*' != dev || $(BIN)/python -m pip install --quiet --no-compile --no-deps $(REFERENCES)
+	$(BIN)/python -W ignore -m compileall -qq -j 0 -x '/tests?/' $(VENV)/lib || true # some are no Python 3
+	touch $@ $(if $(filter dev,$*),$(VENV)/.installed-docs $(VENV)/.installed-demo)
 
 demo: $(VENV)/.installed-demo ## Show in a minute what fairweather does: a digit classifier in fog.
 	$(BIN)/fairweather demo

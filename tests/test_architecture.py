@@ -2,6 +2,8 @@
 
 import ast
 import pathlib
+from functools import cache
+from typing import NamedTuple
 
 import pytest
 
@@ -46,19 +48,43 @@ def part(path):
     return path.relative_to(SRC).parts[0].removesuffix(".py")
 
 
-def imported_names(path):
-    """The dotted names that a file imports, wherever in the file and however it is written."""
-    found = set()
-    for node in ast.walk(ast.parse(path.read_text())):
+class Facts(NamedTuple):
+    """What a file has, wherever in the file and however it is written."""
+
+    imports: set[str]
+    """The dotted names that it imports."""
+
+    classes: list[str]
+    variables: set[str]
+    """The names that it gives values."""
+
+    without_encoding: list[int]
+    """The lines that read or write a file's text in the encoding of the locale."""
+
+
+@cache
+def facts(path):
+    found = Facts(set(), [], set(), [])
+    for node in ast.walk(ast.parse(path.read_text(encoding="utf-8"))):
         if isinstance(node, ast.Import):
-            names = [alias.name for alias in node.names]
+            found.imports.update(alias.name for alias in node.names)
         elif isinstance(node, ast.ImportFrom):
             assert node.level == 0, f"{path} uses a relative import"
-            names = [f"{node.module}.{alias.name}" for alias in node.names]
-        else:
-            continue
-        found |= {name for name in names if name.startswith("fairweather.")}
+            found.imports.update(f"{node.module}.{alias.name}" for alias in node.names)
+        elif isinstance(node, ast.ClassDef):
+            found.classes.append(node.name)
+        elif isinstance(node, ast.Name) and isinstance(node.ctx, ast.Store):
+            found.variables.add(node.id)
+        elif isinstance(node, ast.Call) and isinstance(node.func, ast.Attribute):
+            named = {each.arg for each in node.keywords}
+            if node.func.attr in ("read_text", "write_text") and "encoding" not in named:
+                found.without_encoding.append(node.lineno)
     return found
+
+
+def imported_names(path):
+    """The dotted names of this package that a file imports."""
+    return {name for name in facts(path).imports if name.startswith("fairweather.")}
 
 
 def internal_imports(path):
@@ -98,21 +124,13 @@ def test_every_part_stands_in_the_table():
 
 
 def test_no_class_name_stands_twice():
-    trees = [ast.parse(path.read_text()) for path in MODULES]
-    names = [
-        node.name for tree in trees for node in ast.walk(tree) if isinstance(node, ast.ClassDef)
-    ]
+    names = [name for path in MODULES for name in facts(path).classes]
     assert sorted(set(names)) == sorted(names)
 
 
 @pytest.mark.parametrize("path", MODULES, ids=lambda path: path.name)
 def test_a_variable_says_what_it_holds(path):
-    names = {
-        node.id
-        for node in ast.walk(ast.parse(path.read_text()))
-        if isinstance(node, ast.Name) and isinstance(node.ctx, ast.Store)
-    }
-    assert not names & {"each", "found"}
+    assert not facts(path).variables & {"each", "found"}
 
 
 @pytest.mark.parametrize(
@@ -147,8 +165,4 @@ def test_there_is_no_drawer_for_everything():
 
 def test_text_is_read_and_written_in_utf_8_under_every_locale():
     for path in MODULES:
-        for node in ast.walk(ast.parse(path.read_text(encoding="utf-8"))):
-            called = node.func if isinstance(node, ast.Call) else None
-            if isinstance(called, ast.Attribute) and called.attr in ("read_text", "write_text"):
-                named = {each.arg for each in node.keywords}
-                assert "encoding" in named, f"{path}:{node.lineno}"
+        assert not facts(path).without_encoding, path

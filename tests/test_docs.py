@@ -555,7 +555,7 @@ def test_every_page_can_be_reached_from_the_index():
 @pytest.mark.parametrize("message", first_cells(page("troubleshooting")))
 def test_the_messages_of_the_manual_are_those_of_the_code(message):
     """`…` stands for what the code puts in."""
-    said = [text for place, said in TEXTS.items() if place.startswith("src/") for text in said]
+    said = [text for place, read in TEXTS.items() if place.startswith("src/") for text in read()]
     for part in re.split(r"\s*…\s*", message):
         assert any(part in text for text in said), part
 

@@ -9,17 +9,19 @@ from fairweather.deploy.making import make_guard, save_guard
 from fairweather.deploy.promise import Promise
 from fairweather.errors import InputError
 from fairweather.requests.study.schema import check_study
+from fairweather.steps import dispatch
 from fairweather.steps.run_model import open_run_model
 from fairweather.training import loop_parts
 from tests.conftest import TINY_RESNET, write_pictures
 from tests.helpers.finding_models import Stripes, draw_dataset
 from tests.helpers.memory_habits import Plain
 from tests.helpers.pretended_device import pretended
+from tests.helpers.quick_steps import computed_once
 from tests.helpers.same_bytes import same as same_bytes
 
 pytestmark = pytest.mark.usefixtures("undrawn")
 
-DEVICES = ("mps", "cuda", "xpu")
+DEVICES = ("cuda", "mps", "xpu")
 PROMISE = Promise(risk=0.9, certainty=0.5, coverage=0.5)
 
 
@@ -52,25 +54,36 @@ def evaluate(on, out, images, pictures):
     )
 
 
-def test_an_evaluation_has_the_bytes_of_the_cpu(toy_images, pictures, tmp_path):
-    expected = evaluate("cpu", tmp_path / "cpu", toy_images, pictures[1])
-    for kind in DEVICES:
-        with pretended(kind):
-            found = evaluate(kind, tmp_path / kind, toy_images, pictures[1])
-        same_bytes(expected.path, found.path)
+@pytest.fixture
+def compare(monkeypatch):
+    """Compare what is measured on each device with what the CPU gives, to the byte.
+
+    The scores of the same predictions are computed for the first device only.
+    """
+
+    def compare_all(measure):
+        expected = measure("cpu")
+        score = computed_once(dispatch.STEP_FUNCTIONS["score"])
+        monkeypatch.setitem(dispatch.STEP_FUNCTIONS, "score", score)
+        for kind in DEVICES:
+            with pretended(kind):
+                same_bytes(expected.path, measure(kind).path)
+
+    return compare_all
 
 
-def test_findings_have_the_bytes_of_the_cpu(tmp_path):
+def test_an_evaluation_has_the_bytes_of_the_cpu(toy_images, pictures, tmp_path, compare):
+    compare(lambda on: evaluate(on, tmp_path / on, toy_images, pictures[1]))
+
+
+def test_findings_have_the_bytes_of_the_cpu(tmp_path, compare):
     def judge(on):
         return fw.evaluate(
             Stripes(), draw_dataset(), ["gamma: [2]", "fgsm: [0.02]"], out=tmp_path / on, device=on,
             variants=["temperature"], bootstrap=100, threads=1, progress=False,
         )  # fmt: skip
 
-    expected = judge("cpu")
-    for kind in DEVICES:
-        with pretended(kind):
-            same_bytes(expected.path, judge(kind).path)
+    compare(judge)
 
 
 # Self-supervised pre-training, training, an attack, a natural shift and what is fitted. No map is

@@ -15,6 +15,7 @@ from fairweather.runs.folder import RunFolder
 from fairweather.runs.provenance import drawing_versions
 from fairweather.tasks import FindingsPredictions
 from fairweather.types.record import step_file
+from tests.conftest import figures_left_out
 from tests.helpers.prediction_runs import evaluate_classes, evaluate_findings
 from tests.helpers.run_folders import copy_run
 from tests.requests.test_evaluate import write_model
@@ -24,9 +25,7 @@ CELL = "predictions/by_colour-make/seed-0/test/gamma,exponent=2.parquet"
 VARIANTS = ("temperature", {"conformal": {"method": "lac", "coverage": 0.5}})
 
 
-@pytest.fixture(scope="module")
-def finished(colour_folder, tmp_path_factory):
-    folder = tmp_path_factory.mktemp("verified")
+def evaluate_colours(colour_folder, folder):
     run = fw.evaluate(
         write_model(folder),
         f"folder:{colour_folder}",
@@ -40,17 +39,34 @@ def finished(colour_folder, tmp_path_factory):
     return RunFolder(run.path)
 
 
+@pytest.fixture(scope="module")
+def drawn(colour_folder, tmp_path_factory):
+    return evaluate_colours(colour_folder, tmp_path_factory.mktemp("drawn"))
+
+
 @pytest.fixture
-def run(finished, tmp_path):
-    return copy_run(finished, tmp_path / "run")
+def figured(drawn, tmp_path):
+    """A run with its figures, which take most of the time of a verification."""
+    return copy_run(drawn, tmp_path / "run")
+
+
+@pytest.fixture(scope="module")
+def unfigured(colour_folder, tmp_path_factory):
+    with figures_left_out():
+        return evaluate_colours(colour_folder, tmp_path_factory.mktemp("verified"))
+
+
+@pytest.fixture
+def run(unfigured, tmp_path, no_figures):
+    return copy_run(unfigured, tmp_path / "run")
 
 
 def outcomes(verified):
     return {file.file: file.outcome for file in verified.files}
 
 
-def test_everything_that_stored_predictions_give_is_computed_again(run):
-    verified = fw.verify(run.path, progress=False)
+def test_everything_that_stored_predictions_give_is_computed_again(figured):
+    verified = fw.verify(figured.path, progress=False)
     seen = outcomes(verified)
     assert verified.is_confirmed
     assert {seen[name] for name in ("scores.csv", "summary.csv", "report.html")} == {"same"}
@@ -162,10 +178,10 @@ def test_a_step_that_this_version_does_not_have_is_not_computed_again(run):
     assert "wrote them, and this is without it" in str(verified)
 
 
-def test_only_its_own_copy_is_written(run):
-    before = {path: path.read_bytes() for path in run.path.rglob("*") if path.is_file()}
-    fw.verify(run.path, progress=False)
-    assert before == {path: path.read_bytes() for path in run.path.rglob("*") if path.is_file()}
+def test_only_its_own_copy_is_written(figured):
+    before = {path: path.read_bytes() for path in figured.path.rglob("*") if path.is_file()}
+    fw.verify(figured.path, progress=False)
+    assert before == {path: path.read_bytes() for path in figured.path.rglob("*") if path.is_file()}
 
 
 def test_a_run_without_scores_is_refused(run):
@@ -184,20 +200,20 @@ def draw_otherwise(monkeypatch, **versions):
     monkeypatch.setattr(verification, "drawing_versions", lambda: drawing_versions() | versions)
 
 
-def test_figures_that_another_version_draws_otherwise_are_not_said_to_differ(run, monkeypatch):
+def test_figures_that_another_version_draws_otherwise_are_not_said_to_differ(figured, monkeypatch):
     draw_otherwise(monkeypatch, altair="99.0")
-    verified = fw.verify(run.path, progress=False)
+    verified = fw.verify(figured.path, progress=False)
     seen = outcomes(verified)
     reasons = {file.reason for file in verified.files if file.file.endswith(".svg")}
-    recorded = run.record.provenance.drawing["altair"]
+    recorded = figured.record.provenance.drawing["altair"]
     assert reasons == {f"drawn by another version of altair ({recorded}, here 99.0)"}
     assert seen["report.html"] == "equal"  # but for its figures
     assert verified.is_confirmed
 
 
-def test_figures_that_the_same_version_draws_otherwise_differ(run, monkeypatch):
+def test_figures_that_the_same_version_draws_otherwise_differ(figured, monkeypatch):
     draw_otherwise(monkeypatch)
-    seen = outcomes(fw.verify(run.path, progress=False))
+    seen = outcomes(fw.verify(figured.path, progress=False))
     assert {seen[name] for name in seen if name.endswith(".svg")} == {"differs"}
     assert seen["report.html"] == "differs"
 

@@ -132,6 +132,7 @@ def test_labels_stand_beside_outputs_of_several_models_and_shifts(tmp_path):
     assert any("findings: 3 an image" in line for line in lines)
 
 
+@pytest.mark.usefixtures("no_figures", "no_page")
 def test_arrays_and_frames_of_python(tmp_path):
     predictions, truth = frames()
     _, labels, shares = draw()

@@ -123,6 +123,7 @@ def test_a_picture_is_of_the_image_that_decides_most(whole):
     assert samples.attacked
 
 
+@pytest.mark.usefixtures("no_figures", "no_page")
 def test_a_small_copy_and_joined_seeds_judge_patients_too(pictures, whole, tmp_path):
     halves = [run_study(pictures, tmp_path / f"half{seed}", seeds=(seed,)) for seed in (0, 1)]
     small = [

@@ -118,6 +118,7 @@ def test_the_probability_is_that_of_the_positive_classes_by_the_softmax(place, t
         )
 
 
+@pytest.mark.usefixtures("no_figures", "no_page")
 @pytest.mark.parametrize("name", ["shares", "flat", "column", "probability"])
 def test_one_output_and_a_softmax_of_the_same_model_give_the_same_numbers(name, place, tmp_path):
     wanted = stored(evaluated(place, "classes", tmp_path / "classes"), "models-classes")
@@ -126,6 +127,7 @@ def test_one_output_and_a_softmax_of_the_same_model_give_the_same_numbers(name, 
     assert np.array_equal(found.labels, wanted.labels)
 
 
+@pytest.mark.usefixtures("no_figures", "no_page")
 @pytest.mark.parametrize("outputs", ["logits", "probabilities"])
 def test_what_an_output_is_can_be_said(outputs, place, tmp_path):
     name = "column" if outputs == "logits" else "probability"
@@ -259,6 +261,7 @@ def forms():
     }
 
 
+@pytest.mark.usefixtures("no_figures", "no_page")
 @pytest.mark.parametrize("form", forms())
 def test_all_forms_of_the_same_scores_give_the_same_numbers(form):
     predictions, labels = forms()[form]

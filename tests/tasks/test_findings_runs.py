@@ -328,6 +328,7 @@ def test_the_exact_match_that_is_said_first_is_that_of_the_table(dataset, tmp_pa
     assert f"clean: exact match {share:.1%}" in notes  # beside that of validation images
 
 
+@pytest.mark.usefixtures("no_figures", "no_page")
 def test_two_models_are_compared_for_each_finding(dataset, tmp_path):
     alone = replace(dataset, test=replace(dataset.test, groups=None))
     nets = {"first": Thirds(), "second": Thirds(bias=0.52)}
@@ -358,6 +359,7 @@ def test_two_models_are_compared_for_each_finding(dataset, tmp_path):
     assert "RMS" not in words
 
 
+@pytest.mark.usefixtures("no_figures", "no_page")
 def test_models_that_decide_alike_do_not_predict_a_class(dataset, tmp_path):
     alone = replace(dataset, test=replace(dataset.test, groups=None))
     runs = []
@@ -374,6 +376,7 @@ def test_a_wrong_name_is_called_a_finding(dataset, tmp_path):
     assert not (tmp_path / "run").exists()
 
 
+@pytest.mark.usefixtures("no_figures", "no_page")
 def test_seeds_are_averaged_for_each_finding(dataset, tmp_path):
     models = {"net-seed0": Thirds(), "net-seed1": Thirds(12.0)}
     run = evaluated(dataset, tmp_path / "run", models)
@@ -563,6 +566,7 @@ def test_models_are_compared_each_at_its_own_threshold(targeted, tmp_path):
     assert f"{comparison.name}_points.csv" in " ".join(comparison.files())
 
 
+@pytest.mark.usefixtures("no_figures", "no_page")
 def test_points_without_a_name_are_those_of_all_findings_and_need_images_of_each(dataset, tmp_path):
     common = replace(dataset, val=replace(images_of(700, 3), classes=NAMES))
     with pytest.raises(InputError, match=r"sensitivity of Hernia .* at least 29 .* found 0$"):

@@ -78,6 +78,7 @@ def numbers(run):
     return run.folder.unit_scores.set_index(KEYS)[["value", "low", "high", "n"]]
 
 
+@pytest.mark.usefixtures("no_figures", "no_page")
 @pytest.mark.parametrize("name", ["mean", "max", "any", "noisy-or"])
 def test_scores_are_those_of_rows_that_were_aggregated_before(name, tables, tmp_path):
     options = {"variants": ["vector_scaling"], "operating_points": ["Mass=0.3"]}

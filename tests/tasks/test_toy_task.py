@@ -292,6 +292,7 @@ def as_study(run):
     return run.path
 
 
+@pytest.mark.usefixtures("no_figures")
 def test_runs_of_two_seeds_are_joined_with_their_findings(dataset, tmp_path):
     runs = [
         as_study(evaluated(dataset, tmp_path / f"{seed}", {f"net-seed{seed}": Halves(scale)}))

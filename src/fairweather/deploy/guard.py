@@ -10,6 +10,7 @@ import hashlib
 import json
 from collections.abc import Callable, Hashable, Mapping, Sequence
 from dataclasses import dataclass
+from itertools import pairwise
 from pathlib import Path
 from typing import Any, ClassVar, Generic, NamedTuple, TypeAlias, TypeVar
 
@@ -312,17 +313,17 @@ class Guard(AnyGuard[GuardRecord]):
         probabilities = self._probabilities(outputs)
         order = np.argsort(-probabilities, axis=1, kind="stable")
         confidence, predicted = probabilities.max(axis=1), order[:, 0]
-        in_set = prediction_sets(probabilities, fit.quantile)
+        in_set = np.take_along_axis(prediction_sets(probabilities, fit.quantile), order, axis=1)
+        # The classes of all sets in one list, and where each set ends.
+        members = [names[place] for place in order[in_set].tolist()]
+        ends = np.cumsum(in_set.sum(axis=1)).tolist()
         return Answers(
-            tuple(names[place] for place in predicted),
+            tuple(names[place] for place in predicted.tolist()),
             confidence,
             is_answered_within(
                 confidence, predicted, probabilities, fit.threshold, fit.ceilings(names)
             ),
-            tuple(
-                tuple(names[place] for place in places if row[place])
-                for places, row in zip(order, in_set, strict=True)
-            ),
+            tuple(tuple(members[begin:end]) for begin, end in pairwise([0, *ends])),
             probabilities,
         )
 

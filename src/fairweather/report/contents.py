@@ -595,12 +595,7 @@ class Contents:
 
     def sample(self) -> str:
         """Say how many images, resamples and seeds are behind each number."""
-        kinds = (*CLASS_METRICS, *POINT_METRICS)
-        of_classes = tuple(f"{name}{sign}" for name in kinds for sign in ("/", POINT_SIGN))
-        others = self.scores["shift"].str.startswith((PRIORS, OOD, NATURAL, VALIDATION))
-        others |= self.scores["metric"].str.startswith(of_classes)
-        others |= self.scores["metric"].isin(RATES)  # their images are those with a finding, or not
-        counts = sorted(self.scores["n"][~others].unique())
+        counts = self.once(_count_images)
         images = f"{counts[0]:,}" if len(counts) == 1 else f"{counts[0]:,} to {counts[-1]:,}"
         seeds = [f"seed {self.seeds[0]}"]
         if len(self.seeds) > 1:
@@ -624,6 +619,17 @@ class Contents:
         if isinstance(shared := self.data.notes.get("shared_groups"), list):
             known += f" (beware: {'; '.join(map(str, shared))})"
         return "; ".join([f"n = {images} test images{known}, {self.bootstrap:,} resamples", *seeds])
+
+
+def _count_images(contents: Contents) -> list[int]:
+    """Count the images of the rows of whole test sets: the different numbers, in order."""
+    kinds = (*CLASS_METRICS, *POINT_METRICS)
+    of_classes = tuple(f"{name}{sign}" for name in kinds for sign in ("/", POINT_SIGN))
+    scores = contents.scores
+    others = scores["shift"].str.startswith((PRIORS, OOD, NATURAL, VALIDATION))
+    others |= scores["metric"].str.startswith(of_classes)
+    others |= scores["metric"].isin(RATES)  # their images are those with a finding, or not
+    return sorted(scores["n"][~others].unique())
 
 
 def _ignores_seeds(run: RunFolder) -> bool:
