@@ -67,6 +67,7 @@ INTERNAL = (
     r"|fairweather\.requests\.study\.schema\.Study"
     r"|fairweather\.runs\.folder\.RunFolder"
     r"|fairweather\.steps\.plan\.(Plan|Step)"
+    r"|fairweather\.tasks\.Task"
     r"|fairweather\.types\.kinds\.TaskKind"
     r"|fairweather\.types\.measurement\.AnyPredictions"
     r"|fairweather\.types\.record\.(RunRecord|StepRecord)"
