@@ -91,6 +91,23 @@ def cells_of(run, name="scores.csv"):
     return clean.set_index(keys).sort_index()
 
 
+def test_streams_of_adapted_findings_have_means_although_each_is_known_for_other_images(
+    dataset, tmp_path
+):
+    net = nn.Sequential(nn.BatchNorm2d(3), Thirds(bias=0.0))
+    run = evaluated(dataset, tmp_path / "run", {"net": net}, variants=["batchnorm: {orders: 3}"])
+    scores = (
+        pd.read_csv(run.path / "scores.csv")
+        .set_index(["model", "shift", "unit", "metric"])
+        .sort_index()
+    )
+    adapted = scores.loc["net+batchnorm-orders3", "clean"]
+    known = [adapted.loc[(f"finding={name}", "auc"), "value"] for name in NAMES[:2]]
+    mean = adapted.loc[("mean finding", "auc")]
+    assert mean["value"] == pytest.approx(np.mean(known), rel=1e-5)
+    assert mean["low"] < mean["value"] < mean["high"]
+
+
 def test_each_finding_has_the_numbers_of_the_images_where_it_is_known(run, dataset):
     clean, predictions = cells_of(run), predictions_of(dataset, Thirds())
     kinds = [f"{kind} finding" for kind in ("mean", "weighted mean", "worst")]

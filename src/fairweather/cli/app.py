@@ -96,9 +96,12 @@ def _list_variants() -> Entries:
     protocol = {field.name: field.default for field in fields(Adapting)}
     for name in VARIANTS:
         kind = variant_class(name)
-        yield name, kind().title
-        own = {field.name: field.default for field in fields(kind)}.items() - protocol.items()
-        if parameters := ", ".join(f"{field}: {default}" for field, default in sorted(own)):
+        usual = kind()
+        yield name, usual.title
+        own = {field.name: getattr(usual, field.name) for field in fields(kind)}.items()
+        if parameters := ", ".join(
+            f"{field}: {default}" for field, default in sorted(own - protocol.items())
+        ):
             yield "", parameters
     yield (
         "(those that adapt, if not named above)",

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import errno
 import re
+import webbrowser
 from collections.abc import Sequence
 from json import dumps as json_text
 from pathlib import Path
@@ -36,7 +37,6 @@ from fairweather.workers.options import Sharing, read_sharing
 
 if TYPE_CHECKING:
     from fairweather.requests.study.schema import Study
-import webbrowser
 
 
 def demo(

@@ -453,9 +453,14 @@ def mean_of_findings(
     """
     shares = np.ones(len(estimates)) if weights is None else np.asarray(weights, np.float64)
     hidden = np.square(shares / shares.sum()) @ np.array([_beyond_replicates(e) for e in estimates])
-    # Each finding may be known for other images, so losses do not add up.
-    mean = mean_estimate([replace(e, losses=None) for e in estimates], weights)
+    mean = mean_estimate([_without_losses(estimate) for estimate in estimates], weights)
     return replace(mean, hidden=HiddenError(*hidden.tolist()))
+
+
+def _without_losses(estimate: Estimate) -> Estimate:
+    """Each finding may be known for other images, so losses do not add up."""
+    streams = tuple(_without_losses(stream) for stream in estimate.of_seeds)
+    return replace(estimate, losses=None, of_seeds=streams)
 
 
 def _beyond_replicates(estimate: Estimate) -> HiddenError:

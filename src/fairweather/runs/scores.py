@@ -417,7 +417,8 @@ def _mean_of_units(
     count = None if grouping is None else grouping.count
 
     def on_all(estimate: Estimate, places: IntArray) -> Estimate:
-        estimate = replace(estimate, n=images, groups=count)
+        streams = tuple(on_all(stream, places) for stream in estimate.of_seeds)
+        estimate = replace(estimate, n=images, groups=count, of_seeds=streams)
         if estimate.column is None:
             return estimate
         return replace(estimate, column=scatter_column(estimate.column, places, estimate.units))

@@ -538,7 +538,7 @@ def _plan_adaptation(
     `before` is the cell that the network comes from; None if it is a new copy that no cell goes on
     from, and "" for the first of a chain.
     """
-    changes: dict[str, object] = {"work": step.work * adapting.orders * adapting.passes}
+    changes: dict[str, object] = {"work": step.work * adapting.orders * adapting.work}
     if adapting.source_images:
         changes["source"] = measurement.data.reference(VAL)
     if before:

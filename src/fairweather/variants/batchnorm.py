@@ -34,8 +34,8 @@ class BatchNorm(Adapting):
     kind: ClassVar[str] = "batchnorm"
     kind_title: ClassVar[str] = "batch norm of the test batch"
     batch_size: int | None = field(default=None, kw_only=True)
-    orders: int = field(default=0, kw_only=True)
-    """The number of streams. 0 chooses: one where images are shuffled, else five, since answers
+    orders: int = field(default=None, kw_only=True)  # type: ignore[arg-type]
+    """The number of streams; by default one where images are shuffled, else five, since answers
     then depend on the order."""
 
     source: float = 0.0
@@ -49,7 +49,7 @@ class BatchNorm(Adapting):
     def __post_init__(self) -> None:
         check_number(self.kind, "source", self.source, least=0)
         check_number(self.kind, "momentum", self.momentum, above=0, most=1)
-        if self.orders == 0:
+        if self.orders is None:  # type: ignore[unreachable]
             object.__setattr__(self, "orders", 1 if self.order == SHUFFLED else 5)
         super().__post_init__()
 

@@ -287,7 +287,7 @@ class Adapting(Variant):
     """Whether it steps along gradients."""
 
     passes: ClassVar[float] = 1
-    """About how often an image goes through the network in a stream, to estimate the duration."""
+    """About how often an image goes through the network in a step, to estimate the duration."""
 
     copies: ClassVar[int] = 1
     """How many times its weights are in memory, besides those of the network itself."""
@@ -343,6 +343,11 @@ class Adapting(Variant):
         True
         """
         return self._write({p.name: getattr(self, p.name) for p in fields(self)})
+
+    @property
+    def work(self) -> float:
+        """About how often an image goes through the network in a stream."""
+        return self.passes
 
     @property
     def source_images(self) -> int:

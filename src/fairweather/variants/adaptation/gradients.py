@@ -40,6 +40,10 @@ class AdaptingByGradients(Adapting):
         check_number(self.kind, "learning_rate", self.learning_rate, above=0)
         check_number(self.kind, "steps", self.steps, least=1, whole=True)
 
+    @property
+    def work(self) -> float:
+        return self.steps * self.passes
+
     def remark(self, images: int, batch_size: int) -> str:
         """Say that no step changes an answer, if the only batch is answered before it.
 
