@@ -224,7 +224,7 @@ class Refused:
     def find_spec(self, name, path=None, target=None):
         if name.split(".")[0] in ("pandas", "pyarrow", "torchvision", "timm", "transformers"):
             raise ImportError(f"{name} is not installed here")
-        rooms = ("data", "deploy", "devices", "errors", "metrics", "small_maps", "types")
+        rooms = ("data", "deploy", "devices", "errors", "metrics", "small_maps", "tasks", "types")
         makers = ("deploy.making", "deploy.tracing")
         ours, _, inside = name.partition(".")
         is_other = inside.split(".")[0] not in rooms or inside in makers

@@ -34,7 +34,7 @@ class BatchNorm(Adapting):
     kind: ClassVar[str] = "batchnorm"
     kind_title: ClassVar[str] = "batch norm of the test batch"
     batch_size: int | None = field(default=None, kw_only=True)
-    orders: int = field(default=None, kw_only=True)  # type: ignore[arg-type]
+    orders: int = field(default=None, kw_only=True)  # type: ignore[assignment]
     """The number of streams; by default one where images are shuffled, else five, since answers
     then depend on the order."""
 
@@ -49,7 +49,7 @@ class BatchNorm(Adapting):
     def __post_init__(self) -> None:
         check_number(self.kind, "source", self.source, least=0)
         check_number(self.kind, "momentum", self.momentum, above=0, most=1)
-        if self.orders is None:  # type: ignore[unreachable]
+        if self.orders is None:
             object.__setattr__(self, "orders", 1 if self.order == SHUFFLED else 5)
         super().__post_init__()
 
