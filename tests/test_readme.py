@@ -532,6 +532,39 @@ def test_what_the_protocols_are_said_to_do_is_what_is_stored(lines):
     assert f"answers {answered} % of the images, and {risk} % of these answers are wrong" in text
 
 
+def test_what_adapting_a_long_training_is_said_to_do_is_what_is_stored(lines):
+    text = "\n".join(lines)
+    rows = adapted.read_folder(pathmnist.HERE / "adapted")["mixup_aug-80-s1"]
+    key = ["metric", "method", "protocol", "shift", "level"]
+    value = rows.set_index(key).sort_index()["value"]
+    mixed, by_class = adapted.USUAL[:2]
+    clean = ("clean", "none")
+    bright = [("brightness_factor", level) for level in ("0.8", "1.2")]
+    shifts = [*bright, ("gaussian_blur", "0.9")]
+
+    def change(method, cell, protocol=mixed):
+        return round(100 * value[(adapted.CHANGE, method, protocol, *cell)])
+
+    dark, light, kept = (change("batchnorm", cell) for cell in (*bright, clean))
+    assert f"norm gains {dark} and {light} points under brightness (f = 0.8 and 1.2)" in text
+    assert f"and loses {-kept} without it.** This is MixUp + Aug, seed 1" in text
+    dark, light, blurred, kept = (change("t3a", cell) for cell in (*shifts, clean))
+    assert f"{dark} and {light} points under brightness, {blurred} under blur (σ = 0.9)" in text
+    assert f"and {kept} without a further shift." in text
+    fallen = [5 * value[(adapted.COLLAPSED, "lame", mixed, *cell)] for cell in (clean, *shifts)]
+    assert fallen == [4, 5, 5, 5]
+    assert f"It loses up to {-min(change('lame', cell) for cell in shifts)} points" in text
+    covered = [
+        sorted(round(100 * value[(adapted.COVERED, method, protocol, *cell)]) for cell in shifts)
+        for method, protocol in ((adapted.PLAIN, ""), ("batchnorm", mixed))
+    ]
+    (low, _, high), (least, _, most) = covered
+    assert f"cover {low} to {high} % under the shifts. After batch norm they cover" in text
+    assert f"After batch norm they cover {least} to {most} %" in text
+    lost, cotta = (-change(method, clean, by_class) for method in ("batchnorm", "cotta"))
+    assert f"batch norm loses {lost} points and CoTTA {cotta}." in text
+
+
 def test_what_the_published_shifts_are_said_to_do_is_what_is_stored(lines):
     text = "\n".join(lines)
     rows = adapted.read_folder(pathmnist.HERE / "adapted")["basic-2-s0"]
