@@ -91,7 +91,8 @@ def test_the_commands_for_published_numbers_are_understood(tmp_path, monkeypatch
     assert len(variants) == 12  # of the table
     assert len(calls) == 4
     for name, *words in calls:
-        with typer.main.get_command(app).commands[name].make_context(name, words) as context:
+        command = typer.main.get_command(app).commands[name]
+        with command.make_context(name, words, **app.info.context_settings) as context:
             given = context.params
         shifts = expand_with_clean(given["shift"])
         found = {(shift.name.partition("/")[2], shift.level) for shift in shifts[1:]}
