@@ -69,7 +69,7 @@ VERSIONS = {
     "read": 1,
     "score": 12,
     "sample": 3,
-    "report": 19,
+    "report": 20,
 }
 # Fields that change results only if a step uses a network.
 MACHINE_FIELDS = ("device", "threads")
