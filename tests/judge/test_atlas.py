@@ -1,8 +1,10 @@
 """Published tables in their real formats, and runs on 1,000 classes beside them."""
 
 import hashlib
+import importlib.util
 import json
 import os
+import re
 from pathlib import Path
 
 import numpy as np
@@ -640,6 +642,18 @@ def test_the_page_of_the_forecast_has_the_stored_numbers():
     assert (
         f"{len(counts)} families of {counts.sum()} models, of which {(counts == 1).sum()}" in page
     )
+
+
+def test_the_figure_of_the_forecast_is_as_its_script_draws_the_stored_numbers():
+    spec = importlib.util.spec_from_file_location("measure_atlas", RESULTS / "measure.py")
+    measure = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(measure)
+    drawn = measure.draw(pd.read_csv(RESULTS / "coverage.csv"))
+    stored = (RESULTS / "finding.svg").read_text(encoding="utf-8")
+    marks = [re.findall(r'aria-label="([^"]*)"', svg) for svg in (drawn, stored)]
+    assert marks[0] == marks[1]
+    texts = [re.findall(r"<text[^>]*>(.+?)</text>", svg) for svg in (drawn, stored)]
+    assert texts[0] == texts[1]
 
 
 # ---------------------------------------------------------------- what was published
