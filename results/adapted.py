@@ -15,8 +15,9 @@ same images.
 from __future__ import annotations
 
 import argparse
+import itertools
 import tempfile
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import NamedTuple
@@ -48,6 +49,7 @@ SETTINGS: dict[str, tuple[str, dict[str, object]]] = {
     ),
     "sar-adam": ("sar", {"optimiser": "adam", "learning_rate": 0.001}),
 }
+ON_BATCH_NORM = ("tent", "eata", "sar", "cotta", *SETTINGS)
 # How a stream is made, beside the defaults of each method.
 PROTOCOLS = {
     "shuffled, 64 a batch": {"order": "shuffled", "batch_size": 64},
@@ -79,7 +81,7 @@ METRICS = {
     RMS_CHANGE: Form("Change of RMS calibration error", sign="+"),
     "area_under_risk_coverage": Form("Area under the risk-coverage curve"),
     "coverage_above_validation_threshold/0.05": Form("Above the validation threshold"),
-    "risk_above_validation_threshold/0.05": Form("Wrong among these"),
+    "risk_above_validation_threshold/0.05": Form("Wrong above the validation threshold"),
     COVERED: Form("Coverage of 90 % prediction sets (%)", 100, 1),
     "conformal_set_size": Form("Classes in a prediction set", digits=2),
     COLLAPSED: Form("Streams that collapse"),
@@ -175,7 +177,8 @@ def write(cell: pd.Series) -> str:
     form = METRICS[cell["metric"]]
     numbers = [form.scale * cell[end] for end in ("value", "low", "high")]
     value, low, high = (f"{number:{form.sign}.{form.digits}f}" for number in numbers)
-    return value if np.isnan(cell["low"]) else f"{value} [{low}, {high}]"
+    told = value if np.isnan(cell["low"]) else f"{value} [{low}, {high}]"
+    return told.replace("-", "−")
 
 
 def over_networks(networks: Sequence[pd.DataFrame]) -> pd.DataFrame:
@@ -227,6 +230,44 @@ def tables(rows: pd.DataFrame, metrics: Sequence[str] = tuple(METRICS)) -> list[
             lines += [[title, *cells]] if any(cells) else []
         written.append(markdown(lines))
     return written
+
+
+def leave_out_repeats(rows: pd.DataFrame) -> pd.DataFrame:
+    """Leave out methods built on batch norm that lie within 0.01 of it in each network."""
+    place = ["unit", "protocol", "shift", "level", "metric"]
+    of_batch_norm = rows[rows["method"] == "batchnorm"].set_index(place)["value"]
+    beside = of_batch_norm.reindex(pd.MultiIndex.from_frame(rows[place])).to_numpy()
+    apart = (rows["value"] - beside).abs()
+    most = apart.groupby([rows["method"], rows["protocol"], rows["metric"]]).transform("max")
+    return rows[~(rows["method"].isin(ON_BATCH_NORM) & (most < 0.01))]
+
+
+def grid(corner: str, rows: pd.DataFrame, across: str) -> str:
+    """Write a line for each method and protocol, and a column for each value of `across`."""
+    texts = {
+        (cell["method"], cell["protocol"], cell[across]): write(cell) for _, cell in rows.iterrows()
+    }
+    columns = list(dict.fromkeys(rows[across]))
+    lines = [[corner, *columns]]
+    for method, protocol in itertools.product((PLAIN, *METHODS), ("", *PROTOCOLS)):
+        told = [texts.get((method, protocol, name), "") for name in columns]
+        if any(told):
+            label = METHODS.get(method, method)
+            lines.append([f"{label}, {protocol}" if protocol else label, *told])
+    return markdown(lines)
+
+
+def by_network(networks: Mapping[str, pd.DataFrame], metric: str) -> str:
+    """Write a metric of the set itself, without intervals: a column for each network.
+
+    The order of images has no effect on `views`, so its protocols are one.
+    """
+    rows = pd.concat([rows.assign(unit=unit) for unit, rows in networks.items()])
+    rows = rows[(rows["shift"] == CLEAN["shift"]) & (rows["metric"] == metric)]
+    rows = rows.assign(
+        low=float("nan"), protocol=rows["protocol"].mask(rows["method"] == "views", "")
+    )
+    return grid(METRICS[metric].title, leave_out_repeats(rows), "unit")
 
 
 def main() -> None:

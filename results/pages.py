@@ -3,23 +3,27 @@
     python results/pages.py    # writes finding.svg, and the table into README.md, of each page
 
 A row is a model, or a published row of the paper. A column is a state of the test images and a
-metric. The first three columns of a page are its figure: dots with 95 % intervals.
+metric. The table has means over seeds. The first three columns of a page are its figure, which
+shows each training: the units in the folder, those added later too.
 
-PathMNIST has trainings of 8 epochs, and of the published 80 and 60. Each unit of these in its
-folder is read, and the tables and the figure that show both are written too.
+PathMNIST has trainings of 8 epochs, and of the published 80 and 60. The tables and the figure that
+show both are written too.
 """
 
 from __future__ import annotations
 
+import itertools
 import re
 import tempfile
 import textwrap
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
 import altair as alt
+import numpy as np
 import pandas as pd
+import scipy.special
 import vl_convert as vlc
 
 import fairweather as fw
@@ -47,6 +51,16 @@ class Column:
     metric: str = "accuracy"
 
     @property
+    def key(self) -> tuple[str, str, str]:
+        """Where its number is in a table."""
+        return self.shift, self.level, self.metric
+
+    @property
+    def name(self) -> str:
+        """Write its metric, and the unit."""
+        return "Accuracy (%)" if self.metric == "accuracy" else "RMS calibration error"
+
+    @property
     def scale(self) -> float:
         """Accuracies are shown in per cent."""
         return 100 if self.metric == "accuracy" else 1
@@ -64,6 +78,11 @@ class Row:
     model: str
     file: str = "summary.csv"
     published: bool = False
+    length: str = ""  # what stands between the model and the seed of its units
+
+    def find_units(self, folder: Path) -> list[Path]:
+        """Find the packed runs of the model, one a seed."""
+        return sorted((folder / "units").glob(f"{self.model}{self.length}-s?"))
 
 
 @dataclass(frozen=True)
@@ -78,8 +97,10 @@ class Page:
 
 CLEAN = Column("Clean", level="none")
 PAPER = (CLEAN, Column("Brightness", "brightness_factor"), Column("Gaussian blur", "gaussian_blur"))
+KEY = ["shift", "level", "metric"]
 RMS = "rms_calibration_error"
 SIX = "compare_paper.csv"
+LONGER = "compare_paper_longer.csv"
 ROBUST = "compare_paper_robust.csv"
 
 
@@ -97,16 +118,16 @@ PUBLISHED = "Published: “Evaluating the Robustness of Deep Learning Models”"
 PAGES: dict[str, Page] = {
     "pathmnist": Page(
         (
-            Row("Basic", "basic", SIX),
+            Row("Basic, 80 epochs", "basic", LONGER, length="-80"),
             Row("Basic, published", "basic", SIX, published=True),
-            Row("MixUp + Aug", "mixup_aug", SIX),
+            Row("MixUp + Aug, 60 epochs", "mixup_aug", LONGER, length="-80"),
             Row("MixUp + Aug, published", "mixup_aug", SIX, published=True),
-            Row("AugMix, ImageNet weights", "augmix", ROBUST),
+            Row("AugMix, ImageNet weights, 8 epochs", "augmix", ROBUST),
             Row("MixUp + Aug + PT, published", "mixup_aug_pt", SIX, published=True),
         ),
         (*PAPER, errors("Calibration error, clean", level="none")),
         words=f"{AUG} {PT}",
-        beside=f"{PUBLISHED}, 60 and 80 epochs. Measured: 8 epochs.",
+        beside=f"{PUBLISHED}, 80 and 60 epochs.",
     ),
     "pacs": Page(
         (
@@ -135,23 +156,41 @@ PAGES: dict[str, Page] = {
 }
 
 
-def numbers(folder: Path, page: Page) -> pd.DataFrame:
-    """Give value, low and high of each row and column; published numbers have no interval."""
-    stored = {
-        file: pd.read_csv(folder / file).set_index(["model", "shift", "level", "metric"])
-        for file in {row.file for row in page.rows}
-    }
+def read_row(folder: Path, row: Row) -> pd.DataFrame:
+    """Read the means of a row over its seeds; published numbers have no interval."""
+    rows = pd.read_csv(folder / row.file, dtype={"level": str})
+    rows = rows[rows["model"] == row.model].set_index(KEY)
+    if row.published:
+        return rows.assign(value=rows["published"], low=float("nan"), high=float("nan"))
+    return rows.rename(columns={"measured": "value"})
+
+
+def read_unit(unit: Path) -> pd.DataFrame:
+    """Read the scores of a packed run of one model and seed."""
+    return pd.read_csv(unit / "scores.csv", dtype={"level": str}).set_index(KEY)
+
+
+def gather(tables: Iterable[tuple[Row, pd.DataFrame]], columns: Sequence[Column]) -> pd.DataFrame:
+    """Give value, low and high of each table of a row, in each column."""
     cells = []
-    for row in page.rows:
-        for column in page.columns:
-            found = stored[row.file].loc[(row.model, column.shift, column.level, column.metric)]
-            value = found.get("measured", found.get("value"))
-            low, high = found["low"], found["high"]
-            if row.published:
-                value, low, high = found["published"], float("nan"), float("nan")
-            value, low, high = (column.scale * number for number in (value, low, high))
-            cells.append((row.title, row.published, column.title, value, low, high))
+    for (row, stored), column in itertools.product(tables, columns):
+        ends = (column.scale * stored.loc[column.key, name] for name in ("value", "low", "high"))
+        cells.append((row.title, row.published, column.title, *ends))
     return pd.DataFrame(cells, columns=["row", "published", "column", "value", "low", "high"])
+
+
+def numbers(folder: Path, page: Page) -> pd.DataFrame:
+    """Give what the table of a page shows: each row is a mean over seeds."""
+    return gather([(row, read_row(folder, row)) for row in page.rows], page.columns)
+
+
+def trainings(folder: Path, rows: Sequence[Row], columns: Sequence[Column]) -> pd.DataFrame:
+    """Give what a figure shows: each training of each row alone, and the published values."""
+    tables = []
+    for row in rows:
+        units = map(read_unit, row.find_units(folder))
+        tables += [(row, one) for one in ([read_row(folder, row)] if row.published else units)]
+    return gather(tables, columns)
 
 
 def table(folder: Path, page: Page) -> str:
@@ -189,9 +228,9 @@ def draw_dots(data: pd.DataFrame, axis: str) -> alt.LayerChart:
     )
     shape = alt.Shape("column:N", sort=states, scale=alt.Scale(domain=states, range=SHAPES))
     base = alt.Chart(data)
-    title = f"{axis}; lines are 95 % intervals"
+    title = f"{axis}; a mark is a training, its line a 95 % interval over images"
     if data["published"].any():
-        title += ", hollow marks are published"
+        title += "; hollow: published"
     x = alt.X("value:Q", title=title, scale=alt.Scale(zero=False), axis=alt.Axis(tickCount=8))
     measured = "!datum.published"
     lines = base.transform_filter(measured).mark_rule(strokeWidth=2.5, opacity=0.55)
@@ -235,8 +274,7 @@ def write_figure(
 def write_page(name: str, page: Page) -> None:
     """Write the figure, and the table between the lines that mark its place."""
     folder = HERE / name
-    data = numbers(folder, page)
-    shown = data[data["column"].isin([column.title for column in page.columns[:3]])]
+    shown = trainings(folder, page.rows, page.columns[:3])
     words = " ".join([page.words, page.beside])
     write_figure(
         folder / "finding.svg", draw_dots(shown, "Accuracy (%)"), figure_title(folder), words
@@ -249,8 +287,6 @@ def write_page(name: str, page: Page) -> None:
 # ---------------------------------------------------------------- PathMNIST, trained longer
 
 PATHMNIST = HERE / "pathmnist"
-LONGER = "compare_paper_longer.csv"
-KEY = ["shift", "level", "metric"]
 RECIPES = {"basic": ("Basic", 80), "mixup_aug": ("MixUp + Aug", 60)}  # epochs of published.yaml
 COUNTS = {1: "one seed", 2: "two seeds", 3: "three seeds"}
 MEANS = tuple(
@@ -270,7 +306,7 @@ LEVELS = {
 
 def find_units(model: str, *, longer: bool) -> list[Path]:
     """Find the packed runs of a recipe, one a seed."""
-    return sorted((PATHMNIST / "units").glob(f"{model}-80-s?" if longer else f"{model}-s?"))
+    return Row("", model, length="-80" if longer else "").find_units(PATHMNIST)
 
 
 def compare_longer() -> pd.DataFrame:
@@ -289,14 +325,7 @@ def compare_longer() -> pd.DataFrame:
 
 def read_compared(model: str, *, longer: bool) -> pd.DataFrame:
     """Read the rows of a recipe beside the paper."""
-    file = PATHMNIST / (LONGER if longer else SIX)
-    rows = pd.read_csv(file, dtype={"level": str})
-    return rows[rows["model"] == model].set_index(KEY)
-
-
-def read_unit(unit: Path) -> pd.DataFrame:
-    """Read the scores of a packed run of one model and seed."""
-    return pd.read_csv(unit / "scores.csv", dtype={"level": str}).set_index(KEY)
+    return read_row(PATHMNIST, Row("", model, LONGER if longer else SIX))
 
 
 def tell_seeds() -> str:
@@ -310,9 +339,7 @@ def tell_seeds() -> str:
 
 def told_cell(row: pd.Series, column: Column) -> str:
     """Write a measured number with its interval."""
-    value, low, high = (
-        column.write(column.scale * row[name]) for name in ("measured", "low", "high")
-    )
+    value, low, high = (column.write(column.scale * row[name]) for name in ("value", "low", "high"))
     return f"{value} [{low}, {high}]"
 
 
@@ -323,13 +350,9 @@ def tabulate_means() -> str:
         "| --- | --- | ---: | ---: | ---: | --- |",
     ]
     for column in MEANS:
-        what = "Accuracy (%)" if column.metric == "accuracy" else "RMS calibration error"
-        head = f"{what}, {column.title} "
+        head = f"{column.name}, {column.title} "
         for model, (title, epochs) in RECIPES.items():
-            rows = [
-                read_compared(model, longer=longer).loc[(column.shift, column.level, column.metric)]
-                for longer in (False, True)
-            ]
+            rows = [read_compared(model, longer=longer).loc[column.key] for longer in (False, True)]
             inside = [
                 str(number) for number, row in zip((8, epochs), rows, strict=True) if row["inside"]
             ]
@@ -352,7 +375,7 @@ def tabulate_levels(shift: str) -> str:
     for model, (title, epochs) in RECIPES.items():
         for longer in (False, True):
             compared = read_compared(model, longer=longer)
-            rows = [compared.loc[(shift, column.level, column.metric)] for column in columns]
+            rows = [compared.loc[column.key] for column in columns]
             cells = [told_cell(row, column) for row, column in zip(rows, columns, strict=True)]
             head = f"| | {epochs} epochs" if longer else f"| {title} | 8 epochs"
             lines.append(f"{head} | {' | '.join(cells)} |")
@@ -379,52 +402,86 @@ def tell_distance() -> str:
     return "\n".join(told)
 
 
+def expect_training(values: Sequence[float]) -> tuple[float, float]:
+    """Give where 95 % of further trainings lie, by those of other seeds: Student's interval."""
+    n = len(values)
+    reach = scipy.special.stdtrit(n - 1, 0.975) * np.std(values, ddof=1) * (1 + 1 / n) ** 0.5
+    return np.mean(values) - reach, np.mean(values) + reach
+
+
+def tell_expected() -> str:
+    """Say which published values a further training would be expected to give."""
+    columns = dict(zip(HEADS, MEANS, strict=True))
+    for shift, (sign, levels) in LEVELS.items():
+        columns |= {f"{sign} = {level}": Column("", shift, str(level)) for level in levels}
+    told = []
+    for (model, (title, epochs)), longer in itertools.product(RECIPES.items(), (False, True)):
+        head = f"- {title}, {epochs if longer else 8} epochs"
+        units = [read_unit(unit)["value"] for unit in find_units(model, longer=longer)]
+        if len(units) == 1:
+            told.append(f"{head}: one seed, so no interval.")
+            continue
+        published = read_compared(model, longer=longer)["published"]
+        outside = []
+        for name, column in columns.items():
+            low, high = expect_training([unit[column.key] for unit in units])
+            outside += [] if low <= published[column.key] <= high else [name]
+        missed = f", not {' and '.join(outside)}" if outside else ""
+        told.append(f"{head}: {len(columns) - len(outside)} of {len(columns)}{missed}.")
+    return "\n".join(told)
+
+
 def measure_changes() -> pd.DataFrame:
-    """Give what the longer training adds to each mean, averaged over seeds that have both."""
+    """Give what the longer training adds to each mean: a row for each seed that has both."""
     changes = {}
-    for model in RECIPES:
-        pairs = [
-            (read_unit(unit), read_unit(unit.with_name(unit.name.replace("-80-", "-"))))
-            for unit in find_units(model, longer=True)
-        ]
-        for column in MEANS:
-            key = (column.shift, column.level, column.metric)
-            added = [long.loc[key, "value"] - short.loc[key, "value"] for long, short in pairs]
-            changes[model, *key] = column.scale * sum(added) / len(added)
-    return pd.Series(changes)
+    for model, (title, epochs) in RECIPES.items():
+        for unit in find_units(model, longer=True):
+            long, short = map(read_unit, (unit, unit.with_name(unit.name.replace("-80-", "-"))))
+            seed = unit.name.rpartition("-s")[2]
+            changes[f"{title}, {epochs} minus 8 epochs, seed {seed}"] = {
+                head: column.scale * (long["value"] - short["value"])[column.key]
+                for head, column in zip(HEADS, MEANS, strict=True)
+            }
+    return pd.DataFrame(changes).T
 
 
 def tabulate_changes() -> str:
     """Write what the longer training adds."""
     lines = ["| | " + " | ".join(HEADS) + " |", "| --- |" + " ---: |" * len(MEANS)]
-    changes = measure_changes()
-    for model, (title, epochs) in RECIPES.items():
-        seeds = COUNTS[len(find_units(model, longer=True))]
-        cells = []
-        for column in MEANS:
-            change = changes[(model, column.shift, column.level, column.metric)]
-            cells.append(("+" if change > 0 else "") + column.write(change).replace("-", "−"))
-        lines.append(f"| {title}, {epochs} minus 8 epochs, {seeds} | {' | '.join(cells)} |")
+    for title, row in measure_changes().iterrows():
+        cells = [
+            ("+" if change > 0 else "") + column.write(change).replace("-", "−")
+            for change, column in zip(row, MEANS, strict=True)
+        ]
+        lines.append(f"| {title} | {' | '.join(cells)} |")
     return "\n".join(lines)
 
 
-def gather_trainings(metric: str) -> pd.DataFrame:
-    """Give each training of both lengths, and the published value, in the three states."""
-    columns = [column for column in MEANS if column.metric == metric]
-    cells = []
+def of_both_lengths() -> list[Row]:
+    """Give each recipe with 8 epochs, with the published number, and as published."""
+    rows = []
     for model, (title, epochs) in RECIPES.items():
-        published = read_compared(model, longer=True)["published"]
-        for longer, length in ((False, 8), (True, epochs)):
-            for unit in find_units(model, longer=longer):
-                scores = read_unit(unit)
-                for column in columns:
-                    row = scores.loc[(column.shift, column.level, metric)]
-                    ends = (column.scale * row[name] for name in ("value", "low", "high"))
-                    cells.append((f"{title}, {length} epochs", False, column.title, *ends))
-        for column in columns:
-            value = column.scale * published.loc[(column.shift, column.level, metric)]
-            cells.append((f"{title}, published", True, column.title, value, None, None))
-    return pd.DataFrame(cells, columns=["row", "published", "column", "value", "low", "high"])
+        rows += [
+            Row(f"{title}, 8 epochs", model, SIX),
+            Row(f"{title}, {epochs} epochs", model, LONGER, length="-80"),
+            Row(f"{title}, published", model, SIX, published=True),
+        ]
+    return rows
+
+
+def tabulate_pets() -> str:
+    """Write Tables 5 and 6 of the paper beside the measured means."""
+    lines = ["| | | Measured | Published |", "| --- | --- | ---: | ---: |"]
+    rows = [row for row in PAGES["oxford-pets"].rows if not row.published]
+    tables = [read_row(HERE / "oxford-pets", row) for row in rows]
+    for column in MEANS:
+        head = f"{column.name}, {column.title} "
+        for row, stored in zip(rows, tables, strict=True):
+            cell = stored.loc[column.key]
+            published = column.write(column.scale * cell["published"])
+            lines.append(f"| {head}| {row.title} | {told_cell(cell, column)} | {published} |")
+            head = ""
+    return "\n".join(lines)
 
 
 def longer_blocks() -> dict[str, str]:
@@ -435,6 +492,7 @@ def longer_blocks() -> dict[str, str]:
         "brightness": tabulate_levels("brightness_factor"),
         "blur": tabulate_levels("gaussian_blur"),
         "distance": tell_distance(),
+        "expected": tell_expected(),
         "changes": tabulate_changes(),
     }
 
@@ -453,15 +511,16 @@ def write_blocks(path: Path, blocks: Mapping[str, str]) -> None:
 def write_longer() -> None:
     """Write the comparison, the figure, and the tables between the lines that mark their places."""
     compare_longer().to_csv(PATHMNIST / LONGER, index=False, float_format="%.8g")
+    rows, half = of_both_lengths(), len(MEANS) // 2
     panels = (
-        draw_dots(gather_trainings("accuracy"), "Accuracy (%)"),
-        draw_dots(gather_trainings(RMS), "RMS calibration error"),
+        draw_dots(trainings(PATHMNIST, rows, MEANS[:half]), "Accuracy (%)"),
+        draw_dots(trainings(PATHMNIST, rows, MEANS[half:]), "RMS calibration error"),
     )
     write_figure(
         PATHMNIST / "figures/longer.svg",
         alt.vconcat(*panels),
-        "Training as long as published raises accuracy, on clean images and under both shifts",
-        f"A filled mark is one training, its line an interval over images. {tell_seeds()}",
+        "Training as long as published raises accuracy; calibration is not shown to improve",
+        tell_seeds(),
     )
     write_blocks(PATHMNIST / "details.md", longer_blocks())
 
@@ -470,6 +529,7 @@ def main() -> None:
     """Write each page, and the comparison of lengths of training."""
     for name, page in PAGES.items():
         write_page(name, page)
+    write_blocks(HERE / "oxford-pets/details.md", {"means": tabulate_pets()})
     write_longer()
 
 

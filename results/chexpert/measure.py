@@ -32,7 +32,7 @@ FINDINGS = ("Atelectasis", "Cardiomegaly", "Consolidation", "Edema", "Pleural Ef
 KEY, MEAN = "Study", "mean"
 KEPT = ("auc", "brier", "ece/10-equal-width", "probability_gap")
 RESAMPLES = 2000
-INK, MODELS, READERS = "#1f2328", "#0969a8", "#c2410c"
+INK, MODELS = "#1f2328", "#0969a8"
 
 
 def read_tables(
@@ -153,59 +153,42 @@ def compare_readers(
     return pd.DataFrame(rows)
 
 
-def draw(models: dict[str, pd.DataFrame], readers: pd.DataFrame, truth: pd.DataFrame) -> str:
-    """Draw the ROC curves of all models, and the radiologists as points with their intervals."""
-    curves = []
-    for name, table in models.items():
-        for finding in FINDINGS:
-            positive = truth[finding].to_numpy() == 1
-            order = np.argsort(-table[finding].to_numpy(float), kind="stable")
-            hits = positive[order]
-            corners = np.flatnonzero(np.append(np.diff(hits.astype(int)) != 0, True)) + 1
-            y, x = (np.append(0, side.cumsum()[corners - 1]) / side.sum() for side in (hits, ~hits))
-            curves.append(pd.DataFrame({"x": x, "y": y, "model": name, "finding": finding}))
-    points = readers.assign(
-        x=1 - readers["specificity"],
-        x2=1 - readers["specificity high"],
-        x3=1 - readers["specificity low"],
-        y=readers["sensitivity"],
-        y2=readers["sensitivity low"],
-        y3=readers["sensitivity high"],
-    )
-    x, y = alt.X("x:Q", title="1 − specificity"), alt.Y("y:Q", title="Sensitivity")
+def draw(scores: pd.DataFrame) -> str:
+    """Draw the mean AUC and the mean gap of each model, with 95 % intervals."""
+    mean = scores.xs("mean finding", level="unit").reset_index()
+    order = mean[mean["metric"] == "auc"].sort_values("value", ascending=False)["model"].tolist()
     panels = []
-    for finding in FINDINGS:
-        own = points[points["finding"] == finding][["x", "x2", "x3", "y", "y2", "y3"]]
-        drawn = pd.concat([curve for curve in curves if (curve["finding"] == finding).all()])
-        lines = (
-            alt.Chart(drawn.drop(columns="finding").reset_index())
-            .mark_line(color=MODELS, opacity=0.45, strokeWidth=1)
-            .encode(x=x, y=y, detail="model:N", order="index:Q")
+    for metric, scale, title in (
+        ("auc", 1, "Mean AUC of five findings"),
+        ("probability_gap", 100, "Mean probability − prevalence (points)"),
+    ):
+        rows = mean[(mean["metric"] == metric) & (mean["probabilities"] | (metric == "auc"))]
+        rows = rows.assign(**{name: scale * rows[name] for name in ("value", "low", "high")})
+        y = alt.Y("model:N", title=None, scale=alt.Scale(domain=order))
+        axis = alt.Scale(zero=metric != "auc")
+        base = alt.Chart(rows).encode(y=y)
+        lines = base.mark_rule(color=MODELS, strokeWidth=2.5, opacity=0.55).encode(
+            x=alt.X("low:Q", title=title, scale=axis), x2="high:Q"
         )
-        base = alt.Chart(own)
-        across = base.mark_rule(color=READERS).encode(x="x2:Q", x2="x3:Q", y="y:Q")
-        up = base.mark_rule(color=READERS).encode(x="x:Q", y="y2:Q", y2="y3:Q")
-        dots = base.mark_point(
-            color=READERS, filled=True, size=45, shape="diamond", opacity=1
-        ).encode(x="x:Q", y="y:Q")
-        panels.append(
-            alt.layer(lines, across, up, dots).properties(width=165, height=165, title=finding)
-        )
+        dots = base.mark_point(color=MODELS, filled=True, size=75, opacity=1).encode(x="value:Q")
+        panels.append(alt.layer(lines, dots).properties(width=270, height=alt.Step(20)))
+    title = alt.Title(
+        [
+            "Models for chest X-rays do not differ significantly in AUC,",
+            "and most give probabilities that are too high",
+        ],
+        subtitle="Lines are 95 % intervals over studies. Without a mark: scores that exceed 1.",
+        anchor="start",
+        color=INK,
+    )
     chart = (
         alt.hconcat(*panels)
-        .properties(
-            title=alt.Title(
-                f"{len(models)} models (lines) and {readers['radiologist'].nunique()} radiologists "
-                f"(diamonds, 95 % intervals) on {len(truth)} chest X-rays",
-                anchor="start",
-                color=INK,
-            ),
-            background="white",
-        )
-        .configure_axis(labelColor=INK, titleColor=INK)
-        .configure_title(fontSize=13)
+        .properties(title=title, background="white", padding=14)
+        .configure(font="Helvetica, Arial, sans-serif")
+        .configure_axis(labelColor=INK, titleColor=INK, labelFontSize=12, titleFontWeight="normal")
+        .configure_title(fontSize=14, subtitleFontSize=12)
     )
-    return vlc.vegalite_to_svg(chart.to_json())
+    return vlc.vegalite_to_svg(chart.to_dict())
 
 
 def write_table(scores: pd.DataFrame) -> str:
@@ -237,7 +220,7 @@ def main(folder: Path, out: Path = HERE, work: Path = Path("runs/chexpert")) -> 
     best = scores.xs(("mean finding", "auc"), level=("unit", "metric"))["value"].idxmax()
     read = compare_readers(models[best], readers, truth)
     read.round(5).to_csv(out / "radiologists.csv", index=False)
-    (out / "finding.svg").write_text(draw(models, read, truth))
+    (out / "finding.svg").write_text(draw(scores), encoding="utf-8")
     page = (HERE / "README.md").read_text(encoding="utf-8")
     table = re.compile(r"^\| Model .*?(?=\n\n)", re.MULTILINE | re.DOTALL)
     (out / "README.md").write_text(table.sub(write_table(scores), page), encoding="utf-8")

@@ -1,6 +1,6 @@
 """The tables of details.md, from the numbers that are stored beside it.
 
-    python -m results.pacs.details    # writes each table in its place, from the root of a clone
+    python -m results.pacs.details    # writes them in their places, from the root of a clone
 
 A unit is a recipe and a seed. A column of a table has a title, a suffix of the model, and a shift
 and a metric of scores.csv.
@@ -9,13 +9,11 @@ and a metric of scores.csv.
 from __future__ import annotations
 
 import csv
-import itertools
-import re
 from collections.abc import Sequence
 from pathlib import Path
 
 import pandas as pd
-from results import adapted
+from results import adapted, pages
 
 HERE = Path(__file__).parent
 SKETCH = "natural/sketch"
@@ -38,12 +36,10 @@ def accuracies(title: str, shift: str) -> tuple[tuple[str, ...], ...]:
 UNITS = accuracies("Sketches", SKETCH)
 CARTOONS = accuracies("Cartoons", "natural/cartoon")
 CALIBRATION = (
-    ("Known kinds", "", "clean", RMS),
-    ("With a temperature", "+temperature", "clean", RMS),
     ("Sketches", "", SKETCH, RMS),
     ("With a temperature", "+temperature", SKETCH, RMS),
 )
-METRICS = (adapted.CHANGE, RMS, f"coverage_{THRESHOLD}", f"risk_{THRESHOLD}")
+METRICS = (adapted.CHANGE, RMS, f"risk_{THRESHOLD}", adapted.COVERED)
 GUARD = {
     "known_answered": "Known kinds: answered (%)",
     "known_wrong": "Wrong among these (%)",
@@ -91,37 +87,33 @@ def of_guards() -> str:
     return adapted.markdown([["Unit", *GUARD.values()], *lines])
 
 
-def of_adapted() -> list[str]:
-    """Write means over all adapted networks, and what adapting changes in each of them."""
+def of_means(networks: Sequence[pd.DataFrame], metrics: Sequence[str]) -> str:
+    """Write means over networks, or the numbers of one, without what batch norm does alone."""
+    rows = adapted.over_networks(networks) if len(networks) > 1 else networks[0]
+    shown = adapted.leave_out_repeats(rows.assign(unit="all"))
+    return "\n".join(adapted.tables(shown, metrics))
+
+
+def blocks() -> dict[str, str]:
+    """Give what stands between the lines of details.md that mark places."""
     stored = adapted.read_folder(HERE / "adapted")
-    means = adapted.over_networks(list(stored.values()))
-    lines = [["Change of accuracy (points)", "Protocol", *stored]]
-    changes = {
-        (unit, row["method"], row["protocol"]): f"{100 * row['value']:+.1f}"
-        for unit, rows in stored.items()
-        for _, row in rows[rows["metric"] == adapted.CHANGE].iterrows()
-    }
-    for (method, title), protocol in itertools.product(adapted.METHODS.items(), adapted.PROTOCOLS):
-        cells = [changes.get((unit, method, protocol), "") for unit in stored]
-        if any(cells):
-            lines.append([title, protocol, *cells])
-    return [*adapted.tables(means, METRICS), adapted.markdown(lines)]
-
-
-def tables() -> list[str]:
-    """Write all tables in the order of the page."""
-    units = of_units("Unit", UNITS), of_units("RMS calibration error", CALIBRATION)
+    measured = {metric for rows in stored.values() for metric in rows["metric"]}
+    alone = [name for name in (adapted.CHANGE, adapted.COVERED) if name in measured]
     cartoons = adapted.read(HERE / "cartoon" / "adapted.csv")
-    changes = adapted.tables(cartoons, [adapted.CHANGE, f"risk_{THRESHOLD}"])
-    return [*units, of_guards(), *of_adapted(), of_units("Unit", CARTOONS, "cartoon"), *changes]
+    return {
+        "units": of_units("Unit", UNITS),
+        "calibration": of_units("RMS calibration error", CALIBRATION),
+        "guards": of_guards(),
+        "means": of_means(list(stored.values()), METRICS),
+        "networks": "\n".join(adapted.by_network(stored, metric) for metric in alone),
+        "cartoons": of_units("Unit", CARTOONS, "cartoon"),
+        "adapted on cartoons": of_means([cartoons], (adapted.CHANGE,)),
+    }
 
 
 def main() -> None:
     """Put each table into its place on the page."""
-    path = HERE / "details.md"
-    parts = re.split(r"(?m)^((?:\|.*\n)+)", path.read_text(encoding="utf-8"))
-    parts[1::2] = tables()
-    path.write_text("".join(parts), encoding="utf-8")
+    pages.write_blocks(HERE / "details.md", blocks())
 
 
 if __name__ == "__main__":

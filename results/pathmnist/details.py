@@ -8,25 +8,21 @@ results/adapted.py, are read by themselves.
 
 from __future__ import annotations
 
-import itertools
 from pathlib import Path
 
 import pandas as pd
 from results import adapted, pages
 
 HERE = Path(__file__).parent
-COVERAGE, RISK = (f"{name}_above_validation_threshold/0.05" for name in ("coverage", "risk"))
-HOSPITAL = ("accuracy", adapted.CHANGE, pages.RMS, COVERAGE, RISK)
-CELLS = (adapted.CHANGE, adapted.RMS_CHANGE, RISK, adapted.COVERED, adapted.COLLAPSED)
-ALONE = (adapted.COVERED, "conformal_set_size", adapted.COLLAPSED, "forward", "backward")
+RISK = "risk_above_validation_threshold/0.05"
+CELLS = (adapted.CHANGE, adapted.RMS_CHANGE, RISK, adapted.COVERED)
 
 
 def title(unit: str) -> str:
     """Write the recipe, the epochs and the seed of a unit."""
     model, *length, seed = unit.split("-")
     name, published = pages.RECIPES[model]
-    epochs = {"80": published}.get(length[0], length[0]) if length else 8
-    return f"{name}, {epochs} epochs, seed {seed.removeprefix('s')}"
+    return f"{name}, {published if length else 8} epochs, seed {seed.removeprefix('s')}"
 
 
 def units() -> list[str]:
@@ -61,58 +57,46 @@ def of_batch_norm() -> str:
     return adapted.markdown(lines)
 
 
+def networks() -> dict[str, pd.DataFrame]:
+    """Read the networks that were adapted by each method, all of published length."""
+    stored = adapted.read_folder(HERE / "adapted")
+    return {title(unit): rows for unit, rows in stored.items()}
+
+
 def name_cell(shift: str, level: str) -> str:
     """Write the state of the images of a cell."""
-    if shift in pages.LEVELS:
-        return f"{pages.LEVELS[shift][0]} = {level}"
-    return "no further shift" if shift == "clean" else "no further shift, afterwards"
+    return f"{pages.LEVELS[shift][0]} = {level}" if shift in pages.LEVELS else "no further shift"
 
 
-def grid(corner: str, rows: pd.DataFrame, names: pd.Series) -> str:
-    """Write a line for each method and protocol, and a column for each name."""
-    texts = {
-        (cell["method"], cell["protocol"], name): adapted.write(cell)
-        for name, (_, cell) in zip(names, rows.iterrows(), strict=True)
-    }
-    columns = list(dict.fromkeys(names))
-    lines = [[corner, "Protocol", *columns]]
-    for method, protocol in itertools.product(
-        (adapted.PLAIN, *adapted.METHODS), ("", *adapted.PROTOCOLS)
-    ):
-        told = [texts.get((method, protocol, name), "") for name in columns]
-        if any(told):
-            lines.append([adapted.METHODS.get(method, method), protocol, *told])
-    return adapted.markdown(lines)
-
-
-def of_network(rows: pd.DataFrame) -> list[str]:
-    """Write what is known of a network: each protocol, its sets and its cost, and each shift."""
-    is_shifted = rows["shift"] != "clean"
-    alone = rows[~is_shifted & ~rows["protocol"].str.startswith("continual")]
-    written = adapted.tables(alone, HOSPITAL)
-    costs = alone[alone["metric"].isin(ALONE)]
-    if len(costs):
-        titles = costs["metric"].map(lambda metric: adapted.METRICS[metric].title)
-        written.append(grid("Without a further shift", costs, titles))
-    tried = rows.loc[is_shifted, ["method", "protocol"]].drop_duplicates()
-    shown = rows.merge(tried, on=["method", "protocol"])
-    for metric in CELLS if len(tried) else ():
-        own = shown[shown["metric"] == metric]
-        names = own[["shift", "level"]].apply(lambda cell: name_cell(*cell), axis=1)
-        written.append(grid(adapted.METRICS[metric].title, own, names))
-    return written
-
-
-def of_networks() -> str:
-    """Write the tables of each network."""
-    stored = adapted.read_folder(HERE / "adapted")
-    parts = [[f"#### {title(unit)}\n", *of_network(rows)] for unit, rows in stored.items()]
-    return "\n".join(text for part in parts for text in part)
+def of_shifts() -> str:
+    """Write what each method does under the published shifts, for each network that met them."""
+    written = []
+    for name, rows in networks().items():
+        is_shifted = rows["shift"] != "clean"
+        if not is_shifted.any():
+            continue
+        tried = rows.loc[is_shifted, ["method", "protocol"]].drop_duplicates()
+        shown = rows.merge(tried, on=["method", "protocol"]).assign(unit=name)
+        (order,) = set(shown["protocol"]) - {""}
+        shown["state"] = shown[["shift", "level"]].apply(lambda cell: name_cell(*cell), axis=1)
+        written.append(f"{name}, {order}:\n")
+        for metric in CELLS:
+            own = adapted.leave_out_repeats(shown[shown["metric"] == metric])
+            written.append(
+                adapted.grid(adapted.METRICS[metric].title, own.assign(protocol=""), "state")
+            )
+    return "\n".join(written)
 
 
 def blocks() -> dict[str, str]:
     """Give what stands between the lines of details.md that mark places."""
-    return {"adapted": of_networks(), "batch norm": of_batch_norm()}
+    return {
+        "batch norm": of_batch_norm(),
+        "accuracy": adapted.by_network(networks(), "accuracy"),
+        "calibration": adapted.by_network(networks(), pages.RMS),
+        "errors": adapted.by_network(networks(), RISK),
+        "shifts": of_shifts(),
+    }
 
 
 def main() -> None:

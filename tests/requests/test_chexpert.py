@@ -1,6 +1,7 @@
 """The study of public predictions for CheXpert, on a small folder in the same format."""
 
 import importlib.util
+import re
 from pathlib import Path
 
 import numpy as np
@@ -91,6 +92,31 @@ def test_a_difference_in_area_is_tested_as_delong_does(study, folder):
     reach = (row["high"] - row["low"]) / 2
     least, most = (scipy.stats.t.ppf(0.975, df) for df in (len(y) - 1, 10))
     assert least * np.sqrt(variance) * (1 - 1e-9) <= reach <= most * np.sqrt(variance)
+
+
+def test_the_figure_shows_each_model_with_its_stored_intervals(study):
+    stored = pd.read_csv(RESULTS / "numbers.csv").set_index(["model", "unit", "metric"])
+    drawn = (RESULTS / "finding.svg").read_text(encoding="utf-8")
+    mean = stored.xs("mean finding", level="unit")
+    for metric, scale, title, count in (
+        ("auc", 1, "Mean AUC of five findings", 10),
+        ("probability_gap", 100, "Mean probability − prevalence (points)", 8),
+    ):
+        rows = mean.xs(metric, level="metric")
+        rows = rows[rows["probabilities"] | (metric == "auc")]
+        shown = re.findall(rf'"{re.escape(title)}: ([\d.]+); model: (\w+); high: ([\d.]+)"', drawn)
+        assert len(shown) == count
+        for low, name, high in shown:
+            expected = [scale * rows.loc[name, end] for end in ("low", "high")]
+            assert [float(low), float(high)] == pytest.approx(expected)
+        marks = re.findall(r'"value: ([\d.]+); model: (\w+)"', drawn)
+        values = {(name, float(value)) for value, name in marks}
+        for name, row in rows.iterrows():
+            assert any(
+                who == name and value == pytest.approx(scale * row["value"])
+                for who, value in values
+            )
+    assert study.draw(stored).count("aria-label") == drawn.count("aria-label")
 
 
 def test_the_page_has_the_numbers_that_are_stored(study):
