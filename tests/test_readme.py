@@ -239,6 +239,12 @@ def test_the_sentences_of_pacs_say_what_is_stored():
     assert f"answer {min(answered)} to {max(answered)} % of the sketches" in page
     assert f"{min(wrong)} to {max(wrong)} % of them wrongly" in page
     assert f"Confidence is {min(gap)} to {max(gap)} points above accuracy" in found
+    columns = [("", variant, details.SKETCH, details.RMS) for variant in ("", "+temperature")]
+    errors = [[cell["value"] for cell in c] for c in details.numbers(columns, "units").values()]
+    assert all(scaled < plain for plain, scaled in errors)
+    plain, scaled = zip(*errors, strict=True)
+    ends = [f"{end:.3f}" for values in (plain, scaled) for end in (min(values), max(values))]
+    assert "from {} to {} before to {} to {} after".format(*ends) in found
     assert f"{min(wrong)} to {max(wrong)} % of the answers above the threshold are wrong" in found
     assert f"between {-min(misses)} points too low and {max(misses)} too high" in found
 

@@ -35,10 +35,6 @@ def accuracies(title: str, shift: str) -> tuple[tuple[str, ...], ...]:
 
 UNITS = accuracies("Sketches", SKETCH)
 CARTOONS = accuracies("Cartoons", "natural/cartoon")
-CALIBRATION = (
-    ("Sketches", "", SKETCH, RMS),
-    ("With a temperature", "+temperature", SKETCH, RMS),
-)
 METRICS = (adapted.CHANGE, RMS, f"risk_{THRESHOLD}", adapted.COVERED)
 GUARD = {
     "known_answered": "Known kinds: answered (%)",
@@ -64,18 +60,12 @@ def numbers(columns: Sequence[tuple[str, ...]], folder: str) -> dict[str, list[p
     return found
 
 
-def of_units(corner: str, columns: Sequence[tuple[str, ...]], folder: str = "units") -> str:
+def of_units(columns: Sequence[tuple[str, ...]], folder: str) -> str:
     """Write a line for each trained network; in brackets 95 % intervals over images."""
-
-    def write(cell: pd.Series, metric: str) -> str:
-        scale, digits = (1, 3) if metric == RMS else (100, 1)
-        value, low, high = (f"{scale * cell[end]:.{digits}f}" for end in ("value", "low", "high"))
-        return f"{value} [{low}, {high}]"
-
-    metrics = [column[-1] for column in columns]
-    lines = [[corner, *(column[0] for column in columns)]]
+    lines = [["Unit", *(column[0] for column in columns)]]
     for unit, cells in numbers(columns, folder).items():
-        lines.append([unit, *map(write, cells, metrics)])
+        ends = [[f"{100 * cell[end]:.1f}" for end in ("value", "low", "high")] for cell in cells]
+        lines.append([unit, *(f"{value} [{low}, {high}]" for value, low, high in ends)])
     return adapted.markdown(lines)
 
 
@@ -101,12 +91,11 @@ def blocks() -> dict[str, str]:
     alone = [name for name in (adapted.CHANGE, adapted.COVERED) if name in measured]
     cartoons = adapted.read(HERE / "cartoon" / "adapted.csv")
     return {
-        "units": of_units("Unit", UNITS),
-        "calibration": of_units("RMS calibration error", CALIBRATION),
+        "units": of_units(UNITS, "units"),
         "guards": of_guards(),
         "means": of_means(list(stored.values()), METRICS),
         "networks": "\n".join(adapted.by_network(stored, metric) for metric in alone),
-        "cartoons": of_units("Unit", CARTOONS, "cartoon"),
+        "cartoons": of_units(CARTOONS, "cartoon"),
         "adapted on cartoons": of_means([cartoons], (adapted.CHANGE,)),
     }
 
