@@ -257,23 +257,6 @@ def test_eata_is_that_of_its_paper(weight):
     assert "mean" in adapted.memory
 
 
-def test_a_step_of_tent_by_hand():
-    """Layer norm gives (1, -1). The entropy falls with the distance d = 2 of the logits.
-
-    p = 1 / (1 + exp(-2)); the slope along the first logit is -p (1 - p) d = -0.20999, and the
-    opposite along the second. A step of 1 adds this to the first scale and shift, so that the
-    logits are 1 + 2 * 0.20999 and its opposite.
-    """
-    network = nn.Sequential(nn.Flatten(), nn.LayerNorm(2, eps=0.0)).eval()
-    images = torch.tensor([[[[0.75, 0.25]]]])
-    outputs, _ = adapted_outputs(
-        "tent: {optimiser: sgd, learning_rate: 1}", network, [images, images]
-    )
-    p = 1 / (1 + math.exp(-2))
-    second = 1 + 2 * p * (1 - p) * 2
-    np.testing.assert_allclose(outputs, [[1, -1], [second, -second]], rtol=1e-5)
-
-
 @pytest.mark.parametrize(("source", "momentum"), [(0, 1), (16, 1), (3, 0.5), (0, 0.1)])
 def test_batch_norm_mixes_statistics(source, momentum):
     norm = nn.BatchNorm2d(3, affine=False)
