@@ -499,6 +499,7 @@ def test_a_batch_that_is_too_small_is_refused(text, images, batch_size, fits):
         ("lame: {affinity: kNN}", "affinity of lame 'kNN'"),
         ("views: {views: flips}", "views of views 'flips'; did you mean 'flip'"),
         ("eata: {fisher: 0}", "parameter of eata 'fisher'"),
+        ("tent: {concentration: 0}", "concentration of tent must be a number > 0, found 0"),
         ("tent: {imbalance: 0.5, order: imbalanced}", "imbalance of tent must be a number >= 1"),
     ],
 )
