@@ -254,6 +254,7 @@ def test_one_class_is_found_where_each_batch_is_alone(images, tmp_path, after, c
 
 
 def test_hardly_adapting_and_coming_back_is_said(images, tmp_path):
+    adapts, lines = "scales and shifts of batch norm (1 of 1 layers): 6 of 6 numbers", []
     for number, (text, words) in enumerate(WORDS.items()):
         with figures_left_out():
             run = fw.evaluate(
@@ -264,7 +265,7 @@ def test_hardly_adapting_and_coming_back_is_said(images, tmp_path):
                 out=tmp_path / str(number),
                 bootstrap=100,
                 device="cpu",
-                progress=False,
+                progress=lambda event: lines.append(event.line),
             )
         contents = read_contents(run.folder)
         (title,) = title_adapting(contents).values()
@@ -272,6 +273,12 @@ def test_hardly_adapting_and_coming_back_is_said(images, tmp_path):
         assert [text.removeprefix(f"{title} ") for text in said] == words
         table = pd.read_csv(run.folder.file("tables/adaptation_costs.csv"))
         assert table["batches"].item() == 20
+        assert table["adapts"].item() == adapts
+        page = run.folder.file("report.html").read_text().replace("\N{NO-BREAK SPACE}", " ")
+        assert adapts.capitalize() in page
+        (line,) = [line for line in lines if adapts in line]
+        assert line.startswith("adapts         ")
+        lines.clear()
 
 
 def test_streams_of_few_images_are_not_examined(images, tmp_path):

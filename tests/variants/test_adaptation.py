@@ -257,23 +257,6 @@ def test_eata_is_that_of_its_paper(weight):
     assert "mean" in adapted.memory
 
 
-def test_a_step_of_tent_by_hand():
-    """Layer norm gives (1, -1). The entropy falls with the distance d = 2 of the logits.
-
-    p = 1 / (1 + exp(-2)); the slope along the first logit is -p (1 - p) d = -0.20999, and the
-    opposite along the second. A step of 1 adds this to the first scale and shift, so that the
-    logits are 1 + 2 * 0.20999 and its opposite.
-    """
-    network = nn.Sequential(nn.Flatten(), nn.LayerNorm(2, eps=0.0)).eval()
-    images = torch.tensor([[[[0.75, 0.25]]]])
-    outputs, _ = adapted_outputs(
-        "tent: {optimiser: sgd, learning_rate: 1}", network, [images, images]
-    )
-    p = 1 / (1 + math.exp(-2))
-    second = 1 + 2 * p * (1 - p) * 2
-    np.testing.assert_allclose(outputs, [[1, -1], [second, -second]], rtol=1e-5)
-
-
 @pytest.mark.parametrize(("source", "momentum"), [(0, 1), (16, 1), (3, 0.5), (0, 0.1)])
 def test_batch_norm_mixes_statistics(source, momentum):
     norm = nn.BatchNorm2d(3, affine=False)
@@ -297,11 +280,12 @@ def test_batch_norm_mixes_statistics(source, momentum):
         ("batchnorm: {orders: 3}", 3),
         ("batchnorm: {order: by_class}", 5),
         ("batchnorm: {order: dirichlet}", 5),
-        ("batchnorm: {momentum: 0.5}", 1),
+        ("batchnorm: {momentum: 0.5}", 5),
+        ("batchnorm: {momentum: 0.5, orders: 1}", 1),
         ("batchnorm: {order: by_class, orders: 1}", 1),
     ],
 )
-def test_batch_norm_has_several_streams_of_sorted_images(text, streams):
+def test_batch_norm_has_several_streams_where_the_order_matters(text, streams):
     variant = read_variant(text)
     assert len(variant.draw_streams(np.arange(9) % 3)) == streams
     assert read_variant(variant.text) == variant == read_variant(variant.full_text)
@@ -465,6 +449,14 @@ def test_a_network_without_what_a_method_needs_is_refused_on_one_image(text, net
     assert "\n" not in str(raised.value)
 
 
+def test_eata_is_tried_on_an_image_that_counts():
+    """It then holds parameters back, by what it has learned from images before."""
+    network = nn.Sequential(nn.Flatten(), nn.LayerNorm(12), nn.Linear(12, 2)).eval()
+    with torch.no_grad():
+        network[2].bias += torch.tensor([9.0, -9.0])  # sure of all images
+    read_variant("eata").check_network(network, torch.rand(1, 3, 2, 2))
+
+
 @pytest.mark.parametrize(
     ("text", "images", "batch_size", "fits"),
     [
@@ -507,6 +499,7 @@ def test_a_batch_that_is_too_small_is_refused(text, images, batch_size, fits):
         ("lame: {affinity: kNN}", "affinity of lame 'kNN'"),
         ("views: {views: flips}", "views of views 'flips'; did you mean 'flip'"),
         ("eata: {fisher: 0}", "parameter of eata 'fisher'"),
+        ("tent: {concentration: 0}", "concentration of tent must be a number > 0, found 0"),
         ("tent: {imbalance: 0.5, order: imbalanced}", "imbalance of tent must be a number >= 1"),
     ],
 )
@@ -531,6 +524,25 @@ def test_a_title_says_every_field_that_is_changed(kind):
         assert said.replace("_", " ") in title
 
 
+@pytest.mark.parametrize(
+    ("parameters", "title"),
+    [
+        ("", ""),
+        ("order: by_class", ", by class"),
+        ("order: by_class, orders: 5", ", by class"),
+        ("order: by_class, orders: 1", ", by class, orders 1"),
+        ("orders: 5", ", orders 5"),
+        ("momentum: 0.5", ", momentum 0.5"),
+        ("momentum: 0.5, orders: 1", ", orders 1, momentum 0.5"),
+        ("batch_size: 64, source: 16", ", source 16"),
+    ],
+)
+def test_titles_of_batch_norm_leave_out_the_usual_number_of_streams(parameters, title):
+    assert (
+        read_variant(f"batchnorm: {{{parameters}}}").title == f"batch norm of the test batch{title}"
+    )
+
+
 def test_a_protocol_is_in_name_title_and_written_form():
     variant = read_variant("tent: {order: by_class, batch_size: 16, learning_rate: 0.01}")
     assert variant.name == "tent-batch_size16-by_class-learning_rate0.01"
@@ -539,6 +551,92 @@ def test_a_protocol_is_in_name_title_and_written_form():
     assert read_variant(variant.text) == variant
     assert read_variant("eata: {fisher_weight: 0}").title == "ETA, fisher weight 0"
     assert read_variant("eata: {cells: continual}").title == "EATA, continual"
+
+
+# ---------------------------------------------------------------- what of a network adapts
+
+
+class Mixed(nn.Module):
+    """Convolutions with each kind of normalisation, a free parameter, and a last layer."""
+
+    def __init__(self):
+        super().__init__()
+        self.free = nn.Parameter(torch.ones(3, 1, 1))
+        self.layer3 = nn.BatchNorm2d(3)
+        self.layer4 = nn.Sequential(nn.Conv2d(3, 6, 1), nn.BatchNorm2d(6))
+        self.fixed = nn.BatchNorm2d(6, affine=False)
+        self.groups = nn.GroupNorm(2, 6)
+        self.instances = nn.InstanceNorm2d(6, affine=True)
+        self.norm, self.root = nn.LayerNorm(6), nn.RMSNorm(6)
+        self.head = nn.Linear(6, 4)
+
+    def forward(self, images):
+        maps = self.fixed(self.layer4(self.layer3(images * self.free)))
+        return self.head(self.root(self.norm(self.instances(self.groups(maps)).mean((2, 3)))))
+
+
+# The free ones 3; batch norm 6 and 12, a convolution 24; group, instance and layer norm 12 each,
+# RMS norm 6; the last layer 28.
+MIXED = {
+    "batchnorm": "statistics of batch norm (3 of 3 layers)",
+    "batchnorm: {source: 16}": "statistics of batch norm (3 of 3 layers)",
+    "tent": "scales and shifts of batch norm (2 of 2 layers), instance norm (1 of 1 layers), "
+    "group norm (1 of 1 layers), layer norm (1 of 1 layers), RMS norm (1 of 1 layers): "
+    "60 of 115 numbers",
+    "sar": "scales and shifts of batch norm (1 of 2 layers), instance norm (1 of 1 layers), "
+    "group norm (1 of 1 layers), layer norm (0 of 1 layers), RMS norm (1 of 1 layers): "
+    "36 of 115 numbers",
+    "cotta": "weights and biases (15 of 16 parameters): 112 of 115 numbers",
+    "lame": "answers, by the 6 features before the last layer; no weights",
+    "t3a": "the last layer, of 6 features: 28 of 115 numbers",
+    "views": "nothing",
+}
+
+
+@pytest.mark.parametrize("text", MIXED)
+def test_what_adapts_is_said_of_each_kind_of_layer(text):
+    network = Mixed().eval()
+    variant, images = read_variant(text), torch.rand(1, 3, 8, 8)
+    assert variant.describe_adapted(network, images) == MIXED[text]
+    eata = read_variant("eata").describe_adapted(network, images)
+    assert eata == MIXED["tent"]
+
+
+@pytest.mark.parametrize(
+    ("name", "layers"),
+    [
+        ("timm:test_resnet", "batch norm"),  # the class of timm
+        ("timm:resnet10t", "batch norm"),
+        ("timm:resnet50_gn", "group norm"),
+        ("timm:test_vit", "layer norm"),
+    ],
+)
+@pytest.mark.parametrize("kind", ["tent", "sar"])
+def test_numbers_that_adapt_are_those_that_a_step_changes(name, layers, kind):
+    """Counted once more by taking a step with scales and shifts that all have a slope."""
+    network = load_model(name, classes=3, weights="none").eval()
+    variant = read_variant({kind: {"learning_rate": 0.1}})
+    said = variant.describe_adapted(network, torch.rand(1, 3, 64, 64))
+    adapted = variant.adapt(network).eval()
+    for parameter in adapted.adapted_parameters:
+        parameter.grad = torch.ones_like(parameter)
+    adapted.step()
+    before = dict(network.named_parameters())
+    changed = {
+        own: int((parameter != before[own]).sum())
+        for own, parameter in adapted.network.named_parameters()
+        if not torch.equal(parameter, before[own])
+    }
+    numbers = f"{sum(changed.values()):,} of {sum(p.numel() for p in network.parameters()):,}"
+    count = len({own.rpartition(".")[0] for own in changed})
+    assert said.startswith(f"scales and shifts of {layers} ({count} of ")
+    assert said.endswith(f" layers): {numbers} numbers")
+
+
+def test_a_layer_without_statistics_of_training_has_none_to_adapt():
+    network = nn.Sequential(nn.BatchNorm2d(3), nn.BatchNorm2d(3, track_running_stats=False))
+    said = read_variant("batchnorm").describe_adapted(network.eval(), torch.rand(1, 3, 8, 8))
+    assert said == "statistics of batch norm (1 of 2 layers)"
 
 
 # ---------------------------------------------------------------- a request that cannot work

@@ -76,6 +76,9 @@ class Streams(NamedTuple):
     passes: Passes | None
     """What adapting has cost, in images of all streams."""
 
+    adapts: str | None = None
+    """What adapting changes of the network; None if it is not known."""
+
     seconds: float | None = None
     """How long the network that adapts took for all streams; None if it is not known."""
 
@@ -183,6 +186,7 @@ def _read_cell(contents: Contents, model: str, base: str, cell: str) -> Streams 
         collapses if can_collapse or any(collapses) else None,
         remark,
         contents.read_passes(model, seed, cell),
+        contents.read_adapts(model, seed, cell),
         contents.read_seconds(model, seed, cell),
         None if is_afterwards else contents.read_seconds(base, seed, cell),
     )
@@ -203,9 +207,10 @@ _STREAM_HEAD = TableLayout(
 )
 _COST_HEAD = TableLayout(
     (
-        *("Model", "Forward", "Backward", "Batches", "Steps", "Resets"),
+        *("Model", "Adapts", "Forward", "Backward", "Batches", "Steps", "Resets"),
         *("Images/s", "Plain images/s", "Times plain"),
-    )
+    ),
+    words=2,
 )
 
 
@@ -338,7 +343,7 @@ def sum_costs(cells: Sequence[Streams]) -> tuple[float, ...] | None:
 
 
 def tabulate_costs(contents: Contents) -> TextTable | None:
-    """What adapting costs: passes, steps, resets, and images a second beside the plain network."""
+    """What adapts, and what it costs: passes, steps, and images a second beside the plain one."""
     body, lines, models = [], [], []
     forms = (*[".1f"] * 2, *[",.0f"] * 5, ".1f")
     for model, cells in _list_by_model(contents.once(read_streams)).items():
@@ -346,19 +351,24 @@ def tabulate_costs(contents: Contents) -> TextTable | None:
             continue
         texts = [format(cost, form) for cost, form in zip(costs, forms, strict=True)]
         title = contents.once(title_adapting)[model]
-        body.append([title, *(ABSENT if text == "nan" else text for text in texts)])
-        lines.append([model, contents.titles[model], *costs])
+        adapts = next((streams.adapts for streams in cells if streams.adapts), "")
+        numbers = (ABSENT if text == "nan" else text for text in texts)
+        body.append([title, _capitalise(adapts) or ABSENT, *numbers])
+        lines.append([model, contents.titles[model], *costs, adapts])
         models.append(model)
     if not body:
         return None
     caption = (
-        "Cost of the first seed, over all shifts and levels. Forward, backward: passes through the "
-        "network for each image, without those of validation images. Batches, steps, resets: those "
-        "of all streams. A reset brings the model back. Images/s: of the network alone with its "
-        "steps; the median over shifts and levels, beside any other work of the machine. Times "
-        "plain: seconds for an image, divided by those of the plain network in its own batches."
+        "Adapts: what adapting changes of the network. Methods that take steps also use each "
+        "batch's statistics in batch norm. Costs of the first seed, over all shifts and levels. "
+        "Forward, backward: passes through the network for each image, without those of validation "
+        "images. Batches, steps, resets: those of all streams. A reset brings the model back. "
+        "Images/s: of the network alone with its steps; the median over shifts and levels, beside "
+        "any other work of the machine. A plain network on a CPU may share it with processes that "
+        "shift images. Times plain: seconds for an image, divided by those of the plain network in "
+        "its own batches."
     )
-    frame = pd.DataFrame(lines, columns=["model", "title", *COSTS])
+    frame = pd.DataFrame(lines, columns=["model", "title", *COSTS, "adapts"])
     return TextTable("adaptation_costs", _COST_HEAD, body, [caption], frame, models)
 
 

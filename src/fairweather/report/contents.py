@@ -414,6 +414,11 @@ class Contents:
         run, file = self._file(model, seed, cell, TEST)
         return run.read_passes(file) if run.file(file).is_file() else None
 
+    def read_adapts(self, model: str, seed: str, cell: str) -> str | None:
+        """What adapting changes of the network of a cell; None where nothing says so."""
+        run, file = self._file(model, seed, cell, TEST)
+        return run.read_adapts(file)
+
     def read_seconds(self, model: str, seed: str, cell: str) -> float | None:
         """How long the network alone took for all images of a cell; None where nothing says so."""
         run, file = self._file(model, seed, cell, TEST)

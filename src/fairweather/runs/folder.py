@@ -542,6 +542,11 @@ class RunFolder:
             described = json.loads(file.schema_arrow.metadata[b"fairweather"])
             return Passes(*described["passes"]) if "passes" in described else None
 
+    def read_adapts(self, name: str) -> str | None:
+        """What adapting changes of the network of a cell; None if no record says so."""
+        record = self.step(name.removesuffix(".parquet"))
+        return None if record is None else record.adapts
+
     def read_seconds(self, name: str) -> float | None:
         """How long the network alone took for a file of predictions; None if no record says so."""
         record = self.step(name.removesuffix(".parquet"))

@@ -96,6 +96,8 @@ class Ledger:
             }
             if times := {r.id: r.network_seconds for r in needs if r.network_seconds is not None}:
                 shown["network_seconds"] = times
+            if adapted := {r.id: r.adapts for r in needs if r.adapts is not None}:
+                shown["adapts"] = adapted
             checksums[RECORD] = fingerprint(shown)
         return step_fingerprint(step, checksums)
 

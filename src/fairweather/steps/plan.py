@@ -69,7 +69,7 @@ VERSIONS = {
     "read": 1,
     "score": 12,
     "sample": 3,
-    "report": 20,
+    "report": 21,
 }
 # Fields that change results only if a step uses a network.
 MACHINE_FIELDS = ("device", "threads")
@@ -228,6 +228,9 @@ class StepResult(NamedTuple):
 
     network_seconds: float | None = None
     """How long its network alone took; None if it has none."""
+
+    adapts: str | None = None
+    """What adapting changes of its network; None if it stays as it is."""
 
     halved_to: int | None = None
     """The batch size at which it went on after memory ran out; None if it did not."""

@@ -20,6 +20,7 @@ from fairweather.inference.prediction import (
     KnownFeatures,
     Predictor,
     compute_outputs,
+    evaluation_mode,
     join_predictions,
     make_image_notifier,
     make_predictions,
@@ -45,7 +46,7 @@ from fairweather.types.measurement import (
     Predictions,
     Shift,
 )
-from fairweather.types.record import TEST, VAL
+from fairweather.types.record import CLEAN, TEST, VAL
 from fairweather.variants.adaptation.networks import Tensors
 from fairweather.variants.fitted import NOTHING_FITTED, FittedParameters
 from fairweather.variants.variant import read_variant
@@ -286,13 +287,8 @@ def do_predictions(
         if predictor.carried is not None and step.hands_over is not None:
             folder.write(step.hands_over, _encode_states(predictor.carried))
     return [
-        _store_predictions(
-            step,
-            predictions,
-            folder,
-            # Batches of adapted networks are never halved.
-            halved=worker.halved(step.batch_size) if predictor.adapting is None else None,
-            clock=predictor.clock,
+        _add_network(
+            step, _store_predictions(step, predictions, folder), predictor, worker, progress
         )
         for step, predictor, predictions in zip(steps, predictors, all_predictions, strict=True)
     ]
@@ -328,17 +324,13 @@ def _predict_mixed(
             cell = replace(cell, ood_scores={})  # as in every other cell but the first
         one = step.model_copy(update={"shift": text, "leaves": (file,)})
         notes.append(_store_predictions(one, cell, folder).note)
-    return plan.StepResult("; ".join(notes), network_seconds=_read_clock(predictor.clock))
+    return _add_network(step, plan.StepResult("; ".join(notes)), predictor, worker, progress)
 
 
 def _store_predictions(
-    step: plan.PredictStep,
-    predictions: AnyPredictions,
-    folder: RunFolder,
-    halved: int | None = None,
-    clock: Stopwatch | None = None,
+    step: plan.PredictStep, predictions: AnyPredictions, folder: RunFolder
 ) -> plan.StepResult:
-    """Write predictions; `halved` is the batch size that was used, if memory has run out."""
+    """Write predictions."""
     if step.labelled:
         aggregated = isinstance(step.how, plan.AppliedVariant) and step.how.aggregation is not None
         folder.write_predictions(step.leaves[0], predictions, aggregated=aggregated)
@@ -350,11 +342,30 @@ def _store_predictions(
         assert isinstance(predictions, Predictions), "only classifiers are scored on other data"
         folder.write_unlabelled(step.leaves[0], predictions)
         note = f"{step.images.data}: confidence {np.mean(predictions.known_confidence):.1%}"
-    return plan.StepResult(note, network_seconds=_read_clock(clock), halved_to=halved)
+    return plan.StepResult(note)
 
 
-def _read_clock(clock: Stopwatch | None) -> float | None:
-    return None if clock is None else round(clock.seconds, 6)
+def _add_network(
+    step: plan.PredictStep,
+    done: plan.StepResult,
+    predictor: Predictor,
+    worker: Worker,
+    progress: Notify,
+) -> plan.StepResult:
+    """Add how long the network took, and what adapts of it; clean images tell that once."""
+    clock, adapting, adapts = predictor.clock, predictor.adapting, None
+    if adapting is not None:
+        with evaluation_mode(predictor.model, worker.device):
+            pixels = worker.images(step.images).images[:1].to(worker.device).float() / 255
+            adapts = adapting.describe_adapted(predictor.model, pixels) or None
+    if adapts is not None and (step.shift, step.images.part, predictor.seed) == (CLEAN, TEST, 0):
+        progress(Event("adapts", 1, 1, line=f"adapts         {step.model}: {adapts}"))
+    return done._replace(
+        network_seconds=None if clock is None else round(clock.seconds, 6),
+        adapts=adapts,
+        # Batches of adapted networks are never halved.
+        halved_to=worker.halved(step.batch_size) if adapting is None else None,
+    )
 
 
 def has_changed_logits(predictions: Predictions) -> bool:

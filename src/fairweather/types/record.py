@@ -740,6 +740,9 @@ class StepRecord(FrozenRecord):
     network_seconds: float | None = None
     """How long its network alone took to predict, and to adapt; None if it has none."""
 
+    adapts: str | None = None
+    """What adapting changes of its network, such as which layers; None if it stays as it is."""
+
     halved_to: int | None = None
     """The batch size at which it went on after memory ran out, which may change the last digits of
     its results; None if memory was sufficient."""

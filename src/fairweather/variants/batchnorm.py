@@ -35,8 +35,8 @@ class BatchNorm(Adapting):
     kind_title: ClassVar[str] = "batch norm of the test batch"
     batch_size: int | None = field(default=None, kw_only=True)
     orders: int = field(default=None, kw_only=True)  # type: ignore[assignment]
-    """The number of streams; by default one where images are shuffled, else five, since answers
-    then depend on the order."""
+    """The number of streams; by default five where answers depend on the order, as of sorted images
+    and with a momentum, else one."""
 
     source: float = 0.0
     """How many images the training statistics count as, beside those of the batch; the paper's
@@ -50,14 +50,22 @@ class BatchNorm(Adapting):
         check_number(self.kind, "source", self.source, least=0)
         check_number(self.kind, "momentum", self.momentum, above=0, most=1)
         if self.orders is None:
-            object.__setattr__(self, "orders", 1 if self.order == SHUFFLED else 5)
+            object.__setattr__(self, "orders", self._usual_orders)
         super().__post_init__()
 
     @property
+    def _usual_orders(self) -> int:
+        return 1 if self.order == SHUFFLED and not self.remembers else 5
+
+    @property
     def changed(self) -> Mapping[str, Any]:
-        """As for other variants; one stream of shuffled images goes without saying."""
-        is_usual = self.orders == 1 and self.order == SHUFFLED
+        """As for other variants; a single stream goes without saying where it is usual."""
+        is_usual = self.orders == 1 == self._usual_orders
         return {k: v for k, v in super().changed.items() if k != "orders" or not is_usual}
+
+    @property
+    def untitled(self) -> Collection[str]:
+        return ("batch_size", *["orders"] * (self.orders == self._usual_orders))
 
     @property
     def accepts(self) -> Collection[TaskKind]:
@@ -69,6 +77,13 @@ class BatchNorm(Adapting):
 
     def fewest(self, network: nn.Module) -> int:
         return 1 if self.source or self.momentum < 1 else 2
+
+    def describe_adapted(self, network: nn.Module, images: torch.Tensor) -> str:
+        from fairweather.variants.adaptation.networks import BATCH_NORM
+
+        norms = [module for module in network.modules() if isinstance(module, BATCH_NORM)]
+        adapted = sum(module.running_mean is not None for module in norms)
+        return f"statistics of batch norm ({adapted} of {len(norms)} layers)"
 
     def adapt(self, network: nn.Module, seed: int = 0) -> AdaptedNetwork:
         from fairweather.variants.adaptation.networks import (

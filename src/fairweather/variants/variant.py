@@ -280,9 +280,6 @@ class Adapting(Variant):
     Both then see the test images as they are once more. `mixed`: a stream is the images of all
     cells in one order; after a kill, it begins again."""
 
-    titled: ClassVar[tuple[str, ...]] = ("batch_size",)
-    """The fields that the method's own title says, or the phrase with the size of batches."""
-
     takes_steps: ClassVar[bool] = False
     """Whether it steps along gradients."""
 
@@ -323,12 +320,17 @@ class Adapting(Variant):
         return self.kind_title
 
     @property
+    def untitled(self) -> Collection[str]:
+        """The changed fields that its title need not say: `own_title` or `phrase` does."""
+        return ("batch_size",)
+
+    @property
     def title(self) -> str:
         """The method, and all of its protocol that is not at its defaults, but the batch size."""
         texts = [
             (value if isinstance(value, str) else f"{name} {value:g}").replace("_", " ")
             for name, value in self.changed.items()
-            if name not in self.titled
+            if name not in self.untitled
         ]
         return ", ".join([self.own_title, *texts])
 
@@ -368,6 +370,15 @@ class Adapting(Variant):
         from fairweather.variants.adaptation.networks import has_batch_norm
 
         return 2 if has_batch_norm(network) else 1
+
+    def describe_adapted(self, network: nn.Module, images: torch.Tensor) -> str:
+        """What it changes of a network, such as which layers; "" if the method does not say.
+
+        Args:
+            network: as in `adapt`, in evaluation mode.
+            images: one of its images, `[1, 3, H, W]`, to try it on.
+        """
+        return ""
 
     def adapt(self, network: nn.Module, seed: int = 0) -> AdaptedNetwork:
         """Copy a network, so that the copy adapts to the batches that it predicts.
@@ -449,9 +460,11 @@ class Adapting(Variant):
     def check_network(self, network: nn.Module, images: torch.Tensor) -> None:
         import torch
 
-        adapted = self.adapt(network).eval()
+        adapted, batch = self.adapt(network).eval(), images.repeat(self.fewest(network), 1, 1, 1)
+        if self.source_images:
+            adapted.memory |= self.learn(self.adapt(network).eval(), [batch])
         with torch.no_grad():
-            adapted(images.repeat(self.fewest(network), 1, 1, 1))
+            adapted(batch)
 
 
 def even_batches(images: int, batch_size: int) -> int:

@@ -148,6 +148,7 @@ class Schedule:
                 seconds=round(outcome.seconds * share, 3),
                 work=round(step.work * done.share),
                 network_seconds=done.network_seconds,
+                adapts=done.adapts,
                 halved_to=done.halved_to,
             )
             self.ledger.finish(record)

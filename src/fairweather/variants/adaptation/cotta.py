@@ -70,6 +70,13 @@ class Cotta(AdaptingByGradients):
             )
         return weights
 
+    def describe_adapted(self, network: nn.Module, images: torch.Tensor) -> str:
+        from fairweather.variants.adaptation.networks import count_numbers
+
+        own, every = self.list_parameters(network), list(network.parameters())
+        counts = f"{len(own)} of {len(every)} parameters"
+        return f"weights and biases ({counts}): {count_numbers(network, own)}"
+
     def adapt(self, network: nn.Module, seed: int = 0) -> AdaptedNetwork:
         adapted = super().adapt(network, seed)
         for name in (TEACHER, ANCHOR):

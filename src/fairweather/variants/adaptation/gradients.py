@@ -62,6 +62,12 @@ class AdaptingByGradients(Adapting):
 
         return affine_parameters(network, self.kind)
 
+    def describe_adapted(self, network: nn.Module, images: torch.Tensor) -> str:
+        from fairweather.variants.adaptation.networks import count_norms, count_numbers
+
+        own = self.list_parameters(network)
+        return f"scales and shifts of {count_norms(network, own)}: {count_numbers(network, own)}"
+
     def adapt(self, network: nn.Module, seed: int = 0) -> AdaptedNetwork:
         from fairweather.variants.adaptation.networks import (
             AdaptedNetwork,

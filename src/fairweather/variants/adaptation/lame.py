@@ -46,6 +46,12 @@ class Lame(Adapting):
     def fewest(self, network: nn.Module) -> int:
         return 2  # alone, an image keeps its probabilities
 
+    def describe_adapted(self, network: nn.Module, images: torch.Tensor) -> str:
+        from fairweather.variants.adaptation.networks import find_last_layer
+
+        layer = find_last_layer(network, images, self.kind).layer
+        return f"answers, by the {layer.in_features:,} features before the last layer; no weights"
+
     def predict(self, adapted: AdaptedNetwork, images: torch.Tensor) -> torch.Tensor:
         import torch
 

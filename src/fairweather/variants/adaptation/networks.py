@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import copy
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from functools import partial
 from typing import Self
@@ -15,13 +15,14 @@ from fairweather.errors import InputError
 from fairweather.types.measurement import Passes
 
 BATCH_NORM = nn.modules.batchnorm._BatchNorm
-NORMS = (
-    BATCH_NORM,
-    nn.modules.instancenorm._InstanceNorm,
-    nn.GroupNorm,
-    nn.LayerNorm,
-    nn.RMSNorm,
-)
+NORM_TITLES: Mapping[type[nn.Module], str] = {
+    BATCH_NORM: "batch norm",
+    nn.modules.instancenorm._InstanceNorm: "instance norm",
+    nn.GroupNorm: "group norm",
+    nn.LayerNorm: "layer norm",
+    nn.RMSNorm: "RMS norm",
+}
+NORMS: tuple[type[nn.Module], ...] = tuple(NORM_TITLES)
 OPTIMISERS: Mapping[str, Callable[[Sequence[nn.Parameter], float], torch.optim.Optimizer]] = {
     "adam": lambda parameters, rate: torch.optim.Adam(parameters, lr=rate),
     "sgd": lambda parameters, rate: torch.optim.SGD(parameters, lr=rate, momentum=0.9),
@@ -304,6 +305,33 @@ def affine_parameters(
             "none in the network"
         )
     return parameters
+
+
+def count_norms(network: nn.Module, parameters: Sequence[nn.Parameter]) -> str:
+    """Say which layers of normalisation some scales and shifts are of.
+
+    >>> network = nn.Sequential(nn.Conv2d(3, 2, 1), nn.BatchNorm2d(2), nn.LayerNorm(4))
+    >>> count_norms(network, [network[1].weight, network[1].bias])
+    'batch norm (1 of 1 layers), layer norm (0 of 1 layers)'
+    """
+    own = {id(parameter) for parameter in parameters}
+    counts = []
+    for norm, title in NORM_TITLES.items():
+        layers = [module for _, module in find_norms(network) if isinstance(module, norm)]
+        adapted = sum(any(id(p) in own for p in layer.parameters()) for layer in layers)
+        counts += [f"{title} ({adapted} of {len(layers)} layers)"] if layers else []
+    return ", ".join(counts)
+
+
+def count_numbers(network: nn.Module, parameters: Iterable[nn.Parameter]) -> str:
+    """Say how many of the numbers of a network some of its parameters have.
+
+    >>> network = nn.Linear(3, 2)
+    >>> count_numbers(network, [network.bias])
+    '2 of 8 numbers'
+    """
+    own, every = (sum(p.numel() for p in ps) for ps in (parameters, network.parameters()))
+    return f"{own:,} of {every:,} numbers"
 
 
 def copy_with_mixed_statistics(network: nn.Module, source: float, momentum: float) -> nn.Module:

@@ -36,6 +36,13 @@ class T3a(Adapting):
     def fewest(self, network: nn.Module) -> int:
         return 1
 
+    def describe_adapted(self, network: nn.Module, images: torch.Tensor) -> str:
+        from fairweather.variants.adaptation.networks import count_numbers, find_last_layer
+
+        layer = find_last_layer(network, images, self.kind).layer
+        numbers = count_numbers(network, layer.parameters())
+        return f"the last layer, of {layer.in_features:,} features: {numbers}"
+
     def predict(self, adapted: AdaptedNetwork, images: torch.Tensor) -> torch.Tensor:
         import torch
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Collection, Mapping
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, ClassVar
 
@@ -33,7 +33,6 @@ class AveragedViews(Adapting):
 
     kind: ClassVar[str] = "views"
     kind_title: ClassVar[str] = "test-time augmentation"
-    titled: ClassVar[tuple[str, ...]] = ("batch_size", "views")
     passes: ClassVar[float] = 2
     batch_size: int | None = field(default=None, kw_only=True)
     orders: int = field(default=1, kw_only=True)
@@ -48,6 +47,10 @@ class AveragedViews(Adapting):
     def own_title(self) -> str:
         return f"{self.kind_title} ({TITLES[self.views]})"
 
+    @property
+    def untitled(self) -> Collection[str]:
+        return ("batch_size", "views")
+
     def phrase(self, images: int, batch_size: int, kind: TaskKind = CLASSES) -> str:
         return self.title
 
@@ -57,6 +60,9 @@ class AveragedViews(Adapting):
 
     def fewest(self, network: nn.Module) -> int:
         return 1
+
+    def describe_adapted(self, network: nn.Module, images: torch.Tensor) -> str:
+        return "nothing"
 
     def predict(self, adapted: AdaptedNetwork, images: torch.Tensor) -> torch.Tensor:
         import torch
