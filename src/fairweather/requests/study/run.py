@@ -680,9 +680,9 @@ def run(
             machine they are started here, otherwise by torchrun or srun, and all of them call this.
         nodes: how many machines do so; all must see the run folder.
         strategy: how they work together: `ddp`, torch's DistributedDataParallel.
-        executor: `local`; `slurm`, which submits array jobs and follows them; or `slurm-local`, the
-            same jobs on this machine. `ray` is a Ray cluster on this machine, or the one that this
-            process is connected to. `ray://HOST:PORT` is another one.
+        executor: `local`; `slurm`, which submits array jobs and follows them; or `ray`, a Ray
+            cluster on this machine, or the one that this process is connected to.
+            `ray://HOST:PORT` is another one.
         partition, gpus, time, setup: the settings of each SLURM job: a partition, a GPU as `1` or
             `TYPE:1` (default: none), a time limit and shell commands that run first. The limit is 4
             hours by default; write it as `2:00:00`. At its time limit, a job is submitted again and
