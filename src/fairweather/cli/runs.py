@@ -109,7 +109,6 @@ def run(
     data_root: DataRoot = None,
     offline: Offline = False,
     replace: Replace = False,
-    strategy: Annotated[str, typer.Option(help="How devices train together: ddp.")] = "ddp",
     quiet: Quiet = False,
     track: Track = None,
     **sharing: Any,  # noqa: ANN401 - as Typer gives them
@@ -137,7 +136,6 @@ def run(
             device=device,
             offline=offline,
             replace=replace,
-            strategy=strategy,
             **sharing,
             progress=show,
         )

@@ -20,6 +20,7 @@ _NAME = r"[A-Za-z0-9_][A-Za-z0-9_.-]*"
 _GONE = {
     "steps": "steps is gone: give worker=True in each process that shares the work",
     "only": "only is now called models",
+    "strategy": "strategy is gone: devices always train together so, by DDP",
 }
 _COMMON_OPTIONS = frozenset({"executor", "jobs", "shift_processes", "models_in_memory"})
 _SLURM_OPTIONS = frozenset({"partition", "gpus", "time", "setup"})
