@@ -335,7 +335,7 @@ def test_many_cells_that_are_left_out_are_counted():
     left_out = {"basic+batchnorm": [f"pgd={number}" for number in range(7)]}
     verdicts = [Verdict(RULE, "basic", "clean", 1, 1, 1, 9, "value", left_out)]
     assert format_verdicts(verdicts).endswith(
-        ": basic+batchnorm (pgd=0, pgd=1, pgd=2, pgd=3, pgd=4, and 2 more)"
+        ": basic+batchnorm (pgd=0, pgd=1, pgd=2, pgd=3, pgd=4 and 2 more)"
     )
 
 

@@ -31,7 +31,7 @@ from fairweather.cli.options import (
     suggest,
     takes,
 )
-from fairweather.errors import InputError, check_writable
+from fairweather.errors import InputError, check_writable, join_names
 from fairweather.requests.evaluation_options import EvaluationOptions, check_options
 from fairweather.workers.options import Sharing, read_sharing
 
@@ -280,11 +280,8 @@ def report(
         place = _build_report(runs, out)
     for path, names in missing.items():
         if names:
-            more = f" and {len(names) - 1} more" if len(names) > 1 else ""
-            words = (
-                f"fairweather: {path} has no {names[0]}{more}; the report leaves out what needs it"
-            )
-            typer.echo(words, err=True)
+            words = f"{path} has no {join_names(names)}; the report leaves out what needs it"
+            typer.echo(f"fairweather: {words}", err=True)
     print_places(place, track, quiet=quiet)
 
 

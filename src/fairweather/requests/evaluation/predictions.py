@@ -21,7 +21,7 @@ from fairweather.data.findings import parse_empty
 from fairweather.data.groups import check_shared_groups
 from fairweather.data.loading import list_source, mark_positive, tested_share
 from fairweather.data.sources import UNSPLIT
-from fairweather.errors import InputError, quote_names
+from fairweather.errors import InputError, join_names, quote_names
 from fairweather.inference.prediction import make_predictions
 from fairweather.metrics.columns import IntArray
 from fairweather.metrics.grouping import number_groups
@@ -619,11 +619,10 @@ def _list_cells(
     models, seeds = dict.fromkeys(model for model, _ in have), sorted({seed for _, seed in have})
     for model, seed in itertools.product(models, seeds):
         if missing := sorted(every - have.get((model, seed), set())):
-            more = f" and {len(missing) - 1} more" if len(missing) > 1 else ""
             raise InputError(
-                f"there are no predictions of the model {model}, seed {seed}, for {missing[0]}"
-                f"{more}: every model and seed needs clean predictions, and those of each "
-                "shift that another one has"
+                f"there are no predictions of the model {model}, seed {seed}, for "
+                f"{join_names(missing)}: every model and seed needs clean predictions, and those "
+                "of each shift that another one has"
             )
     ordered = [UNCHANGED, *(shift for (_, level), shift in shifts.items() if level is not None)]
     return cells, tuple(ordered)
