@@ -66,9 +66,7 @@ from fairweather.progress import Notify
 from fairweather.requests.aggregation import (
     LabelledPart,
     check_parts,
-    label_units,
     read_aggregation,
-    resolve_aggregates,
 )
 from fairweather.requests.evaluation.settings import (
     add_class_settings,
@@ -225,9 +223,8 @@ class PredictionsRequest:
         settings = make_settings(options, shifts, device)
         test = LabelledPart(images[TEST].labels, images[TEST].groups)
         ordered = settings.ordered or facts.ordered
-        truth = label_units(settings, test, find_task(facts.task), ordered=ordered)
         settings = add_class_settings(
-            settings, options, priors, truth, facts.classes, ordered=facts.ordered
+            settings, options, priors, test, facts.classes, find_task(facts.task), ordered
         )
         for loaded in datasets.values():
             check_task(loaded, settings)
@@ -241,8 +238,6 @@ class PredictionsRequest:
             check_targets(settings.operating_points, facts.classes, known.labels, grouping)
             for variant in settings.variants:
                 variant.check_images(known.keys, known.labels, facts.classes, grouping)
-        ordered = settings.ordered or facts.ordered
-        settings = resolve_aggregates(settings, reader.task, len(facts.classes), ordered=ordered)
         labelled = {
             part: LabelledPart(known.labels, known.groups) for part, known in images.items()
         }
