@@ -444,7 +444,7 @@ def test_what_is_shown_in_a_program_does_not_change_what_it_prints(toy_images, c
     assert capsys.readouterr() == ("", "")
 
 
-@pytest.mark.parametrize("asked", [{"worker": True}, {"executor": "slurm-local"}])
+@pytest.mark.parametrize("asked", [{"worker": True}, {"executor": "slurm"}])
 def test_processes_that_share_an_evaluation_need_its_folder(asked):
     with pytest.raises(InputError, match="needs out, the run folder that all workers share"):
         fw.evaluate("timm:test_resnet", "mnist5k", weights="none", **asked)

@@ -7,7 +7,6 @@ import signal
 import subprocess
 import sys
 import time
-from types import SimpleNamespace
 
 import pytest
 from typer.testing import CliRunner
@@ -29,7 +28,6 @@ from tests.helpers import fake_slurm
 from tests.helpers.forking import Program
 from tests.helpers.named_evaluation import named_evaluation
 from tests.helpers.same_bytes import same
-from tests.helpers.started import started
 
 pytestmark = pytest.mark.usefixtures("undrawn")
 
@@ -188,15 +186,12 @@ def ended(process, status=0):
 # submitit does not wait for the processes that it starts. Two jobs at once are left to the night:
 # by day tests/workers/test_workers.py divides the steps of a run between processes.
 @pytest.mark.filterwarnings("ignore::pytest.PytestUnraisableExceptionWarning")
-@pytest.mark.parametrize(
-    ("executor", "jobs"),
-    [("slurm", 1), pytest.param("slurm-local", 2, marks=pytest.mark.nightly)],
-)
+@pytest.mark.parametrize("jobs", [1, pytest.param(2, marks=pytest.mark.nightly)])
 def test_jobs_do_what_one_process_does_and_leave_only_logs(
-    executor, jobs, often, setup, state, study, alone, tmp_path
+    jobs, often, setup, state, study, alone, tmp_path
 ):
     folder, said = tmp_path / "run", []
-    options = {"executor": executor, "jobs": jobs, "setup": [setup()]}
+    options = {"executor": "slurm", "jobs": jobs, "setup": [setup()]}
     fw.run(study, out=folder, **options, progress=said.append)
     same(folder, alone)
     assert (folder / "report.html").is_file()
@@ -210,7 +205,7 @@ def test_jobs_do_what_one_process_does_and_leave_only_logs(
     assert not (folder / "jobs.json").exists()
     assert not (folder / "claims").exists()
     left = {path.suffix for path in (folder / "logs/jobs").rglob("*")}
-    assert left <= {".out", ".lock", "", *[".sh"] * (executor == "slurm")}  # the script of the job
+    assert left <= {".out", ".lock", "", ".sh"}  # the script of the job
     log = (folder / "logs/steps/models/basic/seed-1.log").read_text()
     assert "begun by job" in log
     assert "done in" in log
@@ -322,27 +317,6 @@ def test_a_job_that_is_interrupted_or_killed_is_submitted_again(start, state, al
 
 
 @pytest.mark.nightly
-def test_jobs_of_this_machine_outlive_the_command_until_they_are_cancelled(start, tmp_path):
-    folder = tmp_path / "run"
-    process = start("--executor", "slurm-local", "--jobs", "1", patch=HELD)
-    (pid,) = wait_for(lambda: begun(tmp_path))
-    process.send_signal(signal.SIGINT)
-    output, errors = ended(process, 130)
-    assert f"1 job of {folder} goes on" in output
-    assert "the same command continues" in errors
-    assert fake_slurm.is_there(pid)
-    process = start("--executor", "slurm-local", "--jobs", "1", patch=HELD)
-    assert "taking up 1 job" in process.stdout.readline()
-    assert begun(tmp_path) == {pid}
-    result = CliRunner().invoke(app, ["cancel", str(folder)])
-    assert (result.exit_code, result.stdout) == (0, f"ended 1 job of {folder}\n")
-    assert not fake_slurm.is_there(pid)
-    _, errors = ended(process, 3)
-    assert "were ended by `fairweather cancel`" in errors
-    assert not (folder / "claims").exists()
-
-
-@pytest.mark.nightly
 def test_what_a_job_refuses_ends_the_command_with_its_sentence(start, state, tmp_path):
     _, errors = ended(start("--executor", "slurm", patch=DIVERGED), 2)
     assert "fairweather: the loss is not finite\n" in errors
@@ -420,7 +394,7 @@ PLACE = "0123456789abcdef"
 
 def noted(folder, *jobs, **facts):
     """Write a note of jobs into a run folder."""
-    facts = {"executor": "slurm", "host": submitted.socket.gethostname(), "study": ""} | facts
+    facts = {"host": "login", "study": ""} | facts
     note = submitted.SubmittedJobs(
         folder=str(folder.resolve()), jobs=dict.fromkeys(jobs, PLACE), **facts
     )
@@ -445,22 +419,6 @@ def unfinished(alone, folder):
         shutil.copytree(alone.path, folder, dirs_exist_ok=True)
 
     return run, finish
-
-
-def test_a_note_of_another_machine_is_not_taken_for_processes_of_this_one(alone, tmp_path):
-    folder = shutil.copytree(alone.path, tmp_path / "run")
-    noted(folder, "1", executor="slurm-local", host="elsewhere")
-    with pytest.raises(InputError, match="processes of the machine elsewhere"):
-        submitted.cancel_jobs(folder)
-
-
-def test_a_process_that_is_no_job_is_not_ended(alone, tmp_path):
-    folder = shutil.copytree(alone.path, tmp_path / "run")
-    with started([sys.executable, "-c", "input()"], stdin=subprocess.PIPE) as other:
-        noted(folder, str(other.pid), executor="slurm-local")
-        assert submitted.cancel_jobs(folder) == 0
-        assert other.poll() is None
-        other.communicate("\n")
 
 
 def test_jobs_that_were_not_ended_can_be_cancelled_again(alone, state, tmp_path):
@@ -534,26 +492,6 @@ def test_a_folder_for_jobs_is_never_one_that_was_there(alone, monkeypatch, tmp_p
     (run.path / "logs/jobs" / PLACE).symlink_to(run.path / "other")
     with pytest.raises(FileExistsError):
         submitted.make_place(run)
-
-
-@pytest.mark.filterwarnings("ignore::pytest.PytestUnraisableExceptionWarning")
-def test_jobs_of_this_machine_run_nothing_of_the_current_folder(tmp_path, monkeypatch):
-    run = RunFolder(tmp_path / "run")
-    (tmp_path / "shlex.py").write_text(f"open({str(tmp_path / 'harm')!r}, 'w')\n")
-    monkeypatch.chdir(tmp_path)
-    monkeypatch.delenv("PYTHONSAFEPATH", raising=False)
-    job = SimpleNamespace(place=submitted.make_place(run))  # which fails, since it is no function
-    sharing = executor_options.Sharing(executor="slurm-local")
-    (number,) = slurm._submit_array(sharing, run, job, 1)
-    note = submitted.SubmittedJobs(
-        executor="slurm-local", host="", folder="", study="", jobs={number: job.place}
-    )
-    log = run.file(note.log_file(number))
-    wait_for(
-        lambda: (tmp_path / "harm").exists() or (log.exists() and "not callable" in log.read_text())
-    )
-    assert not (tmp_path / "harm").exists()
-    assert "PYTHONSAFEPATH" not in os.environ
 
 
 def test_another_command_that_has_seen_the_end_first_is_no_cancel(
@@ -689,7 +627,7 @@ def test_what_jobs_cannot_have_is_one_sentence(options, words, study, tmp_path, 
 def test_without_slurm_or_the_extra_it_is_one_sentence(study, tmp_path, monkeypatch):
     arguments = ["run", str(study), "--out", str(tmp_path / "run"), "--executor", "slurm"]
     monkeypatch.setattr(executor_options.shutil, "which", lambda name: None)
-    with pytest.raises(InputError, match=r"this machine has no sbatch.*--executor slurm-local"):
+    with pytest.raises(InputError, match=r"this machine has no sbatch.*--jobs N"):
         CliRunner().invoke(app, arguments, catch_exceptions=False)
     monkeypatch.setattr(executor_options.importlib.util, "find_spec", lambda name: None)
     with pytest.raises(InputError, match=r"pip install 'fairweather\[slurm\]'"):

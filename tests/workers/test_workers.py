@@ -217,7 +217,7 @@ def test_jobs_take_the_gpus_in_turn_with_the_bytes_of_one(asked, tmp_path, monke
     [
         ({"worker": True}, "worker: other processes open"),
         ({"jobs": 2}, "jobs: other processes open"),
-        ({"executor": "slurm-local"}, "executor: other processes open"),
+        ({"executor": "slurm-local"}, r"slurm-local is gone: jobs \(--jobs N\)"),
     ],
 )
 def test_a_module_of_this_process_is_not_known_to_others(sharing, words, asked, tmp_path):

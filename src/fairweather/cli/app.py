@@ -24,6 +24,7 @@ from fairweather.errors import (
     InputError,
     check_writable,
     describe_os_error,
+    join_names,
     one_line,
     unknown_name,
 )
@@ -84,7 +85,8 @@ def _list_attacks() -> Entries:
 def _list_suites() -> Entries:
     from fairweather.shifts.table import SUITES
 
-    return [(name, _shorten_names(sweeps)) for name, sweeps in SUITES.items()]
+    short = {name: [shift.rpartition("/")[2] for shift in own] for name, own in SUITES.items()}
+    return [(name, join_names(shifts)) for name, shifts in short.items()]
 
 
 def _list_variants() -> Entries:
@@ -131,12 +133,6 @@ def _list_pretraining() -> Entries:
     from fairweather.training.selfsupervised.methods import METHODS
 
     return [(name, method.title) for name, method in METHODS.items()]
-
-
-def _shorten_names(sweeps: Iterable[str], limit: int = 4) -> str:
-    names = [name.rpartition("/")[2] for name in sweeps]
-    more = f" and {len(names) - limit} more" if len(names) > limit else ""
-    return ", ".join(names[:limit]) + more
 
 
 def _list_studies() -> Entries:

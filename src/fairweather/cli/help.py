@@ -114,7 +114,6 @@ PANELS: Mapping[str, Mapping[str, str]] = {
         "--worker": "",
         "--executor": "EXECUTOR",
         "--nodes": "N",
-        "--strategy": "NAME",
         "--partition": "NAME",
         "--gpus": "GPU",
         "--time": "TIME",

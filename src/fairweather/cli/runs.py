@@ -31,7 +31,7 @@ from fairweather.cli.options import (
     suggest,
     takes,
 )
-from fairweather.errors import InputError, check_writable
+from fairweather.errors import InputError, check_writable, join_names
 from fairweather.requests.evaluation_options import EvaluationOptions, check_options
 from fairweather.workers.options import Sharing, read_sharing
 
@@ -109,7 +109,6 @@ def run(
     data_root: DataRoot = None,
     offline: Offline = False,
     replace: Replace = False,
-    strategy: Annotated[str, typer.Option(help="How devices train together: ddp.")] = "ddp",
     quiet: Quiet = False,
     track: Track = None,
     **sharing: Any,  # noqa: ANN401 - as Typer gives them
@@ -137,7 +136,6 @@ def run(
             device=device,
             offline=offline,
             replace=replace,
-            strategy=strategy,
             **sharing,
             progress=show,
         )
@@ -282,11 +280,8 @@ def report(
         place = _build_report(runs, out)
     for path, names in missing.items():
         if names:
-            more = f" and {len(names) - 1} more" if len(names) > 1 else ""
-            words = (
-                f"fairweather: {path} has no {names[0]}{more}; the report leaves out what needs it"
-            )
-            typer.echo(words, err=True)
+            words = f"{path} has no {join_names(names)}; the report leaves out what needs it"
+            typer.echo(f"fairweather: {words}", err=True)
     print_places(place, track, quiet=quiet)
 
 

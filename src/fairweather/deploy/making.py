@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import contextlib
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any, NamedTuple, TypeAlias
@@ -32,6 +32,7 @@ from fairweather.deploy.promise import (
     AMONG,
     LIMIT_WORDS,
     VALIDATION,
+    AnswerCheck,
     FindingCheck,
     FindingFit,
     FindingsFit,
@@ -590,40 +591,27 @@ def make_guard(
 def _record_classes(model: RunModel, promise: Promise) -> tuple[AnyRecord, AnyPredictions]:
     """The record of a guard of a classifier, and the predictions that chose its threshold."""
     fitted = fit_promise(model, promise)
-    kept = tuple(measure_run(model, fitted, promise.weigh))
-    record = GuardRecord(
-        promise=promise,
-        fit=fitted.fit,
-        kept=tuple(check for check in kept if isinstance(check, PromiseCheck)),
-        kept_limits=tuple(check for check in kept if isinstance(check, LimitCheck)),
-        **_facts(model),
-    )
-    return record, fitted.chosen_on
+    facts = _facts(model, promise, measure_run(model, fitted, promise.weigh))
+    return GuardRecord(fit=fitted.fit, **facts), fitted.chosen_on
 
 
 def _record_findings(model: RunModel, promise: Promise) -> tuple[AnyRecord, AnyPredictions]:
     """The record of a guard of findings, and predictions of independent validation images."""
     promise = promise.model_copy(update={"coverage": None})
     fit = fit_findings(model, promise)
-    kept = tuple(measure_findings(model, fit, promise.weigh))
+    facts = _facts(model, promise, measure_findings(model, fit, promise.weigh))
     grouping, every = read_grouping(model.run, VAL), _read_validation(model)
     independent = np.arange(len(every)) if grouping is None else one_of_each(grouping)
-    record = FindingsGuardRecord(
-        promise=promise,
-        positive=read_positive(model.record.data.notes),
-        fit=fit,
-        kept=tuple(check for check in kept if isinstance(check, FindingCheck)),
-        kept_limits=tuple(check for check in kept if isinstance(check, LimitCheck)),
-        **_facts(model),
-    )
-    return record, every.take(independent)
+    positive = read_positive(model.record.data.notes)
+    return FindingsGuardRecord(fit=fit, positive=positive, **facts), every.take(independent)
 
 
 MAKERS = {CLASSIFICATION: _record_classes, MULTILABEL: _record_findings}
 
 
-def _facts(model: RunModel) -> dict[str, Any]:
-    """What every guard says of its model."""
+def _facts(model: RunModel, promise: Promise, checks: Iterable[AnswerCheck]) -> dict[str, Any]:
+    """What every guard says of its model, of its promise, and of where it was kept."""
+    kept = tuple(checks)
     size = model.record.data.side
     if size is None:
         raise InputError(f"{model.run.path} does not say how large its images are")
@@ -638,6 +626,9 @@ def _facts(model: RunModel) -> dict[str, Any]:
         "preparation": model.preparation,
         "scale": model.scale,
         "judged": _describe_unit(model),
+        "promise": promise,
+        "kept": tuple(check for check in kept if not isinstance(check, LimitCheck)),
+        "kept_limits": tuple(check for check in kept if isinstance(check, LimitCheck)),
         "versions": package_versions(),
         "time": datetime.now(UTC).isoformat(timespec="seconds"),
     }

@@ -52,7 +52,7 @@ from fairweather.metrics.power import (
 from fairweather.metrics.rows import find_row
 from fairweather.metrics.table import METRICS
 from fairweather.report.tables import TableLayout, align_table, write_csv
-from fairweather.types.options import PlanOptions, takes
+from fairweather.types.options import PlanOptions, check_limits, takes
 
 # ---------------------------------------------------------------- what can be planned
 
@@ -489,19 +489,11 @@ MOST_SIZES, MOST_COUNTS = 250, 100
 LEAST_ICC = 1e-4  # of a distribution over patients; without any correlation there is none
 
 
-# What each number must be between; and the ends that are allowed too.
-_RANGES: Mapping[str, tuple[float, float, tuple[float, ...]]] = {
-    "expect": (-math.inf, math.inf, ()),
-    "power": (0, 1, ()),
-    "prevalence": (0, 1, ()),
-    "discordant": (0, 1, ()),
-    "sd": (0, math.inf, ()),
-    "images_per_patient": (1, math.inf, (1,)),
-    "icc": (0, 1, (0, 1)),
-    "seed_sd": (0, math.inf, ()),
-    "seed_discordant": (0, 1, (0,)),
-    "reference": (0, 1, ()),
-}
+# The options that may be written as a text, such as 5%.
+NUMBERS = (
+    *("expect", "power", "prevalence", "discordant", "sd", "images_per_patient", "icc"),
+    *("seed_sd", "seed_discordant", "reference"),
+)
 
 
 @takes(PlanOptions)
@@ -550,24 +542,13 @@ def plan_test(
         given = PlanOptions(**options)
     except TypeError as error:
         raise TypeError(str(error).replace("PlanOptions.__init__", "plan_test")) from None
-    numbers = {
-        name: _within(getattr(given, name), name, *limits) for name, limits in _RANGES.items()
-    }
+    written = ((name, getattr(given, name)) for name in NUMBERS)
+    numbers = {name: read_number(one, name) for name, one in written if one is not None}
     pilot = (given.pilot,) if isinstance(given.pilot, str) else tuple(given.pilot)
     given = replace(given, **numbers, pilot=pilot)  # type: ignore[arg-type]
+    check_limits(given)
     _check_options(read, given)
     return _Planner(read, given).plan()
-
-
-def _within(
-    written: float | str | None, name: str, low: float, high: float, ends: tuple[float, ...]
-) -> float | None:
-    """Read a number between two others, or one of the `ends` that are allowed too."""
-    number = None if written is None else read_number(written, name)
-    if number is None or low < number < high or number in ends:
-        return number
-    between = f"above {low:g}" if math.isinf(high) else f"between {low:g} and {high:g}"
-    raise InputError(f"{name} must be {between}, found {written}")
 
 
 def _check_options(claim: Claim, given: PlanOptions) -> None:
@@ -592,8 +573,6 @@ def _check_options(claim: Claim, given: PlanOptions) -> None:
             f"tests is how many tests of '{claim.rule.metric} {BETTER}' share the 5 %, at least 1; "
             f"found {given.tests} for '{claim}'"
         )
-    if given.seeds is not None and given.seeds < 1:
-        raise InputError(f"seeds must be at least 1, found {given.seeds}")
     if given.images is not None and (given.have is not None or given.images < 1):
         raise InputError("say the size of the test set once: images (at least 1), or have")
     if given.expect is None:

@@ -10,7 +10,6 @@ from typing import NamedTuple
 
 import numpy as np
 import pandas as pd
-import scipy.special
 
 from fairweather.data.corrupted import FILES, find_published_name
 from fairweather.errors import InputError, join_names, unknown_name
@@ -501,17 +500,10 @@ def count_enough_images(errors: float, n: int, fewest: int) -> int:
     >>> count_enough_images(10, 500, 20)
     1703
     """
-    few = np.arange(fewest)
-
-    def chance_of_fewer(images: int) -> float:
-        """The lower tail of the beta-binomial distribution."""
-        a, b = errors, n - errors + 1
-        ways = -np.log(images + 1) - scipy.special.betaln(images - few + 1, few + 1)
-        logs = ways + scipy.special.betaln(few + a, images - few + b) - scipy.special.betaln(a, b)
-        return float(np.exp(logs).sum())
+    from scipy.stats import betabinom  # takes a while to import
 
     def is_enough(images: int) -> bool:
-        return chance_of_fewer(images) <= 1 - CERTAINTY
+        return bool(betabinom.sf(fewest - 1, images, errors, n - errors + 1) >= CERTAINTY)
 
     most = 2 * fewest
     while not is_enough(most):

@@ -10,7 +10,7 @@ from dataclasses import dataclass, field, replace
 from functools import cache, partial
 from typing import Literal, NamedTuple, get_args
 
-from fairweather.errors import InputError, unknown_name
+from fairweather.errors import InputError, join_names, unknown_name
 from fairweather.judge.margins import compare_with_reference, is_share
 from fairweather.judge.rule_values import (
     CellEstimates,
@@ -425,7 +425,6 @@ LAYOUT = TableLayout(("", "rule", "value", "low", "high", "n", "margin"), words=
 # The text in the columns low and high if there are too few errors for an interval.
 TOO_FEW_WORDS = TOO_FEW.rsplit(" ", 1)
 NOT_SHOWN = "not shown to keep"
-MOST_NAMED = 5  # how many cells of a left-out variant are named
 BASIS_TEXTS = {
     "interval": "judged on the end of the 95 % interval that is worse for the rule",
     "value": "judged on the value",
@@ -513,7 +512,7 @@ def _describe_bounded(verdicts: Sequence[Verdict]) -> str:
         return ""
     return (
         "; with few errors, not on the interval of scores.csv but on one for any number of errors: "
-        f"{_first_names(names)}"
+        f"{join_names(names)}"
     )
 
 
@@ -522,7 +521,7 @@ def _describe_alternatives(verdicts: Sequence[Verdict]) -> str:
     rows = [find_row(verdict.rule.scored) for verdict in verdicts if not verdict.passed]
     pairs = {row.name: row.instead for row in rows if row and row.interval == "bias-corrected"}
     some = [f"{name} (use {instead})" for name, instead in pairs.items() if instead]
-    return f"; few images make binned errors too large: {_first_names(some)}" if some else ""
+    return f"; few images make binned errors too large: {join_names(some)}" if some else ""
 
 
 def _describe_left_out(verdicts: Sequence[Verdict]) -> str:
@@ -530,19 +529,14 @@ def _describe_left_out(verdicts: Sequence[Verdict]) -> str:
     for verdict in verdicts:
         for variant, names in verdict.left_out.items():
             cells.setdefault(variant, {}).update(dict.fromkeys(names))
-    some = ", ".join(f"{variant} ({_first_names(list(names))})" for variant, names in cells.items())
+    some = ", ".join(f"{variant} ({join_names(list(names))})" for variant, names in cells.items())
     return f"; left out because they do not have these images: {some}" if some else ""
 
 
 def _describe_groups(verdicts: Sequence[Verdict]) -> str:
     counts = {name: count for verdict in verdicts for name, count in verdict.groups.items()}
-    some = _first_names([f"{count:,} in {name}" for name, count in counts.items()])
+    some = join_names([f"{count:,} in {name}" for name, count in counts.items()])
     return f"; images count equally, and belong to groups: {some}" if some else ""
-
-
-def _first_names(names: Sequence[str]) -> str:
-    more = f", and {len(names) - MOST_NAMED} more" if len(names) > MOST_NAMED else ""
-    return ", ".join(names[:MOST_NAMED]) + more
 
 
 def _format_row(verdict: Verdict) -> tuple[str, ...]:

@@ -17,7 +17,7 @@ from typing import Literal, NamedTuple
 import numpy as np
 import pydantic
 
-from fairweather.errors import InputError
+from fairweather.errors import InputError, join_names
 from fairweather.files.tables import read_csv_rows, read_parquet_table
 from fairweather.judge.model_card import compose_again, find_page, list_cards
 from fairweather.progress import Event, Notify, shows_progress, silent, to_notify
@@ -101,8 +101,7 @@ class Verification:
                 if own != outcome:
                     continue
                 names = [f.file for f in self.files if (f.outcome, f.reason) == (own, reason)]
-                few = ", ".join(names[:3]) + (f" and {count - 3:,} more" if count > 3 else "")
-                shown = "" if outcome in ("same", "equal") else f": {few}"
+                shown = "" if outcome in ("same", "equal") else f": {join_names(names)}"
                 why = f" ({reason})" if reason else ""
                 lines.append(f"{count:>6,} {words}{shown}{why}")
         verdict = "confirmed" if self.is_confirmed else "not confirmed"

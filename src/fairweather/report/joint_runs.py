@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 from collections import Counter
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Callable, Hashable, Iterable, Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
 
@@ -113,58 +113,53 @@ def _drop_separators(part: str) -> str:
 
 
 def _check_same_images(parts: Mapping[str, Contents]) -> None:
-    images = {
-        label: (part.data.digests.get(TEST), _count_images(part)) for label, part in parts.items()
-    }
-    (first, same), *others = (
-        (label, f"{n:,} of {parts[label].data.name} (digest {str(digest)[:8]})")
-        for label, (digest, n) in images.items()
-    )
-    for label, theirs in others:
-        if images[label] != images[first]:
+    for needed, read, say, advice in SAME:
+        if len({read(part) for part in parts.values()}) > 1:
+            said = ", ".join(f"{label} {say(part)}" for label, part in parts.items())
             raise InputError(
-                f"a report of several runs needs the same test images: {first} has {same}, and "
-                f"{label} {theirs}; report them one by one"
+                f"a report of several runs needs the same {needed}, but {said}; {advice}report "
+                "them one by one"
             )
-    judged = {
-        label: part.aggregation.plural if part.aggregation else "images"
-        for label, part in parts.items()
-    }
-    if len(set(judged.values())) > 1:
-        listed = ", ".join(f"{label} judges {rows}" for label, rows in judged.items())
-        raise InputError(
-            f"a report of several runs needs the same unit, but {listed}; measure all with the "
-            "same --unit, or report them one by one"
-        )
-    seeds = {label: part.shift_seed for label, part in parts.items()}
-    if len(set(seeds.values())) > 1:
-        listed = ", ".join(f"{seed} in {label}" for label, seed in seeds.items())
-        raise InputError(
-            f"a report of several runs needs the same shifted images, but shift_seed is {listed}, "
-            "so that random shifts differ; report them one by one"
-        )
-    known = {label: part.grouping for label, part in parts.items()}
-    if (
-        len(
-            {
-                None if grouping is None else grouping.numbers.tobytes()
-                for grouping in known.values()
-            }
-        )
-        > 1
-    ):
-        counts = (
-            f"{label} has {'none' if grouping is None else f'{grouping.count:,}'}"
-            for label, grouping in known.items()
-        )
-        raise InputError(
-            f"a report of several runs needs the same groups of images, but {', '.join(counts)}. "
-            "Measure all with the same --metadata and --group, or report them one by one"
-        )
 
 
 def _count_images(part: Contents) -> int:
     return int(part.scores["n"][part.scores["shift"] == CLEAN].max())
+
+
+def _name_rows(part: Contents) -> str:
+    return part.aggregation.plural if part.aggregation else "images"
+
+
+# What several runs must have in common, how it is read and told, and what else helps.
+SAME: Sequence[tuple[str, Callable[[Contents], Hashable], Callable[[Contents], str], str]] = (
+    (
+        "test images",
+        lambda part: (part.data.digests.get(TEST), _count_images(part)),
+        lambda part: (
+            f"has {_count_images(part):,} of {part.data.name} (digest "
+            f"{str(part.data.digests.get(TEST))[:8]})"
+        ),
+        "",
+    ),
+    (
+        "unit",
+        _name_rows,
+        lambda part: f"judges {_name_rows(part)}",
+        "measure all with the same --unit, or ",
+    ),
+    (
+        "shift_seed, since random shifts differ by it",
+        lambda part: part.shift_seed,
+        lambda part: f"has {part.shift_seed}",
+        "",
+    ),
+    (
+        "groups of images",
+        lambda part: part.grouping and part.grouping.numbers.tobytes(),
+        lambda part: f"has {f'{part.grouping.count:,}' if part.grouping else 'none'}",
+        "measure all with the same --metadata and --group, or ",
+    ),
+)
 
 
 def _rename_clashing_shifts(parts: Mapping[str, Contents]) -> dict[str, Contents]:

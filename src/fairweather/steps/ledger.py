@@ -7,7 +7,7 @@ from typing import Literal, NamedTuple
 
 import pydantic
 
-from fairweather.errors import InputError
+from fairweather.errors import InputError, join_names
 from fairweather.runs.folder import RunFolder, fingerprint
 from fairweather.steps.plan import (
     ChooseStep,
@@ -200,12 +200,12 @@ def check_replaced(plan: Plan, run: RunFolder) -> None:
         derived = f", and {rest} step{'s' * (rest > 1)} made from them" if rest else ""
         raise InputError(
             f"{run.path} contains steps that were made with other settings: "
-            f"{_list_few(differences)}{derived}; replace them with --replace, or name another "
+            f"{join_names(differences)}{derived}; replace them with --replace, or name another "
             "folder with --out"
         )
     if lost := find_dropped(plan, run):
         raise InputError(
-            f"the scores in {run.path} contain more than you ask for now: {_list_few(lost)}; ask "
+            f"the scores in {run.path} contain more than you ask for now: {join_names(lost)}; ask "
             "for this too, drop it with --replace, or name another folder with --out"
         )
 
@@ -305,8 +305,3 @@ def _flatten(facts: object, key: str = "") -> Iterator[tuple[str, object]]:
 def _shorten(value: object) -> str:
     text = str(value)
     return text if len(text) <= 24 else f"{text[:12]}..."
-
-
-def _list_few(words: Sequence[str], most: int = 3) -> str:
-    more = f" and {len(words) - most} more" if len(words) > most else ""
-    return ", ".join(words[:most]) + more

@@ -397,8 +397,30 @@ class ShiftedFiles(Protocol):
         ...
 
 
+class NamedChange:
+    """What a shift and an attack have in common: how they and their levels are called."""
+
+    name: str
+    level: float | None
+    parameters: Mapping[str, Parameter]
+
+    @property
+    def id(self) -> str:
+        """`name[,parameter=value...]`: no other shift or attack has the same id."""
+        return format_id(self.name, self.parameters)
+
+    @property
+    def level_name(self) -> str:
+        """The level as in scores.csv: the shortest text of the number, or `none`."""
+        return "none" if self.level is None else format_number(self.level)
+
+    def _repr_html_(self) -> str:
+        rows = [[name, format_number(value)] for name, value in self.parameters.items()]
+        return html_table([type(self).__name__.lower(), self.name], rows)
+
+
 @dataclass(frozen=True)
-class Shift:
+class Shift(NamedChange):
     """A named change of the test images at one level: 8-bit images in, 8-bit images out.
 
     >>> Shift("gaussian_blur", 0.7, {"sigma": 0.7, "kernel_size": 5}, lambda x, k, s: x).id
@@ -419,19 +441,6 @@ class Shift:
 
     files: ShiftedFiles | None = field(default=None, repr=False, compare=False)
     """The published files that are read instead; None for a change that is computed."""
-
-    @property
-    def id(self) -> str:
-        """`name[,parameter=value...]`: no other shift has the same id."""
-        return format_id(self.name, self.parameters)
-
-    @property
-    def level_name(self) -> str:
-        """The level as in scores.csv: the shortest text of the number, or `none`."""
-        return "none" if self.level is None else format_number(self.level)
-
-    def _repr_html_(self) -> str:
-        return _change_html(self)
 
     def change(self, images: Images, seed: int = 0) -> torch.Tensor:
         """Shift images, or read their published files: uint8 `[N, 3, H, W]`."""
@@ -483,7 +492,7 @@ class AttackResult(NamedTuple):
 
 
 @dataclass(frozen=True)
-class Attack:
+class Attack(NamedChange):
     """A named change of the test images that is computed from the model and the labels.
 
     >>> unchanged = lambda *batch: AttackResult(batch[1], {})
@@ -503,19 +512,6 @@ class Attack:
     apply: AttackFunction = field(repr=False, compare=False)
     """`(model, images, labels, keys, stream, tell) -> AttackResult`; it may call `tell` with the
     share of its runs that are done."""
-
-    @property
-    def id(self) -> str:
-        """`name[,parameter=value...]`: no other attack has the same id."""
-        return format_id(self.name, self.parameters)
-
-    @property
-    def level_name(self) -> str:
-        """The level as in scores.csv: the shortest text of the number."""
-        return format_number(self.level)
-
-    def _repr_html_(self) -> str:
-        return _change_html(self)
 
     def outcome(
         self,
@@ -873,12 +869,6 @@ def html_table(head: Sequence[str], rows: Iterable[Sequence[str]]) -> str:
 
     body = "".join(row(cells, "td") for cells in rows)
     return f"<table><thead>{row(head, 'th')}</thead><tbody>{body}</tbody></table>"
-
-
-def _change_html(change: Shift | Attack) -> str:
-    """A shift or an attack with its parameters, for a notebook."""
-    parameters = [[name, format_number(value)] for name, value in change.parameters.items()]
-    return html_table([type(change).__name__.lower(), change.name], parameters)
 
 
 def format_id(name: str, parameters: Mapping[str, Parameter]) -> str:

@@ -406,25 +406,33 @@ class PlanOptions:
     expect: WrittenNumber | None = option(
         None, "True value that you expect; of two models, by how much the new one is better."
     )
-    power: WrittenNumber = option(0.8, "Share of studies that show the claim.")
-    prevalence: WrittenNumber | None = option(None, "Share of the images that are of the class.")
+    power: WrittenNumber = option(0.8, "Share of studies that show the claim.", within="(0, 1)")
+    prevalence: WrittenNumber | None = option(
+        None, "Share of the images that are of the class.", within="(0, 1)"
+    )
     discordant: WrittenNumber | None = option(
-        None, "Share of images that only one of two models gets right."
+        None, "Share of images that only one of two models gets right.", within="(0, 1)"
     )
     sd: float | None = option(
-        None, "Standard deviation over images of a loss, or of its difference."
+        None, "Standard deviation over images of a loss, or of its difference.", within="(0, inf)"
     )
-    images_per_patient: float | None = option(None, "All images of each patient, or other group.")
-    icc: float | None = option(None, "Correlation between two images of a patient.")
-    seeds: int | None = option(None, "Trainings of each of two recipes.")
+    images_per_patient: float | None = option(
+        None, "All images of each patient, or other group.", within="[1, inf)"
+    )
+    icc: float | None = option(
+        None, "Correlation between two images of a patient.", within="[0, 1]"
+    )
+    seeds: int | None = option(None, "Trainings of each of two recipes.", least=1)
     seed_sd: WrittenNumber | None = option(
-        None, "Standard deviation between trainings of a recipe."
+        None, "Standard deviation between trainings of a recipe.", within="(0, inf)"
     )
     seed_discordant: WrittenNumber | None = option(
-        None, "Share of images that only one of two trainings of a recipe gets right."
+        None,
+        "Share of images that only one of two trainings of a recipe gets right.",
+        within="[0, 1)",
     )
     reference: WrittenNumber | None = option(
-        None, "Value of the old of two recipes, where it is near a bound."
+        None, "Value of the old of two recipes, where it is near a bound.", within="(0, 1)"
     )
     tests: int = option(1, "Number of tests that share the 5 %, as compare corrects for all.")
     pilot: str | tuple[str, ...] = option(

@@ -14,7 +14,7 @@ from fairweather.devices import check_cores, choose_workers, list_devices, resol
 from fairweather.progress import Notify
 from fairweather.runs.claims import open_run, share_run
 from fairweather.workers.jobs import execute_by_jobs
-from fairweather.workers.options import RAY, Sharing
+from fairweather.workers.options import RAY, SLURM, Sharing
 from fairweather.workers.schedule import execute, execute_shared, make_worker_mark
 from fairweather.workers.work import Assignment, Work
 
@@ -34,7 +34,7 @@ def choose_device(
     Raises `InputError` if this machine lacks the device or enough cores. It also does so if a
     machine of a cluster would choose for itself, and results depend on the choice.
     """
-    if sharing.is_slurm:
+    if sharing.kind == SLURM:
         from fairweather.workers.slurm import choose_slurm_device
 
         return choose_slurm_device(sharing, device, threads, precision, written)
@@ -65,7 +65,7 @@ def carry_out(work: Work, sharing: Sharing, tell: Notify) -> None:
         NeedsMissingError: jobs of a cluster were cancelled.
     """
     # SLURM and Ray need packages that only their extras install.
-    if sharing.is_slurm:
+    if sharing.kind == SLURM:
         from fairweather.workers.slurm import execute_on_slurm
 
         execute_on_slurm(work, sharing, tell)

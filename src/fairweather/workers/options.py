@@ -12,7 +12,7 @@ from typing import Any
 from fairweather.errors import InputError, missing_extra, unknown_name
 from fairweather.types.options import check_limits, option, read_options
 
-LOCAL, SLURM, SLURM_LOCAL, RAY = "local", "slurm", "slurm-local", "ray"
+LOCAL, SLURM, RAY = "local", "slurm", "ray"
 PROGRAMS = ("sbatch", "squeue", "scancel", "srun")
 LEAST_MINUTES = 5
 DEFAULT_TIME = "4:00:00"
@@ -20,6 +20,7 @@ _NAME = r"[A-Za-z0-9_][A-Za-z0-9_.-]*"
 _GONE = {
     "steps": "steps is gone: give worker=True in each process that shares the work",
     "only": "only is now called models",
+    "strategy": "strategy is gone: devices always train together so, by DDP",
 }
 _COMMON_OPTIONS = frozenset({"executor", "jobs", "shift_processes", "models_in_memory"})
 _SLURM_OPTIONS = frozenset({"partition", "gpus", "time", "setup"})
@@ -29,7 +30,6 @@ _SLURM_OPTIONS = frozenset({"partition", "gpus", "time", "setup"})
 EXECUTORS: Mapping[str, frozenset[str]] = {
     LOCAL: _COMMON_OPTIONS | {"worker", "devices", "nodes"},
     SLURM: _COMMON_OPTIONS | _SLURM_OPTIONS,
-    SLURM_LOCAL: _COMMON_OPTIONS | _SLURM_OPTIONS,
     RAY: _COMMON_OPTIONS,
 }
 
@@ -42,11 +42,7 @@ class Sharing:
     'ray'
     """
 
-    executor: str = option(
-        LOCAL,
-        "Where steps run: local, slurm, slurm-local (SLURM's jobs on this machine), ray or "
-        "ray://HOST:PORT.",
-    )
+    executor: str = option(LOCAL, "Where steps run: local, slurm, ray or ray://HOST:PORT.")
     worker: bool = option(
         False, "Share the work with all processes that give this command with the same --out."
     )
@@ -106,16 +102,6 @@ class Sharing:
         return self.executor.partition("://")[2] or None
 
     @property
-    def is_slurm(self) -> bool:
-        """Whether jobs of SLURM do the steps, or the same jobs on this machine."""
-        return self.kind in (SLURM, SLURM_LOCAL)
-
-    @property
-    def is_slurm_local(self) -> bool:
-        """Whether these jobs are processes of this machine."""
-        return self.kind == SLURM_LOCAL
-
-    @property
     def gpu(self) -> str:
         """The GPU of each job of SLURM, `1` or `TYPE:1`; empty for none."""
         return _parse_gpu(self.gpus or "0")
@@ -146,6 +132,10 @@ class Sharing:
         fairweather.errors.InputError: partition is for the jobs of SLURM: it needs executor slurm
         """
         check_limits(self)
+        if self.executor == "slurm-local":
+            raise InputError(
+                "executor slurm-local is gone: jobs (--jobs N) starts processes of this machine"
+            )
         if self.kind not in EXECUTORS or (
             "://" in self.executor and not (self.kind == RAY and self.address)
         ):
@@ -163,7 +153,7 @@ class Sharing:
             raise InputError("worker and jobs are different ways to share the work: choose one")
         if self.kind == RAY and importlib.util.find_spec("ray") is None:
             raise missing_extra("ray", "ray", "runs on a Ray cluster")
-        if self.is_slurm:
+        if self.kind == SLURM:
             self._check_jobs()
 
     def _check_jobs(self) -> None:
@@ -176,18 +166,16 @@ class Sharing:
             )
         if self.gpus is not None:
             _parse_gpu(self.gpus)
-        parse_minutes(DEFAULT_TIME if self.time is None else self.time)
+        _ = self.minutes  # checks it
         for command in self.setup:
             if not command.strip() or "\n" in command or "\0" in command:
                 raise InputError(f"setup must be one line, a shell command, found {command!r}")
         if importlib.util.find_spec("submitit") is None:
             raise missing_extra("submitit", "slurm", f"jobs of the executor {self.executor}")
-        missing = [name for name in PROGRAMS if shutil.which(name) is None]
-        if missing and self.kind == SLURM:
+        if missing := [name for name in PROGRAMS if shutil.which(name) is None]:
             raise InputError(
                 f"this machine has no {missing[0]}: --executor slurm needs a machine from which "
-                f"SLURM jobs can be submitted; --executor {SLURM_LOCAL} tries the same out on this "
-                "one"
+                "SLURM jobs can be submitted; --jobs N starts processes of this one"
             )
 
 

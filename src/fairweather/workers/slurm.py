@@ -6,7 +6,6 @@ stopped and started again, because a note in the folder lists the jobs.
 
 from __future__ import annotations
 
-import os
 import shlex
 import shutil
 import signal
@@ -15,7 +14,7 @@ import sys
 import threading
 import time
 from collections.abc import Iterator, Mapping
-from contextlib import closing, contextmanager, nullcontext, suppress
+from contextlib import closing, contextmanager, suppress
 from dataclasses import replace
 from pathlib import Path
 from types import FrameType
@@ -24,13 +23,12 @@ from typing import NoReturn
 import cv2
 import pydantic
 import torch
-from submitit import Executor, JobEnvironment, LocalExecutor, SlurmExecutor
+from submitit import JobEnvironment, SlurmExecutor
 from submitit.core.utils import FailedJobError
 from submitit.helpers import Checkpointable
 
-from fairweather.devices import choose_workers, count_cores, resolve_device
+from fairweather.devices import resolve_device
 from fairweather.errors import InputError, NeedsMissingError, StoppedError, unknown_name
-from fairweather.processes import safe_path
 from fairweather.progress import Event, Notify, format_duration
 from fairweather.runs import claims
 from fairweather.runs.claims import SharedRun, share_run
@@ -103,8 +101,6 @@ def choose_slurm_device(
         raise unknown_name("device of a job", device, ["auto", "cpu", "cuda"])
     if device == "cuda" and not sharing.gpu:
         raise InputError("device cuda needs a GPU in each job: add --gpus 1")
-    if sharing.is_slurm_local:
-        return resolve_device(device)
     free = {"threads": "8"} if threads is None else {}
     free |= {"precision": "bf16"} if precision == "auto" and sharing.gpu else {}
     if free:
@@ -128,24 +124,17 @@ def execute_on_slurm(work: Work, sharing: Sharing, tell: Notify) -> None:
         JobFailedError: jobs failed otherwise.
         NeedsMissingError: `fairweather cancel` has ended the jobs.
     """
-    threads, device = work.plan.steps[0].threads, torch.device(work.device.type)
-    most, workers = sharing.jobs or MOST_JOBS, sharing.shift_processes
-    if sharing.is_slurm_local:
-        most = sharing.jobs or min(MOST_JOBS, max(count_cores() // threads, 1))
-        workers = choose_workers(device, workers, most)
-    elif workers is None:
-        workers = MOST_WORKERS if device.type == "cuda" else 0
-    here = most if sharing.is_slurm_local else 1
-    settings = replace(
-        work.settings(sharing, workers=workers, jobs=here, on_device=here), device=device.type
-    )
+    device, workers = work.device.type, sharing.shift_processes
+    if workers is None:
+        workers = MOST_WORKERS if device == "cuda" else 0
+    settings = replace(work.settings(sharing, workers=workers, jobs=1, on_device=1), device=device)
 
     def prepare(folder: RunFolder, others: bool) -> None:
-        work.prepare(folder, others or _has_own_jobs(folder, work.plan, sharing))
+        work.prepare(folder, others or _has_own_jobs(folder, work.plan))
 
     mark = make_worker_mark(work.plan, None)
     with share_run(work.path.absolute(), mark, prepare) as shared:
-        driver = _SlurmDriver(work.assign(settings), shared, sharing, tell, most)
+        driver = _SlurmDriver(work.assign(settings), shared, sharing, tell)
         try:
             driver.follow()
         except KeyboardInterrupt:
@@ -153,12 +142,12 @@ def execute_on_slurm(work: Work, sharing: Sharing, tell: Notify) -> None:
             raise
 
 
-def _has_own_jobs(run: RunFolder, plan: Plan, sharing: Sharing) -> bool:
+def _has_own_jobs(run: RunFolder, plan: Plan) -> bool:
     """Whether there are jobs for a plan; raises `InputError` for jobs of another plan."""
     note = slurm_jobs.read_note(run)
     if note is None or not (states := slurm_jobs.require_states(run, note)):
         return False
-    if (note.executor, note.study) != (sharing.executor, plan.digest):
+    if note.study != plan.digest:
         raise InputError(
             f"{_count_jobs(len(states))} of another study or other settings work in {run.path}, or "
             f"wait to do so: end them with `fairweather cancel {run.path}`, or name another folder "
@@ -176,9 +165,10 @@ class _SlurmDriver:
     """
 
     def __init__(
-        self, assignment: Assignment, shared: SharedRun, sharing: Sharing, tell: Notify, most: int
+        self, assignment: Assignment, shared: SharedRun, sharing: Sharing, tell: Notify
     ) -> None:
-        self.assignment, self.sharing, self.tell, self.most = assignment, sharing, tell, most
+        self.assignment, self.sharing, self.tell = assignment, sharing, tell
+        self.most = sharing.jobs or MOST_JOBS
         self.run, self.claims = shared.run, shared.claims
         self.followed = FollowedSchedule(assignment.plan, shared.run, tell, lambda _: "done")
         self.ended: set[str] = set()
@@ -240,7 +230,6 @@ class _SlurmDriver:
                     return
                 slurm_jobs.forget_jobs(self.run, note)
             note = slurm_jobs.SubmittedJobs(
-                executor=self.sharing.executor,
                 host=socket.gethostname(),
                 folder=str(self.run.path.resolve()),
                 study=self.assignment.plan.digest,
@@ -353,7 +342,7 @@ class _SlurmDriver:
         states = slurm_jobs.states(self.run, note)
         if states is not None:
             running = {job for job, runs in states.items() if runs}
-            slurm_jobs.end_jobs(self.run, note, states.keys() - running)
+            slurm_jobs.end_jobs(self.run, states.keys() - running)
             self.ended.update(set(note.jobs) - running)
         while alive := self._alive(note):
             self.ended.update(
@@ -411,16 +400,11 @@ def count_job_cores(device: str, threads: int, workers: int) -> int:
 def _submit_array(sharing: Sharing, run: RunFolder, job: ArrayJob, number: int) -> list[str]:
     """Submit an array of jobs; returns their numbers."""
     folder = run.file(slurm_jobs.place_folder(job.place)).resolve()
-    if sharing.is_slurm_local:
-        executor = _make_local_executor(sharing, folder)
-    else:
-        settings, threads = job.assignment.settings, job.assignment.threads
-        cores = count_job_cores(settings.device, threads, settings.workers)
-        executor = _make_executor(sharing, folder, cores, slurm_jobs.job_name(run))
-    # Without SLURM, submitit starts its own Python.
-    safe = safe_path if sharing.is_slurm_local else nullcontext
+    settings, threads = job.assignment.settings, job.assignment.threads
+    cores = count_job_cores(settings.device, threads, settings.workers)
+    executor = _make_executor(sharing, folder, cores, slurm_jobs.job_name(run))
     try:
-        with _ignoring_signals(apart=sharing.is_slurm_local), safe():
+        with _ignoring_signals():
             submitted = executor.submit_array([job] * number)
     except FailedJobError as error:
         words = "; ".join(str(error).split("\n"))
@@ -430,7 +414,7 @@ def _submit_array(sharing: Sharing, run: RunFolder, job: ArrayJob, number: int) 
     return [job_handle.job_id for job_handle in submitted]
 
 
-def _make_executor(sharing: Sharing, folder: Path, cores: int, name: str) -> Executor:
+def _make_executor(sharing: Sharing, folder: Path, cores: int, name: str) -> SlurmExecutor:
     python = f"{shlex.quote(sys.executable)} -P"  # never import modules of the current folder
     executor = SlurmExecutor(folder, max_num_timeout=MAX_RESUMED, python=python)
     optional = {"partition": sharing.partition, "gpus_per_node": sharing.gpu}
@@ -449,44 +433,17 @@ def _make_executor(sharing: Sharing, folder: Path, cores: int, name: str) -> Exe
     return executor
 
 
-def _make_local_executor(sharing: Sharing, folder: Path) -> Executor:
-    # submitit would run its own process after the commands, where it gets no signals.
-    script = "\n".join([*sharing.setup, 'exec "$0" "$@"'])
-    python = shlex.join(["bash", "-c", script, sys.executable, "-P"])
-    executor = LocalExecutor(folder, max_num_timeout=MAX_RESUMED, python=python)
-    executor.update_parameters(
-        timeout_min=sharing.minutes,
-        gpus_per_node=int(bool(sharing.gpu)),
-        signal_delay_s=SIGNAL_DELAY,
-        stderr_to_stdout=True,
-    )
-    return executor
-
-
 @contextmanager
-def _ignoring_signals(*, apart: bool) -> Iterator[None]:
-    """Ignore Ctrl-C and the end of the terminal while jobs are submitted.
-
-    Processes started meanwhile never notice them. If they are to be `apart`, they do not hold the
-    terminal or a pipe, whose reader would wait for their end.
-    """
+def _ignoring_signals() -> Iterator[None]:
+    """Ignore Ctrl-C and the end of the terminal while jobs are submitted."""
     names = [signal.SIGINT, *([signal.SIGHUP] if hasattr(signal, "SIGHUP") else [])]
     main = (
         threading.current_thread() is threading.main_thread()
     )  # only the main thread may set handlers
     before = {name: signal.signal(name, signal.SIG_IGN) for name in names} if main else {}
-    saved = [os.dup(number) for number in (0, 1, 2)] if apart else []
     try:
-        if apart:
-            nothing = os.open(os.devnull, os.O_RDWR)
-            for number in (0, 1, 2):
-                os.dup2(nothing, number)
-            os.close(nothing)
         yield
     finally:
-        for number, copy in enumerate(saved):
-            os.dup2(copy, number)
-            os.close(copy)
         for name, handler in before.items():
             signal.signal(name, handler)
 

@@ -5,12 +5,9 @@ from __future__ import annotations
 import hashlib
 import os
 import secrets
-import signal
-import socket
 import subprocess  # nosec B404 # for the programs of SLURM, without a shell
-import time
 from collections.abc import Collection, Mapping
-from contextlib import AbstractContextManager, suppress
+from contextlib import AbstractContextManager
 from pathlib import Path
 from typing import Annotated, Literal
 
@@ -20,13 +17,11 @@ from fairweather.errors import InputError
 from fairweather.runs.claims import lock_folder
 from fairweather.runs.folder import RunFolder
 from fairweather.types.record import FrozenRecord
-from fairweather.workers.options import SLURM
 
 JOBS_FILE = "jobs.json"
 JOB_LOGS = "logs/jobs"  # folder in the run folder: the files of submitit
 ANSWER = "_answer.json"  # end of the name of the file with a job's answer
 LOCK_TIMEOUT = 60.0  # seconds that another process may take to submit jobs
-KILL_TIMEOUT = 10.0  # seconds within which local jobs end when they are told to
 
 # It becomes part of file names, and of the command that ends the job.
 JobId = Annotated[str, pydantic.StringConstraints(pattern=r"^\d{1,18}(_\d{1,9})?$")]
@@ -37,9 +32,7 @@ class SubmittedJobs(FrozenRecord):
     """The jobs that were submitted for a run: its file `jobs.json`."""
 
     version: Literal[1] = 1
-    executor: Annotated[str, pydantic.StringConstraints(pattern="^slurm(-local)?$")]
-    """`slurm` or `slurm-local`."""
-
+    executor: Literal["slurm"] = "slurm"
     host: str
     """The machine that they were submitted from."""
 
@@ -129,21 +122,14 @@ def require_states(run: RunFolder, note: SubmittedJobs) -> Mapping[str, bool]:
 def states(run: RunFolder, note: SubmittedJobs) -> Mapping[str, bool] | None:
     """The jobs that have not ended, and whether each runs; None if SLURM does not answer.
 
-    Raises `InputError` for jobs of another folder, and for processes of another machine.
+    Raises `InputError` for jobs of another folder.
     """
     if note.folder != (here := str(run.path.resolve())):
         raise InputError(
             f"the jobs in {run.file(JOBS_FILE)} work in {note.folder}, and this is {here}: if it "
             "is a copy of that folder, remove this file; else give the command with that path"
         )
-    if note.executor == SLURM:
-        return _read_queue(run, note.jobs)
-    if note.host != socket.gethostname():
-        raise InputError(
-            f"the jobs of {run.path} are processes of the machine {note.host}, and this is "
-            f"{socket.gethostname()}: give the command there"
-        )
-    return {job: True for job, place in note.jobs.items() if _is_process(run, place, job)}
+    return _read_queue(run, note.jobs)
 
 
 def end_all_jobs(run: RunFolder, note: SubmittedJobs, jobs: Collection[str]) -> None:
@@ -154,35 +140,23 @@ def end_all_jobs(run: RunFolder, note: SubmittedJobs, jobs: Collection[str]) -> 
     # The note first: without it, a job that is told to end does not wait to be resumed.
     run.file(JOBS_FILE).unlink(missing_ok=True)
     try:
-        end_jobs(run, note, jobs)
+        end_jobs(run, jobs)
     except BaseException:
         write_note(run, note)
         raise
     forget_jobs(run, note)
 
 
-def end_jobs(run: RunFolder, note: SubmittedJobs, jobs: Collection[str]) -> None:
-    """End jobs that `states` has found; local jobs have ended when this returns.
-
-    Raises `InputError` if SLURM did not end them.
-    """
-    if note.executor == SLURM:
-        # It also fails for jobs that have ended since the query.
-        if jobs and _run_program("scancel", *jobs) is None:
-            queued = _read_queue(run, jobs)
-            if queued is None or queued:
-                raise InputError(
-                    f"SLURM did not end all jobs of {run.path} (scancel failed): they may still "
-                    f"hold their machines; give `fairweather cancel {run.path}` again later"
-                )
-        return
-    for job in jobs:
-        with suppress(ProcessLookupError):
-            if _is_process(run, note.jobs[job], job):
-                os.kill(int(job), signal.SIGTERM)  # passed on to the worker
-    until = time.monotonic() + KILL_TIMEOUT
-    while time.monotonic() < until and any(_is_process(run, note.jobs[job], job) for job in jobs):
-        time.sleep(0.1)
+def end_jobs(run: RunFolder, jobs: Collection[str]) -> None:
+    """End jobs that `states` has found; raises `InputError` if SLURM did not end them."""
+    # It also fails for jobs that have ended since the query.
+    if jobs and _run_program("scancel", *jobs) is None:
+        queued = _read_queue(run, jobs)
+        if queued is None or queued:
+            raise InputError(
+                f"SLURM did not end all jobs of {run.path} (scancel failed): they may still "
+                f"hold their machines; give `fairweather cancel {run.path}` again later"
+            )
 
 
 def cancel_jobs(path: Path) -> int:
@@ -222,15 +196,3 @@ def _run_program(*command: str) -> str | None:
     except (OSError, subprocess.SubprocessError):
         return None
     return done.stdout
-
-
-def _is_process(run: RunFolder, place: Place, job: str) -> bool:
-    """Whether a local process is this job; a later process may have the same number."""
-    try:
-        command = Path(f"/proc/{job}/cmdline").read_bytes().decode(errors="replace")
-    except FileNotFoundError:
-        if Path("/proc/self/cmdline").exists():
-            return False
-        command = _run_program("ps", "-o", "args=", "-p", job) or ""
-    folder = str(run.file(place_folder(place)).resolve())
-    return "submitit.local._local" in command and folder in command

@@ -11,7 +11,7 @@ import numpy as np
 import pandas as pd
 
 from fairweather.data.groups import column_to_text, read_text_table
-from fairweather.errors import InputError, check_name, quote_names
+from fairweather.errors import InputError, check_name, join_names, quote_names
 from fairweather.files.tables import MISSING_VALUES, find_text_format
 from fairweather.models.predictions.column_names import (
     INDEX_COLUMNS,
@@ -425,7 +425,6 @@ def describe_readers(readers: ReaderCalls, notes: Sequence[str] = ()) -> str:
     '1 reader of 2 images: ann 2'
     """
     counts, images = readers.counts, len(readers.keys)
-    listed = ", ".join(f"{name} {count:,}" for name, count in list(counts.items())[:6])
-    more = f" and {len(counts) - 6} more" if len(counts) > 6 else ""
+    listed = join_names([f"{name} {count:,}" for name, count in counts.items()])
     noun = "reader" if len(counts) == 1 else "readers"
-    return "; ".join([f"{len(counts)} {noun} of {images:,} images: {listed}{more}", *notes])
+    return "; ".join([f"{len(counts)} {noun} of {images:,} images: {listed}", *notes])

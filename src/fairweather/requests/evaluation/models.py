@@ -58,9 +58,7 @@ from fairweather.progress import Notify
 from fairweather.requests.aggregation import (
     LabelledPart,
     check_units,
-    label_units,
     read_aggregation,
-    resolve_aggregates,
 )
 from fairweather.requests.evaluation.settings import (
     add_class_settings,
@@ -215,12 +213,8 @@ class ModelRequest:
             _try_model(model, settings, dataset)
         ordered = settings.ordered or has_ordered_classes(dataset.notes)
         part = LabelledPart(dataset.test.labels.numpy(), dataset.test.groups)
-        truth = label_units(settings, part, find_task(dataset.task), ordered=ordered)
         settings = add_class_settings(
-            settings, options, priors, truth, dataset.classes, ordered=ordered
-        )
-        settings = resolve_aggregates(
-            settings, find_task(dataset.task), len(dataset.classes), ordered=ordered
+            settings, options, priors, part, dataset.classes, find_task(dataset.task), ordered
         )
         seeds = tuple(sorted({model.seed for model in models}))
         labels = [model_label(titles[model.name], model.seed, seeds) for model in models]

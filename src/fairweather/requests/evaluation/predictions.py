@@ -21,7 +21,7 @@ from fairweather.data.findings import parse_empty
 from fairweather.data.groups import check_shared_groups
 from fairweather.data.loading import list_source, mark_positive, tested_share
 from fairweather.data.sources import UNSPLIT
-from fairweather.errors import InputError, quote_names
+from fairweather.errors import InputError, join_names, quote_names
 from fairweather.inference.prediction import make_predictions
 from fairweather.metrics.columns import IntArray
 from fairweather.metrics.grouping import number_groups
@@ -66,9 +66,7 @@ from fairweather.progress import Notify
 from fairweather.requests.aggregation import (
     LabelledPart,
     check_parts,
-    label_units,
     read_aggregation,
-    resolve_aggregates,
 )
 from fairweather.requests.evaluation.settings import (
     add_class_settings,
@@ -225,9 +223,8 @@ class PredictionsRequest:
         settings = make_settings(options, shifts, device)
         test = LabelledPart(images[TEST].labels, images[TEST].groups)
         ordered = settings.ordered or facts.ordered
-        truth = label_units(settings, test, find_task(facts.task), ordered=ordered)
         settings = add_class_settings(
-            settings, options, priors, truth, facts.classes, ordered=facts.ordered
+            settings, options, priors, test, facts.classes, find_task(facts.task), ordered
         )
         for loaded in datasets.values():
             check_task(loaded, settings)
@@ -241,8 +238,6 @@ class PredictionsRequest:
             check_targets(settings.operating_points, facts.classes, known.labels, grouping)
             for variant in settings.variants:
                 variant.check_images(known.keys, known.labels, facts.classes, grouping)
-        ordered = settings.ordered or facts.ordered
-        settings = resolve_aggregates(settings, reader.task, len(facts.classes), ordered=ordered)
         labelled = {
             part: LabelledPart(known.labels, known.groups) for part, known in images.items()
         }
@@ -619,11 +614,10 @@ def _list_cells(
     models, seeds = dict.fromkeys(model for model, _ in have), sorted({seed for _, seed in have})
     for model, seed in itertools.product(models, seeds):
         if missing := sorted(every - have.get((model, seed), set())):
-            more = f" and {len(missing) - 1} more" if len(missing) > 1 else ""
             raise InputError(
-                f"there are no predictions of the model {model}, seed {seed}, for {missing[0]}"
-                f"{more}: every model and seed needs clean predictions, and those of each "
-                "shift that another one has"
+                f"there are no predictions of the model {model}, seed {seed}, for "
+                f"{join_names(missing)}: every model and seed needs clean predictions, and those "
+                "of each shift that another one has"
             )
     ordered = [UNCHANGED, *(shift for (_, level), shift in shifts.items() if level is not None)]
     return cells, tuple(ordered)

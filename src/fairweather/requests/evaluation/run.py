@@ -30,7 +30,7 @@ from fairweather.steps.outlook import Outlook
 from fairweather.types.measurement import Dataset
 from fairweather.types.options import takes
 from fairweather.workers.executors import choose_device
-from fairweather.workers.options import SLURM, SLURM_LOCAL, Sharing
+from fairweather.workers.options import SLURM, Sharing
 
 QUICK = "quick"
 Model = str | nn.Module
@@ -111,7 +111,7 @@ def evaluate(
     if out is not None:
         return run_request(request, Path(out), replace=replace, progress=tell)
     sharing = Sharing.from_options(request.options)
-    if sharing.worker or sharing.kind in (SLURM, SLURM_LOCAL):
+    if sharing.worker or sharing.kind == SLURM:
         way = "worker" if sharing.worker else f"executor {sharing.executor}"
         raise InputError(f"{way} needs out, the run folder that all workers share")
     temporary = tempfile.mkdtemp(prefix="fairweather-")

@@ -11,12 +11,17 @@ import torch
 from fairweather.attacks.shift_lists import expand_fit_shifts
 from fairweather.devices import Arithmetic
 from fairweather.errors import InputError, unknown_name
-from fairweather.metrics.columns import IntArray
 from fairweather.metrics.grouping import number_groups
 from fairweather.models.labels import read_label_file
 from fairweather.models.predictions.matching import KnownImages
 from fairweather.models.predictions.readers import ReaderTable, describe_readers, match_readers
-from fairweather.requests.aggregation import add_unit, read_aggregation
+from fairweather.requests.aggregation import (
+    LabelledPart,
+    add_unit,
+    label_units,
+    read_aggregation,
+    resolve_aggregates,
+)
 from fairweather.requests.costs import read_costs
 from fairweather.requests.evaluation_options import EvaluationOptions
 from fairweather.requests.inputs import (
@@ -26,7 +31,7 @@ from fairweather.requests.inputs import (
     complete_priors,
 )
 from fairweather.steps.measurement import Settings
-from fairweather.tasks import CLASSIFICATION_TASK, MULTILABEL_TASK
+from fairweather.tasks import Task
 from fairweather.types.measurement import (
     CLASSIFICATION,
     MULTILABEL,
@@ -116,20 +121,19 @@ def add_class_settings(
     settings: Settings,
     options: EvaluationOptions,
     priors: PartialPriors,
-    labels: IntArray,
+    test: LabelledPart,
     classes: tuple[str, ...],
-    *,
+    task: Task,
     ordered: bool,
 ) -> Settings:
-    """Add the settings about classes, once classes and labels are known.
+    """Add the settings about classes and units, once classes and labels are known.
 
-    `ordered` says whether the classes of the data are in an order.
-
-    Raises `InputError` for an unknown class, for a number that is not a probability, and for
-    settings that are only for classification, if an image has several labels.
+    Raises `InputError` for an unknown class, for a number that is not a probability, for
+    settings that are only for classification, if an image has several labels, and for an
+    aggregate that the labels do not allow.
     """
-    task = MULTILABEL_TASK if labels.ndim > 1 else CLASSIFICATION_TASK
-    ordered = ordered or settings.ordered
+    labels = label_units(settings, test, task, ordered=ordered)
+    settings = resolve_aggregates(settings, task, len(classes), ordered=ordered)
     points = check_operating_points(settings.operating_points, classes, task, ordered=ordered)
     costs = read_costs(options.costs, classes, findings=labels.ndim > 1)
     settings = replace(settings, operating_points=points, costs=costs)

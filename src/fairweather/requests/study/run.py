@@ -13,7 +13,7 @@ from fairweather.data.groups import natural_columns
 from fairweather.data.loading import tested_share
 from fairweather.data.splits import check_has_classes
 from fairweather.devices import Arithmetic, check_cores, resolve_device, training_precision
-from fairweather.errors import InputError, unknown_name
+from fairweather.errors import InputError
 from fairweather.files.yamlfile import dump_yaml
 from fairweather.inference.prediction import predict
 from fairweather.models.backbones import make_encoder
@@ -488,10 +488,8 @@ def is_helper(study: Study, devices: int, nodes: int) -> bool:
     return environment is not None and environment.global_rank() > 0
 
 
-def set_processes(study: Study, devices: int, nodes: int, strategy: str) -> tuple[Study, int]:
+def set_processes(study: Study, devices: int, nodes: int) -> tuple[Study, int]:
     """The study with its number of processes, and how many are on each machine."""
-    if strategy != "ddp":
-        raise unknown_name("strategy", strategy, ["ddp"])
     asked = devices * nodes
     if asked == 1:
         return study, study.processes
@@ -646,7 +644,6 @@ def run(
     device: str = "auto",
     offline: bool = False,
     replace: bool = False,
-    strategy: str = "ddp",
     progress: Notify | bool | None = True,
     **sharing: object,
 ) -> Run:
@@ -679,10 +676,8 @@ def run(
             its own; by default what the study's `processes` says. It changes the result. On one
             machine they are started here, otherwise by torchrun or srun, and all of them call this.
         nodes: how many machines do so; all must see the run folder.
-        strategy: how they work together: `ddp`, torch's DistributedDataParallel.
-        executor: `local`; `slurm`, which submits array jobs and follows them; or `slurm-local`, the
-            same jobs on this machine. `ray` is a Ray cluster on this machine, or the one that this
-            process is connected to. `ray://HOST:PORT` is another one.
+        executor: `local`; `slurm`, which submits array jobs; or `ray`, a Ray cluster on this
+            machine, or the one that this process is connected to. `ray://HOST:PORT` is another one.
         partition, gpus, time, setup: the settings of each SLURM job: a partition, a GPU as `1` or
             `TYPE:1` (default: none), a time limit and shell commands that run first. The limit is 4
             hours by default; write it as `2:00:00`. At its time limit, a job is submitted again and
@@ -698,7 +693,7 @@ def run(
     shared = read_sharing(sharing)
     shared.check()
     checked = study if isinstance(study, Study) else load_study(study, overrides, models)
-    checked, devices = set_processes(checked, shared.devices, shared.nodes, strategy)
+    checked, devices = set_processes(checked, shared.devices, shared.nodes)
     if checked.processes > 1 and shared.is_divided:
         raise InputError(
             f"{checked.processes} processes train each network together; that goes without "
