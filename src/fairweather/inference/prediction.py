@@ -16,7 +16,13 @@ import torch
 from torch import nn
 
 from fairweather.attacks.table import select_labels
-from fairweather.data.batches import BatchShifter, MixedImages, batch_slices, shifted_batches
+from fairweather.data.batches import (
+    BatchShifter,
+    MixedImages,
+    batch_slices,
+    shifted_batches,
+    to_input,
+)
 from fairweather.devices import (
     FP32,
     Arithmetic,
@@ -179,7 +185,7 @@ def compute_logits(
     the device, and calls `tell` with the share of its work that is done. Images and logits are
     copies: a model may change its input, and reuse the memory of its output.
     """
-    inputs = lane.bring(batch.images).to(memory_format=torch.channels_last).float().div_(255)
+    inputs = to_input(lane.bring(batch.images))
     if attack is not None:
         labels = select_labels(attack, batch).to(lane.device)
         inputs = attack(model, inputs, labels, batch.keys.to(lane.device), seed, tell)
@@ -781,8 +787,7 @@ def learn_from_source(
 
     def batches() -> Iterator[torch.Tensor]:
         for places in np.array_split(np.arange(len(source)), count):
-            pixels = source[places].images.to(device)
-            yield pixels.to(memory_format=torch.channels_last).float().div_(255)
+            yield to_input(source[places].images.to(device))
 
     with evaluation_mode(adapted, device), arithmetic.on(device), torch.enable_grad():
         learned = adapting.learn(adapted, batches())

@@ -16,9 +16,8 @@ import numpy.typing as npt
 import torch
 import torch.nn.functional as F
 
-from fairweather.data.batches import gathered_batches
+from fairweather.data.batches import gathered_batches, to_input
 from fairweather.devices import has_room_for
-from fairweather.training.loop_parts import to_input
 from fairweather.training.policies import augmix, rand_augment, trivial_augment
 from fairweather.training.recipe import GaussianNoise, RandomErasing, Recipe
 from fairweather.types.measurement import UNKNOWN, Images, Shift

@@ -12,6 +12,7 @@ import torch.nn.functional as F
 from torch import nn
 from torch.optim.swa_utils import AveragedModel
 
+from fairweather.data.batches import to_input
 from fairweather.errors import InputError
 from fairweather.training import loop_parts
 from fairweather.training.augmentation import (
@@ -457,7 +458,7 @@ def _evaluate(learner: Learner, images: Images, ranks: Ranks) -> tuple[float, fl
     cut = list(loop_parts.cut_batches(torch.arange(len(images)), 2 * learner.recipe.batch_size))
     for index in cut[ranks.rank :: ranks.size]:
         batch = images[slice(int(index[0]), int(index[-1]) + 1)]
-        logits = learner.predict(loop_parts.to_input(batch.images.to(learner.device)))
+        logits = learner.predict(to_input(batch.images.to(learner.device)))
         labels = batch.labels.to(learner.device)
         loss += float(learner.labels.entropy(logits, labels, reduction="sum"))
         outcomes.append(learner.labels.outcomes(logits, labels).cpu())

@@ -14,6 +14,7 @@ import torch
 import torch.nn.functional as F
 from torch import nn
 
+from fairweather.data.batches import to_input
 from fairweather.devices import in_evaluation_mode
 from fairweather.errors import CollapsedError, InputError
 from fairweather.training import loop_parts
@@ -99,10 +100,7 @@ def encode_images(encoder: nn.Module, images: Images, device: torch.device) -> t
     """Give the float32 features `[N, f]` of images, from the encoder in evaluation mode."""
     with in_evaluation_mode(encoder), torch.inference_mode():
         return torch.cat(
-            [
-                encoder(loop_parts.to_input(batch.images.to(device))).float()
-                for batch in cut_in_order(images)
-            ]
+            [encoder(to_input(batch.images.to(device))).float() for batch in cut_in_order(images)]
         )
 
 
