@@ -36,6 +36,7 @@ from fairweather.errors import InputError, first_line, no_exit
 from fairweather.inference.choices import choose_classes, judge_by_truth
 from fairweather.inference.stopwatch import Stopwatch
 from fairweather.metrics.detection import OodInputs, compute_ood_scores
+from fairweather.processes import keep_freed_memory
 from fairweather.progress import Event, Notify, shows_progress, to_notify
 from fairweather.tasks import CLASSIFICATION_TASK, MULTILABEL_TASK, Task
 from fairweather.types.measurement import (
@@ -291,6 +292,7 @@ def compute_ahead(
         done += len(part)
         return _Waiting(number, part, logits, None if features is None else lane.fetch(features))
 
+    keep_freed_memory()
     waiting: deque[_Waiting] = deque()
     for batch in batches:
         for number in range(len(networks)):

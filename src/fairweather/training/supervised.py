@@ -14,6 +14,7 @@ from torch.optim.swa_utils import AveragedModel
 
 from fairweather.data.batches import to_input
 from fairweather.errors import InputError
+from fairweather.processes import keep_freed_memory
 from fairweather.training import loop_parts
 from fairweather.training.augmentation import (
     TrainingBatch,
@@ -323,6 +324,7 @@ def fit(
     """
     _check_training(train, recipe, head, attack, ranks)
     loss.check(train, val)
+    keep_freed_memory()
     device = device or torch.device("cpu")
     recipe, fabric = loss.complete(recipe), ranks.fabric(device, precision)
     learner = Learner(model, recipe, head, seed, fabric, loss, loss.weigh(recipe, train))

@@ -17,6 +17,7 @@ from torch import nn
 from fairweather.data.batches import to_input
 from fairweather.devices import in_evaluation_mode
 from fairweather.errors import CollapsedError, InputError
+from fairweather.processes import keep_freed_memory
 from fairweather.training import loop_parts
 from fairweather.training.augmentation import known_share, move_if_room, training_batches
 from fairweather.training.losses import ONE_CLASS, LabelLoss
@@ -268,6 +269,7 @@ def pretrain(
     if len(images) < 2:
         raise InputError(f"pre-training needs at least 2 images, found {len(images)}")
     ranks.check_batches(list(loop_parts.cut_batches(torch.arange(len(images)), recipe.batch_size)))
+    keep_freed_memory()
     device = device or torch.device("cpu")
     method = METHODS[recipe.method]
     with loop_parts.seeded(_derive_seed(seed, 1), torch.device("cpu")):
