@@ -69,6 +69,11 @@ def put(write, folder, number, **options):
     write(place, **options)
 
 
+def fork_from_here():
+    """A spawned process would spawn its own too, such as those of timm's loader."""
+    multiprocessing.set_start_method("fork", force=True)
+
+
 def processor_seconds():
     """Of this process and of those that it started, which have ended."""
     parts = map(resource.getrusage, (resource.RUSAGE_SELF, resource.RUSAGE_CHILDREN))
@@ -210,9 +215,7 @@ def main():
             "LOKY_MAX_CPU_COUNT": str(threads),
         }
         spawn = multiprocessing.get_context("spawn")
-        # Its own processes, such as those of timm's loader, are forked as anywhere else.
-        forks = functools.partial(multiprocessing.set_start_method, "fork", force=True)
-        with ProcessPoolExecutor(1, spawn, forks) as pool:
+        with ProcessPoolExecutor(1, spawn, fork_from_here) as pool:
 
             def ask(function, *arguments):
                 return pool.submit(function, *arguments).result()
