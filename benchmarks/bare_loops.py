@@ -4,7 +4,8 @@
     python benchmarks/bare_loops.py FOLDER          # those of a folder
 
 Prints the tables of benchmarks/notes/bare_loops.md. Above 1, fairweather is faster. Times are of
-all processes, so start, digests and writes of the cache count.
+all processes, so start, digests and writes of the cache count. The bare loops have a process of
+their own, since fairweather sets in its own how much freed memory stays there; the two take turns.
 
 - decoding: an empty cache, beside a pool of processes that decode, resize and crop with Pillow.
 - evaluation: `predict` beside passes on float tensors that are ready; `load_data` and `predict`,
@@ -21,6 +22,7 @@ import shutil
 import statistics
 import tempfile
 import time
+from concurrent.futures import ProcessPoolExecutor
 from pathlib import Path
 
 import numpy as np
@@ -67,6 +69,11 @@ def put(write, folder, number, **options):
     write(place, **options)
 
 
+def fork_from_here():
+    """A spawned process would spawn its own too, such as those of timm's loader."""
+    multiprocessing.set_start_method("fork", force=True)
+
+
 def processor_seconds():
     """Of this process and of those that it started, which have ended."""
     parts = map(resource.getrusage, (resource.RUSAGE_SELF, resource.RUSAGE_CHILDREN))
@@ -80,10 +87,10 @@ def measure(function):
     return processor_seconds() - busy, time.perf_counter() - start
 
 
-def row(what, images, theirs, ours):
-    """Compare two functions in turn."""
-    theirs(), ours()
-    seconds = np.array([[measure(theirs), measure(ours)] for _ in range(PAIRS)])
+def row(ask, what, images, theirs, ours):
+    """Compare a function, computed by `ask`, with another in turn."""
+    ask(theirs), ours()
+    seconds = np.array([[ask(measure, theirs), measure(ours)] for _ in range(PAIRS)])
     ratios = (seconds[:, 0] / seconds[:, 1]).T
     cells = [f"{np.median(each):.2f} ({each.min():.2f} to {each.max():.2f})" for each in ratios]
     rates = [images / statistics.median(seconds[:, at, 0]) for at in (1, 0)]
@@ -118,8 +125,27 @@ def load_first(root, preparation):
     return loaded
 
 
-def validate(network, root, side, threads):
+@functools.cache
+def open_network(name):
+    torch.manual_seed(0)
+    return timm.create_model(name, num_classes=CLASSES).eval()
+
+
+@functools.cache
+def load_floats(root, side):
+    return [part.float() / 255 for part in load(root, Preparation(side)).test.images.split(BATCH)]
+
+
+def pass_barely(name, root, side):
+    network, batches = open_network(name), load_floats(root, side)
+    with torch.inference_mode():
+        for batch in batches:
+            network(batch)
+
+
+def validate(name, root, side, threads):
     """The loop of timm's validate.py, for a CPU: its loader, its loss and its accuracies."""
+    network = open_network(name)
     loader = create_loader(
         create_dataset("", root=str(root)),
         input_size=(3, side, side),
@@ -138,30 +164,24 @@ def validate(network, root, side, threads):
             top5.update(acc5.item(), len(target))
 
 
-def compare_evaluation(name, side, root, threads):
+def compare_evaluation(ask, name, side, root, threads):
     """Rows of one network."""
-    network = timm.create_model(name, num_classes=CLASSES).eval()
-    images = load(root, Preparation(side)).test
-    batches = [part.float() / 255 for part in images.images.split(BATCH)]
-
-    def bare():
-        with torch.inference_mode():
-            for batch in batches:
-                network(batch)
+    network, images = open_network(name), load(root, Preparation(side)).test
 
     def predict(images):
         fw.predict(network, images, batch_size=BATCH, device="cpu", progress=None)
 
-    timms = functools.partial(validate, network, root, side, threads)
+    bare = functools.partial(pass_barely, name, root, side)
+    timms = functools.partial(validate, name, root, side, threads)
     for against, theirs, ours in (
         ("bare passes", bare, lambda: predict(images)),
         ("timm's loop", timms, lambda: predict(load(root, Preparation(side)).test)),
         ("timm's, empty cache", timms, lambda: predict(load_first(root, Preparation(side)).test)),
     ):
-        yield row(f"{name} at {side}, {against}", len(images), theirs, ours)
+        yield row(ask, f"{name} at {side}, {against}", len(images), theirs, ours)
 
 
-def report(folder, given, threads):
+def report(ask, folder, given, threads):
     yield f"\nThreads: {threads}\n\n{HEADER}\n|---|---|---|---|"
     for (width, height), count in PHOTOGRAPHS:
         photographs = folder / f"{width}"
@@ -174,12 +194,12 @@ def report(folder, given, threads):
         paths = sorted(photographs.glob("*/*.jpg"))
         pool = functools.partial(decode_in_pool, paths, threads)
         cache = functools.partial(load_first, photographs, Preparation(224, 256))
-        yield row(f"decoding {len(paths)} files of {width} px", len(paths), pool, cache)
+        yield row(ask, f"decoding {len(paths)} files of {width} px", len(paths), pool, cache)
     for name, side, count in NETWORKS:
         root = folder / f"first-{count}"
         for number, path in enumerate(sorted((folder / "500").glob("*/*.jpg"))[:count]):
             put(functools.partial(shutil.copy, path), root, number)
-        yield from compare_evaluation(name, side, root, threads)
+        yield from compare_evaluation(ask, name, side, root, threads)
 
 
 def main():
@@ -194,8 +214,14 @@ def main():
             "FAIRWEATHER_CACHE": f"{temporary}/cache",
             "LOKY_MAX_CPU_COUNT": str(threads),
         }
-        for line in report(Path(temporary), given, threads):
-            print(line, flush=True)
+        spawn = multiprocessing.get_context("spawn")
+        with ProcessPoolExecutor(1, spawn, fork_from_here) as pool:
+
+            def ask(function, *arguments):
+                return pool.submit(function, *arguments).result()
+
+            for line in report(ask, Path(temporary), given, threads):
+                print(line, flush=True)
 
 
 if __name__ == "__main__":

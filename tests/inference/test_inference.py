@@ -8,7 +8,7 @@ import torch
 from torch import nn
 
 from fairweather.attacks.table import make_attack
-from fairweather.data.batches import batch_slices
+from fairweather.data.batches import batch_slices, to_input
 from fairweather.errors import InputError, StoppedError
 from fairweather.inference.prediction import Predictor, predict, predict_batches
 from fairweather.models.opening import load_model
@@ -279,3 +279,16 @@ def test_logits_of_many_classes_are_there_for_who_asks():
     assert predict(model, images, device="cpu").logits is None
     with torch.inference_mode():
         np.testing.assert_allclose(logits, model(images.images.float() / 255).numpy(), atol=1e-6)
+
+
+@pytest.mark.parametrize("size", [(1, 1), (16, 16), (5, 7)])
+@pytest.mark.parametrize("layout", [torch.contiguous_format, torch.channels_last])
+def test_inputs_are_all_values_divided_by_255(size, layout):
+    count = -(-256 // (size[0] * size[1]))
+    values = torch.arange(count * 3 * size[0] * size[1], dtype=torch.uint8)
+    images = values.reshape(count, 3, *size).contiguous(memory_format=layout)
+    before = images.clone()
+    inputs = to_input(images)
+    assert torch.equal(inputs, before.float() / 255)
+    assert inputs.is_contiguous(memory_format=torch.channels_last)
+    assert torch.equal(images, before)

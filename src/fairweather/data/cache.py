@@ -45,7 +45,7 @@ from fairweather.data.sources import RawImage
 from fairweather.data.splits import Subset
 from fairweather.errors import DISK_FULL, InputError
 from fairweather.files.folders import cache_folder, cannot_store
-from fairweather.processes import submit, wait_for_result
+from fairweather.processes import keep_freed_memory, submit, wait_for_result
 from fairweather.progress import Event, Notify
 from fairweather.types.measurement import BoolArray
 
@@ -207,9 +207,6 @@ ENVIRONMENT = {
     # A numerical library may start one thread per core when it is imported; decoding needs none.
     "OMP_NUM_THREADS": "1",
     "OPENBLAS_NUM_THREADS": "1",
-    # glibc keeps the memory of one image for the next, which saves a tenth of the time.
-    "MALLOC_MMAP_THRESHOLD_": str(1 << 25),
-    "MALLOC_TRIM_THRESHOLD_": str(1 << 28),
 }
 
 NumberedImage = tuple[int, RawImage]
@@ -253,6 +250,7 @@ def decode_images(
     ...     decode_images([image], 1, Path(file.name), square=Square(8, 8), skip_unreadable=False)
     DecodingResult(shape=(1, 3, 8, 8), unreadable={})
     """
+    keep_freed_memory()
     numbered, workers = enumerate(items), cpu_count()
     with strict_pillow(), _open_for_writing(path) as file:
         writer = _PixelWriter(file, path, count, square, skip_unreadable, scale)

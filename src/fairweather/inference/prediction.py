@@ -16,7 +16,13 @@ import torch
 from torch import nn
 
 from fairweather.attacks.table import select_labels
-from fairweather.data.batches import BatchShifter, MixedImages, batch_slices, shifted_batches
+from fairweather.data.batches import (
+    BatchShifter,
+    MixedImages,
+    batch_slices,
+    shifted_batches,
+    to_input,
+)
 from fairweather.devices import (
     FP32,
     Arithmetic,
@@ -30,6 +36,7 @@ from fairweather.errors import InputError, first_line, no_exit
 from fairweather.inference.choices import choose_classes, judge_by_truth
 from fairweather.inference.stopwatch import Stopwatch
 from fairweather.metrics.detection import OodInputs, compute_ood_scores
+from fairweather.processes import keep_freed_memory
 from fairweather.progress import Event, Notify, shows_progress, to_notify
 from fairweather.tasks import CLASSIFICATION_TASK, MULTILABEL_TASK, Task
 from fairweather.types.measurement import (
@@ -179,7 +186,7 @@ def compute_logits(
     the device, and calls `tell` with the share of its work that is done. Images and logits are
     copies: a model may change its input, and reuse the memory of its output.
     """
-    inputs = lane.bring(batch.images).to(memory_format=torch.channels_last).float().div_(255)
+    inputs = to_input(lane.bring(batch.images))
     if attack is not None:
         labels = select_labels(attack, batch).to(lane.device)
         inputs = attack(model, inputs, labels, batch.keys.to(lane.device), seed, tell)
@@ -285,6 +292,7 @@ def compute_ahead(
         done += len(part)
         return _Waiting(number, part, logits, None if features is None else lane.fetch(features))
 
+    keep_freed_memory()
     waiting: deque[_Waiting] = deque()
     for batch in batches:
         for number in range(len(networks)):
@@ -781,8 +789,7 @@ def learn_from_source(
 
     def batches() -> Iterator[torch.Tensor]:
         for places in np.array_split(np.arange(len(source)), count):
-            pixels = source[places].images.to(device)
-            yield pixels.to(memory_format=torch.channels_last).float().div_(255)
+            yield to_input(source[places].images.to(device))
 
     with evaluation_mode(adapted, device), arithmetic.on(device), torch.enable_grad():
         learned = adapting.learn(adapted, batches())

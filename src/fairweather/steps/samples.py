@@ -20,6 +20,7 @@ from PIL import Image
 from torch import nn
 
 from fairweather.attacks.table import select_labels
+from fairweather.data.batches import to_input
 from fairweather.progress import Notify
 from fairweather.report.samples import (
     ATTACKED,
@@ -177,7 +178,7 @@ def attack_images(
     attacked = []
     for at in range(len(images)):
         image = images[at : at + 1]
-        inputs = image.images.to(device, memory_format=torch.channels_last).float().div_(255)
+        inputs = to_input(image.images.to(device))
         labels, keys = select_labels(attack, image).to(device), image.keys.to(device)
         attacked.append(attack(model, inputs, labels, keys, seed).mul(255).round().to("cpu"))
     return torch.cat(attacked).to(torch.uint8)

@@ -16,9 +16,8 @@ import numpy.typing as npt
 import torch
 import torch.nn.functional as F
 
-from fairweather.data.batches import gathered_batches
+from fairweather.data.batches import gathered_batches, to_input
 from fairweather.devices import has_room_for
-from fairweather.training.loop_parts import to_input
 from fairweather.training.policies import augmix, rand_augment, trivial_augment
 from fairweather.training.recipe import GaussianNoise, RandomErasing, Recipe
 from fairweather.types.measurement import UNKNOWN, Images, Shift
@@ -66,16 +65,29 @@ def apply_geometry(images: torch.Tensor, geometry: Geometry) -> torch.Tensor:
     cos, sin = angle.cos().reshape(n, 1, 1), angle.sin().reshape(n, 1, 1)
     y = (torch.arange(height, device=images.device) + 0.5 - height / 2).reshape(1, height, 1)
     x = (torch.arange(width, device=images.device) + 0.5 - width / 2).reshape(1, 1, width)
-    column = (cos * x - sin * y + width / 2).floor_().long()
-    row = (sin * x + cos * y + height / 2).floor_().long()
-    inside = (column >= 0) & (column < width) & (row >= 0) & (row < height)
-    flip_h = geometry.horizontal.to(images.device).reshape(n, 1, 1)
-    flip_v = geometry.vertical.to(images.device).reshape(n, 1, 1)
-    column = torch.where(flip_h, width - 1 - column, column).clamp_(0, width - 1)
-    row = torch.where(flip_v, height - 1 - row, row).clamp_(0, height - 1)
-    source = (row * width + column).reshape(n, 1, -1).expand(n, channels, -1)
+    columns, inside = _find_sources(cos * x - sin * y, geometry.horizontal, width)
+    rows, also_inside = _find_sources(sin * x + cos * y, geometry.vertical, height)
+    source = (rows * width + columns).long().reshape(n, 1, -1).expand(n, channels, -1)
     picked = images.reshape(n, channels, -1).gather(2, source).reshape(images.shape)
-    return picked * inside[:, None]
+    return picked * (inside & also_inside)[:, None]
+
+
+def _find_sources(
+    offsets: torch.Tensor, flipped: torch.Tensor, side: int
+) -> tuple[torch.Tensor, torch.Tensor]:
+    """The row or column that each pixel `[B, H, W]` is taken from, and whether it is inside.
+
+    Args:
+        offsets: float32, from the centre of the image.
+        flipped: bool `[B]`.
+        side: pixels along this axis.
+    """
+    # In float32, which is exact here: calls of torch take several times as long on int64.
+    place = (offsets + side / 2).floor_()
+    nearest = place.clamp(0, side - 1)
+    inside = nearest == place
+    flip = flipped.to(offsets.device).reshape(-1, 1, 1)
+    return torch.where(flip, side - 1 - nearest, nearest).int(), inside
 
 
 def apply_train_shifts(

@@ -50,11 +50,6 @@ def training(seed: int, device: torch.device) -> Iterator[None]:
         yield
 
 
-def to_input(images: torch.Tensor) -> torch.Tensor:
-    """Turn a batch of 8-bit images into a float tensor in [0, 1], channels last in memory."""
-    return images.to(memory_format=torch.channels_last).float().div_(255)
-
-
 def take_step(
     fabric: Fabric,
     module: nn.Module,

@@ -12,7 +12,9 @@ import torch.nn.functional as F
 from torch import nn
 from torch.optim.swa_utils import AveragedModel
 
+from fairweather.data.batches import to_input
 from fairweather.errors import InputError
+from fairweather.processes import keep_freed_memory
 from fairweather.training import loop_parts
 from fairweather.training.augmentation import (
     TrainingBatch,
@@ -322,6 +324,7 @@ def fit(
     """
     _check_training(train, recipe, head, attack, ranks)
     loss.check(train, val)
+    keep_freed_memory()
     device = device or torch.device("cpu")
     recipe, fabric = loss.complete(recipe), ranks.fabric(device, precision)
     learner = Learner(model, recipe, head, seed, fabric, loss, loss.weigh(recipe, train))
@@ -457,7 +460,7 @@ def _evaluate(learner: Learner, images: Images, ranks: Ranks) -> tuple[float, fl
     cut = list(loop_parts.cut_batches(torch.arange(len(images)), 2 * learner.recipe.batch_size))
     for index in cut[ranks.rank :: ranks.size]:
         batch = images[slice(int(index[0]), int(index[-1]) + 1)]
-        logits = learner.predict(loop_parts.to_input(batch.images.to(learner.device)))
+        logits = learner.predict(to_input(batch.images.to(learner.device)))
         labels = batch.labels.to(learner.device)
         loss += float(learner.labels.entropy(logits, labels, reduction="sum"))
         outcomes.append(learner.labels.outcomes(logits, labels).cpu())

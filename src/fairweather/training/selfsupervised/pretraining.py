@@ -14,8 +14,10 @@ import torch
 import torch.nn.functional as F
 from torch import nn
 
+from fairweather.data.batches import to_input
 from fairweather.devices import in_evaluation_mode
 from fairweather.errors import CollapsedError, InputError
+from fairweather.processes import keep_freed_memory
 from fairweather.training import loop_parts
 from fairweather.training.augmentation import known_share, move_if_room, training_batches
 from fairweather.training.losses import ONE_CLASS, LabelLoss
@@ -99,10 +101,7 @@ def encode_images(encoder: nn.Module, images: Images, device: torch.device) -> t
     """Give the float32 features `[N, f]` of images, from the encoder in evaluation mode."""
     with in_evaluation_mode(encoder), torch.inference_mode():
         return torch.cat(
-            [
-                encoder(loop_parts.to_input(batch.images.to(device))).float()
-                for batch in cut_in_order(images)
-            ]
+            [encoder(to_input(batch.images.to(device))).float() for batch in cut_in_order(images)]
         )
 
 
@@ -270,6 +269,7 @@ def pretrain(
     if len(images) < 2:
         raise InputError(f"pre-training needs at least 2 images, found {len(images)}")
     ranks.check_batches(list(loop_parts.cut_batches(torch.arange(len(images)), recipe.batch_size)))
+    keep_freed_memory()
     device = device or torch.device("cpu")
     method = METHODS[recipe.method]
     with loop_parts.seeded(_derive_seed(seed, 1), torch.device("cpu")):
