@@ -249,6 +249,32 @@ def test_the_sentences_of_pacs_say_what_is_stored():
     assert f"between {-min(misses)} points too low and {max(misses)} too high" in found
 
 
+def test_the_sentences_of_pacs_on_prediction_sets_say_what_is_stored():
+    found = (details.HERE / "details.md").read_text(encoding="utf-8")
+    stored = adapted.read_folder(details.HERE / "adapted").values()
+    means = adapted.over_networks(list(stored)).set_index(["metric", "method", "protocol"])["value"]
+    covered = means[adapted.COVERED]
+    plain, shuffled, by_class = (
+        round(100 * covered[cell])
+        for cell in (
+            (adapted.PLAIN, ""),
+            ("batchnorm", "shuffled, 64 a batch"),
+            ("batchnorm", "by class, 64 a batch"),
+        )
+    )
+    sizes = [
+        rows.set_index(["metric", "method", "protocol"])["value"][
+            ("conformal_set_size", "batchnorm", "by class, 64 a batch")
+        ]
+        for rows in stored
+    ]
+    assert f"contain the kind of {plain} % of the sketches as trained, and of {shuffled} %" in found
+    assert (
+        f"they contain {by_class} %, since they name {min(sizes):.0f} to {max(sizes):.0f} of"
+        in found
+    )
+
+
 def test_a_mean_over_networks_covers_other_networks_and_other_images():
     """By hand: Student's t of two degrees of freedom is 4.303, and the networks' own reach 0.04."""
 
