@@ -22,10 +22,11 @@ print(resource.getrusage(resource.RUSAGE_SELF).ru_minflt - before)
 """
 
 
-def page_faults(*arguments):
+def page_faults(*arguments, chosen=None):
     command = [sys.executable, "-c", COUNTS_FAULTS, *arguments]
     of_glibc = ("MALLOC_", "GLIBC_TUNABLES")
     environment = {name: text for name, text in os.environ.items() if not name.startswith(of_glibc)}
+    environment |= chosen or {}
     run = subprocess.run(command, capture_output=True, text=True, check=True, env=environment)
     return int(run.stdout)
 
@@ -33,3 +34,9 @@ def page_faults(*arguments):
 @pytest.mark.skipif(platform.libc_ver()[0] != "glibc", reason="it sets what glibc keeps")
 def test_memory_is_kept_for_what_needs_it_next():
     assert 10 * page_faults("keep") < page_faults()
+
+
+@pytest.mark.skipif(platform.libc_ver()[0] != "glibc", reason="it sets what glibc keeps")
+def test_a_user_chooses_what_is_kept():
+    chosen = {"MALLOC_TRIM_THRESHOLD_": str(1 << 17)}
+    assert page_faults("keep", chosen=chosen) > 10 * page_faults("keep")

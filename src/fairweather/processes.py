@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import ctypes
 import os
+import platform
 import subprocess  # nosec B404 # for Python itself, without a shell
 import sys
 import threading
@@ -21,6 +22,8 @@ from fairweather.errors import InputError
 
 # Of glibc's malloc.h.
 _TRIM_THRESHOLD, _MMAP_THRESHOLD = -1, -3
+# How users choose what glibc keeps.
+_CHOSEN_BY = ("MALLOC_TRIM_THRESHOLD_", "MALLOC_MMAP_THRESHOLD_", "GLIBC_TUNABLES")
 
 
 @cache
@@ -29,9 +32,11 @@ def keep_freed_memory() -> None:
 
     By itself, glibc returns memory as soon as some megabytes are free, and the next batch gets it
     page by page: 12 % of the time of a ViT-Ti (benchmarks/notes/speed.md). Now up to a gigabyte
-    stays here. Single pieces of more than 32 MiB, the most that glibc allows, are returned as ever.
+    stays at the end of its heap. Single pieces of more than 32 MiB, the most that glibc allows, are
+    returned as ever. Where a variable of glibc says what to keep, that stays.
     """
-    if sys.platform == "linux" and hasattr(library := ctypes.CDLL(None), "mallopt"):
+    if platform.libc_ver()[0] == "glibc" and not any(name in os.environ for name in _CHOSEN_BY):
+        library = ctypes.CDLL(None)
         library.mallopt(_MMAP_THRESHOLD, 1 << 25)
         library.mallopt(_TRIM_THRESHOLD, 1 << 30)
 

@@ -281,6 +281,25 @@ def test_hardly_adapting_and_coming_back_is_said(images, tmp_path):
         lines.clear()
 
 
+def test_what_adapts_is_said_once_though_clean_images_come_again(images, tmp_path):
+    lines = []
+    with figures_left_out():
+        run = fw.evaluate(
+            nn.Sequential(nn.BatchNorm2d(3), Quadrants()),
+            fw.Dataset("quadrants", None, None, images, (0.0,) * 3, (1.0,) * 3),
+            ["brightness_factor: [0.5]"],
+            variants=["tent: {cells: continual, batch_size: 20, orders: 1}"],
+            out=tmp_path / "run",
+            bootstrap=100,
+            device="cpu",
+            progress=lambda event: lines.append(event.line),
+        )
+    assert "clean_after/all" in set(run.scores["shift"])
+    (said,) = [line for line in lines if line.startswith("adapts ")]
+    table = pd.read_csv(run.folder.file("tables/adaptation_costs.csv"))
+    assert said.endswith(table["adapts"].item())
+
+
 def test_streams_of_few_images_are_not_examined(images, tmp_path):
     streams, table, page = evaluate_stuck(images[:18], "stuck: {after: 0}", tmp_path / "a")
     assert not streams.is_examined

@@ -767,6 +767,31 @@ def test_a_cell_has_the_streams_one_after_the_other(toy_images):
     np.testing.assert_array_equal(single.logits, logits[0])
 
 
+@pytest.mark.parametrize("kind", ["tent", "eata", "sar", "cotta"])
+def test_scales_of_group_norm_get_the_same_steps_in_each_memory_format(toy_images, kind):
+    """Predictions are made channels last, where torch 2.13 by itself ends with a signal."""
+    torch.manual_seed(0)
+    layers = [nn.Conv2d(3, 8, 3), nn.GroupNorm(2, 8), nn.ReLU(), nn.AdaptiveAvgPool2d(1)]
+    network = nn.Sequential(*layers, nn.Flatten(), nn.Linear(8, 3)).eval()
+    options = {"batch_size": 24, "orders": 1, "learning_rate": 0.5}
+    if kind == "cotta":
+        options["restored"] = 0
+    if kind in ("eata", "sar"):
+        options["margin"] = 9
+    variant = read_variant({kind: options})
+    predictor = Predictor(network, adapting=variant, source=toy_images[:40])
+    (rows,) = predict_shared(
+        [predictor], toy_images, make_shift("clean"), batch_size=20, device=CPU
+    )
+    adapted = variant.adapt(network).eval()
+    adapted.memory |= variant.learn(adapted, [toy_images[:40].images.float() / 255])
+    (places,) = variant.draw_streams(toy_images.labels.numpy())
+    images = toy_images.images[places].float() / 255
+    logits = torch.cat([adapted(batch) for batch in images.split(24)])
+    np.testing.assert_allclose(rows.logits[places], logits, rtol=1e-3, atol=1e-3)
+    assert (logits - network(images)).abs().max() > 0.01
+
+
 def test_each_seed_of_a_model_has_orders_and_random_numbers_of_its_own(toy_images):
     text = "cotta: {batch_size: 48, orders: 2, augmentations: 1, sure: 1, restored: 0.5}"
     labels = toy_images.labels.numpy()

@@ -19,7 +19,6 @@ import PIL
 from PIL import Image, ImageFile, ImageOps, UnidentifiedImageError
 
 from fairweather.errors import InputError, missing_extra, one_line
-from fairweather.processes import keep_freed_memory
 from fairweather.types.measurement import IntArray
 
 # ---------------------------------------------------------------- gray values
@@ -397,7 +396,6 @@ def write_decoded(target: Target, first: int, contents: Sequence[Content]) -> li
         decodes these again, and its result counts: users can register formats with Pillow that a
         worker does not know.
     """
-    keep_freed_memory()
     Image.MAX_IMAGE_PIXELS = target.most_pixels
     failed: list[int] = []
     with strict_pillow(), target.path.open("r+b") as file:

@@ -352,13 +352,14 @@ def _add_network(
     worker: Worker,
     progress: Notify,
 ) -> plan.StepResult:
-    """Add how long the network took, and what adapts of it; clean images tell that once."""
+    """Add how long the network took; where clean images come first, also what adapts of it."""
     clock, adapting, adapts = predictor.clock, predictor.adapting, None
-    if adapting is not None:
+    is_first = (step.shift, step.images.part) == (CLEAN, TEST) and not step.is_afterwards
+    if adapting is not None and is_first:
         with evaluation_mode(predictor.model, worker.device):
             pixels = worker.images(step.images).images[:1].to(worker.device).float() / 255
             adapts = adapting.describe_adapted(predictor.model, pixels) or None
-    if adapts is not None and (step.shift, step.images.part, predictor.seed) == (CLEAN, TEST, 0):
+    if adapts is not None and predictor.seed == 0:
         progress(Event("adapts", 1, 1, line=f"adapts         {step.model}: {adapts}"))
     return done._replace(
         network_seconds=None if clock is None else round(clock.seconds, 6),

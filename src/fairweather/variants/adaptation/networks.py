@@ -31,6 +31,17 @@ STATISTICS = ("mean", "var")  # of batch norm
 Tensors = dict[str, torch.Tensor]
 
 
+def _ask_for_gradient(_: nn.Module, inputs: tuple[torch.Tensor]) -> tuple[torch.Tensor] | None:
+    """Let the maps of a group norm have a gradient, where only its own numbers need one.
+
+    On a CPU, torch 2.13 else reads memory that is not there, if the maps are channels last.
+    """
+    (maps,) = inputs
+    if maps.requires_grad or not torch.is_grad_enabled():
+        return None
+    return (maps.detach().requires_grad_(),)
+
+
 class AdaptedNetwork(nn.Module):
     """A copy of a network that sees one batch after the other, with all that changes meanwhile.
 
@@ -66,6 +77,9 @@ class AdaptedNetwork(nn.Module):
         self.adapted_parameters = list(parameters)
         for parameter in parameters:
             parameter.requires_grad_()
+        for module in network.modules() if parameters else ():
+            if isinstance(module, nn.GroupNorm):
+                module.register_forward_pre_hook(_ask_for_gradient)
         self._predict = predict
         self._optimiser = (
             OPTIMISERS[optimiser](self.adapted_parameters, learning_rate) if parameters else None
