@@ -513,7 +513,7 @@ def test_the_sentences_of_pathmnist_say_what_is_stored(longer, lines):
         f"`--variant batchnorm` gives the recipes {min(gains)} to {max(gains)} points back" in told
     )
     (left,) = re.findall(r"Sorted by class, batch norm leaves (\d+ to \d+ %) right", text)
-    assert f"sorted by class, it leaves {left} right" in told
+    assert f"Sorted by class, it leaves {left} right" in told
     lost, colder = [], {}
     for unit in pathmnist.units():
         model = unit.partition("-")[0]
