@@ -526,6 +526,7 @@ ROWS = {
         ("run study.yaml --gpus 2", "needs executor slurm", {}),
         ("run study.yaml --executor slurm --time soon", "found 'soon'", {}),
         ("run study.yaml --steps 2/3", "--steps is now called --worker", {}),
+        ("run study.yaml --strategy ddp", "--strategy is gone: devices always train", {}),
         ("run study.yaml --track nowhere", "nowhere", {}),
     ],
     "studies": [

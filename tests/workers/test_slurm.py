@@ -1,5 +1,6 @@
 """A study is done by jobs of SLURM, here of programs that behave like it, or by submitit's own."""
 
+import json
 import os
 import re
 import shutil
@@ -7,6 +8,7 @@ import signal
 import subprocess
 import sys
 import time
+from types import SimpleNamespace
 
 import pytest
 from typer.testing import CliRunner
@@ -394,12 +396,18 @@ PLACE = "0123456789abcdef"
 
 def noted(folder, *jobs, **facts):
     """Write a note of jobs into a run folder."""
-    facts = {"host": "login", "study": ""} | facts
+    facts = {"study": ""} | facts
     note = submitted.SubmittedJobs(
         folder=str(folder.resolve()), jobs=dict.fromkeys(jobs, PLACE), **facts
     )
     submitted.write_note(RunFolder(folder), note)
     return note
+
+
+def test_a_note_of_the_last_version_is_read(tmp_path):
+    note, path = noted(tmp_path, "1"), tmp_path / "jobs.json"
+    path.write_text(json.dumps(json.loads(path.read_text()) | {"executor": "slurm", "host": "a"}))
+    assert submitted.read_note(RunFolder(tmp_path)) == note
 
 
 def queued(state, job, name):
@@ -492,6 +500,25 @@ def test_a_folder_for_jobs_is_never_one_that_was_there(alone, monkeypatch, tmp_p
     (run.path / "logs/jobs" / PLACE).symlink_to(run.path / "other")
     with pytest.raises(FileExistsError):
         submitted.make_place(run)
+
+
+@pytest.mark.filterwarnings("ignore::pytest.PytestUnraisableExceptionWarning")
+def test_jobs_run_nothing_of_the_current_folder(state, tmp_path, monkeypatch):
+    run = RunFolder(tmp_path / "run")
+    (tmp_path / "shlex.py").write_text(f"open({str(tmp_path / 'harm')!r}, 'w')\n")
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.delenv("PYTHONSAFEPATH", raising=False)
+    settings = SimpleNamespace(device="cpu", workers=0)
+    job = SimpleNamespace(  # which fails, since it is no function
+        place=submitted.make_place(run), assignment=SimpleNamespace(settings=settings, threads=1)
+    )
+    (number,) = slurm._submit_array(executor_options.Sharing(executor="slurm"), run, job, 1)
+    note = submitted.SubmittedJobs(folder="", study="", jobs={number: job.place})
+    log = run.file(note.log_file(number))
+    wait_for(
+        lambda: (tmp_path / "harm").exists() or (log.exists() and "not callable" in log.read_text())
+    )
+    assert not (tmp_path / "harm").exists()
 
 
 def test_another_command_that_has_seen_the_end_first_is_no_cancel(
@@ -599,6 +626,7 @@ def test_a_finished_run_submits_nothing(study, alone, state):
     ("options", "words"),
     [
         ({"executor": "slrum"}, "unknown executor 'slrum'; did you mean 'slurm'"),
+        ({"executor": "slurm-local"}, r"slurm-local is gone: jobs \(--jobs N\)"),
         ({"partition": "gpu"}, "partition is for the jobs of SLURM"),
         ({"time": "1:00:00"}, "time is for the jobs of SLURM"),
         ({"executor": "slurm", "partition": "a b"}, "partition must be a name"),

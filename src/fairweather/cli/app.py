@@ -30,6 +30,7 @@ from fairweather.errors import (
 )
 from fairweather.files.folders import cache_folder
 from fairweather.requests.study.packaged import check_study_name, packaged_studies, study_facts
+from fairweather.workers.options import GONE
 
 # ---------------------------------------------------------------- names
 
@@ -311,4 +312,6 @@ def _usage_sentence(error: Any) -> str:  # noqa: ANN401 - a `UsageError`
     new_name = RENAMED.get(old_name)
     if new_name and new_name in {name for param in context.command.params for name in param.opts}:
         message = f"{old_name} is now called {new_name}"
+    elif old_name == "--strategy" and context.command.name == "run":
+        message = f"--{GONE['strategy']}"
     return f"{message}; see: {command} --help"

@@ -542,11 +542,11 @@ def plan_test(
         given = PlanOptions(**options)
     except TypeError as error:
         raise TypeError(str(error).replace("PlanOptions.__init__", "plan_test")) from None
-    written = ((name, getattr(given, name)) for name in NUMBERS)
-    numbers = {name: read_number(one, name) for name, one in written if one is not None}
+    written = {name: one for name in NUMBERS if (one := getattr(given, name)) is not None}
+    numbers = {name: read_number(one, name) for name, one in written.items()}
     pilot = (given.pilot,) if isinstance(given.pilot, str) else tuple(given.pilot)
     given = replace(given, **numbers, pilot=pilot)  # type: ignore[arg-type]
-    check_limits(given)
+    check_limits(given, written)
     _check_options(read, given)
     return _Planner(read, given).plan()
 

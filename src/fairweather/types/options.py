@@ -138,8 +138,13 @@ def parse_share(written: object) -> float | None:
     return share if not rest and 0 < share < 1 else None  # nor NaN
 
 
-def check_limits(options: Any) -> None:  # noqa: ANN401 - a dataclass of options
+def check_limits(
+    options: Any,  # noqa: ANN401 - a dataclass of options
+    written: Mapping[str, object] | None = None,
+) -> None:
     """Raise `InputError` for the first option that is outside its limits.
+
+    It says what was `written`, such as 120%, where that is not the number.
 
     >>> check_limits(DataOptions(imbalance=0.0))
     Traceback (most recent call last):
@@ -154,7 +159,15 @@ def check_limits(options: Any) -> None:  # noqa: ANN401 - a dataclass of options
         if metadata.get("most") is not None and value > metadata["most"]:
             raise InputError(f"{declared.name} must be at most {metadata['most']}, found {value}")
         if (within := metadata.get("within")) and not _contains(within, value):
-            raise InputError(f"{declared.name} must be in {within}, found {value}")
+            found = (written or {}).get(declared.name, value)
+            raise InputError(f"{declared.name} must be {_in_words(within)}, found {found}")
+
+
+def _in_words(interval: str) -> str:
+    low, high = interval[1:-1].split(", ")
+    if high == "inf":
+        return f"above {low}" if interval[0] == "(" else f"at least {low}"
+    return f"between {low} and {high}" if interval in ("(0, 1)", "[0, 1]") else f"in {interval}"
 
 
 def _contains(interval: str, value: float) -> bool:

@@ -230,7 +230,6 @@ class _SlurmDriver:
                     return
                 slurm_jobs.forget_jobs(self.run, note)
             note = slurm_jobs.SubmittedJobs(
-                host=socket.gethostname(),
                 folder=str(self.run.path.resolve()),
                 study=self.assignment.plan.digest,
             )

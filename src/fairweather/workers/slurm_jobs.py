@@ -31,11 +31,9 @@ Place = Annotated[str, pydantic.StringConstraints(pattern=r"^[0-9a-f]{16}$")]
 class SubmittedJobs(FrozenRecord):
     """The jobs that were submitted for a run: its file `jobs.json`."""
 
-    version: Literal[1] = 1
-    executor: Literal["slurm"] = "slurm"
-    host: str
-    """The machine that they were submitted from."""
+    model_config = pydantic.ConfigDict(extra="ignore")  # notes had an executor and a host too
 
+    version: Literal[1] = 1
     folder: str
     """The path of the run folder there. A copy of the folder has the note, but no jobs."""
 
