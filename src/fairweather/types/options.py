@@ -159,8 +159,8 @@ def check_limits(
         if metadata.get("most") is not None and value > metadata["most"]:
             raise InputError(f"{declared.name} must be at most {metadata['most']}, found {value}")
         if (within := metadata.get("within")) and not _contains(within, value):
-            found = (written or {}).get(declared.name, value)
-            raise InputError(f"{declared.name} must be {_in_words(within)}, found {found}")
+            given = (written or {}).get(declared.name, value)
+            raise InputError(f"{declared.name} must be {_in_words(within)}, found {given}")
 
 
 def _in_words(interval: str) -> str:
