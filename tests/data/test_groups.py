@@ -93,7 +93,7 @@ def alone(tmp_path_factory):
 
 def test_runs_of_other_groups_are_not_joined(run, alone):
     pair = [RunFolder(run.path), RunFolder(alone.path)]
-    with pytest.raises(InputError, match=r"run has 24, alone has none\. Measure all with the same"):
+    with pytest.raises(InputError, match=r"run has 24, alone has none; measure all with the same"):
         read_runs(pair)
 
 
