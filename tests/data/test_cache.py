@@ -355,8 +355,9 @@ def test_few_encoded_images_are_in_memory(two_processes):
 
     part = Subset(Listing(np.zeros(5000, np.int64), items, ()), np.arange(5000))
     read_or_decode(CacheEntry(part, "test", "content"), skip_unreadable=False)
-    # Two tasks for each of two processes, and the one that comes next.
-    assert decode.MOST_PER_TASK < most <= decode.MOST_PER_TASK * (2 * 2 + 1) + 1
+    # Two tasks for each of two processes, the one that comes next, and one whose result has just
+    # come: the thread of the executor holds it until it looks at the next.
+    assert decode.MOST_PER_TASK < most <= decode.MOST_PER_TASK * (2 * 2 + 2) + 1
     assert kept == 0
 
 

@@ -76,7 +76,7 @@ def test_only_training_images_change():
 @pytest.mark.parametrize(
     ("option", "sentence"),
     [
-        ({"label_noise": -0.1}, r"label_noise .*\[0, 1\].* -0.1"),
+        ({"label_noise": -0.1}, r"label_noise .*between 0 and 1.* -0.1"),
         ({"label_noise": float("nan")}, "label_noise .*nan"),
         ({"imbalance": 0.0}, r"imbalance .*\(0, 1\].* 0.0"),
         ({"imbalance": 2.0}, "imbalance .*2.0"),
