@@ -14,7 +14,7 @@ import safetensors.numpy
 import safetensors.torch
 from safetensors import SafetensorError
 
-from fairweather.data.batches import MixedImages
+from fairweather.data.batches import MixedImages, to_input
 from fairweather.errors import InputError
 from fairweather.inference.prediction import (
     KnownFeatures,
@@ -357,8 +357,8 @@ def _add_network(
     is_first = (step.shift, step.images.part) == (CLEAN, TEST) and not step.is_afterwards
     if adapting is not None and is_first:
         with evaluation_mode(predictor.model, worker.device):
-            pixels = worker.images(step.images).images[:1].to(worker.device).float() / 255
-            adapts = adapting.describe_adapted(predictor.model, pixels) or None
+            inputs = to_input(worker.images(step.images).images[:1].to(worker.device))
+            adapts = adapting.describe_adapted(predictor.model, inputs) or None
     if adapts is not None and predictor.seed == 0:
         progress(Event("adapts", 1, 1, line=f"adapts         {step.model}: {adapts}"))
     return done._replace(
