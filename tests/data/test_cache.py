@@ -10,7 +10,9 @@ import sys
 import textwrap
 import threading
 import time
+from concurrent.futures import Future
 from concurrent.futures.process import BrokenProcessPool
+from functools import partial
 from pathlib import Path
 
 import numpy as np
@@ -335,9 +337,26 @@ def test_small_sets_and_fast_ones_need_no_other_process(monkeypatch):
     assert len(cached(pngs(*range(50))).images) == 50
 
 
-def test_few_encoded_images_are_in_memory(two_processes):
+class Unstarted(Future):
+    """Work of a process that has not started when asked, and is done when waited for."""
+
+    def __init__(self, workers, environment, work, *arguments):
+        super().__init__()
+        self.work = partial(work, *arguments)
+
+    def result(self):
+        return self.work()
+
+
+@pytest.mark.parametrize("starting", [False, True])
+def test_few_encoded_images_are_in_memory(two_processes, monkeypatch, starting):
+    monkeypatch.setattr(decode, "SECONDS_PER_TASK", 1e6)  # each task has as many as it may have
+    if starting:
+        monkeypatch.setattr(decode, "submit", Unstarted)
     # Two tasks for each of two processes, and the one that comes next.
     kept, most, bound = 0, 0, decode.MOST_PER_TASK * (2 * 2 + 1) + 1
+    # The thread of the executor lets go of a task a moment after its result has come.
+    latest = time.monotonic() + 60
 
     class Encoded(bytes):
         def __del__(self):
@@ -352,8 +371,6 @@ def test_few_encoded_images_are_in_memory(two_processes):
         png = pngs(1)[0].content
         for _ in keys:
             kept += 1
-            # The thread of the executor lets go of a task a moment after its result has come.
-            latest = time.monotonic() + 10
             while kept > bound and time.monotonic() < latest:
                 time.sleep(0.001)
             most = max(most, kept)
@@ -614,12 +631,14 @@ def test_a_cache_that_may_only_be_read_is_read(cache):
 LARGER = """
     import resource
     import sys
+    import threading
 
     sys.modules["torchmetrics"] = None  # Fabric imports it where it finds it: that takes seconds
     import numpy as np
     import torch
     from torch import nn
     import fairweather.data.loading
+    from fairweather.data import cache as decode
     from fairweather.inference.prediction import predict
     from fairweather.data.pixel_scans import digest
     from fairweather.data.loading import load_data
@@ -628,6 +647,9 @@ LARGER = """
     from fairweather.training.supervised import fit
     from fairweather.types.measurement import Images
 
+    # A thread reserves its whole stack, and how many digest pixels depends on the machine.
+    threading.stack_size(1 << 18)
+    decode.cpu_count = lambda: 2
     torch.set_num_threads(1)
     COUNT, SIDE = 1500, 128
 

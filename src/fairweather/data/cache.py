@@ -412,8 +412,8 @@ def _decode_in_parallel(
             if len(running) == 2 * workers:
                 have_started = have_started or running[0][1].done()
                 if not have_started:
-                    for place, image in chunk:
-                        writer.add(place, image)
+                    while chunk:  # and it is let go of before the next one is read
+                        writer.add(*chunk.pop(0))
                     continue
                 collect_first()
             assert writer.shape is not None  # known since `_decode_here`
