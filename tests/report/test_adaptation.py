@@ -73,6 +73,12 @@ class Alone(Stuck):
         return False
 
 
+class EachAlone(Alone):
+    """The same, of a method that predicts each image by itself, as views do."""
+
+    alone: ClassVar[bool] = True
+
+
 # What is said of methods that hardly adapt.
 WORDS = {
     "eata: {batch_size: 40, orders: 2, fisher_weight: 0, redundancy: 1.0e-9, margin: 9}": [
@@ -245,9 +251,12 @@ def test_a_network_that_becomes_certain_with_the_same_answers_has_not_collapsed(
     assert "not examined" not in page
 
 
-@pytest.mark.parametrize(("after", "collapsed"), [(0, [STREAMS]), (99, [])])
-def test_one_class_is_found_where_each_batch_is_alone(images, tmp_path, after, collapsed):
-    where, variant = WHERE.replace("Stuck", "Alone"), f"stuck: {{after: {after}}}"
+@pytest.mark.parametrize(
+    ("name", "after", "collapsed"),
+    [("Alone", 0, [STREAMS]), ("Alone", 99, []), ("EachAlone", 0, [])],
+)
+def test_one_class_is_found_where_each_batch_is_alone(images, tmp_path, name, after, collapsed):
+    where, variant = WHERE.replace("Stuck", name), f"stuck: {{after: {after}}}"
     streams, table, _ = evaluate_stuck(images, variant, tmp_path / "a", where)
     assert streams.is_examined == bool(collapsed)
     assert table["collapsed"].dropna().tolist() == collapsed

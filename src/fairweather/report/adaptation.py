@@ -183,7 +183,7 @@ def _read_cell(contents: Contents, model: str, base: str, cell: str) -> Streams 
         cell,
         right,
         plain_right,
-        collapses if can_collapse or any(collapses) else None,
+        collapses if can_collapse or (any(collapses) and not adapting.alone) else None,
         remark,
         contents.read_passes(model, seed, cell),
         contents.read_adapts(model, seed, cell),

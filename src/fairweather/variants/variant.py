@@ -289,6 +289,9 @@ class Adapting(Variant):
     copies: ClassVar[int] = 1
     """How many times its weights are in memory, besides those of the network itself."""
 
+    alone: ClassVar[bool] = False
+    """Whether it predicts each image by itself, so that nothing of the network need change."""
+
     def __post_init__(self) -> None:
         """Raise `InputError` for a value that is not allowed."""
         from fairweather.variants.streams import IMAGE_ORDERS

@@ -401,6 +401,12 @@ def _try_model(model: EvaluatedModel, settings: Settings, dataset: Dataset) -> N
         )
     if is_graph and settings.arithmetic.compile:
         raise InputError("compile is for PyTorch models; ONNX Runtime compiles an ONNX file itself")
+    changing = (v.adapting for v in settings.variants if v.adapting and not v.adapting.alone)
+    if is_graph and (adapting := next(changing, None)):
+        raise InputError(
+            f"{adapting.kind} changes layers of PyTorch, and {model.source} is an ONNX file: of the "
+            "methods that adapt, views works"
+        )
     attacked = any(isinstance(shift, Attack) for shift in settings.shifts)
     tensors = (*model.network.parameters(), *model.network.buffers())
     if attacked and any(tensor.is_inference() for tensor in tensors):

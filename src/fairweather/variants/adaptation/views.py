@@ -34,6 +34,7 @@ class AveragedViews(Adapting):
     kind: ClassVar[str] = "views"
     kind_title: ClassVar[str] = "test-time augmentation"
     passes: ClassVar[float] = 2
+    alone: ClassVar[bool] = True
     batch_size: int | None = field(default=None, kw_only=True)
     orders: int = field(default=1, kw_only=True)
     views: str = "flip"
