@@ -404,8 +404,8 @@ def _try_model(model: EvaluatedModel, settings: Settings, dataset: Dataset) -> N
     changing = (v.adapting for v in settings.variants if v.adapting and not v.adapting.alone)
     if is_graph and (adapting := next(changing, None)):
         raise InputError(
-            f"{adapting.kind} changes layers of PyTorch, and {model.source} is an ONNX file: of the "
-            "methods that adapt, views works"
+            f"{adapting.kind} changes layers of PyTorch, which an ONNX file such as {model.source} "
+            "lacks: of the methods that adapt, only views works there"
         )
     attacked = any(isinstance(shift, Attack) for shift in settings.shifts)
     tensors = (*model.network.parameters(), *model.network.buffers())
