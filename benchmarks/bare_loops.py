@@ -1,4 +1,4 @@
-"""Decoding and evaluation beside bare loops of Pillow, torch and timm: ratios, in one process.
+"""Decoding and evaluation beside bare loops of Pillow, torch and timm: ratios of pairs.
 
     python benchmarks/bare_loops.py                 # drawn photographs; part of `make bench`
     python benchmarks/bare_loops.py FOLDER          # those of a folder

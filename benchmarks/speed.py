@@ -1,4 +1,4 @@
-"""How busy the training loop and the evaluation keep the model: ratios, measured in one process.
+"""How busy the training loop and the evaluation keep the model: ratios of interleaved pairs.
 
 Run with `make bench`; prints the tables of benchmarks/notes/speed.md. `python benchmarks/speed.py
 training` prints one of its parts: training, layouts, predictions, blur, bf16, compiled, processes
@@ -39,11 +39,11 @@ SIDE, CLASSES, BATCH = 28, 9, 256
 PAIRS = 3
 JOB_BATCH = 64  # of jobs that train beside each other
 COMPILED_APART = 1e-4  # the most that logits may differ, as a share of the largest
-# Network, pixels, images a batch, batches: small maps are multiplied only in the first.
+# Network, pixels, images a batch, measured steps: small maps are multiplied only in the first.
 TRAININGS = (
-    ("torchvision:resnet18", SIDE, BATCH, 4),
-    ("torchvision:resnet18", 64, 64, 4),
-    ("timm:tf_efficientnet_lite0", 64, 64, 4),
+    ("torchvision:resnet18", SIDE, BATCH, 8),
+    ("torchvision:resnet18", 64, 64, 8),
+    ("timm:tf_efficientnet_lite0", 64, 64, 8),
 )
 # Network, pixels, images a batch.
 COMPILED = (
@@ -149,8 +149,8 @@ def elsewhere():
 
 
 def measure_training(backbone, side, batch, steps):
-    """Images/s of bare steps, and of the training loop."""
-    images, val = random_images(steps * batch, side), random_images(batch, side)
+    """Images/s of bare steps, and of the training loop; of both, the first step is left out."""
+    images, val = random_images((steps + 2) * batch, side), random_images(batch, side)
     loop_rate(images[: 3 * batch], val, backbone, batch)
     with elsewhere() as ask:
         ask(bare_training_rate, 2, backbone, side, batch)

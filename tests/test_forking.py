@@ -1,6 +1,7 @@
 """A program that was forked is, for tests, what Python would have started."""
 
 import os
+import select
 import signal
 import subprocess
 import sys
@@ -49,8 +50,9 @@ def test_a_module_is_a_program_too(begin):
 def test_what_a_killed_program_has_said_is_read(begin):
     command = [sys.executable, "-c", "print('a', flush=True); import time; time.sleep(600)"]
     with begin(command, text=True, **PIPES) as process:
+        select.select([process.stdout], [], [])  # until it has said something
         with pytest.raises(subprocess.TimeoutExpired):
-            process.communicate(timeout=2)
+            process.communicate(timeout=0.1)
         process.kill()
         assert process.communicate() == ("a\n", "")
         process.kill()  # of a program that has ended, nothing

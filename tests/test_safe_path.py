@@ -11,6 +11,7 @@ from pathlib import Path
 import pytest
 
 import fairweather
+from fairweather.devices import count_cores
 from fairweather.processes import safe_path
 from tests.conftest import TINY_RESNET, write_pictures
 from tests.requests.test_evaluate import write_model
@@ -21,6 +22,7 @@ PACKAGES = {
     "cloudpickle", "cv2", "fairweather", "loky", "numpy", "pandas", "PIL", "pyarrow", "pydantic",
     "scipy", "sitecustomize", "timm", "torch", "torchvision", "typer", "usercustomize", "yaml",
 }  # fmt: skip
+needs_two_cores = pytest.mark.skipif(count_cores() < 2, reason="two jobs need two cores")
 
 
 @pytest.fixture
@@ -82,15 +84,18 @@ def command(trap, *words):
 
 # Each starts a dozen Pythons, one after another, which takes half a minute on a busy machine.
 @pytest.mark.nightly
+@needs_two_cores
 def test_an_evaluation_in_several_processes_imports_nothing_from_the_current_folder(trap):
     write_pictures(trap, test=4)
-    words = ("--jobs", 2, "--shift-processes", 2, "--shift", "gamma,exponent=2", "--bootstrap", 100)
+    words = ("--jobs", 2, "--threads", 1, "--shift-processes", 2)
+    words += ("--shift", "gamma,exponent=2", "--bootstrap", 100)
     done, ran = command(trap, "evaluate", write_model(trap.parent), "folder:.", *words)
     assert (done.returncode, ran) == (0, []), done.stderr
     assert (trap.parent / "run" / "report.html").exists()
 
 
 @pytest.mark.nightly
+@needs_two_cores
 def test_a_training_in_several_processes_imports_nothing_from_the_current_folder(trap):
     write_pictures(trap, train=8, test=4)
     recipe = {"epochs": 1, "batch_size": 8}
@@ -98,6 +103,7 @@ def test_a_training_in_several_processes_imports_nothing_from_the_current_folder
         "name": "small",
         "data": {"source": "folder:."},
         "seeds": 2,
+        "threads": 1,
         "bootstrap": 100,
         "shifts": [{"gamma": {"exponent": [2]}}],
         "models": {"basic": {"title": "Basic", "backbone": TINY_RESNET, "recipe": recipe}},

@@ -14,6 +14,7 @@ import re
 import resource
 import shlex
 import shutil
+import signal
 import struct
 import subprocess
 import sys
@@ -21,6 +22,7 @@ import time
 import zipfile
 import zlib
 from pathlib import Path
+from typing import NamedTuple
 
 import numpy as np
 import pytest
@@ -386,27 +388,46 @@ def here(world, monkeypatch, capfd):
     return carry_out
 
 
+# Linux counts the peak of who starts a program as the program's own. So a small process starts it.
+STARTS = """
+import resource, subprocess, sys
+status = subprocess.call(sys.argv[1:], stdout=subprocess.DEVNULL)
+used = resource.getrusage(resource.RUSAGE_CHILDREN)
+print(status, used.ru_utime + used.ru_stime, used.ru_maxrss)
+"""
+
+
+class Ended(NamedTuple):
+    """How a process ended, what it said on stderr, and what it used."""
+
+    status: int
+    told: str
+    seconds: float
+    memory: int
+
+
 def ended(arguments, folder):
-    """The status of a Python process, what it said on stderr, and what it used."""
+    """Run Python with these arguments."""
     environment = os.environ | {"COLUMNS": "200", "OMP_NUM_THREADS": "1"}
-    pipes = {"stdout": subprocess.DEVNULL, "stderr": subprocess.PIPE}
-    with started([sys.executable, *arguments], cwd=folder, env=environment, **pipes) as process:
-        told = process.stderr.read()
-        _, status, used = os.wait4(process.pid, 0)
-        process.returncode = os.waitstatus_to_exitcode(status)
-    return process.returncode, told, used
-
-
-def seconds_of(used):
-    return used.ru_utime + used.ru_stime
+    command = [sys.executable, "-c", STARTS, sys.executable, *arguments]
+    options = {"cwd": folder, "env": environment, "stderr": subprocess.PIPE, "process_group": 0}
+    with started(command, **options) as process:
+        try:
+            said, told = process.communicate()
+        except BaseException:
+            os.killpg(process.pid, signal.SIGKILL)
+            raise
+    status, seconds, memory = said.split()
+    unit = 1 if sys.platform == "darwin" else 1024
+    return Ended(int(status), told, float(seconds), unit * int(memory))
 
 
 @pytest.fixture(scope="module")
 def loading(world):
     """The seconds of a core in which this machine, as busy as it is, loads the program."""
-    status, told, used = ended(["-c", f"import {', '.join(LOADED)}"], world)
-    assert status == 0, told
-    return seconds_of(used)
+    end = ended(["-c", f"import {', '.join(LOADED)}"], world)
+    assert end.status == 0, end.told
+    return end.seconds
 
 
 @pytest.fixture
@@ -415,11 +436,11 @@ def elsewhere(world, loading):
 
     def carry_out(arguments):
         begun = time.monotonic()
-        status, told, used = ended(["-m", "fairweather", *arguments], world)
+        end = ended(["-m", "fairweather", *arguments], world)
         assert time.monotonic() - begun < LONGEST
-        assert seconds_of(used) < SECONDS + loading
-        assert used.ru_maxrss * (1 if sys.platform == "darwin" else 1024) < BYTES
-        return status, told
+        assert end.seconds < SECONDS + loading
+        assert end.memory < BYTES
+        return end.status, end.told
 
     return carry_out
 

@@ -386,14 +386,14 @@ def test_of_two_at_once_one_downloads(server, path):
     inside = threading.Barrier(2)
 
     def slow(request):
-        inside.wait(timeout=10)
+        inside.wait(timeout=60)
         serve()(request)
 
     server.plan = [slow]
     with ThreadPoolExecutor(2) as pool:
         both = [pool.submit(fetch, server.url, path, md5=MD5) for _ in range(2)]
-        inside.wait(timeout=10)
-        assert [future.result(timeout=10) for future in both] == [path, path]
+        inside.wait(timeout=60)
+        assert [future.result(timeout=60) for future in both] == [path, path]
     assert len(server.requests) == 1
     assert path.read_bytes() == OLD
 

@@ -56,6 +56,20 @@ class Opened:
         return self.tab.evaluate(script)
 
 
+# Insert a picture that cannot be loaded, with a script for that case, and wait until it has failed.
+INSERTED = """new Promise(done => {
+    document.body.insertAdjacentHTML('beforeend', '<img src=x onerror="window.hacked = 1">');
+    document.body.lastElementChild.addEventListener('error', () => done());
+})"""
+
+
+@contextmanager
+def refused(page: Opened) -> Iterator[None]:
+    """Wait until the page's policy has refused what the block adds to it."""
+    with page.tab.expect_console_message(lambda said: "Content Security Policy" in said.text):
+        yield
+
+
 @contextmanager
 def browser() -> Iterator[Any]:
     """Start Chromium with a new profile."""

@@ -71,7 +71,8 @@ def test_a_table_of_files_is_measured(whole, table):
     assert stored.classes == NAMES
 
 
-def test_several_processes_change_no_byte(whole, model, table, tmp_path):
+def test_several_processes_change_no_byte(whole, model, table, tmp_path, monkeypatch):
+    monkeypatch.setattr("fairweather.devices.count_cores", lambda: 2)
     same(whole, evaluate(model, table, tmp_path / "run", jobs=2))
 
 

@@ -5,7 +5,6 @@ import os
 import shutil
 import signal
 import sys
-import time
 from contextlib import contextmanager
 from typing import NamedTuple
 
@@ -488,17 +487,30 @@ def test_numbers_are_gone_while_what_the_run_is_changes(whole, study_file, tmp_p
     assert redone == [f"steps/{step}.json" for step in ("samples", "scores", "report")]
 
 
+# It says so when it has stored what the first training continues from, and then does nothing.
+STUCK = """
+import time
+from fairweather.__main__ import main
+from fairweather.steps import training
+write = training.Resumption.write
+def told(*given):
+    write(*given)
+    print("stored", flush=True)
+    time.sleep(3600)
+training.Resumption.write = told
+main()
+"""
+
+
 def test_a_killed_process_is_taken_up_by_the_same_command(whole, study_file, tmp_path):
     out = tmp_path / "run"
     command = ["run", str(study_file()), "--out", str(out), "--device", "cpu"]
-    program = [sys.executable, "-m", "fairweather", *command]
+    program = [sys.executable, "-c", STUCK, *command]
     environment = os.environ | {"OMP_NUM_THREADS": "1"}
-    resumable = out / "models/basic/seed-0/resume/state.pt"
-    deadline = time.monotonic() + 120
     with started(program, Program, env=environment) as killed:
-        while not resumable.exists() and time.monotonic() < deadline:
-            time.sleep(0.01)
+        assert killed.stdout.readline() == "stored\n"
         killed.send_signal(signal.SIGKILL)
+    assert (out / "models/basic/seed-0/resume/state.pt").exists()
     assert not (out / "scores.csv").exists()
     done = fairweather(*command)
     assert done.returncode == 0, done.stderr

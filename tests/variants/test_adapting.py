@@ -192,6 +192,7 @@ def test_each_cell_begins_anew_and_each_batch_follows_the_one_before(run, shift,
 
 
 def test_two_jobs_write_the_same_bytes(run, colour_folder, tmp_path, monkeypatch):
+    monkeypatch.setattr("fairweather.devices.count_cores", lambda: 2)
     OWN.tell_jobs(monkeypatch)
     again = fw.run(study_of(colour_folder), out=tmp_path / "run", device="cpu", jobs=2)
     same(run.path, again.path)

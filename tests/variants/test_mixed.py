@@ -167,6 +167,7 @@ def test_the_title_says_it():
 
 
 def test_two_jobs_write_the_same_bytes(run, colour_folder, tmp_path, monkeypatch):
+    monkeypatch.setattr("fairweather.devices.count_cores", lambda: 2)
     OWN.tell_jobs(monkeypatch)
     again = fw.run(study_of(colour_folder), out=tmp_path / "run", device="cpu", jobs=2)
     same(run.path, again.path)

@@ -249,7 +249,7 @@ def test_no_job_outlives_the_process_that_started_it(study, alone, tmp_path, how
         jobs = [int(line) for line in told]
         assert len(jobs) == 2
         process.send_signal(how)
-        process.wait(timeout=30)
+        process.wait(timeout=GONE)
     end = time.monotonic() + GONE
     while any(Path(f"/proc/{job}").exists() for job in jobs) and time.monotonic() < end:
         time.sleep(0.05)

@@ -187,7 +187,8 @@ def test_two_workers_divide_an_evaluation_and_one_takes_over_what_the_killed_one
     assert not (folder / "claims").exists()
 
 
-def test_two_jobs_divide_an_evaluation(asked, tmp_path):
+def test_two_jobs_divide_an_evaluation(asked, tmp_path, monkeypatch):
+    monkeypatch.setattr("fairweather.devices.count_cores", lambda: 2)
     given = json.loads(asked[0].read_text())
     folder, said = tmp_path / "run", []
     fw.evaluate(**given, out=folder, jobs=2, progress=said.append)
