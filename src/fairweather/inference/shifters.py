@@ -33,7 +33,13 @@ from fairweather.data.corrupted import read_stored
 from fairweather.devices import available_memory, lock_pages, unlock_pages, wait_for
 from fairweather.errors import InputError
 from fairweather.inference.pace import Pace, count_needed, describe_pace
-from fairweather.processes import describe_exit, send_line, start_module, take_stdout
+from fairweather.processes import (
+    describe_exit,
+    keep_freed_memory,
+    send_line,
+    start_module,
+    take_stdout,
+)
 from fairweather.progress import Event, Notify, silent
 from fairweather.types.measurement import Attack, Images, Index, Shift, StoredImage
 from fairweather.types.record import FrozenRecord
@@ -325,6 +331,7 @@ def main() -> None:
     """Shift the batches that standard input orders, in the memory of the file descriptor given."""
     torch.set_num_threads(1)
     cv2.setNumThreads(1)
+    keep_freed_memory()
     output = take_stdout()
     file, memory = int(sys.argv[1]), None
 
