@@ -102,10 +102,14 @@ class AdaptedNetwork(nn.Module):
         self.passes = self.passes._replace(**counts)
 
     def pass_forward(self, images: torch.Tensor, network: nn.Module | None = None) -> torch.Tensor:
-        """The logits of the network, or of another one, float32."""
+        """The logits of the network, or of another one, float32.
+
+        Images and logits are copies, since methods use them again: a model may change its input,
+        and reuse the memory of its output.
+        """
         self._count(forward=len(images))
-        logits: torch.Tensor = (network or self.network)(images)
-        return logits.float()
+        logits: torch.Tensor = (network or self.network)(images.clone())
+        return logits.to(torch.float32, copy=True)
 
     def pass_backward(self, loss: torch.Tensor, images: int) -> None:
         """Compute gradients of a loss of some images, in place of earlier ones."""
@@ -199,13 +203,16 @@ class LastLayer:
     def watch(
         self, replace: Callable[[torch.Tensor], torch.Tensor] | None = None
     ) -> Iterator[Self]:
-        """Keep its input of each pass, and replace its output by a function of that."""
+        """Keep its input of each pass, and replace its output by a function of that.
+
+        The new output has the type of the weights, also where autocast rounds the old one.
+        """
 
         def look(
-            _: nn.Module, arguments: tuple[torch.Tensor, ...], output: torch.Tensor
+            layer: nn.Linear, arguments: tuple[torch.Tensor, ...], _: torch.Tensor
         ) -> torch.Tensor | None:
             self.features = arguments[0].detach().clone()
-            return None if replace is None else replace(self.features).to(output.dtype)
+            return None if replace is None else replace(self.features).to(layer.weight.dtype)
 
         hook = self.layer.register_forward_hook(look)
         try:
@@ -260,6 +267,11 @@ def list_layers(network: nn.Module) -> list[nn.Module]:
         for module in network.modules()
         if not any(True for _ in module.children()) and any(True for _ in module.parameters())
     ]
+
+
+def without_autocast(tensor: torch.Tensor) -> torch.autocast:
+    """Compute in the types of the tensors: bf16 rounds away what tells similar features apart."""
+    return torch.autocast(tensor.device.type, enabled=False)
 
 
 def softmax_entropy(logits: torch.Tensor) -> torch.Tensor:
