@@ -37,6 +37,7 @@ from tests.conftest import TINY_RESNET, write_pictures
 from tests.helpers import reference_adaptation as reference
 from tests.helpers.commands import fairweather
 from tests.helpers.finding_models import write_onnx
+from tests.helpers.memory_habits import Plain
 from tests.variants.test_adapting import bright
 
 METHODS = [kind for kind in VARIANTS if issubclass(variant_class(kind), Adapting)]
@@ -881,6 +882,21 @@ def test_bfloat16_adapts_too(toy_images):
     for kind in ("tent", "sar", "t3a", "lame", "views", "cotta", "batchnorm: {source: 16}"):
         rows = streams_of(kind, toy_images[:40], network=network, arithmetic=Arithmetic("bf16"))
         assert np.isfinite(rows.logits).all(), kind
+
+
+@pytest.mark.parametrize("kind", METHODS)
+def test_a_network_that_keeps_computed_tensors_adapts(kind):
+    """PyTorch copies no tensor with a history, such as a weight of the older weight norm."""
+    variant = read_variant(f"{kind}: {{fisher_weight: 0}}" if kind == "eata" else kind)
+    torch.manual_seed(0)
+    batch = torch.rand(6, 3, 8, 8)
+    plain, keeping = Plain(), Plain()
+    keeping.kept = 2 * keeping.head.weight
+    outputs = []
+    for network in (plain, keeping):
+        with torch.no_grad():
+            outputs.append(variant.adapt(network).eval()(batch))
+    assert torch.equal(*outputs)
 
 
 @pytest.mark.parametrize("text", ["t3a: {supports: 2}", "lame", "lame: {affinity: linear}"])

@@ -394,11 +394,9 @@ class Adapting(Variant):
         Raises:
             InputError: the network has nothing to adapt.
         """
-        import copy
+        from fairweather.variants.adaptation.networks import AdaptedNetwork, copy_network
 
-        from fairweather.variants.adaptation.networks import AdaptedNetwork
-
-        return AdaptedNetwork(copy.deepcopy(network), self.predict)
+        return AdaptedNetwork(copy_network(network), self.predict)
 
     def predict(self, adapted: AdaptedNetwork, images: torch.Tensor) -> torch.Tensor:
         """Give the logits of a batch, and adapt to it."""

@@ -6,7 +6,7 @@ import copy
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from functools import partial
-from typing import Self
+from typing import Any, Self
 
 import torch
 from torch import nn
@@ -295,9 +295,24 @@ def has_batch_norm(network: nn.Module) -> bool:
     return any(isinstance(module, BATCH_NORM) for module in network.modules())
 
 
+def copy_network(network: nn.Module) -> nn.Module:
+    """Copy a network, also one that keeps tensors that it has computed, as weight norm does.
+
+    >>> layer = nn.Linear(2, 2)
+    >>> layer.twice = 2 * layer.weight
+    >>> torch.equal(copy_network(layer).twice, layer.twice)
+    True
+    """
+    kept = [value for module in network.modules() for value in vars(module).values()]
+    tensors = [value for value in kept if isinstance(value, torch.Tensor)]
+    # PyTorch copies no tensor with a history, so these are in the copy already.
+    computed = {id(value): value.detach().clone() for value in tensors if not value.is_leaf}
+    return copy.deepcopy(network, dict[int, Any](computed))
+
+
 def copy_with_batch_statistics(network: nn.Module) -> nn.Module:
     """Copy a network, so that its batch norm uses the statistics of each batch."""
-    adapted = copy.deepcopy(network)
+    adapted = copy_network(network)
     for module in adapted.modules():
         if isinstance(module, BATCH_NORM):
             # Without running statistics, torch and timm use the batch's, in evaluation mode too.
@@ -368,7 +383,7 @@ def copy_with_mixed_statistics(network: nn.Module, source: float, momentum: floa
         source: how many images the stored statistics count as, beside those of the batch.
         momentum: the share of a batch in the moving mean that takes the place of its statistics.
     """
-    adapted = copy.deepcopy(network)
+    adapted = copy_network(network)
     for module in adapted.modules():
         if isinstance(module, BATCH_NORM) and module.running_mean is not None:
             for name in STATISTICS:
