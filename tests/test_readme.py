@@ -275,6 +275,39 @@ def test_the_sentences_of_pacs_on_prediction_sets_say_what_is_stored():
     )
 
 
+def test_the_sentences_of_pacs_on_batch_norm_say_what_is_stored():
+    found = (details.HERE / "details.md").read_text(encoding="utf-8")
+    stored = adapted.read_folder(details.HERE / "adapted").values()
+    key = ["metric", "method", "protocol"]
+    values = [rows.set_index(key)["value"] for rows in stored]
+
+    def changes(protocol, method="batchnorm"):
+        own = [round(100 * value[(adapted.CHANGE, method, protocol)]) for value in values]
+        return min(own), max(own)
+
+    most, least = changes("by class, 64 a batch")
+    assert f"batch norm of the batch loses {-least} to {-most} points" in found
+    most, least = changes("shuffled, 4 a batch")
+    assert f"Batches of four take {-least} to {-most} points" in found
+    assert f"where batch norm alone loses {-least} to {-most}." in found
+    for method, words in (("eata-adam", "EATA then loses"), ("sar-adam", "and SAR")):
+        most, least = changes("shuffled, 4 a batch", method)
+        assert f"{words} {-least} to {-most}" in found
+    low, high = changes("shuffled, 64 a batch")
+    assert f"change accuracy by \u2212{-low} to +{high} points" in found
+
+    def rises(metric):
+        cell = (metric, "batchnorm", "shuffled, 64 a batch")
+        return [bool(value[cell] > value[(metric, adapted.PLAIN, "")]) for value in values]
+
+    shares = [rises(f"{name}_{details.THRESHOLD}") for name in ("coverage", "risk")]
+    assert shares[0] == shares[1]
+    assert sum(shares[0]) == 5
+    assert "Both shares rise in five networks, and fall in the sixth." in found
+    assert sum(rises(adapted.COVERED)) == 1
+    assert "They lose in five of six networks." in found
+
+
 def test_a_mean_over_networks_covers_other_networks_and_other_images():
     """By hand: Student's t of two degrees of freedom is 4.303, and the networks' own reach 0.04."""
 

@@ -1,6 +1,6 @@
 """Whatever a model does with the memory of inputs and outputs, its predictions are the same."""
 
-from dataclasses import fields
+from dataclasses import fields, replace
 
 import numpy as np
 import pytest
@@ -22,7 +22,7 @@ from fairweather.inference.prediction import (
 from fairweather.models.wrappers import Ensemble
 from fairweather.shifts.table import CLEAN
 from fairweather.steps.predictions import has_changed_logits
-from fairweather.variants.batchnorm import BatchNorm
+from fairweather.variants.variant import read_variant
 from tests.helpers.memory_habits import HABITS, Plain, ReusesItsFeatures, ReusesItsOutput
 
 ATTACKS = (
@@ -31,6 +31,17 @@ ATTACKS = (
     "apgd_ce,epsilon=1,norm=l2,steps=3",
     "fab_t,epsilon=0.1,steps=3",
     "square,epsilon=0.1,queries=9",
+)
+# With several passes of each batch, where a method takes any.
+ADAPTING = (
+    "batchnorm",
+    "views: {views: ten_crop}",
+    "lame",
+    "t3a",
+    "tent: {steps: 2}",
+    "eata: {fisher_weight: 0, margin: 5, redundancy: 2, steps: 2}",
+    "sar",
+    "cotta: {augmentations: 2, sure: 1}",
 )
 CPU = torch.device("cpu")
 pytestmark = pytest.mark.parametrize("habit", HABITS, ids=lambda habit: habit.__name__)
@@ -70,14 +81,16 @@ def scored(model, images, features):
     return found
 
 
-def test_adapted_copies_are_those_of_a_plain_model(habit, toy_images):
+@pytest.mark.parametrize("text", ADAPTING)
+def test_adapted_copies_are_those_of_a_plain_model(habit, text, toy_images):
+    adapting = replace(read_variant(text), batch_size=24, orders=1)
     model, plain = habit(), Plain()
     predict(
         model, toy_images, expand_shifts(ATTACKS[0])[0], batch_size=20, device="cpu"
     )  # it keeps that
     ((found,), (expected,)) = (
         predict_shared(
-            [Predictor(of, adapting=BatchNorm())],
+            [Predictor(of, adapting=adapting)],
             toy_images,
             CLEAN,
             batch_size=24,

@@ -121,6 +121,8 @@ WITHOUT_EFFECT = {
         "shifts",
         "published",
         "shift_seed",
+        "source",
+        "stream_seed",
         *OF_NETWORKS,
         *MACHINE,
     },

@@ -37,6 +37,7 @@ from tests.conftest import TINY_RESNET, write_pictures
 from tests.helpers import reference_adaptation as reference
 from tests.helpers.commands import fairweather
 from tests.helpers.finding_models import write_onnx
+from tests.helpers.memory_habits import Plain
 from tests.variants.test_adapting import bright
 
 METHODS = [kind for kind in VARIANTS if issubclass(variant_class(kind), Adapting)]
@@ -551,6 +552,12 @@ def test_a_protocol_is_in_name_title_and_written_form():
     assert read_variant(variant.text) == variant
     assert read_variant("eata: {fisher_weight: 0}").title == "ETA, fisher weight 0"
     assert read_variant("eata: {cells: continual}").title == "EATA, continual"
+    seeded = read_variant("tent: {order_seed: 1234567}")
+    assert (seeded.name, seeded.title) == ("tent-order_seed1234567", "TENT, order seed 1234567")
+    evaluated = read_variant("tent: {batch_size: null}")
+    assert evaluated.name == "tent-batch_sizenull"
+    assert evaluated.phrase(100, 25) == "TENT (batches of 25)"
+    assert read_variant(evaluated.text) == evaluated
 
 
 # ---------------------------------------------------------------- what of a network adapts
@@ -875,6 +882,36 @@ def test_bfloat16_adapts_too(toy_images):
     for kind in ("tent", "sar", "t3a", "lame", "views", "cotta", "batchnorm: {source: 16}"):
         rows = streams_of(kind, toy_images[:40], network=network, arithmetic=Arithmetic("bf16"))
         assert np.isfinite(rows.logits).all(), kind
+
+
+@pytest.mark.parametrize("kind", METHODS)
+def test_a_network_that_keeps_computed_tensors_adapts(kind):
+    """PyTorch copies no tensor with a history, such as a weight of the older weight norm."""
+    variant = read_variant(f"{kind}: {{fisher_weight: 0}}" if kind == "eata" else kind)
+    torch.manual_seed(0)
+    batch = torch.rand(6, 3, 8, 8)
+    plain, keeping = Plain(), Plain()
+    keeping.kept = 2 * keeping.head.weight
+    outputs = []
+    for network in (plain, keeping):
+        with torch.no_grad():
+            outputs.append(variant.adapt(network).eval()(batch))
+    assert torch.equal(*outputs)
+
+
+@pytest.mark.parametrize("text", ["t3a: {supports: 2}", "lame", "lame: {affinity: linear}"])
+def test_features_are_compared_in_full_precision(text):
+    """bfloat16 holds each logit of this network, and so changes no answer."""
+    torch.manual_seed(0)
+    network = nn.Sequential(nn.Flatten(), nn.Linear(WIDTH, CLASSES)).eval()
+    with torch.no_grad():
+        network[1].weight.copy_(torch.randint(-1, 2, (CLASSES, WIDTH)))
+        network[1].bias.zero_()
+    batches = [torch.randint(0, 3, (8, 3, 2, 2)) / 2 for _ in range(4)]
+    expected, _ = adapted_outputs(text, network, batches)
+    with torch.autocast("cpu", torch.bfloat16):
+        found, _ = adapted_outputs(text, network, batches)
+    assert torch.equal(found, expected)
 
 
 # ---------------------------------------------------------------- from one cell to the next

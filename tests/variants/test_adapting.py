@@ -32,7 +32,7 @@ from fairweather.variants.adaptation.networks import (
     copy_with_batch_statistics,
 )
 from fairweather.variants.adaptation.tent import Tent
-from fairweather.variants.scaling import fit_temperature
+from fairweather.variants.scaling import Temperature, fit_temperature
 from fairweather.variants.variant import (
     VARIANTS,
     Adapting,
@@ -454,6 +454,41 @@ def test_beyond_100_classes_the_adapted_network_predicts_again(tmp_path):
         predictions_file(f"{name}+batchnorm", 0, "gamma,exponent=1.5", "val")
     )
     assert len(shifted) == 202
+
+
+def test_a_fit_beyond_100_classes_sees_the_streams_that_are_stored(tmp_path, monkeypatch):
+    """Its source images and its order are those of the variant, also with a second seed."""
+    seen, fit = [], Temperature.fit
+
+    def watched(variant, predictions, grouping):
+        seen.append(predictions)
+        return fit(variant, predictions, grouping)
+
+    monkeypatch.setattr(Temperature, "fit", watched)
+    eata = {"eata": {"orders": 1, "margin": 5, "redundancy": 2, "learning_rate": 0.05}}
+    data = fw.Dataset(
+        "bright", None, bright(202, 101, 0), bright(202, 101, 1), (0.5,) * 3, (0.2,) * 3
+    )
+    first, second = Brightness(101), Brightness(101)
+    second.norm.running_mean.fill_(0.2)  # as trained, which the streams do not use
+    run = fw.evaluate(
+        {"net-seed0": first, "net-seed1": second},
+        data,
+        ["clean"],
+        out=tmp_path / "run",
+        variants=[eata, {"temperature": {"of": eata}}],
+        bootstrap=100,
+        device="cpu",
+    )
+    adapted, _ = run.record.variants
+    assert len(seen) == 2
+    stored = [
+        run.folder.read_predictions(predictions_file(adapted, seed, "clean", "val"))
+        for seed in (0, 1)
+    ]
+    for fitted, predictions in zip(seen, stored, strict=True):
+        np.testing.assert_array_equal(fitted.confidence, predictions.confidence)
+    assert not np.array_equal(stored[0].confidence, stored[1].confidence)
 
 
 @pytest.mark.parametrize(

@@ -156,6 +156,9 @@ def test_smaller_batches_would_be_another_model(toy_images):
 
     with pytest.raises(InputError, match="choose a smaller batch size"):
         adapted_of(Full().eval(), toy_images)
+    eata = Predictor(Full().eval(), adapting=read_variant("eata"), source=toy_images)
+    with pytest.raises(InputError, match="choose a smaller batch size"):
+        predict_shared([eata], toy_images, CLEAN, batch_size=24, device=torch.device("cpu"))
 
 
 def test_a_model_without_batch_norm_is_one_sentence():

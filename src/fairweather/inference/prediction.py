@@ -8,7 +8,7 @@ from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import ExitStack, contextmanager
 from dataclasses import replace
 from functools import partial
-from typing import Any, NamedTuple, TypeVar
+from typing import Any, NamedTuple, NoReturn, TypeVar
 
 import numpy as np
 import numpy.typing as npt
@@ -791,8 +791,13 @@ def learn_from_source(
         for places in np.array_split(np.arange(len(source)), count):
             yield to_input(source[places].images.to(device))
 
-    with evaluation_mode(adapted, device), arithmetic.on(device), torch.enable_grad():
-        learned = adapting.learn(adapted, batches())
+    try:
+        with evaluation_mode(adapted, device), arithmetic.on(device), torch.enable_grad():
+            learned = adapting.learn(adapted, batches())
+    except Exception as error:  # libraries have only this in common
+        if not is_out_of_memory(error):
+            raise
+        _refuse_smaller(0)
     return {name: tensor.detach() for name, tensor in learned.items()}
 
 
@@ -804,7 +809,7 @@ def _select_changed(last: Tensors, first: Tensors) -> Tensors:
     }
 
 
-def _refuse_smaller(_: int) -> None:
+def _refuse_smaller(_: int) -> NoReturn:
     raise InputError(
         "memory ran out, and smaller batches would change the result of a model that adapts: "
         "choose a smaller batch size"

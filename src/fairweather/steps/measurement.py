@@ -618,6 +618,7 @@ def _plan_fit(
     groups = groups_file(VAL) if variant.makes_sets and VAL in measurement.groups else None
     rows_from = measurement.rows_from(source, model.seed, VAL)
     reads = list(dict.fromkeys([*validation, *([groups] if groups else []), *rows_from]))
+    val, adapting = measurement.data.reference(VAL), variant.adapting
     if model.network is not None and not measurement.stores_logits:
         reads += plan.network_files(model.network)
     return plan.FitStep(
@@ -632,11 +633,13 @@ def _plan_fit(
         shifts=shifts,
         shift_seed=measurement.shift_seed,
         network=model.network,
-        val=measurement.data.reference(VAL),
+        val=val,
         published=digest_published(s for s in measurement.fit_on if s.id in shifts),
         stored=measurement.stores_logits,
         batch_size=measurement.batch_size,
         arithmetic=measurement.arithmetic,
+        source=val if adapting is not None and adapting.source_images else None,
+        stream_seed=0 if adapting is None else number_seed(model.seed),
         groups=groups,
         aggregation=measurement.aggregation,
         threads=measurement.threads,

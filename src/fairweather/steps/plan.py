@@ -456,7 +456,7 @@ class FitStep(Step):
     """The digest of the published files of those shifts that are read from files."""
 
     shift_seed: Annotated[int, Effect("seed")] = 0
-    """Random seed of these shifts."""
+    """Random seed of these shifts, and of the images that a method of adaptation learns from."""
 
     network: Network | None
     val: Annotated[ImagesReference, Effect("data")]
@@ -465,6 +465,12 @@ class FitStep(Step):
     arithmetic: Inline[Arithmetic] = FP32
     """`network`, `val`, `batch_size`, `arithmetic`: used to predict the logits again if they are
     not stored; there is no network if the predictions are given."""
+
+    source: ImagesReference | None = None
+    """As in `PredictStep`."""
+
+    stream_seed: int = 0
+    """As in `ForwardPass`: an adapting network sees the images in the same order again."""
 
     groups: NoEffect[str | None] = None
     """The file that says which validation images belong together, if that is known."""
@@ -475,8 +481,10 @@ class FitStep(Step):
     def idle(self) -> Collection[str]:
         if self.stored:
             of_networks = ("network", "val", "batch_size", "arithmetic", *MACHINE_FIELDS)
-            return ("stored", "shifts", "shift_seed", "published", *of_networks)
-        return ("stored", *(("shift_seed",) if self.shifts == (CLEAN,) else ()))
+            of_streams = ("source", "stream_seed")
+            return ("stored", "shifts", "shift_seed", "published", *of_networks, *of_streams)
+        draws = self.shifts != (CLEAN,) or self.source is not None
+        return ("stored", *(() if draws else ("shift_seed",)))
 
     def made_with(self) -> dict[str, JsonValue]:
         return {} if self.stored or self.shifts == (CLEAN,) else _shifted_with(self.shifts)

@@ -198,8 +198,8 @@ def _predict_again(
     assert step.network is not None, "what is given has its logits"
     predictions: list[AnyPredictions] = []
     for text in step.shifts:  # each begins with a new copy of an adapting network
-        predictor = _load_predictor(step.network, step.variant, worker, folder, once=True)
-        predictor = predictor._replace(keeps_logits=True)
+        predictor = _load_predictor(step, step.network, step.variant, worker, folder, once=True)
+        predictor = predictor._replace(keeps_logits=True, seed=step.stream_seed)
         predictions += predict_shared(
             [predictor],
             worker.images(step.val),
@@ -381,11 +381,8 @@ def has_changed_logits(predictions: Predictions) -> bool:
 def _make_predictor(step: plan.PredictStep, worker: Worker, folder: RunFolder) -> Predictor:
     assert isinstance(step.how, plan.ForwardPass)
     drawn = step.labelled and step.images.part == TEST
-    predictor = _load_predictor(step.how.network, step.how.variant, worker, folder, once=not drawn)
-    if predictor.adapting is not None and step.source is not None:
-        clean = worker.images(step.source)
-        chosen = draw_sample(len(clean), predictor.adapting.source_images, step.shift_seed)
-        predictor = predictor._replace(source=clean[chosen])
+    how = step.how
+    predictor = _load_predictor(step, how.network, how.variant, worker, folder, once=not drawn)
     if step.goes_on is not None or step.hands_over is not None:
         states = [] if step.goes_on is None else _read_states(folder, step.goes_on)
         predictor = predictor._replace(carried=states)
@@ -401,6 +398,7 @@ def _make_predictor(step: plan.PredictStep, worker: Worker, folder: RunFolder) -
 
 
 def _load_predictor(
+    step: plan.FitStep | plan.PredictStep,
     network: plan.AnyNetwork,
     variant: str | None,
     worker: Worker,
@@ -408,12 +406,19 @@ def _load_predictor(
     *,
     once: bool,
 ) -> Predictor:
-    """A network, and what adapts it; `once` for images that no stream draws anew."""
+    """A network of a step, what adapts it, and the images that this learns from.
+
+    `once` is for images that no stream draws anew.
+    """
+    predictor = Predictor(worker.network(network, folder), task=folder.task)
     adapting = None if variant is None else read_variant(variant).adapting
-    if adapting is not None and once:
-        adapting = adapting.once()
-    model = worker.network(network, folder)
-    return Predictor(model, adapting=adapting, task=folder.task)
+    if adapting is None:
+        return predictor
+    if step.source is not None:
+        clean = worker.images(step.source)
+        chosen = draw_sample(len(clean), adapting.source_images, step.shift_seed)
+        predictor = predictor._replace(source=clean[chosen])
+    return predictor._replace(adapting=adapting.once() if once else adapting)
 
 
 def _encode_states(states: Sequence[Tensors]) -> bytes:

@@ -311,10 +311,7 @@ class Adapting(Variant):
 
     @property
     def name(self) -> str:
-        texts = [
-            value if isinstance(value, str) else f"{name}{value:g}"
-            for name, value in self.changed.items()
-        ]
+        texts = [_write_value(name, value) for name, value in self.changed.items()]
         return "-".join([self.kind, *texts])
 
     @property
@@ -331,7 +328,7 @@ class Adapting(Variant):
     def title(self) -> str:
         """The method, and all of its protocol that is not at its defaults, but the batch size."""
         texts = [
-            (value if isinstance(value, str) else f"{name} {value:g}").replace("_", " ")
+            _write_value(f"{name} ", value).replace("_", " ")
             for name, value in self.changed.items()
             if name not in self.untitled
         ]
@@ -397,11 +394,9 @@ class Adapting(Variant):
         Raises:
             InputError: the network has nothing to adapt.
         """
-        import copy
+        from fairweather.variants.adaptation.networks import AdaptedNetwork, copy_network
 
-        from fairweather.variants.adaptation.networks import AdaptedNetwork
-
-        return AdaptedNetwork(copy.deepcopy(network), self.predict)
+        return AdaptedNetwork(copy_network(network), self.predict)
 
     def predict(self, adapted: AdaptedNetwork, images: torch.Tensor) -> torch.Tensor:
         """Give the logits of a batch, and adapt to it."""
@@ -468,6 +463,17 @@ class Adapting(Variant):
             adapted.memory |= self.learn(self.adapt(network).eval(), [batch])
         with torch.no_grad():
             adapted(batch)
+
+
+def _write_value(name: str, value: object) -> str:
+    """Write a changed parameter with all of its digits; words need no name.
+
+    >>> _write_value("order_seed", 1234567), _write_value("batch_size", None)
+    ('order_seed1234567', 'batch_sizenull')
+    """
+    if isinstance(value, str):
+        return value
+    return f"{name}{'null' if value is None else format(value, '.15g')}"
 
 
 def even_batches(images: int, batch_size: int) -> int:

@@ -30,7 +30,8 @@ class Cotta(AdaptingByGradients):
 
     Source: Wang et al. 2022, Continual Test-Time Domain Adaptation. The defaults are those of the
     official code for CIFAR-10-C. For ImageNet, it has `batch_size: 64`, `optimiser: sgd`,
-    `learning_rate: 0.01`, `restored: 0.001` and `sure: 0.1`.
+    `learning_rate: 0.01`, `restored: 0.001` and `sure: 0.1`. It then also has Nesterov's momentum
+    and a loss that is symmetric in student and teacher, which are not here.
     """
 
     kind: ClassVar[str] = "cotta"

@@ -55,13 +55,16 @@ class Lame(Adapting):
     def predict(self, adapted: AdaptedNetwork, images: torch.Tensor) -> torch.Tensor:
         import torch
 
+        from fairweather.variants.adaptation.networks import without_autocast
+
         with torch.no_grad():
             last = adapted.find_last_layer(images, self.kind)
             with last.watch() as seen:
                 logits = adapted.pass_forward(images)
-            features = torch.nn.functional.normalize(seen.features.float(), dim=1)
-            unary = -(logits.softmax(1) + 1e-10).log()
-            return smooth(unary, self.similarity(features)).clamp(min=1e-30).log()
+            with without_autocast(logits):
+                features = torch.nn.functional.normalize(seen.features.float(), dim=1)
+                unary = -(logits.softmax(1) + 1e-10).log()
+                return smooth(unary, self.similarity(features)).clamp(min=1e-30).log()
 
     def similarity(self, features: torch.Tensor) -> torch.Tensor:
         """How similar the images of a batch are, `[B, B]`, from features of length 1."""

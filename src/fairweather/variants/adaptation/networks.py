@@ -6,7 +6,7 @@ import copy
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from functools import partial
-from typing import Self
+from typing import Any, Self
 
 import torch
 from torch import nn
@@ -102,10 +102,14 @@ class AdaptedNetwork(nn.Module):
         self.passes = self.passes._replace(**counts)
 
     def pass_forward(self, images: torch.Tensor, network: nn.Module | None = None) -> torch.Tensor:
-        """The logits of the network, or of another one, float32."""
+        """The logits of the network, or of another one, float32.
+
+        Images and logits are copies, since methods use them again: a model may change its input,
+        and reuse the memory of its output.
+        """
         self._count(forward=len(images))
-        logits: torch.Tensor = (network or self.network)(images)
-        return logits.float()
+        logits: torch.Tensor = (network or self.network)(images.clone())
+        return logits.to(torch.float32, copy=True)
 
     def pass_backward(self, loss: torch.Tensor, images: int) -> None:
         """Compute gradients of a loss of some images, in place of earlier ones."""
@@ -199,13 +203,16 @@ class LastLayer:
     def watch(
         self, replace: Callable[[torch.Tensor], torch.Tensor] | None = None
     ) -> Iterator[Self]:
-        """Keep its input of each pass, and replace its output by a function of that."""
+        """Keep its input of each pass, and replace its output by a function of that.
+
+        The new output has the type of the weights, also where autocast rounds the old one.
+        """
 
         def look(
-            _: nn.Module, arguments: tuple[torch.Tensor, ...], output: torch.Tensor
+            layer: nn.Linear, arguments: tuple[torch.Tensor, ...], _: torch.Tensor
         ) -> torch.Tensor | None:
             self.features = arguments[0].detach().clone()
-            return None if replace is None else replace(self.features).to(output.dtype)
+            return None if replace is None else replace(self.features).to(layer.weight.dtype)
 
         hook = self.layer.register_forward_hook(look)
         try:
@@ -262,6 +269,11 @@ def list_layers(network: nn.Module) -> list[nn.Module]:
     ]
 
 
+def without_autocast(tensor: torch.Tensor) -> torch.autocast:
+    """Compute in the types of the tensors: bf16 rounds away what tells similar features apart."""
+    return torch.autocast(tensor.device.type, enabled=False)
+
+
 def softmax_entropy(logits: torch.Tensor) -> torch.Tensor:
     """The entropy of each row's softmax in nats, `[B]`.
 
@@ -283,9 +295,24 @@ def has_batch_norm(network: nn.Module) -> bool:
     return any(isinstance(module, BATCH_NORM) for module in network.modules())
 
 
+def copy_network(network: nn.Module) -> nn.Module:
+    """Copy a network, also one that keeps tensors that it has computed, as weight norm does.
+
+    >>> layer = nn.Linear(2, 2)
+    >>> layer.twice = 2 * layer.weight
+    >>> torch.equal(copy_network(layer).twice, layer.twice)
+    True
+    """
+    kept = [value for module in network.modules() for value in vars(module).values()]
+    tensors = [value for value in kept if isinstance(value, torch.Tensor)]
+    # PyTorch copies no tensor with a history, so these are in the copy already.
+    computed = {id(value): value.detach().clone() for value in tensors if not value.is_leaf}
+    return copy.deepcopy(network, dict[int, Any](computed))
+
+
 def copy_with_batch_statistics(network: nn.Module) -> nn.Module:
     """Copy a network, so that its batch norm uses the statistics of each batch."""
-    adapted = copy.deepcopy(network)
+    adapted = copy_network(network)
     for module in adapted.modules():
         if isinstance(module, BATCH_NORM):
             # Without running statistics, torch and timm use the batch's, in evaluation mode too.
@@ -356,7 +383,7 @@ def copy_with_mixed_statistics(network: nn.Module, source: float, momentum: floa
         source: how many images the stored statistics count as, beside those of the batch.
         momentum: the share of a batch in the moving mean that takes the place of its statistics.
     """
-    adapted = copy.deepcopy(network)
+    adapted = copy_network(network)
     for module in adapted.modules():
         if isinstance(module, BATCH_NORM) and module.running_mean is not None:
             for name in STATISTICS:

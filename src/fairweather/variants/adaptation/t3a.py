@@ -46,9 +46,15 @@ class T3a(Adapting):
     def predict(self, adapted: AdaptedNetwork, images: torch.Tensor) -> torch.Tensor:
         import torch
 
+        from fairweather.variants.adaptation.networks import without_autocast
+
+        def compare(features: torch.Tensor) -> torch.Tensor:
+            with without_autocast(features):
+                return self.compare(adapted, last.layer, features)
+
         with torch.no_grad():
             last = adapted.find_last_layer(images, self.kind)
-            with last.watch(lambda features: self.compare(adapted, last.layer, features)):
+            with last.watch(compare):
                 return adapted.pass_forward(images)
 
     def compare(
