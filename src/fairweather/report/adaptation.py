@@ -353,8 +353,8 @@ def tabulate_streams(contents: Contents) -> TextTable | None:
     caption = (
         "Streams of the first seed: the same images, each time in another order. Collapsed: over "
         f"{over} images, the network gives one class where the plain network gives several. "
-        "Certainty with fewer right answers counts too. First sign: the first of those images, by "
-        "its place in the whole stream. A dash under Collapsed: no earlier batch changes an answer."
+        "Certainty with fewer right answers counts too. First sign: the first of those images. "
+        "A dash under Collapsed: no earlier batch changes an answer."
     )
     columns = ["model", "title", "shift", "level", "streams", "lowest", "highest", "collapsed"]
     columns += ["share low", "share high", "first image", "kind", "class"]
