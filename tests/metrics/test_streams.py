@@ -19,7 +19,12 @@ from fairweather.metrics import (
     to_score,
     worst_estimate,
 )
-from fairweather.metrics.collapse import Collapse, find_collapse, is_certainty_wrong
+from fairweather.metrics.collapse import (
+    Collapse,
+    choose_window,
+    find_collapse,
+    is_certainty_wrong,
+)
 from fairweather.metrics.intervals import stream_estimate
 from fairweather.metrics.sample import Resamples
 from fairweather.metrics.seeds import crossed_mean, stack_seeds
@@ -222,6 +227,24 @@ def test_the_windows_are_those_of_plain_loops():
         found = find_collapse(predicted, sure, [plain, labels], plain_sure, is_sorted=is_sorted)
         expected = slow_collapse(predicted, sure, [plain, labels], plain_sure, is_sorted)
         assert (found and tuple(found)) == expected
+
+
+@pytest.mark.parametrize("n", [20, 47, 300])
+def test_a_collapse_of_a_single_window_is_found_wherever_it_lies(n):
+    """With as many other answers as a collapse may have, and these all at one end."""
+    window, sure = choose_window(n), np.full(n, 0.8)
+    plain = np.arange(n) % 10
+    for begin in range(n - window + 1):
+        inside = slice(begin, begin + window)
+        predicted = np.where(plain == 1, 2, plain)
+        predicted[inside] = 1
+        most = int(0.1 * np.count_nonzero(plain[inside] != 1))
+        ends = (slice(begin, begin + most), slice(begin + window - most, begin + window))
+        predicted[ends[begin % 2]] = 2
+        found = find_collapse(predicted, sure, [plain], sure, is_sorted=False)
+        expected = slow_collapse(predicted, sure, [plain], sure, False)
+        assert (found.kind, found.label) == ("one class", 1)
+        assert tuple(found) == expected
 
 
 def test_a_plain_network_that_gives_one_class_itself_does_not_show_a_collapse_by_adapting():

@@ -23,15 +23,20 @@ from fairweather.report.adaptation import (
     _describe_afterwards,
     _describe_collapses,
     _describe_deferral,
+    _describe_earlier_shifts,
+    _draw_panel,
+    _leave_out_impossible,
+    _summarise_collapses,
     describe_adaptation,
     draw_streams,
     read_streams,
     sum_costs,
     summarise_adaptation,
+    tabulate_costs,
     tabulate_streams,
     title_adapting,
 )
-from fairweather.report.contents import read_contents
+from fairweather.report.contents import Sweep, read_contents
 from fairweather.report.performance import COVERAGE, RISK
 from fairweather.requests.inputs import note_streams
 from fairweather.steps.score_rows import drop_adapting
@@ -225,9 +230,81 @@ def test_streams_without_a_collapse_share_a_row_of_the_table(run):
     widest = max(calm, key=lambda streams: np.ptp(streams.accuracies))
     shares = (f"{100 * end:.1f}" for end in (widest.accuracies.min(), widest.accuracies.max()))
     (row,) = rows
-    assert row[0].endswith(" and 1 more that vary less")
+    assert row[0].endswith(", and 1 other set of images that varies less")
     assert row[1:] == [str(STREAMS), *shares, f"0 of {STREAMS}", "–"]
     assert len(table.body) == 1 + 2  # each collapse has a row of its own
+
+
+def test_mixed_streams_have_places_costs_and_collapses_of_their_own(images, tmp_path):
+    """Each has the images of three cells, in batches whose number is no multiple of three."""
+    mixed = "cells: mixed, batch_size: 64, orders: 2"
+    learns_once = "fisher_weight: 0, redundancy: 1.0e-9, margin: 9"
+    with pytest.MonkeyPatch.context() as patch, figures_left_out():
+        patch.setitem(VARIANTS, "stuck", WHERE)
+        run = fw.evaluate(
+            nn.Sequential(nn.BatchNorm2d(3), Quadrants()),
+            fw.Dataset("quadrants", None, None, images, (0.0,) * 3, (1.0,) * 3),
+            "brightness_factor: [0.7, 0.8]",
+            variants=[f"stuck: {{{mixed}, after: 8}}", f"eata: {{{mixed}, {learns_once}}}"],
+            out=tmp_path / "run",
+            bootstrap=100,
+            device="cpu",
+            progress=False,
+        )
+        contents = read_contents(run.folder)
+        stuck, eata = read_streams(contents)
+        said, table = describe_adaptation(contents), tabulate_streams(contents)
+    assert stuck.right.shape == (2, 3 * IMAGES)
+    batches = 2 * -(-3 * IMAGES // 64)
+    assert stuck.passes == (2 * 3 * IMAGES, 0, batches, 0, 0)
+    assert (eata.passes.batches, eata.passes.steps) == (batches, 2)
+    assert stuck.seconds > 0
+    assert stuck.plain_seconds > 0
+    # Until it is stuck, it is right as the plain network is, in the order of the whole stream.
+    begins = sum(map(len, np.array_split(np.arange(3 * IMAGES), batches // 2)[:8]))
+    np.testing.assert_array_equal(stuck.right[:, :begins], stuck.plain[:, :begins])
+    assert not np.array_equal(stuck.right, stuck.plain)
+    assert set(stuck.collapsed) == {0, 1}
+    assert all(begins - 100 < sign.place <= begins for sign in stuck.collapsed.values())
+    here = "on clean and shifted images"
+    place = f"{stuck.collapsed[0].place + 1:,}"
+    titles = contents.once(title_adapting)
+    collapse = f"{titles[stuck.model]}: 2 of 2 streams collapse {here}. From image {place} on, "
+    assert f"{collapse}stream 1 answers “a”." in said
+    learned = f"{titles[eata.model]} learned from 2 of its {batches} batches {here}."
+    assert learned in said
+    assert table.body[0][-1] == f"stream 1, image {place}"
+    assert table.frame["shift"].tolist() == ["mixed"] * 2
+    costs = pd.read_csv(run.folder.file("tables/adaptation_costs.csv"))
+    assert costs["batches"].tolist() == [batches] * 2
+    panel = _draw_panel(contents, stuck).to_dict()
+    assert max(row["image"] for row in panel["layer"][1]["data"]["values"]) == 3 * IMAGES
+
+
+def test_long_titles_of_panels_are_wrapped(run):
+    contents = read_contents(run.folder)
+    (streams, *_) = read_streams(contents)
+    title = "LAME, imbalanced, orders 2, mixed (batches of at most 64)"
+    named = SimpleNamespace(
+        once=lambda _: {streams.model: title}, cells=contents.cells, sweeps=contents.sweeps
+    )
+    lines = _draw_panel(named, streams).to_dict()["title"]["text"]
+    assert lines == ["LAME, imbalanced, orders 2, mixed (batches of", "at most 64)"]
+
+
+def test_what_collapses_in_one_cell_could_have_done_so_in_all():
+    right = [[1.0, 0.0] * 50] * 2
+    calm = make_streams(right, right, [None, None])
+    fallen = calm._replace(collapses=[Collapse("one class", 9, 0), None])
+    for adapting, cells, kept in (
+        (Stuck(), [calm, calm], [True, True]),
+        (Stuck(), [calm._replace(remark="1 batch"), calm], [False, True]),
+        (Alone(), [calm, calm], [False, False]),
+        (Alone(), [calm, fallen], [True, True]),
+        (EachAlone(), [calm, fallen], [False, False]),
+    ):
+        found = _leave_out_impossible(adapting, cells)
+        assert [streams.collapses is not None for streams in found] == kept
 
 
 def evaluate_stuck(images, variant, out, where=WHERE):
@@ -307,6 +384,12 @@ def test_what_adapts_is_said_once_though_clean_images_come_again(images, tmp_pat
     (said,) = [line for line in lines if line.startswith("adapts ")]
     table = pd.read_csv(run.folder.file("tables/adaptation_costs.csv"))
     assert said.endswith(table["adapts"].item())
+
+
+def test_the_caption_has_the_window_of_short_streams(images, tmp_path):
+    _, _, page = evaluate_stuck(images[:40], "stuck: {after: 0}", tmp_path / "a")
+    words = "Collapsed: over 20 images, the network gives one class"
+    assert words in page.replace("\N{NO-BREAK SPACE}", " ")
 
 
 def test_streams_of_few_images_are_not_examined(images, tmp_path):
@@ -424,6 +507,7 @@ def test_a_large_fall_without_a_collapse_is_said():
     )
     sure = Collapse("certain", 9, 0)
     (said,) = describe_streams(make_streams(right, plain, [sure, *[None] * 4]))
+    assert said.startswith("TENT: 1 of 5 streams collapses on clean images. ")
     assert said.endswith("From image 10 on, stream 1 is sure of wrong answers.")
 
 
@@ -435,6 +519,86 @@ def test_several_large_falls_are_said_once():
     )
     (said,) = _describe_collapses(every, contents)
     assert said.startswith("2 networks lose 20 points or more. TENT loses 60 points on clean ")
+
+
+def test_networks_that_did_not_collapse_are_named_if_few():
+    right = [[1.0, 0.0] * 50] * 5
+    once = [[0.0] * 60 + [1.0] * 40]
+    for count, which in ((3, "A or of B or of C"), (4, "4 of the 5 networks")):
+        every = [make_streams(right, right, [None] * 5)._replace(model=m) for m in "abcd"[:count]]
+        every += [make_streams(once, once, [None])._replace(model="e")]
+        contents = SimpleNamespace(once=lambda _: {m: m.upper() for m in "abcde"})
+        (said,) = _describe_collapses(every, contents)
+        assert said.startswith(f"No stream of {which} collapsed. With 5 streams, ")
+
+
+def test_the_front_names_the_largest_share_of_collapsed_streams():
+    right, sign = [[1.0, 0.0] * 50] * 5, Collapse("one class", 9, 0)
+    cells = {"clean": ("clean", "none")}
+    contents = SimpleNamespace(once=lambda _: {m: m.upper() for m in "abc"}, cells=cells, sweeps=())
+    every = [
+        make_streams(right, right, [sign] * number + [None] * (5 - number))._replace(model=model)
+        for model, number in (("a", 1), ("b", 3), ("c", 0))
+    ]
+    (said,) = _summarise_collapses(every, contents)
+    more = ", and so do streams of 1 more network."
+    assert said == f"B: 3 of 5 streams collapse on clean images{more}"
+    (said,) = _summarise_collapses(every[:1], contents)
+    assert said == "A: 1 of 5 streams collapses on clean images."
+    assert list(_summarise_collapses(every[2:], contents)) == []
+
+
+def describe_earlier(own, new, cells="continual"):
+    """Accuracies of a network that goes on, and of new copies, by shift and level."""
+    variants = {
+        "a+on": read_variant(f"tent: {{cells: {cells}}}"),
+        "a+new": read_variant("tent"),
+        "a+other": read_variant("tent: {batch_size: 4}"),
+    }
+    scores = {("a+on", *cell): score for cell, score in own.items()}
+    scores |= {("a+new", *cell): score for cell, score in new.items()}
+    sweeps = [
+        Sweep("noise", "Noise", "level", 0.0, "", {"1": "n1", "5": "n5"}),
+        Sweep("fog", "Fog", "level", 0.0, "", {"5": "f5", "1": "f1"}),
+        Sweep("snow", "Snow", "level", 0.0, "", {"1": "s1"}),
+        Sweep("pgd", "PGD", "budget", 0.0, "", {"1": "p1"}, kind="attack"),
+    ]
+    titles = {"a": "A", "a+on": "TENT, on", "a+new": "TENT", "a+other": "TENT, 4"}
+    contents = SimpleNamespace(
+        titles=titles,
+        once=lambda _: titles,
+        variant=variants.get,
+        sweeps=sweeps,
+        score=lambda metric, *cell: scores.get(cell),
+    )
+    return list(_describe_earlier_shifts(contents))
+
+
+def test_what_earlier_shifts_change_is_said_beside_new_copies():
+    high, low = Score(0.82, 0.78, 0.86, 99), Score(0.61, 0.57, 0.65, 99)
+    lower, wide = Score(0.5, 0.46, 0.54, 99), Score(0.7, 0.6, 0.8, 99)
+    shifts = [("noise", "mean"), ("fog", "mean"), ("snow", "mean")]
+    new = dict.fromkeys(shifts, high)
+    # Nothing comes before the first shift.
+    own = dict(zip(shifts, (lower, low, high), strict=True))
+    said = "TENT, on: earlier shifts matter most under fog. "
+    assert describe_earlier(own, new) == [f"{said}It is 61 % right there, and new copies 82 %."]
+    # A gain too; and an interval that overlaps says nothing.
+    assert describe_earlier(new, own) == [f"{said}It is 82 % right there, and new copies 61 %."]
+    for accuracy in (wide, high):
+        assert describe_earlier(dict.fromkeys(shifts, accuracy), new) == [
+            "No effect of earlier shifts on the accuracy of TENT, on is shown: the intervals "
+            "overlap those of new copies."
+        ]
+    assert describe_earlier({("noise", "mean"): lower}, {("noise", "mean"): high}) == []
+    # Levels come from the weakest on, and each shift begins anew.
+    levels = [(name, level) for name in ("noise", "fog") for level in "15"] + [("snow", "1")]
+    new = dict.fromkeys(levels, high)
+    own = dict(zip(levels, (lower, high, lower, low, lower), strict=True))
+    assert describe_earlier(own, new, "gradual") == [
+        "TENT, on: earlier levels matter most under fog at level 5. "
+        "It is 61 % right there, and new copies 82 %."
+    ]
 
 
 def describe_places(monkeypatch, describe, place, scores):
@@ -482,8 +646,14 @@ def test_clean_images_after_shifts_are_beside_those_of_the_plain_network(monkeyp
 
 def test_costs_are_those_of_the_records(run):
     """Images a second of the network alone, over all cells, from the records of the steps."""
+    contents = read_contents(run.folder)
     table = pd.read_csv(run.folder.file("tables/adaptation_costs.csv")).set_index("model")
     assert len(table) == 2
+    # The page has the columns that fit; the file has all.
+    shown = tabulate_costs(contents)
+    assert shown.layout.header[4:] == ("Steps / batches", "Images/s", "Times plain")
+    assert [row[4] for row in shown.body] == ["0 / 60"] * 2
+    assert {"batches", "steps", "resets", "plain speed"} < set(table)
     cells = [cell.id for cell in run.folder.record.cells()]
 
     def read_speed(model, images):
@@ -498,7 +668,7 @@ def test_costs_are_those_of_the_records(run):
         assert row["times plain"] == pytest.approx(plain / speed)
         assert row["forward"] == 1
     # Runs of earlier versions have no such times.
-    (streams, *_) = read_streams(read_contents(run.folder))
+    (streams, *_) = read_streams(contents)
     forward, *_, speed, plain, times = sum_costs(
         [streams._replace(seconds=None, plain_seconds=None)]
     )
@@ -587,8 +757,10 @@ def test_the_front_says_where_adapting_changes_most(run):
     values = there[there["metric"] == "accuracy"].set_index("model")["value"]
     plain, adapted = (f"{100 * values[name]:.0f}" for name in (drop_adapting(stuck), stuck))
     contents = read_contents(run.folder)
-    (said,) = summarise_adaptation(contents)
+    said, collapse = summarise_adaptation(contents)
+    assert collapse.startswith(f"{title_adapting(contents)[stuck]}: 3 of 3 streams collapse ")
     assert said.startswith(f"{title_adapting(contents)[stuck]} lowers accuracy ")
     assert said.endswith(f"most: from {plain} to {adapted} %.")
     page = run.folder.file("report.html").read_text().replace("\N{NO-BREAK SPACE}", " ")
     assert said in page
+    assert collapse in page[: page.index('id="adaptation"')]

@@ -188,6 +188,15 @@ def test_the_fingerprint_changes_for_what_has_an_effect_and_for_nothing_else(nam
     assert silent == OF_NO_STEP | WITHOUT_EFFECT[name]
 
 
+def test_a_version_of_mixed_streams_changes_no_other_fingerprint(monkeypatch):
+    plain = STEPS["predict"]
+    mixed = plain.model_copy(update={"mixed": ("gamma,exponent=3",)})
+    before = [step_fingerprint(step, {}) for step in (plain, mixed)]
+    monkeypatch.setattr(plan, "MIXED_VERSION", plan.MIXED_VERSION + 1)
+    after = [step_fingerprint(step, {}) for step in (plain, mixed)]
+    assert (before[0] == after[0], before[1] == after[1]) == (True, False)
+
+
 def test_every_kind_of_step_is_tried():
     assert {step.kind for step in STEPS.values()} == set(plan.VERSIONS)
 

@@ -63,13 +63,12 @@ def find_collapse(
     >>> find_collapse(predicted, sure, [healthy], sure, is_sorted=False)
     Collapse(kind='one class', place=240, label=0)
     """
-    window = min(WINDOW, len(predicted) // 2)
+    window = choose_window(len(predicted))
     if not is_examined(len(predicted)):
         return None
     signs: list[Collapse] = []
     several = window * (SEVERAL_SORTED if is_sorted else SEVERAL)
-    labels, counts = np.unique(predicted, return_counts=True)
-    for label in labels[counts >= (1 - TENTH) * window]:
+    for label in _find_frequent(predicted, window):
         others = _sum_windows(predicted != label, window)
         expected = np.min([_sum_windows(answers != label, window) for answers in plain], axis=0)
         collapsed = (expected >= several) & (others <= TENTH * expected)
@@ -85,13 +84,22 @@ def find_collapse(
     )
 
 
+def choose_window(images: int) -> int:
+    """How many images of a stream are looked at together.
+
+    >>> choose_window(400), choose_window(60)
+    (100, 30)
+    """
+    return min(WINDOW, images // 2)
+
+
 def is_examined(images: int) -> bool:
     """Whether a stream of so many images is long enough to find a collapse in it.
 
     >>> is_examined(19), is_examined(20)
     (False, True)
     """
-    return images // 2 >= FEWEST
+    return choose_window(images) >= FEWEST
 
 
 def is_certainty_wrong(right: FloatArray, plain: FloatArray, confidence: FloatArray) -> bool:
@@ -128,6 +136,17 @@ def _sum_windows(column: FloatArray | BoolArray, window: int) -> FloatArray:
     sums = np.cumsum(column, axis=-1, dtype=np.float64)
     before = np.concatenate([np.zeros((*sums.shape[:-1], 1)), sums[..., :-window]], axis=-1)
     return np.asarray(sums[..., window - 1 :] - before)
+
+
+def _find_frequent(predicted: IntArray, window: int) -> IntArray:
+    """The classes that may fill a window: each is then most of some block of half a window.
+
+    Mixed streams are long, and most of many classes never are.
+    """
+    half = max(window // 2, 1)
+    blocks = np.sort(predicted[: len(predicted) // half * half].reshape(-1, half), axis=1)
+    middle = blocks[:, half // 2]
+    return np.unique(middle[(blocks == middle[:, None]).sum(axis=1) > half / 2])
 
 
 def _first(kind: Literal["one class", "certain"], where: BoolArray, label: int) -> list[Collapse]:

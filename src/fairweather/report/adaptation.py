@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import math
+import textwrap
 from collections.abc import Iterable, Iterator, Mapping, Sequence
+from dataclasses import replace
 from itertools import groupby
 from statistics import median
 from typing import Any, NamedTuple
@@ -13,8 +15,10 @@ import numpy as np
 import pandas as pd
 
 from fairweather.metrics.collapse import (
+    WINDOW,
     Collapse,
     average_windows,
+    choose_window,
     find_collapse,
     is_certainty_wrong,
     is_examined,
@@ -43,7 +47,7 @@ from fairweather.types.record import (
     NO_LEVEL,
     base_model,
 )
-from fairweather.variants.variant import SHUFFLED
+from fairweather.variants.variant import CONTINUAL, EPISODIC, GRADUAL, MIXED, SHUFFLED, Adapting
 
 # A window of the running accuracy is a tenth of the stream, within these limits.
 SMALLEST_WINDOW, LARGEST_WINDOW = 20, 200
@@ -51,6 +55,8 @@ LARGE_FALL = 0.2  # of accuracy, from which on a stream without a collapse is ex
 UNEXAMINED = "not examined"  # a stream that is too short to find a collapse in it
 FEW_STEPS = 0.5  # of the batches
 MOST_PANELS, POINTS = 4, 120  # of the figure
+PANEL, PANEL_LETTERS = (330, 200), 46  # its width and height, and letters in a line of its title
+MOST_NAMED = 3  # networks in a sentence
 CHANGED = ("accuracy", "rms_calibration_error", "area_under_risk_coverage")  # of the first table
 LIMIT = 0.05  # of errors among the answers above a threshold, in the names of `RISK` and `COVERAGE`
 
@@ -60,6 +66,8 @@ class Streams(NamedTuple):
 
     model: str
     cell: str
+    """`MIXED` where a stream has the images of all cells."""
+
     right: FloatArray
     """`[streams, n]`, whether the network that adapts is right."""
 
@@ -84,7 +92,7 @@ class Streams(NamedTuple):
 
     plain_seconds: float | None = None
     """How long the plain network took for the same images, once; None if it is not known, or if
-    another cell says it."""
+    another cell says it. Of mixed streams, as if each cell took the median of all."""
 
     @property
     def accuracies(self) -> FloatArray:
@@ -136,28 +144,76 @@ def read_streams(contents: Contents) -> list[Streams]:
     """Read all streams of the first seed; none where patients are judged, who have no place."""
     if contents.aggregation is not None:
         return []
+    every = []
+    for model, base in list_adapting(contents).items():
+        adapting = _find_adapting(contents, model)
+        cells = (*contents.cells, *contents.clean_after(model))
+        parts = [cells] if adapting.cells == MIXED else [[cell] for cell in cells]
+        read = (_read_streams(contents, adapting, model, base, part) for part in parts)
+        every += _leave_out_impossible(adapting, [own for own in read if own is not None])
+    return every
+
+
+def _find_adapting(contents: Contents, model: str) -> Adapting:
+    variant = contents.variant(model)
+    assert variant is not None, "it adapts"
+    assert variant.adapting is not None, "it adapts"
+    return variant.adapting
+
+
+def _leave_out_impossible(adapting: Adapting, cells: Sequence[Streams]) -> list[Streams]:
+    """Leave out collapses where no earlier batch changes an answer, and no batch gives one class.
+
+    What collapses in one cell can do so in all.
+    """
+    can_collapse = not adapting.alone and any(streams.collapsed for streams in cells)
     return [
         streams
-        for model, base in list_adapting(contents).items()
-        for cell in (*contents.cells, *contents.clean_after(model))
-        if (streams := _read_cell(contents, model, base, cell)) is not None
+        if can_collapse or (adapting.remembers and not streams.remark)
+        else streams._replace(collapses=None)
+        for streams in cells
     ]
 
 
-def _read_cell(contents: Contents, model: str, base: str, cell: str) -> Streams | None:
-    seed, variant = contents.seeds_of(model)[0], contents.variant(model)
-    is_afterwards = cell.startswith(CLEAN_AFTER)
-    unadapted = CLEAN if is_afterwards else cell
-    names = ("labels", "predicted", "confidence", "place")
-    read = contents.read_stream_columns(model, seed, cell, names)
+class _Columns(NamedTuple):
+    """Columns `[streams, n]` of a network that adapts, and `[n]` of the plain one."""
+
+    labels: IntArray
+    predicted: IntArray
+    confidence: FloatArray
+    place: IntArray
+    plain_predicted: IntArray
+    plain_confidence: FloatArray
+    clean_predicted: IntArray
+
+
+def _read_columns(contents: Contents, model: str, base: str, cell: str) -> _Columns | None:
+    seed = contents.seeds_of(model)[0]
+    unadapted = CLEAN if cell.startswith(CLEAN_AFTER) else cell
+    read = contents.read_stream_columns(model, seed, cell, _Columns._fields[:4])
     plain = contents.read_columns(base, seed, unadapted, ("predicted", "confidence"))
     clean = contents.read_columns(base, seed, CLEAN, ("predicted",))
-    if read is None or plain is None or clean is None or variant is None:
+    if read is None or plain is None or clean is None:
         return None
-    assert variant.adapting is not None, "it adapts"
-    adapting, order = variant.adapting, np.argsort(read[3], axis=1)
-    labels, predicted, confidence = (np.take_along_axis(c, order, axis=1) for c in read[:3])
-    plain_predicted, plain_confidence, clean_predicted = (c[order] for c in (*plain, *clean))
+    return _Columns(*read, *plain, *clean)
+
+
+def _read_streams(
+    contents: Contents, adapting: Adapting, model: str, base: str, cells: Sequence[str]
+) -> Streams | None:
+    """Read the streams of a cell, or of all cells that they mix."""
+    known = [(cell, c) for cell in cells if (c := _read_columns(contents, model, base, cell))]
+    if not known:
+        return None
+    cells = [cell for cell, _ in known]
+    joined = _Columns(
+        *(np.concatenate(c, axis=-1) for c in zip(*(c for _, c in known), strict=True))
+    )
+    seed, order = contents.seeds_of(model)[0], np.argsort(joined.place, axis=1)
+    labels, predicted = (np.take_along_axis(c, order, axis=1) for c in joined[:2])
+    confidence = np.take_along_axis(joined.confidence, order, axis=1)
+    plain_predicted, clean_predicted = joined.plain_predicted[order], joined.clean_predicted[order]
+    plain_confidence = joined.plain_confidence[order]
     right, plain_right = (
         (answers == labels).astype(np.float64) for answers in (predicted, plain_predicted)
     )
@@ -176,19 +232,21 @@ def _read_cell(contents: Contents, model: str, base: str, cell: str) -> Streams 
             if not is_certainty_wrong(*columns):
                 collapse = None
         collapses.append(collapse)
-    remark = adapting.remark(labels.shape[1], contents.batch_size(model))
-    can_collapse = adapting.remembers and not remark
+    passes = [costs for cell in cells if (costs := contents.read_passes(model, seed, cell))]
+    seconds = [own for cell in cells if (own := contents.read_seconds(model, seed, cell))]
+    unadapted = [cell for cell in cells if not cell.startswith(CLEAN_AFTER)]
+    plain_seconds = [own for cell in unadapted if (own := contents.read_seconds(base, seed, cell))]
     return Streams(
         model,
-        cell,
+        cells[0] if len(cells) == 1 else MIXED,
         right,
         plain_right,
-        collapses if can_collapse or (any(collapses) and not adapting.alone) else None,
-        remark,
-        contents.read_passes(model, seed, cell),
-        contents.read_adapts(model, seed, cell),
-        contents.read_seconds(model, seed, cell),
-        None if is_afterwards else contents.read_seconds(base, seed, cell),
+        collapses,
+        adapting.remark(labels.shape[1], contents.batch_size(model)),
+        Passes(*map(sum, zip(*passes, strict=True))) if passes else None,
+        contents.read_adapts(model, seed, cells[0]),
+        len(cells) * median(seconds) if seconds else None,  # the first cell's record has it
+        len(cells) * median(plain_seconds) if plain_seconds else None,
     )
 
 
@@ -207,8 +265,8 @@ _STREAM_HEAD = TableLayout(
 )
 _COST_HEAD = TableLayout(
     (
-        *("Model", "Adapts", "Forward", "Backward", "Batches", "Steps", "Resets"),
-        *("Images/s", "Plain images/s", "Times plain"),
+        *("Model", "Adapts", "Forward", "Backward", "Steps / batches", "Images/s"),
+        "Times plain",
     ),
     words=2,
 )
@@ -233,10 +291,7 @@ def tabulate_beside(contents: Contents) -> TextTable | None:
         )
         numbers = (number for entry in (*scores, *changes) for number in entry_numbers(entry))
         model, shift, level = place.adapted
-        variant = contents.variant(model)
-        assert variant is not None, "it adapts"
-        assert variant.adapting is not None, "it adapts"
-        written = variant.adapting.full_text
+        written = _find_adapting(contents, model).full_text
         lines.append([model, contents.titles[model], shift, level, *numbers, written])
         models.append(model)
     if not body:
@@ -268,8 +323,10 @@ def tabulate_streams(contents: Contents) -> TextTable | None:
         if calm:
             widest = max(calm, key=lambda streams: float(np.ptp(streams.accuracies)))
             has_several = len(widest.accuracies) > 1
-            others = f" and {len(calm) - 1} more" if len(calm) > 1 else ""
-            others += " that vary less" * (len(calm) > 1 and has_several)
+            others, less = f", and {_count(len(calm) - 1, 'other set')} of images", ""
+            if has_several:
+                less = " that varies less" if len(calm) == 2 else " that vary less"
+            others = f"{others}{less}" if len(calm) > 1 else ""
             if has_several or widest.collapses is not None:
                 shown.append((widest, others))
         for streams, others in shown:
@@ -291,10 +348,13 @@ def tabulate_streams(contents: Contents) -> TextTable | None:
             models.append(model)
     if not body:
         return None
+    windows = {choose_window(streams.right.shape[1]) for streams in every if streams.is_examined}
+    over = " or ".join(map(str, sorted(windows or {WINDOW})))
     caption = (
         "Streams of the first seed: the same images, each time in another order. Collapsed: over "
-        "100 images, the network gives one class where the plain network gives several. Certainty "
-        "with fewer right answers counts too. First sign: the first of those images."
+        f"{over} images, the network gives one class where the plain network gives several. "
+        "Certainty with fewer right answers counts too. First sign: the first of those images. "
+        "A dash under Collapsed: no earlier batch changes an answer."
     )
     columns = ["model", "title", "shift", "level", "streams", "lowest", "highest", "collapsed"]
     columns += ["share low", "share high", "first image", "kind", "class"]
@@ -345,11 +405,14 @@ def sum_costs(cells: Sequence[Streams]) -> tuple[float, ...] | None:
 def tabulate_costs(contents: Contents) -> TextTable | None:
     """What adapts, and what it costs: passes, steps, and images a second beside the plain one."""
     body, lines, models = [], [], []
-    forms = (*[".1f"] * 2, *[",.0f"] * 5, ".1f")
     for model, cells in _list_by_model(contents.once(read_streams)).items():
         if (costs := sum_costs(cells)) is None:
             continue
-        texts = [format(cost, form) for cost, form in zip(costs, forms, strict=True)]
+        forward, backward, batches, steps, _, speed, _, times = costs
+        texts = (
+            *(f"{forward:.1f}", f"{backward:.1f}", f"{steps:,.0f} / {batches:,.0f}"),
+            *(f"{speed:,.0f}", f"{times:.1f}"),
+        )
         title = contents.once(title_adapting)[model]
         adapts = next((streams.adapts for streams in cells if streams.adapts), "")
         numbers = (ABSENT if text == "nan" else text for text in texts)
@@ -362,11 +425,11 @@ def tabulate_costs(contents: Contents) -> TextTable | None:
         "Adapts: what adapting changes of the network. Methods that take steps also use each "
         "batch's statistics in batch norm. Costs of the first seed, over all shifts and levels. "
         "Forward, backward: passes through the network for each image, without those of validation "
-        "images. Batches, steps, resets: those of all streams. A reset brings the model back. "
-        "Images/s: of the network alone with its steps; the median over shifts and levels, beside "
+        "images. Steps, batches: those of all streams. Images/s: of the network alone with its "
+        "steps; the median over shifts and levels, beside "
         "any other work of the machine. A plain network on a CPU may share it with processes that "
         "shift images. Times plain: seconds for an image, divided by those of the plain network in "
-        "its own batches."
+        "its own batches. Resets, and the plain network's images/s: tables/adaptation_costs.csv."
     )
     frame = pd.DataFrame(lines, columns=["model", "title", *COSTS, "adapts"])
     return TextTable("adaptation_costs", _COST_HEAD, body, [caption], frame, models)
@@ -416,10 +479,17 @@ def _list_places(contents: Contents) -> Iterator[AdaptedPlace]:
         if sum(not sweep.is_attack for sweep in contents.sweeps) > 1:
             yield AdaptedPlace(model, base, "All shifts", "under all shifts", ALL, MEAN)
         for shift, words in contents.clean_after(model).items():
-            yield AdaptedPlace(model, base, _capitalise(words), f"on {words}", shift, NO_LEVEL)
+            title = _capitalise(words.replace("images ", ""))
+            yield AdaptedPlace(model, base, title, f"on {words}", shift, NO_LEVEL)
+
+
+def _count(number: int, noun: str) -> str:
+    return f"{number:,} {noun}{'s' * (number != 1)}"
 
 
 def _name_cell(contents: Contents, streams: Streams) -> str:
+    if streams.cell == MIXED:
+        return "clean and shifted images"
     if streams.cell not in contents.cells:
         return contents.clean_after(streams.model)[streams.cell]
     shift, level = contents.cells[streams.cell]
@@ -438,8 +508,9 @@ def describe_adaptation(contents: Contents) -> list[str]:
     """Say where adapting helps and harms most, what fails, and what confidence is then worth."""
     every = contents.once(read_streams)
     return [
-        *summarise_adaptation(contents),
+        *_describe_extremes(contents, *_ACCURACY),
         *_describe_afterwards(contents),
+        *_describe_earlier_shifts(contents),
         *_describe_extremes(contents, "rms_calibration_error", "the calibration error", 1, ".3f"),
         *_describe_deferral(contents),
         *_describe_steps(every, contents),
@@ -448,8 +519,15 @@ def describe_adaptation(contents: Contents) -> list[str]:
 
 
 def summarise_adaptation(contents: Contents) -> list[str]:
-    """Say where adapting gains and where it loses most accuracy, if intervals exclude 0."""
-    return list(_describe_extremes(contents, "accuracy", "accuracy", 100, ".0f", " %"))
+    """Say where adapting gains and where it loses most accuracy, if intervals exclude 0.
+
+    A last sentence names a collapse.
+    """
+    collapse = _summarise_collapses(contents.once(read_streams), contents)
+    return [*_describe_extremes(contents, *_ACCURACY), *collapse]
+
+
+_ACCURACY = ("accuracy", "accuracy", 100, ".0f", " %")
 
 
 def _describe_extremes(
@@ -490,6 +568,62 @@ def _describe_afterwards(contents: Contents) -> Iterator[str]:
         )
 
 
+def _describe_earlier_shifts(contents: Contents) -> Iterator[str]:
+    """Say where what a network saw before matters most, beside new copies of the network.
+
+    Of images that come after others, where the intervals of the two accuracies do not overlap.
+    """
+    bases, alike = list_adapting(contents), []
+    for model, base in bases.items():
+        adapting, title = _find_adapting(contents, model), contents.once(title_adapting)[model]
+        anew = [
+            other
+            for other, its_base in bases.items()
+            if its_base == base
+            and other != model
+            and _find_adapting(contents, other) == replace(adapting, cells=EPISODIC)
+        ]
+        pairs = [
+            (own, new, words)
+            for other in anew
+            for shift, level, words in _list_later(contents, adapting.cells)
+            if (own := contents.score("accuracy", model, shift, level))
+            and (new := contents.score("accuracy", other, shift, level))
+        ]
+        apart = [(o, n, words) for o, n, words in pairs if o.high < n.low or n.high < o.low]
+        if apart:
+            own, new, words = max(apart, key=lambda pair: abs(pair[0].value - pair[1].value))
+            shares = f"{100 * own.value:.0f} % right there, and new copies {100 * new.value:.0f} %"
+            yield f"{title}: earlier {words}. It is {shares}."
+        elif pairs:
+            alike.append(title)
+    if alike:
+        which = _name_few(alike, len(bases))
+        begin = f"No effect of earlier shifts on the accuracy of {which} is shown"
+        yield f"{begin}: the intervals overlap those of new copies."
+
+
+def _list_later(contents: Contents, order: str) -> Iterator[tuple[str, str, str]]:
+    """Shift, level and words of what a network sees after other shifted images."""
+    shifts = [sweep for sweep in contents.sweeps if not sweep.is_attack]
+    if order == CONTINUAL:
+        for sweep in shifts[1:]:
+            yield sweep.name, MEAN, f"shifts matter most under {sweep.in_sentence}"
+    if order == GRADUAL:
+        for sweep in shifts:
+            levels = sorted(sweep.cells, key=lambda level: abs(float(level) - sweep.neutral))
+            for level in levels[1:]:
+                yield sweep.name, level, f"levels matter most under {sweep.at(level)}"
+
+
+def _name_few(titles: Sequence[str], of: int) -> str:
+    return (
+        " or of ".join(titles)
+        if len(titles) <= MOST_NAMED
+        else f"{len(titles)} of the {of} networks"
+    )
+
+
 def _describe_deferral(contents: Contents) -> Iterator[str]:
     """Say where thresholds of validation images let most wrong answers of adapted networks pass."""
     broken = [
@@ -520,11 +654,11 @@ def _list_by_model(every: Iterable[Streams]) -> dict[str, list[Streams]]:
 def _describe_steps(every: Sequence[Streams], contents: Contents) -> Iterator[str]:
     """Say where a method of gradient steps hardly took any, or came back to the model."""
     for model, cells in _list_by_model(every).items():
-        variant, title = contents.variant(model), contents.once(title_adapting)[model]
+        title = contents.once(title_adapting)[model]
         counted = [(s, s.passes) for s in cells if s.passes is not None and s.passes.batches]
-        if variant is None or variant.adapting is None or not counted:
+        if not counted:
             continue
-        if variant.adapting.takes_steps:
+        if _find_adapting(contents, model).takes_steps:
             streams, least = min(counted, key=lambda entry: entry[1].steps / entry[1].batches)
             if least.steps < least.batches * FEW_STEPS:
                 count = f"{least.steps:,}" if least.steps else "none"
@@ -545,24 +679,45 @@ def _name_place(contents: Contents, streams: Streams) -> str:
     return f"{'under' if is_shifted else 'on'} {_name_cell(contents, streams)}"
 
 
+def _choose_worst(cells: Iterable[Streams]) -> Streams:
+    return max(cells, key=lambda streams: len(streams.collapsed))
+
+
+def _count_collapsed(contents: Contents, streams: Streams) -> str:
+    collapsed, count = len(streams.collapsed), len(streams.accuracies)
+    verb = "collapses" if collapsed == 1 else "collapse"
+    which = "its stream" if count == 1 else f"{collapsed} of {count} streams"
+    title = contents.once(title_adapting)[streams.model]
+    return f"{title}: {which} {verb} {_name_place(contents, streams)}"
+
+
+def _summarise_collapses(every: Sequence[Streams], contents: Contents) -> Iterator[str]:
+    """Name the network with the largest share of collapsed streams, and count the others."""
+    worst = [_choose_worst(cells) for cells in _list_by_model(every).values()]
+    collapsed = [streams for streams in worst if streams.collapsed]
+    if collapsed:
+        most = max(collapsed, key=lambda streams: len(streams.collapsed) / len(streams.accuracies))
+        others = f", and so do streams of {_count(len(collapsed) - 1, 'more network')}"
+        yield f"{_count_collapsed(contents, most)}{others * (len(collapsed) > 1)}."
+
+
 def _describe_collapses(every: Sequence[Streams], contents: Contents) -> Iterator[str]:
     healthy: dict[int, list[str]] = {}
     falls: list[tuple[float, str, str, bool]] = []
-    for model, cells in _list_by_model(every).items():
+    by_model = _list_by_model(every)
+    for model, cells in by_model.items():
         title, count = contents.once(title_adapting)[model], len(cells[0].accuracies)
-        worst = max(cells, key=lambda streams: len(streams.collapsed))
+        worst = _choose_worst(cells)
         fall = max(cells, key=lambda streams: float(streams.plain.mean() - streams.right.mean()))
         if worst.remark:
             yield f"{title}: {worst.remark}"
         if worst.collapsed:
             number, collapse = next(iter(worst.collapsed.items()))
-            some = f"{len(worst.collapsed)} of {count} streams collapse"
             answers = "is sure of wrong answers"
             if collapse.kind == "one class":
                 answers = f"answers “{contents.classes[collapse.label]}”"
             yield (
-                f"{title}: {'its stream collapses' if count == 1 else some} "
-                f"{_name_place(contents, worst)}. "
+                f"{_count_collapsed(contents, worst)}. "
                 f"From image {collapse.place + 1:,} on, stream {number + 1} {answers}."
             )
         elif (lost := fall.plain.mean() - fall.right.mean()) >= LARGE_FALL:
@@ -577,7 +732,7 @@ def _describe_collapses(every: Sequence[Streams], contents: Contents) -> Iterato
             f"{' No stream collapsed to one class there.' * is_examined_there}"
         )
     for count, titles in healthy.items():
-        which = titles[0] if len(titles) == 1 else f"{len(titles)} networks"
+        which = _name_few(titles, len(by_model))
         most = 100 * float(clopper_pearson(0.0, count)[1])
         yield (
             f"No stream of {which} collapsed. "
@@ -594,17 +749,18 @@ def draw_streams(contents: Contents) -> Figure | None:
     if not chosen:
         return None
     panels = [_draw_panel(contents, streams) for streams in chosen]
-    window = _choose_window(chosen[0])
+    windows = sorted({_choose_window(streams) for streams in chosen})
+    over = f"over {' or '.join(map(str, windows))} images"
     return render_figure(
         "adaptation",
         alt.concat(*panels, columns=2, spacing=32),
         "Accuracy along the stream",
         [
-            f"Running accuracy over {window} images, mean over the streams. Thin lines: each "
+            f"Running accuracy {over}, mean over the streams. Thin lines: each "
             "stream. Grey: the plain network on the same images. Shown is where adapting changes "
             "most."
         ],
-        f"Running accuracy over {window} images along the stream, of each network that adapts and "
+        f"Running accuracy {over} along the stream, of each network that adapts and "
         "of the plain network. The tables of this section hold the accuracies.",
         letters=110,
     )
@@ -649,12 +805,12 @@ def _draw_panel(contents: Contents, streams: Streams) -> alt.LayerChart | alt.Fa
     ]
     subtitle = _name_cell(contents, streams)
     title = alt.Title(
-        contents.once(title_adapting)[streams.model],
+        textwrap.wrap(contents.once(title_adapting)[streams.model], PANEL_LETTERS),
         subtitle=subtitle,
         fontSize=13,
         subtitleColor=FAINT,
     )
-    return alt.layer(*layers).properties(width=330, height=200, title=title)
+    return alt.layer(*layers).properties(width=PANEL[0], height=PANEL[1], title=title)
 
 
 def _make_rows(

@@ -69,8 +69,10 @@ VERSIONS = {
     "read": 1,
     "score": 12,
     "sample": 3,
-    "report": 21,
+    "report": 22,
 }
+# Raise this alone, from 1, if only the predictions of streams that mix cells change.
+MIXED_VERSION = 2
 # Fields that change results only if a step uses a network.
 MACHINE_FIELDS = ("device", "threads")
 # With other versions of these, shifts may change the same images differently.
@@ -665,6 +667,8 @@ class PredictStep(Step):
             facts["ood_scores"] = [*OOD_SCORES, NEIGHBOURS]
         if (self.mixed or self.shift != CLEAN) and isinstance(self.how, ForwardPass):
             facts |= _shifted_with((self.shift, *self.mixed))
+        if self.mixed:
+            facts["mixed_version"] = MIXED_VERSION
         return facts
 
 

@@ -314,17 +314,26 @@ def _predict_mixed(
         tell=make_image_notifier(step.label, len(mixed), progress),
     )
     assert predictions.passes is not None, "all streams count them"
-    # Each image costs as much as any other, whatever its cell.
-    passes = Passes(*(round(count / len(texts)) for count in predictions.passes))
     rows = np.arange(len(predictions)).reshape(-1, len(texts), len(images))
     notes = []
     for number, (text, file) in enumerate(zip(texts, step.leaves, strict=True)):
+        passes = _take_share(predictions.passes, number, len(texts))
         cell = predictions.take(rows[:, number].ravel()).with_columns(passes=passes)
         if number and isinstance(cell, Predictions):
             cell = replace(cell, ood_scores={})  # as in every other cell but the first
         one = step.model_copy(update={"shift": text, "leaves": (file,)})
         notes.append(_store_predictions(one, cell, folder).note)
     return _add_network(step, plan.StepResult("; ".join(notes)), predictor, worker, progress)
+
+
+def _take_share(passes: Passes, number: int, cells: int) -> Passes:
+    """The equal share of a cell in what mixed streams cost; all shares sum to the whole.
+
+    >>> [_take_share(Passes(300, 0, 10), number, 3).batches for number in range(3)]
+    [3, 3, 4]
+    """
+    ends = ([count * end // cells for count in passes] for end in (number, number + 1))
+    return Passes(*(last - first for first, last in zip(*ends, strict=True)))
 
 
 def _store_predictions(
