@@ -4,7 +4,6 @@ import functools
 import json
 import shutil
 import sys
-from pathlib import Path
 
 import numpy as np
 import pytest
@@ -258,6 +257,11 @@ def test_provenance_is_plain_and_complete():
     assert facts["hardware"]["threads"] == torch.get_num_threads()
 
 
+def place_package(folder, monkeypatch):
+    module = folder / "fairweather" / "runs" / "provenance.py"
+    monkeypatch.setattr(provenance, "__file__", str(module))
+
+
 def test_git_is_asked_for_the_package_once_and_for_the_working_folder_each_time(
     monkeypatch, tmp_path
 ):
@@ -265,7 +269,9 @@ def test_git_is_asked_for_the_package_once_and_for_the_working_folder_each_time(
         asked.append(folder)
         return {"revision": folder.name, "dirty": False}
 
-    asked, clone = [], Path(__file__).parents[2]
+    asked, clone = [], tmp_path / "clone"
+    (clone / ".git").mkdir(parents=True)
+    place_package(clone / "src", monkeypatch)
     monkeypatch.setattr(provenance, "_git_revision", look)
     monkeypatch.setattr(
         provenance, "_own_revision", functools.cache(provenance._own_revision.__wrapped__)
@@ -294,8 +300,7 @@ def test_a_repository_around_the_package_is_asked_only_if_it_is_the_package_s_ow
 ):
     if repository:
         (tmp_path / ".git").mkdir()
-    module = tmp_path / folder / "fairweather" / "runs" / "provenance.py"
-    monkeypatch.setattr(provenance, "__file__", str(module))
+    place_package(tmp_path / folder, monkeypatch)
     asked = []
     monkeypatch.setattr(provenance, "_git_revision", asked.append)
     provenance._own_revision.__wrapped__()
