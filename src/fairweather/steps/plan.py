@@ -69,7 +69,7 @@ VERSIONS = {
     "read": 1,
     "score": 12,
     "sample": 3,
-    "report": 21,
+    "report": 22,
 }
 # Fields that change results only if a step uses a network.
 MACHINE_FIELDS = ("device", "threads")
