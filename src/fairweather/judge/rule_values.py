@@ -388,7 +388,7 @@ def find_score(case: RuleCase) -> Score:
             f"{model} has no prediction sets, which {rule.metric} is about: measure a {kind} "
             f"variant (--variant {kind}, or variants: [{kind}] in a study)"
         )
-    if rule.metric in ADAPTED.values() and not _has_metric(rule.metric, rows):
+    if not rule.slice and rule.metric in ADAPTED.values() and not _has_metric(rule.metric, rows):
         raise InputError(
             f"{model} does not adapt to test images, which {rule.metric} is about: name or measure "
             "a variant that adapts, such as tent"
@@ -407,7 +407,8 @@ def find_score(case: RuleCase) -> Score:
             raise unknown_name("metric", rule.scored, known)
         meant, words = MEANT.get(rule.scored, ("", ""))
         hint = f"; did you mean {meant!r}, {words}?" if meant in known else ""
-        raise InputError(f"{model} has no {rule.scored} in this run{hint}")
+        where = f"for {rule.slice}" if rule.slice else "in this run"
+        raise InputError(f"{model} has no {rule.scored} {where}{hint}")
     few = ", ".join(available[:8]) + (", ..." if len(available) > 8 else "")
     raise InputError(f"{model} has no {rule.scored} for {case.cell}; it is available for {few}")
 
