@@ -1,10 +1,12 @@
 """How processes end: interrupted, killed, or with the process that started them."""
 
+import errno
 import os
 import signal
 import subprocess
 import sys
 import time
+from pathlib import Path
 
 import pytest
 
@@ -76,6 +78,33 @@ def test_an_interruption_of_a_command_is_no_broken_rule(monkeypatch, capsys, tmp
         cli.main()
     assert ended.value.code == 130
     assert "Traceback" not in capsys.readouterr().err
+
+
+def fill_disk():
+    raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC), "runs/a/scores.csv")
+
+
+@pytest.mark.parametrize(
+    ("fail", "words"),
+    [
+        (fill_disk, "full disk"),
+        (lambda: begin_work(10**9, os._exit, 1)(), "killed process"),
+    ],
+    ids=["full", "killed"],
+)
+def test_what_the_machine_is_to_blame_for_ends_as_the_manual_says(
+    monkeypatch, capsys, tmp_path, fail, words
+):
+    monkeypatch.setattr("fairweather.judge.rules.read_rules", lambda *_, **__: fail())
+    monkeypatch.setattr("fairweather.runs.folder.open_finished_run", lambda path: path)
+    monkeypatch.setattr(sys, "argv", ["fairweather", "check", str(tmp_path), "accuracy >= 0.5"])
+    with pytest.raises(SystemExit) as ended:
+        cli.main()
+    (sentence,) = capsys.readouterr().err.splitlines()
+    assert sentence.startswith("fairweather: ")
+    manual = (Path(__file__).parents[1] / "docs/command-line.md").read_text(encoding="utf-8")
+    (row,) = [line for line in manual.splitlines() if line.startswith(f"| {ended.value.code} |")]
+    assert words in row
 
 
 def test_a_figure_whose_process_was_killed_is_told():

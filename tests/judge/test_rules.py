@@ -38,6 +38,7 @@ SNOW = "imagenet_c/snow"
 # How much the label's logit is above the others, by shift and level.
 SHIFTS = {SNOW: {"1": 2.0, "2": 0.8}, "brightness_factor": {"0.5": 1.5}, "pgd": {"0.03125": -1.0}}
 CLEAN = 3.0
+CHANGED = "accuracy_change/adapted"
 
 
 NAMES = ("a", "b", "c (rare) [II]")
@@ -329,6 +330,45 @@ def test_a_star_leaves_out_only_the_cells_that_a_variant_has_not(unattacked):
     assert sorted(set(cells["basic"]) - set(cells["basic+temperature"])) == missing
     assert set(cells["basic+temperature"]) < set(cells["basic"])
     assert format_verdicts(verdicts).endswith(": basic+temperature (pgd=0.03125)")
+
+
+@pytest.fixture
+def adapting(unattacked, tmp_path):
+    """The variant, which has no cells under attack, has what adapting changes."""
+
+    def add(scores):
+        variant = scores[scores["model"] == "basic+temperature"]
+        return pd.concat([scores, variant[variant["metric"] == "accuracy"].assign(metric=CHANGED)])
+
+    return replace_scores(unattacked, tmp_path / "adapting", add)
+
+
+def test_a_rule_about_what_adapting_changes_is_for_those_that_adapt(adapting):
+    verdicts = check(adapting, f"{CHANGED}[{SNOW}] >= 0", f"{CHANGED}[*] >= 0")
+    assert {each.model for each in verdicts} == {"basic+temperature"}
+    cells = {"clean", f"{SNOW}=1", f"{SNOW}=2", "brightness_factor=0.5"}
+    assert {each.cell for each in verdicts[1:]} == cells
+
+
+@pytest.mark.parametrize(
+    ("rule", "complaint"),
+    [
+        (f"{CHANGED}[pgd] >= 0", "unknown shift 'pgd'"),  # nothing is judged, so nothing passes
+        (f"basic: {CHANGED}[clean] >= 0", f"basic does not adapt to .*, which {CHANGED} is about"),
+        (
+            "mce_alexnet/files[clean] >= 0",
+            r"basic\+temperature has no mce_alexnet/files in this run$",
+        ),
+    ],
+)
+def test_what_is_said_of_a_metric_that_a_model_lacks(adapting, rule, complaint):
+    with pytest.raises(InputError, match=complaint):
+        check(adapting, rule)
+
+
+def test_without_a_model_that_adapts_the_rule_says_what_is_needed(run):
+    with pytest.raises(InputError, match=r"basic does not adapt .*: name or measure a variant"):
+        check(run, f"{CHANGED}[clean] >= 0")
 
 
 def test_many_cells_that_are_left_out_are_counted():

@@ -250,7 +250,7 @@ def test_findings_are_mapped_as_given():
 @pytest.mark.parametrize(
     ("names", "outputs", "data", "given", "message"),
     [
-        (None, 18, ["Mass"], None, "names no findings and has 18 outputs.*--class-map"),
+        (None, 18, ["Mass"], None, "18 outputs.*: say which .* with --class-map .* 'Mass,0'$"),
         (["Mass"], 1, ["Nodule"], None, "has no finding for 1 of the data's 1: 'Nodule'"),
         (["a", "b"], 2, ["Mass"], {"Mass": ["a", "b"]}, "2 outputs for 'Mass': a finding has one"),
         (["a", "b"], 2, ["Mass"], {"Mas": "a"}, "finding of the data .*'Mas'.*'Mass'"),

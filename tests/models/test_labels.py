@@ -182,9 +182,7 @@ def test_a_model_that_names_nothing_is_taken_in_order(model):
     assert found.describe(["d", "c", "b", "a"]) == (
         f"{found.note}, so output 0 is taken to be 'd', 1 'c', ..., 3 'a'; else give --class-map"
     )
-    with pytest.raises(
-        InputError, match=r"4 outputs.* 2 classes.*--class-map .* as 'a,0'.*python:FILE.*FILE -"
-    ):
+    with pytest.raises(InputError, match=r"4 outputs.* 2 classes.*--class-map .* as 'a,0'$"):
         match_labels(model, 4, ["a", "b"])
 
 

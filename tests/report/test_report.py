@@ -55,7 +55,7 @@ from fairweather.report.reliability import (
 )
 from fairweather.report.samples import read_samples
 from fairweather.report.summary import find_summary_rows
-from fairweather.report.tables import escape_latex, write_csv
+from fairweather.report.tables import escape_latex, find_entry, write_csv
 from fairweather.report.training import TRACES, draw_training, read_trace
 from fairweather.report.vega import draw_png
 from fairweather.requests.study.schema import Study
@@ -429,6 +429,21 @@ def test_a_mark_is_explained_where_it_stands(run, names, page):
         assert "too few errors" not in other.lower()
     assert "[too few errors]" in page.text
     assert "Too few errors: the number depends on the wrong images" in page.text
+
+
+@pytest.mark.parametrize(
+    ("right", "mark"), [(4, "[too few right answers]"), (36, "[too few errors]")]
+)
+def test_a_mark_names_what_there_are_too_few_of(right, mark):
+    labels, rng = np.arange(40) % 2, np.random.default_rng(0)
+    answers = np.where(np.arange(40) < right, labels, 1 - labels)
+    logits = np.float32(np.eye(2)[answers] * rng.uniform(0.5, 2, size=(40, 1)))
+    made = Predictions(np.arange(40), labels, *per_image(logits, labels), logits, ("x", "y"))
+    cell = Cell("a", 0, Shift("clean", None, {}, None))
+    frame = scores_frame(dict(estimate_cells([cell], {cell: made}.get, 50)))
+    contents = Contents({}, {"a": "A"}, (), frame)
+    entry = str(find_entry(contents, "area_under_risk_coverage", "a", "clean", "none"))
+    assert entry.partition(" ")[2] == mark
 
 
 def test_summary_rows_are_rows_of_scores(run, names):

@@ -492,6 +492,20 @@ def test_the_order_of_rows_is_blamed_only_where_the_auc_is_that_of_a_coin(tmp_pa
     assert ("order of the rows" in said) == (told == "the order of the")
 
 
+@pytest.mark.parametrize("classes", [2, 10])
+def test_an_auc_without_an_interval_explains_nothing(tmp_path, classes):
+    """These images are told apart, or exchanged, by chance: a class has three."""
+    labels, names = np.arange(3 * classes) % classes, tuple(map(str, range(classes)))
+    for sign in (1, -1):
+        logits = -3.0 * np.eye(classes)[(labels + 1) % classes] + sign * np.eye(classes)[labels]
+        logits[:, 0] += 9  # always called
+        record = run_record({"a": "A"}, classes=names, bootstrap=300)
+        made = predictions(logits.astype(np.float32), labels, names)
+        run = write_run(tmp_path / str(sign), record, predictions={("a", 0, "clean"): made})
+        *_, said = clean_accuracy_lines(run, predictions_file("a", 0, "clean"), OF_PREDICTIONS)
+        assert said.endswith(f"gets): {OF_PREDICTIONS}")
+
+
 def test_few_images_above_chance_are_not_called_wrong(tmp_path):
     labels = np.arange(12) % 2
     logits = np.stack([np.zeros(12), np.where(np.arange(12) < 4, 4 * labels - 2, 1)], axis=1)

@@ -4,7 +4,6 @@ import functools
 import json
 import shutil
 import sys
-from pathlib import Path
 
 import numpy as np
 import pytest
@@ -258,6 +257,11 @@ def test_provenance_is_plain_and_complete():
     assert facts["hardware"]["threads"] == torch.get_num_threads()
 
 
+def place_package(folder, monkeypatch):
+    module = folder / "fairweather" / "runs" / "provenance.py"
+    monkeypatch.setattr(provenance, "__file__", str(module))
+
+
 def test_git_is_asked_for_the_package_once_and_for_the_working_folder_each_time(
     monkeypatch, tmp_path
 ):
@@ -265,7 +269,9 @@ def test_git_is_asked_for_the_package_once_and_for_the_working_folder_each_time(
         asked.append(folder)
         return {"revision": folder.name, "dirty": False}
 
-    asked, package = [], Path(provenance.__file__).parent
+    asked, clone = [], tmp_path / "clone"
+    (clone / ".git").mkdir(parents=True)
+    place_package(clone / "src", monkeypatch)
     monkeypatch.setattr(provenance, "_git_revision", look)
     monkeypatch.setattr(
         provenance, "_own_revision", functools.cache(provenance._own_revision.__wrapped__)
@@ -275,8 +281,30 @@ def test_git_is_asked_for_the_package_once_and_for_the_working_folder_each_time(
         monkeypatch.chdir(tmp_path / name)
         found = current_provenance(torch.device("cpu")).git
         assert found["working_folder"]["revision"] == name
-        assert found["fairweather"]["revision"] == package.name
-    assert sorted(asked) == sorted([tmp_path / "first", tmp_path / "second", package])
+        assert found["fairweather"]["revision"] == clone.name
+    assert sorted(asked) == sorted([tmp_path / "first", tmp_path / "second", clone])
+
+
+@pytest.mark.parametrize(
+    ("folder", "repository", "is_own"),
+    [
+        ("src", True, True),
+        # Of somebody's project, in which the environment or the source lies.
+        (".venv/lib/python3.12/site-packages", True, False),
+        ("fairweather-0.1.0/src", True, False),
+        ("src", False, False),  # an unpacked archive, which has none
+    ],
+)
+def test_a_repository_around_the_package_is_asked_only_if_it_is_the_package_s_own(
+    monkeypatch, tmp_path, folder, repository, is_own
+):
+    if repository:
+        (tmp_path / ".git").mkdir()
+    place_package(tmp_path / folder, monkeypatch)
+    asked = []
+    monkeypatch.setattr(provenance, "_git_revision", asked.append)
+    provenance._own_revision.__wrapped__()
+    assert asked == [tmp_path] * is_own
 
 
 def test_a_machine_says_what_can_change_a_result():

@@ -276,9 +276,9 @@ def _cache_hint(error: OSError) -> str:
 def main() -> None:
     """Run the command line.
 
-    It ends with status 2 and one sentence on bad input, with 130 when it was interrupted, and with
-    70 and a traceback when the program itself is at fault. Python would use 1, which here says that
-    a rule of `check` is not shown to be kept.
+    It ends with status 2 and one sentence when the input or the machine is at fault, with 130 when
+    it was interrupted, and with 70 and a traceback when the program itself is. Python would use 1,
+    which here says that a rule of `check` is not shown to be kept.
     """
     # Letters that the terminal cannot show are printed as question marks.
     if isinstance(sys.stdout, io.TextIOWrapper) and sys.stdout.encoding != "utf-8":

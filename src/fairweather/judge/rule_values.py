@@ -12,7 +12,7 @@ import numpy as np
 import pandas as pd
 
 from fairweather.data.corrupted import FILES, find_published_name
-from fairweather.errors import InputError, join_names, unknown_name
+from fairweather.errors import MEANT, InputError, join_names, unknown_name
 from fairweather.judge.rules import CLASS, SUBJECTS, UNSEEN_SLICE, WORST_SLICE, Rule, parse_level
 from fairweather.metrics import METRICS, Estimate, FittedThresholds, Resamples, paired_change
 from fairweather.metrics.columns import Z95, IntArray
@@ -29,6 +29,7 @@ from fairweather.metrics.metric import (
     find_rarest_class,
 )
 from fairweather.metrics.paired import bounded_change
+from fairweather.metrics.robustness import ADAPTED
 from fairweather.metrics.rows import find_row
 from fairweather.metrics.unseen import FEWEST_ERRORS, FEWEST_SITES, describe_need
 from fairweather.report.contents import Contents, ensembles_as_models, index_scores, read_contents
@@ -288,12 +289,14 @@ def _group_by_model(scores: pd.DataFrame) -> dict[str, ModelScores]:
 def select_models(rule: Rule, models: Mapping[str, ModelScores]) -> list[str]:
     """Return the names of the models that a rule applies to, in the order of scores.csv.
 
-    A rule about prediction sets, without a model, applies to those that have sets.
+    A rule about prediction sets, or about what adapting changes, applies without a model to those
+    that have sets, or that adapt.
     """
     names = list(models)
     if rule.model is None:
         with_metric = [name for name, rows in models.items() if _has_metric(rule.metric, rows)]
-        return (with_metric or names) if _is_set_metric(rule.metric) else names
+        of_some = _is_set_metric(rule.metric) or rule.metric in ADAPTED.values()
+        return (with_metric or names) if of_some else names
     if rule.model not in names:
         raise unknown_name("model", rule.model, names)
     return [rule.model]
@@ -308,7 +311,9 @@ def find_left_out(rule: Rule, models: Mapping[str, ModelScores]) -> dict[str, li
     """
     if rule.model is not None:
         return {}
-    known = {model: select_known_conditions(rule, rows) for model, rows in models.items()}
+    known = {
+        model: select_known_conditions(rule, models[model]) for model in select_models(rule, models)
+    }
     everywhere = list(dict.fromkeys(cell for conditions in known.values() for cell in conditions))
     missing = {
         model: [format_cell(cell) for cell in everywhere if cell not in conditions]
@@ -383,6 +388,11 @@ def find_score(case: RuleCase) -> Score:
             f"{model} has no prediction sets, which {rule.metric} is about: measure a {kind} "
             f"variant (--variant {kind}, or variants: [{kind}] in a study)"
         )
+    if not rule.slice and rule.metric in ADAPTED.values() and not _has_metric(rule.metric, rows):
+        raise InputError(
+            f"{model} does not adapt to test images, which {rule.metric} is about: name or measure "
+            "a variant that adapts, such as tent"
+        )
     if not available:
         if rule.is_unseen and find_row(rule.scored) is not None:
             raise InputError(
@@ -393,7 +403,12 @@ def find_score(case: RuleCase) -> Score:
         _check_unit(case)
         _check_class(rule, rows)
         known = dict.fromkeys(name for scores in rows.values() for name in scores)
-        raise unknown_name("metric", rule.scored, known)
+        if find_row(rule.scored) is None:
+            raise unknown_name("metric", rule.scored, known)
+        meant, words = MEANT.get(rule.scored, ("", ""))
+        hint = f"; did you mean {meant!r}, {words}?" if meant in known else ""
+        where = f"for {rule.slice}" if rule.slice else "in this run"
+        raise InputError(f"{model} has no {rule.scored} {where}{hint}")
     few = ", ".join(available[:8]) + (", ..." if len(available) > 8 else "")
     raise InputError(f"{model} has no {rule.scored} for {case.cell}; it is available for {few}")
 

@@ -293,9 +293,7 @@ def _match_in_order(outputs: int, data_classes: Sequence[str], noun: _Noun) -> L
         raise InputError(
             f"the model names no {noun.many} and has {outputs:,} outputs, but the data has "
             f"{len(data_classes):,} {noun.many} ({quote_names(data_classes)}): say which output "
-            f"each one is with --class-map FILE.csv, in lines such as '{data_classes[0]},0'. If "
-            "another network was meant, name it: python:FILE.py:FUNCTION for your own, or FILE "
-            "--architecture timm:NAME for weights of a timm network"
+            f"each one is with --class-map FILE.csv, in lines such as '{data_classes[0]},0'"
         )
     numbers = _parse_numbers(data_classes)
     order = list(range(outputs)) if numbers is None else numbers

@@ -15,7 +15,7 @@ from fairweather.metrics import METRICS
 from fairweather.metrics.rows import find_row
 from fairweather.report.contents import Contents
 from fairweather.types.measurement import Score
-from fairweather.types.record import NO_LEVEL, TABLES
+from fairweather.types.record import NO_LEVEL, SUMMARY_LEVELS, TABLES
 
 # ---------------------------------------------------------------- tables of text
 
@@ -209,9 +209,10 @@ def escape_latex(text: str) -> str:
 Views = Mapping[str, Contents]
 ABSENT = "–"
 TOO_FEW = "too few errors"
+TOO_FEW_RIGHT = "too few right answers"
 TOO_FEW_NOTE = (
-    "Too few errors: the number depends on the wrong images, or on those of a bin or a rare class. "
-    "There are too few of them for a valid interval."
+    "Too few errors: the number depends on the wrong images, or on the right ones, if fewer. Some "
+    "depend on those of a bin or a rare class. There are too few of them for a valid interval."
 )
 CORRECTED = "bias-corrected: noise in the bins inflates the value, so it is near the upper end"
 
@@ -292,6 +293,8 @@ class ScoreEntry:
 
     score: Score
     percent: bool
+    too_few: str = TOO_FEW
+    """What stands in place of an interval, if there is none."""
 
     def __str__(self) -> str:
         return self._text(unit="")
@@ -304,7 +307,7 @@ class ScoreEntry:
     def _text(self, unit: str) -> str:
         scale, digits = (100, 1) if self.percent else (1, 3)
         value, low, high = (f"{scale * number:.{digits}f}" for number in self.score[:3])
-        interval = TOO_FEW if self.score.too_few else f"{low}, {high}"
+        interval = self.too_few if self.score.too_few else f"{low}, {high}"
         return f"{value}{unit} [{interval}]".replace("-", "−")
 
 
@@ -318,7 +321,16 @@ def find_entry(
     score = contents.score(metric, model, shift, level)
     if score is None or math.isnan(score.value):
         return None
-    return ScoreEntry(score, is_percent(metric))
+    accuracy = contents.score("accuracy", model, shift, level)
+    # The cells of a mean differ in what they have few of.
+    counts_right = (
+        level not in SUMMARY_LEVELS
+        and metric in METRICS
+        and METRICS[metric].carried_by in ("rarer", "rarer outcome")
+        and accuracy is not None
+        and accuracy.value < 0.5
+    )
+    return ScoreEntry(score, is_percent(metric), TOO_FEW_RIGHT if counts_right else TOO_FEW)
 
 
 def format_difference(difference: Score, percent: bool, without_interval: str = TOO_FEW) -> str:

@@ -308,7 +308,7 @@ def explain_chance(auc: Score | None, classes: int, advice: str) -> str:
     """Say what is probably wrong if accuracy is not above chance.
 
     A model with an AUC above 0.5 separates the classes. Then the thresholds between classes are to
-    blame, not the order of rows or the preprocessing.
+    blame, not the order of rows or the preprocessing. Only an interval of the AUC can show that.
 
     Args:
         auc: the mean over classes of the area under the ROC curve; None where it is not known.
@@ -317,6 +317,8 @@ def explain_chance(auc: Score | None, classes: int, advice: str) -> str:
 
     >>> explain_chance(Score(0.5, 0.4, 0.6, 90), 2, "the order of the rows is probably wrong")
     ': the order of the rows is probably wrong'
+    >>> explain_chance(Score(0.97, math.nan, math.nan, 9), 2, "the preprocessing may be wrong")
+    ': the preprocessing may be wrong'
     >>> explain_chance(Score(0.97, 0.95, 0.98, 90), 2, "")
     ', but its AUC is 0.97: it tells the classes apart, and calls one too often; see
     operating_points, and the calibration of its probabilities'
@@ -324,24 +326,22 @@ def explain_chance(auc: Score | None, classes: int, advice: str) -> str:
     ', and its AUC is 0.03, far below 0.5: the two classes are probably exchanged; see
     --class-map and --classes'
     """
-    if auc is None or math.isnan(auc.value):
+    if auc is None or math.isnan(auc.low) or auc.low <= CHANCE_AUC <= auc.high:
         return f": {advice}"
-    low, high = (auc.value, auc.value) if auc.too_few else (auc.low, auc.high)
-    if low > CHANCE_AUC and classes == 2:
+    if auc.low > CHANCE_AUC and classes == 2:
         return (
             f", but its AUC is {auc.value:.2f}: it tells the classes apart, and calls one too "
             "often; see operating_points, and the calibration of its probabilities"
         )
-    if low > CHANCE_AUC:
+    if auc.low > CHANCE_AUC:
         return (
             f", but its mean AUC is {auc.value:.2f}: it tells classes apart, and calls some too "
             "often or by the name of another; see the confusion matrix on the page, and --class-map"
         )
-    if high < CHANCE_AUC and classes == 2:
+    if classes == 2:
         return (
             f", and its AUC is {auc.value:.2f}, far below {CHANCE_AUC}: the two classes are "
-            f"probably "
-            "exchanged; see --class-map and --classes"
+            "probably exchanged; see --class-map and --classes"
         )
     return f": {advice}"
 

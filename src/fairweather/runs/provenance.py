@@ -93,11 +93,15 @@ def list_machines(run: RunFolder) -> list[Machine]:
 
 @cache
 def _own_revision() -> JsonValue:
-    """The revision of the package when this process first asked.
+    """The revision of the package's own clone when this process first asked; None outside one.
 
-    In a new clone, git reads all files for each answer, because they are as new as its index.
+    An installed package may lie in somebody's repository, whose revision says nothing of it. In a
+    new clone, git reads all files for each answer, because they are as new as its index.
     """
-    return _git_revision(Path(__file__).parent)
+    package = Path(__file__).resolve().parents[1]
+    clone = package.parents[1]
+    is_own = (clone / ".git").exists() and package == clone / "src" / "fairweather"
+    return _git_revision(clone) if is_own else None
 
 
 def _git_revision(folder: Path) -> JsonValue:
