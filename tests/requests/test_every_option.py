@@ -542,8 +542,22 @@ def test_predict_ignores_no_option(place):
     assert not unread(fw.predict, base, values, told)
 
 
-@pytest.mark.parametrize("name", ["aggregate", "slices", "operating_points"])
+@pytest.mark.parametrize("name", ["aggregate", "slices", "operating_points", "variants", "fit_on"])
 def test_one_text_stands_for_an_option_that_takes_several(name):
     options = read_options(EvaluationOptions, {name: "max"})
     assert getattr(options, name) == ("max",)
     assert options == read_options(EvaluationOptions, {name: ("max",)})
+
+
+@pytest.mark.parametrize("name", ["variants", "fit_on"])
+def test_one_name_with_its_parameters_stands_for_an_option_that_takes_several(name):
+    written = {"imagenet_c/fog": {"severity": 3}}
+    assert getattr(read_options(EvaluationOptions, {name: written}), name) == (written,)
+
+
+@pytest.mark.parametrize("value", [[5], 5, ["tent", None], [["tent"]]])
+@pytest.mark.parametrize("name", ["variants", "fit_on"])
+def test_names_may_be_texts_or_mappings(name, value):
+    words = f"^{name}: each must be a name, or a mapping of a name to its parameters, found "
+    with pytest.raises(fw.InputError, match=words):
+        read_options(EvaluationOptions, {name: value})

@@ -7,11 +7,14 @@ import json
 import math
 import re
 import subprocess
+from contextlib import suppress
 from pathlib import Path
 
 import numpy as np
 import pytest
+import timm
 import torch
+import torchvision
 import typer.main
 from timm.models import is_model_pretrained
 from torch import nn
@@ -29,6 +32,7 @@ from fairweather.models.wrappers import Ensemble
 from fairweather.shifts.table import make_shift
 from fairweather.small_maps import multiply_small_maps
 from fairweather.types.measurement import Passes
+from fairweather.types.record import predictions_file
 from fairweather.variants.adaptation import cotta
 from fairweather.variants.adaptation.networks import softmax_entropy
 from fairweather.variants.streams import IMAGE_ORDERS, draw_stream
@@ -417,6 +421,14 @@ def test_sar_leaves_the_last_blocks_alone():
     assert len(vit.adapted_parameters) == 2 * (total - 1)  # not the norm behind the blocks
 
 
+def test_sar_leaves_layers_in_the_middle_or_none_alone_by_their_names():
+    deep = timm.models.VisionTransformer(32, 16, num_classes=3, embed_dim=8, depth=24, num_heads=2)
+    named = torchvision.models.VisionTransformer(32, 16, 12, 2, 8, 8, num_classes=3)
+    image, sar = torch.rand(1, 3, 32, 32), read_variant("sar")
+    assert "layer norm (42 of 49 layers)" in sar.describe_adapted(deep.eval(), image)
+    assert "layer norm (25 of 25 layers)" in sar.describe_adapted(named.eval(), image)
+
+
 class Stubborn(nn.Module):
     """A network that gives no gradients."""
 
@@ -435,6 +447,12 @@ REFUSED = [
     ("eata: {fisher_weight: 0}", PLAIN, "batch, group or layer norm, and PyTorch finds none"),
     ("sar", PLAIN, "batch, group or layer norm, and PyTorch finds none"),
     ("batchnorm: {source: 16}", PLAIN, "needs batch norm, and PyTorch finds none"),
+    ("batchnorm", nn.BatchNorm2d(3, track_running_stats=False), "would change nothing: the netw"),
+    (
+        "batchnorm: {source: 16}",
+        nn.Sequential(nn.BatchNorm2d(3, track_running_stats=False), PLAIN),
+        "would change nothing: the network's batch norm has no statistics",
+    ),
     ("cotta", nn.Flatten(), "adapts all weights, and PyTorch finds none"),
     ("tent", Stubborn(), "gives no gradients"),
     ("lame", nn.Flatten(), "one linear layer"),
@@ -500,8 +518,29 @@ def test_a_batch_that_is_too_small_is_refused(text, images, batch_size, fits):
         ("lame: {affinity: kNN}", "affinity of lame 'kNN'"),
         ("views: {views: flips}", "views of views 'flips'; did you mean 'flip'"),
         ("eata: {fisher: 0}", "parameter of eata 'fisher'"),
-        ("tent: {concentration: 0}", "concentration of tent must be a number > 0, found 0"),
+        ("tent: {concentration: 0}", "concentration of tent must be a number > 0 and <="),
         ("tent: {imbalance: 0.5, order: imbalanced}", "imbalance of tent must be a number >= 1"),
+        ("tent: {order: [by_class]}", re.escape("""order of tent "['by_class']"; did you mean""")),
+        ("views: {views: {flip: 1}}", re.escape("""views of views "{'flip': 1}"; known:""")),
+        ("tent: {order: imbalanced, imbalance: 1.0e+308}", "and <= 1e\\+09, found 1e\\+308"),
+        (
+            "tent: {concentration: 0.5}",
+            "concentration of tent has no effect: it goes with order: d",
+        ),
+        (
+            "lame: {imbalance: 5}",
+            "imbalance of lame has no effect: it goes with order: imbalanced",
+        ),
+        ("tent: {imbalance: 5, order: dirichlet}", "^imbalance of tent has no effect"),
+        ("views: {order: by_class}", "order of views has no effect: each image is predicted by"),
+        (
+            "views: {orders: 2}",
+            "orders of views has no effect: each image is predicted by itself",
+        ),
+        ("views: {order_seed: 1}", "^order_seed of views has no effect"),
+        ("lame: {affinity: linear, neighbours: 3}", "neighbours of lame has no effect: it goes wi"),
+        ("eata: {fisher_weight: 0, fisher_images: 9}", "fisher_images of eata has no effect: it"),
+        ("tent: {order: dirichlet, concentration: 1.0e+308}", "and <= 1e\\+09, found 1e\\+308"),
     ],
 )
 def test_a_bad_protocol_is_one_sentence(form, words):
@@ -510,17 +549,32 @@ def test_a_bad_protocol_is_one_sentence(form, words):
     assert "\n" not in str(raised.value)
 
 
+@pytest.mark.parametrize("value", [["a"], {"a": 1}, True, None, "a", 10**400, -1, math.inf])
+@pytest.mark.parametrize("kind", VARIANTS)
+def test_any_value_of_a_parameter_makes_a_variant_or_one_sentence(kind, value):
+    for field in dataclasses.fields(variant_class(kind)):
+        variant = None
+        with suppress(InputError):
+            variant = read_variant({kind: {field.name: value}})
+        if variant is not None:
+            assert read_variant(variant.text) == variant
+            assert kind in variant.name
+
+
 @pytest.mark.parametrize("kind", METHODS)
 def test_a_title_says_every_field_that_is_changed(kind):
     values = {"optimiser": ["adam", "sgd"], "order": ["by_class"], "cells": ["gradual"]}
     values |= {"affinity": ["knn"], "views": ["five_crop"]}
+    needs = {"concentration": {"order": "dirichlet"}, "imbalance": {"order": "imbalanced"}}
     plain = variant_class(kind)()
-    for name in {field.name for field in dataclasses.fields(plain)} - {"batch_size"}:
+    untold = {"order", "orders", "order_seed", *needs} if plain.alone else set()
+    names = {field.name for field in dataclasses.fields(plain)} - {"batch_size"} - untold
+    for name in names:
         default = getattr(plain, name)
         if name not in values:
             values[name] = [default / 2 if isinstance(default, float) and default else default + 1]
         value = next(other for other in values[name] if other != default)
-        title = read_variant({kind: {name: value}}).title
+        title = read_variant({kind: {name: value, **needs.get(name, {})}}).title
         said = value if isinstance(value, str) else f"{name} {value:g}"
         assert said.replace("_", " ") in title
 
@@ -627,7 +681,7 @@ def test_numbers_that_adapt_are_those_that_a_step_changes(name, layers, kind):
     adapted = variant.adapt(network).eval()
     for parameter in adapted.adapted_parameters:
         parameter.grad = torch.ones_like(parameter)
-    adapted.step()
+    adapted.step(1)
     before = dict(network.named_parameters())
     changed = {
         own: int((parameter != before[own]).sum())
@@ -696,6 +750,39 @@ def test_an_onnx_graph_is_refused(kind, tmp_path):
     assert "only views works there" in said
 
 
+def scripted_network():
+    """Layer norm, and outputs that are never taken for probabilities."""
+    torch.manual_seed(0)
+    layers = nn.Sequential(nn.Flatten(), nn.LayerNorm(192), nn.Linear(192, 3)).eval()
+    with torch.no_grad():
+        layers[-1].bias.copy_(torch.tensor([-9.0, 0.0, 9.0]))
+    return layers, torch.jit.trace(layers, torch.rand(2, 3, 8, 8))
+
+
+@pytest.mark.filterwarnings("ignore:.*torch.jit:DeprecationWarning")
+@pytest.mark.parametrize("kind", [kind for kind in METHODS if kind != "views"])
+def test_torchscript_is_refused_where_layers_change(kind, tmp_path):
+    _, network = scripted_network()
+    words = f"^{kind} changes layers of PyTorch, which TorchScript such as .* only views works"
+    with pytest.raises(InputError, match=words):
+        fw.evaluate(network, digits(), [], variants=[kind], out=tmp_path / "run", device="cpu")
+    assert not (tmp_path / "run").exists()
+
+
+@pytest.mark.filterwarnings("ignore:.*torch.jit:DeprecationWarning")
+def test_views_of_torchscript_are_averaged(tmp_path):
+    plain, network = scripted_network()
+    data = digits()
+    run = fw.evaluate(network, data, [], variants=["views"], out=tmp_path / "run", device="cpu")
+    (base,) = [model for model in run.record.models if "+" not in model]
+    stored = run.folder.read_image_streams(predictions_file(f"{base}+views", 0, "clean"))
+    images = data.test.images.float() / 255
+    with torch.no_grad():
+        both = plain(images).softmax(1) + plain(images.flip(3)).softmax(1)
+    np.testing.assert_allclose(stored.logits, (both / 2).log().numpy(), atol=1e-5)
+    assert all(parameter.requires_grad for parameter in network.parameters())
+
+
 # ---------------------------------------------------------------- orders of images
 
 
@@ -740,6 +827,16 @@ def test_an_imbalanced_order_prefers_one_class_after_the_other():
     first = labels[draw_stream(labels, "imbalanced", 1, imbalance=9)][:200]
     # A first draw has the class with probability 9 / 18; it falls as its images become fewer.
     assert 55 < np.bincount(first).max() < 130
+
+
+@pytest.mark.parametrize(
+    "how",
+    ["{order: imbalanced, imbalance: 1.0e+9}", "{order: dirichlet, concentration: 1.0e+9}"],
+)
+def test_the_largest_numbers_of_an_order_give_a_stream(how):
+    labels = np.random.default_rng(0).integers(10, size=2000)
+    (stream,) = read_variant(f"lame: {how}").once().draw_streams(labels)
+    assert sorted(stream) == list(range(2000))
 
 
 def test_findings_can_only_be_shuffled():
@@ -844,6 +941,29 @@ def test_steps_and_returns_to_the_model_are_counted(toy_images):
     assert returning.passes[2:] == (8, 8, 8)
     staying = streams_of("sar: {batch_size: 24, orders: 2, margin: 9, reset_below: 0}", toy_images)
     assert staying.passes[2:] == (8, 8, 0)
+
+
+def test_steps_of_sar_without_reliable_images_are_not_counted(toy_images):
+    never = streams_of("sar: {batch_size: 24, orders: 2, margin: 1.0e-9}", toy_images)
+    assert never.passes == Passes(4 * 96, 4 * 96, batches=8, steps=0)
+
+
+def test_momentum_still_moves_sar_where_no_image_is_reliable():
+    """As in the authors' code; none of these moves is a step that is counted."""
+    network = small_network()
+    torch.manual_seed(4)
+    images = torch.rand(200, 3, 2, 2)
+    with torch.no_grad():
+        entropies, places = softmax_entropy(network(images)).sort()
+    margin = entropies[100].item() / math.log(CLASSES)
+    variant = read_variant(f"sar: {{margin: {margin}, learning_rate: 0.001, reset_below: 0}}")
+    adapted, seen = variant.adapt(network).eval(), []
+    for batch in (images[places[:5]], images[places[-5:]], images[places[-10:-5]]):
+        adapted(batch)
+        seen.append([parameter.detach().clone() for parameter in adapted.adapted_parameters])
+    assert adapted.passes[2:] == (3, 1, 0)
+    for before, after in itertools.pairwise(seen):
+        assert all((old != new).any() for old, new in zip(before, after, strict=True))
 
 
 def test_shifted_images_need_not_fit_into_memory(toy_images, monkeypatch):

@@ -12,6 +12,7 @@ from fairweather.types.options import (
     DataOptions,
     LoadOptions,
     ModelOptions,
+    Named,
     option,
     read_options,
     shared_option,
@@ -93,13 +94,13 @@ class EvaluationOptions(ModelOptions):
     allow_duplicates: bool = shared_option(DataOptions, "allow_duplicates")
     scale: str | None = shared_option(DataOptions, "scale", shown="as in the model's own run")
     positive: str | tuple[str, ...] = shared_option(DataOptions, "positive")
-    variants: tuple[str | Mapping[str, object], ...] = option(
+    variants: Named = option(
         (),
         "Also measure a variant, such as temperature, tent or 'conformal: {coverage: 0.9}': "
         "`fairweather list variants` has all. Repeatable.",
         flag="--variant",
     )
-    fit_on: tuple[str | Mapping[str, object], ...] = option(
+    fit_on: Named = option(
         (),
         "Also fit thresholds and calibrations on validation images under a shift that is not "
         "tested, or clean. Repeatable.",

@@ -609,7 +609,7 @@ class Passes(NamedTuple):
     """Batches that it predicted."""
 
     steps: int = 0
-    """Gradient steps that it took."""
+    """Gradient steps that it took, each for at least one image."""
 
     resets: int = 0
     """Batches after which it came back to the model as it was."""

@@ -24,6 +24,8 @@ Options = TypeVar("Options", bound="DataclassInstance")
 F = TypeVar("F", bound=Callable[..., Any])
 Channels = tuple[float, float, float]
 WrittenNumber = NewType("WrittenNumber", float)  # may be given as a text, such as 5%
+# Such as variants: each a name, or a name with its parameters.
+Named = tuple[str | Mapping[str, object], ...]
 SPLITS = ("train", "val", "test")
 CROSS = "*"  # between the columns of a slice, and between their values
 MISSING = "missing"  # the slice of images whose row has no value
@@ -80,7 +82,7 @@ def option_flag(name: str, metadata: Any) -> str:  # noqa: ANN401 - the metadata
 def read_options(kind: type[Options], values: Mapping[str, object]) -> Options:
     """Check options by name; raises `InputError` with one sentence for the first wrong one.
 
-    One text for an option that takes several stands for itself alone.
+    One text, or one name with its parameters, for an option that takes several stands for itself.
 
     >>> read_options(DataOptions, {"size": "32"}).size
     32
@@ -93,7 +95,9 @@ def read_options(kind: type[Options], values: Mapping[str, object]) -> Options:
             raise unknown_name("option", name, list(known))
         if isinstance(value, str):
             check_text(value, name)
-            given[name] = (value,) if known[name] == tuple[str, ...] else value
+            given[name] = (value,) if known[name] in (tuple[str, ...], Named) else value
+        if isinstance(value, Mapping) and known[name] == Named:
+            given[name] = (value,)
     try:
         options: Options = _adapter(kind).validate_python(given)
     except pydantic.ValidationError as error:
@@ -104,6 +108,11 @@ def read_options(kind: type[Options], values: Mapping[str, object]) -> Options:
             raise InputError(
                 f"{name} needs a tuple of three numbers, one per channel R, G and B (for a gray "
                 f"model the same one three times), found {values[name]!r}"
+            ) from None
+        if known[name] == Named:
+            raise InputError(
+                f"{name}: each must be a name, or a mapping of a name to its parameters, found "
+                f"{first['input']!r}"
             ) from None
         raise InputError(describe_invalid(first)) from None
     check_limits(options)

@@ -79,9 +79,7 @@ class BatchNorm(Adapting):
         return 1 if self.source or self.momentum < 1 else 2
 
     def describe_adapted(self, network: nn.Module, images: torch.Tensor) -> str:
-        from fairweather.variants.adaptation.networks import BATCH_NORM
-
-        norms = [module for module in network.modules() if isinstance(module, BATCH_NORM)]
+        norms = _list_norms(network)
         adapted = sum(module.running_mean is not None for module in norms)
         return f"statistics of batch norm ({adapted} of {len(norms)} layers)"
 
@@ -90,11 +88,16 @@ class BatchNorm(Adapting):
             AdaptedNetwork,
             copy_with_batch_statistics,
             copy_with_mixed_statistics,
-            has_batch_norm,
         )
 
-        if not has_batch_norm(network):
+        norms = _list_norms(network)
+        if not norms:
             raise InputError(f"{self.kind} needs batch norm, and PyTorch finds none in the network")
+        if all(norm.running_mean is None for norm in norms):
+            raise InputError(
+                f"{self.kind} would change nothing: the network's batch norm has no statistics of "
+                "training images, and uses those of each batch already"
+            )
         if self.source or self.momentum < 1:
             adapted = copy_with_mixed_statistics(network, self.source, self.momentum)
         else:
@@ -106,3 +109,10 @@ class BatchNorm(Adapting):
 
         with torch.no_grad():
             return adapted.pass_forward(images)
+
+
+def _list_norms(network: nn.Module) -> list[nn.Module]:
+    """The layers of batch norm, each with `running_mean`, which is None without statistics."""
+    from fairweather.variants.adaptation.networks import BATCH_NORM
+
+    return [module for module in network.modules() if isinstance(module, BATCH_NORM)]

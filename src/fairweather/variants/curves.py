@@ -12,7 +12,6 @@ import scipy.special
 from numpy.typing import ArrayLike, NDArray
 from pydantic import Field, FiniteFloat, model_validator
 
-from fairweather.errors import unknown_name
 from fairweather.metrics.columns import BoolArray, FloatArray, LabelArray
 from fairweather.tasks import Logits
 from fairweather.types.kinds import CLASSES, FINDINGS, TaskKind
@@ -29,7 +28,7 @@ from fairweather.variants.calibration import (
 )
 from fairweather.variants.findings import FittedFindings
 from fairweather.variants.fitted import FittedParameters
-from fairweather.variants.variant import FIT_ON
+from fairweather.variants.variant import FIT_ON, check_choice
 
 _Share = Annotated[float, Field(ge=0, le=1)]
 
@@ -213,8 +212,7 @@ class TopVersusAll(Calibration):
 
     def __post_init__(self) -> None:
         super().__post_init__()
-        if self.method not in tuple(CURVE_FITS):  # it may be a list
-            raise unknown_name("method of top_versus_all", str(self.method), CURVE_FITS)
+        check_choice(self.kind, "method", self.method, CURVE_FITS)
 
     @property
     def own_name(self) -> str:

@@ -11,6 +11,7 @@ from __future__ import annotations
 import json
 import math
 import pkgutil
+import sys
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field, fields, replace
 from typing import TYPE_CHECKING, Any, ClassVar, Self
@@ -211,11 +212,14 @@ class PostHoc(Variant):
 # shift, or one that sees the images of all cells in a single order.
 EPISODIC, CONTINUAL, GRADUAL, MIXED = "episodic", "continual", "gradual", "mixed"
 CELL_ORDERS = (EPISODIC, CONTINUAL, GRADUAL, MIXED)
+# Of the numbers that shape an order of classes: far beyond it, sums lose the small weights, and
+# overflow in the end.
+MOST_WEIGHT = 1e9
 
 
 def check_choice(kind: str, name: str, value: object, allowed: Collection[str]) -> None:
     """Raise `InputError` unless a parameter of a kind is one of the allowed words."""
-    if value not in allowed:
+    if not isinstance(value, str) or value not in allowed:  # a list has no hash
         raise unknown_name(f"{name} of {kind}", str(value), allowed)
 
 
@@ -236,7 +240,8 @@ def check_number(
     fairweather.errors.InputError: steps of tent must be a whole number >= 1, found 0
     """
     is_number = isinstance(value, int if whole else int | float) and not isinstance(value, bool)
-    if is_number and least <= value <= most and value > above and value < math.inf:  # type: ignore[operator]
+    in_range = is_number and least <= value <= most and value > above  # type: ignore[operator]
+    if in_range and abs(value) <= sys.float_info.max:  # type: ignore[arg-type]
         return
     limits = {">=": least, ">": above, "<=": most}
     texts = [f"{sign} {limit:g}" for sign, limit in limits.items() if math.isfinite(limit)]
@@ -300,10 +305,19 @@ class Adapting(Variant):
             check_number(self.kind, "batch_size", self.batch_size, least=1, whole=True)
         check_choice(self.kind, "order", self.order, IMAGE_ORDERS)
         check_choice(self.kind, "cells", self.cells, CELL_ORDERS)
-        check_number(self.kind, "concentration", self.concentration, above=0)
-        check_number(self.kind, "imbalance", self.imbalance, least=1)
+        check_number(self.kind, "concentration", self.concentration, above=0, most=MOST_WEIGHT)
+        check_number(self.kind, "imbalance", self.imbalance, least=1, most=MOST_WEIGHT)
+        for name, order in (("concentration", "dirichlet"), ("imbalance", "imbalanced")):
+            self.check_effect(name, self.order == order, f"it goes with order: {order}")
+        for name in ("order", "orders", "order_seed"):
+            self.check_effect(name, not self.alone, "each image is predicted by itself")
         check_number(self.kind, "orders", self.orders, least=1, whole=True)
         check_number(self.kind, "order_seed", self.order_seed, least=0, whole=True)
+
+    def check_effect(self, name: str, has_effect: bool, reason: str) -> None:
+        """Raise `InputError` if a parameter that has no effect is not at its default."""
+        if not has_effect and name in self.changed:
+            raise InputError(f"{name} of {self.kind} has no effect: {reason}")
 
     @property
     def accepts(self) -> Collection[TaskKind]:

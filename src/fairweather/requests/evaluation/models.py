@@ -104,6 +104,7 @@ from fairweather.types.measurement import (
 )
 from fairweather.types.positive import NOTE, list_positive, read_positive
 from fairweather.types.record import TEST, VAL, ModelRecord, has_ordered_classes
+from fairweather.variants.adaptation.networks import is_torchscript
 from fairweather.workers.options import Sharing
 
 # What is probably wrong if a model is no better than chance.
@@ -402,9 +403,11 @@ def _try_model(model: EvaluatedModel, settings: Settings, dataset: Dataset) -> N
     if is_graph and settings.arithmetic.compile:
         raise InputError("compile is for PyTorch models; ONNX Runtime compiles an ONNX file itself")
     changing = (v.adapting for v in settings.variants if v.adapting and not v.adapting.alone)
-    if is_graph and (adapting := next(changing, None)):
+    form = "an ONNX file" if is_graph else "TorchScript"
+    lacks_layers = is_graph or is_torchscript(model.network)
+    if lacks_layers and (adapting := next(changing, None)):
         raise InputError(
-            f"{adapting.kind} changes layers of PyTorch, which an ONNX file such as {model.source} "
+            f"{adapting.kind} changes layers of PyTorch, which {form} such as {model.source} "
             "lacks: of the methods that adapt, only views works there"
         )
     attacked = any(isinstance(shift, Attack) for shift in settings.shifts)

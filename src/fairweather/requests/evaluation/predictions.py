@@ -189,7 +189,7 @@ class PredictionsRequest:
         for variant in options.all_variants:
             if variant.adapting is not None:
                 raise InputError(
-                    f"{variant.name} cannot be measured of predictions: it changes the network, "
+                    f"{variant.name} cannot be measured of predictions: it needs the network, "
                     "which is not at hand"
                 )
 

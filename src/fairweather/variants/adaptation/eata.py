@@ -52,6 +52,7 @@ class Eata(AdaptingByGradients):
         check_number(self.kind, "redundancy", self.redundancy, above=0)
         check_number(self.kind, "fisher_weight", self.fisher_weight, least=0)
         check_number(self.kind, "fisher_images", self.fisher_images, least=1, whole=True)
+        self.check_effect("fisher_images", self.fisher_weight > 0, "it goes with a fisher_weight")
 
     @property
     def own_title(self) -> str:

@@ -38,6 +38,7 @@ class Lame(Adapting):
         super().__post_init__()
         check_choice(self.kind, "affinity", self.affinity, AFFINITIES)
         check_number(self.kind, "neighbours", self.neighbours, least=1, whole=True)
+        self.check_effect("neighbours", self.affinity != "linear", "it goes with rbf and knn")
 
     @property
     def remembers(self) -> bool:

@@ -64,7 +64,11 @@ class AdaptedNetwork(nn.Module):
         seed: int = 0,
     ) -> None:
         super().__init__()
-        self.network = network.requires_grad_(False)
+        self.network = network
+        for parameter in network.parameters():
+            if not parameter.is_leaf:  # TorchScript's have the history of being copied
+                parameter.detach_()
+            parameter.requires_grad_(False)
         self.further = nn.ModuleDict()
         """Other networks of the method, such as a teacher."""
         self.memory: Tensors = {}
@@ -120,8 +124,11 @@ class AdaptedNetwork(nn.Module):
             parameter.grad = None
         loss.backward()
 
-    def step(self) -> None:
-        """Change the parameters along their gradients."""
+    def step(self, images: int) -> None:
+        """Change the parameters along the gradients of a loss of so many images.
+
+        Without any, no step is counted: momentum alone moves the parameters.
+        """
         assert self._optimiser is not None
         for name, value in self._optimiser_state.items():
             number, _, slot = name.partition("/")
@@ -131,7 +138,7 @@ class AdaptedNetwork(nn.Module):
             )
         self._optimiser_state = {}
         self._optimiser.step()
-        self._count(steps=1)
+        self._count(steps=int(images > 0))
 
     def reset(self, parameters: Sequence[torch.Tensor]) -> None:
         """Give the adapted parameters these values again."""
@@ -143,7 +150,7 @@ class AdaptedNetwork(nn.Module):
     def descend(self, loss: torch.Tensor, images: int) -> None:
         """Take one step along the gradients of a loss."""
         self.pass_backward(loss, images)
-        self.step()
+        self.step(images)
 
     def find_last_layer(self, images: torch.Tensor, kind: str) -> LastLayer:
         """The linear layer that the logits depend on; raises `InputError` if there is none.
@@ -267,6 +274,13 @@ def list_layers(network: nn.Module) -> list[nn.Module]:
         for module in network.modules()
         if not any(True for _ in module.children()) and any(True for _ in module.parameters())
     ]
+
+
+def is_torchscript(network: nn.Module) -> bool:
+    """Tell whether a network is TorchScript, which hides the types of its layers."""
+    scripted = [isinstance(module, torch.jit.ScriptModule) for module in network.modules()]
+    layers = list_layers(network)
+    return any(scripted) and all(isinstance(layer, torch.jit.ScriptModule) for layer in layers)
 
 
 def without_autocast(tensor: torch.Tensor) -> torch.autocast:

@@ -16,7 +16,7 @@ if TYPE_CHECKING:
     from fairweather.variants.adaptation.networks import AdaptedNetwork
 
 KEPT = 0.9  # of the mean entropy, from one batch to the next
-# Layers of ResNets and ViTs of timm and torchvision that stay as they are, as in the official code.
+# Parts of the names of layers that stay as they are, as in the official code.
 TOP_LAYERS = ("layer4", "blocks.9", "blocks.10", "blocks.11", "norm.")
 
 
@@ -24,8 +24,12 @@ TOP_LAYERS = ("layer4", "blocks.9", "blocks.10", "blocks.11", "norm.")
 class Sar(AdaptingByGradients):
     """Steps along the gradient at the worst place nearby, on images with little entropy.
 
-    The last block of a ResNet or ViT stays as it is. If the mean entropy falls below a limit, the
-    scales and shifts of the model come back. As in the official code, momentum and the mean stay.
+    As in the official code, layers stay as they are whose name is `norm` or contains `layer4`,
+    `blocks.9`, `blocks.10`, `blocks.11` or `norm.`. They are the end of a ResNet, and of a ViT of
+    timm with 12 blocks. Other networks have few of them, none, or some in the middle.
+
+    If the mean entropy falls below a limit, the scales and shifts of the model come back. As in the
+    official code, momentum and the mean stay.
 
     Source: Niu et al. 2023, Towards Stable Test-Time Adaptation in Dynamic Wild World. The defaults
     are those for ResNets; for ViTs, the paper has `learning_rate: 0.001`. With one image in a
@@ -82,12 +86,13 @@ class Sar(AdaptingByGradients):
                 if slope is not None:
                     parameter.add_(slope * scale)
         again = softmax_entropy(adapted.pass_forward(images))[reliable]
-        loss = again[again.detach() < limit].mean()
+        kept = again[again.detach() < limit]
+        loss = kept.mean()
         adapted.pass_backward(loss, len(images))
         with torch.no_grad():
             for parameter, place in zip(parameters, places, strict=True):
                 parameter.copy_(place)
-        adapted.step()
+        adapted.step(len(kept))
         if not loss.detach().isnan():
             mean = memory.get("entropy")
             own = loss.detach()
