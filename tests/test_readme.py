@@ -295,6 +295,10 @@ def test_the_sentences_of_pacs_on_batch_norm_say_what_is_stored():
         assert f"{words} {-least} to {-most}" in found
     low, high = changes("shuffled, 64 a batch")
     assert f"change accuracy by \u2212{-low} to +{high} points" in found
+    low, high = changes("shuffled, 64 a batch", "cotta")
+    assert f"CoTTA changes accuracy by \u2212{-low} to +{high} points where" in found
+    most, least = changes("by class, 64 a batch", "cotta")
+    assert f"Sorted by class it loses {-least} to {-most} points" in found
 
     def rises(metric):
         cell = (metric, "batchnorm", "shuffled, 64 a batch")
