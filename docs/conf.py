@@ -53,7 +53,7 @@ FOREIGN = (
 # What they mention and we describe in words: names of types, and parts that may change.
 INTERNAL = (
     r"AttackFunction|BoolArray|CalibrationDraw|Channels|Choices|Ends|FloatArray|GuardOutputs"
-    r"|Index|IntArray|IntervalKind|LabelArray|ModelState|OodInputs|Outcome|Parameter|Result|ShiftFunction"
+    r"|Index|IntArray|IntervalKind|LabelArray|ModelState|Named|OodInputs|Outcome|Parameter|Result|ShiftFunction"
     r"|ShiftedFiles|State|Step|StepRecord|TextArray|Weights|WrittenNumber"
     r"|fairweather\.deploy\.(guard\.(GuardOutputs|R)|promise\.GuardRecord)"
     r"|fairweather\.metrics\.bounded_means\.BoundedLosses"
