@@ -87,10 +87,10 @@ class EachAlone(Alone):
 # What is said of methods that hardly adapt.
 WORDS = {
     "eata: {batch_size: 40, orders: 2, fisher_weight: 0, redundancy: 1.0e-9, margin: 9}": [
-        "learned from 2 of its 20 batches on clean images."
+        "took 2 of its 20 steps on clean images."
     ],
     "sar: {batch_size: 40, orders: 2, margin: 9, reset_below: 9}": [
-        "went back to the model after 20 of 20 batches on clean images."
+        "went back to the model 20 times in 20 batches on clean images."
     ],
     "tent: {batch_size: 40, orders: 2}": [],
 }
@@ -258,8 +258,12 @@ def test_mixed_streams_have_places_costs_and_collapses_of_their_own(images, tmp_
     batches = 2 * -(-3 * IMAGES // 64)
     assert stuck.passes == (2 * 3 * IMAGES, 0, batches, 0, 0)
     assert (eata.passes.batches, eata.passes.steps) == (batches, 2)
-    assert stuck.seconds > 0
-    assert stuck.plain_seconds > 0
+    seed = contents.seeds_of(stuck.model)[0]
+    cells = list(contents.cells)
+    own = contents.read_seconds(stuck.model, seed, cells[0])
+    plain = [contents.read_seconds(drop_adapting(stuck.model), seed, cell) for cell in cells]
+    assert stuck.seconds == pytest.approx(3 * own)
+    assert stuck.plain_seconds == pytest.approx(3 * np.median(plain))
     # Until it is stuck, it is right as the plain network is, in the order of the whole stream.
     begins = sum(map(len, np.array_split(np.arange(3 * IMAGES), batches // 2)[:8]))
     np.testing.assert_array_equal(stuck.right[:, :begins], stuck.plain[:, :begins])
@@ -271,7 +275,7 @@ def test_mixed_streams_have_places_costs_and_collapses_of_their_own(images, tmp_
     titles = contents.once(title_adapting)
     collapse = f"{titles[stuck.model]}: 2 of 2 streams collapse {here}. From image {place} on, "
     assert f"{collapse}stream 1 answers “a”." in said
-    learned = f"{titles[eata.model]} learned from 2 of its {batches} batches {here}."
+    learned = f"{titles[eata.model]} took 2 of its {batches} steps {here}."
     assert learned in said
     assert table.body[0][-1] == f"stream 1, image {place}"
     assert table.frame["shift"].tolist() == ["mixed"] * 2
@@ -355,7 +359,11 @@ def test_hardly_adapting_and_coming_back_is_said(images, tmp_path):
             )
         contents = read_contents(run.folder)
         (title,) = title_adapting(contents).values()
-        said = [text for text in describe_adaptation(contents) if " batches " in text]
+        said = [
+            text
+            for text in describe_adaptation(contents)
+            if " of its " in text or " times " in text
+        ]
         assert [text.removeprefix(f"{title} ") for text in said] == words
         table = pd.read_csv(run.folder.file("tables/adaptation_costs.csv"))
         assert table["batches"].item() == 20
@@ -479,7 +487,11 @@ def make_streams(right, plain, collapses, remark="", cell="clean"):
 def describe_streams(*streams):
     cells = {"clean": ("clean", "none")}
     contents = SimpleNamespace(
-        once=lambda _: {"a+tent": "TENT"}, cells=cells, sweeps=(), classes=("cat", "dog")
+        once=lambda _: {"a+tent": "TENT"},
+        cells=cells,
+        sweeps=(),
+        classes=("cat", "dog"),
+        first_seed="",
     )
     return list(_describe_collapses(streams, contents))
 
@@ -515,7 +527,10 @@ def test_several_large_falls_are_said_once():
     right, plain = [[0.0] * 60 + [1.0] * 40] * 5, [[1.0] * 100] * 5
     every = [make_streams(right, plain, [None] * 5)._replace(model=name) for name in ("a", "b")]
     contents = SimpleNamespace(
-        once=lambda _: {"a": "TENT", "b": "SAR"}, cells={"clean": ("clean", "none")}, sweeps=()
+        once=lambda _: {"a": "TENT", "b": "SAR"},
+        cells={"clean": ("clean", "none")},
+        sweeps=(),
+        first_seed="",
     )
     (said,) = _describe_collapses(every, contents)
     assert said.startswith("2 networks lose 20 points or more. TENT loses 60 points on clean ")
@@ -527,7 +542,7 @@ def test_networks_that_did_not_collapse_are_named_if_few():
     for count, which in ((3, "A or of B or of C"), (4, "4 of the 5 networks")):
         every = [make_streams(right, right, [None] * 5)._replace(model=m) for m in "abcd"[:count]]
         every += [make_streams(once, once, [None])._replace(model="e")]
-        contents = SimpleNamespace(once=lambda _: {m: m.upper() for m in "abcde"})
+        contents = SimpleNamespace(once=lambda _: {m: m.upper() for m in "abcde"}, first_seed="")
         (said,) = _describe_collapses(every, contents)
         assert said.startswith(f"No stream of {which} collapsed. With 5 streams, ")
 
@@ -535,16 +550,20 @@ def test_networks_that_did_not_collapse_are_named_if_few():
 def test_the_front_names_the_largest_share_of_collapsed_streams():
     right, sign = [[1.0, 0.0] * 50] * 5, Collapse("one class", 9, 0)
     cells = {"clean": ("clean", "none")}
-    contents = SimpleNamespace(once=lambda _: {m: m.upper() for m in "abc"}, cells=cells, sweeps=())
+    titles = {m: m.upper() for m in "abc"}
+    contents = SimpleNamespace(once=lambda _: titles, cells=cells, sweeps=(), first_seed="")
     every = [
         make_streams(right, right, [sign] * number + [None] * (5 - number))._replace(model=model)
         for model, number in (("a", 1), ("b", 3), ("c", 0))
     ]
     (said,) = _summarise_collapses(every, contents)
-    more = ", and so do streams of 1 more network."
-    assert said == f"B: 3 of 5 streams collapse on clean images{more}"
+    more = "Streams of 1 other network collapse too."
+    assert said == f"B: 3 of 5 streams collapse on clean images. {more}"
     (said,) = _summarise_collapses(every[:1], contents)
     assert said == "A: 1 of 5 streams collapses on clean images."
+    contents.first_seed = "seed 0"
+    (said,) = _summarise_collapses(every[:1], contents)
+    assert said == "A: 1 of 5 streams collapses on clean images (seed 0)."
     assert list(_summarise_collapses(every[2:], contents)) == []
 
 
@@ -587,7 +606,7 @@ def test_what_earlier_shifts_change_is_said_beside_new_copies():
     assert describe_earlier(new, own) == [f"{said}It is 82 % right there, and new copies 61 %."]
     for accuracy in (wide, high):
         assert describe_earlier(dict.fromkeys(shifts, accuracy), new) == [
-            "No effect of earlier shifts on the accuracy of TENT, on is shown: the intervals "
+            "No effect of earlier images on the accuracy of TENT, on is shown: the intervals "
             "overlap those of new copies."
         ]
     assert describe_earlier({("noise", "mean"): lower}, {("noise", "mean"): high}) == []

@@ -412,7 +412,7 @@ def _decode_in_parallel(
             if len(running) == 2 * workers:
                 have_started = have_started or running[0][1].done()
                 if not have_started:
-                    while chunk:  # and it is let go of before the next one is read
+                    while chunk:  # each image is freed before more of them are read
                         writer.add(*chunk.pop(0))
                     continue
                 collect_first()

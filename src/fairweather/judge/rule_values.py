@@ -390,8 +390,8 @@ def find_score(case: RuleCase) -> Score:
         )
     if not rule.slice and rule.metric in ADAPTED.values() and not _has_metric(rule.metric, rows):
         raise InputError(
-            f"{model} does not adapt to test images, which {rule.metric} is about: name or measure "
-            "a variant that adapts, such as tent"
+            f"{model} has no {rule.metric}, which is of classifiers that adapt to test images: "
+            "name or measure one, such as tent"
         )
     if not available:
         if rule.is_unseen and find_row(rule.scored) is not None:

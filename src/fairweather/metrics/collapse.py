@@ -143,7 +143,7 @@ def _find_frequent(predicted: IntArray, window: int) -> IntArray:
 
     Mixed streams are long, and most of many classes never are.
     """
-    half = max(window // 2, 1)
+    half = window // 2
     blocks = np.sort(predicted[: len(predicted) // half * half].reshape(-1, half), axis=1)
     middle = blocks[:, half // 2]
     return np.unique(middle[(blocks == middle[:, None]).sum(axis=1) > half / 2])

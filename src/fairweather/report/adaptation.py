@@ -47,6 +47,7 @@ from fairweather.types.record import (
     NO_LEVEL,
     base_model,
 )
+from fairweather.variants.adaptation.gradients import AdaptingByGradients
 from fairweather.variants.variant import CONTINUAL, EPISODIC, GRADUAL, MIXED, SHUFFLED, Adapting
 
 # A window of the running accuracy is a tenth of the stream, within these limits.
@@ -209,6 +210,8 @@ def _read_streams(
     joined = _Columns(
         *(np.concatenate(c, axis=-1) for c in zip(*(c for _, c in known), strict=True))
     )
+    if joined.place.max() >= joined.place.shape[1]:
+        return None  # cells of a mixed stream are missing, and their places with them
     seed, order = contents.seeds_of(model)[0], np.argsort(joined.place, axis=1)
     labels, predicted = (np.take_along_axis(c, order, axis=1) for c in joined[:2])
     confidence = np.take_along_axis(joined.confidence, order, axis=1)
@@ -483,8 +486,8 @@ def _list_places(contents: Contents) -> Iterator[AdaptedPlace]:
             yield AdaptedPlace(model, base, title, f"on {words}", shift, NO_LEVEL)
 
 
-def _count(number: int, noun: str) -> str:
-    return f"{number:,} {noun}{'s' * (number != 1)}"
+def _count(number: int, noun: str, several: str = "s") -> str:
+    return f"{number:,} {noun}{several if number != 1 else ''}"
 
 
 def _name_cell(contents: Contents, streams: Streams) -> str:
@@ -576,44 +579,47 @@ def _describe_earlier_shifts(contents: Contents) -> Iterator[str]:
     bases, alike = list_adapting(contents), []
     for model, base in bases.items():
         adapting, title = _find_adapting(contents, model), contents.once(title_adapting)[model]
-        anew = [
+        anew = (
             other
             for other, its_base in bases.items()
             if its_base == base
             and other != model
             and _find_adapting(contents, other) == replace(adapting, cells=EPISODIC)
-        ]
+        )
+        if not adapting.remembers or (other := next(anew, None)) is None:
+            continue
         pairs = [
-            (own, new, words)
-            for other in anew
-            for shift, level, words in _list_later(contents, adapting.cells)
+            (own, new, place)
+            for shift, level, place in _list_later(contents, adapting.cells)
             if (own := contents.score("accuracy", model, shift, level))
             and (new := contents.score("accuracy", other, shift, level))
         ]
-        apart = [(o, n, words) for o, n, words in pairs if o.high < n.low or n.high < o.low]
+        apart = [(o, n, place) for o, n, place in pairs if o.high < n.low or n.high < o.low]
         if apart:
-            own, new, words = max(apart, key=lambda pair: abs(pair[0].value - pair[1].value))
+            own, new, place = max(apart, key=lambda pair: abs(pair[0].value - pair[1].value))
+            what = "shifts" if adapting.cells == CONTINUAL else "levels"
             shares = f"{100 * own.value:.0f} % right there, and new copies {100 * new.value:.0f} %"
-            yield f"{title}: earlier {words}. It is {shares}."
+            yield f"{title}: earlier {what} matter most under {place}. It is {shares}."
         elif pairs:
             alike.append(title)
     if alike:
         which = _name_few(alike, len(bases))
-        begin = f"No effect of earlier shifts on the accuracy of {which} is shown"
+        begin = f"No effect of earlier images on the accuracy of {which} is shown"
         yield f"{begin}: the intervals overlap those of new copies."
 
 
-def _list_later(contents: Contents, order: str) -> Iterator[tuple[str, str, str]]:
+def _list_later(contents: Contents, cells: str) -> Iterator[tuple[str, str, str]]:
     """Shift, level and words of what a network sees after other shifted images."""
     shifts = [sweep for sweep in contents.sweeps if not sweep.is_attack]
-    if order == CONTINUAL:
+    if cells == CONTINUAL:
         for sweep in shifts[1:]:
-            yield sweep.name, MEAN, f"shifts matter most under {sweep.in_sentence}"
-    if order == GRADUAL:
+            yield sweep.name, MEAN, sweep.in_sentence
+    if cells == GRADUAL:
         for sweep in shifts:
-            levels = sorted(sweep.cells, key=lambda level: abs(float(level) - sweep.neutral))
-            for level in levels[1:]:
-                yield sweep.name, level, f"levels matter most under {sweep.at(level)}"
+            strength = {level: abs(float(level) - sweep.neutral) for level in sweep.cells}
+            for level, own in strength.items():
+                if own > min(strength.values()):  # others as mild may be the first
+                    yield sweep.name, level, sweep.at(level)
 
 
 def _name_few(titles: Sequence[str], of: int) -> str:
@@ -658,25 +664,32 @@ def _describe_steps(every: Sequence[Streams], contents: Contents) -> Iterator[st
         counted = [(s, s.passes) for s in cells if s.passes is not None and s.passes.batches]
         if not counted:
             continue
-        if _find_adapting(contents, model).takes_steps:
+        adapting = _find_adapting(contents, model)
+        if isinstance(adapting, AdaptingByGradients):
             streams, least = min(counted, key=lambda entry: entry[1].steps / entry[1].batches)
-            if least.steps < least.batches * FEW_STEPS:
+            possible = least.batches * adapting.steps
+            if least.steps < possible * FEW_STEPS:
                 count = f"{least.steps:,}" if least.steps else "none"
                 yield (
-                    f"{title} learned from {count} of its {least.batches:,} batches "
+                    f"{title} took {count} of its {possible:,} steps "
                     f"{_name_place(contents, streams)}."
                 )
         streams, most = max(counted, key=lambda entry: entry[1].resets / entry[1].batches)
         if most.resets:
             yield (
-                f"{title} went back to the model after {most.resets:,} of {most.batches:,} batches "
-                f"{_name_place(contents, streams)}."
+                f"{title} went back to the model {_count(most.resets, 'time')} in "
+                f"{_count(most.batches, 'batch', 'es')} {_name_place(contents, streams)}."
             )
 
 
 def _name_place(contents: Contents, streams: Streams) -> str:
     is_shifted = streams.cell in contents.cells and streams.cell != CLEAN
-    return f"{'under' if is_shifted else 'on'} {_name_cell(contents, streams)}"
+    preposition = "under" if is_shifted else "on"
+    return f"{preposition} {_name_cell(contents, streams)}{_name_seed(contents)}"
+
+
+def _name_seed(contents: Contents) -> str:
+    return f" ({contents.first_seed})" if contents.first_seed else ""
 
 
 def _choose_worst(cells: Iterable[Streams]) -> Streams:
@@ -697,8 +710,8 @@ def _summarise_collapses(every: Sequence[Streams], contents: Contents) -> Iterat
     collapsed = [streams for streams in worst if streams.collapsed]
     if collapsed:
         most = max(collapsed, key=lambda streams: len(streams.collapsed) / len(streams.accuracies))
-        others = f", and so do streams of {_count(len(collapsed) - 1, 'more network')}"
-        yield f"{_count_collapsed(contents, most)}{others * (len(collapsed) > 1)}."
+        others = f" Streams of {_count(len(collapsed) - 1, 'other network')} collapse too."
+        yield f"{_count_collapsed(contents, most)}.{others * (len(collapsed) > 1)}"
 
 
 def _describe_collapses(every: Sequence[Streams], contents: Contents) -> Iterator[str]:
@@ -735,7 +748,7 @@ def _describe_collapses(every: Sequence[Streams], contents: Contents) -> Iterato
         which = _name_few(titles, len(by_model))
         most = 100 * float(clopper_pearson(0.0, count)[1])
         yield (
-            f"No stream of {which} collapsed. "
+            f"No stream of {which} collapsed{_name_seed(contents)}. "
             f"With {count} streams, up to {most:.0f} % of others still may."
         )
 

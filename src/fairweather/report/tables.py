@@ -211,8 +211,9 @@ ABSENT = "–"
 TOO_FEW = "too few errors"
 TOO_FEW_RIGHT = "too few right answers"
 TOO_FEW_NOTE = (
-    "Too few errors: the number depends on the wrong images, or on the right ones, if fewer. Some "
-    "depend on those of a bin or a rare class. There are too few of them for a valid interval."
+    "Too few errors: the number depends on the wrong images, or on those of a bin or a rare class. "
+    "Too few right answers: it depends on the right images. There are too few of them for a valid "
+    "interval."
 )
 CORRECTED = "bias-corrected: noise in the bins inflates the value, so it is near the upper end"
 

@@ -323,7 +323,7 @@ def explain_chance(auc: Score | None, classes: int, advice: str) -> str:
     ', but its AUC is 0.97: it tells the classes apart, and calls one too often; see
     operating_points, and the calibration of its probabilities'
     >>> explain_chance(Score(0.03, 0.02, 0.05, 90), 2, "")
-    ', and its AUC is 0.03, far below 0.5: the two classes are probably exchanged; see
+    ', and its AUC is 0.03, below 0.5: the two classes are probably exchanged; see
     --class-map and --classes'
     """
     if auc is None or math.isnan(auc.low) or auc.low <= CHANCE_AUC <= auc.high:
@@ -340,7 +340,7 @@ def explain_chance(auc: Score | None, classes: int, advice: str) -> str:
         )
     if classes == 2:
         return (
-            f", and its AUC is {auc.value:.2f}, far below {CHANCE_AUC}: the two classes are "
+            f", and its AUC is {auc.value:.2f}, below {CHANCE_AUC}: the two classes are "
             "probably exchanged; see --class-map and --classes"
         )
     return f": {advice}"

@@ -71,7 +71,7 @@ VERSIONS = {
     "sample": 3,
     "report": 22,
 }
-# Raise this alone, from 1, if only the predictions of streams that mix cells change.
+# Raise this in place of `predict` if only the predictions of streams that mix cells change.
 MIXED_VERSION = 2
 # Fields that change results only if a step uses a network.
 MACHINE_FIELDS = ("device", "threads")
@@ -669,6 +669,10 @@ class PredictStep(Step):
             facts |= _shifted_with((self.shift, *self.mixed))
         if self.mixed:
             facts["mixed_version"] = MIXED_VERSION
+        written = self.how.variant if isinstance(self.how, ForwardPass) else None
+        adapting = None if written is None else read_variant(written).adapting
+        if adapting is not None and adapting.version > 1:
+            facts["method_version"] = adapting.version
         return facts
 
 

@@ -327,7 +327,7 @@ def _predict_mixed(
 
 
 def _take_share(passes: Passes, number: int, cells: int) -> Passes:
-    """The equal share of a cell in what mixed streams cost; all shares sum to the whole.
+    """The nearly equal share of a cell in what mixed streams cost; all shares sum to the whole.
 
     >>> [_take_share(Passes(300, 0, 10), number, 3).batches for number in range(3)]
     [3, 3, 4]

@@ -294,6 +294,9 @@ class Adapting(Variant):
     copies: ClassVar[int] = 1
     """How many times its weights are in memory, besides those of the network itself."""
 
+    version: ClassVar[int] = 1
+    """Raise it when the method gives other answers or counts for the same images."""
+
     alone: ClassVar[bool] = False
     """Whether it predicts each image by itself, so that nothing of the network need change."""
 
@@ -372,7 +375,7 @@ class Adapting(Variant):
 
     @property
     def remembers(self) -> bool:
-        """Whether earlier batches change later answers; if not, a stream cannot collapse."""
+        """Whether earlier batches change later answers."""
         return True
 
     def remark(self, images: int, batch_size: int) -> str:
@@ -487,7 +490,7 @@ def _write_value(name: str, value: object) -> str:
     """
     if isinstance(value, str):
         return value
-    return f"{name}{'null' if value is None else format(value, '.15g')}"
+    return f"{name}{'null' if value is None else repr(value).removesuffix('.0')}"
 
 
 def even_batches(images: int, batch_size: int) -> int:

@@ -407,7 +407,7 @@ def _try_model(model: EvaluatedModel, settings: Settings, dataset: Dataset) -> N
     lacks_layers = is_graph or is_torchscript(model.network)
     if lacks_layers and (adapting := next(changing, None)):
         raise InputError(
-            f"{adapting.kind} changes layers of PyTorch, which {form} such as {model.source} "
+            f"{adapting.kind} works on layers of PyTorch, which {form} such as {model.source} "
             "lacks: of the methods that adapt, only views works there"
         )
     attacked = any(isinstance(shift, Attack) for shift in settings.shifts)

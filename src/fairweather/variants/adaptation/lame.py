@@ -27,6 +27,7 @@ class Lame(Adapting):
 
     kind: ClassVar[str] = "lame"
     kind_title: ClassVar[str] = "LAME"
+    version: ClassVar[int] = 2
     affinity: str = "rbf"
     """How similarity is measured: `rbf`, `knn` or `linear`."""
 

@@ -320,8 +320,10 @@ def copy_network(network: nn.Module) -> nn.Module:
     kept = [value for module in network.modules() for value in vars(module).values()]
     tensors = [value for value in kept if isinstance(value, torch.Tensor)]
     # PyTorch copies no tensor with a history, so these are in the copy already.
-    computed = {id(value): value.detach().clone() for value in tensors if not value.is_leaf}
-    return copy.deepcopy(network, dict[int, Any](computed))
+    copies: dict[int, Any] = {
+        id(value): value.detach().clone() for value in tensors if not value.is_leaf
+    }
+    return copy.deepcopy(network, copies)
 
 
 def copy_with_batch_statistics(network: nn.Module) -> nn.Module:

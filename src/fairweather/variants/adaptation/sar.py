@@ -38,6 +38,7 @@ class Sar(AdaptingByGradients):
 
     kind: ClassVar[str] = "sar"
     kind_title: ClassVar[str] = "SAR"
+    version: ClassVar[int] = 2
     passes: ClassVar[float] = 6
     margin: float = 0.4
     """Reliable are images with less entropy than this share of the largest, the log of the number

@@ -25,6 +25,7 @@ class T3a(Adapting):
 
     kind: ClassVar[str] = "t3a"
     kind_title: ClassVar[str] = "T3A"
+    version: ClassVar[int] = 2
     batch_size: int | None = field(default=32, kw_only=True)
     supports: int = 100
     """How many images of each class are kept."""
