@@ -283,6 +283,12 @@ def test_mixed_streams_have_places_costs_and_collapses_of_their_own(images, tmp_
     assert costs["batches"].tolist() == [batches] * 2
     panel = _draw_panel(contents, stuck).to_dict()
     assert max(row["image"] for row in panel["layer"][1]["data"]["values"]) == 3 * IMAGES
+    # Without one of their cells, places are not those of the stream.
+    run.folder.path.joinpath(run.folder.predictions(stuck.model, seed, cells[1])).unlink()
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setitem(VARIANTS, "stuck", WHERE)
+        left = read_streams(read_contents(run.folder))
+    assert [own.model for own in left] == [eata.model]
 
 
 def test_long_titles_of_panels_are_wrapped(run):
@@ -567,11 +573,11 @@ def test_the_front_names_the_largest_share_of_collapsed_streams():
     assert list(_summarise_collapses(every[2:], contents)) == []
 
 
-def describe_earlier(own, new, cells="continual"):
+def describe_earlier(own, new, cells="continual", kind="tent"):
     """Accuracies of a network that goes on, and of new copies, by shift and level."""
     variants = {
-        "a+on": read_variant(f"tent: {{cells: {cells}}}"),
-        "a+new": read_variant("tent"),
+        "a+on": read_variant(f"{kind}: {{cells: {cells}}}"),
+        "a+new": read_variant(kind),
         "a+other": read_variant("tent: {batch_size: 4}"),
     }
     scores = {("a+on", *cell): score for cell, score in own.items()}
@@ -580,6 +586,7 @@ def describe_earlier(own, new, cells="continual"):
         Sweep("noise", "Noise", "level", 0.0, "", {"1": "n1", "5": "n5"}),
         Sweep("fog", "Fog", "level", 0.0, "", {"5": "f5", "1": "f1"}),
         Sweep("snow", "Snow", "level", 0.0, "", {"1": "s1"}),
+        Sweep("brightness", "Brightness", "factor", 1.0, "", {"0.8": "b8", "1.2": "b12"}),
         Sweep("pgd", "PGD", "budget", 0.0, "", {"1": "p1"}, kind="attack"),
     ]
     titles = {"a": "A", "a+on": "TENT, on", "a+new": "TENT", "a+other": "TENT, 4"}
@@ -610,6 +617,8 @@ def test_what_earlier_shifts_change_is_said_beside_new_copies():
             "overlap those of new copies."
         ]
     assert describe_earlier({("noise", "mean"): lower}, {("noise", "mean"): high}) == []
+    # Nothing stays with a method that remembers nothing.
+    assert describe_earlier(own, new, kind="lame") == []
     # Levels come from the weakest on, and each shift begins anew.
     levels = [(name, level) for name in ("noise", "fog") for level in "15"] + [("snow", "1")]
     new = dict.fromkeys(levels, high)
@@ -618,6 +627,10 @@ def test_what_earlier_shifts_change_is_said_beside_new_copies():
         "TENT, on: earlier levels matter most under fog at level 5. "
         "It is 61 % right there, and new copies 82 %."
     ]
+    # Of two levels that are equally strong, either may be the first.
+    equal = [("brightness", "0.8"), ("brightness", "1.2")]
+    ends = dict.fromkeys(equal, lower), dict.fromkeys(equal, high)
+    assert describe_earlier(*ends, "gradual") == []
 
 
 def describe_places(monkeypatch, describe, place, scores):

@@ -43,6 +43,7 @@ from fairweather.tasks import TASKS
 from fairweather.training import supervised as training
 from fairweather.training.selfsupervised.pretraining_recipe import Pretraining
 from fairweather.types.options import GroupColumns
+from fairweather.variants.adaptation.sar import Sar
 from fairweather.variants.variant import VARIANTS, variant_class
 
 GOLDEN = Path(__file__).with_name("defaults.json")
@@ -195,6 +196,20 @@ def test_a_version_of_mixed_streams_changes_no_other_fingerprint(monkeypatch):
     monkeypatch.setattr(plan, "MIXED_VERSION", plan.MIXED_VERSION + 1)
     after = [step_fingerprint(step, {}) for step in (plain, mixed)]
     assert (before[0] == after[0], before[1] == after[1]) == (True, False)
+
+
+@pytest.mark.parametrize("kind", ["sar", "tent"])
+def test_a_version_of_a_method_changes_its_own_predictions_alone(monkeypatch, kind):
+    plain = STEPS["predict"]
+    how = plain.how.model_copy(update={"variant": kind})
+    steps = [plain, plain.model_copy(update={"how": how})]
+    before = [step_fingerprint(step, {}) for step in steps]
+    monkeypatch.setattr(Sar, "version", Sar.version + 1)
+    after = [step_fingerprint(step, {}) for step in steps]
+    assert [one == other for one, other in zip(before, after, strict=True)] == [
+        True,
+        kind == "tent",
+    ]
 
 
 def test_every_kind_of_step_is_tried():

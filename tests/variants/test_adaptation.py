@@ -608,6 +608,8 @@ def test_a_protocol_is_in_name_title_and_written_form():
     assert read_variant("eata: {cells: continual}").title == "EATA, continual"
     seeded = read_variant("tent: {order_seed: 1234567}")
     assert (seeded.name, seeded.title) == ("tent-order_seed1234567", "TENT, order seed 1234567")
+    rate = read_variant({"tent": {"learning_rate": np.float64(0.5)}})
+    assert (rate.name, rate.title) == ("tent-learning_rate0.5", "TENT, learning rate 0.5")
     evaluated = read_variant("tent: {batch_size: null}")
     assert evaluated.name == "tent-batch_sizenull"
     assert evaluated.phrase(100, 25) == "TENT (batches of 25)"

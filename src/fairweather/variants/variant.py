@@ -490,7 +490,7 @@ def _write_value(name: str, value: object) -> str:
     """
     if isinstance(value, str):
         return value
-    return f"{name}{'null' if value is None else repr(value).removesuffix('.0')}"
+    return f"{name}{json.dumps(value).removesuffix('.0')}"  # NumPy's numbers too
 
 
 def even_batches(images: int, batch_size: int) -> int:
