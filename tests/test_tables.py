@@ -1,5 +1,7 @@
 """Images in a folder with a table of their labels, and images without labels."""
 
+from pathlib import Path
+
 import numpy as np
 import pytest
 import torch
@@ -115,9 +117,37 @@ def test_wrong_specifications_are_one_sentence(folder):
         (f"csv:{folder}", r"is a folder; csv: needs a table"),
         (f"csv:{folder}/label.csv", r"did you mean 'labels\.csv'"),
         (str(folder / "labels.csv"), r"it is a path; did you mean 'csv:"),
+        (str(folder / "lables"), r"^unknown data source '.*lables': there is no such file or f"),
     ):
         with pytest.raises(fw.InputError, match=words):
             list_source(wrong)
+
+
+@pytest.mark.parametrize("data", [(1, 2), Path("photos"), np.zeros((2, 3, 8, 8)), [], object()])
+def test_data_that_is_no_text_is_one_sentence(data):
+    with pytest.raises(
+        fw.InputError, match=r"^a data source is text, such as folder:PATH, or npz:"
+    ):
+        load_data(data)
+    with pytest.raises(fw.InputError, match=rf"; found a {type(data).__name__}$"):
+        fw.evaluate(torch.nn.Identity(), data, device="cpu")
+    with pytest.raises(fw.InputError, match=r"^images must be Images, such as load_data\(SOURCE"):
+        fw.predict(torch.nn.Identity(), data)
+    with pytest.raises(fw.InputError, match=r"^images must be Images, such as load_data\(SOURCE"):
+        fw.preview(data, [])
+
+
+@pytest.mark.parametrize("model", [Path("model.pt"), 3, {}, None])
+def test_a_model_that_is_no_text_is_one_sentence(model):
+    kind = type(model).__name__
+    with pytest.raises(fw.InputError, match=rf"^the model must be text; found a {kind}$"):
+        fw.load_model(model)
+
+
+@pytest.mark.parametrize("shifts", [3, None, 0.5])
+def test_shifts_that_are_no_text_are_one_sentence(shifts):
+    with pytest.raises(fw.InputError, match=r"^shifts: must be text, NAME: LEVELS, a shift or an"):
+        fw.evaluate("timm:resnet18", "mnist5k", shifts, device="cpu")
 
 
 def test_bytes_that_are_no_text_are_one_sentence(folder):

@@ -13,6 +13,7 @@ import zlib
 from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
+from types import UnionType
 
 # A longer list would bury the sentence: timm alone knows more than a thousand names.
 MAX_SHOWN = 12
@@ -170,11 +171,22 @@ def unknown_name(kind: str, name: object, allowed: Iterable[str]) -> InputError:
     return InputError(f"unknown {kind} {name!r}{hint} {shown}{all_names}")
 
 
+def check_type(value: object, allowed: type | UnionType, what_is_allowed: str) -> None:
+    """Raise `InputError` unless an argument has a type that is allowed.
+
+    >>> check_type([], str, "the model must be text")
+    Traceback (most recent call last):
+    fairweather.errors.InputError: the model must be text; found a list
+    """
+    if not isinstance(value, allowed):
+        raise InputError(f"{what_is_allowed}; found a {type(value).__name__}")
+
+
 def check_text(text: str, subject: str) -> str:
     """Return a name or title if it can be stored and shown everywhere; else raise `InputError`.
 
     Args:
-        text: what somebody wrote, or what a file holds.
+        text: what somebody wrote, or what a file holds; of another type, it is refused.
         subject: says where it stands, for the message.
 
     >>> check_text("Möwe", "the title")
@@ -184,6 +196,7 @@ def check_text(text: str, subject: str) -> str:
     fairweather.errors.InputError: the title 'seal\\x00' has the character U+0000, which cannot be
     shown; control characters and invalid UTF-8 are not allowed in names
     """
+    check_type(text, str, f"{subject} must be text")
     if match := _NOT_SHOWABLE.search(text):
         raise InputError(
             f"{subject} {_quote(text)} has the character U+{ord(match[0]):04X}, which cannot be "

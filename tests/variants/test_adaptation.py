@@ -538,6 +538,7 @@ def test_a_batch_that_is_too_small_is_refused(text, images, batch_size, fits):
             "orders of views has no effect: each image is predicted by itself",
         ),
         ("views: {order_seed: 1}", "^order_seed of views has no effect"),
+        ("views: {cells: mixed}", "^cells of views has no effect: each image is predicted by it"),
         ("lame: {affinity: linear, neighbours: 3}", "neighbours of lame has no effect: it goes wi"),
         ("eata: {fisher_weight: 0, fisher_images: 9}", "fisher_images of eata has no effect: it"),
         ("tent: {order: dirichlet, concentration: 1.0e+308}", "and <= 1e\\+09, found 1e\\+308"),
@@ -567,7 +568,7 @@ def test_a_title_says_every_field_that_is_changed(kind):
     values |= {"affinity": ["knn"], "views": ["five_crop"]}
     needs = {"concentration": {"order": "dirichlet"}, "imbalance": {"order": "imbalanced"}}
     plain = variant_class(kind)()
-    untold = {"order", "orders", "order_seed", *needs} if plain.alone else set()
+    untold = {"order", "orders", "order_seed", "cells", *needs} if plain.alone else set()
     names = {field.name for field in dataclasses.fields(plain)} - {"batch_size"} - untold
     for name in names:
         default = getattr(plain, name)
@@ -783,6 +784,17 @@ def test_views_of_torchscript_are_averaged(tmp_path):
         both = plain(images).softmax(1) + plain(images.flip(3)).softmax(1)
     np.testing.assert_allclose(stored.logits, (both / 2).log().numpy(), atol=1e-5)
     assert all(parameter.requires_grad for parameter in network.parameters())
+
+
+@pytest.mark.filterwarnings("ignore:.*torch.jit:DeprecationWarning")
+def test_frozen_torchscript_predicts_as_before_it_was_frozen(tmp_path):
+    _, network = scripted_network()
+    images = digits().test[:8]
+    frozen = torch.jit.freeze(network.eval())
+    logits = [fw.predict(model, images, device="cpu").logits for model in (network, frozen)]
+    np.testing.assert_allclose(*logits, atol=1e-5)
+    with pytest.raises(InputError, match=r"^tent works on layers of PyTorch, which TorchS"):
+        fw.evaluate(frozen, digits(), [], variants=["tent"], out=tmp_path / "run", device="cpu")
 
 
 # ---------------------------------------------------------------- orders of images

@@ -56,8 +56,9 @@ def expand_shifts(
     >>> len(expand_shifts("quick,imagenet_c/snow,hue,turn=0.25"))
     21
     """
-    entries = [asked] if isinstance(asked, Shift | Attack | Mapping | str) else asked
-    return [shift for entry in entries for shift in _expand_entry(entry, key)]
+    if not isinstance(asked, Iterable) or isinstance(asked, Shift | Attack | Mapping | str):
+        asked = [asked]
+    return [shift for entry in asked for shift in _expand_entry(entry, key)]
 
 
 def expand_with_clean(asked: ShiftLike | Iterable[ShiftLike]) -> tuple[Shift | Attack, ...]:

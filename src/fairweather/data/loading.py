@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
@@ -54,6 +55,7 @@ from fairweather.errors import (
     check_file_names,
     check_name,
     check_text,
+    check_type,
     join_names,
     quote_names,
     unknown_name,
@@ -455,6 +457,7 @@ def list_source(
     Raises:
         InputError: there is no such source, or its files are missing or wrong.
     """
+    check_type(source, str, "a data source is text, such as folder:PATH, or npz:PATH for arrays")
     name, colon, path = check_text(source, "the data source").partition(":")
     name = find_published_name(name)
     name = find_natural_set(name) or name
@@ -524,6 +527,8 @@ def _unknown_source(source: str, entry: str, root: str | Path | None) -> InputEr
         kind = place.suffix.lower().removeprefix(".")
     elif f"{source}:PATH" in DATA_SOURCES:
         return InputError(f"the data source {source!r} needs a path: {source}:PATH")
+    elif os.sep in source:
+        return InputError(f"unknown data source {source!r}: there is no such file or folder")
     else:
         return unknown_name("data source", entry, DATA_SOURCES)
     if f"{kind}:PATH" in DATA_SOURCES:

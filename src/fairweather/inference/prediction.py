@@ -32,7 +32,7 @@ from fairweather.devices import (
     is_out_of_memory,
     resolve_device,
 )
-from fairweather.errors import InputError, first_line, no_exit
+from fairweather.errors import InputError, check_type, first_line, no_exit
 from fairweather.inference.choices import choose_classes, judge_by_truth
 from fairweather.inference.stopwatch import Stopwatch
 from fairweather.metrics.detection import OodInputs, compute_ood_scores
@@ -76,9 +76,11 @@ def restore_modules(modules: Iterable[nn.Module]) -> Iterator[None]:
     >>> module.weight.dtype, module.training
     (torch.float32, True)
     """
-    modes = {module: module.training for top in modules for module in top.modules()}
-    buffers = [(module, *item) for module in modes for item in module._buffers.items()]
-    parameters = [item for module in modes for item in module.parameters(recurse=False)]
+    every = [module for top in modules for module in top.modules()]
+    # Frozen TorchScript has no mode.
+    modes = {module: module.training for module in every if hasattr(module, "training")}
+    buffers = [(module, *item) for module in every for item in module._buffers.items()]
+    parameters = [item for module in every for item in module.parameters(recurse=False)]
     # Bringing a module to a device replaces the data of parameters and gradients, and the buffers.
     tensors = [*parameters, *(item.grad for item in parameters if item.grad is not None)]
     data = [tensor.data for tensor in tensors]
@@ -424,6 +426,8 @@ def predict(
     >>> len(predict(model, images, device="cpu"))
     4
     """
+    check_type(images, Images, "images must be Images, such as load_data(SOURCE).test")
+    check_type(shift, Shift | Attack | None, "a shift is made by make_shift or make_attack")
     if batch_size < 1:
         raise InputError(f"batch_size must be >= 1, found {batch_size}")
     task = MULTILABEL_TASK if images.labels.ndim > 1 else CLASSIFICATION_TASK

@@ -94,7 +94,7 @@ def check_model(source: str, options: ModelOptions, classes: int | None = None) 
     Traceback (most recent call last):
     fairweather.errors.InputError: unknown timm model 'resnet5'; did you mean 'resnet50'? ...
     """
-    kind, place = find_source(check_text(source, "the model"))
+    kind, place = find_source(source)
     check_model_options(source, options, kind.options, classes)
     kind.check(place, options.architecture)
 
@@ -121,7 +121,7 @@ def find_source(text: str) -> tuple[SourceKind, str]:
     >>> find_source("timm:resnet18")[1]
     'resnet18'
     """
-    kind, colon, place = text.partition(":")
+    kind, colon, place = check_text(text, "the model").partition(":")
     try:
         Path(text.rpartition(":")[2]).expanduser()
     except RuntimeError:
@@ -203,7 +203,7 @@ def load_model(
         *(source, classes, start, stem, input_size, mean, std, norm, pooling, width),
         weights_sha256=weights_sha256,
     )
-    if source.partition(":")[0] in LIBRARIES:
+    if check_text(source, "the model").partition(":")[0] in LIBRARIES:
         if architecture is not None:
             raise InputError(f"architecture goes with a checkpoint's file, not with {source}")
         if outputs != "auto":

@@ -10,7 +10,7 @@ import numpy as np
 import numpy.typing as npt
 from PIL import Image
 
-from fairweather.errors import InputError
+from fairweather.errors import InputError, check_type
 from fairweather.report.charts import FAINT, PNG_SCALE, Figure, render_figure
 from fairweather.report.pictures import make_picture_layer, make_text_layer
 from fairweather.shifts.published import find_shift_kind
@@ -69,6 +69,7 @@ def preview(
     >>> sheet.png[:4]
     b'\\x89PNG'
     """
+    check_type(images, Images, "images must be Images, such as load_data(SOURCE).test[:4]")
     if not 1 <= len(images) <= MOST_IMAGES:
         raise InputError(f"a contact sheet shows 1 to {MOST_IMAGES} images, found {len(images)}")
     if others := [shift for shift in shifts if not isinstance(shift, Shift)]:

@@ -12,7 +12,7 @@ import torch
 from torch import nn
 
 from fairweather.attacks.shift_lists import ShiftLike, expand_with_clean
-from fairweather.errors import InputError, no_exit
+from fairweather.errors import InputError, check_type, no_exit
 from fairweather.inference.prediction import restore_modules
 from fairweather.models.predictions.files import NAME_FORM, PREFIX, parse_model_names
 from fairweather.models.predictions.readers import list_reader_tables
@@ -192,11 +192,7 @@ def _list_models(model: Models | None) -> list[Model]:
     else:  # some modules are themselves sequences
         models = [] if model is None else [model]
     for source in models:
-        if not isinstance(source, Model):
-            raise InputError(
-                "a model is a torch.nn.Module or the text of a source, found a "
-                f"{type(source).__name__}"
-            )
+        check_type(source, Model, "a model is a torch.nn.Module or the text of a source")
     return models
 
 
