@@ -299,6 +299,13 @@ def test_the_sentences_of_pacs_on_batch_norm_say_what_is_stored():
     assert f"CoTTA changes accuracy by \u2212{-low} to +{high} points where" in found
     most, least = changes("by class, 64 a batch", "cotta")
     assert f"Sorted by class it loses {-least} to {-most} points" in found
+    most, least = changes("shuffled, 4 a batch", "cotta")
+    four = (
+        f"In batches of four it loses {-least} to {-most} points, in each network less than batch"
+    )
+    assert four in found
+    cells = [(adapted.CHANGE, method, "shuffled, 4 a batch") for method in ("cotta", "batchnorm")]
+    assert all(value[cells[0]] > value[cells[1]] for value in values)
 
     def rises(metric):
         cell = (metric, "batchnorm", "shuffled, 64 a batch")
