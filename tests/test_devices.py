@@ -30,7 +30,7 @@ from fairweather.devices import (
     repeatable_kernels,
 )
 from fairweather.errors import InputError
-from fairweather.inference.prediction import Predictor, predict, predict_streams
+from fairweather.inference.prediction import Predictor, learn_from_source, predict, predict_streams
 from fairweather.models.building import ModelSpec, build, load_checkpoint, render_model_json
 from fairweather.models.wrappers import Classifier, SquareResize
 from fairweather.runs.folder import RunFolder
@@ -352,10 +352,12 @@ def test_methods_of_adaptation_need_the_memory_that_they_say(kind, toy_images):
     orders = "" if kind == "views" else ", orders: 3"
     adapting = read_variant(f"{kind}: {{batch_size: 4{orders}}}").adapting
     model, images = Deep().eval(), toy_images[:12]
-    source = images if adapting.source_images else None
+    learned = {}
     with AllocatedBytes() as memory:
+        if adapting.source_images:
+            learned = learn_from_source(model, adapting, images, batch_size=4, device=CPU)
         predict_streams(
-            Predictor(model, adapting=adapting, source=source),
+            Predictor(model, adapting=adapting, learned=learned),
             adapting, images=images, batch_size=4, device=CPU,
         )  # fmt: skip
     # A step needs a few layers more, of 16; so do activations, with 4 images of 192 numbers.

@@ -3,7 +3,7 @@
 import pytest
 import torch
 
-from fairweather.inference.prediction import Predictor, predict_streams
+from fairweather.inference.prediction import Predictor, learn_from_source, predict_streams
 from fairweather.shifts.table import make_shift
 from fairweather.variants.variant import VARIANTS, Adapting, read_variant, variant_class
 from tests.helpers.memory_habits import Plain
@@ -21,8 +21,10 @@ def test_streams_of_every_method_go_on_from_cell_to_cell(kind, device, toy_image
     adapting = read_variant(f"{kind}: {{batch_size: 20{orders}}}").adapting
 
     def cells(on):
-        source = toy_images[:30] if adapting.source_images else None
-        predictor = Predictor(Plain(), adapting=adapting, source=source, carried=[])
+        model, learned = Plain(), {}
+        if adapting.source_images:
+            learned = learn_from_source(model, adapting, toy_images[:30], batch_size=20, device=on)
+        predictor = Predictor(model, adapting=adapting, learned=learned, carried=[])
         return [
             predict_streams(
                 predictor,

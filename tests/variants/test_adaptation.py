@@ -25,7 +25,7 @@ from fairweather.attacks.shift_lists import expand_with_clean
 from fairweather.cli.app import app
 from fairweather.errors import InputError
 from fairweather.inference import prediction
-from fairweather.inference.prediction import Predictor, predict, predict_shared
+from fairweather.inference.prediction import Predictor, learn_from_source, predict, predict_shared
 from fairweather.metrics.robustness import ALEXNET
 from fairweather.models.opening import load_model
 from fairweather.models.wrappers import Ensemble
@@ -392,8 +392,10 @@ def test_the_model_stays_as_it_is_and_nothing_is_left_of_an_earlier_copy(kind, t
     network = load_model(TINY_RESNET, classes=3, weights="none").train()
     before = {name: tensor.clone() for name, tensor in network.state_dict().items()}
     variant = read_variant(f"{kind}: {{orders: 1, batch_size: 20}}")
-    source = toy_images[:40] if variant.source_images else None
-    predictor = Predictor(network, adapting=variant, source=source)
+    learned = {}
+    if variant.source_images:
+        learned = learn_from_source(network, variant, toy_images[:40], batch_size=20, device=CPU)
+    predictor = Predictor(network, adapting=variant, learned=learned)
     one, other = (
         predict_shared([predictor], toy_images, make_shift("clean"), batch_size=20, device=CPU)[0]
         for _ in range(2)
@@ -899,7 +901,10 @@ def test_scales_of_group_norm_get_the_same_steps_in_each_memory_format(toy_image
     if kind in ("eata", "sar"):
         options["margin"] = 9
     variant = read_variant({kind: options})
-    predictor = Predictor(network, adapting=variant, source=toy_images[:40])
+    learned = {}
+    if variant.source_images:
+        learned = learn_from_source(network, variant, toy_images[:40], batch_size=20, device=CPU)
+    predictor = Predictor(network, adapting=variant, learned=learned)
     (rows,) = predict_shared(
         [predictor], toy_images, make_shift("clean"), batch_size=20, device=CPU
     )
@@ -936,11 +941,30 @@ def test_each_seed_of_a_model_has_orders_and_random_numbers_of_its_own(toy_image
 def test_passes_are_those_of_test_images_alone(toy_images):
     network = load_model(TINY_RESNET, classes=3, weights="none").eval()
     variant = read_variant("eata: {batch_size: 24, orders: 2, redundancy: 9, margin: 9}")
-    predictor = Predictor(network, adapting=variant, source=toy_images[:40])
+    learned = learn_from_source(network, variant, toy_images[:40], batch_size=20, device=CPU)
+    predictor = Predictor(network, adapting=variant, learned=learned)
     (rows,) = predict_shared(
         [predictor], toy_images, make_shift("clean"), batch_size=20, device=CPU
     )
     assert rows.passes == Passes(2 * 96, 2 * 96, batches=8, steps=8)
+
+
+def test_a_method_learns_from_clean_images_once_for_all_cells_and_fits(toy_images, monkeypatch):
+    learned = []
+
+    def learn(model, adapting, *arguments, **options):
+        learned.append(adapting.fisher_images)
+        return learn_from_source(model, adapting, *arguments, **options)
+
+    monkeypatch.setattr("fairweather.steps.predictions.learn_from_source", learn)
+    network = load_model(TINY_RESNET, classes=3, weights="none").eval()
+    data = fw.Dataset("toy", None, toy_images[:40], toy_images[40:], (0.5,) * 3, (0.2,) * 3)
+    variants = ["eata", "temperature: {of: eata}", "eata: {fisher_images: 20}"]
+    fw.evaluate(
+        network, data, "gamma: [0.5, 2]", variants=variants, bootstrap=100, progress=False,
+        device="cpu",
+    )  # fmt: skip
+    assert sorted(learned) == [20, 2000]
 
 
 def test_steps_and_returns_to_the_model_are_counted(toy_images):
@@ -1067,11 +1091,13 @@ def test_two_cells_are_one_longer_stream(text, toy_images):
     variant = read_variant(f"{text}, cells: continual, orders: 2, batch_size: 24}}")
     network = load_model(TINY_RESNET, classes=3, weights="none").eval()
     source = toy_images[:40] if variant.source_images else None
-    options = {"batch_size": 20, "device": CPU}
+    options, learned = {"batch_size": 20, "device": CPU}, {}
+    if source is not None:
+        learned = learn_from_source(network, variant, source, **options)
     first, second = make_shift("clean"), make_shift("gamma", exponent=2)
     carried, cells = [], []
     for shift in (first, second):
-        predictor = Predictor(network, adapting=variant, source=source, carried=carried)
+        predictor = Predictor(network, adapting=variant, learned=learned, carried=carried)
         cells += predict_shared([predictor], toy_images, shift, **options)
     for number, places in enumerate(variant.draw_streams(toy_images.labels.numpy())):
         adapted = variant.adapt(network, number).eval()

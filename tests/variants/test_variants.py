@@ -11,7 +11,7 @@ from torch import nn
 
 import fairweather as fw
 from fairweather.errors import InputError
-from fairweather.inference.prediction import Predictor, predict, predict_shared
+from fairweather.inference.prediction import Predictor, learn_from_source, predict, predict_shared
 from fairweather.metrics import per_image
 from fairweather.models.opening import load_model
 from fairweather.requests.study.schema import check_study
@@ -156,9 +156,9 @@ def test_smaller_batches_would_be_another_model(toy_images):
 
     with pytest.raises(InputError, match="choose a smaller batch size"):
         adapted_of(Full().eval(), toy_images)
-    eata = Predictor(Full().eval(), adapting=read_variant("eata"), source=toy_images)
+    eata, device = read_variant("eata"), torch.device("cpu")
     with pytest.raises(InputError, match="choose a smaller batch size"):
-        predict_shared([eata], toy_images, CLEAN, batch_size=24, device=torch.device("cpu"))
+        learn_from_source(Full().eval(), eata, toy_images, batch_size=24, device=device)
 
 
 def test_a_model_without_batch_norm_is_one_sentence():

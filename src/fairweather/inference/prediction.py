@@ -4,10 +4,11 @@ from __future__ import annotations
 
 import time
 from collections import deque
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager
 from dataclasses import replace
 from functools import partial
+from types import MappingProxyType
 from typing import Any, NamedTuple, NoReturn, TypeVar
 
 import numpy as np
@@ -345,8 +346,8 @@ class Predictor(NamedTuple):
     seed: int = 0
     """The number of the model's seed; each has orders and random numbers of its own."""
 
-    source: Images | None = None
-    """Clean validation images that the method learns from; None if it needs none."""
+    learned: Mapping[str, torch.Tensor] = MappingProxyType({})
+    """What `learn_from_source` gave for the method; every stream begins with it."""
 
     carried: list[Tensors] | None = None
     """What each stream has changed in the cell before; what it has changed until the end of this
@@ -741,7 +742,6 @@ def predict_streams(
     Raises `InputError` if a batch would be too small, or memory runs out.
     """
     count = adapting.count_batches(len(images), batch_size, predictor.model)
-    learned = learn_from_source(predictor, adapting, batch_size, device, arithmetic)
     parts, carried, passes = [], [], Passes(0, 0)
 
     def tell_mean(number: int, done: float) -> None:
@@ -750,7 +750,7 @@ def predict_streams(
 
     for number, places in enumerate(adapting.draw_streams(images.labels.numpy(), predictor.seed)):
         adapted = adapting.adapt(predictor.model, number + (predictor.seed % 2**16 << 16))
-        adapted.memory |= learned
+        adapted.memory |= predictor.learned
         first = {} if predictor.carried is None else adapted.carry()
         if predictor.carried:
             adapted.resume(predictor.carried[number])
@@ -779,17 +779,27 @@ def predict_streams(
 
 
 def learn_from_source(
-    predictor: Predictor,
+    model: nn.Module,
     adapting: Adapting,
+    source: Images,
+    *,
     batch_size: int,
     device: torch.device,
-    arithmetic: Arithmetic,
+    arithmetic: Arithmetic = FP32,
 ) -> Tensors:
-    """What all copies remember of clean validation images; learning it is done once."""
-    if predictor.source is None:
-        return {}
-    adapted, source = adapting.adapt(predictor.model), predictor.source
-    count = adapting.count_batches(len(source), batch_size, predictor.model)
+    """What all copies of a model remember of clean validation images.
+
+    Args:
+        model: as in `predict`.
+        adapting: a method with `source_images`.
+        source: the images.
+        batch_size: that of the evaluation.
+        device, arithmetic: as in `predict_batches`.
+
+    Raises `InputError` if a batch would be too small, or memory runs out.
+    """
+    adapted = adapting.adapt(model)
+    count = adapting.count_batches(len(source), batch_size, model)
 
     def batches() -> Iterator[torch.Tensor]:
         for places in np.array_split(np.arange(len(source)), count):

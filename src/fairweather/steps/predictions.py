@@ -22,6 +22,7 @@ from fairweather.inference.prediction import (
     compute_outputs,
     evaluation_mode,
     join_predictions,
+    learn_from_source,
     make_image_notifier,
     make_predictions,
     predict_shared,
@@ -424,9 +425,20 @@ def _load_predictor(
     if adapting is None:
         return predictor
     if step.source is not None:
-        clean = worker.images(step.source)
-        chosen = draw_sample(len(clean), adapting.source_images, step.shift_seed)
-        predictor = predictor._replace(source=clean[chosen])
+        every, method = worker.learned.setdefault(predictor.model, {}), adapting.once()
+        key = (method, step.source, step.shift_seed, step.batch_size, step.arithmetic)
+        if key not in every:
+            clean = worker.images(step.source)
+            chosen = draw_sample(len(clean), method.source_images, step.shift_seed)
+            every[key] = learn_from_source(
+                predictor.model,
+                method,
+                clean[chosen],
+                batch_size=step.batch_size,
+                device=worker.device,
+                arithmetic=step.arithmetic,
+            )
+        predictor = predictor._replace(learned=every[key])
     return predictor._replace(adapting=adapting.once() if once else adapting)
 
 

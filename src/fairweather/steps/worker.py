@@ -4,10 +4,11 @@ from __future__ import annotations
 
 import hashlib
 import json
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Hashable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import replace
 from typing import Any, NamedTuple
+from weakref import WeakKeyDictionary
 
 import numpy as np
 import numpy.typing as npt
@@ -65,6 +66,7 @@ from fairweather.types.measurement import (
 )
 from fairweather.types.positive import PositiveClasses, read_positive
 from fairweather.types.record import NATURAL, PROBED, TEST, TRAIN, VAL
+from fairweather.variants.adaptation.networks import Tensors
 from fairweather.variants.variant import read_variant
 
 FileVersion = tuple[str, int, int, int]  # of a file: path, inode, nanoseconds, bytes
@@ -100,6 +102,8 @@ class Worker:
     Attributes:
         room: bytes that networks may take.
         jobs_on_device: as given.
+        learned: what methods that adapt learned of each network from clean images, by all that it
+            depends on.
     """
 
     def __init__(
@@ -139,6 +143,7 @@ class Worker:
         # One network adapts at a time.
         self._copies = max((method.copies for method in adapting if method), default=0)
         self._networks: dict[AnyNetwork, _LoadedNetwork] = {}  # the latest last
+        self.learned: WeakKeyDictionary[nn.Module, dict[Hashable, Tensors]] = WeakKeyDictionary()
         self._largest_batch: int | None = None
 
     def dataset(self, name: str = DATA) -> Dataset:
