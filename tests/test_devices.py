@@ -51,6 +51,7 @@ from fairweather.variants.variant import VARIANTS, Adapting, read_variant, varia
 from tests.conftest import TINY_RESNET
 from tests.helpers.forking import Program
 from tests.helpers.memory_habits import Plain
+from tests.helpers.pretended_device import PROPERTIES, pretended
 from tests.helpers.started import started
 
 CPU = torch.device("cpu")
@@ -194,6 +195,15 @@ MESSAGES = {
     "MPS": "MPS backend out of memory (MPS allocated: 17.98 GB, other allocations: 96.00 KB, max "
     "allowed: 18.13 GB). Tried to allocate 160.00 MB on private pool.",
     "MPS buffer": "Invalid buffer size: 12.00 GiB",
+    "MPS tensor": "MPSGaph does not support tensor dims larger than INT_MAX",
+    "CUDA in a container": 'NVML_SUCCESS == r INTERNAL ASSERT FAILED at "/pytorch/c10/cuda/'
+    'CUDACachingAllocator.cpp":1016, please report a bug to PyTorch.',
+    "CUDA of Jetson": 'NVML_SUCCESS == DriverAPI::get()->nvmlInit_v2_() INTERNAL ASSERT FAILED at "'
+    '/opt/pytorch/c10/cuda/CUDACachingAllocator.cpp":963, please report a bug to PyTorch.',
+    "CUDA segments": '!handles_.at(i) INTERNAL ASSERT FAILED at "/pytorch/c10/cuda/'
+    'CUDACachingAllocator.cpp":471, please report a bug to PyTorch.',
+    "XPU block": "Current platform can NOT allocate memory block with size larger than 4GB!",
+    "hipBLASLt": "HIPBLAS_STATUS_NOT_INITIALIZED when calling `hipblasLtCreate(handle)`",
     "CPU": "[enforce fail at alloc_cpu.cpp:127] err == 0. DefaultCPUAllocator: can't allocate "
     "memory: you tried to allocate 40000000000 bytes.",
     "CPU of Windows": "[enforce fail at alloc_cpu.cpp:121] data. DefaultCPUAllocator: not enough "
@@ -605,6 +615,41 @@ GROUPS = {
     },
     "no groups": {},
 }
+
+
+class Frames(nn.Module):
+    """Takes an image as a film of one frame."""
+
+    def __init__(self):
+        super().__init__()
+        self.layer = nn.Conv3d(3, 3, (1, 8, 8))
+
+    def forward(self, images):
+        return self.layer(images[:, :, None]).flatten(1)
+
+
+def test_weights_of_five_dimensions_are_predicted_with(toy_images):
+    model = Frames().eval()
+    found = predict(model, toy_images, device="cpu").logits
+    with torch.no_grad():
+        np.testing.assert_allclose(found, model(toy_images.images / 255), atol=1e-5)
+
+
+def test_a_network_that_does_not_fit_is_one_sentence(toy_images, monkeypatch):
+    def fill(*_, **__):
+        raise torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 20.00 GiB.")
+
+    network = Frames()
+    monkeypatch.setattr(network, "to", fill)
+    with pytest.raises(InputError, match=r"^a network does not fit into the memory of cpu \(CUDA"):
+        predict(network, toy_images, device="cpu")
+
+
+def test_networks_may_take_half_of_what_a_gpu_has_free():
+    with pretended("cuda") as device:
+        assert memory_for_networks(device) == 2**31
+    with pretended("xpu") as device:
+        assert memory_for_networks(device) == PROPERTIES.total_memory // 2
 
 
 @pytest.mark.parametrize("kind", GROUPS)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gc
 import os
 from collections.abc import Callable, Iterator
 from contextlib import AbstractContextManager, contextmanager, nullcontext, suppress
@@ -109,14 +110,17 @@ def check_cores(count: int, threads: int, named: str = "jobs") -> None:
 
 
 def memory_for_networks(device: torch.device) -> int:
-    """Bytes that networks may take: a quarter of a machine's memory, or half of a GPU's.
+    """Bytes that networks may take: a quarter of a machine's memory, or half of what a GPU has
+    free.
 
     The rest is for images, activations and everything else. An MPS device has the machine's memory.
 
     >>> memory_for_networks(torch.device("cpu")) > 0
     True
     """
-    if device.type in ("cuda", "xpu"):
+    if device.type == "cuda":
+        return torch.cuda.mem_get_info(device)[0] // 2
+    if device.type == "xpu":  # not every driver tells what is free
         module: Any = torch.get_device_module(device)
         return int(module.get_device_properties(device).total_memory) // 2
     limits = [limit for limit, _ in _memory_of_groups()]
@@ -287,7 +291,9 @@ def repeatable_kernels(
 ) -> Iterator[None]:
     """Compute in float32 inside the `with` block, with the same kernels on every run.
 
-    The user's settings for the process have no effect inside the block, and are restored after it.
+    On a GPU, this holds for convolutions: some gradients, such as those of attention, may differ
+    from run to run. The user's settings for the process have no effect inside the block, and are
+    restored after it.
 
     Args:
         tf32: let a GPU round the factors of convolutions to 10 bits.
@@ -363,8 +369,12 @@ _OUT_OF_MEMORY_WORDS = (
     "invalid buffer size",  # MPS: a tensor larger than Metal allows
     # On a full GPU, no handle can be made, and cuDNN leaves out what needs more workspace.
     *("cublas_status_not_initialized when calling `cublascreate", "cudnn_status_not_initialized"),
-    *("hipblas_status_not_initialized when calling `hipblascreate",),
+    "hipblas_status_not_initialized when calling `hipblascreate",
+    "hipblas_status_not_initialized when calling `hipblasltcreate",
     "unable to find an engine to execute this computation",
+    # What the allocator asserts when it asks for the cause, in containers and on Jetson
+    *("nvml_success ==", "!handles_.at(i) internal assert failed"),
+    *("than int_max", "can not allocate memory block"),  # MPS; XPU: smaller batches help
 )
 
 
@@ -381,6 +391,7 @@ def is_out_of_memory(error: BaseException) -> bool:
 
 def free_memory() -> None:
     """Return the device memory that torch keeps for later use."""
+    gc.collect()  # what only refers to itself, such as a network with hooks
     if torch.accelerator.is_available():
         torch.get_device_module().empty_cache()
 
@@ -494,6 +505,40 @@ def adapt_precision(network: nn.Module) -> nn.Module:
     return network if dtype == torch.float32 else PrecisionAdapter(network, dtype)
 
 
+def lock_copy(memory: torch.Tensor) -> torch.Tensor:
+    """Copy memory to page-locked memory, unless it is that already, or none is left.
+
+    Some systems, such as WSL and containers, allow little of it.
+    """
+    try:
+        return memory.pin_memory()
+    except RuntimeError as error:
+        if not is_out_of_memory(error):
+            raise
+    return memory
+
+
+def place_network(network: nn.Module, device: torch.device) -> None:
+    """Move a network to a device, with channels last in memory.
+
+    Raises:
+        InputError: it does not fit into memory.
+    """
+    # Weights of three-dimensional convolutions cannot be so.
+    tensors = (*network.parameters(), *network.buffers())
+    is_last = all(tensor.ndim < 5 for tensor in tensors)
+    layout = torch.channels_last if is_last else torch.preserve_format
+    try:
+        network.to(device, memory_format=layout)  # type: ignore[call-overload]
+    except Exception as error:  # libraries have only this in common
+        if not is_out_of_memory(error):
+            raise
+        raise InputError(
+            f"a network does not fit into the memory of {device} ({first_line(error)}): use a "
+            "smaller one, or lower --models-in-memory"
+        ) from None
+
+
 def lock_pages(memory: torch.Tensor, device: torch.device) -> bool:
     """Lock memory of the CPU in place, so that a CUDA device copies from it without waiting.
 
@@ -521,6 +566,16 @@ def unlock_pages(memory: torch.Tensor, device: torch.device) -> None:
         torch.cuda.cudart().cudaHostUnregister(memory.data_ptr())
 
 
+@cache
+def copying_stream(device: torch.device) -> torch.cuda.Stream:
+    """The stream of copies to a device, the same for all cells.
+
+    Torch keeps the memory that a stream has used for this stream alone, so that a new one for each
+    cell would keep ever more.
+    """
+    return torch.cuda.Stream(device)
+
+
 class Lane:
     """The way of batches to a device, and of outputs back to the CPU.
 
@@ -534,7 +589,7 @@ class Lane:
 
     def __init__(self, device: torch.device) -> None:
         self.device = device
-        self.copies = torch.cuda.Stream(device) if device.type == "cuda" else None
+        self.copies = copying_stream(device) if device.type == "cuda" else None
         self.ahead = 0 if self.copies is None else 1
         """How many batches to give to the device before outputs are waited for."""
 
@@ -555,8 +610,13 @@ class Lane:
         if self.copies is None:
             there = outputs.to("cpu", copy=True)
             return lambda: there
-        # Its memory is page-locked, since torch would otherwise have to wait.
-        copy = outputs.to("cpu", copy=True, non_blocking=True)
+        try:  # its memory is page-locked, since torch would otherwise have to wait
+            copy = outputs.to("cpu", copy=True, non_blocking=True)
+        except RuntimeError as error:
+            if not is_out_of_memory(error):
+                raise
+            waited = outputs.to("cpu", copy=True)
+            return lambda: waited
         ready = torch.cuda.Event(blocking=True)  # others would keep a core busy while they wait
         ready.record(torch.cuda.current_stream(self.device))
 

@@ -19,6 +19,7 @@ from lightning_fabric.accelerators.mps import MPSAccelerator
 from torch.overrides import TorchFunctionMode
 from torch.utils._pytree import tree_leaves
 
+from fairweather.devices import copying_stream
 from tests.helpers.pretended_streams import Streams
 
 Tensor = torch.Tensor
@@ -186,6 +187,7 @@ def pretended_mode(kind: str, place: int = 0) -> Iterator[PretendedDevice]:
         "get_rng_state": lambda *_: torch.get_rng_state(),
         "set_rng_state": lambda *_: None,
     }
+    copying_stream.cache_clear()
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(torch, "Generator", _Generator)
         patch.setattr(torch, "autocast", _Autocast)

@@ -23,6 +23,7 @@ from fairweather.inference.prediction import (
 )
 from fairweather.types.measurement import Images
 from fairweather.variants.batchnorm import BatchNorm
+from fairweather.variants.variant import read_variant
 from tests.helpers.attack_models import held_out, trained
 from tests.helpers.memory_habits import Plain
 
@@ -108,6 +109,26 @@ def test_numbers_too_large_for_fp16_are_named_with_its_largest(toy_images):
     for precision in ("fp32", "bf16"):
         logits = ask(Constant(65_520), precision=precision).logits
         assert torch.from_numpy(logits).isfinite().all()
+
+
+def test_each_step_of_a_method_uses_the_weights_of_the_step_before(toy_images, monkeypatch):
+    """Autocast keeps rounded weights until its block ends, which has all steps in it."""
+    cotta = read_variant(
+        "cotta: {orders: 1, batch_size: 24, learning_rate: 0.1, steps: 3, sure: 0}"
+    )
+    network = nn.Sequential(nn.Flatten(), nn.Linear(192, 3)).eval()
+
+    def logits():
+        predictor, bf16 = Predictor(network, adapting=cotta), Arithmetic("bf16")
+        options = {"images": toy_images, "batch_size": 24, "device": CPU, "arithmetic": bf16}
+        return predict_streams(predictor, cotta, **options).logits
+
+    found = logits()
+    monkeypatch.setattr(torch, "autocast", partial(torch.autocast, cache_enabled=False))
+    assert (found == logits()).all()
+    monkeypatch.undo()
+    monkeypatch.setattr(torch, "clear_autocast_cache", lambda: None)
+    assert (found != logits()).any()
 
 
 @pytest.mark.skipif(

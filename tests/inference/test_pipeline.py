@@ -204,3 +204,33 @@ def test_a_gpu_computes_the_next_part_while_the_outputs_of_one_are_used(toy_imag
         ahead = order_of(toy_images, mode.device)
     assert ahead == ["given", *["given", "used"] * 3, "used"]
     assert order_of(toy_images, CPU) == ["given", "used"] * 4
+
+
+def test_all_cells_share_one_stream_of_copies():
+    with pretended_mode("cuda") as mode:
+        assert Lane(mode.device).copies is Lane(mode.device).copies
+
+
+@pytest.mark.parametrize("what", ["pixels", "outputs"])
+def test_without_page_locked_memory_copies_wait(what, toy_images, monkeypatch):
+    """As in WSL and containers, which allow little of it."""
+    moving, refused = torch.Tensor.to, []
+
+    def refuse(tensor, *_, **__):
+        refused.append(tensor.shape)
+        raise RuntimeError("CUDA error: out of memory")
+
+    def to(tensor, *arguments, **named):
+        if arguments[:1] == ("cpu",) and named.get("non_blocking"):
+            refuse(tensor)
+        return moving(tensor, *arguments, **named)
+
+    expected = predict(Plain(), toy_images, batch_size=24, device="cpu")
+    with pretended_mode("cuda") as mode, monkeypatch.context() as patch:
+        if what == "pixels":
+            patch.setattr(torch.Tensor, "pin_memory", refuse)
+        else:
+            patch.setattr(torch.Tensor, "to", to)
+        found = predict(Plain(), toy_images, batch_size=24, device=mode.device)
+    assert len(refused) == 4
+    same(found, expected)

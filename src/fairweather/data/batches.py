@@ -12,7 +12,7 @@ from typing import Protocol
 import numpy as np
 import torch
 
-from fairweather.devices import is_out_of_memory
+from fairweather.devices import is_out_of_memory, lock_copy
 from fairweather.types.measurement import Images, Index, Shift
 
 
@@ -133,7 +133,7 @@ def shifted_batches(
         if out is not None:
             out[index] = batch.images
         # It copies nothing that is page-locked already, such as what shifters have shifted.
-        yield replace(batch, images=batch.images.pin_memory()) if pinned else batch
+        yield replace(batch, images=lock_copy(batch.images)) if pinned else batch
 
 
 def copy_pixels(pixels: torch.Tensor, index: Index, out: torch.Tensor) -> None:
@@ -206,7 +206,7 @@ def gathered_batches(images: Images, indices: Sequence[torch.Tensor]) -> Iterato
 
     def gather(index: torch.Tensor) -> Images:
         batch = images[index]
-        return replace(batch, images=batch.images.pin_memory())
+        return replace(batch, images=lock_copy(batch.images))
 
     with ThreadPoolExecutor(1, thread_name_prefix="gathered-batches") as pool:
         ahead = None

@@ -31,6 +31,7 @@ from fairweather.devices import (
     adapt_precision,
     free_memory,
     is_out_of_memory,
+    place_network,
     resolve_device,
 )
 from fairweather.errors import InputError, check_type, first_line, no_exit
@@ -102,7 +103,7 @@ def evaluation_mode(model: nn.Module, device: torch.device) -> Iterator[None]:
 
     Raises `InputError` inside if the model calls `sys.exit`.
     """
-    model.to(device, memory_format=torch.channels_last).eval()  # type: ignore[call-overload]
+    place_network(model.eval(), device)
     with no_exit():
         yield
 

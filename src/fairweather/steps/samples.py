@@ -21,6 +21,7 @@ from torch import nn
 
 from fairweather.attacks.table import select_labels
 from fairweather.data.batches import to_input
+from fairweather.devices import place_network
 from fairweather.progress import Notify
 from fairweather.report.samples import (
     ATTACKED,
@@ -174,7 +175,7 @@ def attack_images(
     Returns:
         uint8 `[N, 3, H, W]`, on the CPU.
     """
-    model.to(device, memory_format=torch.channels_last).eval()  # type: ignore[call-overload]
+    place_network(model.eval(), device)
     attacked = []
     for at in range(len(images)):
         image = images[at : at + 1]

@@ -13,6 +13,7 @@ from torch import nn
 from torch.optim.swa_utils import AveragedModel
 
 from fairweather.data.batches import to_input
+from fairweather.devices import place_network
 from fairweather.errors import InputError
 from fairweather.processes import keep_freed_memory
 from fairweather.training import loop_parts
@@ -183,7 +184,7 @@ class Learner:
         self.labels = labels
         self.weights = None if weights is None else weights.to(fabric.device)
         self.fabric, self.device = fabric, fabric.device
-        model.to(self.device, memory_format=torch.channels_last)  # type: ignore[call-overload]
+        place_network(model, self.device)
         self.task: RotationTask | None = None
         if recipe.rotation_prediction and head is not None:
             with loop_parts.seeded(seed, self.device):

@@ -17,6 +17,7 @@ from pathlib import Path
 import cv2
 import torch
 
+from fairweather.devices import free_memory
 from fairweather.errors import InputError
 from fairweather.processes import describe_exit, read_first_line, send_line, start_module
 from fairweather.progress import Notify, silent
@@ -81,6 +82,7 @@ def execute_with_ranks(
             with start_ranks(plan, opened, worker, size) as worker.ranks:
                 execute_as_first(plan, opened, worker, tell, only=select_trainings(plan))
             worker.ranks = ALONE
+            free_memory()  # what torch keeps for later would be missing for the jobs
             execute_by_jobs(assign(size), opened, worker, tell)
         return
     # They join first, so that the others learn if the folder cannot be opened.

@@ -15,7 +15,7 @@ import torch.nn.functional as F
 from torch import nn
 
 from fairweather.data.batches import to_input
-from fairweather.devices import in_evaluation_mode
+from fairweather.devices import in_evaluation_mode, place_network
 from fairweather.errors import CollapsedError, InputError
 from fairweather.processes import keep_freed_memory
 from fairweather.training import loop_parts
@@ -277,7 +277,7 @@ def pretrain(
         learner = EncoderWithObjective(encoder, objective)
     if sync_batchnorm:
         synchronise_batchnorm(learner)
-    learner.to(device, memory_format=torch.channels_last)  # type: ignore[call-overload]
+    place_network(learner, device)
     optimizer = build_optimizer(learner, recipe)
     history: list[dict[str, float]] = []
 

@@ -37,6 +37,7 @@ class Cotta(AdaptingByGradients):
     kind: ClassVar[str] = "cotta"
     kind_title: ClassVar[str] = "CoTTA"
     passes: ClassVar[float] = 35
+    version: ClassVar[int] = 2
     copies: ClassVar[int] = 6  # student, teacher, the model, gradients, and two moments of Adam
     batch_size: int | None = field(default=200, kw_only=True)
     optimiser: str = "adam"

@@ -112,6 +112,7 @@ class AdaptedNetwork(nn.Module):
         and reuse the memory of its output.
         """
         self._count(forward=len(images))
+        torch.clear_autocast_cache()  # it keeps rounded weights, and a step may have changed them
         logits: torch.Tensor = (network or self.network)(images.clone())
         return logits.to(torch.float32, copy=True)
 
