@@ -190,10 +190,12 @@ def test_the_figure_of_a_finding_shows_the_stored_numbers(name):
         assert [list(map(float, pair)) for pair in ends] == [pytest.approx(e) for e in expected]
 
 
-@pytest.mark.parametrize("name", pages.PAGES)
-def test_no_browser_cuts_the_title_of_a_figure_off(name):
+@pytest.mark.parametrize(
+    "figure", [*(f"{name}/finding.svg" for name in pages.PAGES), "pathmnist/figures/longer.svg"]
+)
+def test_no_browser_cuts_the_title_of_a_figure_off(figure):
     """Letters of DejaVu Sans Bold, the widest of the usual fonts, are 0.7 em wide on average."""
-    drawn = html.unescape((ROOT / "results" / name / "finding.svg").read_text())
+    drawn = html.unescape((ROOT / "results" / figure).read_text())
     (width,) = re.findall(r'^<svg [^>]* width="(\d+)"', drawn)
     for size, text in re.findall(
         r'<text text-anchor="start"[^>]*font-size="(\d+)px"[^>]*>(.+?)</text>', drawn
@@ -217,14 +219,14 @@ def test_the_tables_of_pacs_are_written_from_what_is_stored():
         assert f"<!-- {name} -->\n{written}\n<!-- end of {name} -->" in text
 
 
-def test_the_sentences_of_pacs_say_what_is_stored():
-    page = (details.HERE / "README.md").read_text(encoding="utf-8")
 def student(values):
     """How far the mean's 95 % interval reaches over networks or seeds."""
     interval = scipy.stats.ttest_1samp(values, 0).confidence_interval()
     return float(interval.high - interval.low) / 2
 
 
+def test_the_sentences_of_pacs_say_what_is_stored():
+    page = (details.HERE / "README.md").read_text(encoding="utf-8")
     found = (details.HERE / "details.md").read_text(encoding="utf-8")
     units = list(details.numbers(details.UNITS, "units").values())
     _, _, gap, answered, wrong, _ = (
@@ -516,6 +518,28 @@ def inside(rows):
     return [str(row["inside"]) == "True" for row in rows]
 
 
+def tell_miss(*pair):
+    """Two more digits where a published value outside looks equal to an end of the interval."""
+    metric = pair[0].name[-1]
+    for row, (end, sign) in itertools.product(pair, (("low", "<"), ("high", ">"))):
+        if number(row.published, metric) == number(row[end], metric):
+            scale = 100 if metric == "accuracy" else 1
+            assert (row.published < row.low) if end == "low" else (row.published > row.high)
+            return f"no ({scale * row.published:.4g} {sign} {scale * row[end]:.4g})"
+    return "no"
+
+
+def test_a_published_value_that_is_just_outside_has_more_digits():
+    names = ["published", "low", "high"]
+    row, far = (pd.Series(values, names) for values in ([0.68112, 0.68131, 0.7], [0.6, 0.7, 0.8]))
+    accuracy, error = pages.MEANS[0], pages.MEANS[3]
+    assert pages.tell_miss([far, row], accuracy) == "no (68.11 < 68.13)"
+    assert pages.tell_miss([far], accuracy) == "no"
+    assert pages.tell_miss([pd.Series([0.16841, 0.1, 0.16839], names)], error) == (
+        "no (0.1684 > 0.1684)"
+    )
+
+
 def test_the_means_of_pathmnist_are_those_of_both_comparisons(compared, longer, lines):
     header = "| | | 8 epochs | 80 and 60 epochs | Published | Inside the interval |"
     for key, cells in means_of(lines, header, ROWS).items():
@@ -523,7 +547,7 @@ def test_the_means_of_pathmnist_are_those_of_both_comparisons(compared, longer, 
         assert cells[:3] == [told(pair[0])[0], told(pair[1])[0], told(pair[0])[1]]
         epochs = ("8", {"basic": "80", "mixup_aug": "60"}[key[0]])
         names = list(itertools.compress(epochs, inside(pair)))
-        assert cells[3] == (f"{' and '.join(names)} epochs" if names else "no")
+        assert cells[3] == (f"{' and '.join(names)} epochs" if names else tell_miss(*pair))
 
 
 def test_the_longer_trainings_are_those_of_the_units(compared, longer):
@@ -581,6 +605,11 @@ def test_what_longer_training_is_said_to_change_is_what_the_seeds_show(lines):
     accuracy, errors = (changes.filter(like=what) for what in ("Accuracy", "Calibration error"))
     assert accuracy.shape[1] == errors.shape[1] == 3
     assert (accuracy > 0).all(axis=None)
+    drawn = re.sub("<[^>]*>", " ", (PATHMNIST / "figures/longer.svg").read_text())
+    title = (
+        "Each training of published length is more accurate than with 8 epochs and the same seed;"
+    )
+    assert title in " ".join(drawn.split())
     falls = -errors["Calibration error, brightness"]
     recipes = [falls.filter(like=recipe) for recipe in ROWS]
     large = sorted(recipe.max() for recipe in recipes)
@@ -634,14 +663,15 @@ def test_the_page_of_pathmnist_says_how_many_seeds_it_has():
     often = {"one": "once", "two": "twice", "three": "three times"}
     told = " ".join(README.split())
     assert f"trained Basic {often[basic]} and MixUp + Aug {often[mixed]}, as long as" in told
-    assert f"MixUp + Aug {mixed}, AugMix {count[len(units_of('augmix'))]}." in page
+    others = count[len(units_of("augmix"))]
+    assert f"MixUp + Aug {mixed}, AugMix {others}." in page
+    assert basic == mixed
+    results = (ROOT / "results/README.md").read_text()
+    assert f"recipes has {basic} seeds of published length; AugMix has {others} of 8 ep" in results
 
 
 def test_the_sentences_of_pathmnist_say_what_is_stored(longer, lines):
     page, text = (PATHMNIST / "README.md").read_text(), "\n".join(lines)
-    bright = ("brightness_factor", "mean", "accuracy")
-    right = [round(100 * longer.loc[(model, *bright), "measured"]) for model in ROWS.values()]
-    assert "right on {} and {} % under brightness".format(*right) in page
     pairs = [pathmnist.batch_norm(unit)[1] for unit in pathmnist.units() if "-80-" in unit]
     repaired = [round(100 * own["value"]) for _, own in pairs]
     assert f"[{min(repaired)} to {max(repaired)} %]" in page
@@ -652,6 +682,7 @@ def test_the_sentences_of_pathmnist_say_what_is_stored(longer, lines):
     )
     (left,) = re.findall(r"Sorted by class, batch norm leaves (\d+ to \d+ %) right", text)
     assert f"Sorted by class, it leaves {left} right" in told
+    assert f"it leaves [{left}](details.md#in-three-protocols) right even without" in page
     lost, colder = [], {}
     for unit in pathmnist.units():
         model = unit.partition("-")[0]
@@ -664,7 +695,8 @@ def test_the_sentences_of_pathmnist_say_what_is_stored(longer, lines):
             for of in ("", "+temperature")
         ]
         colder.setdefault(model, []).append(errors[1] < errors[0])
-    assert f"costs {min(lost)} to {max(lost)} points before any shift" in text
+    fall = f"Clean test accuracy lies {min(lost)} to {max(lost)} points below validation accuracy"
+    assert fall in text
     assert len(lost) == 10
     assert all(colder["basic"])
     assert not any(colder["mixup_aug"])
@@ -674,6 +706,67 @@ def test_the_sentences_of_pathmnist_say_what_is_stored(longer, lines):
     for key, gain in (means["mixup_aug"] - means["basic"]).items():
         if key[1] in ("none", "mean"):
             assert (gain > 0) == (key[2] == "accuracy")
+
+
+def test_the_hospitals_of_pathmnist_have_the_shares_of_tissue_that_are_said(lines):
+    place = PATHMNIST / "units/basic-s0/predictions/basic/seed-0"
+    shares = [
+        100 * (pd.read_parquet(place / part / "clean.parquet")["labels"] == 0).mean()
+        for part in ("val", "test")
+    ]
+    said = "Adipose tissue is {:.0f} % of the validation images, and {:.0f} % of the test images."
+    assert said.format(*shares) in "\n".join(lines)
+
+
+def test_what_two_seeds_say_of_mixup_beside_basic_is_what_is_stored(lines):
+    pairs = zip(*(units_of(model, longer=True) for model in ("mixup_aug", "basic")), strict=True)
+    changes = [mixed["value"] - basic["value"] for mixed, basic in pairs]
+    found = {}
+    for column in pages.MEANS:
+        values = pd.Series([change[column.key] for change in changes])
+        mean, reach = values.mean(), student(values)
+        assert (values > 0).tolist() == [column.metric == "accuracy"] * 2
+        if reach < abs(mean):
+            ends = [f"{end:.2f}".replace("-", "−") for end in (mean, mean - reach, mean + reach)]
+            found[column.key] = "{} [{}, {}]".format(*ends)
+    ((key, told),) = found.items()
+    assert key == ("gaussian_blur", "mean", "rms_calibration_error")
+    assert len(pages.MEANS) == 6
+    text = "\n".join(lines)
+    assert "two seeds favour MixUp + Aug in all six means." in text
+    said = f"Two seeds confirm at most its calibration under blur, {told}. The other five interv"
+    assert said in text
+
+
+def test_what_imagenet_weights_are_said_to_gain_is_what_is_stored(lines):
+    weights, plain = units_of("lite0_mixup_aug_pt"), units_of("lite0_mixup_aug")
+    assert len(weights) == len(plain) == 1
+    key = ("brightness_factor", "mean", "accuracy")
+    gain = round(100 * (weights[0]["value"][key] - plain[0]["value"][key]))
+    said = f"In one seed, ImageNet weights gain {gain} points under brightness."
+    assert said in "\n".join(lines)
+
+
+def test_what_attacks_leave_is_what_is_stored(lines):
+    def left(model):
+        """What PGD within 1/255 leaves each seed right, in %."""
+        values = []
+        for path in sorted((PATHMNIST / "units").glob(f"{model}-s?.scores.csv.gz")):
+            scores = pd.read_csv(path, dtype={"level": str}).set_index(
+                ["model", "shift", "level", "metric"]
+            )
+            values.append(100 * scores.loc[(model, "pgd", str(1 / 255), "accuracy"), "value"])
+        return values
+
+    augmix = left("augmix")
+    resnets = [*left("basic"), *left("mixup_aug"), *left("barlow_twins")]
+    assert (len(augmix), len(resnets)) == (3, 7)
+    (robust,) = {round(share) for share in augmix}
+    told = f"PGD leaves AugMix {robust} %"
+    least = min(resnets)
+    assert max(augmix) < least < max(augmix) + 1
+    told += f": about as few as the least robust of seven ResNet-18s ({least:.0f} %)."
+    assert told in "\n".join(lines)
 
 
 def test_the_robust_row_is_that_of_its_comparison(lines):
@@ -692,16 +785,20 @@ def test_the_readme_tells_the_finding_and_the_table_has_its_numbers():
     page = (PATHMNIST / "README.md").read_text()
     finding = page.splitlines()[0].removeprefix("# ")
     assert finding in " ".join(README.split())
-    rows = re.findall(r"^\| ([^|]+) \| ([\d.]+) \[[^|]*\| ([\d.]+) \[", page, re.MULTILINE)
-    lost = {name: f"{float(clean) - float(shifted):.0f}" for name, clean, shifted in rows}
-    assert [
-        lost[name]
-        for name in (
-            "MixUp + Aug, 60 epochs",
-            "Basic, 80 epochs",
-            "AugMix, ImageNet weights, 8 epochs",
-        )
-    ] == re.findall(r"\d+", finding)
+    clean, bright = (column.key for column in pages.PAPER[:2])
+
+    def lost(units):
+        """What brightness takes from each training, in points."""
+        return [round(100 * (unit["value"][clean] - unit["value"][bright])) for unit in units]
+
+    recipes = [loss for model in ROWS.values() for loss in lost(units_of(model, longer=True))]
+    assert len(recipes) == 4
+    (robust,) = set(lost(units_of("augmix")))
+    takes = f"rightness takes {min(recipes)} to {max(recipes)} points"
+    title = f"{takes} from four trainings of the paper's recipes, and {robust} from AugMix with"
+    assert finding == f"B{title} ImageNet weights"
+    assert f"b{title} ImageNet weights." in (ROOT / "results/README.md").read_text()
+    assert f"[b{takes}](" in (ROOT / "docs/studies.md").read_text()
 
 
 @pytest.mark.parametrize("sign", SIGNS)
