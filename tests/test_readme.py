@@ -245,6 +245,9 @@ def test_the_sentences_of_pacs_say_what_is_stored():
     results = (ROOT / "results/README.md").read_text(encoding="utf-8")
     assert f"[PACS](pacs/README.md): s{sketches} them, and" in results
     assert len(units) == 6
+    ((known, cartoons, *_),) = details.numbers(details.CARTOONS, "cartoon").values()
+    fall = round(100 * (known["value"] - cartoons["value"]))
+    assert f"Cartoons take {fall} points; sketches take {min(lost)} to {max(lost)}." in found
     assert f"lets {min(answered)} to {max(answered)} % of the sketches pass" in page
     assert f"Of these, {min(wrong)} to {max(wrong)} % are wrong" in page
     guards = pd.read_csv(details.HERE / "guard.csv")
