@@ -343,6 +343,16 @@ def told_cell(row: pd.Series, column: Column) -> str:
     return f"{value} [{low}, {high}]"
 
 
+def tell_miss(rows: Sequence[pd.Series], column: Column) -> str:
+    """Say that a published value lies outside, with digits that show it beside an equal end."""
+    for row in rows:
+        published, low, high = (column.scale * row[name] for name in ("published", "low", "high"))
+        for sign, end in (("<", low), (">", high)):
+            if column.write(published) == column.write(end):
+                return f"no ({published:.4g} {sign} {end:.4g})"
+    return "no"
+
+
 def tabulate_means() -> str:
     """Write Tables 1 and 2 of the paper beside 8 epochs, and beside the published number."""
     lines = [
@@ -358,7 +368,7 @@ def tabulate_means() -> str:
             ]
             cells = [told_cell(row, column) for row in rows]
             cells += [column.write(column.scale * rows[0]["published"])]
-            cells += [f"{' and '.join(inside)} epochs" if inside else "no"]
+            cells += [f"{' and '.join(inside)} epochs" if inside else tell_miss(rows, column)]
             lines.append(f"| {head}| {title} | {' | '.join(cells)} |")
             head = ""
     return "\n".join(lines)
@@ -519,7 +529,8 @@ def write_longer() -> None:
     write_figure(
         PATHMNIST / "figures/longer.svg",
         alt.vconcat(*panels),
-        "Training as long as published raises accuracy; calibration is not shown to improve",
+        "Each training of published length is more accurate than with 8 epochs and the same "
+        "seed; calibration is not shown to improve",
         tell_seeds(),
     )
     write_blocks(PATHMNIST / "details.md", longer_blocks())
