@@ -1039,6 +1039,19 @@ def test_numbers_of_another_network_are_not_added(tmp_path):
         adapted.add_stored(rows.assign(value=0.51), tmp_path / "network.csv")
 
 
+def test_one_mixup_weight_a_batch_is_told_as_it_was_measured():
+    text = (PATHMNIST / "details.md").read_text(encoding="utf-8")
+    changes = pages.compare_batch_weights()
+    sharp = changes.loc["Accuracy, σ = 0.5"]
+    assert f"it is {-sharp['value']:.0f} points worse there than with our one an image." in text
+    assert sharp["low"] < 0 < sharp["high"]
+    excludes = changes[(changes["low"] > 0) | (changes["high"] < 0)]
+    assert excludes.index.tolist() == ["Accuracy, blur"]
+    assert excludes["value"].item() < 0
+    assert len(changes) == 7
+    assert "It is one of seven intervals" in text
+
+
 # ---- results/oxford-pets/details.md, likewise
 
 PETS = ROOT / "results/oxford-pets"
