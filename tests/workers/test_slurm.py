@@ -38,6 +38,7 @@ name: colours
 data: {{source: "folder:{folder}", size: 16}}
 seeds: 2
 threads: 1
+variants: [{{tent: {{cells: continual, orders: 2, batch_size: 16}}}}]
 shifts:
   - brightness_factor: {{factor: [0.5]}}
 bootstrap: 100
