@@ -148,7 +148,7 @@ def finding_losses(
     known = targets.isfinite()
     there, absent = torch.where(known, targets, 0), torch.where(known, 1 - targets, 0)
     log_there, log_absent = F.logsigmoid(logits), F.logsigmoid(-logits)
-    clip = torch.tensor(focus.clip, dtype=logits.dtype, device=logits.device)
+    clip = logits.new_full((), focus.clip)
     log_spared = torch.logaddexp(log_absent, clip.log()).clamp(max=0)
     shifted = (logits.sigmoid() - clip).clamp(min=LEAST_PROBABILITY)
     positive = there * (focus.gamma_pos * log_absent).exp() * log_there

@@ -15,7 +15,7 @@ import torch.nn.functional as F
 from torch import nn
 
 from fairweather.data.batches import to_input
-from fairweather.devices import in_evaluation_mode
+from fairweather.devices import in_evaluation_mode, send
 from fairweather.errors import CollapsedError, InputError
 from fairweather.processes import keep_freed_memory
 from fairweather.training import loop_parts
@@ -100,9 +100,8 @@ def take_evenly_spread(images: Images, most: int) -> Images:
 def encode_images(encoder: nn.Module, images: Images, device: torch.device) -> torch.Tensor:
     """Give the float32 features `[N, f]` of images, from the encoder in evaluation mode."""
     with in_evaluation_mode(encoder), torch.inference_mode():
-        return torch.cat(
-            [encoder(to_input(batch.images.to(device))).float() for batch in cut_in_order(images)]
-        )
+        batches = (send(batch.images, device) for batch in cut_in_order(images))
+        return torch.cat([encoder(to_input(batch)).float() for batch in batches])
 
 
 def cut_in_order(images: Images) -> Iterator[Images]:
@@ -171,7 +170,7 @@ def correlation_of_views(
     pairs = []
     with in_evaluation_mode(embed), torch.inference_mode():
         for batch in cut_in_order(take_evenly_spread(images, MOST_CORRELATED_IMAGES)):
-            both = make_two_views(batch.images.to(device), views, rng)
+            both = make_two_views(send(batch.images, device), views, rng)
             pairs.append(
                 [embed(view)[:, :MOST_CORRELATED_DIMENSIONS].cpu().double() for view in both]
             )
@@ -357,9 +356,9 @@ def _train_epoch(
             optimizer, learning_rate_scale(recipe, epoch + step / len(steps))
         )
         part = ranks.part(len(batch))
-        views = [view[part] for view in _make_views(batch.images.to(fabric.device), recipe, rng)]
+        views = [view[part] for view in _make_views(send(batch.images, fabric.device), recipe, rng)]
         targets = method.targets(batch.labels)
-        outcome = learner(views, targets[part].to(fabric.device))
+        outcome = learner(views, send(targets[part], fabric.device))
         loss = outcome.loss
         if method.learns_labels and ranks.size > 1:  # the mean is over the known labels of the part
             loss = loss * float(known_share(targets[part]) / known_share(targets).clamp(min=1e-9))
