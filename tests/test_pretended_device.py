@@ -279,6 +279,27 @@ def test_encoders_are_pre_trained(method, mps, toy_images):
         assert one is None or np.array_equal(one, other)
 
 
+def with_findings(images):
+    """Each class is a finding."""
+    return replace(images, labels=(images.labels[:, None] == torch.arange(3)).long())
+
+
+def test_findings_are_learned_without_float64(mps, toy_images):
+    images = with_findings(toy_images)
+    probe = NeighbourProbe(images[:48], images[48:], SEVERAL_FINDINGS)
+    ends = []
+    for on in (mps, CPU):
+        options = {"device": on, "loss": SEVERAL_FINDINGS}
+        recipe = Recipe(epochs=1, batch_size=32)
+        (trained,) = fit(Plain(), images[:64], images[64:], recipe, **options)
+        recipe = tiny("rotation", epochs=1)
+        (pretrained,) = pretrain(
+            small_encoder(), images, recipe, features=32, probe=probe, **options
+        )
+        ends.append((trained.history[0]["val_auc"], pretrained.history[0]["knn_auc"]))
+    assert ends[0] == ends[1]
+
+
 @pytest.fixture
 def gpu():
     with pretended_mode("cuda") as mode:
@@ -383,8 +404,7 @@ STEPS = {
 def test_no_step_of_a_training_waits_for_a_gpu(name, waits_of_a_step, toy_images):
     recipe, model, loss = Recipe(epochs=1, batch_size=16, **STEPS[name]), Plain(), ONE_CLASS
     if name == "findings":
-        labels = (toy_images.labels[:, None] == torch.arange(3)).long()
-        toy_images, loss = replace(toy_images, labels=labels), SEVERAL_FINDINGS
+        toy_images, loss = with_findings(toy_images), SEVERAL_FINDINGS
     train, val = toy_images[:64], toy_images[64:]
     assert waits_of_a_step(fit, model, train, val, recipe, head=model.head, loss=loss) == []
 

@@ -284,7 +284,7 @@ SEVERAL_FINDINGS = LabelLoss(
     entropy=finding_entropy,
     count=lambda labels: int((labels != UNKNOWN).sum()),
     divergence=_finding_divergence,
-    outcomes=lambda logits, labels: torch.stack((logits.double(), labels.double()), 1),
+    outcomes=lambda logits, labels: torch.stack((logits, labels.to(logits)), 1),
     measure=mean_auc,
     vote=_vote_for_findings,
     check=check_findings,

@@ -81,15 +81,14 @@ def knn_quality(encoder: nn.Module, probe: NeighbourProbe, device: torch.device)
     )
     known = F.normalize(encode_images(encoder, train, device), dim=1)
     unknown = F.normalize(encode_images(encoder, val, device), dim=1)
-    labels = train.labels.to(device)
     nearest = (unknown @ known.T).topk(min(NEIGHBOURS, len(train)), dim=1)
     # The cosine of the nearest is subtracted to prevent overflow; a common factor does not change
     # the vote.
     weights = ((nearest.values - nearest.values[:, :1]) / TEMPERATURE).exp()
-    # As whole numbers, whose sum does not depend on the order of addition on a GPU.
-    heavy = (weights * 2**32).round().long()
-    votes = probe.loss.vote(heavy, labels[nearest.indices], len(train.classes))
-    return probe.loss.measure(probe.loss.outcomes(votes.cpu(), val.labels))
+    # As whole numbers, whose sum does not depend on the order of addition.
+    heavy = (weights * 2**32).round().long().cpu()
+    votes = probe.loss.vote(heavy, train.labels[nearest.indices.cpu()], len(train.classes))
+    return probe.loss.measure(probe.loss.outcomes(votes, val.labels))
 
 
 def take_evenly_spread(images: Images, most: int) -> Images:
