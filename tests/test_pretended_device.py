@@ -1,5 +1,6 @@
 """What works on a device is tried on one that only pretends to be one, with the CPU's results."""
 
+from concurrent.futures import Future
 from contextlib import nullcontext
 from dataclasses import replace
 
@@ -10,9 +11,11 @@ from torch import nn
 
 from fairweather.attacks.problem import NORMS
 from fairweather.attacks.table import ATTACKS, make_attack, make_training_attack
+from fairweather.data import batches
 from fairweather.data.batches import batch_slices
 from fairweather.deploy.graph import GraphNetwork
 from fairweather.deploy.tracing import trace
+from fairweather.devices import send
 from fairweather.inference.prediction import (
     KnownFeatures,
     Predictor,
@@ -28,8 +31,10 @@ from fairweather.runs.folder import RunFolder
 from fairweather.shifts.medmnist_c.corruptions import FAMILIES
 from fairweather.shifts.table import SHIFTS, make_shift
 from fairweather.steps.training import Resumption
+from fairweather.training.losses import ONE_CLASS, SEVERAL_FINDINGS
 from fairweather.training.recipe import (
     Adversarial,
+    AsymmetricLoss,
     AugMix,
     GaussianNoise,
     RandAugment,
@@ -43,7 +48,7 @@ from fairweather.training.supervised import fit
 from fairweather.variants.batchnorm import BatchNorm
 from tests.conftest import keep_lines
 from tests.helpers.memory_habits import Plain
-from tests.helpers.pretended_device import pretended
+from tests.helpers.pretended_device import pretended, pretended_mode
 from tests.inference.test_memory_habits import same
 from tests.training.test_selfsupervised import small_encoder, tiny
 
@@ -272,3 +277,158 @@ def test_encoders_are_pre_trained(method, mps, toy_images):
     for one, other in zip(found[2:], expected[2:], strict=True):
         assert (one is None) == (other is None)
         assert one is None or np.array_equal(one, other)
+
+
+def with_findings(images):
+    """Each class is a finding."""
+    return replace(images, labels=(images.labels[:, None] == torch.arange(3)).long())
+
+
+def test_findings_are_learned_without_float64(mps, toy_images):
+    images = with_findings(toy_images)
+    probe = NeighbourProbe(images[:48], images[48:], SEVERAL_FINDINGS)
+    ends = []
+    for on in (mps, CPU):
+        options = {"device": on, "loss": SEVERAL_FINDINGS}
+        recipe = Recipe(epochs=1, batch_size=32)
+        (trained,) = fit(Plain(), images[:64], images[64:], recipe, **options)
+        recipe = tiny("rotation", epochs=1)
+        (pretrained,) = pretrain(
+            small_encoder(), images, recipe, features=32, probe=probe, **options
+        )
+        ends.append((trained.history[0]["val_auc"], pretrained.history[0]["knn_auc"]))
+    assert ends[0] == ends[1]
+
+
+@pytest.fixture
+def gpu():
+    with pretended_mode("cuda") as mode:
+        yield mode
+
+
+def test_it_knows_which_operations_wait(gpu):
+    there, cpu = torch.ones(2, 3).to(gpu.device), torch.tensor([1, 0])
+    mask = there > 0
+    assert gpu.waits == ["to"]
+    for operation in (
+        lambda: float(there.sum()),
+        lambda: there.tolist(),
+        lambda: bool(mask.all()),
+        lambda: mask.nonzero(),
+        lambda: torch.where(mask),
+        lambda: there[mask],
+        lambda: there[cpu],
+        lambda: there.copy_(torch.zeros(2, 3)),
+        lambda: there.to("cpu"),
+        lambda: cpu.to(gpu.device, non_blocking=True),
+        lambda: cpu.pin_memory().to(gpu.device),
+        lambda: torch.tensor([1.0], device=gpu.device),
+    ):
+        gpu.waits.clear()
+        operation()
+        assert len(gpu.waits) == 1
+    gpu.waits.clear()
+    index = cpu.pin_memory().to(gpu.device, non_blocking=True)
+    there[mask], there[index] = 2, there[index]
+    torch.where(mask, there, 0).add_(torch.tensor(1.0)).to("cpu", non_blocking=True)
+    torch.full((2,), 0.5, device=gpu.device)
+    assert gpu.waits == []
+
+
+def test_what_cannot_be_page_locked_is_sent_nevertheless(gpu, monkeypatch):
+    numbers = torch.arange(3)
+    assert gpu.has(send(numbers, gpu.device))
+    assert gpu.waits == []
+
+    def fail(_):
+        raise RuntimeError(message)
+
+    monkeypatch.setattr(torch.Tensor, "pin_memory", fail)
+    message = "CUDA error: out of memory"
+    assert send(numbers, gpu.device).cpu().tolist() == [0, 1, 2]
+    message = "CUDA error: an illegal memory access was encountered"
+    with pytest.raises(RuntimeError, match="illegal"):
+        send(numbers, gpu.device)
+
+
+class AtOnce:
+    """In place of a thread, which would not know the pretended device."""
+
+    def __init__(self, *_, **__):
+        pass
+
+    def __enter__(self):
+        return self
+
+    def __exit__(self, *_):
+        pass
+
+    def submit(self, function, *args):
+        future = Future()
+        future.set_result(function(*args))
+        return future
+
+
+@pytest.fixture(params=["on the GPU", "gathered"])
+def waits_of_a_step(request, gpu, monkeypatch):
+    """The operations that wait in the steps between the first and the last of a training."""
+    if request.param == "gathered":
+        monkeypatch.setattr(torch.cuda, "mem_get_info", lambda _: (0, 0))
+        monkeypatch.setattr(batches, "ThreadPoolExecutor", AtOnce)
+
+    def count(train, *args, **options):
+        ends = []
+        options |= {"device": gpu.device, "after_step": lambda _: ends.append(len(gpu.waits))}
+        list(train(*args, **options))
+        assert len(ends) == 3
+        return gpu.waits[ends[0] : ends[-1]]
+
+    return count
+
+
+STEPS = {
+    "plain": {},
+    "flip": {"horizontal_flip": 0.5},
+    "mixup": {"vertical_flip": 0.5, "rotation": Rotation(20), "mixup": 0.4},
+    "cutmix": {"cutmix": 1.0},
+    "disturbed": {"gaussian_noise": GaussianNoise(0.1), "random_erasing": RandomErasing()},
+    "trivial": RECIPES["trivial"],
+    "random": {"rand_augment": RandAugment()},
+    "augmix": RECIPES["augmix"],
+    "turned": {"rotation_prediction": 0.5, "optimizer": "sgd"},
+    "findings": {"asymmetric_loss": AsymmetricLoss(), "mixup": 0.4},
+}
+
+
+@pytest.mark.parametrize("name", STEPS)
+def test_no_step_of_a_training_waits_for_a_gpu(name, waits_of_a_step, toy_images):
+    recipe, model, loss = Recipe(epochs=1, batch_size=16, **STEPS[name]), Plain(), ONE_CLASS
+    if name == "findings":
+        toy_images, loss = with_findings(toy_images), SEVERAL_FINDINGS
+    train, val = toy_images[:64], toy_images[64:]
+    assert waits_of_a_step(fit, model, train, val, recipe, head=model.head, loss=loss) == []
+
+
+@pytest.mark.parametrize("method", PUBLISHED)
+def test_no_step_of_a_pre_training_waits_for_a_gpu(method, waits_of_a_step, toy_images):
+    if method in ("simclr", "vicreg", "simsiam"):
+        pytest.importorskip("lightly")
+    recipe = tiny(method, epochs=1, batch_size=16)
+    found = waits_of_a_step(pretrain, small_encoder(), toy_images[:64], recipe, features=32)
+    # Two losses of lightly pick numbers by a mask, which no code of ours can change.
+    assert set(found) == ({"__getitem__"} if method in ("simclr", "vicreg") else set())
+
+
+def test_a_gpu_evaluates_all_batches_before_a_loss_is_read(gpu, toy_images):
+    seen = []
+
+    class Told(Plain):
+        def forward(self, images):
+            if not self.training:
+                seen.append(len(gpu.waits))
+            return super().forward(images)
+
+    train, val = toy_images[:32], toy_images[32:]
+    list(fit(Told(), train, val, Recipe(epochs=1, batch_size=8), device=gpu.device))
+    assert len(seen) == 2 + 4
+    assert len(set(seen[:2])) == len(set(seen[2:])) == 1

@@ -576,6 +576,21 @@ def copying_stream(device: torch.device) -> torch.cuda.Stream:
     return torch.cuda.Stream(device)
 
 
+def send(tensor: torch.Tensor, device: torch.device) -> torch.Tensor:
+    """Copy a tensor to a device, without waiting for what a CUDA device still has to do.
+
+    Torch waits for all of it when it copies from memory that is not page-locked. It keeps what
+    `pin_memory` has locked until the copy is done (`copy_kernel_cuda` of ATen). Where no memory can
+    be locked, it may wait.
+
+    >>> send(torch.ones(2), torch.device("cpu"))
+    tensor([1., 1.])
+    """
+    if device.type == "cuda" and tensor.device.type == "cpu":
+        tensor = lock_copy(tensor)
+    return tensor.to(device, non_blocking=device.type == "cuda")
+
+
 class Lane:
     """The way of batches to a device, and of outputs back to the CPU.
 

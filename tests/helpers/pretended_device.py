@@ -27,6 +27,12 @@ _WIDE = (torch.float64, torch.complex128)
 # These take tensors of several devices: copies, and views of one tensor as another's content.
 _MIXING = {"copy_", "__set__", "_load_from_state_dict", "__deepcopy__", "set_"}
 _MIXING |= {"_has_compatible_shallow_copy_type", "is_same_size"}
+# The CPU needs their result before it can go on.
+_READING = {"item", "tolist", "__bool__", "__int__", "__float__", "__index__", "__contains__"}
+_READING |= {"is_nonzero", "equal", "allclose", "nonzero", "argwhere", "masked_select", "unique"}
+_MAKING = {"tensor", "as_tensor", "asarray", "new_tensor"}  # from numbers of the CPU
+
+_group_tensors = torch._C._group_tensors_by_device_and_dtype
 
 
 class PretendedDevice(TorchFunctionMode):
@@ -38,10 +44,15 @@ class PretendedDevice(TorchFunctionMode):
     Args:
         kind: `mps`, `cuda` or `xpu`.
         place: which of several.
+
+    Attributes:
+        waits: the operations after which a CPU goes on only when a real device has done all that it
+            was given, as far as Python sees them.
     """
 
     def __init__(self, kind: str, place: int = 0) -> None:
         super().__init__()
+        self.waits: list[str] = []
         self.device = torch.device(kind, place)
         self.streams = Streams()
 
@@ -72,6 +83,8 @@ class PretendedDevice(TorchFunctionMode):
         if name not in _MIXING:
             self._check(name, given, here)
         wanted = named.get("device")
+        if self._must_wait(name, args, named, given, here):
+            self.waits.append(name)
         goes = any(here) if wanted is None else torch.device(wanted).type == self.device.type
         if goes and wanted is not None:
             named["device"] = torch.device("cpu")
@@ -104,6 +117,36 @@ class PretendedDevice(TorchFunctionMode):
                 f"cpu, {[tuple(each.shape) for each in given]}"
             )
 
+    def _must_wait(
+        self,
+        name: str,
+        args: tuple[Any, ...],
+        named: dict[str, Any],
+        given: list[Tensor],
+        here: list[bool],
+    ) -> bool:
+        if name in _MAKING:
+            on = torch.device(named.get("device") or "cpu")
+            return any(here) or on.type == self.device.type
+        if not any(here):
+            return False
+        if name == "copy_":
+            return not all(here) and not named.get("non_blocking", False)
+        if name in ("__getitem__", "__setitem__"):  # `x[mask] = 0` is a fill
+            indices = [each for each in tree_leaves(args[1]) if isinstance(each, Tensor)]
+            filled = name == "__setitem__" and not isinstance(args[2], Tensor)
+            picks = any(each.dtype == torch.bool for each in indices) and not filled
+            return picks or any(each.ndim and self.has(each) != here[0] for each in indices)
+        return name in _READING or (name == "where" and len(given) == len(args) == 1)
+
+    def group(self, *lists: Any) -> dict[tuple[torch.device, torch.dtype], Any]:
+        """Torch's groups of tensors of one device and type, which it finds without asking them."""
+        groups = _group_tensors(*lists).items()
+        return {
+            (self.device if self.has(found[0][0][0]) else on, dtype): found
+            for (on, dtype), found in groups
+        }
+
     def _moved(self, name: str, tensor: Tensor, *args: Any, **named: Any) -> Tensor:
         if name == "pin_memory" and self.streams.is_locked(tensor):
             return tensor
@@ -125,6 +168,8 @@ class PretendedDevice(TorchFunctionMode):
         if name == "pin_memory":
             found.untyped_storage().locked = True
         waits = self.device.type != "cuda" or not named.get("non_blocking", False)
+        if before != after and (waits or (after and not self.streams.is_locked(tensor))):
+            self.waits.append(name)
         if before and not after:
             return self.streams.fetch(found, waits=waits)
         if after and not before:
@@ -196,6 +241,7 @@ def pretended_mode(kind: str, place: int = 0) -> Iterator[PretendedDevice]:
                 patch.setattr(module, name, function)
         patch.setattr(torch.backends.mps, "is_available", lambda: kind == "mps")
         patch.setattr(torch.accelerator, "synchronize", lambda _=None: None)
+        patch.setattr(torch._C, "_group_tensors_by_device_and_dtype", mode.group)
         for name, pretends in mode.streams.patches().items() if kind == "cuda" else ():
             patch.setattr(torch.cuda, name, pretends)
         record = mode.streams.record

@@ -25,10 +25,10 @@ from fairweather.training.recipe import (
     Recipe,
 )
 from fairweather.training.supervised import (
+    MovingAverage,
     RotationTask,
     attack_batch,
     fit,
-    make_average,
     select_epoch,
     supervised_loss,
 )
@@ -392,7 +392,7 @@ def test_turning_needs_squares(toy_images):
 
 def test_a_moving_average_is_the_one_by_hand():
     model = nn.Sequential(nn.Linear(2, 2), nn.BatchNorm1d(2))
-    average = make_average(model, 0.5)
+    average = MovingAverage(model, 0.5)
     by_hand = None
     for step in range(6):
         with torch.no_grad():

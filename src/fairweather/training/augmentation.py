@@ -17,7 +17,7 @@ import torch
 import torch.nn.functional as F
 
 from fairweather.data.batches import gathered_batches, to_input
-from fairweather.devices import has_room_for
+from fairweather.devices import has_room_for, send
 from fairweather.training.policies import augmix, rand_augment, trivial_augment
 from fairweather.training.recipe import GaussianNoise, RandomErasing, Recipe
 from fairweather.types.measurement import UNKNOWN, Images, Shift
@@ -61,7 +61,7 @@ def apply_geometry(images: torch.Tensor, geometry: Geometry) -> torch.Tensor:
     [[1, 0], [3, 2]]
     """
     n, channels, height, width = images.shape
-    angle = (geometry.degrees * (math.pi / 180)).to(images.device, torch.float32)
+    angle = send((geometry.degrees * (math.pi / 180)).float(), images.device)
     cos, sin = angle.cos().reshape(n, 1, 1), angle.sin().reshape(n, 1, 1)
     y = (torch.arange(height, device=images.device) + 0.5 - height / 2).reshape(1, height, 1)
     x = (torch.arange(width, device=images.device) + 0.5 - width / 2).reshape(1, 1, width)
@@ -86,7 +86,7 @@ def _find_sources(
     place = (offsets + side / 2).floor_()
     nearest = place.clamp(0, side - 1)
     inside = nearest == place
-    flip = flipped.to(offsets.device).reshape(-1, 1, 1)
+    flip = send(flipped, offsets.device).reshape(-1, 1, 1)
     return torch.where(flip, side - 1 - nearest, nearest).int(), inside
 
 
@@ -144,7 +144,7 @@ def mask_boxes(boxes: PixelBoxes, height: int, width: int, device: torch.device)
     ... )).int().tolist()
     [[[[0, 0], [1, 0], [1, 0]]]]
     """
-    ends = torch.from_numpy(np.stack(boxes)).to(device).reshape(4, -1, 1, 1, 1)
+    ends = send(torch.from_numpy(np.stack(boxes)), device).reshape(4, -1, 1, 1, 1)
     top, bottom, left, right = ends.unbind(0)
     rows = torch.arange(height, device=device).reshape(height, 1)
     columns = torch.arange(width, device=device)
@@ -222,8 +222,8 @@ def add_gaussian_noise(
     n = len(images)
     deviations = options.std * (1 - rng.random(n)) * (rng.random(n) < options.probability)
     noise = torch.empty_like(images).normal_(generator=_seeded_generator(rng, images.device))
-    scale = torch.from_numpy(deviations).to(images.device, images.dtype).reshape(n, 1, 1, 1)
-    return noise.mul_(scale).add_(images).clamp_(0, 1)
+    scale = send(torch.from_numpy(deviations).to(images.dtype), images.device)
+    return noise.mul_(scale.reshape(n, 1, 1, 1)).add_(images).clamp_(0, 1)
 
 
 def _seeded_generator(rng: np.random.Generator, device: torch.device) -> torch.Generator:
@@ -285,8 +285,8 @@ def mix_up(
     True
     """
     n = len(images)
-    weight = torch.from_numpy(rng.beta(alpha, alpha, n)).to(images)
-    partner = torch.from_numpy(rng.permutation(n)).to(images.device)
+    weight = send(torch.from_numpy(rng.beta(alpha, alpha, n)).to(images.dtype), images.device)
+    partner = send(torch.from_numpy(rng.permutation(n)), images.device)
     targets = soft_labels(labels, classes).to(images)
     mixed = torch.lerp(images[partner], images, weight.reshape(n, 1, 1, 1))
     return TrainingBatch((mixed,), torch.lerp(targets[partner], targets, weight.reshape(n, 1)))
@@ -319,9 +319,10 @@ def cut_mix(
     """
     n, _, height, width = images.shape
     boxes = draw_pasted_boxes(rng.beta(alpha, alpha, n), (height, width), rng)
-    partner = torch.from_numpy(rng.permutation(n)).to(images.device)
+    partner = send(torch.from_numpy(rng.permutation(n)), images.device)
     pasted = mask_boxes(boxes, height, width, images.device)
-    share = torch.from_numpy(box_areas(boxes) / (height * width)).to(images).reshape(n, 1)
+    covered = torch.from_numpy(box_areas(boxes)[:, None] / (height * width))
+    share = send(covered.to(images.dtype), images.device)
     targets = soft_labels(labels, classes).to(images)
     mixed = torch.where(pasted, images[partner], images)
     return TrainingBatch((mixed,), torch.lerp(targets, targets[partner], share))
@@ -382,7 +383,7 @@ def training_batches(
         yield from gathered_batches(images, indices)
         return
     for index in indices:
-        pixels = images.images[index.to(images.images.device)]
+        pixels = images.images[send(index, images.images.device)]
         yield Images(pixels, images.labels[index], images.keys[index], images.classes)
 
 
@@ -410,8 +411,7 @@ def make_batch(
     """
     if train_shifts:
         batch = apply_train_shifts(batch, train_shifts, rng)
-    images = batch.images.to(device, non_blocking=device.type == "cuda")
-    labels = batch.labels.to(device)
+    images, labels = send(batch.images, device), send(batch.labels, device)
     if recipe.horizontal_flip or recipe.vertical_flip or recipe.rotation:
         images = apply_geometry(images, draw_geometry(len(images), recipe, rng))
     if recipe.trivial_augment:

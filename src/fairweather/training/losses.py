@@ -148,7 +148,7 @@ def finding_losses(
     known = targets.isfinite()
     there, absent = torch.where(known, targets, 0), torch.where(known, 1 - targets, 0)
     log_there, log_absent = F.logsigmoid(logits), F.logsigmoid(-logits)
-    clip = torch.tensor(focus.clip, dtype=logits.dtype, device=logits.device)
+    clip = logits.new_full((), focus.clip)
     log_spared = torch.logaddexp(log_absent, clip.log()).clamp(max=0)
     shifted = (logits.sigmoid() - clip).clamp(min=LEAST_PROBABILITY)
     positive = there * (focus.gamma_pos * log_absent).exp() * log_there
@@ -284,7 +284,7 @@ SEVERAL_FINDINGS = LabelLoss(
     entropy=finding_entropy,
     count=lambda labels: int((labels != UNKNOWN).sum()),
     divergence=_finding_divergence,
-    outcomes=lambda logits, labels: torch.stack((logits.double(), labels.double()), 1),
+    outcomes=lambda logits, labels: torch.stack((logits, labels.to(logits)), 1),
     measure=mean_auc,
     vote=_vote_for_findings,
     check=check_findings,

@@ -17,7 +17,7 @@ import numpy as np
 import numpy.typing as npt
 import torch
 
-from fairweather.devices import widest_float
+from fairweather.devices import send, widest_float
 
 Lookup = Callable[[torch.Tensor, torch.Tensor], torch.Tensor]
 
@@ -128,7 +128,7 @@ def _source_places(
     height, width = images.shape[2:]
     from_corner = matrices.clone()
     from_corner[:, 2::3] += 0.5 * (matrices[:, 0::3] + matrices[:, 1::3])
-    fixed = (from_corner * 2**bits + 0.5).floor().long().to(images.device)
+    fixed = send((from_corner * 2**bits + 0.5).floor().long(), images.device)
     a, b, c, d, e, f = fixed.reshape(-1, 6, 1, 1).unbind(1)
     x = torch.arange(width, device=images.device)
     y = torch.arange(height, device=images.device)[:, None]
@@ -194,7 +194,7 @@ def posterize(images: torch.Tensor, bits: torch.Tensor) -> torch.Tensor:
     >>> posterize(torch.full((1, 3, 1, 1), 255, dtype=torch.uint8), torch.tensor([4])).unique()
     tensor([240], dtype=torch.uint8)
     """
-    mask = (256 - 2 ** (8 - bits.long())).to(images.device, torch.uint8)
+    mask = send((256 - 2 ** (8 - bits.long())).to(torch.uint8), images.device)
     return images & _per_image(mask)
 
 
@@ -207,7 +207,7 @@ def solarize(images: torch.Tensor, threshold: torch.Tensor) -> torch.Tensor:
     >>> solarize(image, torch.tensor([100])).flatten().tolist()
     [99, 155, 154]
     """
-    start = _per_image(threshold.to(images.device, torch.float32))
+    start = _per_image(send(threshold.float(), images.device))
     return torch.where(images < start, images, 255 - images)
 
 
@@ -281,7 +281,7 @@ def _grey(images: torch.Tensor) -> torch.Tensor:
 def _blend_from(without: torch.Tensor, images: torch.Tensor, factor: torch.Tensor) -> torch.Tensor:
     """Blend from `without` (factor 0) to the image (factor 1) or beyond, as `PIL.Image.blend`."""
     without = without.to(torch.int16)
-    share = _per_image(factor.to(images.device, torch.float32))
+    share = _per_image(send(factor.float(), images.device))
     return (share * (images - without)).add_(without).clamp_(0, 255).to(torch.uint8)
 
 
@@ -350,7 +350,7 @@ def apply_chosen(
     for number, name in enumerate(names):
         places = np.flatnonzero(chosen == number)
         if name in operations and len(places):
-            index = torch.from_numpy(places).to(images.device)
+            index = send(torch.from_numpy(places), images.device)
             magnitude = torch.from_numpy(magnitudes[places])
             changed[index] = operations[name](images[index], magnitude)
     return changed

@@ -15,6 +15,7 @@ import numpy.typing as npt
 import torch
 import torch.nn.functional as F
 
+from fairweather.devices import send
 from fairweather.training.operations import OPERATIONS, SMOOTH_OPERATIONS, apply_chosen
 from fairweather.training.recipe import AugMix, RandAugment
 from fairweather.types.measurement import check_images
@@ -303,7 +304,7 @@ def mix_chains(images: torch.Tensor, chains: Chains) -> torch.Tensor:
             walked, ALL_OPERATIONS, chosen.ravel(), magnitudes.ravel(), SMOOTH_OPERATIONS
         )
     ends = walked.reshape(n, width, *images.shape[1:])
-    weights = torch.from_numpy(chains.weights / 255).to(images.device, torch.float32)
+    weights = send(torch.from_numpy(chains.weights / 255).float(), images.device)
     *chain_weights, own = weights.reshape(n, width + 1, 1, 1, 1).unbind(1)
     mixed = images.float().mul_(own)
     for number, weight in enumerate(chain_weights):

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
+from itertools import chain
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 import numpy as np
@@ -13,7 +14,7 @@ from torch import nn
 from torch.optim.swa_utils import AveragedModel
 
 from fairweather.data.batches import to_input
-from fairweather.devices import place_network
+from fairweather.devices import place_network, send
 from fairweather.errors import InputError
 from fairweather.processes import keep_freed_memory
 from fairweather.training import loop_parts
@@ -117,7 +118,7 @@ class RotationTask(nn.Module):
         self, forward: Forward, images: torch.Tensor, rng: np.random.Generator
     ) -> torch.Tensor:
         """Cross-entropy of the predicted turns of float images `[B, 3, S, S]`."""
-        turns = torch.from_numpy(rng.integers(4, size=len(images))).to(images.device)
+        turns = send(torch.from_numpy(rng.integers(4, size=len(images))), images.device)
         inputs: list[torch.Tensor] = []  # of the classifier's head
         with self._head[0].register_forward_pre_hook(lambda _, args: inputs.append(args[0])):
             forward(rotate_quarter(images, turns))
@@ -137,33 +138,41 @@ def check_square_images(images: Images, recipe: Recipe) -> None:
 # --- The state of a training
 
 State = dict[str, Any]
-Tensors = tuple[torch.Tensor, ...] | list[torch.Tensor]
 
 
-def make_average(model: nn.Module, decay: float) -> AveragedModel:
-    """Make an exponential moving average of a model, its batch-norm statistics included.
+class MovingAverage(AveragedModel):
+    """An exponential moving average of a model, its batch-norm statistics included.
 
     Each `update_parameters(model)` sets average = d * average + (1 - d) * model. Here d is the
     smaller of `decay` and (1 + step) / (10 + step), so that the average soon forgets the random
     initialisation. Tarvainen & Valpola 2017 raise the decay in steps for the same reason.
 
     >>> model = nn.Linear(1, 1)
-    >>> average = make_average(model, 0.9)
+    >>> average = MovingAverage(model, 0.9)
     >>> average.update_parameters(model)
     >>> bool(average.module.weight == model.weight)
     True
     """
 
+    def __init__(self, model: nn.Module, decay: float) -> None:
+        super().__init__(model)
+        self.decay = decay
+
     @torch.no_grad()
-    def move(averages: Tensors, currents: Tensors, steps: Any) -> None:  # noqa: ANN401
-        rate = 1 - min(decay, (1 + int(steps)) / (10 + int(steps)))
-        for average, current in zip(averages, currents, strict=True):
-            if average.is_floating_point():
+    def update_parameters(self, model: nn.Module) -> None:
+        """Take a step towards a model; the method of torch would wait for the device."""
+        steps = int(self.n_averaged)
+        rate = 1 - min(self.decay, (1 + steps) / (10 + steps))
+        for average, current in zip(_tensors(self.module), _tensors(model), strict=True):
+            if steps and average.is_floating_point():
                 average.lerp_(current, rate)
             else:
                 average.copy_(current)
+        self.n_averaged += 1
 
-    return AveragedModel(model, multi_avg_fn=move, use_buffers=True)
+
+def _tensors(model: nn.Module) -> Iterator[torch.Tensor]:
+    return chain(model.parameters(), model.buffers())
 
 
 class Learner:
@@ -189,7 +198,7 @@ class Learner:
         if recipe.rotation_prediction and head is not None:
             with loop_parts.seeded(seed, self.device):
                 self.task = RotationTask(head).to(self.device)
-        self.average = make_average(model, recipe.ema_decay) if recipe.ema_decay else None
+        self.average = MovingAverage(model, recipe.ema_decay) if recipe.ema_decay else None
         self.forward: nn.Module
         self.trainable = [weight for weight in model.parameters() if weight.requires_grad]
         self.probe = False
@@ -414,7 +423,7 @@ def _train_epoch(
         known = known_share(batch.targets)
         batch = TrainingBatch(tuple(view[part] for view in batch.views), batch.targets[part])
         if attack is not None:
-            keys = images.keys[part].to(learner.device)
+            keys = send(images.keys[part], learner.device)
             with ranks.agreeing(), loop_parts.report_divergence(epoch, step, rate):
                 batch = attack_batch(batch, keys, learner.model, attack, rng)
         loss = supervised_loss(
@@ -457,15 +466,18 @@ def _evaluate_epoch(learner: Learner, train: Images, val: Images, ranks: Ranks) 
 def _evaluate(learner: Learner, images: Images, ranks: Ranks) -> tuple[float, float]:
     """Mean cross-entropy in nats, and the metric of the labels, of clean, unmixed images."""
     learner.evaluated.eval()
-    loss, outcomes = 0.0, list[torch.Tensor]()
+    entropies, outcomes = list[torch.Tensor](), list[torch.Tensor]()
     cut = list(loop_parts.cut_batches(torch.arange(len(images)), 2 * learner.recipe.batch_size))
     for index in cut[ranks.rank :: ranks.size]:
         batch = images[slice(int(index[0]), int(index[-1]) + 1)]
-        logits = learner.predict(to_input(batch.images.to(learner.device)))
-        labels = batch.labels.to(learner.device)
-        loss += float(learner.labels.entropy(logits, labels, reduction="sum"))
-        outcomes.append(learner.labels.outcomes(logits, labels).cpu())
-    losses, parts = zip(*ranks.gather((loss, outcomes)), strict=True)
+        logits = learner.predict(to_input(send(batch.images, learner.device)))
+        labels = send(batch.labels, learner.device)
+        entropies.append(learner.labels.entropy(logits, labels, reduction="sum"))
+        outcomes.append(learner.labels.outcomes(logits, labels))
+    loss = 0.0
+    for entropy in entropies:  # only now, as reading waits for the device
+        loss += float(entropy)
+    losses, parts = zip(*ranks.gather((loss, [rows.cpu() for rows in outcomes])), strict=True)
     mean = sum(losses) / learner.labels.count(images.labels)
     return mean, learner.labels.measure(torch.cat([rows for part in parts for rows in part]))
 

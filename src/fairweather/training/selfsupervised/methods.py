@@ -64,7 +64,7 @@ def cross_correlation(first: torch.Tensor, second: torch.Tensor) -> torch.Tensor
     wide = torch.promote_types(first.dtype, torch.float32)
     # The 8 bits of a bfloat16's fraction are too few for a mean over thousands of images.
     with torch.autocast(first.device.type, enabled=False):
-        count = _sum_over_processes(torch.tensor(len(first), dtype=wide, device=first.device))
+        count = _sum_over_processes(first.new_full((), len(first), dtype=wide))
         standard = [_standardise(embedding.to(wide), count) for embedding in (first, second)]
         return _sum_over_processes(standard[0].T @ standard[1]) / count
 

@@ -15,7 +15,7 @@ import torch.nn.functional as F
 from torch import nn
 
 from fairweather.data.batches import to_input
-from fairweather.devices import in_evaluation_mode, place_network
+from fairweather.devices import in_evaluation_mode, place_network, send
 from fairweather.errors import CollapsedError, InputError
 from fairweather.processes import keep_freed_memory
 from fairweather.training import loop_parts
@@ -81,15 +81,14 @@ def knn_quality(encoder: nn.Module, probe: NeighbourProbe, device: torch.device)
     )
     known = F.normalize(encode_images(encoder, train, device), dim=1)
     unknown = F.normalize(encode_images(encoder, val, device), dim=1)
-    labels = train.labels.to(device)
     nearest = (unknown @ known.T).topk(min(NEIGHBOURS, len(train)), dim=1)
     # The cosine of the nearest is subtracted to prevent overflow; a common factor does not change
     # the vote.
     weights = ((nearest.values - nearest.values[:, :1]) / TEMPERATURE).exp()
-    # As whole numbers, whose sum does not depend on the order of addition on a GPU.
-    heavy = (weights * 2**32).round().long()
-    votes = probe.loss.vote(heavy, labels[nearest.indices], len(train.classes))
-    return probe.loss.measure(probe.loss.outcomes(votes.cpu(), val.labels))
+    # As whole numbers, whose sum does not depend on the order of addition.
+    heavy = (weights * 2**32).round().long().cpu()
+    votes = probe.loss.vote(heavy, train.labels[nearest.indices.cpu()], len(train.classes))
+    return probe.loss.measure(probe.loss.outcomes(votes, val.labels))
 
 
 def take_evenly_spread(images: Images, most: int) -> Images:
@@ -100,9 +99,8 @@ def take_evenly_spread(images: Images, most: int) -> Images:
 def encode_images(encoder: nn.Module, images: Images, device: torch.device) -> torch.Tensor:
     """Give the float32 features `[N, f]` of images, from the encoder in evaluation mode."""
     with in_evaluation_mode(encoder), torch.inference_mode():
-        return torch.cat(
-            [encoder(to_input(batch.images.to(device))).float() for batch in cut_in_order(images)]
-        )
+        batches = (send(batch.images, device) for batch in cut_in_order(images))
+        return torch.cat([encoder(to_input(batch)).float() for batch in batches])
 
 
 def cut_in_order(images: Images) -> Iterator[Images]:
@@ -171,7 +169,7 @@ def correlation_of_views(
     pairs = []
     with in_evaluation_mode(embed), torch.inference_mode():
         for batch in cut_in_order(take_evenly_spread(images, MOST_CORRELATED_IMAGES)):
-            both = make_two_views(batch.images.to(device), views, rng)
+            both = make_two_views(send(batch.images, device), views, rng)
             pairs.append(
                 [embed(view)[:, :MOST_CORRELATED_DIMENSIONS].cpu().double() for view in both]
             )
@@ -357,9 +355,9 @@ def _train_epoch(
             optimizer, learning_rate_scale(recipe, epoch + step / len(steps))
         )
         part = ranks.part(len(batch))
-        views = [view[part] for view in _make_views(batch.images.to(fabric.device), recipe, rng)]
+        views = [view[part] for view in _make_views(send(batch.images, fabric.device), recipe, rng)]
         targets = method.targets(batch.labels)
-        outcome = learner(views, targets[part].to(fabric.device))
+        outcome = learner(views, send(targets[part], fabric.device))
         loss = outcome.loss
         if method.learns_labels and ranks.size > 1:  # the mean is over the known labels of the part
             loss = loss * float(known_share(targets[part]) / known_share(targets).clamp(min=1e-9))

@@ -16,6 +16,7 @@ import numpy.typing as npt
 import torch
 import torch.nn.functional as F
 
+from fairweather.devices import send
 from fairweather.training.selfsupervised.pretraining_recipe import Views
 
 ASPECT_RANGE = (3 / 4, 4 / 3)  # range of width to height, as in torchvision
@@ -87,11 +88,11 @@ def crop(images: torch.Tensor, boxes: CropBoxes) -> torch.Tensor:
     True
     """
     height, width = images.shape[2:]
-    top, left, high, wide = torch.from_numpy(np.stack(boxes[:4])).to(images)
-    flip = torch.from_numpy(boxes.flip).to(images.device).reshape(-1, 1, 1)
+    drawn = torch.from_numpy(np.stack(boxes)).to(images.dtype)
+    top, left, high, wide, flip = send(drawn, images.device)
     rows = _resize_matrices(top, high, height)
     columns = _resize_matrices(left, wide, width)
-    columns = torch.where(flip, columns.flip(1), columns)
+    columns = torch.where(flip.bool().reshape(-1, 1, 1), columns.flip(1), columns)
     return (rows[:, None] @ images @ columns.transpose(1, 2)[:, None]).clamp_(0, 1)
 
 
@@ -150,14 +151,14 @@ def hue(images: torch.Tensor, turn: torch.Tensor) -> torch.Tensor:
     sextant = sextant + 6 * turn.reshape(-1, 1, 1)
     # In sextants of the circle: a channel is `value` up to one sextant from its own hue, `least`
     # from two sextants on, and linear between.
-    offsets = torch.tensor([0.0, 2.0, 4.0], device=images.device, dtype=images.dtype)
+    offsets = torch.arange(0, 6, 2, device=images.device, dtype=images.dtype)
     away = ((sextant[:, None] - offsets.reshape(1, 3, 1, 1) + 3) % 6 - 3).abs()
     return (least[:, None] + chroma[:, None] * (2 - away).clamp_(0, 1)).clamp_(0, 1)
 
 
 def grey(images: torch.Tensor) -> torch.Tensor:
     """Give the grey value of each pixel, `[B, 1, H, W]`."""
-    weights = torch.tensor(LUMA, device=images.device, dtype=images.dtype)
+    weights = send(torch.tensor(LUMA, dtype=images.dtype), images.device)
     return (images * weights.reshape(1, 3, 1, 1)).sum(1, keepdim=True)
 
 
@@ -325,6 +326,6 @@ def _change_chosen(
     """Change the chosen images in place; `chosen` is on the CPU, so no wait for the device."""
     places = np.flatnonzero(chosen)
     if len(places):
-        index = torch.from_numpy(places).to(images.device)
-        given = np.zeros(len(places)) if amounts is None else amounts[places]
-        images[index] = change(images[index], torch.from_numpy(given).to(images))
+        index = send(torch.from_numpy(places), images.device)
+        given = torch.from_numpy(np.zeros(len(places)) if amounts is None else amounts[places])
+        images[index] = change(images[index], send(given.to(images.dtype), images.device))
