@@ -117,6 +117,11 @@ MOST_SAMPLE_IMAGES = 64  # test images that show whether outputs are probabiliti
 
 # What is made of outputs that are not logits, by their kind.
 TAKEN = {"probabilities": ": their logarithm is taken", OF_FINDINGS: ": the logit of each is taken"}
+# What does for a model what an option does for predictions.
+INSTEAD = {
+    "classes": ": class_map says which of its outputs each class of the data is",
+    "findings": ": name them with the images, as in csv:PATH,findings=A|B",
+}
 UNKNOWN_SEED = 0  # of a model with an unknown seed
 DIVISIBLE = {UNSPLIT, "train"}  # splits of which a part can become the validation split
 
@@ -596,7 +601,8 @@ def _check_names(request: ModelRequest) -> None:
         if name == "key_column" and request.readers:
             continue
         if getattr(options, name) != getattr(EvaluationOptions, name):
-            raise InputError(f"{name} goes with predictions:, not with a model")
+            instead = INSTEAD.get(name, "")
+            raise InputError(f"{name} goes with predictions:, not with a model{instead}")
     for model in request.models:
         if isinstance(model, str):
             check_model(model, options)
@@ -649,8 +655,7 @@ def _open_as(request: ModelRequest, model: str | nn.Module, predicts: TaskKind) 
             subject=source,
             code=repr(model),
             side=side,
-            # A module of classes in memory has always been matched in order.
-            classes=read_class_names(model) if predicts == FINDINGS else None,
+            classes=read_class_names(model),
             predicts=predicts,
         )
     if options.size is not None:
