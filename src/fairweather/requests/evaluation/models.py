@@ -849,22 +849,33 @@ def _compute_outputs(opened: OpenedModel, test: Images, predicts: TaskKind) -> t
         raise
     except Exception as error:  # the model may be anybody's code
         reason = one_line(str(error).partition("\n")[0])
-        # A network may raise any of these for images of the wrong size.
-        of_size = isinstance(error, RuntimeError | AssertionError | ValueError | TypeError)
-        way_out = "set size or input_size" if of_size else "mend the model"
+        way_out = "; mend the model"
+        if isinstance(error, TypeError) or "channels" in reason:
+            way_out = "; it gets one argument, float images [B, 3, H, W]"
+        elif isinstance(error, RuntimeError | AssertionError | ValueError):  # perhaps of the size
+            way_out = "; set size or input_size"
         raise InputError(
             f"{opened.name} cannot take images of {height}x{width} "
-            f"({type(error).__name__}: {reason}); {way_out}"
+            f"({type(error).__name__}: {reason}){way_out}"
         ) from error
     plain = isinstance(logits, torch.Tensor) and not logits.is_nested
-    if plain and predicts != FINDINGS and logits.shape[1:] in ((), (1,)):
-        raise SingleOutputError(opened.name)
+    if plain and tuple(logits.shape) in ((len(test),), (len(test), 1)):
+        if logits.dtype in (torch.int32, torch.int64):
+            raise InputError(
+                f"{opened.name} gives one whole number for each image, as argmax does; a "
+                "classifier must return logits [B, classes]"
+            )
+        if predicts != FINDINGS:
+            raise SingleOutputError(opened.name)
     try:
         check_logits(logits)
     except InputError as error:
         raise InputError(f"{opened.name}: {error}") from None
     if len(logits) != len(test):
-        raise InputError(f"{opened.name} gave {len(logits)} rows for {len(test)} images")
+        raise InputError(
+            f"{opened.name} gave {len(logits)} rows for {len(test)} images: its output is "
+            f"{list(logits.shape)}, and must be [B, classes] for any B"
+        )
     if not torch.isfinite(logits).all():
         raise InputError(
             f"the logits of {opened.name} are not finite: {logits[0, :3].tolist()} ..."
