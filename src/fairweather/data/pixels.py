@@ -480,6 +480,13 @@ def _to_rgb(image: Image.Image, scale: Scale | None, stored: str, most: int | No
             raise UnreadableImageError(
                 "it has colours or transparency, and a scale is for plain gray images"
             )
+        most_of_bits = {"I": math.inf, "F": math.inf}.get(image.mode, 65535 if deep else 255)
+        if not scale.percentile and scale.high > most_of_bits:
+            raise UnreadableImageError(
+                f"its pixels have {16 if deep else 8} bits, which end at {most_of_bits}, and scale "
+                f"ends at {scale.high:g}, so that it would be too dark: leave scale out, or end it "
+                f"at {most_of_bits}"
+            )
         gray = image if deep else image.convert("L")
         values = np.asarray(gray)
         if most is not None:  # back to the values of the file, which Pillow scaled without loss
