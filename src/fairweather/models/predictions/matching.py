@@ -677,8 +677,7 @@ def _select_findings(
     notes = [f"not used: {quote_names(rest)}"] if rest else []
     outputs = rows.outputs[:, used]
     columns = [names[at] for at in used]
-    several = rows.labels is not None and rows.labels.ndim > 1 and rows.labels.shape[1] > 1
-    one_hot = note_one_hot(rows.labels) if several else ""
+    one_hot = "" if rows.labels is None else note_one_hot(rows.labels)
     try:
         kind = detect_finding_predictions(outputs, options.outputs, rows.place, columns)
     except InputError as error:
