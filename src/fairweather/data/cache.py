@@ -530,9 +530,8 @@ def read_or_decode(
     skipped_keys, names = part.keys[~readable], part.listing.names
     reason = stored.unreadable[min(stored.unreadable)]
     if not skip_unreadable:
-        raise unreadable_error(
-            next(iter(part.listing.read(skipped_keys[:1]))).name, f"{reason}{OR_SKIP}"
-        )
+        first = next(iter(part.listing.read(skipped_keys[:1])))
+        raise unreadable_error(first.name, f"{reason}{OR_SKIP}")
     if names is None:
         skipped = [image.name for image in part.listing.read(skipped_keys)]
     else:

@@ -480,12 +480,11 @@ def _to_rgb(image: Image.Image, scale: Scale | None, stored: str, most: int | No
             raise UnreadableImageError(
                 "it has colours or transparency, and a scale is for plain gray images"
             )
-        most_of_bits = {"I": math.inf, "F": math.inf}.get(image.mode, 65535 if deep else 255)
-        if not scale.percentile and scale.high > most_of_bits:
+        bits = 16 if deep else 8
+        if image.mode not in ("I", "F") and not scale.percentile and scale.high >= 2**bits:
             raise UnreadableImageError(
-                f"its pixels have {16 if deep else 8} bits, which end at {most_of_bits}, and scale "
-                f"ends at {scale.high:g}, so that it would be too dark: leave scale out, or end it "
-                f"at {most_of_bits}"
+                f"its pixels have {bits} bits, and scale ends at {scale.high:g}, so that it would "
+                f"be too dark: leave scale out, or end it at {2**bits - 1}"
             )
         gray = image if deep else image.convert("L")
         values = np.asarray(gray)

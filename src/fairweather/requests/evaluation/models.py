@@ -601,8 +601,7 @@ def _check_names(request: ModelRequest) -> None:
         if name == "key_column" and request.readers:
             continue
         if getattr(options, name) != getattr(EvaluationOptions, name):
-            instead = INSTEAD.get(name, "")
-            raise InputError(f"{name} goes with predictions:, not with a model{instead}")
+            raise InputError(f"{name} goes with predictions:, not a model{INSTEAD.get(name, '')}")
     for model in request.models:
         if isinstance(model, str):
             check_model(model, options)
