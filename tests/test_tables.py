@@ -90,7 +90,10 @@ def test_a_table_of_an_older_spreadsheet_is_read_and_said(folder):
         (["file,label", "a,x", "b"], r"line 3 of .* has 1 cells, and the header has 2"),
         (["file,label", "a,x", "b,"], r"line 3 of .* has no label"),
         (["file,label", ",x"], r"line 2 of .* has no file"),
-        (["file,label", "a,x", "zebra.png,y"], r"line 3 of .* names 'zebra\.png': no file of "),
+        (
+            ["file,label", "a,x", "zebra.png,y"],
+            r"line 3 of .* names 'zebra\.png': .* say where with csv:PATH,images=FOLDER$",
+        ),
         (["file,label", "e,x"], r"names 'e': several files \(e\.jpg, e\.png\)"),
         (["file,label", "a,x", "a.png,y"], r"line 3 .* names 'a\.png' again; .* line 2"),
         (["file,label", "../labels.csv,x"], r"named from a folder on.*images=FOLDER"),

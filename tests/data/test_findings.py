@@ -100,6 +100,12 @@ def test_wrong_findings_are_one_sentence(tmp_path, text, end, words):
     assert "\n" not in str(error.value)
 
 
+@pytest.mark.parametrize("name", ["csv:labels.csv", "parquet:labels.parquet"])
+def test_commas_between_findings_are_refused_with_the_separator(name):
+    with pytest.raises(fw.InputError, match=r"findings are separated by \|, as in ,findings=Eff"):
+        list_source(f"{name},findings=Effusion,Edema,Mass")
+
+
 def many(folder, present, groups=None):
     """A table with one column of each finding A, B, ..., from 0 and 1 `[N, L]`."""
     pictures(folder, len(present))

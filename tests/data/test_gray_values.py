@@ -171,6 +171,17 @@ def test_a_scale_is_for_gray_images():
     assert decoded(gray, "0..100")[0, 0] == 128  # pixels of an array as well
 
 
+def test_a_scale_beyond_the_bits_of_a_file_is_refused():
+    stream = io.BytesIO()
+    Image.new("L", (SIDE, SIDE), 50).save(stream, "PNG")
+    for content, bits, most in ((stream.getvalue(), 8, 255), (png16(twelve_bits()), 16, 65535)):
+        words = f"have {bits} bits, and scale ends at {most + 1}, .* dark: .* end it at {most}$"
+        with pytest.raises(fw.InputError, match=words):
+            decode_image(content, None, Scale(0, most + 1))
+        decode_image(content, None, Scale(0, most))
+        decode_image(content, None, Scale(1, 99, percentile=True))
+
+
 def test_a_model_of_a_run_sees_new_images_with_the_scale_of_its_training(monkeypatch):
     trained = effective_facts(PlannedDataset(source="folder:old", scale="0..4095"))
     record = SimpleNamespace(data=SimpleNamespace(arguments=trained))

@@ -386,13 +386,16 @@ def test_an_unreadable_file_is_named_or_skipped(damage, tmp_path, monkeypatch):
     bad = tmp_path / "cat/03.png"  # its key is 3
     bad.write_bytes(content(tmp_path))
     filters = list(warnings.filters)
-    with pytest.raises(InputError, match=rf"cat/03\.png: .*{reason}"):
+    ways_out = r"; remove it, or leave it out with skip_unreadable \(--skip-unreadable\)$"
+    with pytest.raises(InputError, match=rf"cat/03\.png: .*{reason}.*{ways_out}"):
         load_data(f"folder:{tmp_path}", size=12)
     assert warnings.filters == filters
     lines = []
     dataset = load_data(
         f"folder:{tmp_path}", size=12, skip_unreadable=True, progress=lambda e: lines.append(e.line)
     )
+    with pytest.raises(InputError, match=rf"cat/03\.png: .*{ways_out}"):  # from the cache
+        load_data(f"folder:{tmp_path}", size=12)
     assert dataset.notes["skipped_files"] == 1
     assert dataset.notes["skipped_names"] == ["cat/03.png"]
     (line,) = filter(None, lines)

@@ -518,3 +518,18 @@ def test_the_command_takes_a_second_table_and_refuses_a_wrong_one_with_status_2(
     assert done.returncode == 2
     assert "did you mean 'Pleural Other'" in done.stderr
     assert "Traceback" not in done.stderr
+
+
+@pytest.mark.parametrize("sums_to_one", [True, False])
+def test_one_hot_labels_are_said_to_be_perhaps_classes(sums_to_one):
+    labels = np.eye(3, dtype=np.int64)[np.arange(120) % 3]
+    shares = np.random.default_rng(0).dirichlet(np.ones(3), 120) * (1 if sums_to_one else 0.9)
+    words = "; each image has exactly one, so these may be classes: then give the number of each"
+    if sums_to_one:
+        with pytest.raises(InputError, match=words):
+            evaluated(predictions=shares, labels=labels)
+        return
+    _, lines = evaluated(predictions=shares, labels=labels)
+    assert any(words in line for line in lines)
+    labels[0] = 1
+    assert not any(words in line for line in evaluated(predictions=shares, labels=labels)[1])

@@ -26,6 +26,7 @@ from fairweather.inference.prediction import predict_shared
 from fairweather.judge.rules import read_rules
 from fairweather.judge.verdicts import judge
 from fairweather.metrics.metric import CLASS_METRICS
+from fairweather.models.user_modules import read_class_names
 from fairweather.progress import silent
 from fairweather.requests.evaluation.models import ModelRequest
 from fairweather.requests.evaluation.run import plan_evaluation
@@ -559,6 +560,63 @@ def test_a_module_and_a_data_set_in_memory(colour_folder, tmp_path):
     assert accuracy(again) == pytest.approx(expected, abs=1e-7)
 
 
+QUICK = {"bootstrap": 100, "device": "cpu"}
+
+
+class ByColour(nn.Module):
+    """Its outputs are in this order."""
+
+    order = ("red", "green", "blue")
+
+    def forward(self, images):
+        colours = torch.tensor([COLOURS[name] for name in self.order])
+        return 10 * images.mean((2, 3)) @ (colours - 127.5).T / 127.5
+
+
+@pytest.mark.parametrize("attribute", ["classes", "class_names"])
+@pytest.mark.parametrize("kind", [list, tuple, np.array])
+def test_a_module_that_names_its_outputs_is_matched_by_name(colour_folder, attribute, kind):
+    data = fw.load_data(f"folder:{colour_folder}")
+    named = ByColour()
+    setattr(named, attribute, kind(named.order))
+    run = fw.evaluate(named, data, "clean", **QUICK)
+    assert run.record.models["ByColour"].facts["labels"] == "the model's 3 classes, matched by name"
+    in_order = fw.evaluate(ByColour(), data, "clean", **QUICK)
+    labels = in_order.record.models["ByColour"].facts["labels"]
+    assert labels == "in order: the model names no classes"
+    first, second = (
+        each.folder.read_predictions(predictions_file("ByColour", 0, "clean"))
+        for each in (run, in_order)
+    )
+    np.testing.assert_allclose(first.logits, second.logits[:, ::-1], rtol=1e-6)
+    assert accuracy(run.scores) > accuracy(in_order.scores)
+
+
+@pytest.mark.parametrize("names", [4, None, [0, 1, 2], []], ids=str)
+def test_numbers_name_no_outputs(names):
+    module = ByColour()
+    module.classes = names
+    assert read_class_names(module) is None
+
+
+@pytest.mark.parametrize(
+    ("names", "words"),
+    [
+        (["red", "green"], "the model names 2 classes but has 3 outputs"),
+        (["red", "gren", "blue"], "no class for 1 of the data's 3: 'green'.*is 'gren'"),
+        (["red", 1, "blue"], r"classes must be a list .* each output, found \['red', 1"),
+        ("red", "classes must be a list with the name of each output, found 'red'"),
+        ({"red": 0, "green": 1, "blue": 2}, "classes must be a list .* found {'red': 0"),
+    ],
+    ids=str,
+)
+def test_wrong_names_of_a_modules_outputs_are_one_sentence(colour_folder, names, words):
+    module = ByColour()
+    module.classes = names
+    with pytest.raises(InputError, match=words):
+        fw.evaluate(module, fw.load_data(f"folder:{colour_folder}"), "clean", **QUICK)
+
+
 def test_without_a_folder_the_run_lasts_as_long_as_the_result(
     model, colour_folder, tmp_path, monkeypatch
 ):
@@ -892,6 +950,8 @@ def test_what_cannot_be_is_one_sentence_and_nothing_is_written(
         ("folder:{}/test", {"validation_fraction": 2}, "validation_fraction"),
         ("folder:{}/test", {"out": Path("/dev/null/run")}, "/dev/null"),
         ("folder:{}/test", {"mean": (0.5, 0.5, 0.5), "classes": 3}, "classes"),
+        ("folder:{}/test", {"classes": ["a", "b"]}, "a model: class_map says which of its outputs"),
+        ("folder:{}/test", {"findings": ["a"]}, r"csv:PATH,findings=A\|B"),
         ("folder:{}/test", {"device": "gpu"}, "device"),
     ],
 )

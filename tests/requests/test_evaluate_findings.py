@@ -91,6 +91,9 @@ def expected(data, tmp_path_factory):
 def test_a_module_is_measured_and_says_what_its_outputs_were_taken_for(expected, data):
     run, lines = expected
     np.testing.assert_allclose(clean_logits(run), expected_logits(data), rtol=1e-5, atol=1e-5)
+    written = pd.read_csv(run.path / "scores.csv")
+    assert len(run.unit_scores) == len(written) > len(run.scores)
+    assert {f"finding={name}" for name in NAMES} <= set(run.unit_scores["unit"])
     assert lines["outputs"] == ["logits (not all are in [0, 1] for 1 image)"]
     assert lines["data"] == ["stripes: n = 160, 12 x 12 pixels, 3 findings"]
     (labels,) = lines["labels"]

@@ -180,6 +180,66 @@ def test_what_is_no_model_is_one_sentence(data):
             evaluated(model, data)
 
 
+def test_a_state_dict_is_called_so(data):
+    with pytest.raises(fw.InputError, match="a state dict is not a model: load it into your netw"):
+        evaluated(Net().state_dict(), data)
+
+
+@pytest.mark.parametrize(
+    ("change", "words"),
+    [
+        (lambda y: {"logits": y, "aux": y}, r"a dict with 'logits', 'aux': .*output\['logits'\]$"),
+        (
+            lambda y: {"aux": y, "out": y},
+            r"returns the logits, such as output\['aux'\]",
+        ),
+        (lambda y: (y, y), r"found a tuple with 0, 1: wrap .* such as output\[0\]"),
+        (lambda y: y.T, r"3 rows for 1 images: its output is \[3, 1\], and must be \[B, classes\]"),
+        (lambda y: y.mean(), r"found a tensor \[\]$"),
+        (lambda y: y.squeeze(), r"found a tensor \[3\]$"),
+        (lambda y: y.argmax(1), r"one whole number for each image, as argmax .* \[B, classes\]$"),
+        (lambda y: y.argmax(1, keepdim=True), "one whole number for each image, as argmax"),
+    ],
+)
+@pytest.mark.parametrize("positive", [(), "red"])
+def test_outputs_of_another_form_are_named_with_a_way_out(change, words, positive, data):
+    class Changed(Net):
+        def forward(self, images):
+            return change(super().forward(images))
+
+    with pytest.raises(fw.InputError, match=words) as caught:
+        evaluated(Changed(), data, positive=positive)
+    assert "--positive" not in str(caught.value)
+
+
+class WithAge(Net):
+    def forward(self, images, age):
+        return super().forward(images) + age
+
+
+class ChannelsLast(Net):
+    def forward(self, images):
+        return super().forward(images.permute(0, 2, 3, 1))
+
+
+class FixedSize(Net):
+    def forward(self, images):
+        return images.flatten(1) @ torch.zeros(5, 3)
+
+
+@pytest.mark.parametrize(
+    ("kind", "words"),
+    [
+        (WithAge, r"'age'\); it gets one argument, float images \[B, 3, H, W\]$"),
+        (ChannelsLast, r"channels.*; it gets one argument, float images \[B, 3, H, W\]$"),
+        (FixedSize, r"; set size or input_size$"),
+    ],
+)
+def test_what_a_network_cannot_take_is_said_with_what_it_gets(kind, words, data):
+    with pytest.raises(fw.InputError, match=words):
+        evaluated(kind(), data)
+
+
 # ---------------------------------------------------------------- several by name
 
 

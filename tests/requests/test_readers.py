@@ -4,6 +4,7 @@ import numpy as np
 import pandas as pd
 import pytest
 from sklearn.metrics import accuracy_score, confusion_matrix
+from torch import nn
 
 import fairweather as fw
 from fairweather.errors import InputError
@@ -188,6 +189,28 @@ def test_the_command_line_takes_tables_and_refuses_other_images(tmp_path):
     assert refused.returncode == 2
     assert "150 of 150 keys of calls.csv are not of" in refused.stderr
     assert not (tmp_path / "other").exists()
+
+
+def test_keys_that_a_limit_leaves_out_are_said_to_be_of_it(colour_folder):
+    module, data = nn.Sequential(nn.AdaptiveAvgPool2d(1), nn.Flatten()), f"folder:{colour_folder}"
+    names = fw.load_data(data).test.names.tolist()
+    calls = pd.DataFrame({"file": names, "ann": [name.split("/")[0] for name in names]})
+    words = (
+        rf"keys of readers are not of the 6 test images of .* \(of {len(names)}: leave limit out"
+    )
+    with pytest.raises(InputError, match=words):
+        fw.evaluate(
+            module, data, "clean", readers=calls, limit=6, outputs="logits", device="cpu", **QUIET
+        )
+
+
+def test_numbers_are_calls_of_classes_from_0(classes_run, tmp_path):
+    table, calls, run = classes_run
+    numbers = calls.replace({"a": "0", "b": "1", "c": "2"})
+    again = fw.evaluate(predictions=table, readers=numbers, out=tmp_path / "run", **QUIET)
+    pd.testing.assert_frame_equal(
+        *(pd.read_csv(r.path / "tables/readers.csv") for r in (run, again))
+    )
 
 
 def test_a_positive_class_is_a_finding_of_readers_who_name_classes(tmp_path):

@@ -540,7 +540,6 @@ def test_a_batch_that_is_too_small_is_refused(text, images, batch_size, fits):
             "orders of views has no effect: each image is predicted by itself",
         ),
         ("views: {order_seed: 1}", "^order_seed of views has no effect"),
-        ("views: {cells: mixed}", "^cells of views has no effect: each image is predicted by it"),
         ("lame: {affinity: linear, neighbours: 3}", "neighbours of lame has no effect: it goes wi"),
         ("eata: {fisher_weight: 0, fisher_images: 9}", "fisher_images of eata has no effect: it"),
         ("tent: {order: dirichlet, concentration: 1.0e+308}", "and <= 1e\\+09, found 1e\\+308"),
@@ -570,7 +569,7 @@ def test_a_title_says_every_field_that_is_changed(kind):
     values |= {"affinity": ["knn"], "views": ["five_crop"]}
     needs = {"concentration": {"order": "dirichlet"}, "imbalance": {"order": "imbalanced"}}
     plain = variant_class(kind)()
-    untold = {"order", "orders", "order_seed", "cells", *needs} if plain.alone else set()
+    untold = {"order", "orders", "order_seed", *needs} if plain.alone else set()
     names = {field.name for field in dataclasses.fields(plain)} - {"batch_size"} - untold
     for name in names:
         default = getattr(plain, name)

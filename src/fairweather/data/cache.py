@@ -296,7 +296,7 @@ class _PixelWriter:
             pixels = to_pixels(image.content, self.square, self.scale)
         except UnreadableImageError as error:
             if not self.skip_unreadable:
-                raise unreadable_error(image.name, str(error)) from error
+                raise unreadable_error(image.name, f"{error}{OR_SKIP}") from error
             self.unreadable[place] = str(error)
             return
         if self.shape is None:
@@ -361,6 +361,10 @@ def has_final_size(content: Content, square: Square | None) -> bool:
     if content.ndim != 2 and content.shape[2:] != (3,):
         return False
     return square is None or content.shape[:2] == (square.size, square.size) == 2 * (square.resize,)
+
+
+# How to load the other images.
+OR_SKIP = "; remove it, or leave it out with skip_unreadable (--skip-unreadable)"
 
 
 def unreadable_error(name: str, reason: str) -> InputError:
@@ -526,7 +530,8 @@ def read_or_decode(
     skipped_keys, names = part.keys[~readable], part.listing.names
     reason = stored.unreadable[min(stored.unreadable)]
     if not skip_unreadable:
-        raise unreadable_error(next(iter(part.listing.read(skipped_keys[:1]))).name, reason)
+        first = next(iter(part.listing.read(skipped_keys[:1])))
+        raise unreadable_error(first.name, f"{reason}{OR_SKIP}")
     if names is None:
         skipped = [image.name for image in part.listing.read(skipped_keys)]
     else:

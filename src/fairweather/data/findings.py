@@ -147,6 +147,21 @@ def read_finding_matrix(values: npt.NDArray[Any], place: str) -> IntArray:
     return np.where(unknown, UNKNOWN, values).astype(np.int64)
 
 
+def note_one_hot(labels: npt.NDArray[Any]) -> str:
+    """Say that labels `[N, L]` may be classes; "" unless each image has exactly one of several.
+
+    >>> note_one_hot(np.array([[1, 0], [1, 1]]))
+    ''
+    """
+    is_one_hot = labels.ndim > 1 and labels.shape[1] > 1 and (labels != UNKNOWN).all()
+    if not is_one_hot or ((labels == 1).sum(axis=1) != 1).any():
+        return ""
+    return (
+        "; each image has exactly one, so these may be classes: then give the number of each as "
+        "labels [N]"
+    )
+
+
 def list_finding_columns(columns: Mapping[str, Sequence[object]]) -> list[str]:
     """Name the columns that may be findings: their cells are 0, 1, -1 or empty, with a 0 or 1.
 

@@ -395,7 +395,10 @@ def _find_files(folder: Path, table: LabelTable) -> list[str]:
             fitting = names_in(place.parent).get(path.name, [])
         if len(fitting) != 1:
             problem = f"several files ({', '.join(sorted(fitting))})" if fitting else "no file"
-            raise InputError(f"{position} names {name!r}: {problem} of {str(folder)!r}")
+            raise InputError(
+                f"{position} names {name!r}: {problem} of {str(folder)!r}; if files are "
+                "elsewhere, say where with csv:PATH,images=FOLDER"
+            )
         file = (path.parent / fitting[0]).as_posix()
         if file in lines:
             raise InputError(f"{position} names {file!r} again; it stands in {lines[file]}")

@@ -16,7 +16,7 @@ import numpy.typing as npt
 import pydantic
 from numpy.lib import format as npy
 
-from fairweather.data.findings import FindingLabels, read_finding_matrix
+from fairweather.data.findings import FindingLabels, note_one_hot, read_finding_matrix
 from fairweather.data.named_sets import check_md5, download_file, download_folder
 from fairweather.data.sources import (
     SPLIT_NAMES,
@@ -32,7 +32,7 @@ from fairweather.data.sources import (
 from fairweather.errors import UNREADABLE_ARRAYS, InputError
 from fairweather.files.download import file_digest
 from fairweather.files.folders import read_facts
-from fairweather.types.measurement import MULTILABEL, UNKNOWN, ByteArray, IntArray
+from fairweather.types.measurement import MULTILABEL, ByteArray, IntArray
 from fairweather.types.options import SPLITS
 from fairweather.types.record import ORDERED_CLASSES
 
@@ -135,11 +135,7 @@ def _name_findings(
             f"{str(path)!r} has {every.shape[1]} labels an image and {len(findings)} names"
         )
     remark = f"findings: {FindingLabels(findings, every).describe()}"
-    if ((every == 1).sum(axis=1) == 1).all() and (every != UNKNOWN).all():
-        remark += (
-            "; each image has exactly one, so these may be classes: then save the number of each "
-            "as labels [N]"
-        )
+    remark += note_one_hot(every)
     return Source(findings, splits, task=MULTILABEL, remarks=(remark,))
 
 

@@ -480,6 +480,12 @@ def _to_rgb(image: Image.Image, scale: Scale | None, stored: str, most: int | No
             raise UnreadableImageError(
                 "it has colours or transparency, and a scale is for plain gray images"
             )
+        bits = 16 if deep else 8
+        if image.mode not in ("I", "F") and not scale.percentile and scale.high >= 2**bits:
+            raise UnreadableImageError(
+                f"its pixels have {bits} bits, and scale ends at {scale.high:g}, so that it would "
+                f"be too dark: leave scale out, or end it at {2**bits - 1}"
+            )
         gray = image if deep else image.convert("L")
         values = np.asarray(gray)
         if most is not None:  # back to the values of the file, which Pillow scaled without loss

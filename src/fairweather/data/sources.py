@@ -258,6 +258,8 @@ def check_exists(path: Path) -> None:
     siblings = [entry.name for entry in path.parent.iterdir()] if path.parent.is_dir() else []
     closest = difflib.get_close_matches(path.name, siblings, n=1, cutoff=0.6)
     hint = f"; did you mean {closest[0]!r}?" if closest else ""
+    if ",findings=" in str(path):
+        hint = "; findings are separated by |, as in ,findings=Effusion|Mass"
     raise InputError(f"there is no file or folder {str(path)!r}{hint}")
 
 
@@ -301,7 +303,10 @@ def check_no_empty_class(strata: Strata, split: str) -> None:
     if empty:
         kind = "class" if len(empty) == 1 else "classes"
         verb = "has" if len(empty) == 1 else "have"
-        raise InputError(f"{kind} {join_names(empty)} {verb} no readable image in {split}")
+        first, last = counts.nonzero()[0][[0, -1]]
+        from_one = f": labels go from {first} to {last}, and must begin at 0"
+        why = from_one if first and strata.names[0] == "0" else ""
+        raise InputError(f"{kind} {join_names(empty)} {verb} no readable image in {split}{why}")
 
 
 def count_classes(labels: IntArray, place: str) -> int:

@@ -34,7 +34,7 @@ from fairweather.devices import (
     place_network,
     resolve_device,
 )
-from fairweather.errors import InputError, check_type, first_line, no_exit
+from fairweather.errors import InputError, check_type, first_line, no_exit, quote_names
 from fairweather.inference.choices import choose_classes, judge_by_truth
 from fairweather.inference.stopwatch import Stopwatch
 from fairweather.metrics.detection import OodInputs, compute_ood_scores
@@ -209,6 +209,13 @@ def check_logits(logits: object) -> None:
     found a tensor of torch.bool
     """
     expected = "a classifier must return logits as real numbers [B, classes], found"
+    if isinstance(logits, Mapping | Sequence) and logits:
+        names = list(logits) if isinstance(logits, Mapping) else list(range(len(logits)))
+        likely = "logits" if "logits" in names else names[0]
+        raise InputError(
+            f"{expected} a {type(logits).__name__} with {quote_names(names)}: wrap the model in a "
+            f"module that returns the logits, such as output[{likely!r}]"
+        )
     if not isinstance(logits, torch.Tensor):
         raise InputError(f"{expected} a {type(logits).__name__}")
     if kind := special_kind(logits):

@@ -40,9 +40,18 @@ class Run:
     def scores(self) -> pd.DataFrame:
         """The table of scores.csv, one row per model, seed, shift, level and metric.
 
-        The other columns are `value`, `low` and `high` (the 95 % interval), and `n`.
+        The other columns are `value`, `low` and `high` (the 95 % interval), and `n`. Where images
+        have several findings, these are the rows of whole images and of means over findings.
         """
         return self.folder.scores
+
+    @property
+    def unit_scores(self) -> pd.DataFrame:
+        """The whole table of scores.csv: its column `unit` says which finding a row is about.
+
+        A run of one class an image has no such column, and this is `scores`.
+        """
+        return self.folder.unit_scores
 
     def report(self) -> Path:
         """Build tables, figures and page again; returns the path of the page.

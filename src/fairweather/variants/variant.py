@@ -312,7 +312,7 @@ class Adapting(Variant):
         check_number(self.kind, "imbalance", self.imbalance, least=1, most=MOST_WEIGHT)
         for name, order in (("concentration", "dirichlet"), ("imbalance", "imbalanced")):
             self.check_effect(name, self.order == order, f"it goes with order: {order}")
-        for name in ("order", "orders", "order_seed", "cells"):
+        for name in ("order", "orders", "order_seed"):
             self.check_effect(name, not self.alone, "each image is predicted by itself")
         check_number(self.kind, "orders", self.orders, least=1, whole=True)
         check_number(self.kind, "order_seed", self.order_seed, least=0, whole=True)

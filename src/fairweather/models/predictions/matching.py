@@ -15,6 +15,7 @@ import numpy as np
 import numpy.typing as npt
 import scipy.special
 
+from fairweather.data.findings import note_one_hot
 from fairweather.errors import InputError, check_name, quote_names
 from fairweather.models.class_names import OutputNames, normalise_name
 from fairweather.models.labels import LabelMap, match_labels
@@ -676,7 +677,13 @@ def _select_findings(
     notes = [f"not used: {quote_names(rest)}"] if rest else []
     outputs = rows.outputs[:, used]
     columns = [names[at] for at in used]
-    kind = detect_finding_predictions(outputs, options.outputs, rows.place, columns)
+    one_hot = "" if rows.labels is None else note_one_hot(rows.labels)
+    try:
+        kind = detect_finding_predictions(outputs, options.outputs, rows.place, columns)
+    except InputError as error:
+        raise InputError(f"{error}{one_hot}") from None
+    if one_hot:
+        notes.append(f"labels{one_hot}")
     if np.isin(outputs, (0, 1)).all():
         notes.append("all outputs are 0 or 1: they are decisions, and their confidence is unknown")
     return outputs, kind, notes

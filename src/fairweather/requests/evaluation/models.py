@@ -117,6 +117,11 @@ MOST_SAMPLE_IMAGES = 64  # test images that show whether outputs are probabiliti
 
 # What is made of outputs that are not logits, by their kind.
 TAKEN = {"probabilities": ": their logarithm is taken", OF_FINDINGS: ": the logit of each is taken"}
+# What does for a model what an option does for predictions.
+INSTEAD = {
+    "classes": ": class_map says which of its outputs each class of the data is",
+    "findings": ": name them with the images, as in csv:PATH,findings=A|B",
+}
 UNKNOWN_SEED = 0  # of a model with an unknown seed
 DIVISIBLE = {UNSPLIT, "train"}  # splits of which a part can become the validation split
 
@@ -596,7 +601,7 @@ def _check_names(request: ModelRequest) -> None:
         if name == "key_column" and request.readers:
             continue
         if getattr(options, name) != getattr(EvaluationOptions, name):
-            raise InputError(f"{name} goes with predictions:, not with a model")
+            raise InputError(f"{name} goes with predictions:, not a model{INSTEAD.get(name, '')}")
     for model in request.models:
         if isinstance(model, str):
             check_model(model, options)
@@ -649,8 +654,7 @@ def _open_as(request: ModelRequest, model: str | nn.Module, predicts: TaskKind) 
             subject=source,
             code=repr(model),
             side=side,
-            # A module of classes in memory has always been matched in order.
-            classes=read_class_names(model) if predicts == FINDINGS else None,
+            classes=read_class_names(model),
             predicts=predicts,
         )
     if options.size is not None:
@@ -844,22 +848,33 @@ def _compute_outputs(opened: OpenedModel, test: Images, predicts: TaskKind) -> t
         raise
     except Exception as error:  # the model may be anybody's code
         reason = one_line(str(error).partition("\n")[0])
-        # A network may raise any of these for images of the wrong size.
-        of_size = isinstance(error, RuntimeError | AssertionError | ValueError | TypeError)
-        way_out = "set size or input_size" if of_size else "mend the model"
+        way_out = "; mend the model"
+        if isinstance(error, TypeError) or "channels" in reason:
+            way_out = "; it gets one argument, float images [B, 3, H, W]"
+        elif isinstance(error, RuntimeError | AssertionError | ValueError):  # perhaps of the size
+            way_out = "; set size or input_size"
         raise InputError(
             f"{opened.name} cannot take images of {height}x{width} "
-            f"({type(error).__name__}: {reason}); {way_out}"
+            f"({type(error).__name__}: {reason}){way_out}"
         ) from error
     plain = isinstance(logits, torch.Tensor) and not logits.is_nested
-    if plain and predicts != FINDINGS and logits.shape[1:] in ((), (1,)):
-        raise SingleOutputError(opened.name)
+    if plain and tuple(logits.shape) in ((len(test),), (len(test), 1)):
+        if logits.dtype in (torch.int32, torch.int64):
+            raise InputError(
+                f"{opened.name} gives one whole number for each image, as argmax does; a "
+                "classifier must return logits [B, classes]"
+            )
+        if predicts != FINDINGS:
+            raise SingleOutputError(opened.name)
     try:
         check_logits(logits)
     except InputError as error:
         raise InputError(f"{opened.name}: {error}") from None
     if len(logits) != len(test):
-        raise InputError(f"{opened.name} gave {len(logits)} rows for {len(test)} images")
+        raise InputError(
+            f"{opened.name} gave {len(logits)} rows for {len(test)} images: its output is "
+            f"{list(logits.shape)}, and must be [B, classes] for any B"
+        )
     if not torch.isfinite(logits).all():
         raise InputError(
             f"the logits of {opened.name} are not finite: {logits[0, :3].tolist()} ..."

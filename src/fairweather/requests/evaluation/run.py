@@ -187,6 +187,8 @@ def _list_models(model: Models | None) -> list[Model]:
     """
     if isinstance(model, Mapping):
         models = list(model.values())
+        if any(isinstance(value, torch.Tensor) for value in models):
+            raise InputError("a state dict is not a model: load it into your network first")
     elif isinstance(model, Iterable) and not isinstance(model, Model):
         models = list(model)
     else:  # some modules are themselves sequences

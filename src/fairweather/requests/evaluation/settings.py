@@ -209,6 +209,9 @@ def list_known_images(dataset: Dataset, parts: Sequence[str]) -> dict[str, Known
         images = getattr(dataset, part)
         names = None if images.names is None else images.names.tolist()
         place = f"the {part} images of {dataset.name}"
+        if part == TEST and (every := dataset.notes.get("limit_of")):
+            kept = f"that limit keeps (of {every:,}: leave limit out for all)"
+            place = f"the {len(images):,} test images of {dataset.name} {kept}"
         known[part] = KnownImages(
             images.labels.numpy(),
             images.keys.numpy(),
