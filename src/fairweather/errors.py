@@ -182,6 +182,19 @@ def check_type(value: object, allowed: type | UnionType, what_is_allowed: str) -
         raise InputError(f"{what_is_allowed}; found a {type(value).__name__}")
 
 
+def check_path(path: str | os.PathLike[str], subject: str) -> str:
+    """Return the text of a path, such as that of a `Run`; raises `InputError` for anything else.
+
+    >>> check_path(Path("mine"), "the run")
+    'mine'
+    >>> check_path(3, "the run")
+    Traceback (most recent call last):
+    fairweather.errors.InputError: the run must be a path; found a int
+    """
+    check_type(path, str | os.PathLike, f"{subject} must be a path")
+    return os.fspath(path)
+
+
 def check_text(text: str, subject: str) -> str:
     """Return a name or title if it can be stored and shown everywhere; else raise `InputError`.
 

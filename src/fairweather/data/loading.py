@@ -79,6 +79,7 @@ from fairweather.types.options import (
     LoadOptions,
     Preparation,
     check_limits,
+    read_options,
     takes,
 )
 from fairweather.types.positive import NOTE, PositiveClasses, parse_positive
@@ -177,10 +178,7 @@ def load_data(
     >>> dataset.test.images.shape, dataset.test.images.dtype
     (torch.Size([1000, 3, 8, 8]), torch.uint8)
     """
-    try:
-        asked = LoadOptions(**options)
-    except TypeError as error:  # which names the class of the options
-        raise TypeError(str(error).replace("LoadOptions.__init__", "load_data")) from None
+    asked = read_options(LoadOptions, options)
     return load(source, asked, offline=offline, progress=to_notify(progress))
 
 

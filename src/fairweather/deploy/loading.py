@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Mapping
 from pathlib import Path
 
 from fairweather.deploy.guard import FindingsGuard, Guard, is_guard, open_guard
 from fairweather.deploy.promise import Promise
-from fairweather.errors import InputError
+from fairweather.errors import InputError, check_path
 from fairweather.metrics.grouping import check_weigh
 
 # The promise by default.
@@ -15,7 +16,7 @@ DEFAULT_CONFIDENCE, DEFAULT_COVERAGE = 0.95, 0.9
 
 
 def load_guard(
-    source: str | Path,
+    source: str | os.PathLike[str],
     *,
     risk: float | None = None,
     missed: Mapping[str, float] | float | None = None,
@@ -64,10 +65,11 @@ def load_guard(
             not support the promise.
     """
     promised = (risk, missed, false_alarms, confidence, coverage, weigh)
-    if is_guard(Path(source).expanduser()):
+    place = check_path(source, "the guard or run")
+    if is_guard(Path(place).expanduser()):
         if any(asked is not None for asked in promised):
-            raise InputError(f"{source} is a guard that promises already: leave out what it is")
-        return open_guard(source, device=device)
+            raise InputError(f"{place} is a guard that promises already: leave out what it is")
+        return open_guard(place, device=device)
     from fairweather.deploy.making import (
         add_limits,  # a service needs none of it
         check_asked,
@@ -76,14 +78,14 @@ def load_guard(
     from fairweather.steps.run_model import open_run_model, split_model_name
 
     if risk is None and missed is None and false_alarms is None:
-        if not split_model_name(str(source))[0].exists():
-            raise InputError(f"there is no file or folder {str(source)!r}")
+        if not split_model_name(place)[0].exists():
+            raise InputError(f"there is no file or folder {place!r}")
         raise InputError(
-            f"{source} is not a saved guard, and the risk is missing: give the maximum error rate "
+            f"{place} is not a saved guard, and the risk is missing: give the maximum error rate "
             "of the answers, such as --risk 5%, or risk=0.05 in Python"
         )
     promise = make_promise(risk, confidence, coverage, weigh)
-    model = open_run_model(str(source), offline=offline)
+    model = open_run_model(place, offline=offline)
     check_asked(model, weigh, coverage)
     promise = add_limits(promise, model, missed, false_alarms)
     return make_guard(model, promise, device=device, root=data_root, offline=offline)

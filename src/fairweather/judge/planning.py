@@ -4,6 +4,7 @@ needs, and what a given test set can show."""
 from __future__ import annotations
 
 import math
+import os
 import re
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
@@ -538,13 +539,11 @@ def plan_test(
     (2229, 111)
     """
     read = read_claim(claim)
-    try:
-        given = PlanOptions(**options)
-    except TypeError as error:
-        raise TypeError(str(error).replace("PlanOptions.__init__", "plan_test")) from None
+    given = PlanOptions(**options)
     written = {name: one for name in NUMBERS if (one := getattr(given, name)) is not None}
     numbers = {name: read_number(one, name) for name, one in written.items()}
-    pilot = (given.pilot,) if isinstance(given.pilot, str) else tuple(given.pilot)
+    is_one = isinstance(given.pilot, str | os.PathLike)
+    pilot = (given.pilot,) if is_one else tuple(given.pilot)
     given = replace(given, **numbers, pilot=pilot)  # type: ignore[arg-type]
     check_limits(given, written)
     _check_options(read, given)

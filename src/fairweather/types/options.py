@@ -7,11 +7,21 @@ from __future__ import annotations
 
 import inspect
 import itertools
+import os
 import re
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field, fields
-from functools import cache
-from typing import TYPE_CHECKING, Any, Literal, NamedTuple, NewType, TypeVar, get_type_hints
+from functools import cache, wraps
+from typing import (
+    TYPE_CHECKING,
+    Any,
+    Literal,
+    NamedTuple,
+    NewType,
+    TypeVar,
+    cast,
+    get_type_hints,
+)
 
 from fairweather.errors import InputError, check_text, unknown_name
 
@@ -61,15 +71,26 @@ def shared_option(kind: type, name: str, **changed: object) -> Any:  # noqa: ANN
 
 
 def takes(kind: type) -> Callable[[F], F]:
-    """Name the options of a type in the signature of a function, in place of its `**options`."""
+    """Name the options of a type in the signature of a function, in place of its `**options`.
+
+    A call with another name raises `InputError`, which has the closest one.
+    """
 
     def naming(function: F) -> F:
         declared = inspect.signature(function)
         *given, _ = declared.parameters.values()  # the last is `**options`
         named = inspect.signature(kind).parameters.values()
         signature = declared.replace(parameters=[*given, *named])
-        function.__signature__ = signature  # type: ignore[attr-defined]
-        return function
+
+        @wraps(function)
+        def checking(*values: object, **options: object) -> object:
+            for name in options:
+                if name not in signature.parameters:
+                    raise unknown_name("option", name, signature.parameters)
+            return function(*values, **options)
+
+        checking.__signature__ = signature  # type: ignore[attr-defined]
+        return cast("F", checking)
 
     return naming
 
@@ -96,6 +117,10 @@ def read_options(kind: type[Options], values: Mapping[str, object]) -> Options:
         if isinstance(value, str):
             check_text(value, name)
             given[name] = (value,) if known[name] in (tuple[str, ...], Named) else value
+        if isinstance(value, os.PathLike) and known[name] == str | None:
+            given[name] = os.fspath(value)
+        if isinstance(value, GroupColumns) and isinstance(value.metadata, os.PathLike):
+            given[name] = value._replace(metadata=os.fspath(value.metadata))
         if isinstance(value, Mapping) and known[name] == Named:
             given[name] = (value,)
     try:
