@@ -8,6 +8,7 @@ import shutil
 import sys
 
 import numpy as np
+import pandas as pd
 import pytest
 import torch
 from PIL import Image
@@ -292,6 +293,64 @@ def test_a_record_from_elsewhere_has_names_that_can_be_shown(tmp_path, name):
     told = sentence(lambda: open_finished_run(tmp_path))
     assert str(record) in told
     assert "models.a.title" in told
+
+
+# ---------------------------------------------------------------- objects of another type
+
+NUMBERS = torch.arange(60) % 4
+ONE_HOT = torch.nn.functional.one_hot(NUMBERS)
+PATIENTS = pd.DataFrame({"patient": ["Ann"] * 60})
+
+
+def images(**changed):
+    given = {
+        "images": torch.zeros(60, 3, 8, 8, dtype=torch.uint8), "labels": NUMBERS,
+        "keys": torch.arange(60), "classes": ("a", "b", "c", "d"),
+    }  # fmt: skip
+    return fw.Images(**given | changed)
+
+
+def dataset(**changed):
+    given = {"train": None, "val": None, "test": images(), "mean": (0.5,) * 3, "std": (0.2,) * 3}
+    return fw.Dataset("set", **given | changed)
+
+
+@pytest.mark.parametrize(
+    ("make", "words"),
+    [
+        (lambda: images(images=NUMBERS.numpy()), "torch.Tensor, uint8 [N, 3, H, W]; found a nd"),
+        (lambda: images(labels=NUMBERS.numpy()), "torch.from_numpy(LABELS); found a ndarray"),
+        (lambda: images(labels=["a"] * 60), "torch.from_numpy(LABELS); found a list"),
+        (lambda: images(labels=ONE_HOT.float()), "found torch.float32 [60, 4]; labels.argmax(1)"),
+        (lambda: images(keys=None), "torch.arange(60); found a NoneType"),
+        (lambda: images(names=["a"] * 60), "names must be an array"),
+        (lambda: images(classes=4), "classes must be a tuple of names; found a int"),
+        (lambda: images(classes="abcd"), "classes must be a tuple of names; found a str"),
+        (lambda: images(classes=np.array(list("abcd"))), "tuple of names; found a ndarray"),
+        (lambda: dataset(test=images(labels=ONE_HOT)), "found [60, 4]: labels.argmax(1) if they"),
+        (lambda: dataset(test=images(classes=("a", "a", "b", "c"))), "two classes with the name"),
+        (lambda: dataset(test=NUMBERS), "test must be Images("),
+        (lambda: dataset(train=NUMBERS), "train must be Images("),
+        (lambda: dataset(mean=0.5), "mean must be three numbers"),
+        (lambda: dataset(std=None), "std must be three numbers"),
+        (
+            lambda: fw.evaluate(torch.nn.Flatten(), dataset(), metadata=PATIENTS),
+            "save it with to_csv",
+        ),
+        (
+            lambda: fw.evaluate(torch.nn.Flatten(), dataset(), class_map=PATIENTS),
+            "found a DataFrame",
+        ),
+        (
+            lambda: fw.load_data("mnist5k", groups=fw.GroupColumns(PATIENTS, "patient")),
+            "found a DataFrame",
+        ),
+    ],
+)
+def test_what_is_of_another_type_is_refused_with_what_is_allowed(make, words):
+    told = sentence(make)
+    assert words in told
+    assert "Ann" not in told
 
 
 # ---------------------------------------------------------------- numbers

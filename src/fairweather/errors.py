@@ -182,6 +182,18 @@ def check_type(value: object, allowed: type | UnionType, what_is_allowed: str) -
         raise InputError(f"{what_is_allowed}; found a {type(value).__name__}")
 
 
+def show_value(value: object) -> str:
+    """Write a value for a message; of a table or an array, which may name patients, its type.
+
+    >>> import numpy as np
+    >>> show_value([0.5, "a"]), show_value(np.zeros(2))
+    ("[0.5, 'a']", 'a ndarray')
+    """
+    text = repr(value)
+    is_table = getattr(value, "shape", ()) or "\n" in text
+    return f"a {type(value).__name__}" if is_table else text
+
+
 def check_path(path: str | os.PathLike[str], subject: str) -> str:
     """Return the text of a path, such as that of a `Run`; raises `InputError` for anything else.
 

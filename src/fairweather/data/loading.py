@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import os
-from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
@@ -53,7 +52,6 @@ from fairweather.data.splits import (
 from fairweather.errors import (
     InputError,
     check_file_names,
-    check_name,
     check_text,
     check_type,
     join_names,
@@ -72,6 +70,7 @@ from fairweather.types.measurement import (
     Images,
     IntArray,
     TruthArray,
+    check_classes,
 )
 from fairweather.types.options import (
     SPLITS,
@@ -479,12 +478,9 @@ def list_source(
     request = SourceRequest(place, int(resolution) if at else None, offline, verify, progress)
     with explain_read_errors():
         listed = DATA_SOURCES[entry](request)
-    for class_name in listed.classes:
-        check_name(class_name, f"{source} has a class with a name that cannot be used:")
+    check_classes(listed.classes, source)
     for listing in listed.splits.values():
         check_file_names(listing.names or (), source)
-    if twice := [name for name, count in Counter(listed.classes).items() if count > 1]:
-        raise InputError(f"{source} has two classes with the name {twice[0]!r}: rename one of them")
     if progress is not None and (
         line := describe_verification(listed.name or source, listed.notes)
     ):

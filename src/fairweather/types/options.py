@@ -12,6 +12,7 @@ import re
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field, fields
 from functools import cache, wraps
+from pathlib import Path
 from typing import (
     TYPE_CHECKING,
     Any,
@@ -23,7 +24,7 @@ from typing import (
     get_type_hints,
 )
 
-from fairweather.errors import InputError, check_text, unknown_name
+from fairweather.errors import InputError, check_text, show_value, unknown_name
 
 if TYPE_CHECKING:
     import pydantic
@@ -114,6 +115,10 @@ def read_options(kind: type[Options], values: Mapping[str, object]) -> Options:
     for name, value in values.items():
         if name not in known:
             raise unknown_name("option", name, list(known))
+        if known[name] == Path | None and hasattr(value, "to_csv"):
+            raise InputError(
+                f"{name} is the path of a table; found {show_value(value)}: save it with to_csv"
+            )
         if isinstance(value, str):
             check_text(value, name)
             given[name] = (value,) if known[name] in (tuple[str, ...], Named) else value
@@ -132,12 +137,13 @@ def read_options(kind: type[Options], values: Mapping[str, object]) -> Options:
         if name in ("mean", "std"):
             raise InputError(
                 f"{name} needs a tuple of three numbers, one per channel R, G and B (for a gray "
-                f"model the same one three times), found {values[name]!r}"
+                f"model the same one three times), found "
+                f"{show_value(values[name])}"
             ) from None
         if known[name] == Named:
             raise InputError(
                 f"{name}: each must be a name, or a mapping of a name to its parameters, found "
-                f"{first['input']!r}"
+                f"{show_value(first['input'])}"
             ) from None
         raise InputError(describe_invalid(first)) from None
     check_limits(options)
@@ -147,7 +153,7 @@ def read_options(kind: type[Options], values: Mapping[str, object]) -> Options:
 def describe_invalid(error: ErrorDetails) -> str:
     """Say where the value is that pydantic refuses, why, and what it is."""
     place, reason = ".".join(map(str, error["loc"])), error["msg"][:1].lower() + error["msg"][1:]
-    value = "" if error["type"] == "missing" else f", found {error['input']!r}"
+    value = "" if error["type"] == "missing" else f", found {show_value(error['input'])}"
     return f"{place}: {reason}{value}"
 
 
