@@ -10,6 +10,7 @@ from fairweather.deploy.guard import FindingsGuard, Guard, is_guard, open_guard
 from fairweather.deploy.promise import Promise
 from fairweather.errors import InputError, check_path
 from fairweather.metrics.grouping import check_weigh
+from fairweather.types.options import WrittenShare, read_share
 
 # The promise by default.
 DEFAULT_CONFIDENCE, DEFAULT_COVERAGE = 0.95, 0.9
@@ -18,11 +19,11 @@ DEFAULT_CONFIDENCE, DEFAULT_COVERAGE = 0.95, 0.9
 def load_guard(
     source: str | os.PathLike[str],
     *,
-    risk: float | None = None,
-    missed: Mapping[str, float] | float | None = None,
-    false_alarms: Mapping[str, float] | float | None = None,
-    confidence: float | None = None,
-    coverage: float | None = None,
+    risk: WrittenShare | None = None,
+    missed: Mapping[str, WrittenShare] | WrittenShare | None = None,
+    false_alarms: Mapping[str, WrittenShare] | WrittenShare | None = None,
+    confidence: WrittenShare | None = None,
+    coverage: WrittenShare | None = None,
     weigh: str | None = None,
     device: str = "auto",
     data_root: str | Path | None = None,
@@ -32,6 +33,7 @@ def load_guard(
 
     A saved guard (`fairweather guard RUN FOLDER --risk 5%`) loads without the code that trains and
     measures, in less than a second beside the import of torch. For a run, a new guard is made.
+    Shares may be written as 5%.
 
     Args:
         source: the folder of a saved guard, or `RUN[:MODEL[:SEED]]`.
@@ -92,9 +94,9 @@ def load_guard(
 
 
 def make_promise(
-    risk: float | None,
-    confidence: float | None = None,
-    coverage: float | None = None,
+    risk: WrittenShare | None,
+    confidence: WrittenShare | None = None,
+    coverage: WrittenShare | None = None,
     weigh: str | None = None,
 ) -> Promise:
     """Fill in the defaults of a promise; raises `InputError` for a share outside (0, 1).
@@ -102,11 +104,11 @@ def make_promise(
     >>> make_promise(0.05)
     Promise(risk=0.05, certainty=0.95, coverage=0.9, weigh='groups', missed={}, false_alarms={})
     """
-    certainty = DEFAULT_CONFIDENCE if confidence is None else confidence
-    least = DEFAULT_COVERAGE if coverage is None else coverage
-    for name, value in (("risk", risk), ("confidence", certainty), ("coverage", least)):
-        if value is not None and not 0 < value < 1:  # nor NaN
-            raise InputError(f"{name} must be a share between 0 and 1, found {value}")
     return Promise(
-        risk=risk, certainty=certainty, coverage=least, weigh=check_weigh(weigh or "groups")
+        risk=None if risk is None else read_share(risk, "risk"),
+        certainty=read_share(
+            DEFAULT_CONFIDENCE if confidence is None else confidence, "confidence"
+        ),
+        coverage=read_share(DEFAULT_COVERAGE if coverage is None else coverage, "coverage"),
+        weigh=check_weigh(weigh or "groups"),
     )

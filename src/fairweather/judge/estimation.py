@@ -12,7 +12,7 @@ from typing import Any
 import numpy as np
 from torch import nn
 
-from fairweather.errors import InputError, check_path, quote_names
+from fairweather.errors import InputError, check_path, check_type, quote_names
 from fairweather.inference.prediction import NetworkOutputs, compute_outputs
 from fairweather.judge.accuracy_estimate import AccuracyEstimate, MethodEstimate, NearestCell
 from fairweather.judge.known_cells import (
@@ -99,6 +99,7 @@ def estimate(
             requested and missing.
     """
     tell = to_notify(progress)
+    check_type(data, str, "the images are text, such as images:PATH, or npz:PATH for arrays")
     model = open_run_model(check_path(run, "the run"), offline=offline)
     if (aggregation := model.run.aggregation) is not None:
         raise InputError(

@@ -15,7 +15,7 @@ import numpy as np
 import pandas as pd
 import scipy.special
 
-from fairweather.errors import InputError, join_names, unknown_name
+from fairweather.errors import InputError, check_type, join_names, unknown_name
 from fairweather.judge import rules
 from fairweather.judge.pilot import (
     PLANNED,
@@ -148,6 +148,7 @@ def read_claim(text: str) -> Claim:
     >>> str(read_claim("accuracy[clean] not worse than runs/old by 2%"))
     'accuracy not worse by 2%'
     """
+    check_type(text, str, f"the claim must be text of the form {EXAMPLES}")
     target = _TARGET.fullmatch(text.strip())
     claims = (form.fullmatch(target["claim"].strip()) for form in _CLAIMS if target)
     claim = next(filter(None, claims), None)

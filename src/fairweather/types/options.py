@@ -35,6 +35,7 @@ Options = TypeVar("Options", bound="DataclassInstance")
 F = TypeVar("F", bound=Callable[..., Any])
 Channels = tuple[float, float, float]
 WrittenNumber = NewType("WrittenNumber", float)  # may be given as a text, such as 5%
+WrittenShare = float | str  # of functions, whose types are not options
 # Such as variants: each a name, or a name with its parameters.
 Named = tuple[str | Mapping[str, object], ...]
 SPLITS = ("train", "val", "test")
@@ -176,6 +177,21 @@ def parse_share(written: object) -> float | None:
     except ValueError:
         return None
     return share if not rest and 0 < share < 1 else None  # nor NaN
+
+
+def read_share(written: object, name: str) -> float:
+    """Read a share as `parse_share` does; raises `InputError` for anything else.
+
+    >>> read_share("5%", "--risk"), read_share(0.05, "risk")
+    (0.05, 0.05)
+    """
+    share = parse_share(written)
+    if share is None:
+        raise InputError(
+            f"{name} must be a share between 0 and 1, such as 5% or 0.05, found "
+            f"{show_value(written)}"
+        )
+    return share
 
 
 def check_limits(
