@@ -327,11 +327,14 @@ def dataset(**changed):
         (lambda: images(classes=4), "classes must be a tuple of names; found a int"),
         (lambda: images(classes="abcd"), "classes must be a tuple of names; found a str"),
         (lambda: images(classes=np.array(list("abcd"))), "tuple of names; found a ndarray"),
-        (lambda: dataset(test=images(labels=ONE_HOT)), "found [60, 4]: labels.argmax(1) if they"),
+        (
+            lambda: dataset(test=images(labels=ONE_HOT)),
+            "labels [60, 4] need task='multilabel', or argmax(1)",
+        ),
         (lambda: dataset(test=images(classes=("a", "a", "b", "c"))), "two classes with the name"),
         (lambda: dataset(test=NUMBERS), "test must be Images("),
         (lambda: dataset(train=NUMBERS), "train must be Images("),
-        (lambda: dataset(mean=0.5), "mean must be three numbers"),
+        (lambda: dataset(mean=0.5), "mean must be three numbers, R, G, B; found 0.5"),
         (lambda: dataset(std=None), "std must be three numbers"),
         (
             lambda: fw.evaluate(torch.nn.Flatten(), dataset(), metadata=PATIENTS),

@@ -68,12 +68,17 @@ RENAMED: Mapping[str, str] = {
     "clusters": "groups",  # of `weigh`
     "devices": "jobs",  # of `evaluate`
     "networks": "models_in_memory",
+    "only": "models",  # of `run`
     "workers": "shift_processes",
     "Clusters": "Grouping",
     "Fitted": "FittedThresholds",
     "Guaranteed": "GuaranteedThreshold",
 }
-
+# Options that have no new name.
+GONE: Mapping[str, str] = {
+    "steps": "steps is gone: give worker=True in each process that shares the work",
+    "strategy": "strategy is gone: devices always train together by DistributedDataParallel",
+}
 
 # Characters that neither UTF-8 nor XML can hold, and those that control a terminal.
 _NOT_SHOWABLE = re.compile("[\x00-\x08\x0b\x0c\x0e-\x1f\x7f-\x9f\ud800-\udfff\ufffe\uffff]")
@@ -152,6 +157,8 @@ def unknown_name(kind: str, name: object, allowed: Iterable[str]) -> InputError:
     names = sorted({str(known) for known in allowed})
     if (new := RENAMED.get(str(name))) in names:
         return InputError(f"the {kind} {name!r} is now called {new!r}")
+    if kind == "option" and name in GONE:
+        return InputError(GONE[str(name)])
     same_end = [known for known in names if known.rpartition("/")[2] == str(name)]
     meant, words = MEANT.get(str(name).casefold(), ("", "")) if kind == "metric" else ("", "")
     near = [meant] if meant and meant in names else same_end

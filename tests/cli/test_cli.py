@@ -255,7 +255,7 @@ def test_no_new_name_is_an_old_one_and_no_old_one_is_left():
 @pytest.mark.parametrize(
     ("given", "words"),
     [
-        ({"only": ["basic"]}, "only is now called models"),
+        ({"only": ["basic"]}, "the option .only. is now called .models."),
         ({"workers": 2}, "the option .workers. is now called .shift_processes."),
         ({"networks": 2}, "the option .networks. is now called .models_in_memory."),
     ],

@@ -36,7 +36,7 @@ def load_guard(
     Shares may be written as 5%.
 
     Args:
-        source: the folder of a saved guard, or `RUN[:MODEL[:SEED]]`.
+        source: the folder of a saved guard, `RUN[:MODEL[:SEED]]`, or a `Run`.
         risk: of a run: the largest share of wrong answers, in (0, 1). It is kept for images like
             the validation images, not under a shift. It may be left out if there are other limits.
         missed: of a run: limits by the name of a class, such as `{"melanoma": 0.01}`, or one number

@@ -82,7 +82,7 @@ def estimate(
     method there decide the method and the range.
 
     Args:
-        run: `RUN[:MODEL[:SEED]]`, a run folder and which of its models.
+        run: `RUN[:MODEL[:SEED]]`, a run folder and which of its models; or a `Run`.
         data: a source of images, as for `load_data`; a set with splits gives its test images.
         root: the folder with the files of a named set, or from which a relative path starts. The
             run's own images are looked for there too if they are of the same source.

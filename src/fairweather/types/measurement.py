@@ -316,16 +316,13 @@ class Images:
         check_images(self.images)
         n = len(self.images)
         check_type(self.classes, tuple | list, "classes must be a tuple of names")
-        for name, column, made in (
-            ("labels", self.labels, "torch.from_numpy(LABELS)"),
-            ("keys", self.keys, f"torch.arange({n})"),
-        ):
-            check_type(column, torch.Tensor, f"{name} must be a torch.Tensor, such as {made}")
         check_type(self.names, np.ndarray | None, "names must be an array, np.array(NAMES, object)")
         if self.names is not None and self.names.shape != (n,):
             raise InputError(f"names must have the shape [{n}], found {list(self.names.shape)}")
         shapes = {"labels": ((n,), (n, len(self.classes))), "keys": ((n,),)}
+        made = {"labels": "torch.from_numpy(LABELS)", "keys": f"torch.arange({n})"}
         for name, column in (("labels", self.labels), ("keys", self.keys)):
+            check_type(column, torch.Tensor, f"{name} must be a tensor, such as {made[name]}")
             if column.dtype != torch.int64 or tuple(column.shape) not in shapes[name]:
                 actual = f"{column.dtype} {list(column.shape)}"
                 way_out = "; labels.argmax(1) if they are one-hot" if column.ndim == 2 else ""
@@ -381,23 +378,19 @@ class Dataset:
 
     def __post_init__(self) -> None:
         check_text(self.name, "the name of the data set")
-        parts = {"train": self.train, "val": self.val, "test": self.test}
-        for name, part in parts.items():
+        for name, part in (("train", self.train), ("val", self.val), ("test", self.test)):
             if name == "test" or part is not None:
                 check_type(part, Images, f"{name} must be Images(PIXELS, LABELS, KEYS, CLASSES)")
             if part is not None and part.names is not None:
                 check_file_names([str(name) for name in part.names], "the data set")
         check_classes(self.classes, "the data set")
         if self.task == CLASSIFICATION and self.test.labels.ndim > 1:
-            raise InputError(
-                f"labels must be int64 [{len(self.test)}], found {list(self.test.labels.shape)}: "
-                "labels.argmax(1) if they are one-hot; of findings, set task='multilabel'"
-            )
+            given = f"labels {list(self.test.labels.shape)}"
+            raise InputError(f"{given} need task='multilabel', or argmax(1) if they are one-hot")
         for name, values in (("mean", self.mean), ("std", self.std)):
             if np.shape(values) != (3,):
                 raise InputError(
-                    f"{name} must be three numbers, one per channel R, G and B; found "
-                    f"{show_value(values)}"
+                    f"{name} must be three numbers, R, G, B; found {show_value(values)}"
                 )
 
     @property

@@ -13,16 +13,7 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field, fields
 from functools import cache, wraps
 from pathlib import Path
-from typing import (
-    TYPE_CHECKING,
-    Any,
-    Literal,
-    NamedTuple,
-    NewType,
-    TypeVar,
-    cast,
-    get_type_hints,
-)
+from typing import TYPE_CHECKING, Any, Literal, NamedTuple, NewType, TypeVar, get_type_hints
 
 from fairweather.errors import InputError, check_text, show_value, unknown_name
 
@@ -92,7 +83,7 @@ def takes(kind: type) -> Callable[[F], F]:
             return function(*values, **options)
 
         checking.__signature__ = signature  # type: ignore[attr-defined]
-        return cast("F", checking)
+        return checking  # type: ignore[return-value]
 
     return naming
 
@@ -117,9 +108,7 @@ def read_options(kind: type[Options], values: Mapping[str, object]) -> Options:
         if name not in known:
             raise unknown_name("option", name, list(known))
         if known[name] == Path | None and hasattr(value, "to_csv"):
-            raise InputError(
-                f"{name} is the path of a table; found {show_value(value)}: save it with to_csv"
-            )
+            raise InputError(f"{name} is a path; found {show_value(value)}: save it with to_csv")
         if isinstance(value, str):
             check_text(value, name)
             given[name] = (value,) if known[name] in (tuple[str, ...], Named) else value
@@ -187,10 +176,7 @@ def read_share(written: object, name: str) -> float:
     """
     share = parse_share(written)
     if share is None:
-        raise InputError(
-            f"{name} must be a share between 0 and 1, such as 5% or 0.05, found "
-            f"{show_value(written)}"
-        )
+        raise InputError(f"{name} must be a share such as 5% or 0.05, found {show_value(written)}")
     return share
 
 
