@@ -8,6 +8,7 @@ import shutil
 import sys
 
 import numpy as np
+import pandas as pd
 import pytest
 import torch
 from PIL import Image
@@ -22,7 +23,7 @@ from fairweather.runs.folder import open_finished_run, write_atomically
 from fairweather.runs.provenance import command_line
 from fairweather.training.recipe import AugMix, GaussianNoise, RandomErasing, Recipe
 from fairweather.types.record import RECORD
-from tests.helpers.run_folders import run_record, write_run
+from tests.helpers.run_folders import outcomes, run_record, write_run
 
 LAUGHS = "a0: &a0 [x, x, x, x, x, x, x, x, x, x]\n" + "".join(
     f"a{depth}: &a{depth} [{', '.join([f'*a{depth - 1}'] * 10)}]\n" for depth in range(1, 10)
@@ -292,6 +293,107 @@ def test_a_record_from_elsewhere_has_names_that_can_be_shown(tmp_path, name):
     told = sentence(lambda: open_finished_run(tmp_path))
     assert str(record) in told
     assert "models.a.title" in told
+
+
+# ---------------------------------------------------------------- objects of another type
+
+NUMBERS = torch.arange(60) % 4
+ONE_HOT = torch.nn.functional.one_hot(NUMBERS)
+PATIENTS = pd.DataFrame({"patient": ["Ann"] * 60})
+
+
+def images(**changed):
+    given = {
+        "images": torch.zeros(60, 3, 8, 8, dtype=torch.uint8), "labels": NUMBERS,
+        "keys": torch.arange(60), "classes": ("a", "b", "c", "d"),
+    }  # fmt: skip
+    return fw.Images(**given | changed)
+
+
+def dataset(**changed):
+    given = {"train": None, "val": None, "test": images(), "mean": (0.5,) * 3, "std": (0.2,) * 3}
+    return fw.Dataset("set", **given | changed)
+
+
+@pytest.mark.parametrize(
+    ("make", "words"),
+    [
+        (lambda: images(images=NUMBERS.numpy()), "torch.Tensor, uint8 [N, 3, H, W]; found a nd"),
+        (lambda: images(labels=NUMBERS.numpy()), "torch.from_numpy(LABELS); found a ndarray"),
+        (lambda: images(labels=["a"] * 60), "torch.from_numpy(LABELS); found a list"),
+        (lambda: images(labels=ONE_HOT.float()), "found torch.float32 [60, 4]; labels.argmax(1)"),
+        (lambda: images(keys=None), "torch.arange(60); found a NoneType"),
+        (lambda: images(names=["a"] * 60), "names must be an array"),
+        (lambda: images(classes=4), "classes must be a tuple of names; found a int"),
+        (lambda: images(classes="abcd"), "classes must be a tuple of names; found a str"),
+        (lambda: images(classes=np.array(list("abcd"))), "tuple of names; found a ndarray"),
+        (
+            lambda: dataset(test=images(labels=ONE_HOT)),
+            "labels [60, 4] need task='multilabel', or argmax(1)",
+        ),
+        (lambda: dataset(test=images(classes=("a", "a", "b", "c"))), "two classes with the name"),
+        (lambda: dataset(test=NUMBERS), "test must be Images("),
+        (lambda: dataset(train=NUMBERS), "train must be Images("),
+        (lambda: dataset(mean=0.5), "mean must be three numbers, R, G, B; found 0.5"),
+        (lambda: dataset(std=None), "std must be three numbers"),
+        (
+            lambda: fw.evaluate(torch.nn.Flatten(), dataset(), metadata=PATIENTS),
+            "save it with to_csv",
+        ),
+        (
+            lambda: fw.evaluate(torch.nn.Flatten(), dataset(), class_map=PATIENTS),
+            "found a DataFrame",
+        ),
+        (
+            lambda: fw.load_data("mnist5k", groups=fw.GroupColumns(PATIENTS, "patient")),
+            "found a DataFrame",
+        ),
+    ],
+)
+def test_arrays_and_tables_are_refused_with_what_is_allowed(make, words):
+    told = sentence(make)
+    assert words in told
+    assert "Ann" not in told
+
+
+PREDICTIONS = outcomes([True, False] * 20)
+TESTED = {"model": torch.nn.Flatten(), "images": images(), "device": "cpu"}
+
+
+@pytest.mark.parametrize(
+    ("call", "words"),
+    [
+        (lambda run: fw.load_guard(run, risk="5 of 100"), "such as 5% or 0.05, found '5 of 100'"),
+        (lambda run: fw.load_guard(run, risk=0.1, confidence=[1]), "confidence must be a share"),
+        (lambda run: fw.load_guard(3, risk=0.1), "the guard or run must be a path; found a int"),
+        (lambda run: fw.load_guard(run / "gone", risk=0.1), "there is no such folder"),
+        (lambda run: fw.estimate(run / "gone", "folder:a"), "there is no such folder"),
+        (lambda run: fw.estimate(run, dataset()), "npz:PATH for arrays; found a Dataset"),
+        (lambda run: fw.predict(**TESTED | {"model": "python:a.py:b"}), "torch.nn.Module, such as"),
+        (lambda run: fw.predict(**TESTED, batch_size="8"), "batch_size must be a whole number"),
+        (lambda run: fw.predict(**TESTED, temperature="a"), "temperature must be a number"),
+        (lambda run: fw.predict(**TESTED, temperature=0), "above 0 and finite, found 0"),
+        (lambda run: fw.predict(**TESTED, temperature=float("nan")), "above 0 and finite, found n"),
+        (lambda run: fw.score(np.zeros(3)), "score needs Predictions, such as those of predict"),
+        (lambda run: fw.score("a.csv"), "score needs Predictions"),
+        (lambda run: fw.score(PREDICTIONS, resamples="100"), "resamples must be a whole number"),
+        (lambda run: fw.export(images(), [], run), "an export needs a Dataset"),
+        (lambda run: fw.export(dataset(), "quick", run), "such as suite(NAME); found a str"),
+        (lambda run: fw.export(dataset(), fw.suite("quick"), 3), "out must be a path"),
+        (lambda run: fw.evaluate(torch.nn.Flatten(), dataset(), out=3), "out must be a path"),
+        (lambda run: fw.compare_runs(run, None), "a run must be a path; found a NoneType"),
+        (lambda run: fw.plan_test(0.9), "the claim must be text"),
+        (lambda run: fw.view(3), "the folder of runs must be a path"),
+        (lambda run: fw.view(run.parent, out=3), "out must be a path"),
+        (
+            lambda run: fw.load_model("timm:test_vit", weights="none", classes="4"),
+            "classes must be a whole number; found a str",
+        ),
+    ],
+)
+def test_what_is_of_another_type_is_refused_with_what_is_allowed(call, words, tmp_path):
+    write_run(tmp_path / "run", run_record({"a": "Model A"}))
+    assert words in sentence(lambda: call(tmp_path / "run"))
 
 
 # ---------------------------------------------------------------- numbers

@@ -68,12 +68,17 @@ RENAMED: Mapping[str, str] = {
     "clusters": "groups",  # of `weigh`
     "devices": "jobs",  # of `evaluate`
     "networks": "models_in_memory",
+    "only": "models",  # of `run`
     "workers": "shift_processes",
     "Clusters": "Grouping",
     "Fitted": "FittedThresholds",
     "Guaranteed": "GuaranteedThreshold",
 }
-
+# Options that have no new name.
+GONE: Mapping[str, str] = {
+    "steps": "steps is gone: give worker=True in each process that shares the work",
+    "strategy": "strategy is gone: devices always train together by DistributedDataParallel",
+}
 
 # Characters that neither UTF-8 nor XML can hold, and those that control a terminal.
 _NOT_SHOWABLE = re.compile("[\x00-\x08\x0b\x0c\x0e-\x1f\x7f-\x9f\ud800-\udfff\ufffe\uffff]")
@@ -152,6 +157,8 @@ def unknown_name(kind: str, name: object, allowed: Iterable[str]) -> InputError:
     names = sorted({str(known) for known in allowed})
     if (new := RENAMED.get(str(name))) in names:
         return InputError(f"the {kind} {name!r} is now called {new!r}")
+    if kind == "option" and name in GONE:
+        return InputError(GONE[str(name)])
     same_end = [known for known in names if known.rpartition("/")[2] == str(name)]
     meant, words = MEANT.get(str(name).casefold(), ("", "")) if kind == "metric" else ("", "")
     near = [meant] if meant and meant in names else same_end
@@ -180,6 +187,31 @@ def check_type(value: object, allowed: type | UnionType, what_is_allowed: str) -
     """
     if not isinstance(value, allowed):
         raise InputError(f"{what_is_allowed}; found a {type(value).__name__}")
+
+
+def show_value(value: object) -> str:
+    """Write a value for a message; of a table or an array, which may name patients, its type.
+
+    >>> import numpy as np
+    >>> show_value([0.5, "a"]), show_value(np.zeros(2))
+    ("[0.5, 'a']", 'a ndarray')
+    """
+    text = repr(value)
+    is_table = getattr(value, "shape", ()) or "\n" in text
+    return f"a {type(value).__name__}" if is_table else text
+
+
+def check_path(path: str | os.PathLike[str], subject: str) -> str:
+    """Return the text of a path, such as that of a `Run`; raises `InputError` for anything else.
+
+    >>> check_path(Path("mine"), "the run")
+    'mine'
+    >>> check_path(3, "the run")
+    Traceback (most recent call last):
+    fairweather.errors.InputError: the run must be a path; found a int
+    """
+    check_type(path, str | os.PathLike, f"{subject} must be a path")
+    return os.fspath(path)
 
 
 def check_text(text: str, subject: str) -> str:

@@ -18,7 +18,6 @@ from scipy.stats import binomtest
 import fairweather as fw
 from fairweather.attacks.shift_lists import expand_with_clean
 from fairweather.cli.app import COMMANDS, app, main
-from fairweather.cli.deploy import read_share
 from fairweather.cli.help import PANELS, shows_colour
 from fairweather.cli.options import SHIFT_HELP, progress
 from fairweather.cli.runs import evaluate, run
@@ -27,6 +26,7 @@ from fairweather.judge.rules import read_rules
 from fairweather.progress import Event, FinishedStep
 from fairweather.requests.study.schema import load_study
 from fairweather.shifts.table import SUITES
+from fairweather.types.options import read_share
 from tests.conftest import write_pictures
 from tests.helpers.commands import fairweather
 from tests.helpers.forking import Program
@@ -255,7 +255,7 @@ def test_no_new_name_is_an_old_one_and_no_old_one_is_left():
 @pytest.mark.parametrize(
     ("given", "words"),
     [
-        ({"only": ["basic"]}, "only is now called models"),
+        ({"only": ["basic"]}, "the option .only. is now called .models."),
         ({"workers": 2}, "the option .workers. is now called .shift_processes."),
         ({"networks": 2}, "the option .networks. is now called .models_in_memory."),
     ],

@@ -753,6 +753,22 @@ def test_digest_changes_with_every_bit_and_not_with_the_memory_layout():
     assert len({digest(images), *map(digest, others)}) == 1 + len(others)
 
 
-def test_an_unknown_option_names_the_function_that_was_called():
-    with pytest.raises(TypeError, match=r"^load_data\(\) got an unexpected .* 'bogus'"):
-        load_data("mnist5k", bogus=1)
+@pytest.mark.parametrize(
+    ("options", "words"),
+    [
+        ({"tst_fraction": 0.5}, "unknown option 'tst_fraction'; did you mean 'test_fraction'"),
+        ({"progres": False}, "unknown option 'progres'; did you mean 'progress'"),
+        ({"limit": "few"}, "^limit: .* integer.*, found 'few'$"),
+        ({"size": 28.5}, r"^size: .* integer.*, found 28\.5$"),
+        ({"validation_fraction": "a"}, "^validation_fraction: .* number.*, found 'a'$"),
+        ({"groups": "patients.csv"}, "^groups: .* GroupColumns, found 'patients.csv'$"),
+        ({"preparation": 28}, "^preparation: .* Preparation, found 28$"),
+        ({"positive": 3}, "^positive: .* string, found 3$"),
+        ({"root": 3}, "^root: .* string, found 3$"),
+        ({"parts": "tests"}, "unknown split 'tests'; did you mean 'test'"),
+    ],
+    ids=str,
+)
+def test_an_option_of_another_name_or_type_is_refused_with_what_is_allowed(options, words):
+    with pytest.raises(InputError, match=words):
+        load_data("mnist5k", **options)

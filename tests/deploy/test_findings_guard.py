@@ -181,7 +181,7 @@ def saved(run, tmp_path_factory):
 
 
 def test_a_saved_guard_says_what_the_guard_of_the_run_says(run, saved):
-    own = fw.load_guard(run, risk=0.15, confidence=0.9, device="cpu")
+    own = fw.load_guard(fw.Run(run), risk=0.15, confidence=0.9, device="cpu")
     again = fw.load_guard(saved, device="cpu")
     assert isinstance(own, FindingsGuard)
     assert isinstance(again, FindingsGuard)

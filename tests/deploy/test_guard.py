@@ -19,7 +19,6 @@ from PIL import Image
 from torch import nn
 
 import fairweather as fw
-from fairweather.cli.deploy import read_share
 from fairweather.deploy import making as fitting
 from fairweather.deploy.answer_table import write_answers
 from fairweather.deploy.graph import ARITHMETIC, OPERATIONS, Graph, GraphNetwork
@@ -37,6 +36,7 @@ from fairweather.requests.study.schema import check_study
 from fairweather.runs.folder import StoredGroups
 from fairweather.steps.run_model import open_run_model
 from fairweather.types.measurement import Images, Predictions
+from fairweather.types.options import read_share
 from fairweather.types.record import CLEAN, VAL, ModelRecord, predictions_file
 from fairweather.variants.calibration import LogitDivisor
 from fairweather.variants.prediction_sets import split_halves
@@ -173,6 +173,7 @@ def test_every_form_of_a_batch_gives_the_same_answers(saved, batch, pictures):
         (np.zeros((2, 3, 16, 16), np.float32), "uint8"),
         (np.zeros((2, 16, 16, 3), np.uint8), "uint8"),
         ([], "list of PIL images"),
+        (None, "list of PIL images"),
         (["a.png"], "list of PIL images"),
     ],
 )

@@ -116,7 +116,7 @@ def jpeg(digits, folder):
 
 @pytest.fixture(scope="module")
 def found(run, jpeg):
-    return fw.estimate(run, jpeg, with_labels=True, device="cpu")
+    return fw.estimate(fw.Run(run), jpeg, with_labels=True, device="cpu")
 
 
 def test_a_range_and_the_truth_beside_it(found):

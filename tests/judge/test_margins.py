@@ -312,7 +312,7 @@ def test_several_seeds_have_the_interval_over_seeds(tmp_path):
 @pytest.mark.parametrize(
     ("rule", "complaint"),
     [
-        ("accuracy[clean] not worse than {root}/nothing by 1%", "no record.json"),
+        ("accuracy[clean] not worse than {root}/nothing by 1%", "there is no such folder"),
         ("accuracy[clean] not worse than {root}/old:deep by 1%", "unknown model"),
         ("deep: accuracy[clean] not worse than {root}/old by 1%", "unknown model"),
         ("accuracy[clean] not worse than {root}/single by 1%", "has no wide to compare with"),

@@ -185,7 +185,7 @@ def test_no_field_is_guessed(run):
 
 
 def test_sentences_are_short_and_the_card_has_those_of_the_page(run):
-    written = fw.write_card(run.path, [KEPT] if "accuracy" in scored(run) else [])
+    written = fw.write_card(run.path, KEPT if "accuracy" in scored(run) else [])
     markdown = written.markdown.read_text(encoding="utf-8")
     page, sections = read_page(written)
     assert {tag for tag, _ in page.tags} & {"script", "img", "a", "iframe"} == set()

@@ -287,7 +287,7 @@ def test_a_pilot_of_two_networks_says_how_often_they_disagree(pilot, tmp_path):
     assert read.estimate.trainings is None
     ends = [read.low.discordant, read.high.discordant]
     assert ends == pytest.approx([float(end) for end in clopper_pearson(share, N)])
-    plan = plan_test("accuracy not worse by 2%", expect=0, pilot=str(run))
+    plan = plan_test("accuracy not worse by 2%", expect=0, pilot=fw.Run(run))
     stated = plan_test("accuracy not worse by 2%", expect=0, discordant=share)
     assert plan.needed == stated.needed
     assert plan.low < plan.needed.images < plan.high

@@ -22,7 +22,7 @@ from fairweather.cli.app import COMMANDS
 from fairweather.requests.evaluation import run as evaluation
 from fairweather.requests.evaluation_options import EvaluationOptions
 from fairweather.types.measurement import Images
-from fairweather.types.options import Preparation, read_options
+from fairweather.types.options import LoadOptions, Preparation, read_options
 from fairweather.workers import executors
 from fairweather.workers.options import Sharing
 from tests.conftest import COLOURS, TINY_RESNET, write_pictures
@@ -547,6 +547,18 @@ def test_one_text_stands_for_an_option_that_takes_several(name):
     options = read_options(EvaluationOptions, {name: "max"})
     assert getattr(options, name) == ("max",)
     assert options == read_options(EvaluationOptions, {name: ("max",)})
+
+
+def test_a_path_stands_for_its_text():
+    written = {"root": "data", "groups": fw.GroupColumns("patients.csv", group="patient")}
+    paths = {"root": Path("data"), "groups": fw.GroupColumns(Path("patients.csv"), group="patient")}
+    assert read_options(LoadOptions, paths) == read_options(LoadOptions, written)
+
+
+def test_an_unknown_option_is_compared_with_every_argument():
+    words = "unknown option 'shift'; did you mean 'shifts'"
+    with pytest.raises(fw.InputError, match=words):
+        fw.evaluate(Means(), "folder:data", shift="imagenet_c")
 
 
 @pytest.mark.parametrize("name", ["variants", "fit_on"])

@@ -20,6 +20,7 @@ from fairweather.cli.judge import card, check, compare, estimate, plan_test, ver
 from fairweather.cli.options import Command, check_file, go_offline, suggest
 from fairweather.cli.runs import cancel, clean, demo, evaluate, pack, plan, report, run, view
 from fairweather.errors import (
+    GONE,
     RENAMED,
     InputError,
     check_writable,
@@ -30,7 +31,6 @@ from fairweather.errors import (
 )
 from fairweather.files.folders import cache_folder
 from fairweather.requests.study.packaged import check_study_name, packaged_studies, study_facts
-from fairweather.workers.options import GONE
 
 # ---------------------------------------------------------------- names
 

@@ -24,7 +24,13 @@ from fairweather.cli.options import (
 )
 from fairweather.errors import InputError
 from fairweather.progress import Event, Notify
-from fairweather.types.options import GroupColumns, ImageOptions, check_limits, parse_share
+from fairweather.types.options import (
+    GroupColumns,
+    ImageOptions,
+    check_limits,
+    parse_share,
+    read_share,
+)
 from fairweather.types.unit_words import name_all_units
 
 if TYPE_CHECKING:
@@ -279,18 +285,6 @@ def read_limits(texts: list[str], option: str) -> dict[str, float] | float:
             raise InputError(f"{option} names {name!r} twice")
         limits[name] = share
     return limits
-
-
-def read_share(text: str, option: str) -> float:
-    """Read a share between 0 and 1, as a number or in per cent.
-
-    >>> read_share("5%", "--risk"), read_share("0.05", "--risk")
-    (0.05, 0.05)
-    """
-    share = parse_share(text)
-    if share is None:
-        raise InputError(f"{option} must be a share such as 5% or 0.05, found {text!r}")
-    return share
 
 
 def _patient_columns(judged: JudgedUnit | None, metadata: Path | None) -> GroupColumns | None:

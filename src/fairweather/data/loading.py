@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import os
-from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
@@ -53,7 +52,6 @@ from fairweather.data.splits import (
 from fairweather.errors import (
     InputError,
     check_file_names,
-    check_name,
     check_text,
     check_type,
     join_names,
@@ -72,6 +70,7 @@ from fairweather.types.measurement import (
     Images,
     IntArray,
     TruthArray,
+    check_classes,
 )
 from fairweather.types.options import (
     SPLITS,
@@ -79,6 +78,7 @@ from fairweather.types.options import (
     LoadOptions,
     Preparation,
     check_limits,
+    read_options,
     takes,
 )
 from fairweather.types.positive import NOTE, PositiveClasses, parse_positive
@@ -177,10 +177,7 @@ def load_data(
     >>> dataset.test.images.shape, dataset.test.images.dtype
     (torch.Size([1000, 3, 8, 8]), torch.uint8)
     """
-    try:
-        asked = LoadOptions(**options)
-    except TypeError as error:  # which names the class of the options
-        raise TypeError(str(error).replace("LoadOptions.__init__", "load_data")) from None
+    asked = read_options(LoadOptions, options)
     return load(source, asked, offline=offline, progress=to_notify(progress))
 
 
@@ -481,12 +478,9 @@ def list_source(
     request = SourceRequest(place, int(resolution) if at else None, offline, verify, progress)
     with explain_read_errors():
         listed = DATA_SOURCES[entry](request)
-    for class_name in listed.classes:
-        check_name(class_name, f"{source} has a class with a name that cannot be used:")
+    check_classes(listed.classes, source)
     for listing in listed.splits.values():
         check_file_names(listing.names or (), source)
-    if twice := [name for name, count in Counter(listed.classes).items() if count > 1]:
-        raise InputError(f"{source} has two classes with the name {twice[0]!r}: rename one of them")
     if progress is not None and (
         line := describe_verification(listed.name or source, listed.notes)
     ):

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import hashlib
 import json
-from collections.abc import Callable, Hashable, Mapping, Sequence
+from collections.abc import Callable, Hashable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from itertools import pairwise
 from pathlib import Path
@@ -227,7 +227,7 @@ class AnyGuard(Generic[R]):
         if isinstance(batch, PIL.Image.Image):
             raise InputError("a batch is a list of PIL images: put the one image into a list")
         if not isinstance(batch, torch.Tensor):
-            batch = self._decoded(list(batch))
+            batch = self._decoded(list(batch) if isinstance(batch, Iterable) else [])
         check_images(batch)
         if len(batch) == 0:
             raise InputError("a batch has at least one image, found none")

@@ -2,26 +2,28 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Mapping
 from pathlib import Path
 
 from fairweather.deploy.guard import FindingsGuard, Guard, is_guard, open_guard
 from fairweather.deploy.promise import Promise
-from fairweather.errors import InputError
+from fairweather.errors import InputError, check_path
 from fairweather.metrics.grouping import check_weigh
+from fairweather.types.options import WrittenShare, read_share
 
 # The promise by default.
 DEFAULT_CONFIDENCE, DEFAULT_COVERAGE = 0.95, 0.9
 
 
 def load_guard(
-    source: str | Path,
+    source: str | os.PathLike[str],
     *,
-    risk: float | None = None,
-    missed: Mapping[str, float] | float | None = None,
-    false_alarms: Mapping[str, float] | float | None = None,
-    confidence: float | None = None,
-    coverage: float | None = None,
+    risk: WrittenShare | None = None,
+    missed: Mapping[str, WrittenShare] | WrittenShare | None = None,
+    false_alarms: Mapping[str, WrittenShare] | WrittenShare | None = None,
+    confidence: WrittenShare | None = None,
+    coverage: WrittenShare | None = None,
     weigh: str | None = None,
     device: str = "auto",
     data_root: str | Path | None = None,
@@ -31,9 +33,10 @@ def load_guard(
 
     A saved guard (`fairweather guard RUN FOLDER --risk 5%`) loads without the code that trains and
     measures, in less than a second beside the import of torch. For a run, a new guard is made.
+    Shares may be written as 5%.
 
     Args:
-        source: the folder of a saved guard, or `RUN[:MODEL[:SEED]]`.
+        source: the folder of a saved guard, `RUN[:MODEL[:SEED]]`, or a `Run`.
         risk: of a run: the largest share of wrong answers, in (0, 1). It is kept for images like
             the validation images, not under a shift. It may be left out if there are other limits.
         missed: of a run: limits by the name of a class, such as `{"melanoma": 0.01}`, or one number
@@ -64,10 +67,11 @@ def load_guard(
             not support the promise.
     """
     promised = (risk, missed, false_alarms, confidence, coverage, weigh)
-    if is_guard(Path(source).expanduser()):
+    place = check_path(source, "the guard or run")
+    if is_guard(Path(place).expanduser()):
         if any(asked is not None for asked in promised):
-            raise InputError(f"{source} is a guard that promises already: leave out what it is")
-        return open_guard(source, device=device)
+            raise InputError(f"{place} is a guard that promises already: leave out what it is")
+        return open_guard(place, device=device)
     from fairweather.deploy.making import (
         add_limits,  # a service needs none of it
         check_asked,
@@ -76,23 +80,23 @@ def load_guard(
     from fairweather.steps.run_model import open_run_model, split_model_name
 
     if risk is None and missed is None and false_alarms is None:
-        if not split_model_name(str(source))[0].exists():
-            raise InputError(f"there is no file or folder {str(source)!r}")
+        if not split_model_name(place)[0].exists():
+            raise InputError(f"there is no file or folder {place!r}")
         raise InputError(
-            f"{source} is not a saved guard, and the risk is missing: give the maximum error rate "
+            f"{place} is not a saved guard, and the risk is missing: give the maximum error rate "
             "of the answers, such as --risk 5%, or risk=0.05 in Python"
         )
     promise = make_promise(risk, confidence, coverage, weigh)
-    model = open_run_model(str(source), offline=offline)
+    model = open_run_model(place, offline=offline)
     check_asked(model, weigh, coverage)
     promise = add_limits(promise, model, missed, false_alarms)
     return make_guard(model, promise, device=device, root=data_root, offline=offline)
 
 
 def make_promise(
-    risk: float | None,
-    confidence: float | None = None,
-    coverage: float | None = None,
+    risk: WrittenShare | None,
+    confidence: WrittenShare | None = None,
+    coverage: WrittenShare | None = None,
     weigh: str | None = None,
 ) -> Promise:
     """Fill in the defaults of a promise; raises `InputError` for a share outside (0, 1).
@@ -100,11 +104,11 @@ def make_promise(
     >>> make_promise(0.05)
     Promise(risk=0.05, certainty=0.95, coverage=0.9, weigh='groups', missed={}, false_alarms={})
     """
-    certainty = DEFAULT_CONFIDENCE if confidence is None else confidence
-    least = DEFAULT_COVERAGE if coverage is None else coverage
-    for name, value in (("risk", risk), ("confidence", certainty), ("coverage", least)):
-        if value is not None and not 0 < value < 1:  # nor NaN
-            raise InputError(f"{name} must be a share between 0 and 1, found {value}")
     return Promise(
-        risk=risk, certainty=certainty, coverage=least, weigh=check_weigh(weigh or "groups")
+        risk=None if risk is None else read_share(risk, "risk"),
+        certainty=read_share(
+            DEFAULT_CONFIDENCE if confidence is None else confidence, "confidence"
+        ),
+        coverage=read_share(DEFAULT_COVERAGE if coverage is None else coverage, "coverage"),
+        weigh=check_weigh(weigh or "groups"),
     )

@@ -72,11 +72,12 @@ from fairweather.types.measurement import (
     Images,
     Predictions,
 )
+from fairweather.types.options import WrittenShare, read_share
 from fairweather.types.positive import read_positive
 from fairweather.types.record import CLEAN, NATURAL, TEST, VAL, ModelRecord, predictions_file
 from fairweather.types.unit_words import name_units
 
-AskedLimits: TypeAlias = Mapping[str, float] | float | None
+AskedLimits: TypeAlias = Mapping[str, WrittenShare] | WrittenShare | None
 
 
 class FittedPromise(NamedTuple):
@@ -92,7 +93,7 @@ class FittedPromise(NamedTuple):
     """Of these, if several images of one group are among them."""
 
 
-def check_asked(model: RunModel, weigh: str | None, coverage: float | None) -> None:
+def check_asked(model: RunModel, weigh: str | None, coverage: WrittenShare | None) -> None:
     """Raise `InputError` for what the run has no use for.
 
     That is `weigh` if it does not know which images belong together, and `coverage` for findings.
@@ -141,12 +142,11 @@ def _name_limits(asked: AskedLimits, names: Sequence[str], option: LimitKind) ->
     if asked is None:
         return {}
     limits = asked if isinstance(asked, Mapping) else dict.fromkeys(names, asked)
-    for name, limit in limits.items():
+    for name in limits:
         if name not in names:
             raise unknown_name("class or finding", name, names)
-        if not 0 < limit < 1:  # nor NaN
-            raise InputError(f"{option} of {name} must be a share between 0 and 1, found {limit}")
-    return {name: limits[name] for name in names if name in limits}
+    shares = {name: read_share(limit, f"{option} of {name}") for name, limit in limits.items()}
+    return {name: shares[name] for name in names if name in shares}
 
 
 def fit_promise(model: RunModel, promise: Promise) -> FittedPromise:

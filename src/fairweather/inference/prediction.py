@@ -8,6 +8,7 @@ from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager
 from dataclasses import replace
 from functools import partial
+from numbers import Integral, Real
 from types import MappingProxyType
 from typing import Any, NamedTuple, NoReturn, TypeVar
 
@@ -435,10 +436,15 @@ def predict(
     >>> len(predict(model, images, device="cpu"))
     4
     """
+    check_type(model, nn.Module, "a model is a torch.nn.Module, such as load_model(SOURCE)")
     check_type(images, Images, "images must be Images, such as load_data(SOURCE).test")
     check_type(shift, Shift | Attack | None, "a shift is made by make_shift or make_attack")
+    check_type(batch_size, Integral, "batch_size must be a whole number")
+    check_type(temperature, Real, "temperature must be a number")
     if batch_size < 1:
         raise InputError(f"batch_size must be >= 1, found {batch_size}")
+    if not 0 < temperature < np.inf:  # nor NaN
+        raise InputError(f"temperature must be above 0 and finite, found {temperature}")
     task = MULTILABEL_TASK if images.labels.ndim > 1 else CLASSIFICATION_TASK
     task.check(images.labels.numpy(), images.classes)
     with restore_modules([model]):

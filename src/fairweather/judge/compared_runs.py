@@ -13,7 +13,7 @@ from typing import Any, NamedTuple, TypeVar
 import numpy as np
 import numpy.typing as npt
 
-from fairweather.errors import InputError, unknown_name
+from fairweather.errors import InputError, check_path, unknown_name
 from fairweather.metrics import Estimate, FittedThresholds
 from fairweather.metrics.columns import BoolArray, FloatArray, IntArray
 from fairweather.metrics.findings import find_point_metric
@@ -195,7 +195,7 @@ def split_run_and_model(name: str | os.PathLike[str]) -> tuple[str, str]:
     >>> split_run_and_model("runs/mine:basic"), split_run_and_model("runs/mine")
     (('runs/mine', 'basic'), ('runs/mine', ''))
     """
-    whole = os.fspath(name)
+    whole = check_path(name, "a run")
     folder, colon, model = whole.rpartition(":")
     return (folder, model) if colon and not Path(whole).is_dir() else (whole, "")
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import replace
 from functools import partial
@@ -11,7 +12,7 @@ from typing import Any
 import numpy as np
 from torch import nn
 
-from fairweather.errors import InputError, quote_names
+from fairweather.errors import InputError, check_path, check_type, quote_names
 from fairweather.inference.prediction import NetworkOutputs, compute_outputs
 from fairweather.judge.accuracy_estimate import AccuracyEstimate, MethodEstimate, NearestCell
 from fairweather.judge.known_cells import (
@@ -48,7 +49,7 @@ from fairweather.steps.run_model import (
 )
 from fairweather.tasks import MOST_STORED_CLASSES, mean_log_probability
 from fairweather.types.measurement import Images, Predictions, Score
-from fairweather.types.options import ImageOptions, takes
+from fairweather.types.options import ImageOptions, read_options, takes
 from fairweather.types.record import CLEAN, ENSEMBLE, NATURAL, VAL
 
 Look = Callable[..., NetworkOutputs]  # `outputs_of` with the batch size and the device of the model
@@ -66,7 +67,7 @@ OWN_OTHER = "Most of these images are other images that the run knows: {} was le
 @shows_progress
 @takes(ImageOptions)
 def estimate(
-    run: str | Path,
+    run: str | os.PathLike[str],
     data: str,
     *,
     with_labels: bool = False,
@@ -81,7 +82,7 @@ def estimate(
     method there decide the method and the range.
 
     Args:
-        run: `RUN[:MODEL[:SEED]]`, a run folder and which of its models.
+        run: `RUN[:MODEL[:SEED]]`, a run folder and which of its models; or a `Run`.
         data: a source of images, as for `load_data`; a set with splits gives its test images.
         root: the folder with the files of a named set, or from which a relative path starts. The
             run's own images are looked for there too if they are of the same source.
@@ -98,7 +99,8 @@ def estimate(
             requested and missing.
     """
     tell = to_notify(progress)
-    model = open_run_model(str(run), offline=offline)
+    check_type(data, str, "the images are text, such as images:PATH, or npz:PATH for arrays")
+    model = open_run_model(check_path(run, "the run"), offline=offline)
     if (aggregation := model.run.aggregation) is not None:
         raise InputError(
             f"{model.run.path} judges {aggregation.plural}, and estimate is about images: evaluate "
@@ -110,7 +112,7 @@ def estimate(
             f"{model.run.task.noun}: label about 100 of the images, and evaluate the model on them"
         )
     # If the images have an absolute path, the root is only for the run's own images.
-    image_options = ImageOptions(**options)
+    image_options = read_options(ImageOptions, options)
     place = None if Path(data.partition(":")[2]).is_absolute() else image_options.root
     loading = replace(image_options, root=place, scale=image_options.scale or model.scale)
     new = open_images(

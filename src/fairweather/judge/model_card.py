@@ -57,7 +57,7 @@ class WrittenCard:
         return f"card    {self.markdown}\npage    {self.page}\n{left}{gone}"
 
 
-def write_card(run: str | os.PathLike[str], rules: Sequence[str] = ()) -> WrittenCard:
+def write_card(run: str | os.PathLike[str], rules: str | Sequence[str] = ()) -> WrittenCard:
     """Write the model card of a finished run: `cards/MODEL.md` and `cards/MODEL.html` in it.
 
     What a person has filled in stays when the card is written again.
@@ -79,7 +79,7 @@ def write_card(run: str | os.PathLike[str], rules: Sequence[str] = ()) -> Writte
     markdown, page = (f"{CARDS}/{model}.{suffix}" for suffix in ("md", "html"))
     stored = opened.file(markdown)
     text = stored.read_text(encoding="utf-8") if stored.is_file() else ""
-    asked_rules, lost = read_rules([*rules]) if rules else [], ""
+    asked_rules, lost = read_rules(rules) if rules else [], ""
     if text and not rules:
         try:
             asked_rules = _read_front_matter(text, markdown).rules

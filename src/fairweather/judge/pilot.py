@@ -236,7 +236,7 @@ def read_column(name: str, rule: Rule, part: float | None = None) -> Column:
         if PLANNED[base_name(rule)].counted == "called so":  # other images for each seed
             break
     if not counted.any():
-        raise InputError(f"{name} has no images that {rule.scored} is of")
+        raise InputError(f"{run.name} has no images that {rule.scored} is of")
     sizes = None
     if grouping is not None:
         sizes = _count_sizes(grouping, counted)

@@ -4,6 +4,7 @@ needs, and what a given test set can show."""
 from __future__ import annotations
 
 import math
+import os
 import re
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
@@ -14,7 +15,7 @@ import numpy as np
 import pandas as pd
 import scipy.special
 
-from fairweather.errors import InputError, join_names, unknown_name
+from fairweather.errors import InputError, check_type, join_names, unknown_name
 from fairweather.judge import rules
 from fairweather.judge.pilot import (
     PLANNED,
@@ -147,6 +148,7 @@ def read_claim(text: str) -> Claim:
     >>> str(read_claim("accuracy[clean] not worse than runs/old by 2%"))
     'accuracy not worse by 2%'
     """
+    check_type(text, str, f"the claim must be text of the form {EXAMPLES}")
     target = _TARGET.fullmatch(text.strip())
     claims = (form.fullmatch(target["claim"].strip()) for form in _CLAIMS if target)
     claim = next(filter(None, claims), None)
@@ -538,13 +540,11 @@ def plan_test(
     (2229, 111)
     """
     read = read_claim(claim)
-    try:
-        given = PlanOptions(**options)
-    except TypeError as error:
-        raise TypeError(str(error).replace("PlanOptions.__init__", "plan_test")) from None
+    given = PlanOptions(**options)
     written = {name: one for name in NUMBERS if (one := getattr(given, name)) is not None}
     numbers = {name: read_number(one, name) for name, one in written.items()}
-    pilot = (given.pilot,) if isinstance(given.pilot, str) else tuple(given.pilot)
+    is_one = isinstance(given.pilot, str | os.PathLike)
+    pilot = (given.pilot,) if is_one else tuple(given.pilot)
     given = replace(given, **numbers, pilot=pilot)  # type: ignore[arg-type]
     check_limits(given, written)
     _check_options(read, given)

@@ -216,7 +216,7 @@ class Rule:
         return {**OPERATORS, **MARGINS}[self.operator](number, self.limit)
 
 
-def read_rules(texts: Sequence[str]) -> list[Rule]:
+def read_rules(texts: str | Sequence[str]) -> list[Rule]:
     """Read rules; each text is a rule or the path of a YAML file with rules.
 
     The file contains a list of texts, or a mapping with such a list under `rules`. Duplicate rules
@@ -228,7 +228,8 @@ def read_rules(texts: Sequence[str]) -> list[Rule]:
     >>> [str(rule) for rule in read_rules(["basic:accuracy[clean]>=85 %"])]
     ['basic: accuracy[clean] >= 85 %']
     """
-    rules = [rule for text in texts for rule in _read_rules(text)]
+    every = [texts] if isinstance(texts, str) else texts
+    rules = [rule for text in every for rule in _read_rules(text)]
     if not rules:
         raise InputError(f"a check needs at least one rule, such as {EXAMPLE}")
     return list(dict.fromkeys(rules))

@@ -11,7 +11,7 @@ import numpy as np
 import scipy.special
 from numpy.typing import ArrayLike, NDArray
 
-from fairweather.errors import InputError
+from fairweather.errors import InputError, check_type
 from fairweather.metrics.areas import area_bounds, area_interval, influence_interval, unit_column
 from fairweather.metrics.bounded_means import BoundedLosses, betting_interval
 from fairweather.metrics.columns import (
@@ -938,6 +938,7 @@ def score(
     Returns:
         One score per row of `METRICS`, by name and in its order, without rows that do not apply.
     """
+    check_type(predictions, AnyPredictions, "score needs Predictions, such as those of predict")
     if not len(predictions):
         raise InputError("there is nothing to score: the predictions are empty")
     shared = Resamples.draw(predictions.strata, resamples, seed, grouping)

@@ -6,12 +6,13 @@ from collections.abc import Callable, Mapping
 from copy import copy
 from dataclasses import dataclass, replace
 from functools import cached_property
+from numbers import Integral
 from typing import Any, NamedTuple, cast
 
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
-from fairweather.errors import InputError
+from fairweather.errors import InputError, check_type
 from fairweather.metrics.areas import auc_column, mean_column, precision_bias, precision_column
 from fairweather.metrics.calibration import (
     BinSums,
@@ -83,6 +84,7 @@ def bootstrap_weights(n: int, resamples: int = 1000, seed: int = 0) -> NDArray[n
     >>> bootstrap_weights(5, resamples=3).sum(axis=1).tolist()
     [5, 5, 5]
     """
+    check_type(resamples, Integral, "resamples must be a whole number")
     if n < 1 or resamples < 1:
         raise InputError(f"cannot resample {n} images {resamples} times: both must be at least 1")
     generator = np.random.default_rng(seed)

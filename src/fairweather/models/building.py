@@ -9,6 +9,7 @@ import math
 import re
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
+from numbers import Integral
 from pathlib import Path, PurePosixPath
 from typing import Any, ClassVar
 from urllib.parse import urlsplit
@@ -20,7 +21,7 @@ from safetensors import SafetensorError
 from torch import nn
 from torch.overrides import TorchFunctionMode
 
-from fairweather.errors import InputError, join_names, missing_extra, unknown_name
+from fairweather.errors import InputError, check_type, join_names, missing_extra, unknown_name
 from fairweather.files.download import fetch, file_digest
 from fairweather.files.folders import cache_folder
 from fairweather.models.backbones import Norm, Pooling, Stem, apply_choices, find_library
@@ -95,6 +96,7 @@ def check_counts(classes: int | None, input_size: int | None) -> None:
         ("classes", classes, 1, MOST_CLASSES),
         ("input_size", input_size, MIN_SIDE, MAX_SIDE),
     ):
+        check_type(value, Integral | None, f"{name} must be a whole number")
         if value is not None and value < least:
             raise InputError(f"{name} must be at least {least}, found {value}")
         if value is not None and value > most:

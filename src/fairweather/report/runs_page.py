@@ -14,7 +14,7 @@ from urllib.parse import quote
 
 from markupsafe import Markup
 
-from fairweather.errors import InputError, check_writable, describe_os_error
+from fairweather.errors import InputError, check_path, check_writable, describe_os_error
 from fairweather.report.contents import SCORING_STEP, Sweep, make_sweep
 from fairweather.report.facts import flatten_facts
 from fairweather.report.page.shell import (
@@ -243,14 +243,14 @@ def view(folder: str | Path = "runs", out: str | Path | None = None) -> Path:
     fairweather.errors.InputError: there is no folder no/such/folder; name the folder that has your
     runs
     """
-    folder = Path(folder)
+    folder = Path(check_path(folder, "the folder of runs"))
     if not folder.is_dir():
         raise InputError(f"there is no folder {folder}; name the folder that has your runs")
     if (folder / RECORD).exists():
         raise InputError(
             f"{folder} is a run; name the folder that it is in, such as {folder.parent}"
         )
-    place = folder / INDEX if out is None else Path(out)
+    place = folder / INDEX if out is None else Path(check_path(out, "out"))
     check_writable(place.parent)
     if place.exists() and not (place.is_file() and MARK.encode() in place.read_bytes()[:1000]):
         raise InputError(

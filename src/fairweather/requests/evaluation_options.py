@@ -176,8 +176,7 @@ def check_options(given: Mapping[str, object]) -> EvaluationOptions:
     >>> check_options({"batch_size": 32}).batch_size
     32
     """
-    root = {"root": str(given["root"])} if given.get("root") is not None else {}
-    options = read_options(EvaluationOptions, {**given, **root})
+    options = read_options(EvaluationOptions, given)
     titles = options.title
     if titles is not None and not titles:
         raise InputError(f"title must name at least one model, found {titles!r}")

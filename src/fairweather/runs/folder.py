@@ -238,7 +238,8 @@ class RunFolder:
         path = self.file(RECORD)
         if path.is_file():
             return parse_record(path.read_bytes(), str(path))
-        raise InputError(f"{self.path} holds no run: there is no {RECORD}")
+        missing = RECORD if self.path.is_dir() else "such folder"
+        raise InputError(f"{self.path} holds no run: there is no {missing}")
 
     def describe(self, record: RunRecord) -> None:
         """Write record.json, unless only time, command or git revisions differ.

@@ -24,7 +24,7 @@ from PIL import Image
 
 from fairweather.data.pixel_scans import digest
 from fairweather.data.sources import SPLIT_NAMES
-from fairweather.errors import InputError, add_file_name, unknown_name
+from fairweather.errors import InputError, add_file_name, check_path, check_type, unknown_name
 from fairweather.files.download import file_digest
 from fairweather.progress import Event, Notify, shows_progress, to_notify
 from fairweather.runs.folder import LOCK, PARTIAL, resolve_inside, write_atomically
@@ -399,6 +399,9 @@ def export(
     """
     if format not in FORMATS:
         raise unknown_name("format", format, FORMATS)
+    check_type(dataset, Dataset, "an export needs a Dataset, such as load_data(SOURCE)")
+    check_type(shifts, list | tuple, "shifts must be a list of them, such as suite(NAME)")
+    folder = Path(check_path(out, "out"))
     if others := [shift for shift in shifts if not isinstance(shift, Shift)]:
         raise InputError(f"only shifts can be exported, found {others[0]!r}")
     images = select_part(dataset, part)
@@ -414,7 +417,6 @@ def export(
         )
     distinct = list({shift.id: shift for shift in shifts}.values())
     _check_inputs(distinct, images, seed)
-    folder = Path(out)
     inputs = ExportInputs(data=_describe_data(dataset, part, images), format=format, seed=seed)
     writer, tell = FORMATS[format], to_notify(progress)
     with open_export(folder, inputs) as manifest:

@@ -7,6 +7,7 @@ import itertools
 import math
 import re
 import sys
+from collections import Counter
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from typing import (
@@ -24,7 +25,14 @@ from typing import (
 import numpy as np
 import numpy.typing as npt
 
-from fairweather.errors import InputError, check_file_names, check_name, check_text
+from fairweather.errors import (
+    InputError,
+    check_file_names,
+    check_name,
+    check_text,
+    check_type,
+    show_value,
+)
 from fairweather.types.kinds import TaskKind as TaskKind
 from fairweather.types.options import CROSS as CROSS
 from fairweather.types.options import GroupColumns as GroupColumns
@@ -83,6 +91,20 @@ def parse_class_names(names: Sequence[object], owner: str) -> tuple[str, ...]:
         if not isinstance(name, str | int) or isinstance(name, bool):
             raise InputError(f"{owner} has the class name {name!r:.60}, which is not a text")
     return tuple(str(name) for name in names)
+
+
+def check_classes(names: Sequence[str], owner: str) -> None:
+    """Raise `InputError` for a name that cannot be shown, and for two classes of one name.
+
+    >>> check_classes(("cat", "cat"), "the data set")
+    Traceback (most recent call last):
+    fairweather.errors.InputError: the data set has two classes with the name 'cat': rename one of
+    them
+    """
+    for name in names:
+        check_name(name, f"{owner} has a class with a name that cannot be used:")
+    if twice := [name for name, count in Counter(names).items() if count > 1]:
+        raise InputError(f"{owner} has two classes with the name {twice[0]!r}: rename one of them")
 
 
 def special_kind(tensor: torch.Tensor) -> str | None:
@@ -293,13 +315,18 @@ class Images:
 
         check_images(self.images)
         n = len(self.images)
+        check_type(self.classes, tuple | list, "classes must be a tuple of names")
+        check_type(self.names, np.ndarray | None, "names must be an array, np.array(NAMES, object)")
         if self.names is not None and self.names.shape != (n,):
             raise InputError(f"names must have the shape [{n}], found {list(self.names.shape)}")
         shapes = {"labels": ((n,), (n, len(self.classes))), "keys": ((n,),)}
+        made = {"labels": "torch.from_numpy(LABELS)", "keys": f"torch.arange({n})"}
         for name, column in (("labels", self.labels), ("keys", self.keys)):
+            check_type(column, torch.Tensor, f"{name} must be a tensor, such as {made[name]}")
             if column.dtype != torch.int64 or tuple(column.shape) not in shapes[name]:
                 actual = f"{column.dtype} {list(column.shape)}"
-                raise InputError(f"{name} must be int64 [{n}], found {actual}")
+                way_out = "; labels.argmax(1) if they are one-hot" if column.ndim == 2 else ""
+                raise InputError(f"{name} must be int64 [{n}], found {actual}{way_out}")
         if self.labels.ndim > 1 or not n:  # labels of another task, which that task checks
             return
         if not 0 <= int(self.labels.min()) <= int(self.labels.max()) < len(self.classes):
@@ -351,11 +378,20 @@ class Dataset:
 
     def __post_init__(self) -> None:
         check_text(self.name, "the name of the data set")
-        for name in self.classes:
-            check_name(name, "the class")
-        for part in (self.train, self.val, self.test):
+        for name, part in (("train", self.train), ("val", self.val), ("test", self.test)):
+            if name == "test" or part is not None:
+                check_type(part, Images, f"{name} must be Images(PIXELS, LABELS, KEYS, CLASSES)")
             if part is not None and part.names is not None:
                 check_file_names([str(name) for name in part.names], "the data set")
+        check_classes(self.classes, "the data set")
+        if self.task == CLASSIFICATION and self.test.labels.ndim > 1:
+            given = f"labels {list(self.test.labels.shape)}"
+            raise InputError(f"{given} need task='multilabel', or argmax(1) if they are one-hot")
+        for name, values in (("mean", self.mean), ("std", self.std)):
+            if np.shape(values) != (3,):
+                raise InputError(
+                    f"{name} must be three numbers, R, G, B; found {show_value(values)}"
+                )
 
     @property
     def classes(self) -> tuple[str, ...]:
@@ -906,6 +942,7 @@ def check_images(images: torch.Tensor) -> None:
     """Raise `InputError` unless these are 8-bit images `[N, 3, H, W]`."""
     import torch
 
+    check_type(images, torch.Tensor, "images must be a torch.Tensor, uint8 [N, 3, H, W]")
     if images.dtype != torch.uint8 or images.ndim != 4 or images.shape[1] != 3:
         actual = f"{images.dtype} {list(images.shape)}"
         raise InputError(f"images must be uint8 [N, 3, H, W], found {actual}")

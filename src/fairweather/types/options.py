@@ -7,13 +7,15 @@ from __future__ import annotations
 
 import inspect
 import itertools
+import os
 import re
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field, fields
-from functools import cache
+from functools import cache, wraps
+from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal, NamedTuple, NewType, TypeVar, get_type_hints
 
-from fairweather.errors import InputError, check_text, unknown_name
+from fairweather.errors import InputError, check_text, show_value, unknown_name
 
 if TYPE_CHECKING:
     import pydantic
@@ -24,6 +26,7 @@ Options = TypeVar("Options", bound="DataclassInstance")
 F = TypeVar("F", bound=Callable[..., Any])
 Channels = tuple[float, float, float]
 WrittenNumber = NewType("WrittenNumber", float)  # may be given as a text, such as 5%
+WrittenShare = float | str  # of functions, whose types are not options
 # Such as variants: each a name, or a name with its parameters.
 Named = tuple[str | Mapping[str, object], ...]
 SPLITS = ("train", "val", "test")
@@ -61,15 +64,26 @@ def shared_option(kind: type, name: str, **changed: object) -> Any:  # noqa: ANN
 
 
 def takes(kind: type) -> Callable[[F], F]:
-    """Name the options of a type in the signature of a function, in place of its `**options`."""
+    """Name the options of a type in the signature of a function, in place of its `**options`.
+
+    A call with another name raises `InputError`, which has the closest one.
+    """
 
     def naming(function: F) -> F:
         declared = inspect.signature(function)
         *given, _ = declared.parameters.values()  # the last is `**options`
         named = inspect.signature(kind).parameters.values()
         signature = declared.replace(parameters=[*given, *named])
-        function.__signature__ = signature  # type: ignore[attr-defined]
-        return function
+
+        @wraps(function)
+        def checking(*values: object, **options: object) -> object:
+            for name in options:
+                if name not in signature.parameters:
+                    raise unknown_name("option", name, signature.parameters)
+            return function(*values, **options)
+
+        checking.__signature__ = signature  # type: ignore[attr-defined]
+        return checking  # type: ignore[return-value]
 
     return naming
 
@@ -93,9 +107,15 @@ def read_options(kind: type[Options], values: Mapping[str, object]) -> Options:
     for name, value in values.items():
         if name not in known:
             raise unknown_name("option", name, list(known))
+        if known[name] == Path | None and hasattr(value, "to_csv"):
+            raise InputError(f"{name} is a path; found {show_value(value)}: save it with to_csv")
         if isinstance(value, str):
             check_text(value, name)
             given[name] = (value,) if known[name] in (tuple[str, ...], Named) else value
+        if isinstance(value, os.PathLike) and known[name] == str | None:
+            given[name] = os.fspath(value)
+        if isinstance(value, GroupColumns) and isinstance(value.metadata, os.PathLike):
+            given[name] = value._replace(metadata=os.fspath(value.metadata))
         if isinstance(value, Mapping) and known[name] == Named:
             given[name] = (value,)
     try:
@@ -107,12 +127,13 @@ def read_options(kind: type[Options], values: Mapping[str, object]) -> Options:
         if name in ("mean", "std"):
             raise InputError(
                 f"{name} needs a tuple of three numbers, one per channel R, G and B (for a gray "
-                f"model the same one three times), found {values[name]!r}"
+                f"model the same one three times), found "
+                f"{show_value(values[name])}"
             ) from None
         if known[name] == Named:
             raise InputError(
                 f"{name}: each must be a name, or a mapping of a name to its parameters, found "
-                f"{first['input']!r}"
+                f"{show_value(first['input'])}"
             ) from None
         raise InputError(describe_invalid(first)) from None
     check_limits(options)
@@ -122,7 +143,7 @@ def read_options(kind: type[Options], values: Mapping[str, object]) -> Options:
 def describe_invalid(error: ErrorDetails) -> str:
     """Say where the value is that pydantic refuses, why, and what it is."""
     place, reason = ".".join(map(str, error["loc"])), error["msg"][:1].lower() + error["msg"][1:]
-    value = "" if error["type"] == "missing" else f", found {error['input']!r}"
+    value = "" if error["type"] == "missing" else f", found {show_value(error['input'])}"
     return f"{place}: {reason}{value}"
 
 
@@ -145,6 +166,18 @@ def parse_share(written: object) -> float | None:
     except ValueError:
         return None
     return share if not rest and 0 < share < 1 else None  # nor NaN
+
+
+def read_share(written: object, name: str) -> float:
+    """Read a share as `parse_share` does; raises `InputError` for anything else.
+
+    >>> read_share("5%", "--risk"), read_share(0.05, "risk")
+    (0.05, 0.05)
+    """
+    share = parse_share(written)
+    if share is None:
+        raise InputError(f"{name} must be a share such as 5% or 0.05, found {show_value(written)}")
+    return share
 
 
 def check_limits(

@@ -17,11 +17,6 @@ PROGRAMS = ("sbatch", "squeue", "scancel", "srun")
 LEAST_MINUTES = 5
 DEFAULT_TIME = "4:00:00"
 _NAME = r"[A-Za-z0-9_][A-Za-z0-9_.-]*"
-GONE = {
-    "steps": "steps is gone: give worker=True in each process that shares the work",
-    "only": "only is now called models",
-    "strategy": "strategy is gone: devices always train together by DistributedDataParallel",
-}
 _COMMON_OPTIONS = frozenset({"executor", "jobs", "shift_processes", "models_in_memory"})
 _SLURM_OPTIONS = frozenset({"partition", "gpus", "time", "setup"})
 
@@ -189,8 +184,6 @@ def read_sharing(given: Mapping[str, Any]) -> Sharing:
     Traceback (most recent call last):
     fairweather.errors.InputError: jobs: input should be a valid integer, unable to parse string ...
     """
-    if gone := GONE.keys() & given:
-        raise InputError(GONE[min(gone)])
     return read_options(Sharing, {name: v for name, v in given.items() if v is not None})
 
 

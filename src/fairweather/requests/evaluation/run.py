@@ -12,7 +12,7 @@ import torch
 from torch import nn
 
 from fairweather.attacks.shift_lists import ShiftLike, expand_with_clean
-from fairweather.errors import InputError, check_type, no_exit
+from fairweather.errors import InputError, check_path, check_type, no_exit
 from fairweather.inference.prediction import restore_modules
 from fairweather.models.predictions.files import NAME_FORM, PREFIX, parse_model_names
 from fairweather.models.predictions.readers import list_reader_tables
@@ -109,7 +109,7 @@ def evaluate(
         to_notify(progress),
     )
     if out is not None:
-        return run_request(request, Path(out), replace=replace, progress=tell)
+        return run_request(request, Path(check_path(out, "out")), replace=replace, progress=tell)
     sharing = Sharing.from_options(request.options)
     if sharing.worker or sharing.kind == SLURM:
         way = "worker" if sharing.worker else f"executor {sharing.executor}"
