@@ -120,6 +120,10 @@ def test_wrong_specifications_are_one_sentence(folder):
         (f"csv:{folder}", r"is a folder; csv: needs a table"),
         (f"csv:{folder}/label.csv", r"did you mean 'labels\.csv'"),
         (str(folder / "labels.csv"), r"it is a path; did you mean 'csv:"),
+        (
+            f"fodler:{folder}/photos",
+            r"^unknown data source 'fodler:PATH'; did you mean 'folder:PATH'",
+        ),
         (str(folder / "lables"), r"^unknown data source '.*lables': there is no such file or f"),
     ):
         with pytest.raises(fw.InputError, match=words):

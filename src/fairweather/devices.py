@@ -384,6 +384,8 @@ def is_out_of_memory(error: BaseException) -> bool:
     >>> is_out_of_memory(MemoryError()), is_out_of_memory(RuntimeError("shapes do not match"))
     (True, False)
     """
+    if isinstance(error, InputError):  # it says already what to do
+        return False
     text = str(error).lower()
     is_memory_error = isinstance(error, MemoryError | torch.OutOfMemoryError)
     return is_memory_error or any(words in text for words in _OUT_OF_MEMORY_WORDS)
@@ -526,7 +528,7 @@ def place_network(network: nn.Module, device: torch.device) -> None:
     """
     # Weights of three-dimensional convolutions cannot be so.
     tensors = (*network.parameters(), *network.buffers())
-    is_last = all(tensor.ndim < 5 for tensor in tensors)
+    is_last = all(tensor.ndim != 5 for tensor in tensors)
     layout = torch.channels_last if is_last else torch.preserve_format
     try:
         network.to(device, memory_format=layout)  # type: ignore[call-overload]
@@ -535,7 +537,7 @@ def place_network(network: nn.Module, device: torch.device) -> None:
             raise
         raise InputError(
             f"a network does not fit into the memory of {device} ({first_line(error)}): use a "
-            "smaller one, or lower --models-in-memory"
+            "smaller one"
         ) from None
 
 

@@ -157,7 +157,7 @@ def unknown_name(kind: str, name: object, allowed: Iterable[str]) -> InputError:
     names = sorted({str(known) for known in allowed})
     if (new := RENAMED.get(str(name))) in names:
         return InputError(f"the {kind} {name!r} is now called {new!r}")
-    if kind == "option" and name in GONE:
+    if kind == "option" and name in GONE and "worker" in names:  # of `run` and `evaluate`
         return InputError(GONE[str(name)])
     same_end = [known for known in names if known.rpartition("/")[2] == str(name)]
     meant, words = MEANT.get(str(name).casefold(), ("", "")) if kind == "metric" else ("", "")
@@ -198,7 +198,7 @@ def show_value(value: object) -> str:
     """
     text = repr(value)
     is_table = getattr(value, "shape", ()) or "\n" in text
-    return f"a {type(value).__name__}" if is_table else text
+    return f"a {type(value).__name__}" if is_table else f"{text:.200}"
 
 
 def check_path(path: str | os.PathLike[str], subject: str) -> str:

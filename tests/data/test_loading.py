@@ -386,7 +386,7 @@ def test_an_unreadable_file_is_named_or_skipped(damage, tmp_path, monkeypatch):
     bad = tmp_path / "cat/03.png"  # its key is 3
     bad.write_bytes(content(tmp_path))
     filters = list(warnings.filters)
-    ways_out = r"; remove it, or leave it out with skip_unreadable \(--skip-unreadable\)$"
+    ways_out = r"; remove the file, or skip it with skip_unreadable \(--skip-unreadable\)$"
     with pytest.raises(InputError, match=rf"cat/03\.png: .*{reason}.*{ways_out}"):
         load_data(f"folder:{tmp_path}", size=12)
     assert warnings.filters == filters
@@ -762,7 +762,7 @@ def test_digest_changes_with_every_bit_and_not_with_the_memory_layout():
         ({"size": 28.5}, r"^size: .* integer.*, found 28\.5$"),
         ({"validation_fraction": "a"}, "^validation_fraction: .* number.*, found 'a'$"),
         ({"groups": "patients.csv"}, "^groups: .* GroupColumns, found 'patients.csv'$"),
-        ({"preparation": 28}, "^preparation: .* Preparation, found 28$"),
+        ({"preparation": 28}, "^preparation must be a Preparation; found a int$"),
         ({"positive": 3}, "^positive: .* string, found 3$"),
         ({"root": 3}, "^root: .* string, found 3$"),
         ({"parts": "tests"}, "unknown split 'tests'; did you mean 'test'"),

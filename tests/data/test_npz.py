@@ -179,7 +179,7 @@ def test_a_name_may_have_no_image_which_is_said_when_the_set_is_loaded(save):
 
 def test_labels_that_begin_at_one_are_called_so(save):
     path = save({"images": noise(40, 8, 8), "labels": np.arange(40) % 4 + 1})
-    with pytest.raises(InputError, match=r"labels go from 1 to 4, and must begin at 0$"):
+    with pytest.raises(InputError, match=r"labels go from 1 to 4; numbers of classes begin at 0$"):
         load_data(f"npz:{path}")
 
 

@@ -558,7 +558,7 @@ def test_a_root_of_new_images_may_be_that_of_the_runs_own_too(run, digits, folde
 
     monkeypatch.setattr(estimation, "open_validation_images", moved)
     found = fw.estimate(run, source, root=folder, device="cpu")
-    assert asked == [None, folder]
+    assert asked == [None, str(folder)]
     assert not any("Features were not compared" in note for note in found.notes)
     found = fw.estimate(run, source, device="cpu")
     assert any("Features were not compared: the data have moved" in note for note in found.notes)

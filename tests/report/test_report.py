@@ -1298,7 +1298,7 @@ def test_a_study_without_shifts_is_reported(tmp_path, no_pngs):
 
 def test_a_run_without_scores_is_refused(run, tmp_path):
     empty = RunFolder(tmp_path / "empty")
-    with pytest.raises(InputError, match=r"holds no run: there is no record\.json"):
+    with pytest.raises(InputError, match=r"holds no run: there is no such folder"):
         build_report(empty)
     empty.describe(run.record)
     with pytest.raises(InputError, match=r"has no scores\.csv"):

@@ -364,7 +364,7 @@ def has_final_size(content: Content, square: Square | None) -> bool:
 
 
 # How to load the other images.
-OR_SKIP = "; remove it, or leave it out with skip_unreadable (--skip-unreadable)"
+OR_SKIP = "; remove the file, or skip it with skip_unreadable (--skip-unreadable)"
 
 
 def unreadable_error(name: str, reason: str) -> InputError:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
@@ -177,7 +176,9 @@ def load_data(
     >>> dataset.test.images.shape, dataset.test.images.dtype
     (torch.Size([1000, 3, 8, 8]), torch.uint8)
     """
-    asked = read_options(LoadOptions, options)
+    preparation = options.pop("preparation", None)  # its names are checked where it is used
+    check_type(preparation, Preparation | None, "preparation must be a Preparation")
+    asked = replace(read_options(LoadOptions, options), preparation=preparation)
     return load(source, asked, offline=offline, progress=to_notify(progress))
 
 
@@ -521,7 +522,7 @@ def _unknown_source(source: str, entry: str, root: str | Path | None) -> InputEr
         kind = place.suffix.lower().removeprefix(".")
     elif f"{source}:PATH" in DATA_SOURCES:
         return InputError(f"the data source {source!r} needs a path: {source}:PATH")
-    elif os.sep in source:
+    elif ":" not in source and "/" in source:
         return InputError(f"unknown data source {source!r}: there is no such file or folder")
     else:
         return unknown_name("data source", entry, DATA_SOURCES)

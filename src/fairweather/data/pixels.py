@@ -481,10 +481,10 @@ def _to_rgb(image: Image.Image, scale: Scale | None, stored: str, most: int | No
                 "it has colours or transparency, and a scale is for plain gray images"
             )
         bits = 16 if deep else 8
-        if image.mode not in ("I", "F") and not scale.percentile and scale.high >= 2**bits:
+        if image.mode not in ("I", "F") and not scale.percentile and scale.high > 2**bits:
             raise UnreadableImageError(
-                f"its pixels have {bits} bits, and scale ends at {scale.high:g}, so that it would "
-                f"be too dark: leave scale out, or end it at {2**bits - 1}"
+                f"its pixels have {bits} bits, up to {2**bits - 1}, and a scale up to "
+                f"{scale.high:g} is for deeper images"
             )
         gray = image if deep else image.convert("L")
         values = np.asarray(gray)

@@ -304,7 +304,7 @@ def check_no_empty_class(strata: Strata, split: str) -> None:
         kind = "class" if len(empty) == 1 else "classes"
         verb = "has" if len(empty) == 1 else "have"
         first, last = counts.nonzero()[0][[0, -1]]
-        from_one = f": labels go from {first} to {last}, and must begin at 0"
+        from_one = f": labels go from {first} to {last}; numbers of classes begin at 0"
         why = from_one if first and strata.names[0] == "0" else ""
         raise InputError(f"{kind} {join_names(empty)} {verb} no readable image in {split}{why}")
 

@@ -210,7 +210,7 @@ def check_logits(logits: object) -> None:
     found a tensor of torch.bool
     """
     expected = "a classifier must return logits as real numbers [B, classes], found"
-    if isinstance(logits, Mapping | Sequence) and logits:
+    if isinstance(logits, Mapping | tuple) and logits:
         names = list(logits) if isinstance(logits, Mapping) else list(range(len(logits)))
         likely = "logits" if "logits" in names else names[0]
         raise InputError(

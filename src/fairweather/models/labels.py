@@ -204,9 +204,12 @@ def match_labels(
     """
     noun = FINDING_NOUN if predicts == FINDINGS else CLASS_NOUN
     if model_classes is not None and len(model_classes) != outputs:
-        raise InputError(
-            f"the model names {len(model_classes):,} {noun.many} but has {outputs:,} outputs"
-        )
+        if given is None:
+            raise InputError(
+                f"the model names {len(model_classes):,} {noun.many} but has {outputs:,} outputs: "
+                "correct the names, or say with --class-map which output each one is"
+            )
+        model_classes = None  # numbers of outputs alone can be given
     if given is not None:
         names = None if model_classes is None else OutputNames(model_classes)
         return _match_given(names, outputs, data_classes, given, noun)

@@ -211,18 +211,15 @@ def _list_names(module: ModuleType) -> Iterator[str]:
 def read_class_names(holder: object) -> tuple[str, ...] | None:
     """Read the names of a module's outputs from its attribute `classes` or `class_names`.
 
-    Numbers are no names; raises `InputError` for names that are not a list of texts.
+    What is no list of texts, nor a dict of them by the number of the output, names no outputs.
     """
     for attribute in ("classes", "class_names"):
         names = getattr(holder, attribute, None)
         names = names.tolist() if isinstance(names, np.ndarray) else names
+        if isinstance(names, dict) and list(names) == list(range(len(names))):
+            names = list(names.values())
         if isinstance(names, list | tuple) and names and all(isinstance(n, str) for n in names):
             return tuple(names)
-        if isinstance(names, list | tuple | str | dict) and any(isinstance(n, str) for n in names):
-            raise InputError(
-                f"the model's attribute {attribute} must be a list with the name of each output, "
-                f"found {names!r:.60}"
-            )
     return None
 
 

@@ -185,7 +185,7 @@ def explain_memory(epochs: Iterator[T], batch_size: int) -> Iterator[T]:
     try:
         yield from epochs
     except Exception as error:  # libraries have only this in common
-        if isinstance(error, InputError) or not is_out_of_memory(error):
+        if not is_out_of_memory(error):
             raise
         raise InputError(
             f"memory ran out in training with batches of {batch_size} ({first_line(error)}): "
