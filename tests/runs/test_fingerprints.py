@@ -179,6 +179,7 @@ def changed(value):
 @pytest.mark.parametrize("name", STEPS)
 def test_the_fingerprint_changes_for_what_has_an_effect_and_for_nothing_else(name, monkeypatch):
     monkeypatch.setitem(TASKS, "other", TASKS["classification"])
+    monkeypatch.setitem(VARIANTS, "other", VARIANTS["temperature"])
     step = STEPS[name]
     before, silent = step_fingerprint(step, {}), set()
     for field in type(step).model_fields:
@@ -210,6 +211,17 @@ def test_a_version_of_a_method_changes_its_own_predictions_alone(monkeypatch, ki
         True,
         kind == "tent",
     ]
+
+
+def test_a_version_of_a_method_changes_the_fits_that_predict_by_it(monkeypatch):
+    fits = [
+        STEPS[name].model_copy(update={"variant": f"temperature: {{of: {kind}}}"})
+        for name, kind in (("fit", "sar"), ("fit", "tent"), ("fit of stored", "sar"))
+    ]
+    before = [step_fingerprint(step, {}) for step in fits]
+    monkeypatch.setattr(Sar, "version", Sar.version + 1)
+    after = [step_fingerprint(step, {}) for step in fits]
+    assert [one == other for one, other in zip(before, after, strict=True)] == [False, True, True]
 
 
 def test_every_kind_of_step_is_tried():

@@ -106,6 +106,12 @@ def _shifted_with(shifts: Iterable[str]) -> dict[str, JsonValue]:
     return {"libraries": LIBRARY_VERSIONS, **({"shift_versions": versions} if versions else {})}
 
 
+def _adapted_with(variant: str) -> dict[str, JsonValue]:
+    """The version of the method that adapts a network for a variant, from the second on."""
+    adapting = read_variant(variant).adapting
+    return {} if adapting is None or adapting.version == 1 else {"method_version": adapting.version}
+
+
 # ---------------------------------------------------------------- data and networks of steps
 
 
@@ -489,7 +495,10 @@ class FitStep(Step):
         return ("stored", *(() if draws else ("shift_seed",)))
 
     def made_with(self) -> dict[str, JsonValue]:
-        return {} if self.stored or self.shifts == (CLEAN,) else _shifted_with(self.shifts)
+        if self.stored:
+            return {}
+        shifted = {} if self.shifts == (CLEAN,) else _shifted_with(self.shifts)
+        return shifted | _adapted_with(self.variant)
 
 
 class FeaturesStep(Step):
@@ -669,10 +678,8 @@ class PredictStep(Step):
             facts |= _shifted_with((self.shift, *self.mixed))
         if self.mixed:
             facts["mixed_version"] = MIXED_VERSION
-        written = self.how.variant if isinstance(self.how, ForwardPass) else None
-        adapting = None if written is None else read_variant(written).adapting
-        if adapting is not None and adapting.version > 1:
-            facts["method_version"] = adapting.version
+        if isinstance(self.how, ForwardPass) and self.how.variant is not None:
+            facts |= _adapted_with(self.how.variant)
         return facts
 
 
