@@ -228,7 +228,8 @@ class Arithmetic(NamedTuple):
     def compiled(self, network: nn.Module) -> nn.Module:
         """The network to call: compiled, if this asks for it.
 
-        Each size of a batch has code of its own, so that results do not depend on earlier batches.
+        Each size of a batch has code of its own, so that results do not depend on earlier batches;
+        `compute_logits` fills short ones up, so that there is one size.
         """
         return cast(nn.Module, torch.compile(network, dynamic=False)) if self.compile else network
 

@@ -3,6 +3,7 @@
 import os
 from functools import partial
 
+import numpy as np
 import pytest
 import torch
 import torch.nn.functional as F
@@ -160,20 +161,67 @@ def compilations(monkeypatch):
     torch.compiler.reset()
 
 
-def test_every_network_and_size_of_a_batch_is_compiled_once(compilations, toy_images):
-    class Wide(nn.Module):
-        def __init__(self, width):
-            super().__init__()
-            self.body, self.head = nn.Linear(192, width), nn.Linear(width, 3)
+class Whole(nn.Module):
+    """Its weights and gray values are small whole numbers, so float32 rounds none of its sums."""
 
-        def forward(self, images):
-            return self.head(self.body(images.flatten(1)))
+    def __init__(self, width):
+        super().__init__()
+        self.body, self.head = nn.Linear(192, width), nn.Linear(width, 3)
+        for number, weights in enumerate(self.parameters()):
+            drawn = torch.Generator().manual_seed(number)
+            weights.data = torch.randint(-2, 3, weights.shape, generator=drawn).float()
 
-    networks = [Wide(width) for width in range(2, 14)]  # more than torch compiles by default
-    for _ in range(2):
+    def forward(self, images):
+        return self.head(self.body((255 * images).round().flatten(1)))
+
+
+def test_every_network_is_compiled_once_though_the_last_batch_is_short(compilations, toy_images):
+    networks = [Whole(width) for width in range(2, 14)]  # more than torch compiles by default
+    for count in (96, 93, 96):  # batches of 90, and one of 6 or 3
         for network in networks:
-            predict(network, toy_images, batch_size=90, device="cpu", compile=True)
-    assert len(compilations) == 2 * len(networks)  # batches of 90 and of 6
+            ask = partial(predict, network, toy_images[:count], batch_size=90, device="cpu")
+            np.testing.assert_array_equal(ask(compile=True).logits, ask().logits)
+    assert len(compilations) == len(networks)
+
+
+class Forgetful(Whole):
+    """Out of memory in the passes whose numbers it is given; it counts the images of all."""
+
+    def __init__(self, passes):
+        super().__init__(width=2)
+        self.passes, self.seen = passes, []
+
+    def forward(self, images):
+        self.seen.append(len(images))
+        if len(self.seen) in self.passes:
+            raise torch.OutOfMemoryError
+        return super().forward(images)
+
+
+@pytest.mark.parametrize(
+    ("passes", "halved", "seen"),
+    [
+        ([1, 2], [20, 10], [40, 20, *[10] * 9]),  # the batches are 40 and 41: the last part is 1
+        ([3], [20], [40, 40, 40, 20]),  # that of the last part, which is filled up
+    ],
+)
+def test_filled_batches_are_halved_as_wholes(monkeypatch, toy_images, passes, halved, seen):
+    monkeypatch.setattr("torch.compile", lambda each, **_: each)
+    images, told, network = toy_images[:81], [], Forgetful(passes)
+    ask = partial(predict, images=images, batch_size=40, device="cpu")
+    found = ask(network, compile=True, when_halved=told.append)
+    assert (told, network.seen) == (halved, seen)
+    np.testing.assert_array_equal(found.keys, np.arange(81))
+    np.testing.assert_array_equal(found.logits, ask(Whole(width=2)).logits)
+
+
+def test_batches_that_share_their_statistics_are_not_filled_up(compilations, toy_images):
+    network = Plain()
+    network.body[1] = nn.BatchNorm2d(4, track_running_stats=False)
+    found = predict(network, toy_images, batch_size=90, device="cpu", compile=True)
+    expected = predict(network, toy_images, batch_size=90, device="cpu")
+    np.testing.assert_array_equal(found.logits, expected.logits)
+    assert len(compilations) == 2
 
 
 def test_attacks_methods_of_adaptation_and_features_are_not_compiled(compilations, toy_images):
