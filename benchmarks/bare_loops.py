@@ -23,6 +23,7 @@ import statistics
 import tempfile
 import time
 from concurrent.futures import ProcessPoolExecutor
+from contextlib import contextmanager
 from pathlib import Path
 
 import numpy as np
@@ -35,10 +36,12 @@ from timm.data import create_dataset, create_loader
 from timm.utils import AverageMeter, accuracy
 
 import fairweather as fw
+from fairweather.devices import repeatable_kernels, wait_for
 from fairweather.runs.provenance import current_provenance
 from fairweather.types.options import Preparation
 
 CLASSES, BATCH, PAIRS = 8, 32, 3
+CPU = torch.device("cpu")
 # Network, pixels and images.
 NETWORKS = (
     ("resnet18", 224, 32),
@@ -132,30 +135,32 @@ def open_network(name):
 
 
 @functools.cache
-def load_floats(root, side):
-    return [part.float() / 255 for part in load(root, Preparation(side)).test.images.split(BATCH)]
+def load_floats(root, side, batch, device):
+    parts = load(root, Preparation(side)).test.images.split(batch)
+    return [(part.float() / 255).to(device) for part in parts]
 
 
-def pass_barely(name, root, side):
-    network, batches = open_network(name), load_floats(root, side)
-    with torch.inference_mode():
-        for batch in batches:
-            network(batch)
+def pass_barely(name, root, side, batch=BATCH, device=CPU):
+    network, batches = open_network(name).to(device), load_floats(root, side, batch, device)
+    with torch.inference_mode(), repeatable_kernels():  # of a GPU, those of fairweather
+        for images in batches:
+            network(images)
+        wait_for(device)
 
 
-def validate(name, root, side, threads):
-    """The loop of timm's validate.py, for a CPU: its loader, its loss and its accuracies."""
-    network = open_network(name)
+def validate(name, root, side, threads, batch=BATCH, device=CPU):
+    """The loop of timm's validate.py: its loader, its loss and its accuracies."""
+    network = open_network(name).to(device)
     loader = create_loader(
         create_dataset("", root=str(root)),
         input_size=(3, side, side),
-        batch_size=BATCH,
+        batch_size=batch,
         num_workers=threads,
         crop_pct=1.0,
-        device=torch.device("cpu"),
+        device=device,
     )
     losses, top1, top5 = AverageMeter(), AverageMeter(), AverageMeter()
-    with torch.inference_mode():
+    with torch.inference_mode(), repeatable_kernels():
         for inputs, target in loader:
             outputs = network(inputs)
             losses.update(F.cross_entropy(outputs, target).item(), len(target))
@@ -164,15 +169,15 @@ def validate(name, root, side, threads):
             top5.update(acc5.item(), len(target))
 
 
-def compare_evaluation(ask, name, side, root, threads):
+def compare_evaluation(ask, name, side, root, threads, batch=BATCH, device=CPU):
     """Rows of one network."""
-    network, images = open_network(name), load(root, Preparation(side)).test
+    network, images = open_network(name).to(device), load(root, Preparation(side)).test
 
     def predict(images):
-        fw.predict(network, images, batch_size=BATCH, device="cpu", progress=None)
+        fw.predict(network, images, batch_size=batch, device=device, progress=None)
 
-    bare = functools.partial(pass_barely, name, root, side)
-    timms = functools.partial(validate, name, root, side, threads)
+    bare = functools.partial(pass_barely, name, root, side, batch, device)
+    timms = functools.partial(validate, name, root, side, threads, batch, device)
     for against, theirs, ours in (
         ("bare passes", bare, lambda: predict(images)),
         ("timm's loop", timms, lambda: predict(load(root, Preparation(side)).test)),
@@ -202,6 +207,19 @@ def report(ask, folder, given, threads):
         yield from compare_evaluation(ask, name, side, root, threads)
 
 
+@contextmanager
+def elsewhere(threads):
+    """Gives a temporary folder, and a function that computes in another process and waits."""
+    spawn = multiprocessing.get_context("spawn")
+    with tempfile.TemporaryDirectory() as temporary:
+        os.environ |= {
+            "FAIRWEATHER_CACHE": f"{temporary}/cache",
+            "LOKY_MAX_CPU_COUNT": str(threads),
+        }
+        with ProcessPoolExecutor(1, spawn, fork_from_here) as pool:
+            yield Path(temporary), lambda *asked: pool.submit(*asked).result()
+
+
 def main():
     parser = argparse.ArgumentParser()
     parser.add_argument("folder", type=Path, nargs="?")
@@ -209,19 +227,9 @@ def main():
     facts = current_provenance(torch.device("cpu"))
     versions = ", ".join(f"{name} {facts.versions[name]}" for name in ("torch", "timm"))
     print(f"{facts.hardware['cpu']}; Python {facts.python}, {versions}; batches of {BATCH}")
-    with tempfile.TemporaryDirectory() as temporary:
-        os.environ |= {
-            "FAIRWEATHER_CACHE": f"{temporary}/cache",
-            "LOKY_MAX_CPU_COUNT": str(threads),
-        }
-        spawn = multiprocessing.get_context("spawn")
-        with ProcessPoolExecutor(1, spawn, fork_from_here) as pool:
-
-            def ask(function, *arguments):
-                return pool.submit(function, *arguments).result()
-
-            for line in report(ask, Path(temporary), given, threads):
-                print(line, flush=True)
+    with elsewhere(threads) as (folder, ask):
+        for line in report(ask, folder, given, threads):
+            print(line, flush=True)
 
 
 if __name__ == "__main__":

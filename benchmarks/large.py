@@ -43,6 +43,7 @@ from PIL import Image
 from torch import nn
 
 import fairweather as fw
+from fairweather.data.batches import batch_slices
 from fairweather.models.class_names import read_imagenet
 from fairweather.progress import silent
 from fairweather.requests.execution import describe_run
@@ -169,11 +170,11 @@ def photographs(folder):
         Image.fromarray(np.clip(smooth + grain, 0, 255).astype(np.uint8)).save(path, quality=90)
 
 
-def one_file(path):
+def one_file(path, count=MAPPED, side=SIDE):
     rng = np.random.default_rng(0)
-    pixels = np.lib.format.open_memmap(path, "w+", np.uint8, (MAPPED, 3, SIDE, SIDE))
-    for start in range(0, MAPPED, 500):
-        pixels[start : start + 500] = rng.integers(0, 256, (500, 3, SIDE, SIDE), dtype=np.uint8)
+    pixels = np.lib.format.open_memmap(path, "w+", np.uint8, (count, 3, side, side))
+    for part in batch_slices(count, 500):
+        pixels[part] = rng.integers(0, 256, pixels[part].shape, dtype=np.uint8)
     pixels.flush()
     return path
 
@@ -183,8 +184,8 @@ def small_network():
     return nn.Sequential(nn.AdaptiveAvgPool2d(8), nn.Flatten(), nn.Linear(192, 10))
 
 
-def some_shifts(cells):
-    family = [*suite("imagenet_c", image_size=SIDE), *suite("imagenet_c_extra", image_size=SIDE)]
+def some_shifts(cells, side=SIDE):
+    family = [*suite("imagenet_c", image_size=side), *suite("imagenet_c_extra", image_size=side)]
     return family[: cells - 1] if cells > 1 else []
 
 
@@ -225,8 +226,8 @@ def train_on_file(place, *_):
 
 def mapped(place):
     pixels = torch.from_numpy(np.load(place, mmap_mode="c"))
-    names = tuple(f"class-{number}" for number in range(10))
-    return Images(pixels, torch.arange(MAPPED) % 10, torch.arange(MAPPED), names)
+    names, keys = tuple(f"class-{number}" for number in range(10)), torch.arange(len(pixels))
+    return Images(pixels, keys % 10, keys, names)
 
 
 # ---------------------------------------------------------------- one model, several jobs
@@ -262,9 +263,14 @@ def bench_jobs(cells):
                 f"{seconds_of['predict']:.0f} | {seconds_of['score']:.0f} | {peaks} |",
                 flush=True,
             )
-            names = [*out.glob("*.csv"), *out.rglob("*.parquet")]
-            written[jobs] = {str(path.relative_to(out)): path.read_bytes() for path in names}
+            written[jobs] = written_by(out)
         print(f"\n{len(written[1])} files, equal to the byte: {written[1] == written[2]}")
+
+
+def written_by(out):
+    """The bytes of tables, predictions and networks of a run."""
+    paths = [*out.glob("*.csv"), *out.rglob("*.parquet"), *out.rglob("*.safetensors")]
+    return {str(path.relative_to(out)): path.read_bytes() for path in paths}
 
 
 LEAST = 0.05  # GiB of a process that is named

@@ -25,6 +25,7 @@ import torch
 import torch.nn.functional as F
 from torchvision.transforms.functional import gaussian_blur
 
+from fairweather.devices import repeatable_kernels, wait_for
 from fairweather.inference.prediction import predict
 from fairweather.models.opening import load_model
 from fairweather.runs.provenance import current_provenance
@@ -37,6 +38,7 @@ from fairweather.types.measurement import Images
 
 SIDE, CLASSES, BATCH = 28, 9, 256
 PAIRS = 3
+CPU = torch.device("cpu")
 JOB_BATCH = 64  # of jobs that train beside each other
 COMPILED_APART = 1e-4  # the most that logits may differ, as a share of the largest
 # Network, pixels, images a batch, measured steps: small maps are multiplied only in the first.
@@ -90,20 +92,23 @@ def new_model(backbone="torchvision:resnet18", layout=torch.channels_last):
     return model.to(memory_format=layout)
 
 
-# Of one thread; unlike the time on the wall, it hardly depends on what else the machine does.
-clock = time.process_time
+def clock(device=CPU):
+    """Seconds of one thread, which hardly depend on what else the machine does; of another device
+    on the wall, once it has done all that it was given."""
+    wait_for(device)
+    return time.process_time() if device.type == "cpu" else time.perf_counter()
 
 
-def seconds(function):
-    start = clock()
+def seconds(function, device=CPU):
+    start = clock(device)
     function()
-    return clock() - start
+    return clock(device) - start
 
 
-def ready_batch(side, batch, layout=torch.channels_last):
+def ready_batch(side, batch, layout=torch.channels_last, device=CPU):
     torch.manual_seed(0)
     inputs = torch.rand(batch, 3, side, side).contiguous(memory_format=layout)
-    return inputs, torch.randint(CLASSES, (batch,))
+    return inputs.to(device), torch.randint(CLASSES, (batch,)).to(device)
 
 
 def bare_training_rate(
@@ -115,28 +120,36 @@ def bare_training_rate(
     bf16=False,
     mode=nullcontext,
     layout=torch.channels_last,
+    device=CPU,
 ):
     """Images/s of forward, backward and step alone, on one tensor that is ready."""
-    model, (inputs, labels) = new_model(backbone, layout).train(), ready_batch(side, batch, layout)
+    model = new_model(backbone, layout).to(device).train()
+    inputs, labels = ready_batch(side, batch, layout, device)
     optimizer = build_optimizer(model, None, RECIPE)
 
     def step():
-        with torch.autocast("cpu", torch.bfloat16, enabled=bf16):
+        with torch.autocast(device.type, torch.bfloat16, enabled=bf16):
             loss = F.cross_entropy(model(inputs), labels)
         optimizer.zero_grad()
         loss.backward()
         optimizer.step()
 
-    with mode():
+    with mode(), repeatable_kernels():  # of a GPU, those of the training loop
         step()
-        return steps * batch / seconds(lambda: [step() for _ in range(steps)])
+        return steps * batch / seconds(lambda: [step() for _ in range(steps)], device)
 
 
-def loop_rate(images, val, backbone, batch):
+def loop_rate(images, val, backbone, batch, *, bf16=False, device=CPU):
     """Images/s of the training loop, from after its first step to after its last but one."""
-    times = []
-    recipe = replace(RECIPE, batch_size=batch)
-    list(fit(new_model(backbone), images, val, recipe, after_step=lambda _: times.append(clock())))
+    times, recipe = [], replace(RECIPE, batch_size=batch)
+    ends = (0, len(images) // batch - 2)  # a GPU is not waited for in between
+
+    def after_step(_):
+        times.append(clock(device) if len(times) in ends else None)
+
+    precision = "bf16" if bf16 else "fp32"
+    settings = {"device": device, "precision": precision, "after_step": after_step}
+    list(fit(new_model(backbone), images, val, recipe, **settings))
     return (len(times) - 1) * batch / (times[-1] - times[0])
 
 
@@ -148,16 +161,16 @@ def elsewhere():
         yield lambda function, *arguments: pool.submit(function, *arguments).result()
 
 
-def measure_training(backbone, side, batch, steps):
+def measure_training(backbone, side, batch, steps, *, bf16=False, device=CPU):
     """Images/s of bare steps, and of the training loop; of both, the first step is left out."""
     images, val = random_images((steps + 2) * batch, side), random_images(batch, side)
-    loop_rate(images[: 3 * batch], val, backbone, batch)
+    settings = {"bf16": bf16, "device": device}
+    loop = partial(loop_rate, val=val, backbone=backbone, batch=batch, **settings)
+    loop(images[: 3 * batch])
     with elsewhere() as ask:
-        ask(bare_training_rate, 2, backbone, side, batch)
-        return measure_pairs(
-            lambda: ask(bare_training_rate, steps, backbone, side, batch),
-            lambda: loop_rate(images, val, backbone, batch),
-        )
+        bare = partial(bare_training_rate, backbone=backbone, side=side, batch=batch, **settings)
+        ask(bare, 2)
+        return measure_pairs(lambda: ask(bare, steps), lambda: loop(images))
 
 
 def measure_small_maps(batch):

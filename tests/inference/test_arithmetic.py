@@ -32,6 +32,12 @@ CPU = torch.device("cpu")
 ACCUMULATED = 2**-24  # products of 16-bit numbers are added up in float32
 # By precision: the unit roundoff, and half of the smallest number, to which small ones are rounded.
 ROUNDING = {"fp32": (2**-24, 0.0), "bf16": (2**-8, 0.0), "fp16": (2**-11, 2**-25)}
+ROUNDING["tf32"] = (2**-11, 0.0)  # of CUDA devices alone
+no_cuda = pytest.mark.skipif(not torch.cuda.is_available(), reason="there is no CUDA device")
+ON_EACH_DEVICE = [
+    *[("cpu", precision) for precision in ROUNDING if precision != "tf32"],
+    *[pytest.param("cuda", precision, marks=no_cuda) for precision in ROUNDING],
+]
 
 
 def exact_logits(model, pixels, precision):
@@ -79,14 +85,14 @@ def digits():
     return Images((pixels * 255).round().to(torch.uint8), labels, keys, tuple("0123456789"))
 
 
-@pytest.mark.parametrize("precision", ROUNDING)
-def test_fewer_bits_move_logits_as_far_as_arithmetic_says(precision, digits):
+@pytest.mark.parametrize(("device", "precision"), ON_EACH_DEVICE)
+def test_fewer_bits_move_logits_as_far_as_arithmetic_says(device, precision, digits):
     with torch.no_grad():
         exact, bound = exact_logits(trained(), digits.images, precision)
-    found = predict(trained(), digits, batch_size=32, device="cpu", precision=precision)
+    found = predict(trained(), digits, batch_size=32, device=device, precision=precision)
     moved = (torch.from_numpy(found.logits).double() - exact).abs()
     assert bool((moved <= bound).all())
-    if precision == "fp32":
+    if precision in ("fp32", "tf32"):
         return
     # They are in 16 bits in fact: float32 would be nearer.
     assert bool((moved > exact_logits(trained(), digits.images, "fp32")[1]).any())
@@ -132,12 +138,17 @@ def test_each_step_of_a_method_uses_the_weights_of_the_step_before(toy_images, m
     assert (found != logits()).any()
 
 
-@pytest.mark.skipif(
+no_vectors = pytest.mark.skipif(
     os.environ.get("ATEN_CPU_CAPABILITY") == "default",
     reason="torch 2.13 writes vector code, and then leaves its own header out",
 )
-def test_compiled_networks_give_the_logits_of_others_up_to_float32(digits):
-    ask = partial(predict, trained(), digits, batch_size=32, device="cpu")
+
+
+@pytest.mark.parametrize(
+    "device", [pytest.param("cpu", marks=no_vectors), pytest.param("cuda", marks=no_cuda)]
+)
+def test_compiled_networks_give_the_logits_of_others_up_to_float32(device, digits):
+    ask = partial(predict, trained(), digits, batch_size=32, device=device)
     with torch.no_grad():
         exact, bound = exact_logits(trained(), digits.images, "fp32")
     first, again = (ask(compile=True).logits for _ in range(2))
