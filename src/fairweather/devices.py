@@ -14,6 +14,7 @@ import loky
 import numpy as np
 import numpy.typing as npt
 import torch
+import torch.nn.functional as F
 from torch import nn
 
 from fairweather.errors import InputError, first_line, unknown_name
@@ -228,10 +229,16 @@ class Arithmetic(NamedTuple):
     def compiled(self, network: nn.Module) -> nn.Module:
         """The network to call: compiled, if this asks for it.
 
-        Each size of a batch has code of its own, so that results do not depend on earlier batches;
-        `compute_logits` fills short ones up, so that there is one size.
+        Each size of a batch has code of its own, so that results do not depend on earlier batches.
         """
-        return cast(nn.Module, torch.compile(network, dynamic=False)) if self.compile else network
+        if not self.compile:
+            return network
+        called = cast(nn.Module, torch.compile(network, dynamic=False))
+        norms = (
+            each for each in network.modules() if isinstance(each, nn.modules.batchnorm._BatchNorm)
+        )
+        shares_statistics = any(norm.running_mean is None for norm in norms)
+        return called if shares_statistics else _FilledBatches(called)
 
     @contextmanager
     def on(self, device: torch.device) -> Iterator[None]:
@@ -254,6 +261,29 @@ class Arithmetic(NamedTuple):
 
 
 FP32 = Arithmetic()
+
+
+class _FilledBatches(nn.Module):
+    """Calls a network with batches of one size, which is compiled once: short ones are filled up.
+
+    A single image is not: when memory runs out, it is the last attempt.
+    """
+
+    def __init__(self, network: nn.Module) -> None:
+        super().__init__()
+        self.network, self.size = network, 0
+
+    def forward(self, images: torch.Tensor) -> torch.Tensor:
+        count, size = len(images), self.size
+        self.size = 0  # until it is known to fit into memory
+        if not 1 < count < size:
+            outputs = self.network(images)
+            self.size = max(count, size)
+            return outputs
+        # Unlike a joined tensor, a padded one has the strides of the full ones before it.
+        outputs = self.network(F.pad(images, (*[0] * 7, size - count)))
+        self.size = size
+        return outputs[:count]
 
 
 @contextmanager

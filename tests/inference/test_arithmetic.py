@@ -210,19 +210,20 @@ class Forgetful(Whole):
 
 
 @pytest.mark.parametrize(
-    ("passes", "halved", "seen"),
+    ("count", "passes", "halved", "seen"),
     [
-        ([1, 2], [20, 10], [40, 20, *[10] * 9]),  # the batches are 40 and 41: the last part is 1
-        ([3], [20], [40, 40, 40, 20]),  # that of the last part, which is filled up
+        (81, [1, 2], [20, 10], [40, 20, *[10] * 8, 1]),  # the batches are 40 and 41
+        (75, [2], [17], [40, 40, 17, 17, 1]),  # the last batch is filled up, and does not fit
+        (75, [1], [20], [40, 20, 20, 20, 20]),
     ],
 )
-def test_filled_batches_are_halved_as_wholes(monkeypatch, toy_images, passes, halved, seen):
+def test_filled_batches_are_halved(monkeypatch, toy_images, count, passes, halved, seen):
     monkeypatch.setattr("torch.compile", lambda each, **_: each)
-    images, told, network = toy_images[:81], [], Forgetful(passes)
+    images, told, network = toy_images[:count], [], Forgetful(passes)
     ask = partial(predict, images=images, batch_size=40, device="cpu")
     found = ask(network, compile=True, when_halved=told.append)
     assert (told, network.seen) == (halved, seen)
-    np.testing.assert_array_equal(found.keys, np.arange(81))
+    np.testing.assert_array_equal(found.keys, np.arange(count))
     np.testing.assert_array_equal(found.logits, ask(Whole(width=2)).logits)
 
 

@@ -54,7 +54,7 @@ from fairweather.types.measurement import (
     join_columns,
     special_kind,
 )
-from fairweather.variants.adaptation.networks import Tensors, list_layers, uses_batch_statistics
+from fairweather.variants.adaptation.networks import Tensors, list_layers
 from fairweather.variants.calibration import LogitDivisor
 from fairweather.variants.fitted import NOTHING_FITTED, FittedParameters
 from fairweather.variants.variant import Adapting
@@ -143,30 +143,27 @@ class Batcher:
     def __init__(self, size: int, when_halved: WhenHalved | None = None) -> None:
         self.size, self.when_halved = size, when_halved
 
-    def parts(
-        self, images: Images, compute: Callable[[Images], T], *, filled: bool = False
-    ) -> Iterator[T]:
-        """Apply a function to every part, in order; `filled` if it fills parts up to `size` images.
+    def parts(self, images: Images, compute: Callable[[Images], T]) -> Iterator[T]:
+        """Apply a function to every part, in order.
 
         Raises `InputError` if a single image does not fit.
         """
         start = 0
         while start < len(images):
-            tried = self.size if filled else min(self.size, len(images) - start)
             result: T | None
             try:
                 result = compute(images[start : start + self.size])
             except Exception as error:  # libraries have only this in common
                 if not is_out_of_memory(error):
                     raise
-                if tried == 1:
+                if min(self.size, len(images) - start) == 1:
                     raise InputError(
                         f"a single image does not fit into memory ({first_line(error)}): use a "
                         "smaller model"
                     ) from None
                 result = None  # go on outside `except`, where the error has freed its tensors
             if result is None:
-                self._halve(tried)
+                self._halve(min(self.size, len(images) - start))
             else:
                 yield result
                 start += self.size
@@ -187,26 +184,21 @@ def compute_logits(
     arithmetic: Arithmetic,
     seed: int,
     tell: Callable[[float], None] | None = None,
-    size: int = 0,
 ) -> Callable[[], torch.Tensor]:
     """Compute the logits of 8-bit images; returns a function that gives them when they are here.
 
     They are float32 `[B, classes]` on the CPU. An attack changes the images as a float tensor on
     the device, and calls `tell` with the share of its work that is done. Images and logits are
-    copies: a model may change its input, and reuse the memory of its output. It sees `size` images
-    if there are fewer, the last one again and again.
+    copies: a model may change its input, and reuse the memory of its output.
     """
-    pixels = lane.bring(batch.images)
-    if short := max(size - len(pixels), 0):
-        pixels = torch.cat([pixels, pixels[-1:].expand(short, -1, -1, -1)])
-    inputs = to_input(pixels)
+    inputs = to_input(lane.bring(batch.images))
     if attack is not None:
         labels = select_labels(attack, batch).to(lane.device)
         inputs = attack(model, inputs, labels, batch.keys.to(lane.device), seed, tell)
     with arithmetic.on(lane.device):
         logits = model(inputs)
     check_logits(logits)
-    return lane.fetch(logits[: len(logits) - short].float())
+    return lane.fetch(logits.float())
 
 
 def check_logits(logits: object) -> None:
@@ -252,9 +244,6 @@ class WatchedNetwork(NamedTuple):
     model: nn.Module
     features: FeatureGetter | None = None
     """From `watch_last_layer`; None if its features are not wanted."""
-
-    filled: bool = False
-    """Short batches are filled up, so that a compiled network has one size of batches."""
 
 
 class _Waiting(NamedTuple):
@@ -308,9 +297,8 @@ def compute_ahead(
                 tell((done + share * len(part)) / len(networks))
 
         nonlocal done
-        model, last_features, filled = networks[number]
-        size = batcher.size if filled else 0
-        logits = compute_logits(model, part, attack, lane, arithmetic, seed, tell_share, size)
+        model, last_features = networks[number]
+        logits = compute_logits(model, part, attack, lane, arithmetic, seed, tell_share)
         features = None if last_features is None else last_features()
         tell_share(1.0)
         done += len(part)
@@ -320,8 +308,7 @@ def compute_ahead(
     waiting: deque[_Waiting] = deque()
     for batch in batches:
         for number in range(len(networks)):
-            parts = batcher.parts(batch, partial(begin, number), filled=networks[number].filled)
-            for begun in parts:
+            for begun in batcher.parts(batch, partial(begin, number)):
                 waiting.append(begun)
                 if len(waiting) > lane.ahead:
                     yield waiting.popleft().wait(arithmetic)
@@ -531,18 +518,16 @@ def predict_batches(
         for predictor in predictors:
             network: nn.Module = predictor.model
             features: FeatureGetter | None = None
-            filled = False
             modes.enter_context(evaluation_mode(network, device))
             if predictor.known is not None and predictor.known.features is not None:
                 features = modes.enter_context(watch_last_layer(network))
             elif attack is None and predictor.adapting is None:
-                filled = arithmetic.compile and not uses_batch_statistics(network)
                 network = arithmetic.compiled(network)
             if predictor.clock is not None:
                 network = nn.Sequential(network)  # other predictors may have the same network
                 modes.enter_context(predictor.clock.watch(network, device))
-            networks.append(WatchedNetwork(network, features, filled))
-        pinned, places = device.type == "cuda", torch.arange(len(images))
+            networks.append(WatchedNetwork(network, features))
+        pinned = device.type == "cuda"
         for number, part, outputs in compute_ahead(
             networks,
             shifted_batches(
@@ -552,7 +537,7 @@ def predict_batches(
             arithmetic,
             attack=attack,
             seed=seed,
-            batcher=Batcher(max(len(places[index]) for index in batches), when_halved),
+            batcher=Batcher(len(images), when_halved),
             tell=tell,
         ):
             made = predictors[number].finish(part, outputs.logits, outputs.features)

@@ -73,8 +73,6 @@ VERSIONS = {
 }
 # Raise this in place of `predict` if only the predictions of streams that mix cells change.
 MIXED_VERSION = 2
-# Raise this if only predictions of compiled networks change.
-COMPILED_VERSION = 2
 # Fields that change results only if a step uses a network.
 MACHINE_FIELDS = ("device", "threads")
 # With other versions of these, shifts may change the same images differently.
@@ -112,11 +110,6 @@ def _adapted_with(variant: str) -> dict[str, JsonValue]:
     """The version of the method that adapts a network for a variant, from the second on."""
     adapting = read_variant(variant).adapting
     return {} if adapting is None or adapting.version == 1 else {"method_version": adapting.version}
-
-
-def _compiled_with(arithmetic: Arithmetic) -> dict[str, JsonValue]:
-    """The version of predictions of compiled networks."""
-    return {"compiled_version": COMPILED_VERSION} if arithmetic.compile else {}
 
 
 # ---------------------------------------------------------------- data and networks of steps
@@ -505,7 +498,7 @@ class FitStep(Step):
         if self.stored:
             return {}
         shifted = {} if self.shifts == (CLEAN,) else _shifted_with(self.shifts)
-        return shifted | _adapted_with(self.variant) | _compiled_with(self.arithmetic)
+        return shifted | _adapted_with(self.variant)
 
 
 class FeaturesStep(Step):
@@ -685,9 +678,8 @@ class PredictStep(Step):
             facts |= _shifted_with((self.shift, *self.mixed))
         if self.mixed:
             facts["mixed_version"] = MIXED_VERSION
-        if isinstance(self.how, ForwardPass):
-            facts |= _compiled_with(self.arithmetic)
-            facts |= {} if self.how.variant is None else _adapted_with(self.how.variant)
+        if isinstance(self.how, ForwardPass) and self.how.variant is not None:
+            facts |= _adapted_with(self.how.variant)
         return facts
 
 

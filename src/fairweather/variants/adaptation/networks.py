@@ -310,12 +310,6 @@ def has_batch_norm(network: nn.Module) -> bool:
     return any(isinstance(module, BATCH_NORM) for module in network.modules())
 
 
-def uses_batch_statistics(network: nn.Module) -> bool:
-    """Tell whether batch norm has only the statistics of each batch, in evaluation mode too."""
-    norms = (module for module in network.modules() if isinstance(module, BATCH_NORM))
-    return any(module.running_mean is None for module in norms)
-
-
 def copy_network(network: nn.Module) -> nn.Module:
     """Copy a network, also one that keeps tensors that it has computed, as weight norm does.
 
