@@ -234,10 +234,10 @@ class Arithmetic(NamedTuple):
         if not self.compile:
             return network
         called = cast(nn.Module, torch.compile(network, dynamic=False))
-        norms = (
-            each for each in network.modules() if isinstance(each, nn.modules.batchnorm._BatchNorm)
+        shares_statistics = any(
+            isinstance(part, nn.modules.batchnorm._BatchNorm) and part.running_mean is None
+            for part in network.modules()
         )
-        shares_statistics = any(norm.running_mean is None for norm in norms)
         return called if shares_statistics else _FilledBatches(called)
 
     @contextmanager

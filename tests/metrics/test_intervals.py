@@ -455,7 +455,7 @@ def test_basic_interval_takes_the_bias_off_the_lower_end_and_is_clipped():
 @pytest.mark.parametrize("sign", [1, -1])
 @pytest.mark.parametrize("shape", [0.5, 4.0, 400.0])
 def test_the_skewed_interval_solves_halls_cubic(shape, sign):
-    replicates = sign * np.random.default_rng(0).gamma(shape, size=500)
+    replicates = sign * np.random.default_rng(0).gamma(shape, size=1000)
     spread, skewness = replicates.std(), scipy.stats.skew(replicates)
 
     def root(normal):
@@ -469,6 +469,21 @@ def test_the_skewed_interval_solves_halls_cubic(shape, sign):
     np.testing.assert_allclose(score[1:3], expected, rtol=1e-5)
     # The far end is on the side of the long tail of the replicates.
     assert (score.high - 2.5 > 2.5 - score.low) == (sign == 1)
+
+
+@pytest.mark.parametrize("resamples", [100, 300])
+def test_the_skewness_of_few_replicates_is_not_taken_for_that_of_the_value(resamples):
+    rng = np.random.default_rng(0)
+    drawn = rng.normal(size=(2000, resamples))  # they seem skewed by chance alone
+    low, high = np.transpose([intervals.skewed_interval(0.0, each) for each in drawn])
+    allowed = 2 * (np.sqrt(6 / resamples) - np.sqrt(6 / 1000))
+    seeming = np.abs(scipy.stats.skew(drawn, axis=1)) <= allowed
+    assert seeming.mean() > 0.5
+    half = 1.959964 * drawn.std(axis=1)
+    np.testing.assert_allclose(high[seeming], half[seeming], rtol=1e-6)
+    np.testing.assert_allclose(low[seeming], -half[seeming], rtol=1e-6)
+    low, high = intervals.skewed_interval(0.0, rng.gamma(4, size=resamples))
+    assert high > 1.2 * -low  # a skewness of 1 is none of chance
 
 
 def test_without_skewness_it_is_the_normal_interval():

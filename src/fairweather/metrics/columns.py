@@ -24,6 +24,7 @@ Ends = tuple[float, float]  # of an interval
 # 97.5 % quantile of the normal distribution, for two-sided 95 % intervals.
 Z95 = 1.959963984540054
 TAIL = 0.025  # the part outside them on each side
+RESAMPLES = 1000  # as runs have unless they say otherwise
 # A share closer to 0 or 1 than this differs from it only by rounding.
 ROUNDING = 1e-12
 LOGITS_AT_ONCE = 2**16  # float64 numbers that stay in the cache of a core: 0.5 MB

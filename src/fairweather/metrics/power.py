@@ -24,6 +24,7 @@ from fairweather.metrics.areas import (
 )
 from fairweather.metrics.classification import placements
 from fairweather.metrics.columns import (
+    RESAMPLES,
     ROUNDING,
     TAIL,
     Z95,
@@ -42,7 +43,6 @@ MOST_IMAGES = 10**7  # no plan asks for more
 # Studies that are drawn where no formula says how often they reach the goal; of AUCs, with at most
 # so many images each.
 DRAWS, AREA_DRAWS, MOST_DRAWN, SEED = 4000, 2000, 20_000, 0
-RESAMPLES = 1000  # as runs have unless they say otherwise
 NOISE_STEPS = 16  # of the noise of resamples
 NODES = 256  # draws of the variances that a study will estimate
 # The roots of x⁴ = x + 1: multiples of their powers spread evenly over three dimensions.

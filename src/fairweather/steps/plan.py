@@ -67,7 +67,7 @@ VERSIONS = {
     "predict": 2,
     "group": 1,
     "read": 1,
-    "score": 12,
+    "score": 13,
     "sample": 3,
     "report": 22,
 }
