@@ -344,6 +344,15 @@ def told_cell(row: pd.Series, column: Column) -> str:
     return f"{value} [{low}, {high}]"
 
 
+def told_change(row: pd.Series, column: Column) -> str:
+    """Write a change with its interval, both with their signs."""
+    value, low, high = (
+        ("+" if number > 0 else "") + column.write(number).replace("-", "−")
+        for number in row[["value", "low", "high"]]
+    )
+    return f"{value} [{low}, {high}]"
+
+
 def tell_miss(rows: Sequence[pd.Series], column: Column) -> str:
     """Say that a published value lies outside, with digits that show it beside an equal end."""
     for row in rows:
@@ -490,11 +499,7 @@ def tabulate_batch_weights() -> str:
     """Write what one MixUp weight a batch changes."""
     lines = ["| | One weight a batch minus one an image |", "| --- | ---: |"]
     for head, row in compare_batch_weights().iterrows():
-        value, low, high = (
-            ("+" if number > 0 else "") + row["column"].write(number).replace("-", "−")
-            for number in row[["value", "low", "high"]]
-        )
-        lines.append(f"| {head} | {value} [{low}, {high}] |")
+        lines.append(f"| {head} | {told_change(row, row['column'])} |")
     return "\n".join(lines)
 
 
@@ -510,11 +515,58 @@ def of_both_lengths() -> list[Row]:
     return rows
 
 
+# ---------------------------------------------------------------- Oxford-IIIT Pet, three starts
+
+PETS = HERE / "oxford-pets"
+GROUPS = {
+    "": "All, balanced over the 37 breeds",
+    "breeds=complete": "The seven complete breeds",
+    "breeds*squeezed=incomplete*yes": "The thirty others, squeezed images",
+    "breeds*squeezed=incomplete*no": "The thirty others, images as they were",
+}
+BASE = "scratch"  # what other starts are compared with
+
+
+def compare_pets() -> None:
+    """Join the trainings of all starts, and store what the page says of them together.
+
+    These are the comparisons with the paper, the accuracies of groups of images, and the
+    differences between starts, over seeds and images.
+    """
+    with tempfile.TemporaryDirectory() as place:
+        units = sorted((PETS / "units").glob("*-s?"))
+        run = fw.join_seeds(units, out=Path(place, "joined"), progress=False)
+        starts = {"no_pretraining": BASE, "self_supervised": "barlow_twins"}
+        compared = fw.compare_with_published(run, rows=starts)
+        differences = [
+            fw.compare_runs(f"{run.path}:{BASE}", f"{run.path}:{row.model}")
+            for row in measured_pets()
+            if row.model != BASE
+        ]
+        tables = [pd.read_csv(run.path / name) for name in ("scores.csv", "slices.csv")]
+    groups = pd.concat(tables).fillna({"slice": ""})
+    whole = groups["slice"] == ""
+    shown = groups["metric"] == np.where(whole, "balanced_accuracy", "accuracy")
+    shown &= groups["slice"].isin(GROUPS) & (groups["seed"] == "mean")
+    shown &= groups.set_index(["shift", "level"]).index.isin([column.key[:2] for column in PAPER])
+    for name, stored in (
+        (SIX, compared),
+        ("slices.csv", groups[shown].drop(columns="seed")),
+        ("differences.csv", pd.concat(differences)),
+    ):
+        stored.to_csv(PETS / name, index=False, float_format="%.8g")
+
+
+def measured_pets() -> list[Row]:
+    """Give the three starts that were trained here."""
+    return [row for row in PAGES["oxford-pets"].rows if not row.published]
+
+
 def tabulate_pets() -> str:
     """Write Tables 5 and 6 of the paper beside the measured means."""
     lines = ["| | | Measured | Published |", "| --- | --- | ---: | ---: |"]
-    rows = [row for row in PAGES["oxford-pets"].rows if not row.published]
-    tables = [read_row(HERE / "oxford-pets", row) for row in rows]
+    rows = measured_pets()
+    tables = [read_row(PETS, row) for row in rows]
     for column in MEANS:
         head = f"{column.name}, {column.title} "
         for row, stored in zip(rows, tables, strict=True):
@@ -523,6 +575,46 @@ def tabulate_pets() -> str:
             lines.append(f"| {head}| {row.title} | {told_cell(cell, column)} | {published} |")
             head = ""
     return "\n".join(lines)
+
+
+def tabulate_groups() -> str:
+    """Write the accuracies of groups of the images."""
+    first, *others = measured_pets()
+    shown = [(first, column) for column in PAPER] + [(row, CLEAN) for row in others]
+    heads = [f"{row.title}, {column.title.lower()}" for row, column in shown]
+    lines = ["| | Images | " + " | ".join(heads) + " |", "| --- |" + " ---: |" * (1 + len(heads))]
+    stored = pd.read_csv(PETS / "slices.csv", keep_default_na=False, dtype={"level": str})
+    stored = stored.set_index(["slice", "model", "shift", "level"])
+    for name, title in GROUPS.items():
+        rows = [stored.loc[(name, row.model, *column.key[:2])] for row, column in shown]
+        cells = [told_cell(cell, column) for cell, (_, column) in zip(rows, shown, strict=True)]
+        lines.append(f"| {title} | {rows[0]['n']:,} | {' | '.join(cells)} |")
+    return "\n".join(lines)
+
+
+def tabulate_differences() -> str:
+    """Write what the other starts add to random weights, on the same images."""
+    stored = pd.read_csv(PETS / "differences.csv", dtype={"level": str})
+    stored = stored.rename(columns={"difference": "value"}).set_index(["model_b", *KEY])
+    stored = stored[["value", "low", "high"]]
+    rows = [row for row in measured_pets() if row.model != BASE]
+    titles = " | ".join(f"{row.title} minus no pre-training" for row in rows)
+    lines = [f"| | {titles} |", "| --- |" + " ---: |" * len(rows)]
+    for head, column in zip(HEADS, MEANS, strict=True):
+        changes = (column.scale * stored.loc[(row.model, *column.key)] for row in rows)
+        lines.append(f"| {head} | {' | '.join(told_change(each, column) for each in changes)} |")
+    return "\n".join(lines)
+
+
+def write_pets() -> None:
+    """Write what is stored of the pets, and the tables of their details."""
+    compare_pets()
+    tables = {
+        "means": tabulate_pets(),
+        "groups": tabulate_groups(),
+        "differences": tabulate_differences(),
+    }
+    write_blocks(PETS / "details.md", tables)
 
 
 def longer_blocks() -> dict[str, str]:
@@ -570,9 +662,9 @@ def write_longer() -> None:
 
 def main() -> None:
     """Write each page, and the comparison of lengths of training."""
+    write_pets()
     for name, page in PAGES.items():
         write_page(name, page)
-    write_blocks(HERE / "oxford-pets/details.md", {"means": tabulate_pets()})
     write_longer()
 
 
