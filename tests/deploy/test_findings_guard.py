@@ -2,15 +2,18 @@
 
 import csv
 import json
+import shlex
 from dataclasses import replace
 
 import numpy as np
+import pandas as pd
 import pyarrow.parquet as pq
 import pytest
 import torch
 from PIL import Image
 
 import fairweather as fw
+from fairweather.data.loading import load_data
 from fairweather.deploy import making
 from fairweather.deploy.guard import FindingsGuard, GuardOutputs
 from fairweather.deploy.loading import make_promise
@@ -30,7 +33,16 @@ from fairweather.variants.prediction_sets import split_halves
 from fairweather.variants.scaling import fit_temperature
 from tests.helpers.chance import most
 from tests.helpers.commands import fairweather
-from tests.helpers.finding_models import FILE, NAMES, OFFSET, SCALE, Stripes, draw_findings
+from tests.helpers.finding_models import (
+    FILE,
+    NAMES,
+    OFFSET,
+    SCALE,
+    SIDE,
+    Stripes,
+    draw_findings,
+    write_onnx,
+)
 from tests.helpers.findings import draw_dataset
 from tests.helpers.run_folders import finish, run_record, write_run
 
@@ -252,6 +264,13 @@ def test_an_ensemble_of_findings_is_one_graph():
     np.testing.assert_allclose(logits, expected, atol=1e-4)
 
 
+def test_an_onnx_file_is_not_saved_as_a_guard_and_what_works_is_said(tmp_path):
+    pytest.importorskip("onnxruntime")
+    network = fw.load_model(f"onnx:{write_onnx(tmp_path / 'stripes.onnx')}")
+    with pytest.raises(InputError, match=r"an ONNX file; without a saved guard, use .*predict RUN"):
+        trace([network, network], (SIDE, SIDE), FINDINGS)
+
+
 def test_an_onnx_graph_says_what_the_guard_says(run, tmp_path):
     onnxruntime, onnx = pytest.importorskip("onnxruntime"), pytest.importorskip("onnx")
     pytest.importorskip("onnxscript")
@@ -309,6 +328,25 @@ def test_predict_writes_a_column_for_each_finding(saved, new, tmp_path):
     done = fairweather("predict", saved, f"images:{new}", "--out", tmp_path / "answers.parquet")
     assert done.returncode == 0, done.stderr
     assert pq.read_table(tmp_path / "answers.parquet").column_names == list(rows[0])
+
+
+def test_dark_images_end_with_a_command_that_measures_findings(run, tmp_path):
+    images = draw_findings(80, 9)
+    dark, names = tmp_path / "dark", ",".join(["file", *NAMES])
+    dark.mkdir()
+    lines = [names]
+    for number, (image, labels) in enumerate(zip(images.images, images.labels, strict=True)):
+        pixels = (image.permute(1, 2, 0).numpy() * 0.6).astype(np.uint8)
+        Image.fromarray(pixels).save(dark / f"{number:02}.png")
+        lines.append(",".join([f"{number:02}.png", *map(str, labels.tolist())]))
+    asked = ("--risk", "15%", "--out", tmp_path / "answers.csv", "--device", "cpu")
+    done = fairweather("predict", run, f"images:{dark}", *asked)
+    assert done.returncode == 4, done.stderr
+    start, _, said = done.stderr.rpartition("next    ")[2].partition("fairweather evaluate MODEL ")
+    assert start == "label about 100 of these images, then: "
+    (dark / "labels.csv").write_text("\n".join(lines) + "\n", encoding="utf-8")
+    source = shlex.split(said)[0].replace("LABELLED", str(dark / "labels.csv"))
+    assert load_data(source, test_fraction=1.0).test.labels.tolist() == images.labels.tolist()
 
 
 def test_known_labels_of_new_images_count_the_wrong_answers(saved, tmp_path):
@@ -390,3 +428,17 @@ def test_accuracy_without_labels_is_refused_with_what_to_do(run, new):
     assert done.returncode == 2
     assert "estimate is about one class of each image" in done.stderr
     assert "label about 100 of the images" in done.stderr
+
+
+@pytest.mark.usefixtures("undrawn")
+def test_a_run_of_predictions_has_no_model_and_names_what_has_one(tmp_path):
+    table = pd.DataFrame({"Mass": [0.1, 0.9, 0.4, 0.7], "label_Mass": [0, 1, 1, 0]})
+    run = fw.evaluate(predictions=table, bootstrap=100, out=tmp_path / "run", progress=False).path
+    for command in (
+        ("predict", run, f"images:{tmp_path}", "--risk", "5%"),
+        ("guard", run, tmp_path / "guard", "--risk", "5%"),
+        ("estimate", run, f"images:{tmp_path}"),
+    ):
+        done = fairweather(*command)
+        assert done.returncode == 2
+        assert "made elsewhere: evaluate the model itself" in done.stderr

@@ -11,6 +11,7 @@ import pandas as pd
 import pytest
 import scipy.stats
 
+import fairweather as fw
 from fairweather.errors import InputError
 from fairweather.judge.comparison import read_run_comparison
 from fairweather.metrics import bootstrap_weights, holm, intervals, per_image, score
@@ -837,6 +838,27 @@ def test_other_images_prepared_otherwise_are_still_refused(tmp_path, change, col
     for runs in ((a, b), (b, a)):
         with pytest.raises(InputError, match=words):
             read_run_comparison(*runs)
+
+
+@pytest.mark.parametrize(
+    ("change", "words"),
+    [
+        ({"labels": [0, 1, 0, 0] * 30}, "same images, 30 of 120 have other labels$"),
+        ({"image": [f"{at:03}.png" for at in range(120)]}, "; all labels agree, so keys may be"),
+    ],
+)
+@pytest.mark.usefixtures("undrawn")
+def test_what_sets_tables_of_predictions_apart_is_said(tmp_path, change, words):
+    likely = np.random.default_rng(0).uniform(size=120)
+    table = {"image": [f"{at:03}" for at in range(120)], "a": likely, "b": 1 - likely}
+    truth, runs = {"labels": [0, 1] * 60}, []
+    for name, changed in (("one", {}), ("other", change)):
+        own = {**table, **truth, **changed}
+        labels = own.pop("labels")
+        asked = {"labels": labels, "bootstrap": 100, "out": tmp_path / name, "progress": False}
+        runs.append(fw.evaluate(predictions=pd.DataFrame(own), **asked).path)
+    with pytest.raises(InputError, match=words):
+        read_run_comparison(*runs)
 
 
 def test_two_runs_without_a_source_are_not_taken_for_one(tmp_path):

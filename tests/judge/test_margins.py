@@ -263,7 +263,9 @@ def test_findings_are_compared_where_they_are_known(tmp_path):
     assert frame["n"].tolist()[0] == known.sum()
     assert frame["unit"].tolist() == [f"finding={name}"] * 2 + ["image", f"finding={name}"]
     assert (frame["low"] < frame["difference"]).all()
-    with pytest.raises(InputError, match=r"name what it is of, as in auc\[clean|finding=NAME"):
+    with pytest.raises(
+        InputError, match=r"a single finding: name it, as in auc\[clean|finding=NAME"
+    ):
         fw.compare_runs(*(run.path for run in sides), margins=["auc=0.05"])
     with pytest.raises(InputError, match="unknown finding"):
         fw.compare_runs(*(run.path for run in sides), margins=["auc[clean|finding=Nothing]=0.05"])

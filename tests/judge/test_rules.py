@@ -265,7 +265,11 @@ def test_a_drop_of_a_class_is_that_of_its_rows(run):
             "ppv[clean|class=aa] >= 0",
             "unknown class 'aa'; did you mean 'a'. known: a, b, b@0.3, c ",
         ),
-        ("ppv[clean|class=b@0.4] >= 0", "unknown class 'b@0.4'; did you mean 'b@0.3'"),
+        (
+            "ppv[clean|class=b@0.4] >= 0",
+            "unknown operating point of b '0.4'; did you mean '0.3'.* --operating-point b=0.4$",
+        ),
+        ("ppv[clean|class=aa@0.4] >= 0", "unknown class 'aa@0.4'"),
         ("accuracy[clean|class=a] >= 0", "unknown metric of a class 'accuracy'"),
         (f"ppv[{SNOW}=1|class=a] >= 0", "no ppv/a for .*=1; it is available for clean, "),
         ("ppv[clean|class=a] >= 5", "always in .0, 1., but the limit is 5; a share"),

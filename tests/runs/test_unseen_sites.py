@@ -116,9 +116,11 @@ def test_the_page_says_it_in_one_sentence(run, draw):
         assert "unseen sex" not in text
 
 
-def test_images_without_a_site_are_not_one_and_four_sites_are_refused(tmp_path, draw):
+def test_images_without_a_site_are_not_one_and_four_sites_are_refused(tmp_path, draw, capsys):
     options = {"out": tmp_path / "r", "sites": ["site"], **OPTIONS}
     few = fw.evaluate(Brightness(), clinic(4, unknown=40), "clean", **options)
+    note = "note           a prediction interval for an unseen site needs at least 5 values of "
+    assert f"{note}site, found 4\n" in capsys.readouterr().err
     table = RunFolder(few.path).slice_scores
     assert "site=missing" in set(table["slice"])
     assert "unseen site" not in set(table["slice"])

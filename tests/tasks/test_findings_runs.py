@@ -290,6 +290,16 @@ def test_a_rule_about_a_finding_counts_the_patients_for_whom_it_is_known(run, da
         ("auc[clean|finding=Mass|site=D] >= 0.9", "did you mean 'site="),
         ("auc[clean|finding=Mass|site=C] >= 0.9", "unknown for every image there"),
         ("auc[clean|finding=Hernia] >= 0.9", "none has the finding"),
+        ("auc[clean|city=B] >= 0.9", "unknown slice 'city=B'; did you mean 'site=B'"),
+        (
+            "sensitivity[clean|finding=Effusion@0.4] >= 0.9",
+            "of Effusion '0.4'.* known: 0.3; measure it with --operating-point Effusion=0.4$",
+        ),
+        (
+            "sensitivity@0.4[clean|mean finding] >= 0.9",
+            "unknown operating point '0.4'.* --operating-point 0.4$",
+        ),
+        ("auc[clean|finding=Mass@0.3] >= 0.9", "unknown metric 'auc@0.3'; did you mean 'auc'"),
         ("acu[clean|finding=Mass] >= 0.9", "did you mean 'auc'"),
         (
             "auc[brightness_factor|worst finding] drop <= 1%",

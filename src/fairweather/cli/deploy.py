@@ -173,7 +173,12 @@ def predict(
         typer.echo(line)
     typer.echo(f"{'table':<11}{out}")
     if likeness.unlike:
-        suggest_measuring(model if {**shares, **limits} else "RUN", quiet=quiet)
+        run = model if {**shares, **limits} else "RUN"
+        labelled = "" if record.judged is None else "csv:LABELLED"
+        if isinstance(record, FindingsGuardRecord):
+            names = "" if record.positive else f",findings={'|'.join(record.classes)}"
+            labelled = f"csv:LABELLED{names}"
+        suggest_measuring(run, labelled, quiet=quiet)
         raise typer.Exit(UNLIKE)
     deferred = "findings with review" if isinstance(guard, FindingsGuard) else "rows with defer"
     suggest(f"open {{}}: the {deferred} need a person", out, quiet=quiet)

@@ -103,10 +103,19 @@ def suggest(what: str, *names: object, quiet: bool = False) -> None:
 UNLIKE = 4  # the exit status if the images differ from the validation images
 
 
-def suggest_measuring(run: str, *, quiet: bool) -> None:
-    """End a command with how to measure a model on images that nobody has labelled yet."""
-    what = "label about 100 of these images, then: fairweather estimate"
-    suggest(what + " {} folder:LABELLED --with-labels", run, quiet=quiet)
+def suggest_measuring(run: str, labelled: str = "", *, quiet: bool) -> None:
+    """End a command with how to measure a model on images that nobody has labelled yet.
+
+    Args:
+        run: the run of the model.
+        labelled: the data set that they become, if `estimate` is not about it.
+        quiet: whether to say nothing.
+    """
+    what = "label about 100 of these images, then: fairweather "
+    if labelled:
+        suggest(what + "evaluate MODEL {}", labelled, quiet=quiet)
+    else:
+        suggest(what + "estimate {} folder:LABELLED --with-labels", run, quiet=quiet)
 
 
 # ---------------------------------------------------------------- first checks

@@ -27,6 +27,7 @@ from fairweather.deploy.graph import (
 from fairweather.deploy.guard import AnyRecord
 from fairweather.deploy.promise import FindingsFit
 from fairweather.errors import InputError, missing_extra
+from fairweather.models.onnx import OnnxNetwork
 from fairweather.models.wrappers import Ensemble
 from fairweather.types.kinds import CLASSES, FINDINGS, TaskKind
 
@@ -73,6 +74,8 @@ def trace(
             graph.
     """
     network = join_networks(networks, predicts)
+    if any(isinstance(module, OnnxNetwork) for module in network.modules()):
+        raise _not_traceable("it is an ONNX file")
     images = torch.rand(2, 3, *size, generator=torch.Generator().manual_seed(0))
     try:
         with (
@@ -124,7 +127,10 @@ def _first_line(error: object) -> str:
 
 
 def _not_traceable(error: object) -> InputError:
-    return InputError(f"the network cannot be stored as a list of operations: {_first_line(error)}")
+    return InputError(
+        f"the network cannot be stored as a list of operations: {_first_line(error)}; without a "
+        "saved guard, use fairweather predict RUN DATA or fairweather.load_guard(RUN)"
+    )
 
 
 def _collect_tensors(

@@ -46,6 +46,7 @@ from fairweather.types.record import (
     ENSEMBLE_SUFFIX,
     MEAN,
     NATURAL,
+    NO_IMAGES,
     NO_LEVEL,
     TEST,
     DataRecord,
@@ -260,7 +261,21 @@ def check_same_data(runs: RunPair) -> None:
         short = [str(digest)[:12] for digest in digests]
         differ = f"both are on {data[0]}, but the digests of the test images differ, {short[0]} "
         differ += f"and {short[1]}: other files, another split, or other preprocessing"
-    raise InputError(f"the runs are not on the same test images: {differ}")
+    raise InputError(f"the runs are not on the same test images: {differ}{_compare_labels(runs)}")
+
+
+def _compare_labels(runs: RunPair) -> str:
+    """Say in how many images the labels differ, or that only keys may; "" of other images."""
+    models = ((run, *next(iter(run.models.items()))) for run in runs)
+    ours, theirs = (run.read(model, seeds[0], CLEAN) for run, model, seeds in models)
+    if ours.classes != theirs.classes or not np.array_equal(ours.keys, theirs.keys):
+        return ""
+    differ = (ours.labels != theirs.labels).reshape(len(ours), -1).any(axis=1)
+    if count := int(differ.sum()):
+        return f"; if they are the same images, {count:,} of {len(ours):,} have other labels"
+    if all(run.record.data.notes.get(NO_IMAGES) for run in runs):
+        return "; all labels agree, so keys may be spelled in two ways, such as 7 and 7.png"
+    return ""
 
 
 def find_shared_shifts(runs: RunPair) -> SharedShifts:

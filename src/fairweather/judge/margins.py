@@ -348,7 +348,7 @@ def _check_known(
             raise unknown_name("metric", metric, of_findings)
         if known and images.kind not in known.accepts.kinds:
             raise InputError(
-                f"{metric} is not a number of {images.unit.name}: name what it is of, as in "
+                f"{metric} is of a single finding: name it, as in "
                 f"{rule.metric}[{rule.cell}|finding=NAME]"
             )
         if known:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import shlex
 from bisect import bisect_left
 from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
@@ -47,6 +48,7 @@ from fairweather.runs.scores import (
 )
 from fairweather.types.kinds import CLASSES, FINDING
 from fairweather.types.measurement import CLASSIFICATION, AnyPredictions, Predictions, Score
+from fairweather.types.operating_points import POINT_SIGN
 from fairweather.types.options import MISSING
 from fairweather.types.record import (
     ABSENT_METRICS,
@@ -189,7 +191,8 @@ def find_part(run: RunFolder, text: str) -> Part:
     name, kind = text.partition("|")[0].strip(), units[-1].partition("=")[0].rpartition(" ")[2]
     if why := read_absences(run).get(name):
         raise InputError(f"{name} has no numbers: {why}")
-    raise unknown_name(kind, name, [*units, *slices])
+    column, sign, _ = name.partition("=")
+    raise unknown_name("slice" if sign and column != kind else kind, name, [*units, *slices])
 
 
 def read_slice_scores(run: RunFolder, text: str) -> dict[str, ModelScores]:
@@ -401,6 +404,7 @@ def find_score(case: RuleCase) -> Score:
                 f"with {FEWEST_ERRORS} errors at each on average"
             )
         _check_unit(case)
+        _check_point(case)
         _check_class(rule, rows)
         known = dict.fromkeys(name for scores in rows.values() for name in scores)
         if find_row(rule.scored) is None:
@@ -437,9 +441,25 @@ def _check_unit(case: RuleCase) -> None:
         raise InputError(f"{part} has no {rule.scored}; it is a number of {join_names(others)}")
 
 
+def _check_point(case: RuleCase) -> None:
+    """Raise `InputError` for an operating point at which a class or finding was not measured."""
+    name, sign, point = case.rule.scored.rpartition(POINT_SIGN)
+    if not sign or find_row(case.rule.scored) is None or not case.has(name):
+        return
+    unit = find_part(case.run, case.rule.slice).unit
+    of = name.partition("/")[2] or unit.partition("=")[2]
+    known = (metric for scores in case.rows.values() for metric in scores)
+    points = [
+        metric.removeprefix(name + sign) for metric in known if metric.startswith(name + sign)
+    ]
+    what = f"operating point of {of}" if of else "operating point"
+    option = f"--operating-point {shlex.quote(f'{of}={point}' if of else point)}"
+    raise InputError(f"{unknown_name(what, point, points)}; measure it with {option}")
+
+
 def _check_class(rule: Rule, rows: ModelScores) -> None:
     """Raise `InputError` for a class that the run lacks, or a metric that classes do not have."""
-    named, of_class = rule.scored.removeprefix(f"{rule.metric}/"), rule.scored != rule.metric
+    named, of_class = rule.scored.removeprefix(f"{rule.metric}/"), rule.subject.startswith(CLASS)
     if not of_class and rule.metric in CLASS_METRICS and not _has_metric(rule.metric, rows):
         subject = f"{CLASS}NAME|{rule.slice}" if rule.slice else f"{CLASS}NAME"
         raise InputError(

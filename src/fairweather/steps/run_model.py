@@ -299,7 +299,10 @@ def _open_evaluated(record: RunRecord, model: ModelRecord, place: str, offline: 
     settings: Mapping[str, Any] = model.settings
     source, outputs_as = settings.get("source"), model.facts.get("outputs_as")
     if not isinstance(source, str) or not isinstance(outputs_as, dict) or "kind" not in outputs_as:
-        raise InputError(f"{place} has no model, only predictions that were made elsewhere")
+        raise InputError(
+            f"{place} has no model, only predictions that were made elsewhere: "
+            "evaluate the model itself, as in fairweather evaluate onnx:FILE DATA"
+        )
     if source.endswith("of this process"):
         raise InputError(
             f"{place} measured {source}, which is gone: evaluate it from a file, such as "

@@ -19,6 +19,7 @@ from fairweather.metrics import FittedThresholds, absent_metrics, fit_on
 from fairweather.metrics.grouping import Grouping
 from fairweather.metrics.metric import class_metric_names, find_targets
 from fairweather.metrics.operating_points import choose_thresholds
+from fairweather.metrics.unseen import describe_need
 from fairweather.progress import Event, Notify
 from fairweather.runs.folder import RunFolder, read_json
 from fairweather.runs.scores import (
@@ -64,7 +65,7 @@ from fairweather.types.measurement import (
     Predictions,
     Shift,
 )
-from fairweather.types.options import order_of_value
+from fairweather.types.options import MISSING, order_of_value
 from fairweather.types.record import (
     ABSENT_METRICS,
     CLEAN,
@@ -84,6 +85,7 @@ from fairweather.types.record import (
     WARNINGS,
     predictions_file,
     slice_label,
+    unseen_slice_label,
     worst_slice_label,
 )
 from fairweather.variants.prediction_sets import FittedSets
@@ -173,7 +175,7 @@ def do_score(step: ScoreStep, worker: Worker, folder: RunFolder, progress: Notif
     frame = _with_spread(concatenate_rows(frames))
     folder.write(SCORES, scores_to_csv(_with_counts(frame, groupings)))
     if step.slices:
-        folder.write(SLICES, scores_to_csv(_slice_rows(step, folder, cells, fitted, progress)))
+        _write_slices(step, folder, _slice_rows(step, folder, cells, fitted, progress), progress)
     chance = np.bincount(first.labels).max().item() / len(first)
     warnings = attack_warnings(frame, step.titles, list(shifts.values()), chance)
     folder.write(WARNINGS, json.dumps(warnings, indent=1) + "\n")
@@ -227,7 +229,7 @@ def _score_units(
         _say_left_out(step, f"not in the mean over {others[0].shift.name}", further, progress)
     if step.slices:
         rows = list(_unit_slice_rows(step, folder, cells, grouping, left_out, progress))
-        folder.write(SLICES, scores_to_csv(concatenate_rows(rows)))
+        _write_slices(step, folder, concatenate_rows(rows), progress)
     folder.write(WARNINGS, "{}\n")
     folder.write(ABSENT_METRICS, json.dumps(left_out, indent=1) + "\n")
 
@@ -238,6 +240,17 @@ def _say_left_out(
     if left_out:
         why = "; ".join(f"{name} ({reason})" for name, reason in left_out.items())
         progress(Event(step.task, 1, 1, line=f"note           {words}: {why}"))
+
+
+def _write_slices(step: ScoreStep, folder: RunFolder, rows: pd.DataFrame, progress: Notify) -> None:
+    """Write slices.csv, and say of which columns of sites it predicts no unseen one, and why."""
+    folder.write(SLICES, scores_to_csv(rows))
+    named = set(rows["slice"])
+    for column in step.sites:
+        if unseen_slice_label(column) not in named:
+            sites = {name for name in named if name.startswith(f"{column}=")}
+            need = describe_need(column, len(sites - {slice_label(column, MISSING)}))
+            progress(Event(step.task, 1, 1, line=f"note           {need}"))
 
 
 class ScoredImages(NamedTuple):
