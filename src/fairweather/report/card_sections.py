@@ -259,12 +259,14 @@ def _describe_trust(source: CardSource) -> Iterator[str]:
                 cell = low.sweep.cells[low.level]
                 yield from front.describe_class(contents, model, cell, outcome.worst.searched)
             yield front.TERMS
-    if by_finding := source.findings_outcome:
-        for place in by_finding.places[:2]:
-            if largest := findings.find_largest_gap(source.views, model, place):
-                name, gap, share = largest
-                area = known(source.views[name].score("auc", model, place.shift, place.level_name))
-                yield from words.describe_finding(name, place.sentence, area, gap, share)
+    every = findings.list_places(contents)
+    for places in (every[:1], every[1:]):
+        if largest := findings.find_largest_gap(source.views, model, places):
+            name, gap, share, at, searched = largest
+            area = known(source.views[name].score("auc", model, at.shift, at.level_name))
+            yield from words.describe_finding(name, at.sentence, area, gap, share, searched)
+            if len(places) > 1:
+                yield "No other shift or level has a larger gap."
     for metric, describe in words.CALIBRATION_NUMBERS.items():
         if score := known(contents.score(metric, model, CLEAN, NO_LEVEL)):
             yield from describe(score)
