@@ -578,23 +578,23 @@ def describe_false_calls(name: str, specificity: Score) -> str:
     )
 
 
-def describe_slope(slope: Score) -> Iterator[str]:
+def describe_slope(slope: Score, where: str) -> Iterator[str]:
     """Say whether probabilities are too extreme or too moderate.
 
-    >>> print(*describe_slope(Score(0.7, 0.6, 0.8, 500)))
+    >>> print(*describe_slope(Score(0.7, 0.6, 0.8, 500), "on clean images"))
     The calibration slope is 0.70 on clean images; 1 is right. Its probabilities are too extreme.
     """
-    yield f"The calibration slope is {slope.value:.2f} on clean images; 1 is right."
+    yield f"The calibration slope is {slope.value:.2f} {where}; 1 is right."
     yield _compare_with_1(slope, "Its probabilities are too extreme.", "They are too moderate.")
 
 
-def describe_ratio(ratio: Score) -> Iterator[str]:
+def describe_ratio(ratio: Score, where: str) -> Iterator[str]:
     """Say whether what the probabilities expect happens as often.
 
-    >>> print(*describe_ratio(Score(0.97, 0.9, 1.02, 500)))
+    >>> print(*describe_ratio(Score(0.97, 0.9, 1.02, 500), "on clean images"))
     The observed/expected ratio is 0.97 on clean images; 1 is right. Its interval includes 1.
     """
-    yield f"The observed/expected ratio is {ratio.value:.2f} on clean images; 1 is right."
+    yield f"The observed/expected ratio is {ratio.value:.2f} {where}; 1 is right."
     yield _compare_with_1(ratio, "Its probabilities are too high.", "They are too low.")
 
 
@@ -604,7 +604,7 @@ def _compare_with_1(score: Score, below: str, above: str) -> str:
     return below if score.high < 1 else above if score.low > 1 else "Its interval includes 1."
 
 
-CALIBRATION_NUMBERS: Mapping[str, Callable[[Score], Iterator[str]]] = {
+CALIBRATION_NUMBERS: Mapping[str, Callable[[Score, str], Iterator[str]]] = {
     "calibration_slope": describe_slope,
     "observed_expected_ratio": describe_ratio,
 }
