@@ -264,7 +264,9 @@ def _describe_trust(source: CardSource) -> Iterator[str]:
         if largest := findings.find_largest_gap(source.views, model, places):
             name, gap, share, at, searched = largest
             area = known(source.views[name].score("auc", model, at.shift, at.level_name))
-            yield from words.describe_finding(name, at.sentence, area, gap, share, searched)
+            yield from words.describe_finding(
+                name, at.sentence, area, gap, share, searched=searched
+            )
             if len(places) > 1:
                 yield "No other shift or level has a larger gap."
     where = "on clean images" + ", on average over findings" * (len(source.views) > 1)

@@ -179,7 +179,8 @@ def write_tiles(contents: Contents, model: str) -> list[list[str]]:
     """Write the tiles of a model: a number each, a line about it, and what to know of it."""
     outcome, views = contents.once(read_findings)[model], contents.once(split_by_finding)
     if len(views) == 1:
-        tiles = _write_call_tiles(*views.values(), model, outcome)
+        [view] = views.values()
+        tiles = _write_call_tiles(view, model, outcome)
     else:
         tiles = _write_area_tiles(views, model, outcome)
     if largest := find_largest_gap(views, model, list_places(contents)):

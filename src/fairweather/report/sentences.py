@@ -441,6 +441,7 @@ def describe_finding(
     area: Score | None,
     gap: Score | None,
     prevalence: Score | None,
+    *,
     searched: int = 1,
 ) -> Iterator[str]:
     """Say how well a finding is told at a place, and whether its probabilities are right."""
