@@ -223,7 +223,7 @@ def test_it_says_what_it_was_tested_on(classes):
         "They belong to 80 patients.",
         "By site, they are: north (80) and south (80).",
         "It tells 3 classes apart: a, b and c.",
-        "Each was also changed by 1 shift: fog.",
+        "It was also tested under 1 shift: fog.",
     ]
     assert "3 people read the same images." in said_in(sections, "How does it compare")
     assert said_in(sections, "What do its errors cost")[0].startswith("A decision costs ")
@@ -265,6 +265,16 @@ def test_slope_and_ratio_are_told_where_a_run_has_them(tmp_path):
         "The observed/expected ratio is 1.02 on clean images; 1 is right.",
         "Its interval includes 1.",
     ]
+
+
+def test_the_slope_of_several_findings_is_called_their_mean(made, tmp_path):
+    run = copy_run(made("findings"), tmp_path / "run")
+    _, sections = read_page(fw.write_card(run.path))
+    rows = pd.read_csv(run.path / "scores.csv").query("shift == 'clean' and unit == 'mean finding'")
+    slope = rows.set_index("metric")["value"]["calibration_slope"]
+    where = "on clean images, on average over findings; 1 is right."
+    said = f"The calibration slope is {slope:.2f} {where}"
+    assert said in said_in(sections, "Can you trust")
 
 
 def test_a_network_that_the_run_trained_has_its_training(tmp_path):

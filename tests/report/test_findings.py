@@ -86,6 +86,12 @@ def plain(texts):
 CLEAN = acc("clean", "none", 0.9)
 
 
+def test_a_number_of_some_images_does_not_change_how_many_were_tested():
+    made = contents([CLEAN, ("clean", "none", "missed_findings", around(0.1))])
+    made.scores.loc[made.scores["metric"] == "missed_findings", "n"] = 374
+    assert made.sample().startswith("n = 1,000 test images,")
+
+
 @pytest.mark.parametrize(
     ("level", "words"), [("0.1", "0.1"), ("0.00784313725490196", "2/255"), ("0.0123456", "0.01235")]
 )

@@ -18,10 +18,12 @@ from fairweather.report.calibration import CONFIDENCE, OF_FINDINGS
 from fairweather.report.contents import read_contents
 from fairweather.report.finding_curves import trace_calibration
 from fairweather.report.findings import measure_worklist, read_finding, threshold_for
+from fairweather.report.sentences import tile_gap
 from fairweather.runs.folder import RunFolder
-from fairweather.types.measurement import UNKNOWN, Dataset, Groups, Images
+from fairweather.types.measurement import UNKNOWN, Dataset, Groups, Images, Score
 from tests.conftest import figures_left_out
 from tests.helpers.browser import browser, missing, opened
+from tests.helpers.prediction_runs import TEST, draw_findings, label_findings
 from tests.report.test_report import carried, crowded, split_sentences
 
 NAMES = ("Effusion", "Mass <b>", "Nodule")
@@ -106,11 +108,57 @@ def test_the_tiles_say_the_mean_area_and_the_largest_gap(run, scores):
         means = scores.xs((model, "mean finding", "auc"), level=("model", "unit", "metric"))
         shifted = means[means.index.get_level_values("level").str.fullmatch(r"[0-9.]+")]
         assert low[0] == f"{shifted['value'].min():.2f}"
-        gaps = {name: cells[1][1][0] for name, *cells in data["map"][model]["rows"]}
-        name = max(gaps, key=lambda finding: abs(gaps[finding]))
-        assert gap[0] == f"{100 * abs(gaps[name]):.1f} points"
-        assert f"too {'high' if gaps[name] > 0 else 'low'}" in gap[1]
-        assert f"“{name}”" in gap[1]
+        gaps = scores.xs((model, "probability_gap"), level=("model", "metric"))["value"]
+        gaps = gaps[gaps.index.get_level_values("level").str.fullmatch(r"none|[0-9.]+")]
+        gaps = gaps[gaps.index.get_level_values("unit").str.startswith("finding=")]
+        assert len(gaps) == 3 * 4
+        unit, _, level = gaps.abs().idxmax()
+        value = gaps.loc[gaps.abs().idxmax()]
+        assert gap[0] == f"{100 * abs(value):.1f} points"
+        assert f"too {'high' if value > 0 else 'low'}" in gap[1]
+        assert f"“{unit.removeprefix('finding=')}”" in gap[1]
+        assert f"{level}, the largest gap" in gap[1]
+
+
+def test_a_gap_that_no_area_shows_is_named_by_page_and_card(tmp_path):
+    """Noise raises every probability, and their order stays; fog ruins their order alone."""
+    names = ["Effusion", "Mass"]
+    clean, foggy = (draw_findings(tuple(names), by, 0, TEST, "test") for by in (3.0, 0.3))
+    noisy = clean.copy()
+    noisy[names] = scipy.special.expit(scipy.special.logit(clean[names]).add([2.0, 3.0]))
+    truth = pd.DataFrame(label_findings(tuple(names), TEST).astype(int), columns=names)
+    truth.insert(0, "file", clean["file"])
+    truth.to_csv(tmp_path / "truth.csv", index=False)
+    made = fw.evaluate(
+        predictions={"net": clean, "net-fog,1": foggy, "net-noise,1": noisy},
+        labels=tmp_path / "truth.csv",
+        key_column="file",
+        bootstrap=100,
+        out=tmp_path / "run",
+        progress=False,
+    )
+    gap = (noisy["Mass"] - truth["Mass"]).mean()
+    points = f"{100 * gap:.1f} points"
+    _, low, largest = carried(RunFolder(made.path))["tiles"]["net"]
+    assert "under fog" in low[1]
+    assert largest[0] == points
+    assert largest[1].startswith("too high a mean probability of “Mass” under noise")
+    trust = fw.write_card(made.path).markdown.read_text().partition("Can you trust")[2]
+    trust = trust.partition("##")[0]
+    assert "“Mass” has an AUC of 0.9" in trust
+    assert f"{points} too high." in trust
+    assert "under noise" in trust
+    assert "on clean images" in trust
+    assert "under fog" not in trust
+
+
+@pytest.mark.parametrize(("searched", "is_claim"), [(1, True), (100, False)])
+def test_the_largest_of_many_gaps_is_no_claim_where_one_of_so_many_may_be_noise(searched, is_claim):
+    gap, prevalence = Score(0.05, 0.01, 0.09, 300), Score(0.2, 0.15, 0.25, 300)
+    said = " ".join(tile_gap("Mass", gap, prevalence, "under fog", searched))
+    assert ("too high" in said) == is_claim
+    assert ("the largest of 100 gaps, so this may be noise" in said) != is_claim
+    assert "1.0 to 9.0 points" in said
 
 
 def test_the_curves_of_a_finding_have_its_area_and_its_share(run):

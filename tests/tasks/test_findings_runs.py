@@ -24,7 +24,9 @@ from fairweather.runs.folder import RunFolder
 from fairweather.tasks import FindingsPredictions, select_finding
 from fairweather.types.measurement import MULTILABEL, UNKNOWN, Dataset, Groups, Images
 from fairweather.types.operating_points import TargetRate
+from tests.conftest import figures_left_out
 from tests.helpers.commands import fairweather
+from tests.helpers.prediction_runs import SITES, TEST, evaluate_findings, label_findings
 
 NAMES = ("Effusion", "Mass", "Hernia")
 SHIFTS = ["brightness_factor: [0.7, 1.3]"]
@@ -312,6 +314,20 @@ def test_a_rule_about_a_finding_counts_the_patients_for_whom_it_is_known(run, da
 def test_a_rule_about_what_is_not_there_says_what_is(run, rule, said):
     with pytest.raises(InputError, match=said):
         verdicts(run, rule)
+
+
+def test_a_rule_of_the_worst_site_names_the_site_with_too_few_patients(tmp_path):
+    with figures_left_out():
+        made = evaluate_findings(tmp_path, group="patient", slices=("site",))
+    with_mass = label_findings(("Effusion", "Mass"), TEST)[::2, 1]  # two images of each patient
+    site, few = SITES[0], int(with_mass[:: len(SITES)].sum())  # the first of two with 80 images
+    needed = (
+        rf"auc of net for clean, site={site} cannot be judged on its interval: it needs at least "
+        r"30 images with the finding, and without it \(of one patient, one counts\), "
+        rf"found {few} of Mass;"
+    )
+    with pytest.raises(InputError, match=needed):
+        judge(RunFolder(made.path), read_rules(["auc[clean|finding=Mass|worst site] >= 0.7"]))
 
 
 def test_a_rule_of_a_finding_that_few_images_have_names_their_number(dataset, tmp_path):

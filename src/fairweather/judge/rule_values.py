@@ -6,7 +6,7 @@ import math
 import shlex
 from bisect import bisect_left
 from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import NamedTuple
 
 import numpy as np
@@ -593,6 +593,25 @@ def find_few_errors(case: RuleCase) -> FewErrors | None:
     fewest = min(few, key=lambda estimate: estimate.errors)
     text = f"{fewest.errors:.3g} errors per cell and seed (harmonic mean) of {fewest.n:,} images"
     return FewErrors(fewest.errors, fewest.n, text)
+
+
+def find_slice_of_few(case: RuleCase) -> RuleCase:
+    """Narrow a rule about the worst slice to the one without an interval that has fewest images.
+
+    Other rules are returned as they are, and those whose slices all have an interval.
+    """
+    unit, slice_ = find_part(case.run, case.rule.slice)
+    if not slice_.startswith(WORST_SLICE):
+        return case
+    start, cases = slice_label(slice_.removeprefix(WORST_SLICE), ""), []
+    names = _select_unit_rows(case.run.slice_scores, unit)["slice"].unique()
+    for name in (name for name in names if name.startswith(start)):
+        rule = replace(case.rule, subject=case.rule.subject.removesuffix(slice_) + name)
+        rows = read_slice_scores(case.run, rule.slice).get(case.model, {})
+        score = rows.get(case.condition, {}).get(rule.scored)
+        if score is not None and score.too_few:
+            cases.append((score.n, name, replace(case, rule=rule, rows=rows)))
+    return min(cases)[-1] if cases else case
 
 
 def read_rarest_class(case: RuleCase) -> tuple[str, RarestClass] | None:

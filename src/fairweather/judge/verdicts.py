@@ -24,7 +24,9 @@ from fairweather.judge.rule_values import (
     explain_undefined,
     find_few_errors,
     find_left_out,
+    find_part,
     find_score,
+    find_slice_of_few,
     has_few_errors,
     read_absences,
     read_model_scores,
@@ -245,7 +247,7 @@ def _judge_case(case: RuleCase, stored: _StoredEstimates, on: Basis) -> Verdict:
         if bound is not None:
             score, bounded = bound, True
     if on == "interval" and score.too_few:
-        _refuse_few(case)
+        _refuse_few(find_slice_of_few(case))
     judged = (case.rule, case.model, case.cell, *score)
     verdict = Verdict(*judged, on, case.left_out, case.groups, bounded)
     if math.isnan(verdict.judged):
@@ -373,7 +375,8 @@ def _refuse_few(case: RuleCase) -> None:
     metric = METRICS.get(rule.scored)
     if metric is None or not metric.fewest:
         return
-    begin = f"{rule.measured} of {case.model} for {case.cell} cannot be judged on its interval"
+    where = ", ".join(filter(None, (case.cell, find_part(case.run, rule.slice).slice)))
+    begin = f"{rule.measured} of {case.model} for {where} cannot be judged on its interval"
     end = "or judge the value with --on value"
     rarest = read_rarest_class(case) if metric.interval == "area" else None
     if rarest is not None and rarest[1].pairs < rarest[1].fewest:
@@ -381,9 +384,11 @@ def _refuse_few(case: RuleCase) -> None:
         needed = f"a mean over classes needs at least {fewest} images of each class"
         if metric.accepts.kind == FINDING:
             needed = f"it needs at least {fewest} images with the finding, and without it"
+        groups = case.run.groups()
+        noun = (groups and groups.group) or "group"
         raise InputError(
-            f"{begin}: {needed} (of one group, one counts), found {pairs} of {name}; {instead}take "
-            f"more images, {end}"
+            f"{begin}: {needed} (of one {noun}, one counts), found {pairs} of {name}; "
+            f"{instead}take more images, {end}"
         )
     few = find_few_errors(case)
     if few is None:

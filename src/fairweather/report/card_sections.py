@@ -145,7 +145,7 @@ def _describe_test(source: CardSource) -> Iterator[str]:
     yield from _describe_classes(source)
     shifts = [sweep.in_sentence for sweep in contents.sweeps if not sweep.is_attack]
     if shifts:
-        yield f"Each was also changed by {_count(len(shifts), 'shift')}: {_list_names(shifts)}."
+        yield f"It was also tested under {_count(len(shifts), 'shift')}: {_list_names(shifts)}."
     if attacks := [sweep.title for sweep in contents.sweeps if sweep.is_attack]:
         yield f"Each was also attacked by {_list_names(attacks)}."
     if natural := run.record.natural:
@@ -259,15 +259,20 @@ def _describe_trust(source: CardSource) -> Iterator[str]:
                 cell = low.sweep.cells[low.level]
                 yield from front.describe_class(contents, model, cell, outcome.worst.searched)
             yield front.TERMS
-    if by_finding := source.findings_outcome:
-        for place in by_finding.places[:2]:
-            if largest := findings.find_largest_gap(source.views, model, place):
-                name, gap, share = largest
-                area = known(source.views[name].score("auc", model, place.shift, place.level_name))
-                yield from words.describe_finding(name, place.sentence, area, gap, share)
+    every = findings.list_places(contents)
+    for places in (every[:1], every[1:]):
+        if largest := findings.find_largest_gap(source.views, model, places):
+            name, gap, share, at, searched = largest
+            area = known(source.views[name].score("auc", model, at.shift, at.level_name))
+            yield from words.describe_finding(
+                name, at.sentence, area, gap, share, searched=searched
+            )
+            if len(places) > 1:
+                yield "No other shift or level has a larger gap."
+    where = "on clean images" + ", on average over findings" * (len(source.views) > 1)
     for metric, describe in words.CALIBRATION_NUMBERS.items():
         if score := known(contents.score(metric, model, CLEAN, NO_LEVEL)):
-            yield from describe(score)
+            yield from describe(score, where)
 
 
 # ---------------------------------------------------------------- where it fails

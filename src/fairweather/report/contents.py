@@ -633,7 +633,8 @@ def _count_images(contents: Contents) -> list[int]:
     scores = contents.scores
     others = scores["shift"].str.startswith((PRIORS, OOD, NATURAL, VALIDATION))
     others |= scores["metric"].str.startswith(of_classes)
-    others |= scores["metric"].isin(RATES)  # their images are those with a finding, or not
+    # Their images are those with a finding, or without it.
+    others |= scores["metric"].isin((*RATES, "missed_findings"))
     return sorted(scores["n"][~others].unique())
 
 

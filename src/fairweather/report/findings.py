@@ -77,6 +77,22 @@ class ShownImages(NamedTuple):
     cell: str
 
 
+CLEAN_IMAGES = ShownImages("Clean", "", "on clean images", CLEAN, NO_LEVEL, CLEAN)
+
+
+class LargestGap(NamedTuple):
+    """The mean probability that is farthest from the share of the images with its finding."""
+
+    name: str
+    """Of the finding."""
+
+    gap: Score
+    prevalence: Score
+    place: ShownImages
+    searched: int
+    """Among how many gaps it is the largest."""
+
+
 class FindingsOutcome(NamedTuple):
     """What becomes of a model on clean images and at the worst level of each shift.
 
@@ -104,7 +120,7 @@ def _read_outcome(contents: Contents, model: str) -> FindingsOutcome | None:
     clean = known(contents.score(AUC, model, CLEAN, NO_LEVEL))
     if clean is None:
         return None
-    places = [(ShownImages("Clean", "", "on clean images", CLEAN, NO_LEVEL, CLEAN), clean)]
+    places = [(CLEAN_IMAGES, clean)]
     lows = (_find_low(contents, model, sweep) for sweep in contents.sweeps)
     worst_first = sorted((low for low in lows if low), key=lambda low: low[0])
     places += [(place, score) for _, place, score in worst_first]
@@ -124,9 +140,19 @@ def _find_low(
     if not levels:
         return None
     worth, level, score = min(levels, key=lambda item: item[0])
+    return worth, _name_images(sweep, level), score
+
+
+def _name_images(sweep: Sweep, level: str) -> ShownImages:
     where = f"under {'attack by ' if sweep.is_attack else ''}{sweep.at(level)}"
     cell, in_words = sweep.cells[level], sweep.level_in_words(level)
-    return worth, ShownImages(sweep.title, in_words, where, sweep.name, level, cell), score
+    return ShownImages(sweep.title, in_words, where, sweep.name, level, cell)
+
+
+def list_places(contents: Contents) -> list[ShownImages]:
+    """Clean images, and then every level of every shift."""
+    shifted = (_name_images(sweep, level) for sweep in contents.sweeps for level in sweep.cells)
+    return [CLEAN_IMAGES, *shifted]
 
 
 def _judge(contents: Contents, model: str, shift: str, level: str, area: Score) -> float | None:
@@ -153,8 +179,20 @@ def write_tiles(contents: Contents, model: str) -> list[list[str]]:
     """Write the tiles of a model: a number each, a line about it, and what to know of it."""
     outcome, views = contents.once(read_findings)[model], contents.once(split_by_finding)
     if len(views) == 1:
-        [(name, view)] = views.items()
-        return _write_call_tiles(view, model, name, outcome)
+        [view] = views.values()
+        tiles = _write_call_tiles(view, model, outcome)
+    else:
+        tiles = _write_area_tiles(views, model, outcome)
+    if largest := find_largest_gap(views, model, list_places(contents)):
+        name, gap, prevalence, place, searched = largest
+        tiles.append(words.tile_gap(name, gap, prevalence, place.sentence, searched))
+    return tiles
+
+
+def _write_area_tiles(
+    views: Mapping[str, Contents], model: str, outcome: FindingsOutcome
+) -> list[list[str]]:
+    """Write the tiles of several findings: their mean AUC, clean and where it is lowest."""
     tiles = [words.tile_area(outcome.means[0], f"mean AUC {outcome.places[0].sentence}")]
     if len(outcome.places) > 1:
         low = outcome.places[1]
@@ -163,25 +201,15 @@ def write_tiles(contents: Contents, model: str) -> list[list[str]]:
         )
         if fall := find_largest_fall(views, model, low):
             tiles[-1].append(words.describe_fall(*fall))
-    where = outcome.places[min(1, len(outcome.places) - 1)]
-    if gap := find_largest_gap(views, model, where):
-        tiles.append(words.tile_gap(*gap, where.sentence))
     return tiles
 
 
-def _write_call_tiles(
-    view: Contents, model: str, name: str, outcome: FindingsOutcome
-) -> list[list[str]]:
-    """Write the tiles of one finding: its calls, clean and at their worst, and its probability."""
+def _write_call_tiles(view: Contents, model: str, outcome: FindingsOutcome) -> list[list[str]]:
+    """Write the tiles of one finding: its calls, clean and at their worst."""
     point, tiles = read_points(view)[0], []
     for place, note in zip(outcome.places[:2], ("", ", where their mean is lowest"), strict=False):
         if calls := read_calls(view, model, place.shift, place.level_name, point):
             tiles.append(words.tile_calls(*calls, point.title, f"{place.sentence}{note}"))
-    gap, prevalence = (
-        known(view.score(metric, model, CLEAN, NO_LEVEL)) for metric in (GAP, "prevalence")
-    )
-    if gap and prevalence:
-        tiles.append(words.tile_gap(name, gap, prevalence, "on clean images"))
     return tiles
 
 
@@ -199,16 +227,18 @@ def find_largest_fall(
 
 
 def find_largest_gap(
-    views: Mapping[str, Contents], model: str, place: ShownImages
-) -> tuple[str, Score, Score] | None:
-    """The finding whose mean probability is farthest from its share of the images, and both."""
+    views: Mapping[str, Contents], model: str, places: Sequence[ShownImages]
+) -> LargestGap | None:
+    """Find the mean probability that is farthest from its finding's share of the images."""
     gaps = [
-        (name, gap, prevalence)
+        (name, gap, prevalence, place)
+        for place in places
         for name, view in views.items()
         if (gap := known(view.score(GAP, model, place.shift, place.level_name)))
         if (prevalence := known(view.score("prevalence", model, place.shift, place.level_name)))
     ]
-    return max(gaps, key=lambda item: abs(item[1].value), default=None)
+    largest = max(gaps, key=lambda item: abs(item[1].value), default=None)
+    return LargestGap(*largest, len(gaps)) if largest else None
 
 
 def _show_verdict(contents: Contents, _: Tables) -> PartView | None:

@@ -20,6 +20,7 @@ from fairweather.report.performance import (
     Performance,
     WorstLevel,
     WorstLevels,
+    widen_interval,
 )
 from fairweather.types.measurement import Score
 
@@ -367,17 +368,24 @@ def format_tenths(points: float) -> str:
     return f"{100 * abs(points):.1f} points"
 
 
-def tile_gap(name: str, gap: Score, prevalence: Score, where: str) -> list[str]:
-    """A tile with the gap between a mean probability and the share of the images."""
-    side = "high" if gap.value > 0 else "low"
-    line = f"too {side} a mean probability of “{name}” {where}"
-    if gap.low <= 0 <= gap.high or gap.too_few:
+def tile_gap(name: str, gap: Score, prevalence: Score, where: str, searched: int) -> list[str]:
+    """A tile with the largest of some gaps between a mean probability and a share of the images."""
+    where += ", the largest gap" * (searched > 1)
+    line = f"too {'high' if gap.value > 0 else 'low'} a mean probability of “{name}” {where}"
+    wide = widen_interval(gap, searched)
+    if wide.low <= 0 <= wide.high or gap.too_few:
         line = f"between the mean probability of “{name}” and its share of the images, {where}"
-    return [format_tenths(gap.value), line, *describe_probability(gap, prevalence)]
+    return [format_tenths(gap.value), line, *describe_probability(gap, prevalence, searched)]
 
 
-def describe_probability(gap: Score, prevalence: Score) -> Iterator[str]:
+def describe_probability(gap: Score, prevalence: Score, searched: int = 1) -> Iterator[str]:
     """Say what the mean probability of a finding is, and how many images have it.
+
+    Args:
+        gap: of the two.
+        prevalence: how many images have it.
+        searched: among how many gaps this is the largest; it is called too high or too low only if
+            an interval that allows for that says so.
 
     >>> said = describe_probability(Score(0.277, 0.25, 0.3, 500), Score(0.208, 0.17, 0.25, 500))
     >>> print(next(said).replace(PERCENT, " %"))
@@ -393,6 +401,12 @@ def describe_probability(gap: Score, prevalence: Score) -> Iterator[str]:
     if gap.low <= 0 <= gap.high:
         yield f"{start}, and {share} of the images have it."
         yield f"The interval of the gap includes 0: {ends}."
+        return
+    wide = widen_interval(gap, searched)
+    if wide.low <= 0 <= wide.high:
+        yield f"{start}, and {share} of the images have it."
+        yield f"95{PERCENT} interval of the gap: {ends}."
+        yield f"It is the largest of {searched:,} gaps, so this may be noise."
         return
     side = "high" if gap.value > 0 else "low"
     yield f"{start}, but {share} of the images have it: {format_tenths(gap.value)} too {side}."
@@ -422,15 +436,21 @@ def describe_areas(areas: Sequence[tuple[str, str, Score]]) -> list[str]:
 
 
 def describe_finding(
-    name: str, where: str, area: Score | None, gap: Score | None, prevalence: Score | None
+    name: str,
+    where: str,
+    area: Score | None,
+    gap: Score | None,
+    prevalence: Score | None,
+    *,
+    searched: int = 1,
 ) -> Iterator[str]:
     """Say how well a finding is told at a place, and whether its probabilities are right."""
     if area is None:
         yield f"“{name}” has no AUC {where}: all its images are alike there."
-        return
-    yield f"“{name}” has an AUC of {format_area(area.value)} {where}."
+    else:
+        yield f"“{name}” has an AUC of {format_area(area.value)} {where}."
     if gap is not None and prevalence is not None:
-        yield from describe_probability(gap, prevalence)
+        yield from describe_probability(gap, prevalence, searched)
 
 
 def describe_worklist(missed: float, name: str, share: str, where: str) -> str:
@@ -559,23 +579,23 @@ def describe_false_calls(name: str, specificity: Score) -> str:
     )
 
 
-def describe_slope(slope: Score) -> Iterator[str]:
+def describe_slope(slope: Score, where: str) -> Iterator[str]:
     """Say whether probabilities are too extreme or too moderate.
 
-    >>> print(*describe_slope(Score(0.7, 0.6, 0.8, 500)))
+    >>> print(*describe_slope(Score(0.7, 0.6, 0.8, 500), "on clean images"))
     The calibration slope is 0.70 on clean images; 1 is right. Its probabilities are too extreme.
     """
-    yield f"The calibration slope is {slope.value:.2f} on clean images; 1 is right."
+    yield f"The calibration slope is {slope.value:.2f} {where}; 1 is right."
     yield _compare_with_1(slope, "Its probabilities are too extreme.", "They are too moderate.")
 
 
-def describe_ratio(ratio: Score) -> Iterator[str]:
+def describe_ratio(ratio: Score, where: str) -> Iterator[str]:
     """Say whether what the probabilities expect happens as often.
 
-    >>> print(*describe_ratio(Score(0.97, 0.9, 1.02, 500)))
+    >>> print(*describe_ratio(Score(0.97, 0.9, 1.02, 500), "on clean images"))
     The observed/expected ratio is 0.97 on clean images; 1 is right. Its interval includes 1.
     """
-    yield f"The observed/expected ratio is {ratio.value:.2f} on clean images; 1 is right."
+    yield f"The observed/expected ratio is {ratio.value:.2f} {where}; 1 is right."
     yield _compare_with_1(ratio, "Its probabilities are too high.", "They are too low.")
 
 
@@ -585,7 +605,7 @@ def _compare_with_1(score: Score, below: str, above: str) -> str:
     return below if score.high < 1 else above if score.low > 1 else "Its interval includes 1."
 
 
-CALIBRATION_NUMBERS: Mapping[str, Callable[[Score], Iterator[str]]] = {
+CALIBRATION_NUMBERS: Mapping[str, Callable[[Score, str], Iterator[str]]] = {
     "calibration_slope": describe_slope,
     "observed_expected_ratio": describe_ratio,
 }
