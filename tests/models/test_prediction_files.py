@@ -345,6 +345,23 @@ def test_an_index_of_decimal_numbers_is_no_name(tmp_path):
     assert np.allclose(found_shares(read(path)), shares(), atol=1e-6)
 
 
+def test_numbers_are_those_of_file_names_with_leading_zeros(tmp_path):
+    path = tmp_path / "probs.csv"
+    numbers = [3, 1, 2, 10, 7, 5, 6, 4]
+    table().assign(image=numbers)[::-1].to_csv(path, index=False)
+    found = read(path, known=images(names=[f"/photos/{n:03}.png" for n in numbers]))
+    assert np.allclose(found_shares(found), shares(), atol=1e-6)
+    assert found.rows == "matched by the number in the name"
+
+
+def test_leading_zeros_hide_no_second_order(tmp_path):
+    path = tmp_path / "probs.csv"
+    known = images(names=[f"/photos/{n:03}.png" for n in (3, 1, 2, 0, 7, 5, 6, 4)])
+    table().assign(image=range(8)).to_csv(path, index=False)
+    with pytest.raises(InputError, match=r"by key and by the number in the name.*the column 'key'"):
+        read(path, known=known)
+
+
 def test_one_file_name_in_two_folders_needs_the_folder(tmp_path):
     path = tmp_path / "probs.csv"
     names = [f"/photos/{CLASSES[label]}/{n // 3}.png" for n, label in enumerate(LABELS)]

@@ -803,6 +803,7 @@ def _choose_scheme(
         schemes.insert(0, _NamingScheme("name", names, str, str))
         if images.are_files:
             schemes += _list_file_schemes(names)
+        schemes.append(_NamingScheme("the number in the name", names, _as_number, _as_number))
     best, most = schemes[0], -1
     complete = list[_NamingScheme]()
     for scheme in schemes:
@@ -838,6 +839,16 @@ def _list_file_schemes(names: Sequence[str]) -> Iterator[_NamingScheme]:
 def _end_of_path(parts: int, suffix: bool, name: str) -> str:
     path = PurePosixPath(name.replace("\\", "/"))
     return "/".join((*path.parts[-parts:-1], path.name if suffix else path.stem))
+
+
+def _as_number(name: str) -> str:
+    """The last part of a path without its suffix; a number without leading zeros, as Excel has it.
+
+    >>> _as_number("images/0070.png"), _as_number("000"), _as_number("0a.png")
+    ('70', '0', '0a')
+    """
+    stem = _end_of_path(1, False, name)
+    return (stem.lstrip("0") or "0") if stem.isdecimal() else stem
 
 
 def _check_labels(
