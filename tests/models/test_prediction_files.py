@@ -172,6 +172,15 @@ def test_probabilities_in_bytes_are_no_logits():
         detect_prediction_kind(rows, "auto", "x")
 
 
+def test_rounded_sums_of_probabilities_are_no_logits():
+    rows = (5 * shares(n=20, labels=np.zeros(20, int))).round(3)
+    assert np.ptp(rows.sum(1)) > 0
+    with pytest.raises(InputError, match=r"sum to 5, within 0\.00\d+, as rounded sums do"):
+        detect_prediction_kind(rows, "auto", "x")
+    rows[:, 0] += np.linspace(0, 0.1, 20).round(3)  # more than rounding explains
+    assert detect_prediction_kind(rows, "auto", "x").kind == "logits"
+
+
 def test_rounding_is_allowed_as_far_as_it_explains_the_sums():
     thirds = np.full((2, 3), 1 / 3)
     assert "within 0.01; rounded to 2 decimals" in str(
@@ -397,6 +406,7 @@ def test_numbers_that_are_both_places_and_file_names_are_refused_until_one_is_me
         ([0, 1, 2, 3, 4, 5, 6, 6], "1 keys more than once: '6'"),
         ([0, 1, 2, 3, 4, 5, 6, 9], "1 images have no row: '7'; 1 rows have a key of no image: '9'"),
         ([0, 1, 2, 3], "4 images have no row: '4', '5', '6', '7'"),
+        (range(8, 16), "; call a file of validation images MODEL-validation"),
     ],
 )
 def test_rows_that_are_missing_extra_or_twice_are_counted_and_named(tmp_path, keys, told):
