@@ -125,7 +125,8 @@ def _find_mistakes(predictions: FindingsPredictions, areas: Mapping[str, Score])
             "all probabilities are between 0.50 and 0.73, as if a sigmoid was taken twice; see "
             "--outputs"
         )
-    if given := [name for name, *two in _list_columns(predictions) if _are_labels(*two)]:
+    columns = _list_columns(predictions)
+    if given := [name for name, outputs, labels in columns if _are_labels(outputs, labels)]:
         yield (
             f"the outputs of {join_names(given)} equal the labels in every row: if no model made "
             "them, name the other findings with --findings"
@@ -182,5 +183,5 @@ def _find_better(predictions: FindingsPredictions, name: str, score: Score) -> s
         return ""
     return (
         f"the outputs of {best} separate the labels of {name} better, with an AUC of "
-        f"{areas[best]:.3f}: their columns are probably exchanged"
+        f"{areas[best]:.3f}: their columns are perhaps exchanged"
     )

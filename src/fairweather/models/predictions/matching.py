@@ -608,7 +608,7 @@ def _cut_commonest(names: Sequence[str]) -> Iterator[tuple[str, ...]]:
     [('Mass', 'Edema', 'Age')]
     """
     for pattern, remove in ((_FIRST_WORD, str.removeprefix), (_LAST_WORD, str.removesuffix)):
-        words = Counter(word[0] for name in names if (word := pattern.search(name)))
+        words = Counter(match[0] for name in names if (match := pattern.search(name)))
         for word, uses in words.most_common(1):
             cut = tuple(remove(name, word) for name in names)
             if uses > 1 and len({*cut}) == len(cut):
