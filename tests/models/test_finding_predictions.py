@@ -12,6 +12,11 @@ import fairweather as fw
 from fairweather.data.loading import load_data
 from fairweather.errors import InputError
 from fairweather.models.outputs import OF_FINDINGS, detect_finding_predictions, to_logits
+from fairweather.models.predictions.matching import (
+    KnownImages,
+    match_predictions,
+    name_classes,
+)
 from fairweather.models.predictions.tables import (
     PredictionRows,
     RowOptions,
@@ -374,6 +379,41 @@ def test_decisions_and_sure_mistakes_are_said():
     assert any("3 of 7 labels have the probability 0" in line for line in lines)
 
 
+@pytest.mark.usefixtures("no_figures", "no_page")
+def test_exchanged_columns_and_columns_of_labels_are_warned_of():
+    _, labels, shares = draw(count=300)
+    known = np.random.default_rng(1).integers(0, 2, size=(300, 2))
+    outputs = np.column_stack([shares[:, [2, 1, 0]], known])
+    names = ["A", "B", "C", "D", "E"]
+    table = pd.DataFrame(outputs, columns=names)
+    _, lines = evaluated(predictions=table, labels=np.column_stack([labels, known]))
+    warned = [line for line in lines if line.startswith("warning")]
+    assert [line.split(" ", 1)[1].strip().split(", with")[0] for line in warned] == [
+        "the outputs of D, E equal the labels in every row: if no model made them, name the "
+        "other findings with --findings",
+        "the AUC of A, C may be 0.5, as of outputs that are exchanged or in another order",
+        "the outputs of C separate the labels of A better",
+        "the outputs of A separate the labels of C better",
+    ]
+    right = pd.DataFrame(shares, columns=names[:3])
+    _, lines = evaluated(predictions=right, labels=labels)
+    assert not any(line.startswith("warning") for line in lines)
+
+
+def test_a_beginning_or_an_end_is_cut_beside_other_numbers():
+    _, labels, shares = draw()
+    for output, label in (("{}_prob", "{}_label"), ("prob_{}", "{}_true")):
+        table = pd.DataFrame(shares, columns=[output.format(name) for name in NAMES])
+        table["Age"] = np.arange(len(table))
+        table[[label.format(name) for name in NAMES]] = labels
+        rows = read_rows(table, "vendor.csv", RowOptions(), 0)
+        names = name_classes(rows, RowOptions())
+        known = KnownImages(labels, np.arange(len(labels)), None, "the images")
+        found = match_predictions(rows, names, known, RowOptions())
+        np.testing.assert_allclose(scipy.special.expit(found.logits), shares, atol=1e-6)
+        assert found.notes[-1] == "not used: 'Age'"
+
+
 # ---------------------------------------------------------------- labels and keys
 
 
@@ -422,6 +462,11 @@ def changed(frame, row, column, value):
             "vendor.csv has 'Pulmonary lesion', and labels has 'Mass': call findings alike",
         ),
         (lambda p, t: (p, t[["Study"]].assign(x=1)), {}, "no column with the name of an output"),
+        (
+            lambda p, t: (p[["Study"]].assign(pred=1), t),
+            {},
+            "vendor.csv was read as predicted classes, and labels has no column of labels",
+        ),
         (
             lambda p, t: (p, changed(t, 4, "Mass", 2)),
             {},

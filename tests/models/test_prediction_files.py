@@ -172,6 +172,15 @@ def test_probabilities_in_bytes_are_no_logits():
         detect_prediction_kind(rows, "auto", "x")
 
 
+def test_rounded_sums_of_probabilities_are_no_logits():
+    rows = (5 * shares(n=20, labels=np.zeros(20, int))).round(3)
+    assert np.ptp(rows.sum(1)) > 0
+    with pytest.raises(InputError, match=r"sum to 5, within 0\.00\d+, as rounded sums do"):
+        detect_prediction_kind(rows, "auto", "x")
+    rows[:, 0] += np.linspace(0, 0.1, 20).round(3)  # more than rounding explains
+    assert detect_prediction_kind(rows, "auto", "x").kind == "logits"
+
+
 def test_rounding_is_allowed_as_far_as_it_explains_the_sums():
     thirds = np.full((2, 3), 1 / 3)
     assert "within 0.01; rounded to 2 decimals" in str(
@@ -345,6 +354,23 @@ def test_an_index_of_decimal_numbers_is_no_name(tmp_path):
     assert np.allclose(found_shares(read(path)), shares(), atol=1e-6)
 
 
+def test_numbers_are_those_of_file_names_with_leading_zeros(tmp_path):
+    path = tmp_path / "probs.csv"
+    numbers = [3, 1, 2, 10, 7, 5, 6, 4]
+    table().assign(image=numbers)[::-1].to_csv(path, index=False)
+    found = read(path, known=images(names=[f"/photos/{n:03}.png" for n in numbers]))
+    assert np.allclose(found_shares(found), shares(), atol=1e-6)
+    assert found.rows == "matched by the number in the name"
+
+
+def test_leading_zeros_hide_no_second_order(tmp_path):
+    path = tmp_path / "probs.csv"
+    known = images(names=[f"/photos/{n:03}.png" for n in (3, 1, 2, 0, 7, 5, 6, 4)])
+    table().assign(image=range(8)).to_csv(path, index=False)
+    with pytest.raises(InputError, match=r"by key and by the number in the name.*the column 'key'"):
+        read(path, known=known)
+
+
 def test_one_file_name_in_two_folders_needs_the_folder(tmp_path):
     path = tmp_path / "probs.csv"
     names = [f"/photos/{CLASSES[label]}/{n // 3}.png" for n, label in enumerate(LABELS)]
@@ -380,6 +406,7 @@ def test_numbers_that_are_both_places_and_file_names_are_refused_until_one_is_me
         ([0, 1, 2, 3, 4, 5, 6, 6], "1 keys more than once: '6'"),
         ([0, 1, 2, 3, 4, 5, 6, 9], "1 images have no row: '7'; 1 rows have a key of no image: '9'"),
         ([0, 1, 2, 3], "4 images have no row: '4', '5', '6', '7'"),
+        (range(8, 16), "; call a file of validation images MODEL-validation"),
     ],
 )
 def test_rows_that_are_missing_extra_or_twice_are_counted_and_named(tmp_path, keys, told):

@@ -445,16 +445,16 @@ def _detect_probabilities(outputs: FloatArray, place: str) -> OutputKind | None:
             f"probabilities of exclusive classes, or not all classes are there: {REMEDY}"
         )
     median_sum = float(np.median(sums[positive]))
-    rounding = 0.0
-    if (non_negative == np.round(non_negative)).all():  # as bytes are
-        rounding = min(outputs.shape[1] / 2, MOST_SUM_TOLERANCE * median_sum)
+    decimals = count_decimals(non_negative[:ROWS_LOOKED_AT])  # 0 of bytes
+    rounding = 0.0 if decimals is None else outputs.shape[1] / 2 * 10.0**-decimals
+    rounding = min(rounding, MOST_SUM_TOLERANCE * median_sum)
     fits = positive & (np.abs(sums - median_sum) <= max(1e-6 * median_sum, rounding))
     if len(sums) > 1 and fits.all():
         deviation = np.abs(sums - median_sum).max()
         hint = (
             "as votes do"
             if deviation <= 1e-6 * median_sum
-            else f"within {_round_up(deviation)}, as bytes do"
+            else f"within {_round_up(deviation)}, as rounded sums do"
         )
         raise InputError(
             f"{place} has rows that are >= 0 and all sum to {median_sum:.4g}, {hint}: {REMEDY}"

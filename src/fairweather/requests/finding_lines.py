@@ -7,13 +7,13 @@ from collections.abc import Iterator, Mapping
 import numpy as np
 
 from fairweather.errors import join_names
-from fairweather.metrics import to_score
+from fairweather.metrics import detection_auroc, to_score
 from fairweather.metrics.grouping import Grouping
 from fairweather.runs.folder import RunFolder
 from fairweather.runs.scores import Estimates, ScoreKey, estimate_units
 from fairweather.tasks import FindingsPredictions
 from fairweather.types.kinds import OF_FINDING
-from fairweather.types.measurement import Score
+from fairweather.types.measurement import FloatArray, IntArray, Score
 from fairweather.types.positive import PositiveClasses, read_positive
 from fairweather.types.record import CLEAN, NO_LEVEL, list_whole_units
 
@@ -125,9 +125,63 @@ def _find_mistakes(predictions: FindingsPredictions, areas: Mapping[str, Score])
             "all probabilities are between 0.50 and 0.73, as if a sigmoid was taken twice; see "
             "--outputs"
         )
+    columns = _list_columns(predictions)
+    if given := [name for name, outputs, labels in columns if _are_labels(outputs, labels)]:
+        yield (
+            f"the outputs of {join_names(given)} equal the labels in every row: if no model made "
+            "them, name the other findings with --findings"
+        )
+    unsure = [name for name, score in areas.items() if score.low <= CHANCE_AUC <= score.high]
+    if unsure and len(predictions.classes) > 1:
+        yield (
+            f"the AUC of {join_names(unsure)} may be 0.5, as of outputs that are exchanged or in "
+            "another order"
+        )
+    for name, score in areas.items():
+        if score.low <= CHANCE_AUC and (better := _find_better(predictions, name, score)):
+            yield better
     below = [name for name, score in areas.items() if score.high < CHANCE_AUC]
     if below:
         yield (
             f"the AUC of {join_names(below)} is below 0.5: outputs or labels are probably "
             "exchanged; see --class-map"
         )
+
+
+def _list_columns(predictions: FindingsPredictions) -> Iterator[tuple[str, FloatArray, IntArray]]:
+    """The name of each finding, its outputs and its labels."""
+    return zip(predictions.classes, predictions.logits.T, predictions.labels.T, strict=True)
+
+
+def _are_labels(outputs: FloatArray, labels: IntArray) -> bool:
+    """Tell whether outputs are one number where a finding is, and a lower one where it is not.
+
+    >>> _are_labels(np.array([-9.0, 9.0, 1.0]), np.array([0, 1, -1]))
+    True
+    >>> _are_labels(np.array([-9.0, 9.0, 8.0]), np.array([0, 1, 1]))
+    False
+    """
+    present, absent = outputs[labels == 1], outputs[labels == 0]
+    if not len(present) or not len(absent):
+        return False
+    return bool(np.ptp(present) == np.ptp(absent) == 0 and present[0] > absent[0])
+
+
+def _find_better(predictions: FindingsPredictions, name: str, score: Score) -> str:
+    """Name the finding whose outputs separate the labels of another better, if they surely do.
+
+    Of many columns that know nothing, one is better by chance. So the AUC must be higher by more
+    than its interval is wide, which is 2.8 standard errors of the difference of two such columns.
+    """
+    labels = predictions.labels[:, predictions.classes.index(name)]
+    areas = {
+        other: detection_auroc(outputs[labels == 1], outputs[labels == 0])
+        for other, outputs, _ in _list_columns(predictions)
+    }
+    best = max(areas, key=lambda other: areas[other])
+    if areas[best] - score.value <= score.high - score.low:
+        return ""
+    return (
+        f"the outputs of {best} separate the labels of {name} better, with an AUC of "
+        f"{areas[best]:.3f}: their columns are perhaps exchanged"
+    )

@@ -36,9 +36,12 @@ from fairweather.models.predictions.tables import Column, PredictionRows, RowOpt
 from fairweather.types.kinds import CLASSES, FINDINGS, TaskKind
 from fairweather.types.measurement import UNKNOWN, FloatArray, Groups, IntArray
 from fairweather.types.positive import PositiveClasses, list_positive
+from fairweather.types.record import VALIDATION
 
 ROUNDED = 0.98  # times 1/K: a confidence of two digits may be that far below
-_SEPARATED = re.compile(f"[{re.escape(SEPARATORS)}]")
+_MARK = f"[{re.escape(SEPARATORS)}]"
+_SEPARATED = re.compile(_MARK)
+_FIRST_WORD, _LAST_WORD = re.compile(f"^.+?{_MARK}"), re.compile(f"{_MARK}[^{_MARK[1:-1]}]+$")
 
 
 class KnownImages(NamedTuple):
@@ -586,7 +589,7 @@ def _affix_lengths(names: Sequence[str]) -> tuple[int, int]:
 
 def list_short_names(names: Sequence[str]) -> list[tuple[str, ...]]:
     """The names as they are, then with more and more of a common beginning cut, then as
-    `strip_affixes` cuts them.
+    `strip_affixes` cuts them, then without a beginning or an end that only some have.
 
     >>> list_short_names(["prob_grade_0", "prob_grade_1"])
     [('prob_grade_0', 'prob_grade_1'), ('grade_0', 'grade_1'), ('0', '1')]
@@ -594,7 +597,22 @@ def list_short_names(names: Sequence[str]) -> list[tuple[str, ...]]:
     before = os.path.commonprefix(names)  # noqa: RUF071 - of characters
     cuts = [0, *(at for at, mark in enumerate(before, start=1) if mark in SEPARATORS)]
     cut = [tuple(name[at:] for name in names) for at in cuts]
-    return list(dict.fromkeys([*(short for short in cut if all(short)), strip_affixes(names)]))
+    short = [*cut, strip_affixes(names), *_cut_commonest(names)]
+    return list(dict.fromkeys(some for some in short if all(some)))
+
+
+def _cut_commonest(names: Sequence[str]) -> Iterator[tuple[str, ...]]:
+    """The names without the commonest first, or last, word, where several have it.
+
+    >>> list(_cut_commonest(["Mass_prob", "Edema_prob", "Age"]))
+    [('Mass', 'Edema', 'Age')]
+    """
+    for pattern, remove in ((_FIRST_WORD, str.removeprefix), (_LAST_WORD, str.removesuffix)):
+        words = Counter(match[0] for name in names if (match := pattern.search(name)))
+        for word, uses in words.most_common(1):
+            cut = tuple(remove(name, word) for name in names)
+            if uses > 1 and len({*cut}) == len(cut):
+                yield cut
 
 
 def _match_classes(
@@ -618,7 +636,8 @@ def _match_classes(
         try:
             return match_labels(names, count, classes, labels, predicts)
         except InputError as error:
-            reason = error  # of the names without affixes, if there are some
+            if reason is None or names == strip_affixes(rows.names):
+                reason = error  # of the names without common affixes, if there are some
     raise InputError(f"{rows.place}: {reason}, or name the class of each column with --classes")
 
 
@@ -725,9 +744,11 @@ def _match_rows(rows: PredictionRows, images: KnownImages) -> tuple[IntArray, st
             for kind, names in misfits.items()
             if names
         )
+        none_fits = len(extra) == count
+        hint = f"; call a file of validation images MODEL-{VALIDATION}" if none_fits else ""
         raise InputError(
             f"the keys of {rows.place} are not those of {images.place}: {listed}; give one row for "
-            "each image, or name the column of the keys with --key-column"
+            f"each image, or name the column of the keys with --key-column{hint}"
         )
     return scheme.order(keys), f"matched by {scheme.title}"
 
@@ -803,6 +824,7 @@ def _choose_scheme(
         schemes.insert(0, _NamingScheme("name", names, str, str))
         if images.are_files:
             schemes += _list_file_schemes(names)
+        schemes.append(_NamingScheme("the number in the name", names, _as_number, _as_number))
     best, most = schemes[0], -1
     complete = list[_NamingScheme]()
     for scheme in schemes:
@@ -838,6 +860,16 @@ def _list_file_schemes(names: Sequence[str]) -> Iterator[_NamingScheme]:
 def _end_of_path(parts: int, suffix: bool, name: str) -> str:
     path = PurePosixPath(name.replace("\\", "/"))
     return "/".join((*path.parts[-parts:-1], path.name if suffix else path.stem))
+
+
+def _as_number(name: str) -> str:
+    """The last part of a path without its suffix; a number without leading zeros, as Excel has it.
+
+    >>> _as_number("images/0070.png"), _as_number("000"), _as_number("0a.png")
+    ('70', '0', '0a')
+    """
+    stem = _end_of_path(1, False, name)
+    return (stem.lstrip("0") or "0") if stem.isdecimal() else stem
 
 
 def _check_labels(

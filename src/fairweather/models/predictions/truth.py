@@ -264,6 +264,11 @@ def _choose_findings(rows: PredictionRows, truth: Truth, options: RowOptions) ->
         if name not in names:
             raise unknown_name(f"finding of {truth.place}", name, names)
     outputs = options.classes or rows.names
+    if outputs is None and rows.predicted is not None:
+        raise InputError(
+            f"{rows.place} was read as predicted classes, and {truth.place} has no column of "
+            "labels (--label-column); of findings, give each one column of plain numbers"
+        )
     if outputs is None:
         raise InputError(
             f"the outputs of {rows.place} have no names: name the finding of each with --classes"
