@@ -30,6 +30,7 @@ from pathlib import Path
 
 import bare_loops  # the scripts beside this one
 import large
+import numpy as np
 import sharing
 import speed
 
@@ -79,7 +80,7 @@ def compare_evaluation(options):
 
 def evaluate_large(options):
     every = large.some_shifts(95, options.side)
-    spread = every[:: max(len(every) // max(options.cells - 1, 1), 1)][: options.cells - 1]
+    spread = [every[round(at)] for at in np.linspace(0, len(every) - 1, options.cells - 1)]
     network = fw.load_model(options.backbone, classes=10, weights="none")
     with tempfile.TemporaryDirectory(dir=Path.cwd()) as name:
         pixels = large.one_file(Path(name) / "images.npy", options.images, options.side)
@@ -127,8 +128,8 @@ def repeat(options):
 def measured(part, options):
     try:
         yield from part(options)
-    except InputError as error:  # such as data that are not there: the next part can be measured
-        yield f"Not measured: {error}"
+    except Exception as error:  # of any kind: time is lent, and the next part can be measured
+        yield f"Not measured: {type(error).__name__}: {error}"
 
 
 # Each part, with its usual number of images.

@@ -1120,8 +1120,14 @@ def test_what_is_said_of_the_pets_is_what_is_stored(pets, pets_lines):
     assert f"gain {gain} points on clean images (published: {published_gain})" in text
     own = stored[stored["model_b"] == "barlow_twins"]
     assert (own["low"][own["metric"] == "accuracy"] <= 0).all()
-    assert f"{(own['verdict'] == 'real').sum()} of {len(own)} differences from random" in text
-    assert f"the {own['p'].isna().sum()} means have no test" in text
+    tested = own["p"].notna()
+    said = "{} of {} tested differences from random weights are real"
+    assert said.format((own["verdict"] == "real").sum(), tested.sum()) in text
+    assert f"The {(~tested).sum()} means over levels have no test; three of them exclude 0" in text
+    excludes = own[~tested & ((own["low"] > 0) | (own["high"] < 0))]
+    assert excludes["metric"].tolist() == [pages.RMS] * 3
+    assert set(excludes["shift"]) == {"brightness_factor", "gaussian_blur", "all"}
+    assert excludes["difference"].round(2).tolist() == [-0.06] * 3
 
 
 def test_what_is_said_of_variants_of_the_pets_is_the_mean_of_their_units(pets, pets_lines):
@@ -1150,7 +1156,7 @@ def test_what_is_said_of_variants_of_the_pets_is_the_mean_of_their_units(pets, p
         return plain, adapted_
 
     blur, plain = right("supervised", "gaussian_blur"), right("supervised", *clean)
-    said = "under blur from {:.1f} to {:.1f} % (clean: {:.1f} to {:.1f}), and the other two"
+    said = "under blur from {:.1f} to {:.1f} % (clean: {:.1f} to {:.1f}). Under brightness"
     assert said.format(*blur, *plain) in text
     for model in ("scratch", "barlow_twins"):
         before, after = right(model, "brightness_factor")

@@ -229,7 +229,7 @@ class Arithmetic(NamedTuple):
     def compiled(self, network: nn.Module) -> nn.Module:
         """The network to call: compiled, if this asks for it.
 
-        Each size of a batch has code of its own, so that results do not depend on earlier batches.
+        Each size of a batch would have code of its own, so short ones are filled up.
         """
         if not self.compile:
             return network

@@ -388,13 +388,16 @@ def test_exchanged_columns_and_columns_of_labels_are_warned_of():
     table = pd.DataFrame(outputs, columns=names)
     _, lines = evaluated(predictions=table, labels=np.column_stack([labels, known]))
     warned = [line for line in lines if line.startswith("warning")]
-    assert [line.split(" ", 1)[1].strip().split(", with")[0] for line in warned] == [
+    assert [line.split(" ", 1)[1].strip() for line in warned] == [
         "the outputs of D, E equal the labels in every row: if no model made them, name the "
         "other findings with --findings",
-        "the AUC of A, C may be 0.5, as of outputs that are exchanged or in another order",
-        "the outputs of C separate the labels of A better",
-        "the outputs of A separate the labels of C better",
+        "the columns of A and C are probably exchanged: each separates the labels of the other "
+        "better",
     ]
+    shuffled = pd.DataFrame(shares, columns=names[:3]).assign(A=shares[::-1, 0])
+    _, lines = evaluated(predictions=shuffled, labels=labels)
+    (warned,) = [line for line in lines if line.startswith("warning")]
+    assert "the AUC of A may be 0.5, and is below the mean: its outputs or labels may be" in warned
     right = pd.DataFrame(shares, columns=names[:3])
     _, lines = evaluated(predictions=right, labels=labels)
     assert not any(line.startswith("warning") for line in lines)
@@ -412,6 +415,19 @@ def test_a_beginning_or_an_end_is_cut_beside_other_numbers():
         found = match_predictions(rows, names, known, RowOptions())
         np.testing.assert_allclose(scipy.special.expit(found.logits), shares, atol=1e-6)
         assert found.notes[-1] == "not used: 'Age'"
+
+
+@pytest.mark.parametrize(
+    "columns",
+    ["a_A a_B b_A b_B", "A_prob B_prob A_score B_score", "left_A left_B right_A", "A_p B_p B_q"],
+)
+def test_columns_of_two_models_are_not_taken_for_those_of_one(columns):
+    table = pd.DataFrame(np.full((6, len(columns.split())), 0.3), columns=columns.split())
+    table += np.arange(6)[:, None] / 20
+    rows = read_rows(table, "vendor.csv", RowOptions(), 0)
+    known = KnownImages(np.eye(6, 2, dtype=np.int64), np.arange(6), None, "the images")
+    with pytest.raises(InputError):
+        match_predictions(rows, ("A", "B"), known, RowOptions())
 
 
 # ---------------------------------------------------------------- labels and keys

@@ -406,7 +406,6 @@ def test_numbers_that_are_both_places_and_file_names_are_refused_until_one_is_me
         ([0, 1, 2, 3, 4, 5, 6, 6], "1 keys more than once: '6'"),
         ([0, 1, 2, 3, 4, 5, 6, 9], "1 images have no row: '7'; 1 rows have a key of no image: '9'"),
         ([0, 1, 2, 3], "4 images have no row: '4', '5', '6', '7'"),
-        (range(8, 16), "; call a file of validation images MODEL-validation"),
     ],
 )
 def test_rows_that_are_missing_extra_or_twice_are_counted_and_named(tmp_path, keys, told):
@@ -415,6 +414,22 @@ def test_rows_that_are_missing_extra_or_twice_are_counted_and_named(tmp_path, ke
     with pytest.raises(InputError, match=r"probs\.csv") as error:
         read(path)
     assert told in str(error.value)
+
+
+def test_other_images_in_a_file_of_validation_are_answered_with_its_name(tmp_path):
+    for name, told in (("new-val.csv", True), ("new.csv", False)):
+        table().assign(key=range(8, 16)).to_csv(tmp_path / name, index=False)
+        with pytest.raises(InputError) as error:
+            read(tmp_path / name)
+        assert ("; call a file of validation images MODEL-validation" in str(error.value)) == told
+
+
+def test_only_whole_numbers_are_numbers_of_file_names(tmp_path):
+    path = tmp_path / "probs.csv"
+    known = images(names=[f"/photos/{n:03}.png" for n in range(1, 9)])
+    table().assign(key=[f"{n}.2" for n in range(1, 9)]).to_csv(path, index=False)
+    with pytest.raises(InputError, match="8 rows have a key of no image"):
+        read(path, known=known)
 
 
 def test_another_number_of_rows_needs_keys(tmp_path):

@@ -3,6 +3,7 @@
 import json
 import math
 from dataclasses import replace
+from types import SimpleNamespace
 
 import numpy as np
 import pandas as pd
@@ -17,7 +18,14 @@ from fairweather.report.building import build_joint_report
 from fairweather.report.calibration import CONFIDENCE, OF_FINDINGS
 from fairweather.report.contents import read_contents
 from fairweather.report.finding_curves import trace_calibration
-from fairweather.report.findings import measure_worklist, read_finding, threshold_for
+from fairweather.report.findings import (
+    CLEAN_IMAGES,
+    find_largest_gap,
+    list_places,
+    measure_worklist,
+    read_finding,
+    threshold_for,
+)
 from fairweather.report.sentences import tile_gap
 from fairweather.runs.folder import RunFolder
 from fairweather.types.measurement import UNKNOWN, Dataset, Groups, Images, Score
@@ -117,7 +125,30 @@ def test_the_tiles_say_the_mean_area_and_the_largest_gap(run, scores):
         assert gap[0] == f"{100 * abs(value):.1f} points"
         assert f"too {'high' if value > 0 else 'low'}" in gap[1]
         assert f"“{unit.removeprefix('finding=')}”" in gap[1]
-        assert f"{level}, the largest gap" in gap[1]
+        assert f"{level}, the largest confirmed gap" in gap[1]
+
+
+def test_a_confirmed_gap_comes_before_a_larger_one_that_may_be_chance():
+    class View:
+        def __init__(self, gap):
+            self.scores = {"probability_gap": gap, "prevalence": Score(0.2, 0.1, 0.3, 50)}
+
+        def score(self, metric, *_):
+            return self.scores[metric]
+
+    sure, rare = View(Score(0.3, 0.25, 0.35, 500)), View(Score(0.5, -0.1, 0.9, 500))
+    few = View(Score(0.6, math.nan, math.nan, 12))
+    views = {"Rare": rare, "Few": few, "Sure": sure}
+    name, gap, _, place, searched = find_largest_gap(views, "net", [CLEAN_IMAGES])
+    assert (name, gap, place, searched) == ("Sure", sure.scores["probability_gap"], CLEAN_IMAGES, 3)
+    assert find_largest_gap({"Rare": rare, "Few": few}, "net", [CLEAN_IMAGES]).name == "Few"
+
+
+def test_gaps_are_looked_for_in_natural_shifts_too_and_not_under_attacks():
+    attack = SimpleNamespace(is_attack=True, cells={"8": "pgd,epsilon=8"})
+    shifts = pd.DataFrame({"shift": ["clean", "natural/north", "ood/digits"]})
+    places = list_places(SimpleNamespace(sweeps=[attack], scores=shifts))
+    assert [place.sentence for place in places] == ["on clean images", "on the images of north"]
 
 
 def test_a_gap_that_no_area_shows_is_named_by_page_and_card(tmp_path):

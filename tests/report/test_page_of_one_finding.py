@@ -251,7 +251,10 @@ def test_a_mean_probability_far_above_the_prevalence_is_told_though_confidence_i
     mean = (1 / (1 + np.exp(-finding.logits[:, 1].astype(float)))).mean()
     assert mean == pytest.approx(0.485, abs=0.02)
     assert gap[0] == f"{100 * (mean - 0.208):.1f} points"
-    assert gap[1] == f"too high a mean probability of “{NAME}” on clean images, the largest gap"
+    assert (
+        gap[1]
+        == f"too high a mean probability of “{NAME}” on clean images, the largest confirmed gap"
+    )
     assert gap[2].replace("\u00a0", " ") == (
         f"Its mean probability is {mean:.3f}, but 20.8 % of the images have it: {gap[0]} too high."
     )

@@ -446,6 +446,7 @@ def _detect_probabilities(outputs: FloatArray, place: str) -> OutputKind | None:
         )
     median_sum = float(np.median(sums[positive]))
     decimals = count_decimals(non_negative[:ROWS_LOOKED_AT])  # 0 of bytes
+    decimals = decimals if decimals is None else count_decimals(non_negative)
     rounding = 0.0 if decimals is None else outputs.shape[1] / 2 * 10.0**-decimals
     rounding = min(rounding, MOST_SUM_TOLERANCE * median_sum)
     fits = positive & (np.abs(sums - median_sum) <= max(1e-6 * median_sum, rounding))

@@ -147,7 +147,7 @@ def _describe_test(source: CardSource) -> Iterator[str]:
     if shifts:
         yield f"It was also tested under {_count(len(shifts), 'shift')}: {_list_names(shifts)}."
     if attacks := [sweep.title for sweep in contents.sweeps if sweep.is_attack]:
-        yield f"Each was also attacked by {_list_names(attacks)}."
+        yield f"It was also attacked by {_list_names(attacks)}."
     if natural := run.record.natural:
         yield f"It was also tested on other images of the same classes: {_list_names([*natural])}."
         yield from describe_choices(contents, natural)
@@ -268,7 +268,8 @@ def _describe_trust(source: CardSource) -> Iterator[str]:
                 name, at.sentence, area, gap, share, searched=searched
             )
             if len(places) > 1:
-                yield "No other shift or level has a larger gap."
+                kind = "confirmed " * words.is_confirmed(gap, searched)
+                yield f"No other {kind}gap is larger, at any level of a shift."
     where = "on clean images" + ", on average over findings" * (len(source.views) > 1)
     for metric, describe in words.CALIBRATION_NUMBERS.items():
         if score := known(contents.score(metric, model, CLEAN, NO_LEVEL)):

@@ -25,6 +25,7 @@ from fairweather.report.calls import (
 from fairweather.report.contents import Contents, Sweep, ensembles_as_models, index_scores
 from fairweather.report.finding_curves import FindingCurves, probability_of, trace_finding
 from fairweather.report.front import Row, choose_rows, round_ends
+from fairweather.report.other_images import find_shifts
 from fairweather.report.readers import ReaderMark, has_readers, mark_readers
 from fairweather.report.review import RISKS, START, Stop
 from fairweather.report.section import PartView, ReportPart, Tables, show_tables
@@ -42,6 +43,7 @@ from fairweather.types.measurement import Predictions, Score
 from fairweather.types.operating_points import RATES
 from fairweather.types.record import (
     CLEAN,
+    NATURAL,
     NO_LEVEL,
     SLICES,
     TEST,
@@ -150,9 +152,16 @@ def _name_images(sweep: Sweep, level: str) -> ShownImages:
 
 
 def list_places(contents: Contents) -> list[ShownImages]:
-    """Clean images, and then every level of every shift."""
-    shifted = (_name_images(sweep, level) for sweep in contents.sweeps for level in sweep.cells)
-    return [CLEAN_IMAGES, *shifted]
+    """Clean images, every level of every shift that is no attack, and other images of a kind."""
+    shifts = (sweep for sweep in contents.sweeps if not sweep.is_attack)
+    shifted = (_name_images(sweep, level) for sweep in shifts for level in sweep.cells)
+    others = map(_name_others, find_shifts(contents, NATURAL))
+    return [CLEAN_IMAGES, *shifted, *others]
+
+
+def _name_others(shift: str) -> ShownImages:
+    name = shift.removeprefix(NATURAL)
+    return ShownImages(name, "", f"on the images of {name}", shift, NO_LEVEL, shift)
 
 
 def _judge(contents: Contents, model: str, shift: str, level: str, area: Score) -> float | None:
@@ -229,7 +238,10 @@ def find_largest_fall(
 def find_largest_gap(
     views: Mapping[str, Contents], model: str, places: Sequence[ShownImages]
 ) -> LargestGap | None:
-    """Find the mean probability that is farthest from its finding's share of the images."""
+    """Find the mean probability that is farthest from its finding's share of the images.
+
+    A gap whose interval excludes 0, widened for their number, comes before all others.
+    """
     gaps = [
         (name, gap, prevalence, place)
         for place in places
@@ -237,7 +249,11 @@ def find_largest_gap(
         if (gap := known(view.score(GAP, model, place.shift, place.level_name)))
         if (prevalence := known(view.score("prevalence", model, place.shift, place.level_name)))
     ]
-    largest = max(gaps, key=lambda item: abs(item[1].value), default=None)
+
+    def rank(item: tuple[str, Score, Score, ShownImages]) -> tuple[bool, float]:
+        return words.is_confirmed(item[1], len(gaps)), abs(item[1].value)
+
+    largest = max(gaps, key=rank, default=None)
     return LargestGap(*largest, len(gaps)) if largest else None
 
 

@@ -370,12 +370,20 @@ def format_tenths(points: float) -> str:
 
 def tile_gap(name: str, gap: Score, prevalence: Score, where: str, searched: int) -> list[str]:
     """A tile with the largest of some gaps between a mean probability and a share of the images."""
-    where += ", the largest gap" * (searched > 1)
-    line = f"too {'high' if gap.value > 0 else 'low'} a mean probability of “{name}” {where}"
-    wide = widen_interval(gap, searched)
-    if wide.low <= 0 <= wide.high or gap.too_few:
+    largest = ", the largest {}gap" if searched > 1 else ""
+    if is_confirmed(gap, searched):
+        side = "high" if gap.value > 0 else "low"
+        line = f"too {side} a mean probability of “{name}” {where}{largest.format('confirmed ')}"
+    else:
         line = f"between the mean probability of “{name}” and its share of the images, {where}"
+        line += largest.format("")
     return [format_tenths(gap.value), line, *describe_probability(gap, prevalence, searched)]
+
+
+def is_confirmed(gap: Score, searched: int) -> bool:
+    """Tell whether the interval of one of several gaps excludes 0, widened for their number."""
+    wide = widen_interval(gap, searched)
+    return not gap.too_few and not wide.low <= 0 <= wide.high
 
 
 def describe_probability(gap: Score, prevalence: Score, searched: int = 1) -> Iterator[str]:

@@ -2,18 +2,23 @@
 
 from __future__ import annotations
 
+import itertools
+import math
 from collections.abc import Iterator, Mapping
 
 import numpy as np
+import scipy.special
+import scipy.stats
 
 from fairweather.errors import join_names
-from fairweather.metrics import detection_auroc, to_score
+from fairweather.metrics import to_score
+from fairweather.metrics.columns import Z95
 from fairweather.metrics.grouping import Grouping
 from fairweather.runs.folder import RunFolder
 from fairweather.runs.scores import Estimates, ScoreKey, estimate_units
 from fairweather.tasks import FindingsPredictions
 from fairweather.types.kinds import OF_FINDING
-from fairweather.types.measurement import FloatArray, IntArray, Score
+from fairweather.types.measurement import UNKNOWN, FloatArray, IntArray, Score
 from fairweather.types.positive import PositiveClasses, read_positive
 from fairweather.types.record import CLEAN, NO_LEVEL, list_whole_units
 
@@ -125,21 +130,32 @@ def _find_mistakes(predictions: FindingsPredictions, areas: Mapping[str, Score])
             "all probabilities are between 0.50 and 0.73, as if a sigmoid was taken twice; see "
             "--outputs"
         )
-    columns = _list_columns(predictions)
+    columns = zip(predictions.classes, logits.T, predictions.labels.T, strict=True)
     if given := [name for name, outputs, labels in columns if _are_labels(outputs, labels)]:
+        advice = ": if no model made them, name the other findings with --findings"
         yield (
-            f"the outputs of {join_names(given)} equal the labels in every row: if no model made "
-            "them, name the other findings with --findings"
+            f"the outputs of {join_names(given)} equal the labels in every row"
+            f"{advice if len(predictions.classes) > 1 else ''}"
         )
-    unsure = [name for name, score in areas.items() if score.low <= CHANCE_AUC <= score.high]
-    if unsure and len(predictions.classes) > 1:
+    exchanged = _list_exchanged(predictions, areas)
+    if exchanged:
+        pairs = join_names([f"{name} and {other}" for name, other in exchanged])
         yield (
-            f"the AUC of {join_names(unsure)} may be 0.5, as of outputs that are exchanged or in "
-            "another order"
+            f"the columns of {pairs} are probably exchanged: each separates the labels of the "
+            "other better"
         )
-    for name, score in areas.items():
-        if score.low <= CHANCE_AUC and (better := _find_better(predictions, name, score)):
-            yield better
+    middle = float(np.mean([score.value for score in areas.values()])) if areas else CHANCE_AUC
+    unlike = [
+        name
+        for name, score in areas.items()
+        if score.low <= CHANCE_AUC <= score.high < middle
+        and name not in itertools.chain(*exchanged)
+    ]
+    if unlike:
+        yield (
+            f"the AUC of {join_names(unlike)} may be 0.5, and is below the mean: its outputs or "
+            "labels may be of another finding, or in another order"
+        )
     below = [name for name, score in areas.items() if score.high < CHANCE_AUC]
     if below:
         yield (
@@ -148,40 +164,52 @@ def _find_mistakes(predictions: FindingsPredictions, areas: Mapping[str, Score])
         )
 
 
-def _list_columns(predictions: FindingsPredictions) -> Iterator[tuple[str, FloatArray, IntArray]]:
-    """The name of each finding, its outputs and its labels."""
-    return zip(predictions.classes, predictions.logits.T, predictions.labels.T, strict=True)
-
-
 def _are_labels(outputs: FloatArray, labels: IntArray) -> bool:
     """Tell whether outputs are one number where a finding is, and a lower one where it is not.
 
-    >>> _are_labels(np.array([-9.0, 9.0, 1.0]), np.array([0, 1, -1]))
+    Of fewer than 5 images on either side that may be chance.
+
+    >>> _are_labels(np.repeat([-9.0, 9.0, 1.0], 5), np.repeat([0, 1, -1], 5))
     True
-    >>> _are_labels(np.array([-9.0, 9.0, 8.0]), np.array([0, 1, 1]))
+    >>> _are_labels(np.array([-9.0, 9.0]), np.array([0, 1]))
     False
     """
     present, absent = outputs[labels == 1], outputs[labels == 0]
-    if not len(present) or not len(absent):
+    if min(len(present), len(absent)) < 5:
         return False
     return bool(np.ptp(present) == np.ptp(absent) == 0 and present[0] > absent[0])
 
 
-def _find_better(predictions: FindingsPredictions, name: str, score: Score) -> str:
-    """Name the finding whose outputs separate the labels of another better, if they surely do.
+def _list_exchanged(
+    predictions: FindingsPredictions, areas: Mapping[str, Score]
+) -> list[tuple[str, str]]:
+    """The pairs of findings whose outputs each separate the labels of the other better.
 
-    Of many columns that know nothing, one is better by chance. So the AUC must be higher by more
-    than its interval is wide, which is 2.8 standard errors of the difference of two such columns.
+    Both AUCs must be higher by more than an own interval is wide, which is 2.8 standard errors of
+    the difference of two columns that know nothing. Only findings that may be no better than chance
+    are looked at, and more of them need larger differences, by Bonferroni's correction.
     """
-    labels = predictions.labels[:, predictions.classes.index(name)]
-    areas = {
-        other: detection_auroc(outputs[labels == 1], outputs[labels == 0])
-        for other, outputs, _ in _list_columns(predictions)
-    }
-    best = max(areas, key=lambda other: areas[other])
-    if areas[best] - score.value <= score.high - score.low:
-        return ""
-    return (
-        f"the outputs of {best} separate the labels of {name} better, with an AUC of "
-        f"{areas[best]:.3f}: their columns are perhaps exchanged"
-    )
+    unsure = {name: score for name, score in areas.items() if score.low <= CHANCE_AUC}
+    if len(unsure) < 2:
+        return []
+    places = [predictions.classes.index(name) for name in unsure]
+    outputs = predictions.logits[:, places].astype(np.float64)
+    labels = predictions.labels[:, places].T
+    measured = np.stack([_areas_of(outputs, of_one) for of_one in labels])
+    factor = scipy.special.ndtri(1 - 0.025 / math.comb(len(unsure), 2)) / Z95
+    needed = factor * np.array([score.high - score.low for score in unsure.values()])
+    better = measured - measured.diagonal()[:, None] > needed[:, None]
+    names = list(unsure)
+    return [(names[a], names[b]) for a, b in np.argwhere(np.triu(better & better.T)).tolist()]
+
+
+def _areas_of(outputs: FloatArray, labels: IntArray) -> FloatArray:
+    """The AUC of each column of outputs for the labels of one finding, `[columns]`.
+
+    >>> _areas_of(np.array([[0.1, 0.9], [0.3, 0.3], [0.5, 0.5]]), np.array([0, 1, 1])).tolist()
+    [1.0, 0.0]
+    """
+    present = labels[labels != UNKNOWN] == 1
+    ranks = scipy.stats.rankdata(outputs[labels != UNKNOWN], axis=0)
+    n = int(present.sum())
+    return (ranks[present].sum(0) - n * (n + 1) / 2) / (n * (len(present) - n))

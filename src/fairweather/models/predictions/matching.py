@@ -604,15 +604,23 @@ def list_short_names(names: Sequence[str]) -> list[tuple[str, ...]]:
 def _cut_commonest(names: Sequence[str]) -> Iterator[tuple[str, ...]]:
     """The names without the commonest first, or last, word, where several have it.
 
+    A name without that word must be of something else: `b_Mass` beside `a_Mass` may be of another
+    model.
+
     >>> list(_cut_commonest(["Mass_prob", "Edema_prob", "Age"]))
     [('Mass', 'Edema', 'Age')]
     """
     for pattern, remove in ((_FIRST_WORD, str.removeprefix), (_LAST_WORD, str.removesuffix)):
         words = Counter(match[0] for name in names if (match := pattern.search(name)))
-        for word, uses in words.most_common(1):
-            cut = tuple(remove(name, word) for name in names)
-            if uses > 1 and len({*cut}) == len(cut):
-                yield cut
+        (word, uses), second, *_ = [*words.most_common(2), ("", 0), ("", 0)]
+        cut = tuple(remove(name, word) for name in names)
+        whole, short = (
+            [f"_{_SEPARATED.sub('_', name)}_" for name in some]
+            for some in ({*cut} & {*names}, {*cut} - {*names})
+        )
+        names_it = any(part in name for part in short for name in whole)
+        if uses > max(second[1], 1) and len({*cut}) == len(cut) and not names_it:
+            yield cut
 
 
 def _match_classes(
@@ -744,8 +752,8 @@ def _match_rows(rows: PredictionRows, images: KnownImages) -> tuple[IntArray, st
             for kind, names in misfits.items()
             if names
         )
-        none_fits = len(extra) == count
-        hint = f"; call a file of validation images MODEL-{VALIDATION}" if none_fits else ""
+        of_validation = len(extra) == count and "val" in rows.place.lower()
+        hint = f"; call a file of validation images MODEL-{VALIDATION}" if of_validation else ""
         raise InputError(
             f"the keys of {rows.place} are not those of {images.place}: {listed}; give one row for "
             f"each image, or name the column of the keys with --key-column{hint}"
@@ -824,7 +832,9 @@ def _choose_scheme(
         schemes.insert(0, _NamingScheme("name", names, str, str))
         if images.are_files:
             schemes += _list_file_schemes(names)
-        schemes.append(_NamingScheme("the number in the name", names, _as_number, _as_number))
+            if all(PurePosixPath(name).stem.isdecimal() for name in names):
+                title = "the number in the name"
+                schemes.append(_NamingScheme(title, names, _number_in_name, _as_number))
     best, most = schemes[0], -1
     complete = list[_NamingScheme]()
     for scheme in schemes:
@@ -862,14 +872,17 @@ def _end_of_path(parts: int, suffix: bool, name: str) -> str:
     return "/".join((*path.parts[-parts:-1], path.name if suffix else path.stem))
 
 
-def _as_number(name: str) -> str:
-    """The last part of a path without its suffix; a number without leading zeros, as Excel has it.
+def _number_in_name(name: str) -> str:
+    return _as_number(_end_of_path(1, False, name))
 
-    >>> _as_number("images/0070.png"), _as_number("000"), _as_number("0a.png")
+
+def _as_number(key: str) -> str:
+    """A number without leading zeros, as Excel has it.
+
+    >>> _as_number("0070"), _as_number("000"), _as_number("0a")
     ('70', '0', '0a')
     """
-    stem = _end_of_path(1, False, name)
-    return (stem.lstrip("0") or "0") if stem.isdecimal() else stem
+    return (key.lstrip("0") or "0") if key.isdecimal() else key
 
 
 def _check_labels(
