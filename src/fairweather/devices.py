@@ -551,6 +551,17 @@ def lock_copy(memory: torch.Tensor) -> torch.Tensor:
     return memory
 
 
+@contextmanager
+def explain_memory(what: str, advice: str) -> Iterator[None]:
+    """Raise `InputError` with what happened, and with advice, if memory runs out in the block."""
+    try:
+        yield
+    except Exception as error:  # libraries have only this in common
+        if not is_out_of_memory(error):
+            raise
+        raise InputError(f"{what} ({first_line(error)}): {advice}") from None
+
+
 def place_network(network: nn.Module, device: torch.device) -> None:
     """Move a network to a device, with channels last in memory.
 
@@ -561,15 +572,8 @@ def place_network(network: nn.Module, device: torch.device) -> None:
     tensors = (*network.parameters(), *network.buffers())
     is_last = all(tensor.ndim != 5 for tensor in tensors)
     layout = torch.channels_last if is_last else torch.preserve_format
-    try:
+    with explain_memory(f"a network does not fit into the memory of {device}", "use a smaller one"):
         network.to(device, memory_format=layout)  # type: ignore[call-overload]
-    except Exception as error:  # libraries have only this in common
-        if not is_out_of_memory(error):
-            raise
-        raise InputError(
-            f"a network does not fit into the memory of {device} ({first_line(error)}): use a "
-            "smaller one"
-        ) from None
 
 
 def lock_pages(memory: torch.Tensor, device: torch.device) -> bool:

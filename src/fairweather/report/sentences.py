@@ -410,8 +410,7 @@ def describe_probability(gap: Score, prevalence: Score, searched: int = 1) -> It
         yield f"{start}, and {share} of the images have it."
         yield f"The interval of the gap includes 0: {ends}."
         return
-    wide = widen_interval(gap, searched)
-    if wide.low <= 0 <= wide.high:
+    if not is_confirmed(gap, searched):
         yield f"{start}, and {share} of the images have it."
         yield f"95{PERCENT} interval of the gap: {ends}."
         yield f"It is the largest of {searched:,} gaps, so this may be noise."

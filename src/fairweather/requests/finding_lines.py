@@ -8,10 +8,10 @@ from collections.abc import Iterator, Mapping
 
 import numpy as np
 import scipy.special
-import scipy.stats
 
 from fairweather.errors import join_names
 from fairweather.metrics import to_score
+from fairweather.metrics.classification import placements
 from fairweather.metrics.columns import Z95
 from fairweather.metrics.grouping import Grouping
 from fairweather.runs.folder import RunFolder
@@ -195,7 +195,7 @@ def _list_exchanged(
     places = [predictions.classes.index(name) for name in unsure]
     outputs = predictions.logits[:, places].astype(np.float64)
     labels = predictions.labels[:, places].T
-    measured = np.stack([_areas_of(outputs, of_one) for of_one in labels])
+    measured = np.array([[_find_area(column, one) for column in outputs.T] for one in labels])
     factor = scipy.special.ndtri(1 - 0.025 / math.comb(len(unsure), 2)) / Z95
     needed = factor * np.array([score.high - score.low for score in unsure.values()])
     better = measured - measured.diagonal()[:, None] > needed[:, None]
@@ -203,13 +203,7 @@ def _list_exchanged(
     return [(names[a], names[b]) for a, b in np.argwhere(np.triu(better & better.T)).tolist()]
 
 
-def _areas_of(outputs: FloatArray, labels: IntArray) -> FloatArray:
-    """The AUC of each column of outputs for the labels of one finding, `[columns]`.
-
-    >>> _areas_of(np.array([[0.1, 0.9], [0.3, 0.3], [0.5, 0.5]]), np.array([0, 1, 1])).tolist()
-    [1.0, 0.0]
-    """
-    present = labels[labels != UNKNOWN] == 1
-    ranks = scipy.stats.rankdata(outputs[labels != UNKNOWN], axis=0)
-    n = int(present.sum())
-    return (ranks[present].sum(0) - n * (n + 1) / 2) / (n * (len(present) - n))
+def _find_area(outputs: FloatArray, labels: IntArray) -> float:
+    known = labels != UNKNOWN
+    present = labels[known] == 1
+    return float(placements(outputs[known], present)[present].mean())

@@ -18,8 +18,8 @@ import torch
 from fairweather.attacks.shift_lists import expand_only_shifts
 from fairweather.attacks.table import make_training_attack
 from fairweather.data.splits import choose_labelled, corrupt_labels
-from fairweather.devices import is_out_of_memory
-from fairweather.errors import InputError, TrainingDivergedError, first_line
+from fairweather.devices import explain_memory, is_out_of_memory
+from fairweather.errors import InputError, TrainingDivergedError
 from fairweather.files.tables import frame_to_csv
 from fairweather.models.backbones import make_encoder, state_without_head
 from fairweather.models.building import (
@@ -139,7 +139,7 @@ def _train(
         jobs=worker.jobs_on_device,
         loss=loss,
     )
-    for epoch in explain_memory(epochs, recipe.batch_size):
+    for epoch in give_epochs(epochs, recipe.batch_size):
         row = epoch.state["history"][-1]
         shown = loss.shown(row[f"val_{loss.metric}"])
         note = f"validation {shown}, loss {row['val_loss']:.3f}"
@@ -174,23 +174,17 @@ def _train(
     return training.finish(files)
 
 
-def explain_memory(epochs: Iterator[T], batch_size: int) -> Iterator[T]:
+def give_epochs(epochs: Iterator[T], batch_size: int) -> Iterator[T]:
     """Give the epochs of a training; raise `InputError` when memory runs out.
 
     Unlike in predictions, batches are not halved: another size would be another training.
 
-    >>> list(explain_memory(iter([1, 2]), 256))
+    >>> list(give_epochs(iter([1, 2]), 256))
     [1, 2]
     """
-    try:
+    what = f"memory ran out in training with batches of {batch_size}"
+    with explain_memory(what, "choose a smaller batch_size in the recipe"):
         yield from epochs
-    except Exception as error:  # libraries have only this in common
-        if not is_out_of_memory(error):
-            raise
-        raise InputError(
-            f"memory ran out in training with batches of {batch_size} ({first_line(error)}): "
-            "choose a smaller batch_size in the recipe"
-        ) from None
 
 
 class _Training:
@@ -370,7 +364,7 @@ def do_pretrain(
         sync_batchnorm=step.sync_batchnorm,
         loss=loss,
     )
-    for last in explain_memory(epochs, step.recipe.batch_size):
+    for last in give_epochs(epochs, step.recipe.batch_size):
         row = last.history[-1]
         note = (
             f"k-NN {own.shown(row[quality])}, loss {row['train_loss']:.3g}, "

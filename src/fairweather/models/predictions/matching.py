@@ -618,8 +618,8 @@ def _cut_commonest(names: Sequence[str]) -> Iterator[tuple[str, ...]]:
             [f"_{_SEPARATED.sub('_', name)}_" for name in some]
             for some in ({*cut} & {*names}, {*cut} - {*names})
         )
-        names_it = any(part in name for part in short for name in whole)
-        if uses > max(second[1], 1) and len({*cut}) == len(cut) and not names_it:
+        of_the_same = any(part in name for part in short for name in whole)
+        if uses > max(second[1], 1) and len({*cut}) == len(cut) and not of_the_same:
             yield cut
 
 
