@@ -394,11 +394,19 @@ def test_exchanged_columns_and_columns_of_labels_are_warned_of():
         "the columns of A and C are probably exchanged: each separates the labels of the other "
         "better",
     ]
-    shuffled = pd.DataFrame(shares, columns=names[:3]).assign(A=shares[::-1, 0])
+    right = pd.DataFrame(shares, columns=names[:3])
+    shuffled = right.assign(A=shares[::-1, 0])
     _, lines = evaluated(predictions=shuffled, labels=labels)
     (warned,) = [line for line in lines if line.startswith("warning")]
     assert "the AUC of A may be 0.5, and is below the mean: its outputs or labels may be" in warned
-    right = pd.DataFrame(shares, columns=names[:3])
+    # C separates the labels of A, and A those of nothing: nothing is exchanged.
+    given_away = right.assign(A=shares[::-1, 1], C=shares[:, 0])
+    _, lines = evaluated(predictions=given_away, labels=labels)
+    assert not any("exchanged" in line for line in lines)
+    # No finding is told: that is said of the mean, and of none in particular.
+    unknowing = pd.DataFrame(np.random.default_rng(2).random(shares.shape), columns=names[:3])
+    _, lines = evaluated(predictions=unknowing, labels=labels)
+    assert not any("may be 0.5" in line for line in lines)
     _, lines = evaluated(predictions=right, labels=labels)
     assert not any(line.startswith("warning") for line in lines)
 

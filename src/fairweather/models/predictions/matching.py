@@ -612,15 +612,15 @@ def _cut_commonest(names: Sequence[str]) -> Iterator[tuple[str, ...]]:
     """
     for pattern, remove in ((_FIRST_WORD, str.removeprefix), (_LAST_WORD, str.removesuffix)):
         words = Counter(match[0] for name in names if (match := pattern.search(name)))
-        (word, uses), second, *_ = [*words.most_common(2), ("", 0), ("", 0)]
-        cut = tuple(remove(name, word) for name in names)
-        whole, short = (
-            [f"_{_SEPARATED.sub('_', name)}_" for name in some]
-            for some in ({*cut} & {*names}, {*cut} - {*names})
-        )
-        of_the_same = any(part in name for part in short for name in whole)
-        if uses > max(second[1], 1) and len({*cut}) == len(cut) and not of_the_same:
-            yield cut
+        for word, uses in words.most_common(1):
+            cut = tuple(remove(name, word) for name in names)
+            whole, short = (
+                [f"_{_SEPARATED.sub('_', name)}_" for name in some]
+                for some in ({*cut} & {*names}, {*cut} - {*names})
+            )
+            of_the_same = any(part in name for part in short for name in whole)
+            if uses > 1 and len({*cut}) == len(cut) and not of_the_same:
+                yield cut
 
 
 def _match_classes(
