@@ -114,7 +114,9 @@ def test_a_study_and_its_guard_are_those_of_the_cpu(kind, precision, pictures, t
     images = np.zeros((2, 3, 32, 32), dtype=np.uint8)
 
     def answer(on, precision):
-        study = check_study(STUDY | {"data": data, "natural": natural, "precision": precision})
+        study = check_study(
+            STUDY | {"data": data, "natural": natural, "training_precision": precision}
+        )
         run = fw.run(study, out=tmp_path / on, device=on).path
         model = open_run_model(f"{run}:basic:0")
         guard = make_guard(model, PROMISE, device=on)

@@ -69,6 +69,8 @@ RENAMED: Mapping[str, str] = {
     "devices": "jobs",  # of `evaluate`
     "networks": "models_in_memory",
     "only": "models",  # of `run`
+    "prediction_batch_size": "batch_size",
+    "prediction_precision": "precision",
     "workers": "shift_processes",
     "Clusters": "Grouping",
     "Fitted": "FittedThresholds",

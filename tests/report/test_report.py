@@ -58,7 +58,7 @@ from fairweather.report.summary import find_summary_rows
 from fairweather.report.tables import escape_latex, find_entry, write_csv
 from fairweather.report.training import TRACES, draw_training, read_trace
 from fairweather.report.vega import draw_png
-from fairweather.requests.study.schema import Study
+from fairweather.requests.study.schema import Study, check_study
 from fairweather.runs.folder import RunFolder
 from fairweather.runs.scores import add_means, estimate_cells, scores_frame
 from fairweather.steps.samples import choose_pictures, write_samples
@@ -129,7 +129,7 @@ def make_run(
         "bootstrap": 100,
         "models": described,
     }
-    study = Study.model_validate_json(json.dumps(entries))
+    study = check_study(entries)
     run = write_run(path, make_record(study, names, n))
     make_scores(run, study, names, n, logits)
     for offset, (name, entry) in enumerate(study.models.items()):

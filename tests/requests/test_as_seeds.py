@@ -17,7 +17,6 @@ import fairweather as fw
 from fairweather.cli.app import app
 from fairweather.cli.judge import _join_sides
 from fairweather.errors import InputError
-from fairweather.files.yamlfile import dump_yaml
 from fairweather.inference.prediction import make_predictions
 from fairweather.metrics import METRICS
 from fairweather.metrics.metric import find_class_metric_row
@@ -33,7 +32,7 @@ from fairweather.requests.seeds.parts import (
     open_part,
 )
 from fairweather.requests.study.run import open_study, plan, run
-from fairweather.requests.study.schema import load_study
+from fairweather.requests.study.schema import load_study, write_study
 from fairweather.runs import cleaning
 from fairweather.runs.claims import open_run
 from fairweather.runs.folder import RunFolder, shrink_predictions
@@ -89,7 +88,7 @@ def make(tmp_path_factory):
         planned = make_plan(inputs)
         with open_run(root / name) as folder:
             begin_run(planned, folder, describe_run(inputs), replace=False)
-            folder.write(STUDY, dump_yaml(study.model_dump(mode="json")))
+            folder.write(STUDY, write_study(study))
             worker = Worker(planned, device="cpu", datasets=inputs.datasets)
             for step in ("samples", "scores"):
                 only = planned.needed_for(step)
@@ -408,7 +407,7 @@ def test_other_recipes_and_versions_are_refused(prefix, keys, value, words, copi
         (set_in("data", "classes", value=["a", "b", "c"]), "classes .*blue, red .* a, b"),
         (set_in("settings", "shift_seed", value=7), "shift_seed .*0 .* 7 "),
         (set_in("settings", "bootstrap", value=7), "bootstrap .*100 .* 7 "),
-        (set_in("settings", "batch_size", value=7), "prediction_batch_size .*256 .* 7 "),
+        (set_in("settings", "batch_size", value=7), "batch_size .*256 .* 7 "),
         (set_in("settings", "variants", value=["batchnorm"]), "variants .*temperature, batchnorm"),
         (
             set_in("provenance", "versions", "fairweather", value="9.9"),

@@ -108,7 +108,7 @@ STUDY = {
     "seeds": [0],
     "threads": 1,
     "bootstrap": 100,
-    "prediction_batch_size": 25,
+    "batch_size": 25,
     "models": {
         "basic": {"title": "Basic", "backbone": TINY_RESNET, "recipe": {"epochs": 1}},
     },

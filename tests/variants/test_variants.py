@@ -172,7 +172,7 @@ STUDY = {
     "variants": ["temperature", "batchnorm"],
     "seeds": [0],
     "bootstrap": 100,
-    "prediction_batch_size": 40,
+    "batch_size": 40,
     "models": {
         "basic": {"title": "Basic", "backbone": TINY_RESNET, "recipe": {"epochs": 1}},
     },

@@ -50,7 +50,7 @@ data: {{source: "folder:{folder}", size: 16}}
 seeds: 2
 threads: 1
 ensemble: true
-prediction_batch_size: 16
+batch_size: 16
 variants: [temperature, batchnorm, {{tent: {{cells: continual, orders: 2, batch_size: 16}}}}]
 shifts:
   - imagenet_c/gaussian_noise: [3]

@@ -234,7 +234,7 @@ def test_the_command_can_be_left_and_taken_up_again(often, setup, study, state, 
     folder, said, command = tmp_path / "run", [], setup()
     options = {"executor": "slurm", "partition": "long,short", "gpus": "a100:1", "jobs": 2}
     options |= {"time": "1:30:00", "device": "cpu", "workers": 2, "setup": [command]}
-    options |= {"overrides": ["precision=fp32"], "out": folder}
+    options |= {"overrides": ["training_precision=fp32"], "out": folder}
 
     def leave(event):
         said.append(event.line)
@@ -641,7 +641,8 @@ def test_a_finished_run_submits_nothing(study, alone, state):
         ({"executor": "slurm", "device": "mps"}, "unknown device of a job 'mps'"),
         (
             {"executor": "slurm", "gpus": "1", "overrides": ["threads=null"]},
-            "threads and precision: say which, such as --set threads=8 --set precision=bf16",
+            "threads and training_precision: say which, such as --set threads=8 --set "
+            "training_precision=bf16",
         ),
         ({"executor": "slurm", "partition": "nowhere"}, "SLURM did not take the jobs: .*nowhere"),
     ],

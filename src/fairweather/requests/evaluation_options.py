@@ -1,4 +1,4 @@
-"""The options of an evaluation: one definition for Python, the command line and the plan."""
+"""What a person may ask of a measurement: one definition for Python, command line and studies."""
 
 from __future__ import annotations
 
@@ -22,12 +22,74 @@ from fairweather.workers.options import Sharing
 
 
 @dataclass(frozen=True, kw_only=True)
-class EvaluationOptions(ModelOptions):
-    """All options of an evaluation besides model, data and shifts.
+class MeasurementOptions:
+    """How models are measured: the same options in evaluations and in studies.
 
     The descriptions are the help of the command line. Its options have these names with dashes,
     unless `flag` names another. Where Python takes a mapping, the command line takes a file.
     """
+
+    variants: Named = option(
+        (),
+        "Also measure a variant, such as temperature, tent or 'conformal: {coverage: 0.9}': "
+        "`fairweather list variants` has all. Repeatable.",
+        flag="--variant",
+    )
+    fit_on: Named = option(
+        (),
+        "Also fit thresholds and calibrations on validation images under a shift that is not "
+        "tested, or clean. Repeatable.",
+    )
+    unit: str | None = option(
+        None, "Judge groups, not images: the --group column with one decision each, as patient."
+    )
+    aggregate: tuple[str, ...] = option(
+        (),
+        "How a unit's images become one decision: mean, max, any or noisy-or. Of several, or "
+        "auto, validation chooses. Repeatable.",
+        shown="mean",
+    )
+    operating_points: tuple[str, ...] = option(
+        (),
+        "Also call a class or finding from a probability on, or from one that keeps a target: 0.3, "
+        "sensitivity=0.95, NAME=0.3. Repeatable.",
+        flag="--operating-point",
+    )
+    costs: Mapping[str, float] | tuple[str, ...] | str | Path = option(
+        (),
+        "Cost of an error, such as 'missed melanoma: 20', or of a 'review: 3'; or a CSV matrix. "
+        "Repeatable.",
+        flag="--cost",
+    )
+    ordered_classes: bool = option(
+        False, "Classes are in an order, such as grades: also score how far off answers are."
+    )
+    batch_size: int = option(256, "Images per forward pass.", least=1)
+    precision: str = option("fp32", "Number format: fp32, tf32, bf16 or fp16.")
+    cudnn_benchmark: bool = option(
+        False, "Let cuDNN choose the fastest kernels; last digits may then differ between runs."
+    )
+    compile: bool = option(
+        False, "Compile models by torch.compile: minutes at first, and other last digits."
+    )
+    bootstrap: int = option(1000, "Bootstrap resamples of each interval.", least=100, most=100_000)
+    shift_seed: int = option(0, "Random seed of shifts and attacks.")
+    threads: int | None = option(
+        None, "CPU threads of PyTorch.", least=1, most=1024, shown="PyTorch's own choice"
+    )
+
+    @property
+    def all_variants(self) -> tuple[Variant, ...]:
+        """The variants, with those that `fit_on` adds.
+
+        Raises `InputError` for one that is unknown, listed twice, or needs `fit_on`.
+        """
+        return complete_variants(self.variants, fit_on=bool(self.fit_on))
+
+
+@dataclass(frozen=True, kw_only=True)
+class EvaluationOptions(MeasurementOptions, ModelOptions):
+    """All options of an evaluation besides model, data and shifts."""
 
     class_map: Mapping[str, object] | Path | None = option(
         None, "YAML, JSON or CSV file from each class of the data to the model's name for it."
@@ -68,15 +130,6 @@ class EvaluationOptions(ModelOptions):
     group: str | None = option(
         None, "Metadata column of what belongs together, such as patient; intervals allow for it."
     )
-    unit: str | None = option(
-        None, "Judge groups, not images: the --group column with one decision each, as patient."
-    )
-    aggregate: tuple[str, ...] = option(
-        (),
-        "How a unit's images become one decision: mean, max, any or noisy-or. Of several, or "
-        "auto, validation chooses. Repeatable.",
-        shown="mean",
-    )
     slices: tuple[str, ...] = option(
         (),
         "Metadata column whose values are scored separately: site, crossed site*sex, or numbers "
@@ -94,17 +147,6 @@ class EvaluationOptions(ModelOptions):
     allow_duplicates: bool = shared_option(DataOptions, "allow_duplicates")
     scale: str | None = shared_option(DataOptions, "scale", shown="as in the model's own run")
     positive: str | tuple[str, ...] = shared_option(DataOptions, "positive")
-    variants: Named = option(
-        (),
-        "Also measure a variant, such as temperature, tent or 'conformal: {coverage: 0.9}': "
-        "`fairweather list variants` has all. Repeatable.",
-        flag="--variant",
-    )
-    fit_on: Named = option(
-        (),
-        "Also fit thresholds and calibrations on validation images under a shift that is not "
-        "tested, or clean. Repeatable.",
-    )
     ood: tuple[str, ...] = option(
         (), "Out-of-distribution images, on which confidence should be low. Repeatable."
     )
@@ -117,34 +159,6 @@ class EvaluationOptions(ModelOptions):
         None,
         "Class priors or prevalences to evaluate for: 'CLASS: 0.01', or a YAML file of "
         "NAME: {CLASS: 0.01}.",
-    )
-    operating_points: tuple[str, ...] = option(
-        (),
-        "Also call a class or finding from a probability on, or from one that keeps a target: 0.3, "
-        "sensitivity=0.95, NAME=0.3. Repeatable.",
-        flag="--operating-point",
-    )
-    costs: Mapping[str, float] | tuple[str, ...] | str | Path = option(
-        (),
-        "Cost of an error, such as 'missed melanoma: 20', or of a 'review: 3'; or a CSV matrix. "
-        "Repeatable.",
-        flag="--cost",
-    )
-    ordered_classes: bool = option(
-        False, "Classes are in an order, such as grades: also score how far off answers are."
-    )
-    batch_size: int = option(256, "Images per forward pass.", least=1)
-    precision: str = option("fp32", "Number format: fp32, tf32, bf16 or fp16.")
-    cudnn_benchmark: bool = option(
-        False, "Let cuDNN choose the fastest kernels; last digits may then differ between runs."
-    )
-    compile: bool = option(
-        False, "Compile models by torch.compile: minutes at first, and other last digits."
-    )
-    bootstrap: int = option(1000, "Bootstrap resamples of each interval.", least=100, most=100_000)
-    shift_seed: int = option(0, "Random seed of shifts and attacks.")
-    threads: int | None = option(
-        None, "CPU threads of PyTorch.", least=1, most=1024, shown="PyTorch's own choice"
     )
     executor: str = shared_option(Sharing, "executor")
     worker: bool = shared_option(Sharing, "worker")
@@ -160,14 +174,6 @@ class EvaluationOptions(ModelOptions):
     )
     device: str = option("auto", "Device: auto, cpu, cuda, cuda:1, mps or xpu.")
     offline: bool = option(False, "Never use the network.")
-
-    @property
-    def all_variants(self) -> tuple[Variant, ...]:
-        """The variants, with those that `fit_on` adds.
-
-        Raises `InputError` for one that is unknown, listed twice, or needs `fit_on`.
-        """
-        return complete_variants(self.variants, fit_on=bool(self.fit_on))
 
 
 def check_options(given: Mapping[str, object]) -> EvaluationOptions:

@@ -105,16 +105,22 @@ def store_points(
     return stored
 
 
-def parse_operating_points(texts: Sequence[str]) -> OperatingPoints:
-    """Read operating points of the form `POINT`, of every class or finding, or `NAME=POINT`.
+def parse_operating_points(
+    written: OperatingPoints | StoredPoint | Sequence[StoredPoint],
+) -> OperatingPoints:
+    """Read operating points: `POINT`, of every class or finding, or `NAME=POINT`; one or several.
+
+    A mapping of names to points is not checked here, since it may name anything.
 
     >>> parse_operating_points(["malignant=0.3", "a=b=0.5", "a=b=specificity=0.9"])
     {'malignant': 0.3, 'a=b': (0.5, 'specificity=0.9')}
-    >>> parse_operating_points(["sensitivity=0.95"])
-    {'': 'sensitivity=0.95'}
+    >>> parse_operating_points("sensitivity=0.95"), parse_operating_points([0.3, 0.7])
+    ({'': 'sensitivity=0.95'}, {'': (0.3, 0.7)})
     """
+    if isinstance(written, Mapping):
+        return written
     points: dict[str, list[float | TargetRate]] = {}
-    for text in texts:
+    for text in map(str, [written] if isinstance(written, str | float) else written):
         name, point = EVERY, parse_point(text)
         if point is None and (match := _NAMED.fullmatch(text)):
             name, point = match[1], parse_point(match[2])

@@ -46,14 +46,18 @@ def option(
     most: int | None = None,
     within: str = "",
     shown: str = "",
+    factory: Callable[[], object] | None = None,
 ) -> Any:  # noqa: ANN401 - as dataclasses.field
     """Describe an option: its default, its help, its name on the command line, and its limits.
 
     `least` and `most` are for whole numbers; `within` is an interval of shares, such as `[0, 1)`.
-    The command line shows `shown` as the default.
+    The command line shows `shown` as the default. A default that can change, such as a list, is
+    made by `factory`.
     """
     metadata = {"description": description, "flag": flag, "shown": shown}
     limits = {"least": least, "most": most, "within": within}
+    if factory is not None:
+        return field(default_factory=factory, metadata=metadata | limits)
     return field(default=default, metadata=metadata | limits)
 
 

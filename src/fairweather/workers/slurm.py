@@ -102,7 +102,7 @@ def choose_slurm_device(
     if device == "cuda" and not sharing.gpu:
         raise InputError("device cuda needs a GPU in each job: add --gpus 1")
     free = {"threads": "8"} if threads is None else {}
-    free |= {"precision": "bf16"} if precision == "auto" and sharing.gpu else {}
+    free |= {"training_precision": "bf16"} if precision == "auto" and sharing.gpu else {}
     if free:
         fixes = " ".join(written.format(name=name, value=value) for name, value in free.items())
         raise InputError(

@@ -55,18 +55,12 @@ from fairweather.models.run_models import check_learned, find_run_path, learned_
 from fairweather.models.sources import OpenedModel
 from fairweather.models.user_modules import open_module, read_class_names
 from fairweather.progress import Notify
-from fairweather.requests.aggregation import (
-    LabelledPart,
-    check_units,
-    read_aggregation,
-)
+from fairweather.requests.aggregation import LabelledPart, check_units, read_aggregation
 from fairweather.requests.evaluation.settings import (
-    add_class_settings,
+    add_priors,
     check_loaded_dataset,
-    describe_order,
     group_columns,
     list_known_images,
-    make_settings,
     model_titles,
     read_calls,
     read_label_map,
@@ -86,6 +80,7 @@ from fairweather.requests.inputs import (
     try_model,
     try_settings,
 )
+from fairweather.requests.settings import add_class_settings, describe_order, make_settings
 from fairweather.runs.folder import fingerprint, open_finished_run
 from fairweather.steps.measurement import OOD_DATA, MeasuredModel, Settings, collect_facts
 from fairweather.steps.plan import DATA, NATURAL_DATA, OpenedNetwork, PlannedDataset, PlannedModel
@@ -181,7 +176,7 @@ class ModelRequest:
                 images of different sizes; or something that is asked for would fail later.
         """
         options = self.options
-        settings = make_settings(options, self.shifts, device)
+        settings = make_settings(options, self.shifts, device, options.sites)
         _check_names(self)
         runs = [read_training_data(model) for model in self.models]
         label_map = read_label_map(options)
@@ -219,9 +214,9 @@ class ModelRequest:
             _try_model(model, settings, dataset)
         ordered = settings.ordered or has_ordered_classes(dataset.notes)
         part = LabelledPart(dataset.test.labels.numpy(), dataset.test.groups)
-        settings = add_class_settings(
-            settings, options, priors, part, dataset.classes, find_task(dataset.task), ordered
-        )
+        classes, task = dataset.classes, find_task(dataset.task)
+        settings = add_class_settings(settings, options, classes, task, ordered=ordered)
+        settings = add_priors(settings, options, priors, part, classes, task, ordered)
         seeds = tuple(sorted({model.seed for model in models}))
         labels = [model_label(titles[model.name], model.seed, seeds) for model in models]
         readers, read_lines = read_calls(

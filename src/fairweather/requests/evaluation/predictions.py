@@ -63,18 +63,12 @@ from fairweather.models.predictions.truth import (
 )
 from fairweather.models.sources import folder_name
 from fairweather.progress import Notify
-from fairweather.requests.aggregation import (
-    LabelledPart,
-    check_parts,
-    read_aggregation,
-)
+from fairweather.requests.aggregation import LabelledPart, check_parts, read_aggregation
 from fairweather.requests.evaluation.settings import (
-    add_class_settings,
+    add_priors,
     check_loaded_dataset,
-    describe_order,
     group_columns,
     list_known_images,
-    make_settings,
     model_titles,
     read_calls,
     read_label_map,
@@ -89,6 +83,7 @@ from fairweather.requests.inputs import (
     model_label,
     read_priors,
 )
+from fairweather.requests.settings import add_class_settings, describe_order, make_settings
 from fairweather.runs.folder import StoredGroups, fingerprint
 from fairweather.shifts.table import CLEAN as UNCHANGED
 from fairweather.steps.measurement import DataFacts, MeasuredModel, Settings, collect_facts
@@ -220,12 +215,12 @@ class PredictionsRequest:
             facts = replace(facts, natural_shift=facts.natural_shift and VAL in parts)
             sources, datasets = {DATA: source}, {DATA: dataset}
             reader.positive = read_positive(dataset.notes)
-        settings = make_settings(options, shifts, device)
+        settings = make_settings(options, shifts, device, options.sites)
         test = LabelledPart(images[TEST].labels, images[TEST].groups)
         ordered = settings.ordered or facts.ordered
-        settings = add_class_settings(
-            settings, options, priors, test, facts.classes, find_task(facts.task), ordered
-        )
+        classes, task = facts.classes, find_task(facts.task)
+        settings = add_class_settings(settings, options, classes, task, ordered=ordered)
+        settings = add_priors(settings, options, priors, test, classes, task, ordered)
         for loaded in datasets.values():
             check_task(loaded, settings)
         check_variants(settings.variants, find_task(facts.task), facts.name, ordered=ordered)
@@ -245,7 +240,7 @@ class PredictionsRequest:
         titles, seeds = model_titles(options.title, reader.models), reader.seeds
         n, groups = facts.images[TEST], images[TEST].groups
         count, noun = len(facts.classes), reader.task.noun
-        classes = f"{count} {noun if count > 1 else noun.removesuffix('s')}"
+        counted = f"{count} {noun if count > 1 else noun.removesuffix('s')}"
         readers, read_lines = read_calls(
             self.readers, images, facts.classes, options, settings, reader.positive
         )
@@ -273,7 +268,7 @@ class PredictionsRequest:
             pictured=shifts[:1] if datasets else (),
             lines=[
                 f"model          {self.source}",
-                f"data           {facts.name}: n = {n:,}{remark}, {classes}",
+                f"data           {facts.name}: n = {n:,}{remark}, {counted}",
                 *([f"groups         {describe_groups(groups)}"] if groups else []),
                 *(f"note           {note}" for note in (groups.remarks() if groups else ())),
                 *units,

@@ -6,41 +6,17 @@ from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
 
-import torch
-
-from fairweather.attacks.shift_lists import expand_fit_shifts
-from fairweather.devices import Arithmetic
 from fairweather.errors import InputError, unknown_name
 from fairweather.metrics.grouping import number_groups
 from fairweather.models.labels import read_label_file
 from fairweather.models.predictions.matching import KnownImages
 from fairweather.models.predictions.readers import ReaderTable, describe_readers, match_readers
-from fairweather.requests.aggregation import (
-    LabelledPart,
-    add_unit,
-    label_units,
-    read_aggregation,
-    resolve_aggregates,
-)
-from fairweather.requests.costs import read_costs
+from fairweather.requests.aggregation import LabelledPart, add_unit, label_units
 from fairweather.requests.evaluation_options import EvaluationOptions
-from fairweather.requests.inputs import (
-    PartialPriors,
-    check_operating_points,
-    complete_prevalences,
-    complete_priors,
-)
+from fairweather.requests.inputs import PartialPriors, complete_prevalences, complete_priors
 from fairweather.steps.measurement import Settings
 from fairweather.tasks import Task
-from fairweather.types.measurement import (
-    CLASSIFICATION,
-    MULTILABEL,
-    Attack,
-    Dataset,
-    ReaderCalls,
-    Shift,
-)
-from fairweather.types.operating_points import parse_operating_points
+from fairweather.types.measurement import CLASSIFICATION, MULTILABEL, Dataset, ReaderCalls
 from fairweather.types.options import GroupColumns, normalize_slice
 from fairweather.types.positive import PositiveClasses
 from fairweather.types.record import TEST
@@ -90,34 +66,7 @@ def model_titles(
     return titles
 
 
-def make_settings(
-    options: EvaluationOptions, shifts: tuple[Shift | Attack, ...], device: torch.device
-) -> Settings:
-    """The settings of an evaluation, without those that `add_class_settings` adds.
-
-    Raises `InputError` for a shift that is both fitted on and tested, and for a precision that the
-    device lacks.
-    """
-    arithmetic = Arithmetic(options.precision, options.cudnn_benchmark, options.compile)
-    arithmetic.check(device)
-    return Settings(
-        shifts=shifts,
-        fit_on=expand_fit_shifts(options.fit_on, shifts),
-        threads=options.threads or torch.get_num_threads(),
-        device=device,
-        variants=options.all_variants,
-        shift_seed=options.shift_seed,
-        batch_size=options.batch_size,
-        arithmetic=arithmetic,
-        bootstrap=options.bootstrap,
-        operating_points=parse_operating_points(options.operating_points),
-        ordered=options.ordered_classes,
-        aggregation=read_aggregation(options.unit, options.aggregate),
-        sites=options.sites,
-    )
-
-
-def add_class_settings(
+def add_priors(
     settings: Settings,
     options: EvaluationOptions,
     priors: PartialPriors,
@@ -126,17 +75,12 @@ def add_class_settings(
     task: Task,
     ordered: bool,
 ) -> Settings:
-    """Add the settings about classes and units, once classes and labels are known.
+    """Add the priors, once classes and labels are known.
 
-    Raises `InputError` for an unknown class, for a number that is not a probability, for
-    settings that are only for classification, if an image has several labels, and for an
-    aggregate that the labels do not allow.
+    Raises `InputError` for an unknown class, for a number that is not a probability, and for
+    settings that are only for classification, if an image has several labels.
     """
     labels = label_units(settings, test, task, ordered=ordered)
-    settings = resolve_aggregates(settings, task, len(classes), ordered=ordered)
-    points = check_operating_points(settings.operating_points, classes, task, ordered=ordered)
-    costs = read_costs(options.costs, classes, findings=labels.ndim > 1)
-    settings = replace(settings, operating_points=points, costs=costs)
     if labels.ndim > 1:
         refuse_class_options(options, MULTILABEL)
         return replace(settings, priors=complete_prevalences(priors, labels, classes))
@@ -153,17 +97,6 @@ def refuse_class_options(options: EvaluationOptions, task: str) -> None:
             raise InputError(
                 f"{name} is for classification, and these images have findings: {instead}"
             )
-
-
-def describe_order(settings: Settings, classes: Sequence[str]) -> list[str]:
-    """A line with the order of the classes, if they have one: nothing else would show a wrong one.
-
-    >>> from fairweather.requests.evaluation_options import EvaluationOptions
-    >>> settings = make_settings(EvaluationOptions(ordered_classes=True), (), torch.device("cpu"))
-    >>> describe_order(settings, ["none", "mild"])
-    ['order          none < mild']
-    """
-    return [f"order          {' < '.join(classes)}"] if settings.ordered else []
 
 
 def read_label_map(options: EvaluationOptions) -> Mapping[str, object] | None:

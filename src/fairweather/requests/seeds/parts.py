@@ -151,7 +151,7 @@ def _shared_values(part: SeedsPart) -> Iterator[tuple[str, JsonValue]]:
         yield f"digest of the {words} images", record.data.digests.get(name)
     yield "shift_seed", settings.shift_seed
     yield "bootstrap", settings.bootstrap
-    yield "prediction_batch_size", settings.batch_size
+    yield "batch_size", settings.batch_size
     yield "precision of predictions", settings.precision
     yield "cudnn_benchmark", settings.cudnn_benchmark
     yield "compile", settings.compile

@@ -12,27 +12,19 @@ import torch
 from fairweather.data.groups import natural_columns
 from fairweather.data.loading import tested_share
 from fairweather.data.splits import check_has_classes
-from fairweather.devices import Arithmetic, check_cores, resolve_device, training_precision
+from fairweather.devices import check_cores, resolve_device, training_precision
 from fairweather.errors import InputError
-from fairweather.files.yamlfile import dump_yaml
 from fairweather.inference.prediction import predict
 from fairweather.models.backbones import make_encoder
 from fairweather.models.building import ModelSpec, build, check_channels, find_head, weights_digest
 from fairweather.models.checkpoints import PUBLISHED_WEIGHTS
 from fairweather.progress import Event, Notify, shows_progress, to_notify
 from fairweather.report.finished_run import Run
-from fairweather.requests.aggregation import (
-    add_unit,
-    check_units,
-    read_aggregation,
-    resolve_aggregates,
-)
-from fairweather.requests.costs import read_costs
+from fairweather.requests.aggregation import add_unit, check_units
 from fairweather.requests.execution import check_run_folder, execute_run, make_outlook
 from fairweather.requests.inputs import (
     Inputs,
     Trainings,
-    check_operating_points,
     describe_published_files,
     model_label,
     note_streams,
@@ -42,6 +34,7 @@ from fairweather.requests.inputs import (
     try_settings,
     try_shifts,
 )
+from fairweather.requests.settings import add_class_settings, make_settings
 from fairweather.requests.study.schema import (
     PRETRAINING,
     DataEntry,
@@ -50,6 +43,7 @@ from fairweather.requests.study.schema import (
     PretrainingEntry,
     Study,
     load_study,
+    write_study,
 )
 from fairweather.steps.measurement import (
     DataFacts,
@@ -85,7 +79,7 @@ from fairweather.training.fabric import check_launch, find_launcher
 from fairweather.training.recipe import Recipe
 from fairweather.training.selfsupervised.methods import METHODS
 from fairweather.training.supervised import RotationTask, check_square_images
-from fairweather.types.measurement import MULTILABEL, Dataset, Images, format_number
+from fairweather.types.measurement import Dataset, Images, format_number
 from fairweather.types.options import DataOptions, GroupColumns, Preparation, normalize_slice, takes
 from fairweather.types.positive import list_positive
 from fairweather.types.record import (
@@ -109,24 +103,9 @@ from fairweather.workers.options import LOCAL, Sharing, read_sharing
 
 
 def make_study_settings(study: Study, device: torch.device) -> Settings:
-    """How the models of a study are measured, but for costs, which need the classes."""
-    arithmetic = Arithmetic(study.prediction_precision, study.cudnn_benchmark, study.compile)
-    arithmetic.check(device)
-    return Settings(
-        shifts=tuple(study.all_shifts()),
-        fit_on=study.fit_on_shifts(),
-        threads=study.threads or torch.get_num_threads(),
-        device=device,
-        variants=study.all_variants(),
-        shift_seed=study.shift_seed,
-        batch_size=study.prediction_batch_size,
-        arithmetic=arithmetic,
-        bootstrap=study.bootstrap,
-        ordered=study.ordered_classes,
-        operating_points=study.named_points(),
-        aggregation=read_aggregation(study.unit, study.aggregates),
-        sites=() if study.data.groups is None else tuple(study.data.groups.sites),
-    )
+    """How the models of a study are measured, but for what needs the classes."""
+    groups = study.data.groups
+    return make_settings(study, study.all_shifts(), device, groups.sites if groups else ())
 
 
 def make_study_inputs(
@@ -147,15 +126,9 @@ def make_study_inputs(
         offline: do not look for weights outside the cache.
     """
     task = find_task(facts[DATA].task)
+    classes, ordered = facts[DATA].classes, study.ordered_classes or facts[DATA].ordered
     settings = make_study_settings(study, device)
-    ordered = settings.ordered or facts[DATA].ordered
-    points = check_operating_points(
-        settings.operating_points, facts[DATA].classes, task, ordered=ordered
-    )
-    names, findings = facts[DATA].classes, facts[DATA].task == MULTILABEL
-    costs = read_costs(study.costs, names, findings=findings)
-    settings = replace(settings, operating_points=points, costs=costs)
-    settings = resolve_aggregates(settings, task, len(facts[DATA].classes), ordered=ordered)
+    settings = add_class_settings(settings, study, classes, task, ordered=ordered)
     lines: list[str] = []
     if datasets:
         settings = pair_published_files(settings, datasets[DATA])
@@ -182,7 +155,7 @@ def make_study_inputs(
         settings=settings,
         trainings=planner.trainings(),
         lines=lines,
-        files={STUDY: dump_yaml(study.model_dump(mode="json"))},
+        files={STUDY: write_study(study)},
     )
 
 
@@ -275,7 +248,7 @@ class _StudyPlanner:
     ) -> None:
         self.study, self.facts, self.settings, self.offline = study, facts, settings, offline
         self.data = facts[DATA]
-        self.precision = training_precision(study.precision, settings.device)
+        self.precision = training_precision(study.training_precision, settings.device)
 
     def trainings(self) -> Trainings:
         """Everything before the measurements."""
@@ -291,7 +264,7 @@ class _StudyPlanner:
             mixup=any(attempt.recipe.mixup > 0 for attempt in tries),
             pretraining={name: _describe_entry(entry) for name, entry in study.pretraining.items()},
             seen_shifts=study.seen_shifts(),
-            precision=study.precision,
+            precision=study.training_precision,
         )
 
     def _reported(self) -> Iterator[str]:
@@ -498,7 +471,7 @@ def set_processes(study: Study, devices: int, nodes: int) -> tuple[Study, int]:
             f"the study says processes: {study.processes}, but {devices} devices on {nodes} nodes "
             f"are {asked}"
         )
-    shared = study.model_copy(update={"processes": asked})
+    shared = replace(study, processes=asked)
     shared.check_together()
     return shared, devices
 
@@ -703,7 +676,7 @@ def run(
         shared,
         device,
         threads=checked.threads,
-        precision=checked.precision,
+        precision=checked.training_precision,
         written="--set {name}={value}",
     )
     if shared.kind == LOCAL and not shared.worker:

@@ -6,9 +6,9 @@ import itertools
 import json
 import re
 from collections.abc import Iterable, Iterator, Mapping, Sequence
-from dataclasses import MISSING, asdict, fields
+from dataclasses import MISSING, asdict, fields, is_dataclass
 from pathlib import Path
-from typing import Annotated, Any, Literal, NamedTuple, Self
+from typing import Annotated, Any, Literal, NamedTuple, Self, get_args, get_type_hints
 
 import pydantic
 import pydantic.dataclasses
@@ -17,37 +17,27 @@ from pydantic import FiniteFloat
 from fairweather.attacks.shift_lists import expand_fit_shifts, expand_shifts
 from fairweather.errors import InputError, check_case_distinct, check_name, unknown_name
 from fairweather.files.download import split_address
-from fairweather.files.yamlfile import parse_yaml, read_yaml
+from fairweather.files.yamlfile import dump_yaml, parse_yaml, read_yaml
 from fairweather.models.building import MOST_WIDTH
 from fairweather.models.checkpoints import PUBLISHED_WEIGHTS
-from fairweather.requests.evaluation_options import read_natural_sources
+from fairweather.requests.evaluation_options import MeasurementOptions, read_natural_sources
 from fairweather.requests.study.packaged import check_study_name, packaged_studies
 from fairweather.shifts.table import CLEAN, operation_name
 from fairweather.steps.sweeps import shift_kind
 from fairweather.training.operations import OPERATIONS, TESTED_AS
 from fairweather.training.policies import ALL_OPERATIONS as ALL_OPERATIONS
 from fairweather.training.policies import PUBLISHED_OPERATIONS as PUBLISHED_OPERATIONS
-from fairweather.training.recipe import (
-    RECIPE_KEYS,
-    Adversarial,
-    AsymmetricLoss,
-    AugMix,
-    GaussianNoise,
-    RandAugment,
-    RandomErasing,
-    Recipe,
-    Rotation,
-)
-from fairweather.training.selfsupervised.pretraining_recipe import (
-    NAMED_VIEWS,
-    PRETRAINING_KEYS,
-    Pretraining,
-    Views,
-)
+from fairweather.training.recipe import RECIPE_KEYS, Recipe
+from fairweather.training.selfsupervised.pretraining_recipe import NAMED_VIEWS, Pretraining
 from fairweather.types.measurement import MAX_SIDE, Attack, Shift
-from fairweather.types.operating_points import EVERY, OperatingPoints, StoredPoint
-from fairweather.types.options import DataOptions, describe_invalid, option, shared_option
-from fairweather.variants.variant import Variant, complete_variants
+from fairweather.types.operating_points import StoredPoint
+from fairweather.types.options import (
+    DataOptions,
+    check_limits,
+    describe_invalid,
+    option,
+    shared_option,
+)
 
 _Points = StoredPoint | tuple[StoredPoint, ...]
 
@@ -369,101 +359,67 @@ def _list_seeds(seeds: object) -> list[int]:
     )
 
 
-class Study(StrictEntry):
-    """A study: a data set, models with their recipes, shifts, seeds."""
+@pydantic.dataclasses.dataclass(
+    frozen=True, kw_only=True, config=pydantic.ConfigDict(extra="forbid", strict=True)
+)
+class Study(MeasurementOptions):
+    """A study: a data set, models with their recipes, shifts, seeds.
 
-    name: str
-    title: _TitleOrNone = ""
-    description: str = ""
-    data: _Data
-    seeds: Annotated[list[int], pydantic.BeforeValidator(_list_seeds)] = [0, 1, 2]
-    """Random seeds that every model is trained with: a list, or a number (3 means [0, 1, 2])."""
+    How the models are measured is said with the keys of `fairweather.evaluate`.
+    """
 
-    shift_seed: int = 0
-    """Random seed of stochastic shifts, the same for all models and seeds."""
-
-    shifts: list[dict[str, Any]] = pydantic.Field([])
-    """Sweeps and suites as written; `all_shifts` gives the shifts themselves."""
-
-    natural: Annotated[dict[str, str], pydantic.BeforeValidator(_name_natural)] = pydantic.Field({})
-    """Other images of the same classes, by name, such as those of another hospital; each is a
-    source of data, and in tables `natural/NAME`. A list may have published natural shifts, which
-    name themselves: `imagenet-r:FOLDER`."""
-
-    allow_seen_shifts: bool = False
-    """Allow models to be trained with shifts that test them; the report marks them."""
-
-    pretraining: dict[str, PretrainingEntry] = pydantic.Field({})
-    """Networks that are trained first and that models start from, by name."""
-
-    models: dict[str, ModelEntry] = pydantic.Field(min_length=1)
-    ensemble: bool = False
-    """Also measure the models of all seeds together, as seed `ensemble`."""
-
-    prediction_batch_size: int = pydantic.Field(256, ge=1)
-    """Images in a forward pass of the evaluation."""
-
-    prediction_precision: Literal["fp32", "tf32", "bf16", "fp16"] = "fp32"
-    """`fp32`; `tf32`, faster products on CUDA devices; or 16 bits, `bf16` or `fp16`."""
-
-    cudnn_benchmark: bool = False
-    """Let cuDNN choose the kernels of predictions by speed; another run may then differ in the last
-    digits."""
-
-    compile: bool = False
-    """Compile the models of predictions by `torch.compile`."""
-
-    precision: Literal["auto", "fp32", "bf16"] = "auto"
-    """Precision of training: `auto`, `fp32` or `bf16`."""
-
-    threads: int | None = pydantic.Field(None, ge=1, le=1024)
-    """Threads of torch in every step; None means torch's default on the machine that plans the
-    study."""
-
-    processes: int = pydantic.Field(1, ge=1, le=4096)
-    """Number of processes that train each network together, each with a part of every batch.
-    Another number gives other networks: batch norm has the statistics of each part."""
-
-    sync_batchnorm: bool = False
-    """Batch norm has the statistics of the whole batch instead; for GPUs only."""
-
-    bootstrap: int = pydantic.Field(1000, ge=100, le=100_000)
-    """Number of resamples for every interval."""
-
-    ordered_classes: bool = False
-    """The classes are in an order, such as grades; adds the quadratic kappa."""
-
-    operating_points: _Points | dict[str, _Points] = pydantic.Field({})
-    """Where a class or finding is called; adds its numbers at each of these points. A point is a
-    probability from which on it is called, such as 0.3, or a target, such as `sensitivity=0.95`.
-    The probability for a target is chosen on validation images, for each model and seed, so that
-    the target is kept with 95 % confidence. One point, or a list, is for all classes or findings;
-    a mapping gives some of them their own."""
-
-    unit: str | None = None
-    """The column of groups to judge in place of images, such as `patient`: one decision for all
-    images of each."""
-
-    aggregate: str | list[str] = pydantic.Field([])
-    """How the images of a unit become one decision: `mean` (default), `max`, `any` or `noisy-or`.
-    Of several, or `auto`, the one is chosen that fits the validation units best."""
-
-    costs: dict[str, float] | str = pydantic.Field({})
-    """What errors cost, such as `{missed melanoma: 20, false melanoma: 2, review: 3}`, or the path
-    of a CSV matrix. Other errors cost 1."""
-
-    variants: list[str | dict[str, Any]] = pydantic.Field([])
-    """Further rows for every model: calibrations, fitted on the clean validation images
-    (`temperature` scaling, `vector_scaling`, `isotonic` regression, `top_versus_all` with `method:
-    isotonic` or `logistic`); `batchnorm` adapted to each batch of test images; and `conformal`
-    prediction sets. One with parameters is written as a mapping, such as `conformal: {method: aps,
-    coverage: 0.9, classwise: false}`. What is fitted may be `of` a network that adapts:
-    `temperature: {of: batchnorm}`."""
-
-    fit_on: list[str | dict[str, Any]] = pydantic.Field([])
-    """Shifts of the validation images, written like `shifts`, and mostly `clean` too, such as
-    `[clean, {suite: quick}]`. Thresholds and all calibrations are fitted on these images together
-    as well, as further rows `MODEL+...-fit_on`. None of these shifts may be tested."""
+    name: str = option(MISSING, "Name of the study and of its run folder.")
+    title: _TitleOrNone = option("", "Title of the page.")
+    description: str = option("", "What the study is about, for the page.")
+    data: _Data = option(MISSING, "The data set: a source, or a mapping of its keys.")
+    seeds: Annotated[list[int], pydantic.BeforeValidator(_list_seeds)] = option(
+        MISSING,
+        "Random seeds that every model is trained with: a list, or a number (3 means [0, 1, 2]).",
+        factory=lambda: [0, 1, 2],
+    )
+    shifts: list[dict[str, Any]] = option(
+        MISSING, "Sweeps and suites of shifts, and attacks.", factory=list
+    )
+    natural: Annotated[dict[str, str], pydantic.BeforeValidator(_name_natural)] = option(
+        MISSING,
+        "Other images of the same classes, by name, such as those of another hospital; each is a "
+        "source of data, and in tables `natural/NAME`. A list may have published natural shifts, "
+        "which name themselves: `imagenet-r:FOLDER`.",
+        factory=dict,
+    )
+    allow_seen_shifts: bool = option(
+        False, "Allow models to be trained with shifts that test them; the report marks them."
+    )
+    pretraining: dict[str, PretrainingEntry] = option(
+        MISSING,
+        "Networks that are trained first and that models start from, by name.",
+        factory=dict,
+    )
+    models: Annotated[dict[str, ModelEntry], pydantic.Field(min_length=1)] = option(
+        MISSING, "The models, by name."
+    )
+    ensemble: bool = option(
+        False, "Also measure the models of all seeds together, as seed `ensemble`."
+    )
+    training_precision: Literal["auto", "fp32", "bf16"] = option(
+        "auto", "Number format of training: `auto`, `fp32` or `bf16`."
+    )
+    processes: int = option(
+        1,
+        "Number of processes that train each network together, each with a part of every batch. "
+        "Another number gives other networks: batch norm has the statistics of each part.",
+        least=1,
+        most=4096,
+    )
+    sync_batchnorm: bool = option(
+        False, "Batch norm has the statistics of the whole batch instead; for GPUs only."
+    )
+    operating_points: _Points | dict[str, _Points] = shared_option(  # type: ignore[assignment]
+        MeasurementOptions, "operating_points"
+    )
+    aggregate: str | tuple[str, ...] = shared_option(  # type: ignore[assignment]
+        MeasurementOptions, "aggregate"
+    )
 
     @pydantic.model_validator(mode="after")
     def _check(self) -> Self:
@@ -495,8 +451,9 @@ class Study(StrictEntry):
                 "sync_batchnorm is for several processes, found processes 1: say in the study how "
                 "many there are, such as processes: 2"
             )
+        check_limits(self)
         self.fit_on_shifts()
-        self.all_variants()
+        _ = self.all_variants  # checks them
         self._check_levels()
         self._check_starts()
         self._check_labels()
@@ -581,23 +538,9 @@ class Study(StrictEntry):
                         "the report marks it"
                     )
 
-    def named_points(self) -> OperatingPoints:
-        """The operating points by class or finding; those for all are under `EVERY`."""
-        points = self.operating_points
-        return points if isinstance(points, dict) else {EVERY: points}
-
-    def all_variants(self) -> tuple[Variant, ...]:
-        """The variants of every model, in the file's order, with those that `fit_on` adds."""
-        return complete_variants(self.variants, fit_on=bool(self.fit_on))
-
     def fit_on_shifts(self) -> tuple[Shift, ...]:
         """The shifts of the validation images that are fitted on; often none."""
         return expand_fit_shifts(self.fit_on, self.all_shifts())
-
-    @property
-    def aggregates(self) -> tuple[str, ...]:
-        """How the images of a unit become one decision, by name."""
-        return (self.aggregate,) if isinstance(self.aggregate, str) else tuple(self.aggregate)
 
     def all_shifts(self) -> list[Shift | Attack]:
         """Clean first, then every level of every sweep, suite and attack, in the file's order."""
@@ -635,22 +578,14 @@ def _fixed_parameters(shift: Shift | Attack) -> list[tuple[str, object]]:
 # ---------------------------------------------------------------- reading a study
 
 
+_STUDY = pydantic.TypeAdapter(Study)
+STUDY_KEYS = tuple(declared.name for declared in fields(Study))
+_MEASURED = {declared.name for declared in fields(MeasurementOptions)}
 # Pydantic's names for an unknown key, of a model and of a dataclass.
 _UNKNOWN_KEY = ("extra_forbidden", "unexpected_keyword_argument")
 # A pre-training takes only the keys of its network from `defaults`, except these.
 _UNSHARED_KEYS = ("title", "weights", "weights_sha256", "mean", "std")
 _SHARED_KEYS = tuple(key for key in NetworkEntry.model_fields if key not in _UNSHARED_KEYS)
-_NESTED_TYPES = {
-    "rotation": Rotation,
-    "augmix": AugMix,
-    "rand_augment": RandAugment,
-    "random_erasing": RandomErasing,
-    "gaussian_noise": GaussianNoise,
-    "adversarial": Adversarial,
-    "asymmetric_loss": AsymmetricLoss,
-    "views": Views,
-    "data": DataEntry,
-}
 
 
 def load_study(
@@ -684,6 +619,13 @@ def load_study(
     return check_study(raw)
 
 
+def write_study(study: Study) -> str:
+    """Write a study as the text of its file, with all keys."""
+    written = _STUDY.dump_python(study, mode="json")
+    # What the study is about first, then how it is measured.
+    return dump_yaml(dict(sorted(written.items(), key=lambda item: item[0] in _MEASURED)))
+
+
 def check_study(raw: object) -> Study:
     """Check the content of a study file; raises `InputError` with the first mistake."""
     if not isinstance(raw, Mapping):
@@ -691,7 +633,7 @@ def check_study(raw: object) -> Study:
     try:
         # As JSON: strict mode then refuses text for a number, and still takes a mapping for a
         # recipe.
-        return Study.model_validate_json(json.dumps(raw))
+        return _STUDY.validate_json(json.dumps(raw))
     except (TypeError, RecursionError):
         raise InputError("a study may contain only text, numbers, lists and mappings") from None
     except pydantic.ValidationError as error:
@@ -750,7 +692,7 @@ def _apply_override(raw: Mapping[str, Any], override: str) -> dict[str, Any]:
     if not equals or not all(keys):
         raise InputError(f"--set takes KEY=VALUE, such as recipe.epochs=2, found {override!r}")
     changed = dict(raw)
-    if keys[0] in ModelEntry.model_fields and keys[0] not in Study.model_fields:
+    if keys[0] in ModelEntry.model_fields and keys[0] not in STUDY_KEYS:
         sections = ["models", *(["pretraining"] if keys[0] in _SHARED_KEYS else [])]
         places = [
             [section, name, *keys]
@@ -758,10 +700,10 @@ def _apply_override(raw: Mapping[str, Any], override: str) -> dict[str, Any]:
             if isinstance(changed.get(section), Mapping)
             for name in changed[section]
         ]
-    elif keys[0] in Study.model_fields:
+    elif keys[0] in STUDY_KEYS:
         places = [keys]
     else:
-        raise unknown_name("key", keys[0], [*Study.model_fields, *ModelEntry.model_fields])
+        raise unknown_name("key", keys[0], [*STUDY_KEYS, *ModelEntry.model_fields])
     for section, kind in (("models", "model"), ("pretraining", "pre-training")):
         entries = changed.get(section)
         known = {str(name) for name in entries} if isinstance(entries, Mapping) else set()
@@ -798,15 +740,20 @@ def _explain_error(error: pydantic.ValidationError) -> InputError:
     return InputError(describe_invalid(first))
 
 
-def _allowed_keys(location: list[str]) -> list[str]:
+def _allowed_keys(location: Sequence[str]) -> list[str]:
     """The allowed keys at the place of an unknown one."""
-    parent = location[-2] if len(location) > 1 else ""
-    before = location[0] == "pretraining"
-    known = {
-        "recipe": list(PRETRAINING_KEYS if before else RECIPE_KEYS),
-        **{name: [field.name for field in fields(kind)] for name, kind in _NESTED_TYPES.items()},
-        "groups": list(GroupsEntry.model_fields),
-        "": [*Study.model_fields, "defaults"],
-    }
-    entry = PretrainingEntry if before else ModelEntry
-    return known.get(parent, list(entry.model_fields))
+    kind: Any = Study
+    for key in location[:-1]:
+        # Names of models, and the forms that a value may have, are no fields.
+        kind = _find_class(get_type_hints(kind).get(key, kind))
+    known = (
+        [declared.name for declared in fields(kind)] if is_dataclass(kind) else kind.model_fields
+    )
+    return [*known, *(["defaults"] if kind is Study else [])]
+
+
+def _find_class(hint: Any) -> Any:  # noqa: ANN401 - of types
+    """The class of entries that a type stands for, such as `Rotation` for `float | Rotation`."""
+    if is_dataclass(hint) or hasattr(hint, "model_fields"):
+        return hint
+    return next(filter(None, map(_find_class, get_args(hint))), None)
