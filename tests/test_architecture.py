@@ -52,7 +52,7 @@ MOST_LINES = {
     "metrics": 8069,
     "judge": 6571,
     "models": 5607,
-    "requests": 5122,
+    "requests": 5119,
     "data": 4543,
     "steps": 4011,
     "workers": 2279,

@@ -30,7 +30,7 @@ from fairweather.models.checkpoints import read_checkpoint
 from fairweather.models.labels import read_label_file
 from fairweather.models.predictions.files import find_predictions
 from fairweather.models.predictions.tables import RowOptions, read_rows
-from fairweather.requests.inputs import read_priors
+from fairweather.requests.settings import read_priors
 from fairweather.requests.study.schema import load_study
 from fairweather.runs.folder import RunFolder
 from fairweather.runs.scores import scores_to_csv

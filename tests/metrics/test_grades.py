@@ -24,7 +24,8 @@ from fairweather.metrics.label_shift import predictive_values_under
 from fairweather.metrics.metric import class_metric_names, find_class_metric
 from fairweather.metrics.operating_points import choose_threshold
 from fairweather.metrics.sample import draw_counts
-from fairweather.requests.inputs import check_operating_points, check_variants
+from fairweather.requests.checks import check_variants
+from fairweather.requests.settings import check_operating_points
 from fairweather.runs.folder import RunFolder
 from fairweather.tasks import CLASSIFICATION_TASK
 from fairweather.types.operating_points import TargetRate

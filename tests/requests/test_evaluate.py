@@ -31,7 +31,7 @@ from fairweather.progress import silent
 from fairweather.requests.evaluation.models import ModelRequest
 from fairweather.requests.evaluation.run import plan_evaluation
 from fairweather.requests.evaluation_options import EvaluationOptions, check_options
-from fairweather.requests.inputs import complete_priors, read_priors
+from fairweather.requests.settings import complete_priors, read_priors
 from fairweather.requests.study.schema import check_study
 from fairweather.runs.folder import RunFolder
 from fairweather.steps.dispatch import perform

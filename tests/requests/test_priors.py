@@ -9,7 +9,7 @@ import pytest
 import fairweather as fw
 from fairweather.errors import InputError
 from fairweather.judge.pytest_plugin import check_run
-from fairweather.requests.inputs import complete_prevalences, read_priors
+from fairweather.requests.settings import complete_prevalences, read_priors
 
 CLASSES = ("benign", "naevus", "melanoma")
 PRIORS = {"clinic": {"benign": 0.2, "naevus": 0.7, "melanoma": 0.1}}

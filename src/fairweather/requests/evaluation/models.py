@@ -55,7 +55,12 @@ from fairweather.models.run_models import check_learned, find_run_path, learned_
 from fairweather.models.sources import OpenedModel
 from fairweather.models.user_modules import open_module, read_class_names
 from fairweather.progress import Notify
-from fairweather.requests.aggregation import LabelledPart, check_units, read_aggregation
+from fairweather.requests.checks import (
+    check_has_validation,
+    check_labels,
+    check_measurement,
+    list_parts,
+)
 from fairweather.requests.evaluation.settings import (
     add_priors,
     check_loaded_dataset,
@@ -70,17 +75,21 @@ from fairweather.requests.evaluation_options import EvaluationOptions, read_natu
 from fairweather.requests.execution import describe_groups
 from fairweather.requests.inputs import (
     Inputs,
-    check_has_validation,
     describe_published_files,
     model_label,
     note_streams,
     open_datasets,
     pair_published_files,
-    read_priors,
     try_model,
     try_settings,
 )
-from fairweather.requests.settings import add_class_settings, describe_order, make_settings
+from fairweather.requests.settings import (
+    add_class_settings,
+    describe_order,
+    make_settings,
+    read_aggregation,
+    read_priors,
+)
 from fairweather.runs.folder import fingerprint, open_finished_run
 from fairweather.steps.measurement import OOD_DATA, MeasuredModel, Settings, collect_facts
 from fairweather.steps.plan import DATA, NATURAL_DATA, OpenedNetwork, PlannedDataset, PlannedModel
@@ -209,14 +218,20 @@ class ModelRequest:
         check_natural(datasets, allow_duplicates=allowed, progress=tell)
         titles = model_titles(options.title, [model.name for model in models])
         settings = pair_published_files(settings, dataset, tell)
+        parts, ordered = (
+            list_parts(datasets),
+            settings.ordered or has_ordered_classes(dataset.notes),
+        )
+        classes, task = dataset.classes, find_task(dataset.task)
+        settings = add_class_settings(settings, options, classes, task, ordered=ordered)
+        check_labels(dataset, task)
+        units = check_measurement(
+            settings, parts, task, classes, name=dataset.name, ordered=ordered, others=datasets
+        )
+        settings = add_priors(settings, options, priors, parts[TEST], classes, task, ordered)
         try_settings(dataset, settings, "an evaluation")
         for model in models:
             _try_model(model, settings, dataset)
-        ordered = settings.ordered or has_ordered_classes(dataset.notes)
-        part = LabelledPart(dataset.test.labels.numpy(), dataset.test.groups)
-        classes, task = dataset.classes, find_task(dataset.task)
-        settings = add_class_settings(settings, options, classes, task, ordered=ordered)
-        settings = add_priors(settings, options, priors, part, classes, task, ordered)
         seeds = tuple(sorted({model.seed for model in models}))
         labels = [model_label(titles[model.name], model.seed, seeds) for model in models]
         readers, read_lines = read_calls(
@@ -257,7 +272,7 @@ class ModelRequest:
             lines=[
                 *_describe_inputs(models, labels, datasets),
                 *describe_order(settings, dataset.classes),
-                *check_units(settings, datasets),
+                *units,
                 *describe_published_files(settings, dataset),
                 *note_streams(settings, dataset),
                 *read_lines,
@@ -697,8 +712,8 @@ def _split_data(
     options, share = request.options, request.options.validation_fraction
     if isinstance(request.dataset, Dataset):
         check_loaded_dataset(options)
-        has_validation = bool(request.dataset.val)
-        check_has_validation(settings, request.dataset.name, has_validation=has_validation)
+        if not request.dataset.val:
+            check_has_validation(settings, request.dataset.name)
         dataset = request.dataset
         if options.positive:
             dataset = mark_positive(dataset, options.positive)
@@ -721,8 +736,8 @@ def _split_data(
             f"{name} has no labels, and a model cannot be judged without: it may stand after --ood"
         )
     by_name = UNSPLIT in listed.splits and tested_share(name) < 1
-    has_validation = bool(share) or by_name or "val" in listed.splits
-    check_has_validation(settings, name, has_validation=has_validation)
+    if not (share or by_name or "val" in listed.splits):
+        check_has_validation(settings, name)
     if share and DIVISIBLE.isdisjoint(listed.splits):
         raise InputError(f"{name} has only test images: leave validation_fraction out")
     if share and "val" in listed.splits:

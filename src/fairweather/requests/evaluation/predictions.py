@@ -24,7 +24,6 @@ from fairweather.data.sources import UNSPLIT
 from fairweather.errors import InputError, join_names, quote_names
 from fairweather.inference.prediction import make_predictions
 from fairweather.metrics.columns import IntArray
-from fairweather.metrics.grouping import number_groups
 from fairweather.models.outputs import PREDICTED, detect_prediction_kind, parse_outputs
 from fairweather.models.predictions.files import (
     PREFIX,
@@ -63,7 +62,13 @@ from fairweather.models.predictions.truth import (
 )
 from fairweather.models.sources import folder_name
 from fairweather.progress import Notify
-from fairweather.requests.aggregation import LabelledPart, check_parts, read_aggregation
+from fairweather.requests.checks import (
+    LabelledPart,
+    check_has_validation,
+    check_labels,
+    check_measurement,
+    check_variants,
+)
 from fairweather.requests.evaluation.settings import (
     add_priors,
     check_loaded_dataset,
@@ -75,15 +80,14 @@ from fairweather.requests.evaluation.settings import (
 )
 from fairweather.requests.evaluation_options import EvaluationOptions, check_options
 from fairweather.requests.execution import describe_groups
-from fairweather.requests.inputs import (
-    Inputs,
-    check_targets,
-    check_task,
-    check_variants,
-    model_label,
+from fairweather.requests.inputs import Inputs, model_label
+from fairweather.requests.settings import (
+    add_class_settings,
+    describe_order,
+    make_settings,
+    read_aggregation,
     read_priors,
 )
-from fairweather.requests.settings import add_class_settings, describe_order, make_settings
 from fairweather.runs.folder import StoredGroups, fingerprint
 from fairweather.shifts.table import CLEAN as UNCHANGED
 from fairweather.steps.measurement import DataFacts, MeasuredModel, Settings, collect_facts
@@ -100,7 +104,6 @@ from fairweather.types.measurement import (
     Predictions,
     Shift,
 )
-from fairweather.types.operating_points import list_targets
 from fairweather.types.positive import PositiveClasses, list_positive, parse_positive, read_positive
 from fairweather.types.record import CLEAN, TEST, VAL, VALIDATION, ModelRecord, predictions_file
 
@@ -216,27 +219,24 @@ class PredictionsRequest:
             sources, datasets = {DATA: source}, {DATA: dataset}
             reader.positive = read_positive(dataset.notes)
         settings = make_settings(options, shifts, device, options.sites)
-        test = LabelledPart(images[TEST].labels, images[TEST].groups)
+        labelled = {
+            part: LabelledPart(known.keys, known.labels, known.groups)
+            for part, known in images.items()
+        }
         ordered = settings.ordered or facts.ordered
         classes, task = facts.classes, find_task(facts.task)
         settings = add_class_settings(settings, options, classes, task, ordered=ordered)
-        settings = add_priors(settings, options, priors, test, classes, task, ordered)
+        settings = add_priors(settings, options, priors, labelled[TEST], classes, task, ordered)
         for loaded in datasets.values():
-            check_task(loaded, settings)
-        check_variants(settings.variants, find_task(facts.task), facts.name, ordered=ordered)
+            check_labels(loaded, task)
+        check_variants(settings.variants, task, facts.name, ordered=ordered)
         reader.read_all(facts, images, labels)
         if reader.lacks_probabilities:
             _check_predicted(settings, self.source)
         _check_fitted(settings, parts, facts)
-        if (known := images.get(VAL)) is not None and settings.aggregation is None:
-            grouping = number_groups(known.groups)
-            check_targets(settings.operating_points, facts.classes, known.labels, grouping)
-            for variant in settings.variants:
-                variant.check_images(known.keys, known.labels, facts.classes, grouping)
-        labelled = {
-            part: LabelledPart(known.labels, known.groups) for part, known in images.items()
-        }
-        units = check_parts(settings, labelled, reader.task, facts.classes, ordered=ordered)
+        units = check_measurement(
+            settings, labelled, task, classes, name=facts.name, ordered=ordered
+        )
         titles, seeds = model_titles(options.title, reader.models), reader.seeds
         n, groups = facts.images[TEST], images[TEST].groups
         count, noun = len(facts.classes), reader.task.noun
@@ -553,16 +553,13 @@ class _PredictionReader:
 
 def _check_fitted(settings: Settings, parts: Sequence[str], facts: DataFacts) -> None:
     """Raise `InputError` if variants or targets lack validation images, or stored logits."""
-    fitted = [variant for variant in settings.variants if variant.post_hoc is not None]
-    subjects = [
-        f"the threshold for {target}" for _, target in list_targets(settings.operating_points)
-    ]
-    subjects += [variant.kind for variant in fitted]
-    if subjects and VAL not in parts:
-        raise InputError(
-            f"{subjects[0]} is fitted on predictions of clean validation images: give these "
-            f"too, as the shift {VALIDATION} (MODEL-{VALIDATION}.csv)"
+    if VAL not in parts:
+        check_has_validation(
+            settings,
+            "the evaluation",
+            f"give these too, as the shift {VALIDATION} (MODEL-{VALIDATION}.csv)",
         )
+    fitted = [variant for variant in settings.variants if variant.post_hoc is not None]
     for variant in fitted:
         if not find_task(facts.task).stores_logits(len(facts.classes)):
             raise InputError(

@@ -11,9 +11,14 @@ from fairweather.metrics.grouping import number_groups
 from fairweather.models.labels import read_label_file
 from fairweather.models.predictions.matching import KnownImages
 from fairweather.models.predictions.readers import ReaderTable, describe_readers, match_readers
-from fairweather.requests.aggregation import LabelledPart, add_unit, label_units
+from fairweather.requests.checks import LabelledPart, label_units
 from fairweather.requests.evaluation_options import EvaluationOptions
-from fairweather.requests.inputs import PartialPriors, complete_prevalences, complete_priors
+from fairweather.requests.settings import (
+    PartialPriors,
+    add_unit,
+    complete_prevalences,
+    complete_priors,
+)
 from fairweather.steps.measurement import Settings
 from fairweather.tasks import Task
 from fairweather.types.measurement import CLASSIFICATION, MULTILABEL, Dataset, ReaderCalls

@@ -20,7 +20,10 @@ from fairweather.models.building import ModelSpec, build, check_channels, find_h
 from fairweather.models.checkpoints import PUBLISHED_WEIGHTS
 from fairweather.progress import Event, Notify, shows_progress, to_notify
 from fairweather.report.finished_run import Run
-from fairweather.requests.aggregation import add_unit, check_units
+from fairweather.requests.checks import (
+    check_measurement,
+    list_parts,
+)
 from fairweather.requests.execution import check_run_folder, execute_run, make_outlook
 from fairweather.requests.inputs import (
     Inputs,
@@ -34,7 +37,7 @@ from fairweather.requests.inputs import (
     try_settings,
     try_shifts,
 )
-from fairweather.requests.settings import add_class_settings, make_settings
+from fairweather.requests.settings import add_class_settings, add_unit, make_settings
 from fairweather.requests.study.schema import (
     PRETRAINING,
     DataEntry,
@@ -134,7 +137,11 @@ def make_study_inputs(
         settings = pair_published_files(settings, datasets[DATA])
         published = describe_published_files(settings, datasets[DATA])
         notes = note_streams(settings, datasets[DATA])
-        lines = [*check_units(settings, datasets), *published, *notes]
+        name = datasets[DATA].name
+        units = check_measurement(
+            settings, list_parts(datasets), task, classes, name=name, ordered=ordered
+        )
+        lines = [*units, *published, *notes]
     planner = _StudyPlanner(study, facts, settings, offline)
     models = [
         measured
