@@ -478,9 +478,8 @@ def set_processes(study: Study, devices: int, nodes: int) -> tuple[Study, int]:
             f"the study says processes: {study.processes}, but {devices} devices on {nodes} nodes "
             f"are {asked}"
         )
-    shared = replace(study, processes=asked)
-    shared.check_together()
-    return shared, devices
+    study.check_together(asked)
+    return replace(study, processes=asked), devices
 
 
 def select_device(

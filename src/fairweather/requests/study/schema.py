@@ -445,7 +445,7 @@ class Study(MeasurementOptions):
         if self.ensemble and len(self.seeds) < 2:
             raise InputError("ensemble needs the models of at least two seeds")
         if self.processes > 1:
-            self.check_together()
+            self.check_together(self.processes)
         elif self.sync_batchnorm:
             raise InputError(
                 "sync_batchnorm is for several processes, found processes 1: say in the study how "
@@ -460,13 +460,13 @@ class Study(MeasurementOptions):
         self._check_seen()
         return self
 
-    def check_together(self) -> None:
+    def check_together(self, processes: int) -> None:
         """Raise `InputError` if a recipe cannot be trained by several processes together."""
         for name, entry in self.models.items():
             if any(attempt.recipe.rotation_prediction for attempt in entry.tries()):
                 raise InputError(
                     f"models.{name}: rotation_prediction trains in one process, found processes "
-                    f"{self.processes}"
+                    f"{processes}"
                 )
 
     def _check_levels(self) -> None:
